@@ -1,0 +1,110 @@
+"""Several processes as one: rank, world, collectives that differentiate correctly."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as td
+from torch import Tensor
+
+
+def is_on() -> bool:
+    """Whether a process group is initialised."""
+    return td.is_available() and td.is_initialized()
+
+
+def rank() -> int:
+    """This process's number, 0 when alone."""
+    return td.get_rank() if is_on() else 0
+
+
+def world() -> int:
+    """How many processes train together, 1 when alone."""
+    return td.get_world_size() if is_on() else 1
+
+
+def start(device: str | None = None) -> torch.device:
+    """Joins the group that torchrun describes, if it does, and returns this process's device."""
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    on_cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    chosen = torch.device(f"cuda:{local}" if on_cuda and device in (None, "cuda") else device or "cpu")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not is_on():
+        td.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return chosen
+
+
+def stop() -> None:
+    """Leaves the group."""
+    if is_on():
+        td.destroy_process_group()
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward sums every process's gradient for the local rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = x.shape[0]
+        parts = [torch.empty_like(x) for _ in range(world())]
+        td.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous()
+        if td.get_backend() == "nccl":
+            out = grad.new_empty(ctx.rows, *grad.shape[1:])
+            td.reduce_scatter_tensor(out, grad)
+            return out
+        td.all_reduce(grad)
+        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def gather_with_grad(x: Tensor) -> Tensor:
+    """Concatenates every process's (B, ...) to (world B, ...), in rank order, with the exact gradient.
+
+    With a loss that each process averages over its own rows, and gradients averaged over processes
+    as DDP does, parameter gradients equal those of one process with the whole batch.
+    """
+    return _Gather.apply(x) if world() > 1 else x  # type: ignore[no-any-return]
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenates every process's (B, ...) without gradient; B may differ between processes."""
+    if world() == 1:
+        return x
+    sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world())]
+    td.all_gather(sizes, torch.tensor([x.shape[0]], device=x.device))
+    longest = int(max(sizes))
+    padded = x.new_zeros(longest, *x.shape[1:])
+    padded[: x.shape[0]] = x
+    parts = [torch.empty_like(padded) for _ in sizes]
+    td.all_gather(parts, padded)
+    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Returns every process's plain value, in rank order."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    td.all_gather_object(values, value)
+    return values
+
+
+def total(x: Tensor) -> Tensor:
+    """Returns the sum over processes, without gradient."""
+    x = x.detach().clone()
+    if world() > 1:
+        td.all_reduce(x)
+    return x
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if is_on():
+        td.barrier()

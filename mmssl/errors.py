@@ -1,0 +1,33 @@
+"""Mistakes that a user can mend: what was found, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A user's mistake; the command line shows it as one line and exits with code 2."""
+
+
+class DamagedError(UserError):
+    """One sample that cannot be used; loaders skip it and count it under `reason`.
+
+    `reason` is short and free of file names, so that equal faults count as one.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[DamagedError], tuple[str]]:
+        return (type(self), (self.reason,))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns a hint for a misspelt word: the nearest known one, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(known)}" if known else "none is known"

@@ -1,0 +1,198 @@
+"""A name is a path: `clip` is mmssl/methods/clip.py, `timm:vit_small_patch16_224` is encoders/timm.py given a variant."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from mmssl.errors import UserError, did_you_mean
+
+PACKAGE = Path(__file__).parent
+EXPORTS = {"encoders": "encoder", "methods": "method", "evals": "evaluation", "views": "view", "nn": "head"}
+
+
+def home(room: str) -> Path:
+    """Returns where `configs`, `datasets` or a room of the package lies, in a checkout or an installed wheel."""
+    if room in ("configs", "datasets"):
+        inside = PACKAGE / "_assets" / room
+        return inside if inside.is_dir() else PACKAGE.parent / room
+    return PACKAGE / room
+
+
+def list_names(room: str) -> dict[str, str]:
+    """Returns name -> one line about it for `encoders`, `methods`, `evals`, `datasets` or `configs`, importing nothing."""
+    folder = home(room)
+    if room == "datasets":
+        cards = sorted(folder.glob("*/card.yaml"))
+        return {card.parent.name: _first_line(card.read_text().partition("about:")[2]) for card in cards}
+    if room == "configs":
+        files = sorted(folder.glob("*/*.yaml"))
+        return {f"{f.parent.name}/{f.stem}": _first_line(f.read_text()).lstrip("# ") for f in files}
+    if room not in EXPORTS:
+        raise UserError(f"nothing is listed under {room!r}; {did_you_mean(room, [*EXPORTS, 'datasets', 'configs'])}")
+    found = {}
+    for file in sorted(folder.glob("*.py")):
+        tree = ast.parse(file.read_text())
+        if EXPORTS[room] in _top_level_names(tree):
+            found[file.stem] = _first_line(ast.get_docstring(tree) or "")
+    return found
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _top_level_names(tree: ast.Module) -> set[str]:
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+    return names
+
+
+def resolve(room: str, name: str, *, trust_code: bool = True) -> tuple[Any, str | None]:
+    """Finds what a name stands for and the variant it is to be given, if any.
+
+    `file` and `file:variant` lie in the room; `package.module:object` is the user's own code.
+    Raises UserError for an unknown name, and for foreign code unless it is trusted.
+    """
+    head, _, tail = name.partition(":")
+    own = "." in head and "/" not in head
+    if own and not trust_code and head.split(".")[0] != "mmssl":
+        raise UserError(f"{name!r} names code outside mmssl; pass trust_code=True if you trust where it comes from")
+    known = list_names(room)
+    if not own and head not in known:
+        raise UserError(f"there is no {room.rstrip('s')} {head!r}; {did_you_mean(head, known)}")
+    path = head if own else f"mmssl.{room}.{head}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if own and path.startswith(error.name or "\0"):
+            raise UserError(f"{name!r}: there is no module {error.name!r} on the Python path") from None
+        raise UserError(f"{name!r} needs the package {error.name!r}: pip install {error.name}") from error
+    if tail and not tail.startswith("_") and hasattr(module, tail) and (own or tail in vars(module)):
+        return getattr(module, tail), None
+    if not hasattr(module, EXPORTS[room]):
+        raise UserError(f"{name!r}: the module {path} has no {tail or EXPORTS[room]!r}")
+    return getattr(module, EXPORTS[room]), tail or None
+
+
+def build(room: str, name: str, *args: Any, where: str = "", trust_code: bool = True, **options: Any) -> Any:
+    """Builds what a name stands for with checked options; `where` is the recipe node that errors point at."""
+    factory, variant = resolve(room, name, trust_code=trust_code)
+    if variant is not None:
+        if "variant" not in inspect.signature(factory).parameters:
+            raise UserError(f"{where or name}: {name.partition(':')[0]!r} has no variant {variant!r}")
+        args = (variant, *args)
+    elif _needs_variant(factory):
+        raise UserError(f"{where or name}: say which variant, as in '{name}:VARIANT'")
+    return factory(*args, **check_options(factory, options, where=where or name))
+
+
+def _needs_variant(factory: Any) -> bool:
+    parameter = inspect.signature(factory).parameters.get("variant")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def options_of(factory: Any) -> dict[str, inspect.Parameter]:
+    """Returns the keyword-only parameters of a function or class: its options."""
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
+    """Returns the options with numbers in their declared types; raises UserError for a wrong one.
+
+    The signature is the schema: keyword-only parameters are the options, their hints the types.
+    """
+    known = options_of(factory)
+    title = getattr(factory, "__name__", str(factory))
+    at = f"{where}: " if where else ""
+    for name in options:
+        if name not in known:
+            raise UserError(f"{at}{title} has no option {name!r}; {did_you_mean(name, known)}")
+    for name, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and name not in options:
+            raise UserError(f"{at}{title} needs the option {name!r}")
+    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    return {name: _fit(value, hints.get(name, Any), f"{at}{name}") for name, value in options.items()}
+
+
+def _fit(value: Any, hint: Any, where: str) -> Any:
+    """Returns the value as the hint wants it, or raises UserError."""
+    fitted = _match(value, hint)
+    if fitted is _NO:
+        raise UserError(f"{where} is {value!r}; expected {_spell(hint)}")
+    return fitted
+
+
+_NO = object()
+
+
+def _match(value: Any, hint: Any) -> Any:
+    """Returns the value in the hinted type, or _NO."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        fits = [fitted for fitted in (_match(value, arg) for arg in args) if fitted is not _NO]
+        return next((f for f in fits if type(f) is type(value)), fits[0] if fits else _NO)
+    if origin is Literal:
+        return value if value in args else _NO
+    if hint is None or hint is type(None):
+        return None if value is None else _NO
+    if hint is float:
+        return _number(value)
+    if hint is int:
+        return int(value) if type(value) is int or (type(value) is float and value.is_integer()) else _NO
+    if origin in (list, tuple) or hint in (list, tuple):
+        return _sequence(value, origin or hint, args)
+    if origin is not None:
+        return _match_mapping(value, origin, args)
+    if hint is Path:
+        return Path(value) if isinstance(value, str | Path) else _NO
+    return value if inspect.isclass(hint) and isinstance(value, hint) else _NO
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as a string, so numbers in strings count as numbers."""
+    if isinstance(value, bool):
+        return _NO
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return _NO
+
+
+def _sequence(value: Any, kind: type, args: tuple[Any, ...]) -> Any:
+    if not isinstance(value, list | tuple):
+        return _NO
+    fixed = kind is tuple and args and Ellipsis not in args
+    if fixed and len(args) != len(value):
+        return _NO
+    hints = args if fixed else [args[0] if args else Any] * len(value)
+    items = [_match(item, hint) for item, hint in zip(value, hints, strict=True)]
+    return _NO if _NO in items else kind(items)
+
+
+def _match_mapping(value: Any, origin: Any, args: tuple[Any, ...]) -> Any:
+    if not (inspect.isclass(origin) and isinstance(value, origin)):
+        return _NO
+    if isinstance(value, Mapping) and len(args) == 2:
+        items = {key: _match(item, args[1]) for key, item in value.items()}
+        return _NO if any(item is _NO for item in items.values()) else items
+    return value
+
+
+def _spell(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(arg) for arg in typing.get_args(hint))
+    return getattr(hint, "__name__", None) if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)

@@ -1,0 +1,284 @@
+"""The contracts between the rooms: what a sample, a batch, an encoder, a method and an evaluation are."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mmssl.errors import UserError, did_you_mean
+
+Sample = dict[str, Any]
+"""One opened example: modality -> PIL image, Video, Audio, Cloud or str, and after the View -> tensor."""
+
+Spaces = dict[str, nn.Module]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one step of one task sees.
+
+    views: modality -> one tensor per view. image (B, 3, H, W) and video (B, 3, T, H, W) are uint8 or
+        float in [0, 1]; audio (B, samples) float; text (B, L) token ids; points (sum N, 1 + C) float,
+        column 0 the index of the cloud in the batch, then x, y, z in metres, then features.
+    target: the pretext answer; never a human label.
+    extra: index, boxes, matches, ... and for each modality `<modality>_present` (B,) bool.
+    """
+
+    views: dict[str, list[Tensor]]
+    target: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Returns a batch with every tensor changed by the function."""
+        return Batch(
+            {name: [change(view) for view in views] for name, views in self.views.items()},
+            None if self.target is None else change(self.target),
+            {name: change(value) for name, value in self.extra.items()},
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Returns the batch on the device; pinned memory is copied without waiting."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Returns the batch in page-locked memory (the data loader calls this)."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(slots=True)
+class Features:
+    """What an encoder makes of a batch.
+
+    pooled: (B, D).
+    tokens: (B, N, D) cells, patches, frames or words; points are packed, (sum N, D), with lengths.
+    grid: (H, W) or (T, H, W) when the tokens lie on one, N = the product.
+    lengths: (B,) when tokens are packed, or padded to the longest.
+    """
+
+    pooled: Tensor
+    tokens: Tensor | None = None
+    grid: tuple[int, ...] | None = None
+    lengths: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Loss:
+    """What an objective returns: `total` to differentiate, `logs` to show, `embeddings` to monitor.
+
+    embeddings: modality -> (B, D) detached; collapse and the gap between modalities are read off them.
+    """
+
+    total: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
+    embeddings: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True, frozen=True)
+class Score:
+    """One measured figure with its 95% bootstrap interval, the level of chance, and how many it is over."""
+
+    value: float
+    low: float
+    high: float
+    chance: float
+    n: int
+
+    def __float__(self) -> float:
+        return self.value
+
+
+class Preprocess:
+    """What one raw input becomes before an encoder sees it: deterministic, picklable, saved with the weights.
+
+    Subclasses are dataclasses of plain values, one per modality, so `config` is their fields.
+    """
+
+    modality: ClassVar[str]
+
+    def __call__(self, raw: Any) -> Any:
+        """Turns a raw input (path, bytes, array, opened example) into what `collate` takes."""
+        raise NotImplementedError
+
+    def items(self, inputs: Any) -> list[Any]:
+        """Returns a list of raw inputs, whether one or several were given."""
+        return list(inputs) if isinstance(inputs, list | tuple | Iterator) else [inputs]
+
+    def collate(self, items: Sequence[Any]) -> Tensor:
+        """Makes one batch tensor of several prepared inputs."""
+        return torch.stack(list(items))
+
+    def blank(self) -> Any:
+        """Returns the stand-in for a sample that lacks this modality."""
+        raise NotImplementedError
+
+    def take_notes(self) -> Counter[str]:
+        """Returns what is worth telling since the last call (truncated texts, say), and forgets it."""
+        return Counter()
+
+    def config(self) -> dict[str, Any]:
+        """Returns the plain values that make this object again."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+
+class Encoder(nn.Module):
+    """One modality's network: `forward(x)` takes what `preprocess` collates and returns Features.
+
+    modality: what it reads. dim: D of its features. preprocess: raw input -> x.
+    spaces: task name -> head from Features to that task's normalised joint embedding. The heads are
+        trained by, and belong to, the tasks' objectives; an encoder only knows them.
+    """
+
+    modality: str
+    dim: int
+    preprocess: Preprocess
+    name: str = ""
+    options: dict[str, Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "spaces", {})
+
+    spaces: Spaces
+
+    def forward(self, x: Tensor) -> Features:
+        raise NotImplementedError
+
+    def learn_preprocess(self, raws: Iterable[Any]) -> None:
+        """Learns from raw training inputs what preprocessing needs (a tokenizer's merges); most need nothing."""
+
+    @property
+    def learns_preprocess(self) -> bool:
+        """Whether `learn_preprocess` must run before training."""
+        return False
+
+    def config(self) -> dict[str, Any]:
+        """Returns the name and options that build this architecture again, without weights or files."""
+        return {"name": self.name, "options": copy.deepcopy(self.options)}
+
+    def save_files(self, folder: Path) -> None:
+        """Writes what the architecture needs besides weights and config (a tokenizer)."""
+
+    def load_files(self, folder: Path) -> None:
+        """Reads back what `save_files` wrote."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
+        for head in self.spaces.values():
+            head._apply(fn)
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    def embed(self, x: Tensor, *, space: str | None = None) -> Tensor:
+        """Embeds one prepared batch: pooled features (B, D), or the joint embedding of the task `space`."""
+        features = self(x)
+        if space is None:
+            return features.pooled
+        if space not in self.spaces:
+            raise UserError(f"this {self.modality} encoder has no space {space!r}; {did_you_mean(space, self.spaces)}")
+        return self.spaces[space](features)  # type: ignore[no-any-return]
+
+    def encode(self, inputs: Any, *, space: str | None = None, batch_size: int = 64) -> Tensor:
+        """Embeds raw inputs without gradients.
+
+        inputs: one or a list of paths, bytes, arrays or opened examples (images also as PIL or tensors).
+        Returns (N, D) float32 on the CPU; with `space`, the normalised joint embedding of that task.
+        """
+        items = self.preprocess.items(inputs)
+        if not items:
+            raise UserError("nothing to encode: the list of inputs is empty")
+        rows = []
+        with torch.inference_mode(), evaluating(self, *self.spaces.values()):
+            for start in range(0, len(items), batch_size):
+                prepared = [self.preprocess(raw) for raw in items[start : start + batch_size]]
+                x = self.preprocess.collate(prepared).to(self.device)
+                rows.append(self.embed(x, space=space).float().cpu())
+        return torch.cat(rows).clone()
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Puts modules in evaluation mode and back to what each was in."""
+    before = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in before:
+            part.training = mode
+
+
+class TokenEncoder(Encoder):
+    """An encoder whose tokens can be dropped or replaced before it runs: what masked methods need."""
+
+    def tokenize(self, x: Tensor) -> Tensor:
+        """Returns position-coded tokens (B, N, D)."""
+        raise NotImplementedError
+
+    def encode_tokens(self, tokens: Tensor) -> Features:
+        """Encodes any subset of tokens (B, n, D)."""
+        raise NotImplementedError
+
+
+class View:
+    """What the network is shown: `__call__` on one sample in the data worker, `on_device` on a batch."""
+
+    def __init__(self, preprocess: Mapping[str, Preprocess]) -> None:
+        self.preprocess = dict(preprocess)
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Returns modality -> list of prepared views; a sample lacks the modalities that it lacks."""
+        raise NotImplementedError
+
+    def on_device(self, batch: Batch) -> Batch:
+        """Changes a whole batch on the accelerator; by default nothing."""
+        return batch
+
+
+class Objective(nn.Module):
+    """What the network is asked; owns heads, queues and teachers, and never the encoders."""
+
+    modalities: ClassVar[tuple[str, ...]] = ()
+    uses: tuple[str, ...]
+
+    def __init__(self, encoders: Mapping[str, Encoder]) -> None:
+        super().__init__()
+        self.uses = self.modalities or tuple(encoders)
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        raise NotImplementedError
+
+    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
+        """Updates state after the optimizer's step: EMA, queue, centre. progress runs from 0 to 1."""
+
+    def before_epoch(self, embed: Callable[[], Tensor]) -> None:
+        """Prepares an epoch from embeddings of the whole stream: offline clustering only."""
+
+    def spaces(self) -> dict[str, nn.Module]:
+        """Returns modality -> head from Features to this task's normalised joint embedding."""
+        return {}
+
+
+@dataclass(slots=True, frozen=True)
+class Method:
+    """What a file in methods/ exports: what the network is shown and what it is asked."""
+
+    view: type[View]
+    objective: type[Objective]
+
+
+class Evaluation(Protocol):
+    """Judges encoders; a constructor of keyword options and a run that yields named scores."""
+
+    def run(self, encoders: Mapping[str, Encoder]) -> Iterator[tuple[str, Score]]: ...
