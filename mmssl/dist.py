@@ -54,7 +54,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         if td.get_backend() == "nccl":
             out = grad.new_empty(ctx.rows, *grad.shape[1:])
@@ -70,7 +70,7 @@ def gather_with_grad(x: Tensor) -> Tensor:
     With a loss that each process averages over its own rows, and gradients averaged over processes
     as DDP does, parameter gradients equal those of one process with the whole batch.
     """
-    return _Gather.apply(x) if world() > 1 else x  # type: ignore[no-any-return]
+    return _Gather.apply(x) if world() > 1 else x
 
 
 def gather(x: Tensor) -> Tensor:
@@ -108,3 +108,17 @@ def barrier() -> None:
     """Waits until every process is here."""
     if is_on():
         td.barrier()
+
+
+def mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Averages (B,) over the rows of every process that weigh, each process's share scaled for DDP.
+
+    DDP averages gradients over processes, so the mean over processes of what this returns is the mean
+    over all rows. Without any weight anywhere the result is a zero that still carries a gradient.
+    """
+    if weight is None:
+        return values.mean()
+    weight = weight.to(values.dtype)
+    count = total(weight.sum())
+    kept = torch.where(weight > 0, values, 0.0)
+    return (kept * weight).sum() * world() / count.clamp(min=1.0)

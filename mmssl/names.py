@@ -1,4 +1,4 @@
-"""A name is a path: `clip` is mmssl/methods/clip.py, `timm:vit_small_patch16_224` is encoders/timm.py given a variant."""
+"""A name is a path: `clip` is mmssl/methods/clip.py, `timm:resnet18` is encoders/timm.py given a variant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from mmssl.errors import UserError, did_you_mean
 
 PACKAGE = Path(__file__).parent
-EXPORTS = {"encoders": "encoder", "methods": "method", "evals": "evaluation", "views": "view", "nn": "head"}
+EXPORTS = {"encoders": "encoder", "methods": "method", "evals": "evaluation", "views": "view", "optim": "optimizer"}
 
 
 def home(room: str) -> Path:
@@ -26,7 +26,7 @@ def home(room: str) -> Path:
 
 
 def list_names(room: str) -> dict[str, str]:
-    """Returns name -> one line about it for `encoders`, `methods`, `evals`, `datasets` or `configs`, importing nothing."""
+    """Returns name -> one line for `encoders`, `methods`, `evals`, `datasets` or `configs`, importing nothing."""
     folder = home(room)
     if room == "datasets":
         cards = sorted(folder.glob("*/card.yaml"))
@@ -195,4 +195,4 @@ def _match_mapping(value: Any, origin: Any, args: tuple[Any, ...]) -> Any:
 def _spell(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(repr(arg) for arg in typing.get_args(hint))
-    return getattr(hint, "__name__", None) if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)
+    return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)

@@ -172,7 +172,7 @@ class Encoder(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
         for head in self.spaces.values():
             head._apply(fn)
-        return super()._apply(fn, recurse)  # type: ignore[no-any-return]
+        return super()._apply(fn, recurse)
 
     @property
     def device(self) -> torch.device:
@@ -186,7 +186,7 @@ class Encoder(nn.Module):
             return features.pooled
         if space not in self.spaces:
             raise UserError(f"this {self.modality} encoder has no space {space!r}; {did_you_mean(space, self.spaces)}")
-        return self.spaces[space](features)  # type: ignore[no-any-return]
+        return self.spaces[space](features)
 
     def encode(self, inputs: Any, *, space: str | None = None, batch_size: int = 64) -> Tensor:
         """Embeds raw inputs without gradients.

@@ -1,0 +1,163 @@
+"""Renders solids in a room: analytic room, sphere-traced solids, colours, depth and masks in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from camera import Camera
+from numpy.typing import NDArray
+from room import SKY, Room
+from shapes import SHAPES, Distance
+
+Array = NDArray[np.floating]
+
+STEPS = 28
+CLOSE = 2e-3  # object units; a ray this near has arrived
+CHUNK = 40_000  # rays at a time, so that temporaries stay in the cache
+NORMAL_OFFSETS = np.array([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], np.float32)
+
+
+@dataclass(frozen=True)
+class Solid:
+    """How one body looks: shape name, display colour (3,) in [0, 1], material name, radius (m), grain offset."""
+
+    shape: str
+    color: Array
+    material: str
+    radius: float
+    grain: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """color (T, H, W, 3) uint8, depth (T, H, W) along z in metres, mask (T, H, W) uint8: 0 room, 1.. solids."""
+
+    color: NDArray[np.uint8]
+    depth: Array
+    mask: NDArray[np.uint8]
+
+
+def render(room: Room, solids: list[Solid], camera: Camera, centres: Array, rotations: Array, *, fine: int = 1) -> Picture:
+    """Renders the T moments of a camera. centres: (T, K, 3); rotations: (T, K, 3, 3).
+
+    fine: rays per pixel along each side. Depth and mask come from the ray at each pixel's upper left.
+    """
+    sharp = Camera(camera.position, camera.rotation, camera.tangent, camera.size * fine)
+    step = max(1, CHUNK // sharp.size**2)
+    parts = []
+    for start in range(0, len(centres), step):
+        at = slice(start, start + step)
+        cut = Camera(sharp.position[at], sharp.rotation[at], sharp.tangent, sharp.size)
+        parts.append(render_part(room, solids, cut, centres[at], rotations[at]))
+    color, depth, mask = (np.concatenate(part, axis) for part, axis in zip(zip(*parts, strict=True), (1, 0, 0), strict=True))
+    shape = (len(centres), camera.size, fine, camera.size, fine)
+    color = color.reshape(3, *shape).mean((3, 5))
+    shown = np.sqrt(np.clip(color, 0, 1, out=color)) * 255 + 0.5
+    return Picture(
+        np.ascontiguousarray(np.moveaxis(shown.astype(np.uint8), 0, -1)),
+        depth.reshape(shape)[:, :, 0, :, 0],
+        mask.reshape(shape)[:, :, 0, :, 0],
+    )
+
+
+def render_part(
+    room: Room, solids: list[Solid], camera: Camera, centres: Array, rotations: Array
+) -> tuple[Array, Array, NDArray[np.uint8]]:
+    """Returns linear colour (3, T, P), depth (T, P) and mask (T, P)."""
+    rays = camera.rays()
+    origin = camera.position.T[:, :, None].astype(np.float32)
+    radii = np.array([solid.radius * 0.85 for solid in solids])
+    color, distance = room.shade(origin, rays, centres, radii)
+    mask = np.zeros(distance.shape, np.uint8)
+    pixel = 2 * camera.tangent / camera.size
+    for k, solid in enumerate(solids):
+        draw(room, solid, k + 1, origin, rays, centres[:, k], rotations[:, k], pixel, color, distance, mask)
+    forward = camera.rotation[:, :, 2].T[:, :, None].astype(np.float32)
+    return color, distance * (rays * forward).sum(0), mask
+
+
+def draw(
+    room: Room, solid: Solid, number: int, origin: Array, rays: Array, centres: Array, rotations: Array, pixel: float,
+    color: Array, distance: Array, mask: NDArray[np.uint8],
+) -> None:  # fmt: skip
+    """Puts one solid into the picture, in place; its outline is smoothed by how close rays pass."""
+    bound = SHAPES[solid.shape].bound * solid.radius * 1.05
+    offset = origin - centres.T[:, :, None].astype(np.float32)
+    middle = -(offset * rays).sum(0)  # (T, P) distance to the point nearest to the centre
+    gap = bound**2 - (offset * offset).sum(0) + middle * middle
+    index = np.flatnonzero((gap > 0) & (middle > 0))
+    if not len(index):
+        return
+    frame = index // distance.shape[1]
+    turn = rotations.astype(np.float32)[frame]  # (n, 3, 3), object -> world
+    ray = rays.reshape(3, -1)[:, index]
+    local = np.einsum("nij,in->jn", turn, ray)
+    start = np.einsum("nij,in->jn", turn, offset[:, frame, 0]) / np.float32(solid.radius)
+    half = np.sqrt(gap.ravel()[index]) / np.float32(solid.radius)
+    reach = middle.ravel()[index] / np.float32(solid.radius)
+    travel, miss = march(SHAPES[solid.shape].distance, start, local, reach - half, reach + half)
+    far = travel * np.float32(solid.radius)
+    cover = np.clip(1 - miss * np.float32(solid.radius) / (far * np.float32(pixel)), 0, 1)
+    seen = np.flatnonzero((cover > 0) & (far < distance.ravel()[index]))
+    index, far, cover = index[seen], far[seen], cover[seen]
+    spot = start[:, seen] + local[:, seen] * travel[seen]
+    normal = np.einsum("nij,jn->in", turn[seen], normals(SHAPES[solid.shape].distance, spot))
+    shade = shade_solid(room, solid, spot, normal, ray[:, seen])
+    flat = color.reshape(3, -1)
+    flat[:, index] += (shade - flat[:, index]) * cover
+    solid_pixels = index[cover > 0.5]
+    mask.ravel()[solid_pixels] = number
+    distance.ravel()[solid_pixels] = far[cover > 0.5]
+
+
+def march(distance: Distance, start: Array, ray: Array, near: Array, far: Array) -> tuple[Array, Array]:
+    """Sphere-traces rays (3, n) in object units from near to far.
+
+    Returns where each came closest (n,), and how close (n,; 0 is a hit).
+    """
+    travel = np.maximum(near, 0)
+    best, miss = travel.copy(), np.full_like(travel, np.inf)
+    alive = np.arange(len(travel))
+    for _ in range(STEPS):
+        at, t = alive, travel[alive]
+        point = start[:, at] + ray[:, at] * t
+        gap = distance(point[0], point[1], point[2])
+        nearer = gap < miss[at]
+        best[at[nearer]], miss[at[nearer]] = t[nearer], gap[nearer]
+        t = t + gap
+        travel[at] = t
+        alive = at[(gap > CLOSE) & (t < far[at])]
+        if not len(alive):
+            break
+    return best, np.where(miss <= CLOSE, 0, miss)
+
+
+def normals(distance: Distance, point: Array) -> Array:
+    """Returns unit normals (3, n) at points (3, n) by four samples of the distance."""
+    total = np.zeros_like(point)
+    for offset in NORMAL_OFFSETS:
+        moved = point + offset[:, None] * np.float32(5e-3)
+        total += offset[:, None] * distance(moved[0], moved[1], moved[2])
+    return total / (np.sqrt((total * total).sum(0)) + np.float32(1e-6))
+
+
+def shade_solid(room: Room, solid: Solid, spot: Array, normal: Array, ray: Array) -> Array:
+    """Returns linear colour (3, n): matte rubber, grained wood with a varnish, or metal that mirrors the room."""
+    base = (np.asarray(solid.color, np.float32) ** 2)[:, None]
+    light = room.light.astype(np.float32)
+    cosine = light @ normal
+    mirror = ray - 2 * (ray * normal).sum(0) * normal
+    gleam = np.clip(light @ mirror, 0, 1)
+    sky = np.float32(room.ambient) * (np.float32(0.7) + np.float32(0.3) * normal[2])
+    direct = np.float32(room.sun) * np.clip(cosine, 0, 1)
+    if solid.material == "metal":
+        band = np.sin(mirror[2] * 3 + solid.grain * 0.25)  # lamps and shelves of a room not modelled
+        glow = np.float32(SKY) + np.float32(0.5) * band
+        lamp = np.float32(0.35) * np.clip(np.sin(mirror[2] * 4 + mirror[0] * 2) * 4 - 3, 0, 1)
+        return base * (0.3 * (sky + direct) + 0.7 * glow) + np.float32(1.0) * gleam**20 + lamp
+    if solid.material == "wood":
+        radius = np.sqrt((spot[0] - 0.7) ** 2 + (spot[1] + 0.5 + 0.15 * np.sin(spot[2] * 3)) ** 2)
+        grain = np.clip(np.sin(radius * 17 + solid.grain) * 2, -1, 1)
+        return base * (0.76 + 0.24 * grain) * (sky + direct) + np.float32(0.12) * gleam**12
+    return base * (sky + np.float32(room.sun) * np.clip(cosine * 0.7 + 0.3, 0, 1))

@@ -1,0 +1,167 @@
+"""Checkpoints that are whole or absent, and one folder per encoder that needs nothing else to load."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mmssl import names
+from mmssl.encoders import create_encoder
+from mmssl.errors import UserError
+from mmssl.nn.head import Projection
+from mmssl.types import Encoder, Preprocess
+
+FORMAT = 1
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file that is either the old one or the whole new one, whatever happens meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def save_state(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
+    """Writes `folder/step_N/state.pt` atomically and removes all but the newest `keep`.
+
+    state: tensors and plain values only, so that it loads with weights_only=True.
+    """
+    target, temporary = folder / f"step_{step}", folder / f".step_{step}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    with (temporary / "state.pt").open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.replace(target)
+    _sync_folder(folder)
+    for old in steps(folder)[keep:]:
+        shutil.rmtree(old)
+    return target
+
+
+def steps(folder: Path) -> list[Path]:
+    """Returns the checkpoints in a folder, newest first."""
+    found = [path for path in folder.glob("step_*") if path.name[5:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def load_state(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Returns the newest state that loads, or None, and a line about each that did not."""
+    problems = []
+    for path in steps(folder):
+        try:
+            return torch.load(path / "state.pt", map_location="cpu", weights_only=True), problems
+        except Exception as error:  # a truncated zip raises a dozen kinds of errors
+            problems.append(f"{path.name} does not load ({type(error).__name__}); an older one is tried")
+    return None, problems
+
+
+def save_encoder(encoder: Encoder, folder: Path, *, spaces: Mapping[str, nn.Module] | None = None) -> None:
+    """Writes an encoder's folder: model.safetensors, config.json and what its preprocessing needs.
+
+    spaces: task -> head into the joint embedding; by default those that the encoder knows.
+    """
+    spaces = encoder.spaces if spaces is None else spaces
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    for task, head in spaces.items():
+        weights |= {f"spaces.{task}.{key}": value for key, value in head.state_dict().items()}
+    config = {
+        "format": FORMAT,
+        "modality": encoder.modality,
+        "dim": encoder.dim,
+        "encoder": encoder.config(),
+        "preprocess": encoder.preprocess.config(),
+        "spaces": {task: head.config() for task, head in spaces.items()},
+    }
+    temporary = folder / ".model.safetensors.tmp"
+    save_file({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}, temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(folder / "model.safetensors")
+    encoder.save_files(folder)
+    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
+
+
+def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Encoder:
+    """Loads an encoder from its folder: strict, offline, ready to `encode`.
+
+    path: an encoder's folder, `runs/NAME/encoders/image`. trust_code: allow the folder to name code outside mmssl.
+    Raises UserError for a folder that is no encoder's, is damaged, or whose weights do not fit.
+    """
+    folder = Path(path)
+    config = read_config(folder)
+    node = config["encoder"]
+    encoder = create_encoder(node["name"], where=str(folder), trust_code=trust_code, **node["options"])
+    encoder.load_files(folder)
+    _restore_preprocess(encoder.preprocess, config["preprocess"])
+    encoder.spaces.clear()
+    for task, head in config["spaces"].items():
+        encoder.spaces[task] = _build_head(head)
+    _load_weights(encoder, folder)
+    return encoder.to(device).eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns an encoder folder's config.json; UserError when there is none or it is of another format."""
+    file = folder / "config.json"
+    if not file.is_file() or not (folder / "model.safetensors").is_file():
+        inside = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else None
+        found = "no such folder" if inside is None else f"it holds {', '.join(inside) or 'nothing'}"
+        raise UserError(f"{folder} is no encoder folder ({found}); expected config.json and model.safetensors")
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}; save the encoder again") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{file} is not of mmssl's format {FORMAT}; expected a folder that mmssl saved")
+    return config
+
+
+def _restore_preprocess(preprocess: Preprocess, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        setattr(preprocess, key, tuple(value) if isinstance(value, list) else value)
+
+
+def _build_head(node: Mapping[str, Any]) -> nn.Module:
+    options = dict(node)
+    return Projection(options.pop("dim"), **names.check_options(Projection, options))
+
+
+def _load_weights(encoder: Encoder, folder: Path) -> None:
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except Exception as error:  # safetensors raises its own and OS errors
+        raise UserError(f"{folder / 'model.safetensors'} is damaged: {error}") from error
+    parts: dict[str, nn.Module] = {"encoder": encoder}
+    parts |= {f"spaces.{task}": head for task, head in encoder.spaces.items()}
+    for prefix, part in parts.items():
+        mine = {key[len(prefix) + 1 :]: value for key, value in weights.items() if key.startswith(prefix + ".")}
+        try:
+            part.load_state_dict(mine, strict=True)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())[:300]
+            raise UserError(f"{folder}: the weights do not fit the architecture in config.json: {detail}") from error

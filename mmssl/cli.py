@@ -1,0 +1,209 @@
+"""The `mmssl` command; each verb is a thin call into one function, imported when it is used."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmssl.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; a user's mistake is one line and exit code 2."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except UserError as error:
+        print(f"mmssl: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("mmssl: interrupted; `mmssl train` and `shards build` go on where they stopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(f"mmssl: {error.strerror}{where}; nothing already written is lost", file=sys.stderr)
+    return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all verbs."""
+    top = argparse.ArgumentParser(prog="mmssl", description="Self-supervised learning across modalities.")
+    verbs = top.add_subparsers(title="verbs", required=True, metavar="VERB")
+    for add in (_train, _eval, _zero_shot, _demo, _list, _prepare, _shards, _doctor):
+        add(verbs)
+    return top
+
+
+Verbs = argparse._SubParsersAction
+
+
+def _train(verbs: Verbs) -> None:
+    p = verbs.add_parser("train", help="train a recipe")
+    p.add_argument("recipe", help="a YAML file, or a shipped recipe's name (`mmssl list configs`)")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="such as optim.lr=3e-4")
+    p.add_argument("--out", help="run folder (default runs/NAME)")
+    p.add_argument("--resume", action="store_true", help="continue from the newest checkpoint that loads")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    p.set_defaults(run=_run_train)
+
+
+def _run_train(a: argparse.Namespace) -> None:
+    from mmssl.judge import read_scores, table
+    from mmssl.trainer import train
+
+    folder = train(a.recipe, a.overrides, out=a.out, resume=a.resume, progress=not a.quiet)
+    if scores := read_scores(folder):
+        print(table(scores))
+    print(f"run folder: {folder}")
+
+
+def _eval(verbs: Verbs) -> None:
+    p = verbs.add_parser("eval", help="run the evaluations of a run's recipe again")
+    p.add_argument("folder", metavar="RUN")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="such as evals.zero_shot.classes=names.txt")
+    p.add_argument("--only", nargs="+", metavar="NAME", help="these evaluations only")
+    p.set_defaults(run=_run_eval)
+
+
+def _run_eval(a: argparse.Namespace) -> None:
+    from mmssl.judge import evaluate, table
+
+    print(table(evaluate(a.folder, a.overrides, evals=a.only)))
+
+
+def _zero_shot(verbs: Verbs) -> None:
+    p = verbs.add_parser("zero-shot", help="classify pictures by the names of classes")
+    p.add_argument("folder", metavar="RUN")
+    p.add_argument("--images", required=True, help="a folder of pictures, or shards")
+    p.add_argument("--classes", required=True, help="a file with one class a line")
+    p.add_argument("--templates", help="a file with one prompt a line, {} where the class goes")
+    p.add_argument("--space", default="clip", help="the task whose embedding is used (default clip)")
+    p.add_argument("--out", type=Path, help="write the predictions as CSV instead of printing them")
+    p.set_defaults(run=_run_zero_shot)
+
+
+def _run_zero_shot(a: argparse.Namespace) -> None:
+    from mmssl.classify import zero_shot
+    from mmssl.judge import table
+
+    found = zero_shot(a.folder, a.images, a.classes, a.templates, space=a.space)
+    if a.out:
+        found.write(a.out)
+        print(f"{len(found.rows)} predictions written to {a.out}")
+    else:
+        for key, name, p in found.rows:
+            print(f"{key}\t{name}\t{p:.4f}")
+    for key, why in found.skipped:
+        print(f"skipped {key}: {why}", file=sys.stderr)
+    if found.scores:
+        print(table(found.scores))
+
+
+def _demo(verbs: Verbs) -> None:
+    p = verbs.add_parser("demo", help="make the toy world, train on it, and print what was learnt")
+    p.add_argument("--data", default="data/bounce", help="where the world's shards go (default data/bounce)")
+    p.add_argument("--out", default="runs/demo", help="run folder (default runs/demo)")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="as in `mmssl train`")
+    p.set_defaults(run=_run_demo)
+
+
+def _run_demo(a: argparse.Namespace) -> None:
+    from mmssl.demo import demo
+
+    demo(data=Path(a.data), out=Path(a.out), overrides=a.overrides)
+
+
+def _list(verbs: Verbs) -> None:
+    p = verbs.add_parser("list", help="list what there is by name")
+    p.add_argument("room", choices=("encoders", "methods", "evals", "datasets", "configs", "views", "optim"))
+    p.set_defaults(run=_run_list)
+
+
+def _run_list(a: argparse.Namespace) -> None:
+    from mmssl.names import list_names
+
+    found = list_names(a.room)
+    width = max(map(len, found), default=0)
+    for name, line in found.items():
+        print(f"{name:{width}}  {line}")
+
+
+def _prepare(verbs: Verbs) -> None:
+    p = verbs.add_parser("prepare", help="make a dataset's shards (`mmssl list datasets`)", add_help=False)
+    p.add_argument("dataset")
+    p.add_argument("rest", nargs=argparse.REMAINDER, help="given to the dataset's own prepare.py; try --help")
+    p.set_defaults(run=_run_prepare)
+
+
+def _run_prepare(a: argparse.Namespace) -> int:
+    from mmssl.prepare import prepare
+
+    return prepare(a.dataset, a.rest)
+
+
+def _shards(verbs: Verbs) -> None:
+    p = verbs.add_parser("shards", help="write, check and look into shards")
+    actions = p.add_subparsers(required=True, metavar="ACTION")
+    build = actions.add_parser("build", help="make shards; an interrupted build goes on where it stopped")
+    build.add_argument("source", help="a folder per class, a CSV/TSV/Parquet/JSONL manifest, or other shards")
+    build.add_argument("out", help="folder for the shards and their index.json")
+    build.add_argument("--shard-samples", type=int, default=1000, help="samples a shard at most (default 1000)")
+    build.add_argument("--shard-mb", type=float, default=256, help="size of a shard at most (default 256)")
+    build.add_argument("--workers", type=int, help="processes (default: one a core)")
+    build.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
+    build.set_defaults(run=_run_build)
+    for name, run, what in (
+        ("verify", _run_verify, "check checksums and counts"),
+        ("show", _run_show, "say what is in"),
+    ):
+        action = actions.add_parser(name, help=what)
+        action.add_argument("folder")
+        action.set_defaults(run=run)
+
+
+def _run_build(a: argparse.Namespace) -> None:
+    from mmssl.data.writer import build
+
+    build(
+        a.source,
+        a.out,
+        shard_samples=a.shard_samples,
+        shard_mb=a.shard_mb,
+        workers=a.workers,
+        strict=a.strict,
+    )
+
+
+def _run_verify(a: argparse.Namespace) -> int:
+    from mmssl.data.writer import verify
+
+    problems = verify(a.folder)
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} problems" if problems else "all shards are whole")
+    return 2 if problems else 0
+
+
+def _run_show(a: argparse.Namespace) -> None:
+    from mmssl.data.writer import show
+
+    print(show(a.folder))
+
+
+def _doctor(verbs: Verbs) -> None:
+    p = verbs.add_parser("doctor", help="say what of the installation is broken and how to mend it")
+    p.set_defaults(run=_run_doctor)
+
+
+def _run_doctor(a: argparse.Namespace) -> int:
+    from mmssl.doctor import report
+
+    return report()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

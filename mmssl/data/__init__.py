@@ -1,0 +1,1 @@
+"""Shards in, batches out: reading, writing, splitting, resuming."""

@@ -1,0 +1,91 @@
+"""How the fields of a shard become the keys of a sample: `jpg` is the image, `mask.png` the mask."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Collection, Mapping
+from functools import cache
+from typing import Any
+
+from mmssl import modalities
+from mmssl.errors import DamagedError
+from mmssl.types import Sample
+
+Raw = dict[str, bytes]  # field -> encoded bytes; `__key__` is held apart
+PLAIN = {"json": "meta", "cls": "label", "npy": "points", "npz": "points"}
+
+
+@cache
+def keys_by_extension() -> dict[str, str]:
+    """Returns extension -> the key of a sample that a field of that extension fills."""
+    kinds = {ext: m for m in modalities.MODALITIES for ext in modality(m).EXTENSIONS}
+    return {**{ext.lstrip("."): m for ext, m in kinds.items()}, **PLAIN}
+
+
+def modality(name: str) -> Any:
+    """Returns the module of a modality."""
+    return importlib.import_module(f"mmssl.modalities.{name}")
+
+
+def key_of(field: str) -> str | None:
+    """Returns the sample key that a field fills: its role if it has one, else its modality; None if unknown."""
+    role, _, extension = field.rpartition(".")
+    kind = keys_by_extension().get(extension)
+    return (role or kind) if kind else None
+
+
+def split_path(place: str) -> tuple[str, tuple[str, ...]]:
+    """Splits a field from a path into its JSON: `json.caption` is ("json", ("caption",))."""
+    parts = place.split(".")
+    end = parts.index("json") + 1 if "json" in parts else len(parts)
+    return ".".join(parts[:end]), tuple(parts[end:])
+
+
+def find(key: str, fields: Collection[str], renamed: Mapping[str, str]) -> str | None:
+    """Returns which of a sample's fields fills a key, or None; a video's sound track fills a missing `audio`."""
+    if key in renamed:
+        field = split_path(renamed[key])[0]
+        return field if field in fields else None
+    named = sorted(field for field in fields if key_of(field) == key)
+    if not named and key == "audio":
+        return find("video", fields, renamed)
+    return named[0] if named else None
+
+
+def decode(key: str, raw: Raw, renamed: Mapping[str, str]) -> Any:
+    """Opens what fills a key, or returns None if the sample lacks it; raises DamagedError if it cannot be opened."""
+    field = find(key, raw, renamed)
+    if field is None:
+        return None
+    extension = field.rpartition(".")[2]
+    if key == "audio" and keys_by_extension().get(extension) == "video":
+        return modality("audio").decode(raw[field], extension)
+    path = split_path(renamed[key])[1] if key in renamed else ()
+    if not path:
+        return modalities.decode(field, raw[field])
+    return _follow(_json(raw[field]), path)
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise DamagedError("json cannot be parsed") from None
+
+
+def _follow(value: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        if not isinstance(value, dict) or value.get(name) is None:
+            return None
+        value = value[name]
+    return value
+
+
+def decode_all(wanted: Collection[str], raw: Raw, renamed: Mapping[str, str]) -> Sample:
+    """Opens the wanted keys of a sample; raises DamagedError if it has none of them."""
+    opened = {key: decode(key, raw, renamed) for key in sorted(wanted)}
+    sample = {key: value for key, value in opened.items() if value is not None}
+    if not sample and wanted:
+        raise DamagedError(f"none of {', '.join(sorted(wanted))}")
+    return sample

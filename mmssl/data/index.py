@@ -1,0 +1,36 @@
+"""A shard set's index.json: how many samples, bytes and fields each shard has, and its checksum."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mmssl.errors import UserError
+
+INDEX = "index.json"
+FORMAT = "mmssl-shards-1"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file that is either there whole or not there."""
+    aside = path.with_name(path.name + ".part")
+    with open(aside, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def read_index(folder: Path) -> dict[str, Any] | None:
+    """Returns the folder's index, or None where there is none of ours; raises UserError if it is garbled."""
+    path = folder / INDEX
+    if not path.is_file():
+        return None
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise UserError(f"{path} is not JSON; remove it, or build the set again") from None
+    ours = isinstance(index, dict) and index.get("format") == FORMAT
+    return index if ours else None

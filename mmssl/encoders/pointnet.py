@@ -1,0 +1,73 @@
+"""PointNet: every point through the same layers, and the strongest answer of each cloud."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from mmssl.transforms.points import PointsPreprocess
+from mmssl.types import Encoder, Features
+
+
+class PointNet(Encoder):
+    """A shared MLP on the points and a maximum over each cloud, whatever their order. Qi et al., CVPR 2017.
+
+    widths: sizes of the layers, the last is D. points: how many of a cloud are kept. features: numbers per point
+    behind x, y, z. align: whether a small network first turns each cloud (the T-Net of the paper).
+    """
+
+    modality = "points"
+
+    def __init__(
+        self, *, widths: tuple[int, ...] = (64, 128, 512), points: int = 2048, features: int = 0, align: bool = False
+    ) -> None:
+        super().__init__()
+        self.dim = widths[-1]
+        self.preprocess = PointsPreprocess(points=points, features=features)
+        self.align = TNet() if align else None
+        self.layers = _shared(3 + features, *widths)
+
+    def forward(self, x: Tensor) -> Features:
+        """Encodes packed clouds (sum N, 1 + C), column 0 the index of the cloud, then x, y, z, then features."""
+        cloud, x = x[:, 0].long(), x[:, 1:]
+        lengths = torch.bincount(cloud)  # (B,)
+        if self.align is not None:
+            turn = self.align(x[:, :3], cloud, len(lengths))  # (B, 3, 3)
+            turned = torch.einsum("ni,nij->nj", x[:, :3], turn[cloud].to(x.dtype))
+            x = torch.cat([turned, x[:, 3:]], dim=1)
+        tokens = self.layers(x)  # (sum N, D)
+        return Features(cloud_max(tokens, cloud, len(lengths)), tokens, lengths=lengths)
+
+
+class TNet(nn.Module):
+    """Predicts the 3x3 matrix (B, 3, 3) that turns each cloud, starting from none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points = _shared(3, 32, 64, 256)
+        self.matrix = nn.Sequential(nn.Linear(256, 64), nn.ReLU(inplace=True), nn.Linear(64, 9))
+        nn.init.zeros_(self.matrix[-1].weight)
+        nn.init.zeros_(self.matrix[-1].bias)
+
+    def forward(self, xyz: Tensor, cloud: Tensor, clouds: int) -> Tensor:
+        change = self.matrix(cloud_max(self.points(xyz), cloud, clouds)).view(-1, 3, 3)
+        return change + torch.eye(3, device=xyz.device, dtype=change.dtype)
+
+
+def cloud_max(x: Tensor, cloud: Tensor, clouds: int) -> Tensor:
+    """Returns the maximum (B, D) over the points (sum N, D) of each cloud."""
+    start = x.new_zeros(clouds, x.shape[1])
+    return start.scatter_reduce(0, cloud[:, None].expand_as(x), x, "amax", include_self=False)
+
+
+def _shared(*widths: int) -> nn.Sequential:
+    """Linear, BatchNorm and ReLU for each width after the first, on points (sum N, C)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+encoder = PointNet

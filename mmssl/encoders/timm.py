@@ -1,0 +1,97 @@
+"""Any backbone of timm for images, by its name there: timm:resnet18, timm:vit_small_patch16_224."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mmssl.errors import UserError, did_you_mean
+from mmssl.nn.normalize import pixel_normalize
+from mmssl.transforms.image import ImagePreprocess
+from mmssl.types import Encoder, Features
+
+
+class Timm(Encoder):
+    """Pools as the timm model itself does before its classifier; size, crop and statistics are its own too.
+
+    variant: timm's name of the model. pretrained: downloads timm's weights. in_channels: other than three
+    leaves the input unnormalised. image_size: in pixels, the model's own by default. drop_path: rate of
+    stochastic depth. Features have no tokens where timm pools first and widens after, as MobileNetV3 does.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        variant: str,
+        *,
+        pretrained: bool = False,
+        in_channels: int = 3,
+        image_size: int | None = None,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        import timm
+
+        self.model = _create(variant, pretrained, in_channels, image_size, drop_path)
+        self.dim = self.model.head_hidden_size
+        data = timm.data.resolve_model_data_config(self.model)
+        self.preprocess = ImagePreprocess(
+            size=image_size or data["input_size"][-1],
+            interpolation=data["interpolation"],
+            crop_ratio=data["crop_pct"],
+        )
+        colour = in_channels == 3
+        self.normalize = pixel_normalize(in_channels, colour and data["mean"], colour and data["std"])
+
+    def forward(self, x: Tensor) -> Features:
+        features = self.model.forward_features(self.normalize(x))
+        pooled = self.model.forward_head(features, pre_logits=True)
+        return Features(pooled, *self._tokens(features))
+
+    def _tokens(self, features: Any) -> tuple[Tensor | None, tuple[int, int] | None]:
+        """Returns the cells (B, N, D) of a map or the patches of a sequence, with their grid."""
+        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+            return None, None
+        if features.ndim == 4:
+            if getattr(self.model, "output_fmt", "NCHW") == "NCHW":
+                features = features.permute(0, 2, 3, 1)
+            grid, tokens = tuple(features.shape[1:3]), features.flatten(1, 2)
+        else:
+            tokens = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+            grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", (0, 0))
+        if tokens.shape[2] != self.dim:
+            return None, None
+        return tokens, grid if grid[0] * grid[1] == tokens.shape[1] else None
+
+    def config(self) -> dict[str, Any]:
+        config = super().config()
+        config["options"]["pretrained"] = False
+        return config
+
+
+def _create(variant: str, pretrained: bool, in_channels: int, image_size: int | None, drop_path: float) -> Any:
+    """Builds the timm model without its classifier."""
+    import timm
+
+    if not timm.is_model(variant):
+        raise UserError(f"timm has no model {variant!r}; {did_you_mean(variant.split('.')[0], timm.list_models())}")
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    if image_size and timm.models.get_pretrained_cfg(variant).fixed_input_size:
+        options["img_size"] = image_size
+    try:
+        return timm.create_model(variant, pretrained=pretrained, in_chans=in_channels, num_classes=0, **options)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise UserError(
+            f"timm:{variant}: no pretrained weights ({_line(error)}); connect to the network or set pretrained: false"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+encoder = Timm

@@ -1,0 +1,130 @@
+"""A text transformer with its own byte-level BPE, learnt from the training texts and saved with the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmssl.errors import UserError
+from mmssl.nn.blocks import Blocks
+from mmssl.transforms.text import TextPreprocess
+from mmssl.types import Encoder, Features
+
+PAD, END = "<pad>", "<end>"
+BYTES = 256 + len((PAD, END))
+
+
+class TextTransformer(Encoder):
+    """Tokens and positions through pre-norm blocks. Vaswani et al., NeurIPS 2017; BPE: Sennrich et al., ACL 2016.
+
+    vocab_size: the learnt BPE has at most so many tokens; until then, or at 258 for ever, tokens are bytes.
+    pool: mean over the real tokens, or the last one as in CLIP (Radford et al., ICML 2021) with causal.
+    lowercase, nfc: what the tokenizer does to the text first.
+    """
+
+    modality = "text"
+    preprocess: TextPreprocess
+
+    def __init__(
+        self,
+        *,
+        width: int = 256,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        context_length: int = 64,
+        vocab_size: int = 8192,
+        pool: Literal["mean", "last"] = "mean",
+        causal: bool = False,
+        lowercase: bool = False,
+        nfc: bool = True,
+    ) -> None:
+        super().__init__()
+        if vocab_size < BYTES:
+            raise UserError(f"transformer: vocab_size {vocab_size} is too small; bytes alone are {BYTES}")
+        if width % heads:
+            raise UserError(f"transformer: width {width} is no multiple of heads {heads}")
+        self.dim, self.pool, self.causal, self.vocab_size = width, pool, causal, vocab_size
+        tokenizer = byte_tokenizer(lowercase=lowercase, nfc=nfc)
+        self.preprocess = TextPreprocess(context_length=context_length, pad_id=0, tokenizer=tokenizer)
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.positions = nn.Parameter(torch.randn(context_length, width) * 0.01)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.blocks = Blocks(width, depth=depth, heads=heads, mlp_ratio=mlp_ratio, drop_path=drop_path)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Features:
+        """Encodes token ids (B, L), padded on the right with zeros."""
+        real = x != 0  # (B, L)
+        real[:, 0] = True
+        lengths = real.sum(1)
+        tokens = self.embedding(x) + self.positions[: x.shape[1]]
+        tokens = self.norm(self.blocks(tokens, mask=real, causal=self.causal))
+        return Features(pool_words(tokens, real, self.pool), tokens, lengths=lengths)
+
+    @property
+    def learns_preprocess(self) -> bool:
+        return self.vocab_size > BYTES and self.preprocess.tokenizer.get_vocab_size() == BYTES
+
+    def learn_preprocess(self, raws: Iterable[Any]) -> None:
+        """Trains the merges on raw texts, each a string or a list of them; the same texts give the same merges."""
+        from tokenizers.pre_tokenizers import ByteLevel
+        from tokenizers.trainers import BpeTrainer
+
+        trainer = BpeTrainer(
+            vocab_size=self.vocab_size,
+            special_tokens=[PAD, END],
+            initial_alphabet=sorted(ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        self.preprocess.tokenizer.train_from_iterator(_strings(raws), trainer)
+
+    def save_files(self, folder: Path) -> None:
+        self.preprocess.tokenizer.save(str(folder / "tokenizer.json"))
+
+    def load_files(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise UserError(f"{folder} has no tokenizer.json, without which the text encoder cannot read")
+        self.preprocess.tokenizer = Tokenizer.from_file(str(file))
+
+
+def pool_words(tokens: Tensor, real: Tensor, how: str) -> Tensor:
+    """Returns the mean, the last or the first ("cls") of the real tokens of each row, (B, L, D) -> (B, D)."""
+    if how == "cls":
+        return tokens[:, 0]
+    if how == "last":
+        return tokens[torch.arange(len(tokens), device=tokens.device), real.sum(1) - 1]
+    weights = real.to(tokens.dtype)[..., None]
+    return (tokens * weights).sum(1) / weights.sum(1)
+
+
+def byte_tokenizer(*, lowercase: bool, nfc: bool) -> Any:
+    """Returns a `tokenizers.Tokenizer` of single bytes that ends each text with the end token."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate([PAD, END, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab, []))
+    steps = [normalizers.NFC()] * nfc + [normalizers.Lowercase()] * lowercase
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([PAD, END])
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, vocab[END])])
+    return tokenizer
+
+
+def _strings(raws: Iterable[Any]) -> Iterator[str]:
+    for raw in raws:
+        yield from [raw] if isinstance(raw, str) else raw
+
+
+encoder = TextTransformer

@@ -1,0 +1,1 @@
+"""Evaluations: one file each, a constructor and a run that yields named scores."""

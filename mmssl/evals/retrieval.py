@@ -1,0 +1,93 @@
+"""Retrieval between two modalities, both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmssl.evals.score import bootstrap
+from mmssl.evals.stream import embed_stream, open_source
+from mmssl.types import Encoder, Score
+
+CHUNK = 1024
+
+
+class Retrieval:
+    """Recall among all candidates and median rank; a sample may have several texts (1:N), any of which counts.
+
+    data: shards (and fields) with both modalities. modalities: the two, query and candidate of the first direction.
+    space: the task whose joint embedding is used. k: the cut-offs of recall. Ties count
+    against the right one.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: dict[str, Any],
+        modalities: tuple[str, str] = ("image", "text"),
+        space: str = "clip",
+        k: list[int] = [1, 5, 10],  # noqa: B006 - read, never changed
+    ) -> None:
+        self.source = open_source(data)
+        self.modalities, self.space, self.k = modalities, space, k
+
+    def run(self, encoders: Mapping[str, Encoder]) -> Iterator[tuple[str, Score]]:
+        """Yields <a>-<b>/R@k and <a>-<b>/median_rank for both directions."""
+        first, second = self.modalities
+        a, owner_a, b, owner_b = self._embed(encoders)
+        yield from self._direction(f"{first}-{second}", a, owner_a, b, owner_b)
+        yield from self._direction(f"{second}-{first}", b, owner_b, a, owner_a)
+
+    def _embed(self, encoders: Mapping[str, Encoder]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns the items of both modalities (N, D) and of each the group that it belongs to (N,)."""
+        media = [name for name in self.modalities if name != "text"]
+        embedded, kept = embed_stream(encoders, self.source, media, space=self.space, keep=["text"][: 2 - len(media)])
+        sides, owners = [], []
+        for name in self.modalities:
+            if name == "text":
+                texts = [row["text"] if isinstance(row["text"], list) else [row["text"]] for row in kept]
+                sides.append(encoders["text"].encode([t for several in texts for t in several], space=self.space))
+                owners.append(torch.tensor([i for i, several in enumerate(texts) for _ in several]))
+            else:
+                sides.append(embedded[name])
+                owners.append(torch.arange(len(embedded[name])))
+        return sides[0], owners[0], sides[1], owners[1]
+
+    def _direction(
+        self, name: str, q: Tensor, q_owner: Tensor, c: Tensor, c_owner: Tensor
+    ) -> Iterator[tuple[str, Score]]:
+        ranks = best_ranks(q, q_owner, c, c_owner)
+        counts = torch.bincount(c_owner, minlength=int(q_owner.max()) + 1)[q_owner].double()
+        for k in self.k:
+            chance = (1 - _none_right(len(c), counts, k)).mean()
+            yield f"{name}/R@{k}", bootstrap(ranks < k, chance=float(chance))
+        middle = (len(c) + 1) / (float(counts.mean()) + 1)
+        yield (
+            f"{name}/median_rank",
+            bootstrap(ranks + 1, chance=middle, statistic=lambda x: x.quantile(0.5, dim=-1)),
+        )
+
+
+def _none_right(candidates: int, right: Tensor, k: int) -> Tensor:
+    """Returns the chance that k random candidates hold none of the right ones (N,): hypergeometric."""
+    none = torch.ones_like(right)
+    for drawn in range(min(k, candidates)):
+        none = none * ((candidates - right - drawn).clamp(min=0) / (candidates - drawn))
+    return none
+
+
+def best_ranks(queries: Tensor, query_owner: Tensor, candidates: Tensor, candidate_owner: Tensor) -> Tensor:
+    """Returns for each query how many wrong candidates score at least as high as its best right one (N,)."""
+    ranks = []
+    for start in range(0, len(queries), CHUNK):
+        scores = queries[start : start + CHUNK] @ candidates.T
+        right = query_owner[start : start + CHUNK, None] == candidate_owner[None]
+        best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+        ranks.append(((scores >= best) & ~right).sum(dim=1))
+    return torch.cat(ranks)
+
+
+evaluation = Retrieval

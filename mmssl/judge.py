@@ -1,0 +1,97 @@
+"""Evaluations during a run and after it, and the table they end in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmssl import checkpoint, dist, names, recipe
+from mmssl.errors import UserError, did_you_mean
+from mmssl.types import Encoder, Evaluation, Score, evaluating
+
+
+class Judge:
+    """Runs a recipe's evaluations when they are due; each is built at once, so that a bad one fails early."""
+
+    def __init__(self, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+        self.every = {key: node.get("every") for key, node in nodes.items()}
+        self.evaluations: dict[str, Evaluation] = {}
+        for key, node in nodes.items():
+            name, options = recipe.split({k: v for k, v in node.items() if k != "every"}, default=key)
+            self.evaluations[key] = names.build("evals", name, where=f"evals.{key}", **options)
+
+    def due(self, encoders: Mapping[str, Encoder], samples: int, step: int, *, last: bool) -> dict[str, Score]:
+        """Runs what falls due within the last `step` samples, and everything at the end."""
+        now = [k for k, every in self.every.items() if last or (every and samples // every > (samples - step) // every)]
+        return self.run(encoders, now)
+
+    def run(self, encoders: Mapping[str, Encoder], keys: Sequence[str] | None = None) -> dict[str, Score]:
+        """Runs some evaluations, by default all; returns `evaluation/figure` -> score."""
+        scores: dict[str, Score] = {}
+        for key in self.evaluations if keys is None else keys:
+            with evaluating(*encoders.values()):
+                scores |= {f"{key}/{name}": score for name, score in self.evaluations[key].run(encoders)}
+        return scores
+
+
+def write_results(folder: Path, made: recipe.Recipe, scores: Mapping[str, Score], *, samples: int) -> None:
+    """Writes results.json: every figure with value, 95% interval, chance level and n."""
+    results = {
+        "recipe": made.name,
+        "seed": made.train.seed,
+        "samples": samples,
+        "scores": {key: asdict(score) for key, score in scores.items()},
+    }
+    checkpoint.write_atomically(folder / "results.json", json.dumps(results, indent=2).encode())
+
+
+def load_encoders(run: str | Path, *, device: str = "cpu") -> dict[str, Encoder]:
+    """Loads every encoder of a run folder, modality -> encoder."""
+    folder = Path(run) / "encoders"
+    if not folder.is_dir():
+        raise UserError(f"{run} is no run folder: it has no encoders/; expected a folder that `mmssl train` wrote")
+    found = {path.name: path for path in sorted(folder.iterdir()) if (path / "config.json").is_file()}
+    if not found:
+        raise UserError(f"{folder} holds no encoder yet; the first checkpoint writes them")
+    return {key: checkpoint.load_encoder(path, device=device) for key, path in found.items()}
+
+
+def evaluate(run: str | Path, overrides: Sequence[str] = (), *, evals: Sequence[str] | None = None) -> dict[str, Score]:
+    """Runs the evaluations of a run's recipe on its saved encoders, writes results.json, and returns the scores.
+
+    overrides: `evals.zero_shot.classes=...` and the like. evals: which of them, by default all.
+    """
+    folder = Path(run)
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{run} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
+    made = recipe.load(folder / "recipe.yaml", overrides)
+    for key in evals or ():
+        if key not in made.evals:
+            raise UserError(f"the recipe of {run} has no evaluation {key!r}; {did_you_mean(key, made.evals)}")
+    judge = Judge(made.evals)
+    device = dist.start(made.train.device)
+    scores = judge.run(load_encoders(folder, device=str(device)), evals)
+    if dist.rank() == 0:
+        write_results(folder, made, {**read_scores(folder), **scores}, samples=made.train.samples)
+    return scores
+
+
+def read_scores(run: str | Path) -> dict[str, Score]:
+    """Reads back the scores in a run's results.json, none when there is none."""
+    path = Path(run) / "results.json"
+    if not path.is_file():
+        return {}
+    return {key: Score(**value) for key, value in json.loads(path.read_text())["scores"].items()}
+
+
+def table(scores: Mapping[str, Score]) -> str:
+    """Lays scores out as a table of text."""
+    rows = [("", "value", "95% interval", "chance", "n")]
+    for key, s in scores.items():
+        rows.append((key, f"{s.value:.3f}", f"{s.low:.3f} - {s.high:.3f}", f"{s.chance:.3f}", str(s.n)))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

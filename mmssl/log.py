@@ -1,0 +1,55 @@
+"""Where a run's figures go: metrics.jsonl, TensorBoard, and Weights & Biases when asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmssl.errors import UserError
+
+
+class RunLog:
+    """Writes each step's figures to every place that listens."""
+
+    def __init__(self, folder: Path, *, name: str, recipe: dict[str, Any], step: int = 0, wandb: bool = False) -> None:
+        """Opens the logs; after a resume from `step`, lines of later steps are dropped, since they come again."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / "metrics.jsonl"
+        kept = [line for line in _lines(path) if line["step"] <= step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.file = path.open("a", buffering=1)
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
+        self.wandb = _start_wandb(folder, name, recipe) if wandb else None
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes name -> value for a step."""
+        self.file.write(json.dumps({"step": step, **{key: round(value, 6) for key, value in values.items()}}) + "\n")
+        for key, value in values.items():
+            self.board.add_scalar(key, value, step)
+        if self.wandb is not None:
+            self.wandb.log(values, step=step)
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self.file.close()
+        self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Reads back whole lines; the last one may have been cut off."""
+    if not path.exists():
+        return []
+    whole = [line for line in path.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+    return [json.loads(line) for line in whole]
+
+
+def _start_wandb(folder: Path, name: str, recipe: dict[str, Any]) -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError:
+        raise UserError("train.wandb is true but wandb is not installed: pip install 'mmssl[wandb]'") from None
+    return wandb.init(project="mmssl", name=name, dir=str(folder), config=recipe, resume="allow")

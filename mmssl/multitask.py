@@ -1,0 +1,54 @@
+"""Encoders and objectives as the one module that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mmssl import dist
+from mmssl.types import Batch, Encoder, Loss, Objective
+
+
+class MultiTask(nn.Module):
+    """The encoders and every task's objective: the one module that is wrapped, stepped and saved."""
+
+    def __init__(self, encoders: Mapping[str, Encoder], objectives: Mapping[str, Objective], weights: dict[str, float]):
+        super().__init__()
+        self.encoders = nn.ModuleDict(dict(encoders))
+        self.objectives = nn.ModuleDict(dict(objectives))
+        self.weights = weights
+        for task, objective in objectives.items():
+            for modality, head in objective.spaces().items():
+                encoders[modality].spaces[task] = head
+
+    def forward(self, batches: dict[str, Batch]) -> tuple[Tensor, dict[str, Loss]]:
+        """Takes one batch per task; returns the weighted total and each task's loss."""
+        losses: dict[str, Loss] = {}
+        for task, batch in batches.items():
+            losses[task] = self.objectives[task](self.encoders, batch)
+        total = torch.stack([self.weights[task] * loss.total for task, loss in losses.items()]).sum()
+        return total, losses
+
+
+def freeze_idle(model: MultiTask, batches: dict[str, Batch]) -> None:
+    """Freezes trainable parameters that no task's loss reaches, with a line that names them.
+
+    DDP would stop at them ("Expected to have finished reduction"). One trial step finds them; the
+    random state and the buffers are put back after it.
+    """
+    buffers = {key: value.clone() for key, value in model.named_buffers()}
+    devices = [next(model.parameters()).device] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        total, _ = model(batches)
+        total.backward()
+    for key, value in model.named_buffers():
+        value.copy_(buffers[key])
+    idle = [(key, p) for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    for _, parameter in idle:
+        parameter.requires_grad_(False)
+    model.zero_grad(set_to_none=True)
+    if idle and dist.rank() == 0:
+        tqdm.write(f"frozen, since no task's loss reaches them: {', '.join(key for key, _ in idle)}")

@@ -1,0 +1,1 @@
+"""Parts that methods share: heads, temperatures, EMA, monitors."""

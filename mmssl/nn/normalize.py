@@ -1,0 +1,36 @@
+"""Pixel normalisation on the device, from uint8 or floats in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Normalize(nn.Module):
+    """Turns (B, C, ...) uint8, or floats in [0, 1], to (x - mean) / std per channel, in float32."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1, *(1,) * (x.ndim - 2))
+        scale = 255.0 if x.dtype == torch.uint8 else 1.0
+        mean, std = self.mean.float(), self.std.float()
+        return (x.float() - (mean * scale).view(shape)) * (1 / (std * scale)).view(shape)
+
+
+def pixel_normalize(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalize:
+    """Normalises with ImageNet's statistics by default for colour, and leaves other numbers of channels as they are."""
+    colour = channels == 3
+    return Normalize(
+        mean or (IMAGENET_MEAN if colour else (0.0,) * channels), std or (IMAGENET_STD if colour else (1.0,) * channels)
+    )

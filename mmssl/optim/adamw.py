@@ -1,0 +1,19 @@
+"""AdamW, fused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def optimizer(
+    groups: list[dict[str, Any]],
+    *,
+    lr: float = 5e-4,
+    weight_decay: float = 0.2,
+    betas: tuple[float, float] = (0.9, 0.98),
+    eps: float = 1e-6,
+) -> torch.optim.Optimizer:
+    """Makes AdamW (Loshchilov & Hutter, ICLR 2019); the defaults are CLIP's for a ViT."""
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, fused=True)

@@ -1,0 +1,16 @@
+"""The learning rate over a run."""
+
+from __future__ import annotations
+
+import math
+
+
+def warmup_cosine(step: int, *, steps: int, warmup: int, final: float = 0.0) -> float:
+    """Returns the factor on the peak rate at a step: a linear rise over `warmup` steps, then half a cosine.
+
+    step counts from 0; the factor is 1 at step `warmup` and `final` at the end. Loshchilov & Hutter, ICLR 2017.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = min((step - warmup) / max(steps - warmup, 1), 1.0)
+    return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done))

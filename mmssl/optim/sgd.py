@@ -1,0 +1,19 @@
+"""Stochastic gradient descent with momentum, fused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def optimizer(
+    groups: list[dict[str, Any]],
+    *,
+    lr: float = 0.03,
+    weight_decay: float = 1e-4,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+) -> torch.optim.Optimizer:
+    """Makes SGD; the defaults are MoCo's at a batch of 256."""
+    return torch.optim.SGD(groups, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, fused=True)

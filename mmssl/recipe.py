@@ -1,0 +1,218 @@
+"""YAML -> Recipe: read, overridden, and every node checked before anything is built."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mmssl import names
+from mmssl.data.loader import Loader
+from mmssl.data.shards import Source
+from mmssl.errors import UserError, did_you_mean
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainOptions:
+    """How long and how: the `train` node of a recipe.
+
+    samples: how many samples the run sees in all, over all tasks. warmup: optimizer steps.
+    accumulate: parts in which each batch is worked. clip_grad: largest gradient norm, 0 for none.
+    ema: decay of the averaged weights that are evaluated and saved, 0 for none. final_lr: the last rate as a
+    share of the peak. save_every: samples between checkpoints; keep: how many of them stay.
+    max_bad_steps: steps with a gradient that is not finite are skipped, and after so many the run stops.
+    freeze: encoders that do not train. threads: torch's threads per process, by default torch's own choice.
+    """
+
+    samples: int
+    warmup: int = 0
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "bf16"
+    accumulate: int = 1
+    clip_grad: float = 0.0
+    ema: float = 0.0
+    final_lr: float = 0.0
+    compile: bool = False
+    device: str | None = None
+    threads: int | None = None
+    freeze: list[str] = field(default_factory=list)
+    log_every: int = 10
+    save_every: int | None = None
+    keep: int = 2
+    max_bad_steps: int = 10
+    wandb: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
+class Task:
+    """One task of a run: where its samples come from, what is asked of them, how many a step, and its weight."""
+
+    data: dict[str, Any]
+    method: dict[str, Any]
+    batch: int
+    weight: float = 1.0
+
+
+@dataclass(slots=True)
+class Recipe:
+    """A whole run, checked. `plain` is the resolved YAML that is saved beside the checkpoints."""
+
+    name: str
+    encoders: dict[str, dict[str, Any]]
+    tasks: dict[str, Task]
+    optim: dict[str, Any]
+    train: TrainOptions
+    evals: dict[str, dict[str, Any]]
+    plain: dict[str, Any]
+
+    def dump(self) -> str:
+        """Returns the resolved recipe as YAML."""
+        return yaml.safe_dump(self.plain, sort_keys=False)
+
+
+NODES = ("name", "encoders", "tasks", "optim", "train", "evals")
+
+
+def find(path: str | Path) -> Path:
+    """Returns a recipe's file: a path, or a name under configs such as `cross_modal/clip_emoji`."""
+    given = Path(path)
+    shipped = names.home("configs") / str(path).removeprefix("configs/").removesuffix(".yaml")
+    for file in (given, shipped.with_name(shipped.name + ".yaml")):
+        if file.is_file():
+            return file
+    known = names.list_names("configs")
+    raise UserError(
+        f"there is no recipe {str(path)!r}: no such file, and of the shipped ones {_near(str(path), known)}"
+    )
+
+
+def _near(word: str, known: Mapping[str, str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f"the nearest is {close[0]!r}" if close else "none comes near (see `mmssl list configs`)"
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe file, applies `dotted.key=value` overrides, and checks every node.
+
+    Raises UserError for a missing file, broken YAML, or an unknown or mistyped option.
+    """
+    file = find(path)
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{file} holds no recipe; expected a mapping with {', '.join(NODES)}")
+    for override in overrides:
+        _override(tree, override)
+    tree.setdefault("name", file.stem)
+    return check(tree)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"{override!r} is no override; write it as key.key=value")
+    *parents, last = path.split(".")
+    node = tree
+    for key in parents:
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise UserError(f"{override!r}: {key!r} is the value {child!r}, it has no {last!r} below it")
+        node = child
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{override!r}: the value is not YAML") from error
+
+
+def check(tree: dict[str, Any]) -> Recipe:
+    """Checks a recipe given as plain values and returns it; nothing is built and no data is read."""
+    for key in tree:
+        if key not in NODES:
+            raise UserError(f"a recipe has no node {key!r}; {did_you_mean(str(key), NODES)}")
+    encoders = _mapping(tree, "encoders")
+    tasks = _mapping(tree, "tasks")
+    for key, node in encoders.items():
+        _checked("encoders", node, f"encoders.{key}", default=None)
+    checked_tasks = {key: _task(node, f"tasks.{key}", default=key) for key, node in tasks.items()}
+    optim = tree.get("optim", {"name": "adamw"})
+    _checked("optim", optim, "optim", default="adamw")
+    train = TrainOptions(**names.check_options(TrainOptions, tree.get("train") or {}, where="train"))
+    for key in train.freeze:
+        if key not in encoders:
+            raise UserError(f"train.freeze names {key!r}; {did_you_mean(key, encoders)}")
+    evals = {key: _evaluation(node, key) for key, node in (tree.get("evals") or {}).items()}
+    return Recipe(str(tree.get("name", "run")), encoders, checked_tasks, optim, train, evals, tree)
+
+
+def _mapping(tree: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    node = tree.get(key)
+    if not isinstance(node, dict) or not node or not all(isinstance(value, dict) for value in node.values()):
+        raise UserError(f"{key} is {node!r}; expected a mapping of names to nodes, at least one")
+    return node
+
+
+def split(node: Mapping[str, Any], *, default: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Splits a node into its name and its options."""
+    options = {key: value for key, value in node.items() if key != "name"}
+    return str(node.get("name", default)), options
+
+
+def _checked(room: str, node: Any, where: str, *, default: str | None) -> Any:
+    """Checks a named node's options against what the name stands for, and returns that."""
+    if not isinstance(node, dict) or (default is None and "name" not in node):
+        raise UserError(f"{where} is {node!r}; expected a mapping with a `name`")
+    name, options = split(node, default=default)
+    factory, _ = names.resolve(room, name)
+    names.check_options(factory, options, where=where)
+    return factory
+
+
+def _task(node: dict[str, Any], where: str, *, default: str) -> Task:
+    task = Task(**names.check_options(Task, node, where=where))
+    if task.batch < 1:
+        raise UserError(f"{where}.batch is {task.batch}; expected at least 1")
+    split_data(task.data, where=f"{where}.data")
+    name, parts = split(task.method, default=default)
+    method, _ = names.resolve("methods", name)
+    for key, options in parts.items():
+        if key not in ("view", "objective"):
+            raise UserError(f"{where}.method has no part {key!r}; {did_you_mean(key, ('view', 'objective'))}")
+        names.check_options(getattr(method, key), options, where=f"{where}.method.{key}")
+    task.method = {"name": name, **parts}
+    return task
+
+
+LOADER_FIXED = ("batch", "seed", "rank", "world")  # these the run decides
+
+
+def split_data(node: Mapping[str, Any], *, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits a `data` node into checked options of Source and of Loader."""
+    for_source = names.options_of(Source)
+    for_loader = {key: p for key, p in names.options_of(Loader).items() if key not in LOADER_FIXED}
+    for key in node:
+        if key not in for_source and key not in for_loader:
+            raise UserError(f"{where} has no option {key!r}; {did_you_mean(key, [*for_source, *for_loader])}")
+    source = {key: value for key, value in node.items() if key in for_source}
+    loader = {key: value for key, value in node.items() if key in for_loader}
+    source = names.check_options(Source, source, where=where)
+    loader = names.check_options(Loader, {**loader, "batch": 1}, where=where)
+    del loader["batch"]
+    return source, loader
+
+
+def _evaluation(node: Any, key: str) -> dict[str, Any]:
+    where = f"evals.{key}"
+    if not isinstance(node, dict):
+        raise UserError(f"{where} is {node!r}; expected a mapping")
+    every = node.get("every")
+    if every is not None and (not isinstance(every, int) or every < 1):
+        raise UserError(f"{where}.every is {every!r}; expected a number of samples")
+    rest = {name: value for name, value in node.items() if name != "every"}
+    _checked("evals", rest, where, default=key)
+    return {"name": key, **node}

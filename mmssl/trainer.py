@@ -1,0 +1,378 @@
+"""The only training loop."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from mmssl import checkpoint, dist, names
+from mmssl.data.loader import Loader
+from mmssl.data.shards import Source
+from mmssl.encoders import create_encoder
+from mmssl.errors import UserError
+from mmssl.judge import Judge, write_results
+from mmssl.log import RunLog
+from mmssl.multitask import MultiTask, freeze_idle
+from mmssl.nn.ema import ema_update
+from mmssl.nn.monitors import monitors
+from mmssl.optim.groups import param_groups
+from mmssl.optim.schedule import warmup_cosine
+from mmssl.recipe import Recipe, check, load, split, split_data
+from mmssl.types import Batch, Encoder, Loss, Objective, View
+
+LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
+
+
+class Stream:
+    """One task's endless stream of batches, and where it stands."""
+
+    def __init__(self, loader: Loader, view: View, resume: dict[str, Any] | None) -> None:
+        self.loader, self.view = loader, view
+        self.batches = self._run(resume)
+
+    def _run(self, resume: dict[str, Any] | None) -> Iterator[Batch]:
+        for epoch in itertools.count(resume["epoch"] if resume else 0):
+            yield from self.loader.epoch(epoch, resume=resume)
+            resume = None
+
+    def next(self, device: torch.device) -> Batch:
+        """Returns the next batch on the device, as the View shows it."""
+        return self.view.on_device(next(self.batches).to(device))
+
+
+class Trainer:
+    """A run: what it is made of, one step of it, and how it is saved and taken up again."""
+
+    def __init__(self, recipe: Recipe, folder: Path, *, device: torch.device, state: dict[str, Any] | None) -> None:
+        self.recipe, self.folder, self.device = recipe, folder, device
+        options = recipe.train
+        torch.manual_seed(options.seed)
+        encoders = {key: build_encoder(key, node) for key, node in recipe.encoders.items()}
+        for key in options.freeze:
+            encoders[key].requires_grad_(False)
+        sources = {key: Source(**split_data(t.data, where=f"tasks.{key}.data")[0]) for key, t in recipe.tasks.items()}
+        objectives = {key: self._objective(key, encoders) for key in recipe.tasks}
+        weights = {key: task.weight for key, task in recipe.tasks.items()}
+        self._learn_preprocess(encoders, objectives, sources, again=state is None)
+        self.model = MultiTask(encoders, objectives, weights).to(device)
+        self.streams = {key: self._stream(key, sources[key], state) for key in recipe.tasks}
+        self.per_step = sum(task.batch for task in recipe.tasks.values())
+        self.steps = max(1, options.samples // self.per_step)
+        self.step = 0
+        self.judge = Judge(recipe.evals)
+        self._start(state)
+
+    def _objective(self, key: str, encoders: dict[str, Encoder]) -> Objective:
+        name, parts = split(self.recipe.tasks[key].method)
+        method, _ = names.resolve("methods", name)
+        options = names.check_options(method.objective, parts.get("objective", {}), where=f"tasks.{key}")
+        objective: Objective = method.objective(encoders, **options)
+        for modality in objective.uses:
+            if modality not in encoders:
+                raise UserError(f"tasks.{key} needs an encoder for {modality!r}; the run has {', '.join(encoders)}")
+        return objective
+
+    def _learn_preprocess(
+        self,
+        encoders: dict[str, Encoder],
+        objectives: dict[str, Objective],
+        sources: dict[str, Source],
+        *,
+        again: bool,
+    ) -> None:
+        """Trains tokenizers and the like on the training stream, or takes back what the run trained at its start."""
+        for key, encoder in encoders.items():
+            folder = self.folder / "encoders" / key
+            if not encoder.learns_preprocess:
+                continue
+            if again:
+                task = next((t for t, objective in objectives.items() if key in objective.uses), None)
+                if task is not None:
+                    stream = sources[task].samples({key})
+                    encoder.learn_preprocess(s[key] for s in itertools.islice(stream, LEARN_FROM) if key in s)
+                if dist.rank() == 0:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    encoder.save_files(folder)
+            else:
+                encoder.load_files(folder)
+
+    def _stream(self, key: str, source: Source, state: dict[str, Any] | None) -> Stream:
+        task, options = self.recipe.tasks[key], self.recipe.train
+        parts = dist.world() * options.accumulate
+        if task.batch % parts:
+            raise UserError(
+                f"tasks.{key}.batch is {task.batch}; expected a multiple of processes x accumulate = {parts}"
+            )
+        name, nodes = split(task.method)
+        method, _ = names.resolve("methods", name)
+        uses = self.model.objectives[key].uses
+        preprocess = {modality: self.model.encoders[modality].preprocess for modality in uses}
+        view = method.view(preprocess, **names.check_options(method.view, nodes.get("view", {})))
+        loader_options = split_data(task.data, where=f"tasks.{key}.data")[1]
+        loader = Loader(
+            source,
+            view,
+            preprocess,
+            batch=task.batch // parts,
+            seed=options.seed,
+            rank=dist.rank(),
+            world=dist.world(),
+            **loader_options,
+        )
+        resume = _mine(state["streams"])[key] if state else None
+        return Stream(loader, view, resume)
+
+    def _start(self, state: dict[str, Any] | None) -> None:
+        """Finds idle parameters, then makes the averaged model, the optimizer and the wrapped module."""
+        options = self.recipe.train
+        self.waiting = self._draw()
+        freeze_idle(self.model, self.waiting[0])
+        name, node = split(self.recipe.optim, default="adamw")
+        self.optimizer: torch.optim.Optimizer = names.build(
+            "optim", name, param_groups(self.model), where="optim", **node
+        )
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.averaged = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
+        self.bad_steps = torch.zeros((), device=self.device)
+        torch.manual_seed(options.seed + 1 + dist.rank())
+        if state is not None:
+            self._restore(state)
+        if options.compile:
+            for encoder in self.model.encoders.values():
+                encoder.compile()
+        self.wrapped: nn.Module = self.model
+        if dist.world() > 1:
+            if self.device.type == "cuda":
+                self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            self.wrapped = DistributedDataParallel(self.model)
+
+    def _draw(self) -> list[dict[str, Batch]]:
+        """Draws the parts of one step's batch for every task."""
+        parts = range(self.recipe.train.accumulate)
+        return [{key: stream.next(self.device) for key, stream in self.streams.items()} for _ in parts]
+
+    def train_step(self) -> tuple[dict[str, Loss], float]:
+        """Makes one optimizer step; returns the last part's losses and the seconds spent waiting for data."""
+        options = self.recipe.train
+        began = time.perf_counter()
+        parts = self.waiting or self._draw()
+        self.waiting = []
+        waited = time.perf_counter() - began
+        factor = warmup_cosine(self.step, steps=self.steps, warmup=options.warmup, final=options.final_lr)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        for number, batches in enumerate(parts):
+            last = number == len(parts) - 1
+            quiet = nullcontext() if last or dist.world() == 1 else self.wrapped.no_sync()  # type: ignore[operator]
+            with quiet:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+                    total, losses = self.wrapped(batches)
+                (total / len(parts)).backward()
+        self._apply_gradients()
+        self.step += 1
+        for objective in self.model.objectives.values():
+            objective.after_step(self.model.encoders, self.step / self.steps)
+        if self.averaged is not None:
+            ema_update(self.averaged, self.model, decay=options.ema)
+        return losses, waited
+
+    def _apply_gradients(self) -> None:
+        """Clips and steps; a gradient that is not finite leaves the weights as they are, without waiting for it."""
+        weights = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(weights, self.recipe.train.clip_grad or torch.inf)
+        bad = (~norm.isfinite()).float()
+        self.bad_steps += bad
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # torch's fused optimizers skip on it
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.norm = norm
+
+    @property
+    def best(self) -> MultiTask:
+        """The model that is evaluated and saved for use: the averaged one where there is one."""
+        return self.averaged or self.model
+
+    def figures(self, losses: dict[str, Loss], waited: float, seconds: float, steps: int) -> dict[str, float]:
+        """Reads off what a log line holds."""
+        several = len(losses) > 1
+        values: dict[str, Tensor | float] = {
+            "samples": self.step * self.per_step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": self.norm,
+            "samples_per_second": steps * self.per_step / seconds,
+            "data_wait": waited / seconds,
+        }
+        for task, loss in losses.items():
+            prefix = f"{task}/" if several else ""
+            logs = {"loss": loss.total.detach(), **loss.logs, **monitors(loss.embeddings)}
+            values |= {prefix + key: value for key, value in logs.items()}
+        bad = int(self.bad_steps)
+        if bad > self.recipe.train.max_bad_steps:
+            raise UserError(
+                f"{bad} steps had gradients that are not finite (train.max_bad_steps is "
+                f"{self.recipe.train.max_bad_steps}); lower optim.lr, set train.clip_grad or use train.precision=fp32"
+            )
+        values |= {"skipped_steps": bad} if bad else {}
+        return {key: float(value) for key, value in values.items()}
+
+    def save(self) -> None:
+        """Writes a checkpoint and each encoder's folder."""
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged else None,
+            "bad_steps": self.bad_steps,
+            "streams": dist.gather_objects({key: stream.loader.state() for key, stream in self.streams.items()}),
+            "random": dist.gather_objects(_random_state()),
+        }
+        if dist.rank() == 0:
+            for key, encoder in self.best.encoders.items():
+                checkpoint.save_encoder(encoder, self.folder / "encoders" / key)
+            checkpoint.save_state(self.folder / "checkpoints", self.step, state, keep=self.recipe.train.keep)
+        dist.barrier()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.averaged is not None and state["averaged"] is not None:
+                self.averaged.load_state_dict(state["averaged"])
+        except (RuntimeError, ValueError) as error:
+            detail = " ".join(str(error).split())[:300]
+            raise UserError(f"{self.folder} was trained by another recipe, its weights do not fit: {detail}") from error
+        self.step = state["step"]
+        self.bad_steps = state["bad_steps"].to(self.device)
+        _set_random_state(_mine(state["random"]))
+
+
+def build_encoder(key: str, node: Mapping[str, Any]) -> Encoder:
+    """Builds one encoder of a recipe and checks that it reads what it is listed under."""
+    name, options = split(node)
+    encoder = create_encoder(name, where=f"encoders.{key}", **options)
+    if encoder.modality != key:
+        raise UserError(f"encoders.{key}: {name!r} reads {encoder.modality}, list it under {encoder.modality!r}")
+    return encoder
+
+
+def _mine(values: list[Any]) -> Any:
+    """Picks this process's part of a gathered list; a process that the saved run lacked takes one by its number."""
+    return values[dist.rank() % len(values)]
+
+
+def _random_state() -> dict[str, Any]:
+    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
+    """Makes the run's folder, or on resume returns the newest state in it that loads, if any."""
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; continue it with --resume, or choose another name=... or --out")
+    state, problems = checkpoint.load_state(folder / "checkpoints") if resume else (None, [])
+    dist.barrier()
+    if dist.rank() == 0:
+        for problem in problems:
+            tqdm.write(f"{folder}: {problem}")
+        checkpoint.write_atomically(folder / "recipe.yaml", recipe.dump().encode())
+    return state
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Trains a recipe, a YAML file or plain values, and returns its run folder.
+
+    overrides: `optim.lr=3e-4` and the like. out: the run folder, `runs/NAME` by default.
+    """
+    made = load(recipe, overrides) if isinstance(recipe, str | Path) else check(dict(recipe))
+    return fit(made, out=out, resume=resume, progress=progress)
+
+
+def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, progress: bool = True) -> Path:
+    """Trains a checked recipe and returns its run folder, `runs/NAME` unless `out` says another.
+
+    resume: continue from the newest checkpoint that loads, or start when there is none yet.
+    Raises UserError when the folder holds a run and `resume` is off.
+    """
+    device = dist.start(recipe.train.device)
+    if recipe.train.threads:
+        torch.set_num_threads(recipe.train.threads)
+    folder = Path(out) if out is not None else Path("runs") / recipe.name
+    try:
+        state = open_folder(folder, recipe, resume=resume)
+        trainer = Trainer(recipe, folder, device=device, state=state)
+        _loop(trainer, progress=progress)
+    finally:
+        dist.stop()
+    return folder
+
+
+def _loop(trainer: Trainer, *, progress: bool) -> None:
+    options, folder, chief = trainer.recipe.train, trainer.folder, dist.rank() == 0
+    save_every = max(1, (options.save_every or options.samples // 10) // trainer.per_step)
+    name, plain = trainer.recipe.name, trainer.recipe.plain
+    log = RunLog(folder, name=name, recipe=plain, step=trainer.step, wandb=options.wandb) if chief else None
+    bar = tqdm(
+        total=trainer.steps * trainer.per_step,
+        initial=trainer.step * trainer.per_step,
+        desc=name,
+        unit="sample",
+        unit_scale=True,
+        disable=not (progress and chief),
+    )
+    began, waited, counted = time.perf_counter(), 0.0, 0
+    while trainer.step < trainer.steps:
+        losses, wait = trainer.train_step()
+        waited, counted = waited + wait, counted + 1
+        bar.update(trainer.per_step)
+        done = trainer.step == trainer.steps
+        if log and (trainer.step % options.log_every == 0 or done):
+            values = trainer.figures(losses, waited, time.perf_counter() - began, counted)
+            log.write(trainer.step, values)
+            loss = sum(trainer.model.weights[key] * float(loss.total) for key, loss in losses.items())
+            bar.set_postfix(loss=f"{loss:.3f}", data_wait=f"{values['data_wait']:.0%}")
+            began, waited, counted = time.perf_counter(), 0.0, 0
+        if trainer.step % save_every == 0 or done:
+            trainer.save()
+        scores = trainer.judge.due(trainer.best.encoders, trainer.step * trainer.per_step, trainer.per_step, last=done)
+        if log and scores:
+            log.write(trainer.step, {key: score.value for key, score in scores.items()})
+            write_results(folder, trainer.recipe, scores, samples=trainer.step * trainer.per_step)
+    bar.close()
+    if log:
+        _report(trainer, folder)
+        log.close()
+
+
+def _report(trainer: Trainer, folder: Path) -> None:
+    """Says what the loaders skipped or changed."""
+    reports = {key: stream.loader.report() for key, stream in trainer.streams.items()}
+    checkpoint.write_atomically(folder / "data_report.json", json.dumps(reports, indent=2).encode())
+    for key, report in reports.items():
+        for reason, count in {**report["damaged"], **report["notes"]}.items():
+            tqdm.write(f"{key}: {reason}: {count}")
