@@ -31,6 +31,12 @@ class RunLog:
         if self.wandb is not None:
             self.wandb.log(values, step=step)
 
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Flushes and closes."""
         self.file.close()

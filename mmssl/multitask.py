@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,21 @@ class MultiTask(nn.Module):
             for modality, head in objective.spaces().items():
                 encoders[modality].spaces[task] = head
 
+    @property
+    def named_encoders(self) -> dict[str, Encoder]:
+        """Modality -> encoder."""
+        return cast("dict[str, Encoder]", dict(self.encoders.items()))
+
+    @property
+    def named_objectives(self) -> dict[str, Objective]:
+        """Task -> objective."""
+        return cast("dict[str, Objective]", dict(self.objectives.items()))
+
     def forward(self, batches: dict[str, Batch]) -> tuple[Tensor, dict[str, Loss]]:
         """Takes one batch per task; returns the weighted total and each task's loss."""
         losses: dict[str, Loss] = {}
         for task, batch in batches.items():
-            losses[task] = self.objectives[task](self.encoders, batch)
+            losses[task] = self.objectives[task](self.named_encoders, batch)
         total = torch.stack([self.weights[task] * loss.total for task, loss in losses.items()]).sum()
         return total, losses
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,8 @@ class Trainer:
             )
         name, nodes = split(task.method)
         method, _ = names.resolve("methods", name)
-        uses = self.model.objectives[key].uses
-        preprocess = {modality: self.model.encoders[modality].preprocess for modality in uses}
+        uses = self.model.named_objectives[key].uses
+        preprocess = {modality: self.model.named_encoders[modality].preprocess for modality in uses}
         view = method.view(preprocess, **names.check_options(method.view, nodes.get("view", {})))
         loader_options = split_data(task.data, where=f"tasks.{key}.data")[1]
         loader = Loader(
@@ -181,8 +181,8 @@ class Trainer:
                 (total / len(parts)).backward()
         self._apply_gradients()
         self.step += 1
-        for objective in self.model.objectives.values():
-            objective.after_step(self.model.encoders, self.step / self.steps)
+        for objective in self.model.named_objectives.values():
+            objective.after_step(self.model.named_encoders, self.step / self.steps)
         if self.averaged is not None:
             ema_update(self.averaged, self.model, decay=options.ema)
         return losses, waited
@@ -199,6 +199,11 @@ class Trainer:
         self.norm = norm
 
     @property
+    def samples(self) -> int:
+        """How many samples the run has seen, over all tasks."""
+        return self.step * self.per_step
+
+    @property
     def best(self) -> MultiTask:
         """The model that is evaluated and saved for use: the averaged one where there is one."""
         return self.averaged or self.model
@@ -207,7 +212,10 @@ class Trainer:
         """Reads off what a log line holds."""
         several = len(losses) > 1
         values: dict[str, Tensor | float] = {
-            "samples": self.step * self.per_step,
+            "samples": self.samples,
+            "total": torch.stack(
+                [self.model.weights[task] * loss.total.detach() for task, loss in losses.items()]
+            ).sum(),
             "lr": self.optimizer.param_groups[0]["lr"],
             "grad_norm": self.norm,
             "samples_per_second": steps * self.per_step / seconds,
@@ -238,7 +246,7 @@ class Trainer:
             "random": dist.gather_objects(_random_state()),
         }
         if dist.rank() == 0:
-            for key, encoder in self.best.encoders.items():
+            for key, encoder in self.best.named_encoders.items():
                 checkpoint.save_encoder(encoder, self.folder / "encoders" / key)
             checkpoint.save_state(self.folder / "checkpoints", self.step, state, keep=self.recipe.train.keep)
         dist.barrier()
@@ -333,18 +341,31 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
 
 
 def _loop(trainer: Trainer, *, progress: bool) -> None:
-    options, folder, chief = trainer.recipe.train, trainer.folder, dist.rank() == 0
-    save_every = max(1, (options.save_every or options.samples // 10) // trainer.per_step)
-    name, plain = trainer.recipe.name, trainer.recipe.plain
-    log = RunLog(folder, name=name, recipe=plain, step=trainer.step, wandb=options.wandb) if chief else None
+    recipe, chief = trainer.recipe, dist.rank() == 0
     bar = tqdm(
         total=trainer.steps * trainer.per_step,
-        initial=trainer.step * trainer.per_step,
-        desc=name,
+        initial=trainer.samples,
+        desc=recipe.name,
         unit="sample",
         unit_scale=True,
         disable=not (progress and chief),
     )
+    with ExitStack() as open_things:
+        open_things.enter_context(bar)
+        log = None
+        if chief:
+            opened = RunLog(
+                trainer.folder, name=recipe.name, recipe=recipe.plain, step=trainer.step, wandb=recipe.train.wandb
+            )
+            log = open_things.enter_context(opened)
+        _steps(trainer, bar, log)
+    if chief:
+        _report(trainer)
+
+
+def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
+    options = trainer.recipe.train
+    save_every = max(1, (options.save_every or options.samples // 10) // trainer.per_step)
     began, waited, counted = time.perf_counter(), 0.0, 0
     while trainer.step < trainer.steps:
         losses, wait = trainer.train_step()
@@ -354,25 +375,21 @@ def _loop(trainer: Trainer, *, progress: bool) -> None:
         if log and (trainer.step % options.log_every == 0 or done):
             values = trainer.figures(losses, waited, time.perf_counter() - began, counted)
             log.write(trainer.step, values)
-            loss = sum(trainer.model.weights[key] * float(loss.total) for key, loss in losses.items())
-            bar.set_postfix(loss=f"{loss:.3f}", data_wait=f"{values['data_wait']:.0%}")
+            bar.set_postfix(loss=f"{values['total']:.3f}", data_wait=f"{values['data_wait']:.0%}")
             began, waited, counted = time.perf_counter(), 0.0, 0
         if trainer.step % save_every == 0 or done:
             trainer.save()
-        scores = trainer.judge.due(trainer.best.encoders, trainer.step * trainer.per_step, trainer.per_step, last=done)
+        scores = trainer.judge.due(trainer.best.named_encoders, trainer.samples, trainer.per_step, last=done)
         if log and scores:
             log.write(trainer.step, {key: score.value for key, score in scores.items()})
-            write_results(folder, trainer.recipe, scores, samples=trainer.step * trainer.per_step)
-    bar.close()
-    if log:
-        _report(trainer, folder)
-        log.close()
+            write_results(trainer.folder, trainer.recipe, scores, samples=trainer.samples)
 
 
-def _report(trainer: Trainer, folder: Path) -> None:
+def _report(trainer: Trainer) -> None:
     """Says what the loaders skipped or changed."""
     reports = {key: stream.loader.report() for key, stream in trainer.streams.items()}
-    checkpoint.write_atomically(folder / "data_report.json", json.dumps(reports, indent=2).encode())
+    checkpoint.write_atomically(trainer.folder / "data_report.json", json.dumps(reports, indent=2).encode())
     for key, report in reports.items():
-        for reason, count in {**report["damaged"], **report["notes"]}.items():
-            tqdm.write(f"{key}: {reason}: {count}")
+        damaged = {reason: sum(shards.values()) for reason, shards in report["damaged"].items()}
+        for reason, count in {**damaged, **report["notes"]}.items():
+            tqdm.write(f"{key}: {reason}: {count} of {report['drawn']} samples")

@@ -32,13 +32,16 @@ class Camera:
         focal = self.size / 2 / self.tangent
         return np.array([[focal, 0, self.size / 2], [0, focal, self.size / 2], [0, 0, 1]])
 
-    def rays(self) -> Array:
-        """Returns unit directions (3, T, H * W) in the world, float32."""
+    def grid(self) -> Array:
+        """Returns the points (3, H * W) at depth 1 that the pixels' centres see, in the camera's frame."""
         axis = ((np.arange(self.size) + 0.5) * 2 / self.size - 1) * self.tangent
         x, y = np.meshgrid(axis, axis)
-        rays = np.stack([x, y, np.ones_like(x)]).reshape(3, -1)
-        rays /= np.linalg.norm(rays, axis=0)
-        turned = self.rotation.transpose(1, 0, 2).reshape(-1, 3) @ rays
+        return np.stack([x, y, np.ones_like(x)]).reshape(3, -1)
+
+    def rays(self) -> Array:
+        """Returns unit directions (3, T, H * W) in the world, float32."""
+        grid = self.grid()
+        turned = self.rotation.transpose(1, 0, 2).reshape(-1, 3) @ (grid / np.linalg.norm(grid, axis=0))
         return turned.reshape(3, len(self.position), -1).astype(np.float32)
 
     def project(self, points: Array) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ SHAPE: Words = {
     "ring": ("ring", "ring", "doughnut"),
     "star": ("star",),
     "heart": ("heart",),
-    "cross": ("cross", "cross", "jack"),
+    "cross": ("cross", "cross", "plus sign"),
 }
 MATERIAL: Words = {"rubber": ("rubber",), "wood": ("wooden", "wood"), "metal": ("metal", "metallic")}
 MADE_OF: Words = {"rubber": ("rubber",), "wood": ("wood",), "metal": ("metal", "shiny metal")}

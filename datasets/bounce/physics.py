@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating]
 
 GRAVITY = 9.81  # m / s^2
-STEP = 1 / 400  # s
+STEP = 1 / 250  # s
 AUDIBLE = 0.4  # m / s of approach; softer contacts make neither sound nor event
 RESTING = 0.12  # m / s; slower bounces end
 STIFFNESS, DAMPING = 40.0, 3.0  # of the wobble, 1 / s^2 and 1 / s
@@ -49,8 +50,8 @@ class Body:
 
     def support(self, axis: int, side: int) -> float:
         """How far the turned solid reaches from its centre along +-axis."""
-        direction = rotations(np.array([self.yaw, *self.tilt]))[axis] * side
-        return float((self.hull @ direction).max()) + self.rounding
+        row = entries(math, self.yaw, *self.tilt)[axis]
+        return float((self.hull @ [side * entry for entry in row]).max()) + self.rounding
 
     def turn(self) -> None:
         """Advances yaw and the damped wobble around the upright pose by one step."""
@@ -69,7 +70,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Motion:
-    """What happened: position (S, K, 3) and angles (S, K, 3: yaw, tilt x, tilt y) at every STEP, energy (S,) J, impacts."""
+    """What happened: position (S, K, 3) and angles (S, K, 3: yaw, tilt x, tilt y) at every STEP, total energy (S,), impacts."""
 
     position: Array
     angles: Array
@@ -85,17 +86,23 @@ class Motion:
         return mix[0], rotations(mix[1])
 
 
+def entries(functions: Any, yaw: Any, a: Any, b: Any) -> list[list[Any]]:
+    """Returns the 3 x 3 entries of a tilt (rotation vector a, b, 0) and then a yaw about z, by math or by numpy."""
+    size = functions.sqrt(a * a + b * b) + 1e-9
+    x, y, c, s = a / size, b / size, functions.cos(size), functions.sin(size)
+    mixed = x * y * (1 - c)
+    first, second = (c + x * x * (1 - c), mixed, y * s), (mixed, c + y * y * (1 - c), -x * s)
+    cosine, sine = functions.cos(yaw), functions.sin(yaw)
+    return [
+        [cosine * p - sine * q for p, q in zip(first, second, strict=True)],
+        [sine * p + cosine * q for p, q in zip(first, second, strict=True)],
+        [-y * s, x * s, c],
+    ]
+
+
 def rotations(angles: Array) -> Array:
-    """Returns rotation matrices (..., 3, 3): tilt about a horizontal axis, then yaw about z."""
-    yaw, a, b = np.moveaxis(np.asarray(angles), -1, 0)
-    size = np.sqrt(a * a + b * b) + 1e-9
-    x, y, c, s = a / size, b / size, np.cos(size), np.sin(size)
-    tilt = np.array(
-        [[c + x * x * (1 - c), x * y * (1 - c), y * s], [x * y * (1 - c), c + y * y * (1 - c), -x * s], [-y * s, x * s, c]]
-    )
-    zero, one = np.zeros_like(yaw), np.ones_like(yaw)
-    turn = np.array([[np.cos(yaw), -np.sin(yaw), zero], [np.sin(yaw), np.cos(yaw), zero], [zero, zero, one]])
-    return np.moveaxis(np.einsum("ij...,jk...->ik...", turn, tilt), (0, 1), (-2, -1))
+    """Returns body-to-world rotation matrices (..., 3, 3) of angles (..., 3): yaw, tilt x, tilt y."""
+    return np.moveaxis(np.array(entries(np, *np.moveaxis(angles, -1, 0))), (0, 1), (-2, -1))
 
 
 class World:
@@ -112,19 +119,16 @@ class World:
 
     def run(self, seconds: float) -> Motion:
         """Simulates and returns the motion."""
-        position, angles, energy = [], [], []
+        position, velocity, angles = [], [], []
         for _ in range(round(seconds / STEP) + 1):
             position.append([body.position.copy() for body in self.bodies])
+            velocity.append([body.velocity.copy() for body in self.bodies])
             angles.append([[body.yaw, *body.tilt] for body in self.bodies])
-            energy.append(sum(self.energy(body) for body in self.bodies))
             self.step()
-        return Motion(np.array(position), np.array(angles), np.array(energy), self.impacts)
-
-    @staticmethod
-    def energy(body: Body) -> float:
-        """Kinetic energy of the centre plus height, with mass = radius^3."""
-        speed = sum(v * v for v in body.velocity)
-        return body.radius**3 * (speed / 2 + GRAVITY * body.position[2])
+        mass = np.array([body.radius**3 for body in self.bodies])
+        places = np.array(position)
+        energy = ((np.array(velocity) ** 2).sum(-1) / 2 + GRAVITY * places[..., 2]) @ mass
+        return Motion(places, np.array(angles), energy, sorted(self.impacts, key=lambda impact: impact.time))
 
     def step(self) -> None:
         for index, body in enumerate(self.bodies):
@@ -156,10 +160,13 @@ class World:
     def block(self, index: int, low: list[float], high: list[float]) -> None:
         """Bounces a body, taken as a ball, off an upright box."""
         body = self.bodies[index]
-        away = [p - min(max(p, a), b) for p, a, b in zip(body.position, low, high, strict=True)]
+        (x, y, z), r = body.position, body.radius
+        if z > high[2] + r or x < low[0] - r or x > high[0] + r or y < low[1] - r or y > high[1] + r:
+            return
+        away = [x - min(max(x, low[0]), high[0]), y - min(max(y, low[1]), high[1]), z - min(max(z, low[2]), high[2])]
         distance = math.sqrt(sum(d * d for d in away))
-        if 0 < distance < body.radius:
-            self.reflect(index, [d / distance for d in away], body.radius - distance, "block")
+        if 0 < distance < r:
+            self.reflect(index, [d / distance for d in away], r - distance, "block")
 
     def reflect(self, index: int, normal: list[float], depth: float, against: str) -> None:
         """Pushes a body out along the normal and turns its approach around, less the loss."""
@@ -194,9 +201,11 @@ class World:
         one, two = self.bodies
         apart = [b - a for a, b in zip(one.position, two.position, strict=True)]
         distance = math.sqrt(sum(d * d for d in apart)) + 1e-9
+        if distance > one.radius + two.radius:
+            return
         normal = [d / distance for d in apart]
         approach = sum((a - b) * n for a, b, n in zip(one.velocity, two.velocity, normal, strict=True))
-        if distance > one.radius + two.radius or approach <= 0:
+        if approach <= 0:
             return
         weight = two.radius**3 / (one.radius**3 + two.radius**3)
         push = (1 + min(one.bounce, two.bounce)) * approach

@@ -12,8 +12,7 @@ from shapes import SHAPES, Distance
 
 Array = NDArray[np.floating]
 
-STEPS = 28
-CLOSE = 2e-3  # object units; a ray this near has arrived
+STEPS = 24
 CHUNK = 40_000  # rays at a time, so that temporaries stay in the cache
 NORMAL_OFFSETS = np.array([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], np.float32)
 
@@ -38,7 +37,9 @@ class Picture:
     mask: NDArray[np.uint8]
 
 
-def render(room: Room, solids: list[Solid], camera: Camera, centres: Array, rotations: Array, *, fine: int = 1) -> Picture:
+def render(
+    room: Room, solids: list[Solid], camera: Camera, centres: Array, rotations: Array, *, fine: int = 1
+) -> Picture:
     """Renders the T moments of a camera. centres: (T, K, 3); rotations: (T, K, 3, 3).
 
     fine: rays per pixel along each side. Depth and mask come from the ray at each pixel's upper left.
@@ -50,7 +51,9 @@ def render(room: Room, solids: list[Solid], camera: Camera, centres: Array, rota
         at = slice(start, start + step)
         cut = Camera(sharp.position[at], sharp.rotation[at], sharp.tangent, sharp.size)
         parts.append(render_part(room, solids, cut, centres[at], rotations[at]))
-    color, depth, mask = (np.concatenate(part, axis) for part, axis in zip(zip(*parts, strict=True), (1, 0, 0), strict=True))
+    color, depth, mask = (
+        np.concatenate(part, axis) for part, axis in zip(zip(*parts, strict=True), (1, 0, 0), strict=True)
+    )
     shape = (len(centres), camera.size, fine, camera.size, fine)
     color = color.reshape(3, *shape).mean((3, 5))
     shown = np.sqrt(np.clip(color, 0, 1, out=color)) * 255 + 0.5
@@ -96,7 +99,8 @@ def draw(
     start = np.einsum("nij,in->jn", turn, offset[:, frame, 0]) / np.float32(solid.radius)
     half = np.sqrt(gap.ravel()[index]) / np.float32(solid.radius)
     reach = middle.ravel()[index] / np.float32(solid.radius)
-    travel, miss = march(SHAPES[solid.shape].distance, start, local, reach - half, reach + half)
+    close = np.clip(0.05 * pixel * float(reach.min()), 1e-3, 1e-2)
+    travel, miss = march(SHAPES[solid.shape].distance, start, local, reach - half, reach + half, close)
     far = travel * np.float32(solid.radius)
     cover = np.clip(1 - miss * np.float32(solid.radius) / (far * np.float32(pixel)), 0, 1)
     seen = np.flatnonzero((cover > 0) & (far < distance.ravel()[index]))
@@ -111,26 +115,25 @@ def draw(
     distance.ravel()[solid_pixels] = far[cover > 0.5]
 
 
-def march(distance: Distance, start: Array, ray: Array, near: Array, far: Array) -> tuple[Array, Array]:
-    """Sphere-traces rays (3, n) in object units from near to far.
+def march(distance: Distance, start: Array, ray: Array, near: Array, far: Array, close: float) -> tuple[Array, Array]:
+    """Sphere-traces rays (3, n) in object units from near to far; within `close` of the solid they have arrived.
 
     Returns where each came closest (n,), and how close (n,; 0 is a hit).
     """
-    travel = np.maximum(near, 0)
-    best, miss = travel.copy(), np.full_like(travel, np.inf)
-    alive = np.arange(len(travel))
-    for _ in range(STEPS):
-        at, t = alive, travel[alive]
-        point = start[:, at] + ray[:, at] * t
-        gap = distance(point[0], point[1], point[2])
-        nearer = gap < miss[at]
-        best[at[nearer]], miss[at[nearer]] = t[nearer], gap[nearer]
-        t = t + gap
-        travel[at] = t
-        alive = at[(gap > CLOSE) & (t < far[at])]
+    best, miss = near.copy(), np.full_like(near, np.inf)
+    alive, travel = np.arange(len(near)), near
+    for step in range(STEPS):
+        gap = distance(*(start + ray * travel))
+        nearer = gap < miss[alive]
+        best[alive[nearer]], miss[alive[nearer]] = travel[nearer], gap[nearer]
+        travel = travel + gap
+        going = (gap > close) & (travel < far)
+        if step % 2 and going.mean() < 0.8:  # rays that arrived may take a step more: they are at rest
+            keep = np.flatnonzero(going)
+            alive, travel, far, start, ray = alive[keep], travel[keep], far[keep], start[:, keep], ray[:, keep]
         if not len(alive):
             break
-    return best, np.where(miss <= CLOSE, 0, miss)
+    return best, np.where(miss <= close, 0, miss)
 
 
 def normals(distance: Distance, point: Array) -> Array:

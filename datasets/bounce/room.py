@@ -52,7 +52,7 @@ class Room:
 
     def trace(self, origin: Array, rays: Array) -> tuple[Array, Array, Array]:
         """Returns distance (T, P), axis of the surface hit (T, P) and brick index (T, P; -1 for the room itself)."""
-        walls = [np.array([-self.half[0], -self.half[1], 0.0]), np.array([*self.half, CEILING])]
+        walls = [[-self.half[0], -self.half[1], 0.0], [*self.half, CEILING]]
         with np.errstate(divide="ignore"):
             inverse = 1 / rays
         exits = [np.where(rays[i] > 0, walls[1][i] - origin[i], walls[0][i] - origin[i]) * inverse[i] for i in range(3)]
@@ -62,12 +62,12 @@ class Room:
         axis = np.where(distance == exits[2], 2, np.where(distance == exits[1], 1, 0)).astype(np.int8)
         brick = np.full(distance.shape, -1, np.int8)
         for index, (low, high) in enumerate(self.blocks):
-            self.trace_block(origin, rays, inverse, low, high, index, distance, axis, brick)
+            self.trace_block(origin, rays, inverse, low.tolist(), high.tolist(), index, distance, axis, brick)
         return distance, axis, brick
 
     @staticmethod
     def trace_block(
-        origin: Array, rays: Array, inverse: Array, low: Array, high: Array, index: int,
+        origin: Array, rays: Array, inverse: Array, low: list[float], high: list[float], index: int,
         distance: Array, axis: Array, brick: Array,
     ) -> None:  # fmt: skip
         """Puts one block in front of what was hit so far, in place."""
@@ -104,7 +104,7 @@ class Room:
         """Returns the cosine to the light, at least a little, of the surface side that is seen."""
         cosine = np.zeros(axis.shape, np.float32)
         for i in range(3):
-            component = np.float32(self.light[i]) * -np.sign(rays[i])
+            component = -float(self.light[i]) * np.sign(rays[i])
             cosine = np.where(axis == i, component, cosine)
         return np.maximum(cosine, 0.12)
 
@@ -120,9 +120,10 @@ class Room:
     def shadows(self, point: Array, centres: Array, radii: Array) -> Array:
         """Returns the share of light (T, P) that reaches points (3, T, P) past balls."""
         light = np.ones(point.shape[1:], np.float32)
+        lamp = self.light.tolist()
         for k, radius in enumerate(radii):
             away = [centres[:, k, i, None].astype(np.float32) - point[i] for i in range(3)]
-            toward = away[0] * self.light[0] + away[1] * self.light[1] + away[2] * self.light[2]
+            toward = away[0] * lamp[0] + away[1] * lamp[1] + away[2] * lamp[2]
             square = away[0] ** 2 + away[1] ** 2 + away[2] ** 2 - toward * toward
             soft = np.float32(0.15) + np.float32(0.35) * np.maximum(toward, 0)
             edge = (np.sqrt(np.maximum(square, 0)) / np.float32(radius) - 1) / soft + np.float32(0.5)

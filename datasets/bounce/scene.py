@@ -105,8 +105,7 @@ def draw_surface(rng: np.random.Generator, patterns: tuple[str, ...]) -> Surface
     """Draws a pale tint of any hue and a pattern."""
     grey = rng.uniform(0.35, 0.75)
     tint = grey * (1 + rng.uniform(-0.14, 0.14, 3))
-    pitch = rng.uniform(6, 12, 2)
-    return Surface(tint, str(rng.choice(patterns)), (pitch[0], pitch[1]), rng.uniform(0.06, 0.18))
+    return Surface(tint, str(rng.choice(patterns)), (rng.uniform(6, 12), rng.uniform(6, 12)), rng.uniform(0.06, 0.18))
 
 
 def draw_blocks(rng: np.random.Generator, half: tuple[float, float], azimuth: float) -> list[tuple[Array, Array]]:

@@ -92,11 +92,11 @@ def heart(x: Array, y: Array, z: Array) -> Array:
 
 
 def cross(x: Array, y: Array, z: Array) -> Array:
-    """Three crossing bars; by symmetry the nearest bar lies along the largest coordinate."""
-    x, y, z = np.abs(x), np.abs(y), np.abs(z)
-    high = np.maximum(np.maximum(x, y), z)
-    low = np.minimum(np.minimum(x, y), z)
-    return box_distance(high - 0.95, x + y + z - high - low - 0.24, low - 0.24) - 0.03
+    """Two crossing bars standing in the x-z plane; by symmetry the nearer bar lies along the larger coordinate."""
+    x, z = np.abs(x), np.abs(z)
+    over, beside = np.maximum(x, z) - 0.9, np.minimum(x, z) - 0.27
+    flat = np.hypot(np.maximum(over, 0), np.maximum(beside, 0)) + np.minimum(np.maximum(over, beside), 0)
+    return extrude(flat, y, 0.26) - 0.03
 
 
 def circle(radius: float, *, axis: int, at: float = 0.0, count: int = 16) -> Array:
@@ -127,15 +127,9 @@ SHAPES: dict[str, Shape] = {
     "ball": Shape(ball, np.zeros((1, 3)), 0.88),
     "cube": Shape(cube, corners(0.64, 0.64, 0.64), 0.06),
     "cone": Shape(cone, np.concatenate([circle(0.85, axis=2, at=-0.75), [[0, 0, 0.95]]]), 0.0),
-    "cylinder": Shape(
-        cylinder, np.concatenate([circle(0.56, axis=2, at=0.84), circle(0.56, axis=2, at=-0.84)]), 0.04
-    ),
+    "cylinder": Shape(cylinder, np.concatenate([circle(0.56, axis=2, at=0.84), circle(0.56, axis=2, at=-0.84)]), 0.04),
     "ring": Shape(ring, circle(0.7, axis=1), 0.24, flat=True),
     "star": Shape(star, slab(circle(1.0, axis=2, count=5)[:, [1, 0]], 0.26), 0.03, flat=True),
     "heart": Shape(heart, slab(heart_outline(), 0.28), 0.03, flat=True),
-    "cross": Shape(
-        cross,
-        np.concatenate([corners(0.95, 0.24, 0.24), corners(0.24, 0.95, 0.24), corners(0.24, 0.24, 0.95)]),
-        0.03,
-    ),
+    "cross": Shape(cross, np.concatenate([corners(0.9, 0.26, 0.27), corners(0.27, 0.26, 0.9)]), 0.03, flat=True),
 }

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Collection, Mapping
-from functools import cache
 from typing import Any
 
 from mmssl import modalities
@@ -13,25 +11,13 @@ from mmssl.errors import DamagedError
 from mmssl.types import Sample
 
 Raw = dict[str, bytes]  # field -> encoded bytes; `__key__` is held apart
-PLAIN = {"json": "meta", "cls": "label", "npy": "points", "npz": "points"}
-
-
-@cache
-def keys_by_extension() -> dict[str, str]:
-    """Returns extension -> the key of a sample that a field of that extension fills."""
-    kinds = {ext: m for m in modalities.MODALITIES for ext in modality(m).EXTENSIONS}
-    return {**{ext.lstrip("."): m for ext, m in kinds.items()}, **PLAIN}
-
-
-def modality(name: str) -> Any:
-    """Returns the module of a modality."""
-    return importlib.import_module(f"mmssl.modalities.{name}")
+KEYS = {**modalities.EXTENSIONS, "json": "meta", "cls": "label"}  # extension -> key
 
 
 def key_of(field: str) -> str | None:
     """Returns the sample key that a field fills: its role if it has one, else its modality; None if unknown."""
     role, _, extension = field.rpartition(".")
-    kind = keys_by_extension().get(extension)
+    kind = KEYS.get(extension)
     return (role or kind) if kind else None
 
 
@@ -59,19 +45,10 @@ def decode(key: str, raw: Raw, renamed: Mapping[str, str]) -> Any:
     if field is None:
         return None
     extension = field.rpartition(".")[2]
-    if key == "audio" and keys_by_extension().get(extension) == "video":
-        return modality("audio").decode(raw[field], extension)
+    if key == "audio" and KEYS.get(extension) == "video":
+        return importlib.import_module("mmssl.modalities.audio").decode(raw[field], extension)
     path = split_path(renamed[key])[1] if key in renamed else ()
-    if not path:
-        return modalities.decode(field, raw[field])
-    return _follow(_json(raw[field]), path)
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError:
-        raise DamagedError("json cannot be parsed") from None
+    return _follow(modalities.decode(field, raw[field]), path)
 
 
 def _follow(value: Any, path: tuple[str, ...]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from mmssl.errors import UserError
 
 INDEX = "index.json"
+JOURNAL = "build.journal"  # a folder that has one is still being written
 FORMAT = "mmssl-shards-1"
 
 

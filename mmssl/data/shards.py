@@ -13,12 +13,11 @@ from typing import Any
 from urllib.parse import urlparse
 
 from mmssl.data.fields import decode_all, find, key_of
-from mmssl.data.index import read_index
+from mmssl.data.index import JOURNAL, read_index
 from mmssl.data.tar import Entry, read_tar, scan_tar
 from mmssl.errors import DamagedError, UserError, did_you_mean
 from mmssl.types import Sample
 
-JOURNAL = "build.journal"  # a folder that has one is still being written
 SCAN_SHARDS, SCAN_FILES = 512, 1_000_000  # larger sets without an index are not counted
 PEEK = 32  # shards looked into for a field that the first one lacks
 

@@ -78,7 +78,7 @@ def _groups(stream: BinaryIO, url: str, twins: list[Exception]) -> Iterator[dict
         return True
 
     files = ({**file, "__url__": url} for file in tar_file_iterator(stream))
-    return group_by_keys(files, handler=keep_first)  # type: ignore[no-any-return]
+    return group_by_keys(files, handler=keep_first)
 
 
 def _rest(stream: BinaryIO, url: str) -> str:
@@ -107,7 +107,7 @@ def scan_tar(path: str | Path) -> Iterator[Place]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                tar.members = []  # else memory grows
+                tar.members = []  # type: ignore[attr-defined]  # else memory grows
                 base, extension = base_plus_ext(member.name) if member.isreg() else (None, None)
                 if base is None or extension is None or META.match(member.name):
                     continue

@@ -72,7 +72,7 @@ class Residual(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.branch(x) + self.short(x))  # type: ignore[no-any-return]
+        return self.act(self.branch(x) + self.short(x))
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:

@@ -14,16 +14,17 @@ from mmssl.types import Encoder, Features
 class Frames(Encoder):
     """Averages the image encoder's features over the frames; its tokens become cells in space and time.
 
-    image: name and options of the image encoder. frames: how many a clip has.
+    image: name and options of the image encoder. frames: how many a clip has; fps: how close they lie, without
+    it they span the clip.
     """
 
     modality = "video"
 
-    def __init__(self, *, image: dict[str, Any], frames: int = 8) -> None:
+    def __init__(self, *, image: dict[str, Any], frames: int = 8, fps: float | None = None) -> None:
         super().__init__()
         self.image = build_inner(image, modality="image", where="frames.image")
         self.dim = self.image.dim
-        self.preprocess = VideoPreprocess(size=self.image.preprocess.size, frames=frames)  # type: ignore[attr-defined]
+        self.preprocess = VideoPreprocess(size=self.image.preprocess.size, frames=frames, fps=fps)  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Features:
         batch, _, time = x.shape[:3]  # (B, 3, T, H, W)

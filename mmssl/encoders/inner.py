@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmssl import names
+from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.types import Encoder
 
@@ -17,10 +17,9 @@ def build_inner(node: Mapping[str, Any], *, modality: str, where: str) -> Encode
     if not isinstance(name, str):
         raise UserError(f"{where} needs the name of an encoder, as in {{name: convnet}}; found {dict(node)!r}")
     # A checkpoint's config passes through here, so code outside mmssl is refused.
-    inner: Encoder = names.build("encoders", name, where=where, trust_code=False, **options)
+    inner = create_encoder(name, where=where, trust_code=False, **options)
     if inner.modality != modality:
         raise UserError(f"{where}: {name!r} reads {inner.modality}, but an encoder of {modality} is needed")
-    inner.name, inner.options = name, options
     return inner
 
 

@@ -14,20 +14,27 @@ from mmssl.types import Encoder, Features
 class PointNet(Encoder):
     """A shared MLP on the points and a maximum over each cloud, whatever their order. Qi et al., CVPR 2017.
 
-    widths: sizes of the layers, the last is D. points: how many of a cloud are kept. features: numbers per point
-    behind x, y, z. align: whether a small network first turns each cloud (the T-Net of the paper).
+    widths: sizes of the layers, the last is D. points: how many of a cloud are kept. features: "color", "normal"
+    beside x, y, z. centre: moves each cloud's mean to the origin. align: whether a small network first turns
+    each cloud (the T-Net of the paper).
     """
 
     modality = "points"
 
     def __init__(
-        self, *, widths: tuple[int, ...] = (64, 128, 512), points: int = 2048, features: int = 0, align: bool = False
+        self,
+        *,
+        widths: tuple[int, ...] = (64, 128, 512),
+        points: int | None = 2048,
+        features: tuple[str, ...] = (),
+        centre: bool = False,
+        align: bool = False,
     ) -> None:
         super().__init__()
         self.dim = widths[-1]
-        self.preprocess = PointsPreprocess(points=points, features=features)
+        self.preprocess = PointsPreprocess(points=points, features=features, centre=centre)
         self.align = TNet() if align else None
-        self.layers = _shared(3 + features, *widths)
+        self.layers = _shared(self.preprocess.blank().shape[1], *widths)
 
     def forward(self, x: Tensor) -> Features:
         """Encodes packed clouds (sum N, 1 + C), column 0 the index of the cloud, then x, y, z, then features."""
@@ -47,9 +54,10 @@ class TNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.points = _shared(3, 32, 64, 256)
-        self.matrix = nn.Sequential(nn.Linear(256, 64), nn.ReLU(inplace=True), nn.Linear(64, 9))
-        nn.init.zeros_(self.matrix[-1].weight)
-        nn.init.zeros_(self.matrix[-1].bias)
+        last = nn.Linear(64, 9)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.matrix = nn.Sequential(nn.Linear(256, 64), nn.ReLU(inplace=True), last)
 
     def forward(self, xyz: Tensor, cloud: Tensor, clouds: int) -> Tensor:
         change = self.matrix(cloud_max(self.points(xyz), cloud, clouds)).view(-1, 3, 3)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmssl.encoders.inner import build_inner, inner_config
+from mmssl.encoders.mel import LogMel
 from mmssl.errors import UserError
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.types import Encoder, Features
@@ -55,39 +56,12 @@ class Spectrogram(Encoder):
                 x = (x - x.mean((1, 2, 3), keepdim=True)) / (x.std((1, 2, 3), keepdim=True) + 1e-3)
             else:
                 x = (x - self.mean) / self.std
-        return self.backbone(x)  # type: ignore[no-any-return]
+        return self.backbone(x)
 
     def config(self) -> dict[str, Any]:
         config = super().config()
         config["options"]["backbone"] = inner_config(self.backbone)
         return config
-
-
-class LogMel(nn.Module):
-    """Waveform (B, samples) to the logarithm of mel power (B, mels, samples // hop), in float32."""
-
-    window: Tensor
-    filters: Tensor
-
-    def __init__(
-        self, sample_rate: int, mels: int, *, window: float, hop: float, low: float, high: float | None
-    ) -> None:
-        super().__init__()
-        from torchaudio.functional import melscale_fbanks
-
-        self.length, self.hop = round(window * sample_rate), round(hop * sample_rate)
-        self.n_fft = 2 ** (self.length - 1).bit_length()
-        filters = melscale_fbanks(self.n_fft // 2 + 1, low, high or sample_rate / 2, mels, sample_rate, norm="slaney")
-        self.register_buffer("window", torch.hann_window(self.length), persistent=False)
-        self.register_buffer("filters", filters, persistent=False)  # (bins, mels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        from torchaudio.functional import spectrogram
-
-        power = spectrogram(
-            x, 0, self.window, self.n_fft, self.hop, self.length, power=2.0, normalized=False
-        )  # (B, bins, samples // hop + 1)
-        return torch.log(self.filters.T @ power[..., :-1] + 1e-6)
 
 
 encoder = Spectrogram

@@ -42,8 +42,8 @@ class Timm(Encoder):
             interpolation=data["interpolation"],
             crop_ratio=data["crop_pct"],
         )
-        colour = in_channels == 3
-        self.normalize = pixel_normalize(in_channels, colour and data["mean"], colour and data["std"])
+        mean, std = (data["mean"], data["std"]) if in_channels == 3 else (None, None)
+        self.normalize = pixel_normalize(in_channels, mean, std)
 
     def forward(self, x: Tensor) -> Features:
         features = self.model.forward_features(self.normalize(x))
@@ -78,7 +78,8 @@ def _create(variant: str, pretrained: bool, in_channels: int, image_size: int | 
     if not timm.is_model(variant):
         raise UserError(f"timm has no model {variant!r}; {did_you_mean(variant.split('.')[0], timm.list_models())}")
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-    if image_size and timm.models.get_pretrained_cfg(variant).fixed_input_size:
+    settings = timm.models.get_pretrained_cfg(variant)
+    if image_size and settings is not None and settings.fixed_input_size:
         options["img_size"] = image_size
     try:
         return timm.create_model(variant, pretrained=pretrained, in_chans=in_channels, num_classes=0, **options)

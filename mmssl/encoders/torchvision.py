@@ -27,23 +27,31 @@ class TorchvisionVideo(Encoder):
     """R3D and R(2+1)D: Tran et al., CVPR 2018; S3D: Xie et al., ECCV 2018; MViT: Fan et al., ICCV 2021.
 
     Pools the mean of the last map, and the class token of MViT. weights: torchvision's name of a set of weights,
-    as KINETICS400_V1, downloaded; none by default. image_size: in pixels, the model's own by default.
+    as KINETICS400_V1, downloaded; none by default. image_size: in pixels, the model's own by
+    default. frames: how many a clip has, fps: how close they lie; without it they span the clip.
     """
 
     modality = "video"
 
     def __init__(
-        self, variant: str, *, weights: str | None = None, image_size: int | None = None, frames: int = 16
+        self,
+        variant: str,
+        *,
+        weights: str | None = None,
+        image_size: int | None = None,
+        frames: int = 16,
+        fps: float | None = None,
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:
             raise UserError(f"torchvision has no video network {variant!r} here; {did_you_mean(variant, VARIANTS)}")
         side, statistics, self.dim = VARIANTS[variant]
-        self.preprocess = VideoPreprocess(size=image_size or side, frames=frames)
+        self.preprocess = VideoPreprocess(size=image_size or side, frames=frames, fps=fps)
         self.normalize = Normalize(*statistics)
         self.is_mvit = variant.startswith("mvit")
-        shape = {"spatial_size": (image_size or side,) * 2, "temporal_size": frames} if self.is_mvit else {}
-        self.model = _create(variant, weights, shape)
+        if self.is_mvit and (image_size or side, frames) != (side, 16):
+            raise UserError(f"torchvision:{variant} takes 16 frames of {side} pixels only; leave size and frames out")
+        self.model = _create(variant, weights)
 
     def forward(self, x: Tensor) -> Features:
         x = self.normalize(x)  # (B, 3, T, H, W)
@@ -68,12 +76,12 @@ class TorchvisionVideo(Encoder):
         return config
 
 
-def _create(variant: str, weights: str | None, shape: dict[str, Any]) -> Any:
+def _create(variant: str, weights: str | None) -> Any:
     """Builds the torchvision model up to its last map."""
     from torchvision.models import get_model
 
     try:
-        model = get_model(variant, weights=weights, **shape)
+        model = get_model(variant, weights=weights)
     except (KeyError, ValueError, OSError) as error:
         raise UserError(
             f"torchvision:{variant}: cannot get the weights {weights!r} ({error}); "

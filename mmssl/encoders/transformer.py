@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from mmssl.encoders.bpe import BYTES, byte_tokenizer, is_untrained, learn_merges, load_tokenizer, save_tokenizer
 from mmssl.errors import UserError
 from mmssl.nn.blocks import Blocks
 from mmssl.transforms.text import TextPreprocess
 from mmssl.types import Encoder, Features
-
-PAD, END = "<pad>", "<end>"
-BYTES = 256 + len((PAD, END))
 
 
 class TextTransformer(Encoder):
@@ -69,31 +67,16 @@ class TextTransformer(Encoder):
 
     @property
     def learns_preprocess(self) -> bool:
-        return self.vocab_size > BYTES and self.preprocess.tokenizer.get_vocab_size() == BYTES
+        return self.vocab_size > BYTES and is_untrained(self.preprocess.tokenizer)
 
     def learn_preprocess(self, raws: Iterable[Any]) -> None:
-        """Trains the merges on raw texts, each a string or a list of them; the same texts give the same merges."""
-        from tokenizers.pre_tokenizers import ByteLevel
-        from tokenizers.trainers import BpeTrainer
-
-        trainer = BpeTrainer(
-            vocab_size=self.vocab_size,
-            special_tokens=[PAD, END],
-            initial_alphabet=sorted(ByteLevel.alphabet()),
-            show_progress=False,
-        )
-        self.preprocess.tokenizer.train_from_iterator(_strings(raws), trainer)
+        learn_merges(self.preprocess.tokenizer, raws, self.vocab_size)
 
     def save_files(self, folder: Path) -> None:
-        self.preprocess.tokenizer.save(str(folder / "tokenizer.json"))
+        save_tokenizer(self.preprocess.tokenizer, folder)
 
     def load_files(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise UserError(f"{folder} has no tokenizer.json, without which the text encoder cannot read")
-        self.preprocess.tokenizer = Tokenizer.from_file(str(file))
+        load_tokenizer(self.preprocess, folder)
 
 
 def pool_words(tokens: Tensor, real: Tensor, how: str) -> Tensor:
@@ -104,27 +87,6 @@ def pool_words(tokens: Tensor, real: Tensor, how: str) -> Tensor:
         return tokens[torch.arange(len(tokens), device=tokens.device), real.sum(1) - 1]
     weights = real.to(tokens.dtype)[..., None]
     return (tokens * weights).sum(1) / weights.sum(1)
-
-
-def byte_tokenizer(*, lowercase: bool, nfc: bool) -> Any:
-    """Returns a `tokenizers.Tokenizer` of single bytes that ends each text with the end token."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate([PAD, END, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab, []))
-    steps = [normalizers.NFC()] * nfc + [normalizers.Lowercase()] * lowercase
-    tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([PAD, END])
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, vocab[END])])
-    return tokenizer
-
-
-def _strings(raws: Iterable[Any]) -> Iterator[str]:
-    for raw in raws:
-        yield from [raw] if isinstance(raw, str) else raw
 
 
 encoder = TextTransformer

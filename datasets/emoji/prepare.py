@@ -1,0 +1,125 @@
+"""Makes shards of emoji and their names: prepare.py OUT --source TAR_OR_FOLDER."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import re
+import sys
+import tarfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmssl.data.writer import build_from
+from mmssl.errors import DamagedError, UserError
+from mmssl.modalities import image
+
+Row = dict[str, str]
+PEOPLE = re.compile(r"\b(man|woman|men|women|person|people|boy|girl)\b")
+LARGEST = 10  # variants; a larger family stays in train, or it alone would decide what test measures
+TONES = re.compile(r"\b(medium-light|medium-dark|medium|light|dark) skin tone\b")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes OUT/train and OUT/test; an interrupted run continues where it stopped."""
+    options = parser().parse_args(arguments)
+    try:
+        if not 0 < options.held_out < 1:
+            raise UserError(f"--held-out {options.held_out:g}: expected a share between 0 and 1")
+        rows, pictures = read(Path(options.source))
+        held_out = choose(rows, share=options.held_out, seed=options.seed)
+        for split in ("train", "test"):
+            chosen = [row for row in rows if (base(row["name"]) in held_out) == (split == "test")]
+            about = f"emoji {split}: {options.held_out:g} held out by seed {options.seed}"
+            build_from(Samples(chosen, pictures), len(chosen), Path(options.out) / split, workers=1, description=about)
+    except UserError as error:
+        print(f"emoji: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command line."""
+    command = argparse.ArgumentParser(description="Makes shards of emoji and their names.")
+    command.add_argument("out", metavar="OUT", help="folder for the splits train and test")
+    command.add_argument("--source", required=True, metavar="PATH", help="tar or folder with pairs.csv and its PNGs")
+    command.add_argument("--held-out", type=float, default=0.2, metavar="SHARE", help="for test (default 0.2)")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="chooses what is held out (default 0)")
+    return command
+
+
+def read(source: Path) -> tuple[list[Row], dict[str, bytes]]:
+    """Returns the table's rows and every picture's bytes by file name."""
+    if source.is_dir():
+        files = {p.relative_to(source).as_posix(): p.read_bytes() for p in sorted(source.rglob("*")) if p.is_file()}
+    elif source.is_file() and tarfile.is_tarfile(source):
+        with tarfile.open(source) as tar:
+            members = [member for member in tar if member.isreg()]
+            files = {member.name.removeprefix("./"): tar.extractfile(member).read() for member in members}
+    else:
+        raise UserError(f"{source} is neither a tar nor a folder; expected one with pairs.csv and the PNGs it names")
+    if "pairs.csv" not in files:
+        raise UserError(f"{source} has no pairs.csv; expected the columns file, name, keywords, group, subgroup")
+    rows = list(csv.DictReader(files["pairs.csv"].decode("utf-8-sig").splitlines()))
+    missing = {"file", "name", "keywords", "group", "subgroup"} - set(rows[0] if rows else ())
+    if missing:
+        raise UserError(f"{source}: pairs.csv lacks {', '.join(sorted(missing))}")
+    return rows, files
+
+
+def base(name: str) -> str:
+    """Returns the name without what tells variants of one emoji apart: sex, skin tone, what follows a colon."""
+    stem = TONES.sub("skin tone", name.lower()).partition(":")[0]
+    return PEOPLE.sub("person", stem).strip()
+
+
+def choose(rows: list[Row], *, share: float, seed: int) -> set[str]:
+    """Returns the base names to hold out: in the order of a seeded hash, as many as keep within the share."""
+    sizes = Counter(base(row["name"]) for row in rows)
+    left = share * len(rows)
+    chosen = set()
+    for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest()):
+        if sizes[name] <= min(left, LARGEST):
+            chosen.add(name)
+            left -= sizes[name]
+    return chosen
+
+
+@dataclass
+class Samples:
+    """Makes the sample of a number: the picture over white, its name, and the rest as JSON."""
+
+    rows: list[Row]
+    pictures: dict[str, bytes] = field(repr=False)
+
+    def __call__(self, number: int) -> dict[str, bytes]:
+        row = self.rows[number]
+        if row["file"] not in self.pictures:
+            raise DamagedError("a picture that is not there", row["file"])
+        white = image.pixels(image.decode(self.pictures[row["file"]], "png"))
+        keywords = [word for word in row["keywords"].split("|") if word]
+        meta = {
+            "name": row["name"],
+            "keywords": keywords,
+            "captions": captions(row["name"], keywords),
+            "group": row["group"],
+            "subgroup": row["subgroup"],
+        }
+        return {
+            "png": image.encode(white, format="png"),
+            "txt": row["name"].encode(),
+            "json": json.dumps(meta, ensure_ascii=False).encode(),
+        }
+
+
+def captions(name: str, keywords: list[str]) -> list[str]:
+    """Returns paraphrases: the name, the name with each keyword that it does not contain, and all the keywords."""
+    new = [word for word in keywords if word not in name.lower()]
+    return [name, *(f"{name}, {word}" for word in new), *([", ".join(keywords)] if new else [])]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

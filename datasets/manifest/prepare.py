@@ -1,0 +1,34 @@
+"""Makes shards of a table of files: prepare.py OUT --source TABLE [--column text=title ...]."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mmssl.data.writer import build
+from mmssl.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes the shard set OUT; an interrupted run continues where it stopped."""
+    command = argparse.ArgumentParser(description="Makes shards of a table of files, captions and labels.")
+    command.add_argument("out", metavar="OUT", help="folder for the shards")
+    command.add_argument("--source", required=True, metavar="TABLE", help="a CSV, TSV, Parquet or JSONL file")
+    command.add_argument("--column", action="append", default=[], metavar="KEY=COLUMN", help="which column fills a key")
+    command.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    command.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
+    options = command.parse_args(arguments)
+    try:
+        pairs = [pair.partition("=") for pair in options.column]
+        if any(not column for _, _, column in pairs):
+            raise UserError(f"--column {' '.join(options.column)}: expected KEY=COLUMN, such as text=title")
+        columns = {key: column for key, _, column in pairs}
+        build(options.source, options.out, columns=columns, workers=options.workers, strict=options.strict)
+    except UserError as error:
+        print(f"manifest: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

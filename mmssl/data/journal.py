@@ -1,0 +1,253 @@
+"""Writes webdataset shards in parallel; an interrupted build continues and ends byte-identical to an unbroken one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from mmssl.data.index import FORMAT, INDEX, JOURNAL, write_json
+from mmssl.errors import DamagedError, UserError
+
+Fields = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be written: shard i holds `make(item)` for each of `shards[i]`; `about` goes into the index."""
+
+    shards: Sequence[Sequence[Any]]
+    make: Callable[[Any], Fields]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Returns what tells this plan from another, the same in every process."""
+        text = json.dumps([[list(shard) for shard in self.shards], self.about], default=repr)
+        return hashlib.sha256((describe(self.make) + text).encode()).hexdigest()
+
+
+def describe(make: Any) -> str:
+    """Returns a function's path, with the arguments that are bound to it."""
+    if isinstance(make, functools.partial):
+        return f"{describe(make.func)}{make.args}{sorted(make.keywords.items())}"
+    return f"{make.__module__}.{make.__qualname__}" if hasattr(make, "__qualname__") else repr(make)
+
+
+def write(plan: Plan, out: str | Path, *, workers: int | None = None, strict: bool = False) -> dict[str, Any]:
+    """Carries out a plan, or what an interrupted build of it left to do, and returns the index.
+
+    Each shard is written aside, synced and renamed, then noted in a journal; so nothing half-written ever bears
+    a shard's name. Items that raise DamagedError are left out and counted; with `strict` the first one stops.
+    """
+    if not any(len(shard) for shard in plan.shards):
+        raise UserError(f"nothing to write to {out}: the source holds no samples")
+    folder = Path(out)
+    with _journal(folder, plan) as journal:
+        todo = [i for i in range(len(plan.shards)) if i not in journal.done]
+        bar = tqdm(total=sum(map(len, plan.shards)), unit=" samples", desc=f"writing {folder.name}", disable=None)
+        bar.update(sum(len(plan.shards[i]) for i in journal.done))
+        with bar, _told(folder, journal):
+            for number, entry in _write_all(plan, folder, todo, workers, strict):
+                journal.note(number, entry)
+                bar.update(len(plan.shards[number]))
+        index = _index(plan, [journal.done[i] for i in range(len(plan.shards))])
+        write_json(folder / INDEX, index)
+    (folder / JOURNAL).unlink()
+    return index
+
+
+def _index(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    damaged: Counter[str] = Counter()
+    for entry in entries:
+        damaged.update(entry.pop("damaged"))
+    samples = sum(entry["samples"] for entry in entries)
+    return {"format": FORMAT, **plan.about, "samples": samples, "damaged": dict(damaged), "shards": entries}
+
+
+class _Journal:
+    """The finished shards of an unfinished build: a first line that names the plan, then one line for each."""
+
+    def __init__(self, file: BinaryIO, folder: Path, digest: str, lines: list[Any]) -> None:
+        entries = ((number, entry, folder / entry["name"]) for number, entry in lines[1:])
+        self.done = {n: entry for n, entry, path in entries if path.exists() and path.stat().st_size == entry["bytes"]}
+        self.file = file
+        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")) if lines else 0)
+        file.seek(0, os.SEEK_END)
+        if not lines:
+            self._append(digest)
+
+    def note(self, number: int, entry: dict[str, Any]) -> None:
+        self.done[number] = entry
+        self._append([number, entry])
+
+    def _append(self, value: Any) -> None:
+        self.file.write(json.dumps(value).encode() + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+@contextlib.contextmanager
+def _journal(folder: Path, plan: Plan) -> Iterator[_Journal]:
+    """Opens the journal of a new or interrupted build; raises UserError, touching nothing, if the folder is other."""
+    path, digest = folder / JOURNAL, plan.digest()
+    lines = _read_journal(path)
+    if lines and lines[0] != digest:
+        raise UserError(f"{folder} holds an interrupted build of something else; remove it or choose another folder")
+    if not lines and folder.exists() and any(entry.name != JOURNAL for entry in folder.iterdir()):
+        raise UserError(f"{folder} is not empty; choose another folder, or empty it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob("*.part"):
+        leftover.unlink()
+    with open(path, "r+b" if lines else "wb") as file:
+        yield _Journal(file, folder, digest, lines)
+
+
+def _read_journal(path: Path) -> list[Any]:
+    """Returns the journal's records without the one that a crash cut short."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    with contextlib.suppress(json.JSONDecodeError):
+        return [json.loads(line) for line in lines]
+    return []
+
+
+@contextlib.contextmanager
+def _told(folder: Path, journal: _Journal) -> Iterator[None]:
+    """Turns what stops a build into one line that says what is left and how to go on."""
+    again = "shards are finished and stay; run the same command again to continue"
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"no space left for {folder}: {len(journal.done)} {again} once there is room") from None
+    except BrokenProcessPool:
+        raise UserError(f"a writing process was killed (out of memory?): {len(journal.done)} {again}") from None
+
+
+def _write_all(
+    plan: Plan, folder: Path, todo: list[int], workers: int | None, strict: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Writes shards, several at a time, and yields each with its entry when it is finished."""
+    workers = min(os.cpu_count() or 1 if workers is None else workers, len(todo))
+    if workers <= 1:
+        for i in todo:
+            yield i, _write_shard(folder / f"{i:05d}.tar", plan.shards[i], plan.make, strict)
+        return
+    # spawn: forking a process that has threads (torch, tqdm) may hang its children
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_die_with_parent) as pool:
+        running: dict[Future[dict[str, Any]], int] = {}
+        waiting = iter(todo)
+        try:
+            while True:
+                for i in _some(waiting, 2 * workers - len(running)):
+                    task = pool.submit(_write_shard, folder / f"{i:05d}.tar", plan.shards[i], plan.make, strict)
+                    running[task] = i
+                if not running:
+                    return
+                for task in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(task), task.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _some(numbers: Iterator[int], count: int) -> Iterable[int]:
+    return [i for _, i in zip(range(count), numbers, strict=False)]
+
+
+def _die_with_parent() -> None:
+    """Ends this worker when the building process is killed; otherwise it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _Hashed:
+    """A file that knows the checksum of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha.update(data)
+        return self.file.write(data)
+
+
+def _write_shard(path: Path, items: Sequence[Any], make: Callable[[Any], Fields], strict: bool) -> dict[str, Any]:
+    """Writes one shard aside, syncs and renames it, and returns its entry in the index."""
+    from webdataset import TarWriter
+
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    damaged: Counter[str] = Counter()
+    fields: Counter[str] = Counter()
+    keys: set[str] = set()
+    try:
+        with open(aside, "wb") as file:
+            hashed = _Hashed(file)
+            # a fixed time and format: the same samples are the same bytes
+            with TarWriter(hashed, encoder=False, mtime=0, format="PAX_FORMAT") as tar:
+                for sample in _make_all(items, make, damaged, strict):
+                    sample["__key__"] = _unused(str(sample["__key__"]), keys)
+                    tar.write(sample)
+                    fields.update(name for name in sample if name != "__key__")
+            file.flush()
+            os.fsync(file.fileno())
+        size = aside.stat().st_size
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    entry = {"name": path.name, "samples": len(keys), "bytes": size, "fields": dict(sorted(fields.items()))}
+    return {**entry, "sha256": hashed.sha.hexdigest(), "damaged": dict(damaged)}
+
+
+def _make_all(
+    items: Sequence[Any], make: Callable[[Any], Fields], damaged: Counter[str], strict: bool
+) -> Iterator[dict[str, Any]]:
+    for item in items:
+        try:
+            made = make(item)
+        except DamagedError as error:
+            if strict:
+                raise
+            damaged[error.reason] += 1
+        else:
+            yield {"__key__": f"{item:08d}" if isinstance(item, int) else str(item), **made}
+
+
+def _unused(key: str, used: set[str]) -> str:
+    """Returns the key, numbered if another sample of the shard bears it: readers would join the two."""
+    name = next(k for k in (key, *(f"{key}-{n}" for n in range(2, len(used) + 3))) if k not in used)
+    used.add(name)
+    return name
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes renames in the folder last through a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,194 @@
+"""What runs inside a data worker: reads, shuffles, opens, views and collates its part of each epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mmssl.data.collate import collate
+from mmssl.data.plan import Plan, Segment, seed_of
+from mmssl.data.shards import Source
+from mmssl.data.tally import IN_A_ROW, Tally
+from mmssl.data.tar import Entry
+from mmssl.errors import DamagedError, UserError
+from mmssl.types import Batch, Preprocess, Sample, View
+
+OVERHEAD = 500  # bytes that Python needs to hold an entry besides its data
+
+
+@dataclass(slots=True)
+class Parcel:
+    """What a worker hands over: a batch, how many draws its slot has made, and what was counted on the way."""
+
+    batch: Batch
+    worker: int
+    draws: int
+    tally: Tally = field(default_factory=Tally)
+    error: str = ""
+
+    def pin_memory(self) -> Parcel:
+        """Returns the parcel with its batch in page-locked memory (torch's DataLoader calls this)."""
+        self.batch = self.batch.pin_memory()
+        return self
+
+
+@dataclass
+class Stream(IterableDataset[Parcel]):
+    """The parcels of one worker, epoch after epoch without end, from where a plan had got to.
+
+    plan: the first epoch; `full`: batches of every later one. done: batches of the first that are already delivered.
+    draws: how many draws each worker had made for them.
+    """
+
+    source: Source
+    view: View
+    preprocess: dict[str, Preprocess]
+    plan: Plan
+    rank: int
+    full: int
+    done: int
+    draws: list[int]
+    shuffle_bytes: float
+    max_damaged: float
+    strict: bool
+
+    def __iter__(self) -> Iterator[Parcel]:
+        info = get_worker_info()
+        place = info.id if info else 0
+        plan, done, draws = self.plan, self.done, self.draws
+        before = 0
+        try:
+            while True:
+                # torch takes parcels from its processes in turn, so what came before tells which slot this one plays
+                worker = (place - before + done) % plan.workers
+                yield from _Slot(self, plan, worker).run(done, draws[worker], alone=info is None)
+                before += plan.batches - done
+                plan = dataclasses.replace(plan, epoch=plan.epoch + 1, base=0, batches=self.full)
+                done, draws = 0, [0] * plan.workers
+        except UserError as error:  # torch would wrap it in a traceback
+            yield Parcel(Batch({}), place, 0, error=str(error))
+
+
+class _Slot:
+    """One worker's part of one epoch."""
+
+    def __init__(self, stream: Stream, plan: Plan, worker: int) -> None:
+        self.stream, self.plan, self.worker = stream, plan, worker
+        self.slot = stream.rank * plan.workers + worker
+        self.tally = Tally()
+        self.in_a_row = 0
+
+    def run(self, done: int, draws: int, *, alone: bool) -> Iterator[Parcel]:
+        """Yields the slot's batches after the first `done` of its rank, for which it had made `draws` draws."""
+        plan, stream = self.plan, self.stream
+        left = plan.batches_of(self.worker) - len(range(self.worker, done, plan.workers))
+        entries = itertools.islice(enumerate(self._entries()), draws, None) if left else iter(())
+        since = Tally()
+        for _ in range(left):
+            samples: list[Sample] = []
+            with _own_generators() if alone else nullcontext():
+                while len(samples) < plan.batch:
+                    draw, entry = next(entries)
+                    samples += self._try(entry, draw, since)
+                batch = collate(samples, stream.preprocess)
+            for prepare in stream.preprocess.values():
+                since.notes.update(prepare.take_notes())
+            yield Parcel(batch, self.worker, draw + 1, since)
+            since = Tally()
+
+    def _try(self, entry: Entry, draw: int, since: Tally) -> list[Sample]:
+        """Returns the viewed sample, or nothing if it is unusable; raises UserError if too many are."""
+        now = Tally(drawn=1)
+        try:
+            shown = [self._show(entry, draw)]
+            self.in_a_row = 0
+        except DamagedError as error:
+            if self.stream.strict:
+                raise UserError(f"{entry.key or 'a shard'} of {entry.shard} is unusable: {error}") from None
+            now.damaged[error.reason, entry.shard] += 1
+            shown = []
+            self.in_a_row += 1
+        since.add(now)
+        self.tally.add(now)
+        self.tally.check(most=self.stream.max_damaged)
+        if self.in_a_row >= IN_A_ROW:
+            raise UserError(f"{IN_A_ROW} samples in a row are unusable: {self.tally.text()}")
+        return shown
+
+    def _show(self, entry: Entry, draw: int) -> Sample:
+        """Decodes and views one sample with generators that depend on its place in the plan alone."""
+        _seed(seed_of(self.plan.seed, self.plan.epoch, self.plan.base, self.slot, draw))
+        preprocess = self.stream.preprocess
+        sample = self.stream.source.open(entry, preprocess)
+        shown = self.stream.view(sample)
+        if not any(shown.get(modality) for modality in preprocess):
+            raise DamagedError(f"none of {', '.join(sorted(preprocess))}")
+        return shown
+
+    def _entries(self) -> Iterator[Entry]:
+        """Yields the slot's samples, still encoded, in an order that depends on the plan alone."""
+        plan = self.plan
+        order = random.Random(seed_of(plan.seed, plan.epoch, plan.base, "order", self.slot))
+        for part in (plan.own(self.slot), plan.rest(self.slot)):
+            yield from shuffled(self._read(part), self.stream.shuffle_bytes, order)
+
+    def _read(self, segments: Iterable[Segment]) -> Iterator[Entry]:
+        source, wanted = self.stream.source, self.stream.preprocess
+        empty = 0
+        for part in segments:
+            empty += 1
+            for entry in source.entries(part.shard, start=part.start, stop=part.stop, step=part.step):
+                empty = 0
+                yield source.keep(entry, wanted)
+            if empty > 100 + 2 * self.plan.shards:
+                raise UserError(
+                    f"worker {self.slot} of {self.plan.slots} (ranks x workers) finds no samples left for it in "
+                    f"{self.plan.shards} shards; use fewer workers"
+                )
+
+
+def shuffled(entries: Iterable[Entry], limit: float, order: random.Random) -> Iterator[Entry]:
+    """Yields entries in random order out of a buffer of at most `limit` bytes."""
+    buffer: list[Entry] = []
+    held = 0
+    for entry in entries:
+        buffer.append(entry)
+        held += entry.size + OVERHEAD
+        while held > limit:
+            held -= (out := _pick(buffer, order)).size + OVERHEAD
+            yield out
+    while buffer:
+        yield _pick(buffer, order)
+
+
+def _pick(buffer: list[Entry], order: random.Random) -> Entry:
+    place = order.randrange(len(buffer))
+    buffer[place], buffer[-1] = buffer[-1], buffer[place]
+    return buffer.pop()
+
+
+def _seed(seed: int) -> None:
+    """Seeds the generators that Views draw from; on the CPU only, for workers must not touch a GPU."""
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+@contextmanager
+def _own_generators() -> Iterator[None]:
+    """Gives the main process its random state back afterwards."""
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])

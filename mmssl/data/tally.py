@@ -1,0 +1,53 @@
+"""Counts what was drawn and what was unusable, and says when it is too much."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmssl.errors import UserError
+
+ENOUGH = 1000  # draws before which a ratio is not yet judged, except at the end of an epoch
+IN_A_ROW = 10_000  # unusable samples in a row that stop a run however many are allowed
+
+
+@dataclass(slots=True)
+class Tally:
+    """Draws, unusable samples by (reason, shard), and notes by text; tallies add up."""
+
+    drawn: int = 0
+    damaged: Counter[tuple[str, str]] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Takes in what another counted."""
+        self.drawn += other.drawn
+        self.damaged.update(other.damaged)
+        self.notes.update(other.notes)
+
+    def check(self, *, most: float, complete: bool = False) -> None:
+        """Raises UserError if more than the ratio `most` of the draws was unusable."""
+        bad = self.damaged.total()
+        if bad > most * (self.drawn if complete else max(self.drawn, ENOUGH)):
+            raise UserError(
+                f"{bad} of {self.drawn} samples are unusable, more than max_damaged={most:g}: {self.text()}"
+            )
+
+    def text(self) -> str:
+        """Returns the commonest faults, each with its shard."""
+        listed = [f"{reason} ({count} in {shard})" for (reason, shard), count in self.damaged.most_common(5)]
+        return "; ".join(listed) + ("; ..." if len(self.damaged) > 5 else "")
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the counts as plain values: damaged is reason -> shard -> count."""
+        damaged: dict[str, dict[str, int]] = {}
+        for (reason, shard), count in self.damaged.items():
+            damaged.setdefault(reason, {})[shard] = count
+        return {"drawn": self.drawn, "damaged": damaged, "notes": dict(self.notes)}
+
+    @classmethod
+    def from_plain(cls, value: dict[str, Any]) -> Tally:
+        """Makes a tally again of its plain values."""
+        damaged = {(reason, shard): n for reason, shards in value["damaged"].items() for shard, n in shards.items()}
+        return cls(value["drawn"], Counter(damaged), Counter(value["notes"]))

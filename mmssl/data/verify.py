@@ -1,0 +1,116 @@
+"""Looks into a shard set: whether it is whole, and what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mmssl import modalities
+from mmssl.data.fields import KEYS
+from mmssl.data.index import INDEX, read_index
+from mmssl.data.shards import Source
+from mmssl.data.tar import read_tar, scan_tar
+from mmssl.errors import DamagedError, UserError
+
+
+def verify(folder: str | Path, *, decode: bool = False) -> list[str]:
+    """Returns what is wrong with a shard set, a line for each problem: against its index.json, and each tar in itself.
+
+    decode: also opens every field, and decodes the pixels of every image.
+    """
+    home = Path(folder)
+    if not home.is_dir():
+        raise UserError(f"there is no folder {home}")
+    index = read_index(home) or {"shards": []}
+    listed = {entry["name"]: entry for entry in index["shards"]}
+    problems = [] if listed else [f"{home / INDEX} is missing; only the tars themselves were checked"]
+    problems += [
+        f"{name} is not in the index" for name in sorted(p.name for p in home.glob("*.tar")) if name not in listed
+    ]
+    for path in tqdm(sorted({*home.glob("*.tar"), *(home / name for name in listed)}), unit=" shards", disable=None):
+        problems += [f"{path.name}: {problem}" for problem in _verify_shard(path, listed.get(path.name), decode)]
+    return problems
+
+
+def _verify_shard(path: Path, entry: dict[str, Any] | None, decode: bool) -> list[str]:
+    if not path.is_file():
+        return ["is missing"]
+    if entry is None:
+        found = _contents(path)
+    elif path.stat().st_size != entry["bytes"]:
+        return [f"has {path.stat().st_size} bytes; the index says {entry['bytes']}"]
+    elif _checksum(path) != entry["sha256"]:
+        return ["its checksum is not the index's: its content has changed"]
+    else:
+        found = _contents(path)
+        if (found["samples"], found["fields"]) != (entry["samples"], entry["fields"]):
+            return [f"has {found['samples']} samples with {found['fields']}; the index says {entry['samples']}"]
+    problems = [found["fault"]] if found["fault"] else []
+    return problems + (_undecodable(path) if decode else [])
+
+
+def _checksum(path: Path) -> str:
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def _contents(path: Path) -> dict[str, Any]:
+    samples, fields, fault = 0, Counter[str](), ""
+    try:
+        for place in scan_tar(path):
+            samples += 1
+            fields.update(list(place.fields))
+    except DamagedError as error:
+        fault = error.reason
+    return {"samples": samples, "fields": dict(sorted(fields.items())), "fault": fault}
+
+
+def _undecodable(path: Path) -> list[str]:
+    problems: Counter[str] = Counter()
+    for entry in read_tar(str(path)):
+        for field, data in entry.fields.items():
+            if field.rpartition(".")[2] not in KEYS:
+                continue
+            try:
+                handle = modalities.decode(field, data)
+                if KEYS[field.rpartition(".")[2]] == "image":
+                    from mmssl.modalities.image import pixels
+
+                    pixels(handle)
+            except DamagedError as error:
+                problems[f"{field}: {error.reason}"] += 1
+    return [f"{problem} ({count} samples)" for problem, count in sorted(problems.items())]
+
+
+def show(shards: str | Path) -> str:
+    """Returns what a shard set holds, for people: samples, bytes, fields with sizes, classes, and its first samples."""
+    source = Source(shards=str(shards))
+    index = read_index(Path(source.shards[0]).parent) or {}
+    sizes = [path.stat().st_size for path in map(Path, source.shards) if path.is_file()]
+    count = "an unknown number of" if source.count is None else f"{source.count:,}"
+    lines = [f"{count} samples in {len(source.shards):,} shards, {sum(sizes) / 2**20:,.1f} MiB"]
+    if index.get("description"):
+        lines.append(index["description"])
+    if index.get("damaged"):
+        left_out = ", ".join(f"{n} ({reason})" for reason, n in index["damaged"].items())
+        lines.append(f"left out when it was built: {left_out}")
+    fields: Counter[str] = Counter()
+    for entry in index.get("shards", []):
+        fields.update(entry["fields"])
+    if fields:
+        lines.append("fields: " + ", ".join(f"{field} in {n:,}" for field, n in sorted(fields.items())))
+    if index.get("classes"):
+        names = index["classes"]
+        lines.append(f"{len(names)} classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}")
+    for entry in itertools.islice(source.entries(0), 3):
+        parts = ", ".join(f"{field} ({len(data):,} bytes)" for field, data in sorted(entry.fields.items()))
+        lines.append(f"  {entry.key}: {entry.fault or parts}")
+    return "\n".join(lines)

@@ -1,0 +1,219 @@
+"""Sound: wav, flac, ogg, mp3 and the track of any video, decoded and resampled in one pass on the video's clock."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmssl.errors import DamagedError, UserError
+from mmssl.modalities import container as media
+
+EXTENSIONS = ("wav", "flac", "ogg", "mp3")
+NO_SOUND = "no sound track"
+
+# Decoders lean on what came before, so decoding starts this long before the first wanted sample.
+RUN_IN = 0.5
+# Below this it is quicker to decode from the start than to seek.
+SEEK_FROM = 10.0
+# A jump of the time stamps larger than this is a gap, or an overlap, not rounding.
+JUMP = 0.05
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A sound track, opened only inside calls: bytes or a path."""
+
+    data: bytes | Path
+
+    @cached_property
+    def duration(self) -> float:
+        """When the last sound ends, in seconds on the clock that a video's pictures use."""
+        return media.end_of(self.data, "audio", NO_SOUND)
+
+    def read(self, *, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
+        """Returns float32 mono (samples,): sample 0 is heard at `start`; silence fills what has no sound.
+
+        Without `seconds`, reads to the end of the track.
+        """
+        runs = _runs(self.data, sample_rate, start, seconds)
+        return _assembled(runs, sample_rate, start, seconds)
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """A sound already in memory, float32 (samples,); answers as Audio does."""
+
+    samples: Tensor
+    sample_rate: int
+
+    @property
+    def duration(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+    def read(self, *, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
+        """Returns float32 (samples,) from `start`, at the rate, padded with silence."""
+        samples = self.samples
+        if sample_rate != self.sample_rate:
+            from torchaudio.functional import resample
+
+            samples = resample(samples, self.sample_rate, sample_rate)
+        return _assembled([(0.0, [samples.numpy()])], sample_rate, start, seconds)
+
+
+Run = tuple[float, list[np.ndarray]]  # when it starts, and its samples in pieces
+
+
+def _runs(data: bytes | Path, rate: int, start: float, seconds: float | None) -> list[Run]:
+    """Decodes and resamples from before `start` to after the end, as stretches without gaps."""
+    stop = float("inf") if seconds is None else start + seconds
+    if start - RUN_IN > SEEK_FROM:
+        runs = _decode(data, rate, start - RUN_IN, stop)
+        if runs and runs[0][0] <= start:
+            return runs
+    return _decode(data, rate, None, stop)
+
+
+def _decode(data: bytes | Path, rate: int, seek_to: float | None, stop: float) -> list[Run]:
+    runs: list[Run] = []
+    with media.opened(data) as container:
+        stream = media.track(container, "audio", NO_SOUND)
+        zero = media.zero(container)
+        if seek_to is not None and not media.seek(container, stream, seek_to + zero):
+            return []
+        resampler, clock = None, 0.0
+        for frame in media.decoded(container, stream):
+            stamp = media.time_of(frame, stream)
+            now = clock if stamp is None else stamp - zero
+            if now >= stop:
+                break
+            if resampler is None or abs(now - clock) > JUMP or not resampler.takes(frame):
+                if resampler is not None:
+                    runs[-1][1].extend(resampler.rest())
+                resampler, clock = _Resampler(frame, rate), now
+                runs.append((now, []))
+            runs[-1][1].extend(resampler(frame))
+            clock += frame.samples / frame.sample_rate
+        if resampler is None:
+            if seek_to is not None:
+                return []
+            raise DamagedError("sound that does not decode")
+        runs[-1][1].extend(resampler.rest())
+    return runs
+
+
+class _Resampler:
+    """Makes frames of one format mono float32 at one rate."""
+
+    def __init__(self, frame: Any, rate: int) -> None:
+        import av
+
+        if not 1000 <= frame.sample_rate <= 1_000_000:
+            raise DamagedError("sound at an impossible rate", f"{frame.sample_rate} Hz")
+        self.kind = self._kind(frame)
+        self.convert = av.AudioResampler(format="flt", layout="mono", rate=rate)
+
+    @staticmethod
+    def _kind(frame: Any) -> tuple[str, str, int]:
+        return frame.format.name, frame.layout.name, frame.sample_rate
+
+    def takes(self, frame: Any) -> bool:
+        return self._kind(frame) == self.kind
+
+    def __call__(self, frame: Any) -> list[np.ndarray]:
+        import av
+
+        if frame is not None:
+            frame.pts = None  # stretches are placed by our own clock; the resampler must not pad by its own
+        try:
+            return [out.to_ndarray()[0] for out in self.convert.resample(frame)]
+        except (av.FFmpegError, ValueError) as error:
+            raise DamagedError("sound that does not resample", str(error)) from None
+
+    def rest(self) -> list[np.ndarray]:
+        return self(None)
+
+
+def _assembled(runs: list[Run], rate: int, start: float, seconds: float | None) -> Tensor:
+    """Lays stretches of sound onto silence; the first sample is heard at `start`."""
+    placed = [(round((begin - start) * rate), np.concatenate([*pieces, []])) for begin, pieces in runs]
+    end = max((at + len(sound) for at, sound in placed), default=0)
+    length = max(0, end) if seconds is None else round(seconds * rate)
+    out = np.zeros(length, dtype=np.float32)
+    for at, sound in placed:
+        first, last = max(0, at), min(length, at + len(sound))
+        if first < last:
+            out[first:last] = sound[first - at : last - at]
+    if not np.isfinite(out).all():
+        raise DamagedError("sound that is not finite")
+    return torch.from_numpy(out)
+
+
+def decode(data: bytes, extension: str = "") -> Audio:
+    """Returns a handle on a sound file, or on the sound track of a video; nothing is opened yet."""
+    return Audio(data)
+
+
+def load(raw: Any, *, sample_rate: int) -> Audio | Waveform:
+    """Takes a handle, a path, bytes, or a waveform (samples,) or (1, samples) at `sample_rate`."""
+    if isinstance(raw, Audio | Waveform):
+        return raw
+    if isinstance(raw, str | Path):
+        return Audio(Path(raw))
+    if isinstance(raw, bytes | bytearray | memoryview):
+        return Audio(bytes(raw))
+    if hasattr(raw, "data") and type(raw).__name__ == "Video":
+        return Audio(raw.data)
+    if isinstance(raw, np.ndarray | Tensor):
+        return Waveform(_mono(torch.as_tensor(raw)), sample_rate)
+    raise UserError(f"expected a sound (path, bytes, Audio, array or tensor), found {type(raw).__name__}")
+
+
+def _mono(samples: Tensor) -> Tensor:
+    if samples.ndim == 2 and samples.shape[0] == 1:
+        samples = samples[0]
+    if samples.ndim != 1 or not len(samples) or not samples.is_floating_point():
+        raise UserError(f"expected a float waveform (samples,), found {samples.dtype} {tuple(samples.shape)}")
+    if not samples.isfinite().all():
+        raise DamagedError("sound that is not finite")
+    return samples.detach().cpu().float()
+
+
+CODECS = {"wav": "pcm_s16le", "flac": "flac", "ogg": "libopus", "mp3": "libmp3lame"}
+
+
+def encode(waveform: Any, *, sample_rate: int, format: str = "wav") -> bytes:
+    """Writes a float waveform (samples,) in [-1, 1] as wav or flac (16 bit), ogg (Opus) or mp3."""
+    import av
+
+    if format not in CODECS:
+        raise UserError(f"cannot write sound as {format!r}; known: {', '.join(CODECS)}")
+    stream = io.BytesIO()
+    with av.open(stream, "w", format=format) as container:
+        add_track(container, waveform, sample_rate, CODECS[format])()
+    return stream.getvalue()
+
+
+def add_track(container: Any, waveform: Any, sample_rate: int, codec: str) -> Callable[[], None]:
+    """Adds a mono track to a container; returns what writes it, once all tracks have been added."""
+    import av
+
+    samples = _mono(torch.as_tensor(waveform)).clamp(-1, 1)
+    allowed = av.Codec(codec, "w").audio_rates or [sample_rate]
+    rate = min((r for r in allowed if r >= sample_rate), default=max(allowed))  # the encoder resamples to it
+    stream = container.add_stream(codec, rate=rate, layout="mono")
+
+    def write() -> None:
+        frame = av.AudioFrame.from_ndarray(samples.numpy()[None], format="flt", layout="mono")
+        frame.sample_rate, frame.pts = sample_rate, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+    return write

@@ -1,0 +1,135 @@
+"""Media files through FFmpeg: opened for one call, single-threaded, with one clock for pictures and sound."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mmssl.errors import DamagedError, UserError
+
+# A header may promise pictures that no machine can hold; FFmpeg then refuses them instead of allocating.
+MAX_PIXELS = 2**27
+
+
+@contextmanager
+def opened(data: bytes | Path) -> Iterator[Any]:
+    """Opens a container for reading; no format may fetch further files or addresses."""
+    import av
+
+    inside = isinstance(data, bytes)
+    source = io.BytesIO(data) if isinstance(data, bytes) else f"file:{data}"
+    if not inside and not Path(str(data)).is_file():
+        raise UserError(f"there is no file {str(data)!r}")
+    options = {"protocol_whitelist": "data" if inside else "file"}
+    try:
+        container = av.open(source, metadata_errors="ignore", container_options=options)
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise DamagedError("not a media file that FFmpeg reads", str(error)) from None
+    try:
+        yield container
+    finally:
+        container.close()
+
+
+def track(container: Any, kind: str, missing: str) -> Any:
+    """Returns the first decodable "video" or "audio" stream, set to one thread; raises DamagedError(missing)."""
+    import av
+
+    cover = av.stream.Disposition.attached_pic
+    for stream in getattr(container.streams, kind):
+        if stream.codec_context is not None and not stream.disposition & cover:
+            stream.codec_context.thread_count = 1
+            if kind == "video":
+                stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            return stream
+    raise DamagedError(missing)
+
+
+def zero(container: Any) -> float:
+    """Returns the container's own time, in seconds, that counts as 0 on the clock of this package.
+
+    Broadcast streams start at any time; a small negative start is a codec's run-in before the origin.
+    """
+    start = container.start_time
+    return max(0.0, start / 1_000_000) if start is not None else 0.0
+
+
+def decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Yields what decodes from here on; what is damaged is passed over, to the last whole packet."""
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError):
+            packet = None
+        with suppress(av.FFmpegError, ValueError):
+            yield from stream.codec_context.decode(packet)
+        if packet is None:
+            return
+
+
+def time_of(frame: Any, stream: Any) -> float | None:
+    """Returns when a frame is shown or heard, on the container's own time."""
+    stamp = frame.pts if frame.pts is not None else frame.dts
+    return None if stamp is None else float(stamp * (frame.time_base or stream.time_base))
+
+
+def upright_size(stream: Any) -> tuple[int, int]:
+    """Returns (width, height) as the header has it; pictures that a phone turned are only known by decoding."""
+    return stream.codec_context.width, stream.codec_context.height
+
+
+def step_of(stream: Any) -> float:
+    """Returns the seconds from one picture to the next, as the header has it; 0.04 where it says nothing usable."""
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    return 1 / float(rate) if rate and 0.01 < rate < 1000 else 0.04
+
+
+def end_of(data: bytes | Path, kind: str, missing: str) -> float:
+    """Measures where a track ends, in seconds on the package's clock, from its last packets.
+
+    Headers lie (a truncated file promises what it lost), so they only say where to look.
+    """
+    with opened(data) as container:
+        stream = track(container, kind, missing)
+        start = zero(container)
+        promised = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1_000_000
+        if promised > 10 and seek(container, stream, float(promised) + start - 5):
+            end = _last_stamp(container, stream)
+            if end is not None:
+                return end - start
+    with opened(data) as container:
+        end = _last_stamp(container, track(container, kind, missing))
+    if end is None:
+        raise DamagedError(missing)
+    return end - start
+
+
+def seek(container: Any, stream: Any, seconds: float) -> bool:
+    import av
+
+    try:
+        container.seek(int(seconds / stream.time_base), stream=stream)
+    except (av.FFmpegError, OSError, OverflowError):
+        return False
+    return True
+
+
+def _last_stamp(container: Any, stream: Any) -> float | None:
+    import av
+
+    last = None
+    try:
+        for packet in container.demux(stream):
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            if stamp is not None:
+                end = stamp + (packet.duration or 0)
+                last = end if last is None else max(last, end)
+    except (av.FFmpegError, OSError):
+        pass
+    return None if last is None else float(last * stream.time_base)

@@ -1,0 +1,226 @@
+"""The two text-headed formats of point clouds, PLY and PCD, as columns: property -> (N,)."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from mmssl.errors import DamagedError
+
+Columns = dict[str, np.ndarray]
+
+PLY_TYPES = {
+    **dict.fromkeys(("char", "int8"), "i1"),
+    **dict.fromkeys(("uchar", "uint8"), "u1"),
+    **dict.fromkeys(("short", "int16"), "i2"),
+    **dict.fromkeys(("ushort", "uint16"), "u2"),
+    **dict.fromkeys(("int", "int32"), "i4"),
+    **dict.fromkeys(("uint", "uint32"), "u4"),
+    **dict.fromkeys(("float", "float32"), "f4"),
+    **dict.fromkeys(("double", "float64"), "f8"),
+}
+PLY_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+
+
+def read_ply(data: bytes) -> Columns:
+    """Reads the vertices of a PLY file; other elements are passed over."""
+    header, mark, body = data.partition(b"end_header")
+    if not data.startswith(b"ply") or not mark:
+        raise DamagedError("not a PLY file")
+    body = body.partition(b"\n")[2]
+    lines = [line.split() for line in header.decode("ascii", "replace").splitlines()]
+    kind = next((line[1] for line in lines if line[:1] == ["format"]), "")
+    if kind not in PLY_ORDERS:
+        raise DamagedError("a PLY file of unknown format", kind)
+    elements = _ply_elements(lines, PLY_ORDERS[kind])
+    for name, count, fields in elements:
+        if name == "vertex":
+            break
+        body = _ply_skip(body, count, fields, kind == "ascii")
+    else:
+        raise DamagedError("a PLY file without vertices")
+    if fields is None:
+        raise DamagedError("a PLY file with lists in its vertices")
+    return _ascii(body, count, fields) if kind == "ascii" else _binary(body, count, fields)
+
+
+Fields = list[tuple[str, str]]  # property -> numpy type, in the file's order
+
+
+def _ply_elements(lines: list[list[str]], order: str) -> list[tuple[str, int, Fields | None]]:
+    """Returns each element's name, count and properties; None for those of varying length."""
+    elements: list[tuple[str, int, Fields | None]] = []
+    for line in lines:
+        if line[:1] == ["element"]:
+            elements.append((line[1], int(line[2]), []))
+        elif line[:1] == ["property"]:
+            name, count, fields = elements[-1]
+            if line[1] == "list":
+                elements[-1] = (name, count, None)
+            elif fields is not None:
+                fields.append((line[2], order + PLY_TYPES[line[1]]))
+    return elements
+
+
+def _ply_skip(body: bytes, count: int, fields: Fields | None, ascii: bool) -> bytes:
+    if ascii:
+        return body.split(b"\n", count)[-1]
+    if fields is None:
+        raise DamagedError("a PLY file with lists before its vertices")
+    return body[count * np.dtype(fields).itemsize :]
+
+
+def _binary(body: bytes, count: int, fields: Fields) -> Columns:
+    kind = np.dtype(fields)
+    if len(body) < count * kind.itemsize:
+        raise DamagedError("truncated point cloud")
+    table = np.frombuffer(body, kind, count)
+    return {name: table[name] for name, _ in fields}
+
+
+def _ascii(body: bytes, count: int, fields: Fields) -> Columns:
+    values = np.array(body.split(None, count * len(fields))[: count * len(fields)], dtype=np.float64)
+    if len(values) < count * len(fields):
+        raise DamagedError("truncated point cloud")
+    table = values.reshape(count, len(fields))
+    return {name: table[:, i].astype(kind) for i, (name, kind) in enumerate(fields)}
+
+
+def write_ply(xyz: np.ndarray, color: np.ndarray | None, normal: np.ndarray | None) -> bytes:
+    """Writes a binary little-endian PLY: x y z, then red green blue, then nx ny nz."""
+    table = _table(xyz, color, normal, "red green blue", "nx ny nz")
+    names = {"<f4": "float", "|u1": "uchar"}
+    properties = [f"property {names[table.dtype[name].str]} {name}" for name in table.dtype.names or ()]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}", *properties, "end_header", ""]
+    return "\n".join(header).encode() + table.tobytes()
+
+
+def _table(
+    xyz: np.ndarray, color: np.ndarray | None, normal: np.ndarray | None, color_names: str, normal_names: str
+) -> np.ndarray:
+    parts = [("x y z", xyz), (color_names, color), (normal_names, normal)]
+    columns = {n: part[:, i] for names, part in parts if part is not None for i, n in enumerate(names.split())}
+    kinds = [(name, "u1" if column.dtype == np.uint8 else "<f4") for name, column in columns.items()]
+    table = np.empty(len(xyz), kinds)
+    for name, column in columns.items():
+        table[name] = column
+    return table
+
+
+def read_pcd(data: bytes) -> Columns:
+    """Reads a PCD file, ascii, binary or binary_compressed; packed colours become red, green, blue."""
+    found = re.search(rb"^DATA[ \t]+(\w+)[ \t]*\r?\n", data, re.MULTILINE)
+    if found is None:
+        raise DamagedError("not a PCD file")
+    lines = [line.split() for line in data[: found.start()].decode("ascii", "replace").splitlines()]
+    head = {line[0]: line[1:] for line in lines if line and not line[0].startswith("#")}
+    count = int(head["POINTS"][0])
+    body, way = data[found.end() :], found[1].decode()
+    fields = _pcd_fields(head)
+    if way == "ascii":
+        columns = _ascii_pcd(body, count, fields)
+    elif way == "binary":
+        columns = _binary(body, count, fields)
+    elif way == "binary_compressed":
+        columns = _columnwise(body, count, fields)
+    else:
+        raise DamagedError("a PCD file of unknown format", way)
+    for name, new in (("normal_x", "nx"), ("normal_y", "ny"), ("normal_z", "nz")):
+        if name in columns:
+            columns[new] = columns.pop(name)
+    return _unpack_color(columns)
+
+
+def _pcd_fields(head: dict[str, list[str]]) -> Fields:
+    kinds = {"F": "<f", "I": "<i", "U": "<u"}
+    fields = []
+    repeats = head.get("COUNT", ["1"] * len(head["FIELDS"]))
+    for at, (name, size, kind, repeat) in enumerate(
+        zip(head["FIELDS"], head["SIZE"], head["TYPE"], repeats, strict=True)
+    ):
+        for index in range(int(repeat)):
+            own = name if name != "_" and index == 0 else f"{name}{at}.{index}"
+            fields.append((own, kinds[kind] + size))
+    return fields
+
+
+def _ascii_pcd(body: bytes, count: int, fields: Fields) -> Columns:
+    """Reads ascii as floats, except packed colours, whose bits a float of text would lose."""
+    return _ascii(body, count, fields)
+
+
+def _columnwise(body: bytes, count: int, fields: Fields) -> Columns:
+    packed, size = (int(n) for n in np.frombuffer(body, "<u4", 2))
+    expected = count * sum(np.dtype(kind).itemsize for _, kind in fields)
+    if size != expected or len(body) < 8 + packed:
+        raise DamagedError("truncated point cloud")
+    plain = _lzf(body[8 : 8 + packed], size)
+    columns, at = {}, 0
+    for name, kind in fields:
+        columns[name] = np.frombuffer(plain, kind, count, at)
+        at += columns[name].nbytes
+    return columns
+
+
+def _lzf(data: bytes, size: int) -> bytes:
+    """Unpacks LZF (Lehmann's format): runs of literals, and copies from up to 8 kB back."""
+    out, at = bytearray(), 0
+    while at < len(data):
+        control = data[at]
+        at += 1
+        if control < 32:
+            out += data[at : at + control + 1]
+            at += control + 1
+            continue
+        length = control >> 5
+        if length == 7:
+            length += data[at]
+            at += 1
+        back = ((control & 31) << 8) + data[at] + 1
+        at += 1
+        start = len(out) - back
+        if start < 0 or len(out) > size:
+            raise DamagedError("damaged point cloud")
+        chunk = bytes(out[start : start + length + 2])
+        out += (chunk * ((length + 2) // len(chunk) + 1))[: length + 2]
+    if len(out) != size:
+        raise DamagedError("truncated point cloud")
+    return bytes(out)
+
+
+def _unpack_color(columns: Columns) -> Columns:
+    """Splits rgb or rgba, one 32-bit number that PCL stores as a float, into three columns."""
+    packed = columns.pop("rgb", columns.pop("rgba", None))
+    if packed is None:
+        return columns
+    bits = packed.astype(np.float32).view(np.uint32) if packed.dtype.kind == "f" else packed.astype(np.uint32)
+    for name, shift in (("red", 16), ("green", 8), ("blue", 0)):
+        columns[name] = (bits >> shift & 255).astype(np.uint8)
+    return columns
+
+
+def write_pcd(xyz: np.ndarray, color: np.ndarray | None, normal: np.ndarray | None) -> bytes:
+    """Writes a binary PCD: x y z, then colours packed into rgb, then normals."""
+    columns = {name: xyz[:, i] for i, name in enumerate("xyz")}
+    if color is not None:
+        shades = (color if color.dtype == np.uint8 else np.round(color * 255)).astype(np.uint32)
+        columns["rgb"] = (shades[:, 0] << 16 | shades[:, 1] << 8 | shades[:, 2]).view(np.float32)
+    if normal is not None:
+        columns.update({f"normal_{axis}": normal[:, i] for i, axis in enumerate("xyz")})
+    table = np.stack(list(columns.values()), axis=1).astype("<f4")
+    width = len(columns)
+    header = [
+        "VERSION .7",
+        "FIELDS " + " ".join(columns),
+        "SIZE" + " 4" * width,
+        "TYPE" + " F" * width,
+        "COUNT" + " 1" * width,
+        f"WIDTH {len(xyz)}",
+        "HEIGHT 1",
+        "VIEWPOINT 0 0 0 1 0 0 0",
+        f"POINTS {len(xyz)}",
+        "DATA binary",
+        "",
+    ]
+    return "\n".join(header).encode() + table.tobytes()

@@ -1,0 +1,196 @@
+"""Video: pictures selected by time through PyAV, or through decord, which returns the same ones."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from mmssl.errors import DamagedError, UserError
+from mmssl.modalities import container as media
+from mmssl.modalities.audio import add_track
+from mmssl.modalities.playback import NO_PICTURES, LostError, Player, fitted
+
+EXTENSIONS = ("mp4", "m4v", "mkv", "webm", "avi", "mov")
+
+Backend = Literal["pyav", "decord"]
+
+
+@dataclass(frozen=True)
+class Video:
+    """A clip, opened only inside calls: bytes or a path."""
+
+    data: bytes | Path
+
+    @cached_property
+    def duration(self) -> float:
+        """When the last picture ends, in seconds, measured from the packets that are there."""
+        return media.end_of(self.data, "video", NO_PICTURES)
+
+    @cached_property
+    def _header(self) -> tuple[float, tuple[int, int]]:
+        with media.opened(self.data) as container:
+            stream = media.track(container, "video", NO_PICTURES)
+            return 1 / media.step_of(stream), media.upright_size(stream)
+
+    @property
+    def fps(self) -> float:
+        """Pictures per second, as the header has it."""
+        return self._header[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the pictures, as the header has it."""
+        return self._header[1]
+
+    def frames(self, times: Sequence[float], *, min_size: int | None = None, backend: Backend = "pyav") -> np.ndarray:
+        """Returns the picture shown at each time (s), uint8 (T, H, W, 3): the last that starts at or before it.
+
+        Before the first picture that is the first, after the last the last. With `min_size` larger
+        pictures are scaled until their shorter side is that. Raises DamagedError if none decodes.
+        """
+        if backend not in BACKENDS:
+            raise UserError(f"there is no video backend {backend!r}; known: {', '.join(BACKENDS)}")
+        shown = BACKENDS[backend](self.data, sorted(set(map(float, times))), min_size)
+        return np.stack([shown[time] for time in map(float, times)])
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A clip already in memory, uint8 (T, H, W, 3); answers as Video does."""
+
+    pictures: np.ndarray
+    fps: float
+
+    @property
+    def duration(self) -> float:
+        return len(self.pictures) / self.fps
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pictures.shape[2], self.pictures.shape[1]
+
+    def frames(self, times: Sequence[float], *, min_size: int | None = None) -> np.ndarray:
+        """Returns the picture shown at each time (s), uint8 (T, H, W, 3)."""
+        last = len(self.pictures) - 1
+        index = np.clip(np.floor(np.asarray(times) * self.fps + 1e-6), 0, last).astype(int)
+        return np.stack([_scaled(self.pictures[i], min_size) for i in index])
+
+
+def _pyav(data: bytes | Path, times: list[float], min_size: int | None) -> dict[float, np.ndarray]:
+    """Seeks first; a file whose index misleads is played from its start."""
+    for seeking in (True, False):
+        with media.opened(data) as container:
+            player = Player(container, seeking=seeking, min_size=min_size)
+            try:
+                return {time: player.at(time) for time in times}
+            except LostError:
+                continue
+    raise AssertionError("playing from the start never gets lost")
+
+
+def _decord(data: bytes | Path, times: list[float], min_size: int | None) -> dict[float, np.ndarray]:
+    """decord is quick on sound files; it can spin for ever on damaged ones, so it is never the default."""
+    try:
+        import decord
+    except ImportError:
+        raise UserError("the video backend 'decord' is not installed; pip install decord, or use 'pyav'") from None
+    with media.opened(data) as container:
+        media.track(container, "video", NO_PICTURES)
+        zero = media.zero(container)
+    try:
+        reader = decord.VideoReader(io.BytesIO(data) if isinstance(data, bytes) else str(data), num_threads=1)
+        starts = reader.get_frame_timestamp(range(len(reader)))[:, 0] - zero
+        index = np.maximum(np.searchsorted(starts, np.asarray(times) + 1e-6, side="right") - 1, 0)
+        pictures = reader.get_batch(index.tolist()).asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise DamagedError("video that decord does not decode", str(error).partition("\n")[0]) from None
+    return {time: _scaled(picture, min_size) for time, picture in zip(times, pictures, strict=True)}
+
+
+BACKENDS = {"pyav": _pyav, "decord": _decord}
+
+
+def _scaled(picture: np.ndarray, min_size: int | None) -> np.ndarray:
+    size = fitted(picture.shape[1], picture.shape[0], min_size)
+    if size == (picture.shape[1], picture.shape[0]):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
+def decode(data: bytes, extension: str = "") -> Video:
+    """Returns a handle on a clip; nothing is opened yet."""
+    return Video(data)
+
+
+def load(raw: Any, *, fps: float = 25.0) -> Video | Frames:
+    """Takes a handle, a path, bytes, or pictures: an array (T, H, W, 3) or a tensor (3, T, H, W), at `fps`."""
+    if isinstance(raw, Video | Frames):
+        return raw
+    if isinstance(raw, str | Path):
+        return Video(Path(raw))
+    if isinstance(raw, bytes | bytearray | memoryview):
+        return Video(bytes(raw))
+    if isinstance(raw, Tensor):
+        raw = raw.detach().cpu().movedim(0, -1).numpy() if raw.ndim == 4 else raw.numpy()
+    if not isinstance(raw, np.ndarray):
+        raise UserError(f"expected a video (path, bytes, Video, array or tensor), found {type(raw).__name__}")
+    return Frames(_clip(raw), fps)
+
+
+def _clip(array: np.ndarray) -> np.ndarray:
+    if array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
+        raise UserError(f"expected a clip (T, H, W, 3) or a tensor (3, T, H, W), found shape {array.shape}")
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise UserError("expected a float clip in [0, 1]; scale it, or give uint8")
+        array = (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise UserError(f"expected a clip of uint8 or float, found {array.dtype}")
+    return array
+
+
+def encode(
+    frames: Any,
+    *,
+    fps: float,
+    audio: Any = None,
+    sample_rate: int | None = None,
+    quality: int = 18,
+    keyframe_interval: int = 12,
+) -> bytes:
+    """Writes an mp4 of H.264 pictures and, where a waveform (samples,) is given, AAC sound.
+
+    frames: uint8, or float in [0, 1], (T, H, W, 3) with even sides. quality: x264's constant rate
+    factor, 0 is lossless, 51 is worst. keyframe_interval: pictures from one key frame to the next.
+    """
+    import av
+
+    pictures = _clip(np.asarray(frames))
+    if pictures.shape[1] % 2 or pictures.shape[2] % 2:
+        raise UserError(f"H.264 needs even sides, found (H, W) = {pictures.shape[1:3]}; crop or pad by one pixel")
+    if (audio is None) != (sample_rate is None):
+        raise UserError("a clip with sound needs both the waveform and its sample_rate")
+    stream, rate = io.BytesIO(), Fraction(fps).limit_denominator(1001)
+    with av.open(stream, "w", format="mp4") as container:
+        track = container.add_stream("libx264", rate=rate)
+        track.height, track.width, track.pix_fmt = *pictures.shape[1:3], "yuv420p"
+        track.codec_context.thread_count = 1  # the same bytes on every machine
+        track.options = {"crf": str(quality), "g": str(keyframe_interval), "preset": "veryfast"}
+        write_sound = add_track(container, audio, sample_rate, "aac") if sample_rate else None
+        for index, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts, frame.time_base = index, 1 / rate
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+        if write_sound is not None:
+            write_sound()
+    return stream.getvalue()

@@ -1,0 +1,1 @@
+"""Small operations on one example, a file per modality, and the preprocessing that encoders carry."""

@@ -1,0 +1,111 @@
+"""Point clouds: what an encoder is shown, and the random operations that views are made of."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmssl.errors import DamagedError, UserError
+from mmssl.modalities import points as clouds
+from mmssl.modalities.points import Cloud
+from mmssl.types import Preprocess
+
+WIDTH = {"color": 3, "normal": 3}
+
+
+@dataclass
+class PointsPreprocess(Preprocess):
+    """Thins a cloud to at most `points` and lays it out as float32 (N, C): x, y, z, then the features.
+
+    features: "color" (in [0, 1]) and "normal", in this order of columns. centre: moves the mean to the origin.
+    A batch is packed, (sum N, 1 + C), with the index of the cloud in column 0.
+    """
+
+    modality: ClassVar[str] = "points"
+
+    points: int | None = 4096
+    features: tuple[str, ...] = ()
+    centre: bool = False
+
+    def __post_init__(self) -> None:
+        self.features = tuple(self.features)
+        for name in self.features:
+            if name not in WIDTH:
+                raise UserError(f"points have no feature {name!r}; known: {', '.join(WIDTH)}")
+
+    def __call__(self, raw: Any) -> Tensor:
+        cloud = clouds.load(raw)
+        if self.points is not None and len(cloud) > self.points:
+            cloud = cloud.pick(np.sort(np.random.default_rng(0).permutation(len(cloud))[: self.points]))
+        return self.columns(cloud)
+
+    def columns(self, cloud: Cloud) -> Tensor:
+        """Lays a cloud out as (N, C), unthinned."""
+        xyz = cloud.xyz - cloud.xyz.mean(0, keepdims=True) if self.centre else cloud.xyz
+        parts = [xyz]
+        for name in self.features:
+            part = clouds.as_float(cloud.color) if name == "color" else cloud.normal
+            if part is None:
+                raise DamagedError(f"a cloud without {name}")
+            parts.append(part)
+        return torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
+
+    def items(self, inputs: Any) -> list[Any]:
+        """Takes one cloud or several: a list, or a 3-D array or tensor (B, N, C)."""
+        if isinstance(inputs, np.ndarray | Tensor) and inputs.ndim == 3:
+            return list(inputs)
+        return super().items(inputs)
+
+    def collate(self, items: Sequence[Tensor]) -> Tensor:
+        index = torch.repeat_interleave(torch.arange(len(items)), torch.tensor([len(item) for item in items]))
+        return torch.cat([index[:, None].float(), torch.cat(list(items))], dim=1)
+
+    def blank(self) -> Tensor:
+        return torch.zeros(1, 3 + sum(WIDTH[name] for name in self.features))
+
+
+def subsample(cloud: Cloud, points: int) -> Cloud:
+    """Draws at most so many points, without repetition."""
+    if len(cloud) <= points:
+        return cloud
+    return cloud.pick(np.random.choice(len(cloud), points, replace=False))
+
+
+def random_rotation(*, axis: Literal["vertical", "any"] = "vertical") -> np.ndarray:
+    """Draws a rotation (3, 3): about z, or uniform over all of them (Shoemake, Graphics Gems III, 1992)."""
+    if axis == "vertical":
+        angle = random.uniform(0, 2 * math.pi)
+        c, s = math.cos(angle), math.sin(angle)
+        return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=np.float32)
+    q = np.random.standard_normal(4)
+    w, x, y, z = q / np.linalg.norm(q)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.array(rows, dtype=np.float32)
+
+
+def rotate(cloud: Cloud, rotation: np.ndarray) -> Cloud:
+    """Turns coordinates and normals about the origin by a rotation (3, 3)."""
+    normal = None if cloud.normal is None else cloud.normal @ rotation.T
+    return replace(cloud, xyz=cloud.xyz @ rotation.T, normal=normal)
+
+
+def jitter(cloud: Cloud, *, sigma: float = 0.01) -> Cloud:
+    """Moves every point by Gaussian noise of some metres."""
+    noise = np.random.standard_normal(cloud.xyz.shape).astype(np.float32)
+    return replace(cloud, xyz=cloud.xyz + sigma * noise)
+
+
+def random_scale(cloud: Cloud, *, scale: tuple[float, float] = (0.8, 1.25)) -> Cloud:
+    """Makes a cloud larger or smaller about the origin."""
+    return replace(cloud, xyz=cloud.xyz * np.float32(random.uniform(*scale)))

@@ -1,0 +1,71 @@
+"""Text: what an encoder is shown, tokenised a whole batch at once, and the choice among captions."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mmssl.modalities import text as texts
+from mmssl.types import Preprocess
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# The tokenizer's own threads do not survive a fork, and data workers are forked.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@dataclass
+class TextPreprocess(Preprocess):
+    """Tokenises to int64 (B, L), padded to the longest of the batch; what exceeds the context is cut and counted.
+
+    tokenizer: a tokenizers.Tokenizer; no part of `config`, the encoder saves it as tokenizer.json.
+    context_length: the most tokens of a text, special tokens included, which survive the cut.
+    """
+
+    modality: ClassVar[str] = "text"
+
+    tokenizer: Tokenizer = field(repr=False, compare=False)
+    context_length: int = 77
+    pad_id: int = 0
+
+    def __post_init__(self) -> None:
+        # A copy: padding and truncation are settings of the tokenizer, and others may use it too.
+        self.tokenizer = type(self.tokenizer).from_str(self.tokenizer.to_str())
+        self.tokenizer.enable_truncation(self.context_length)
+        self.tokenizer.enable_padding(pad_id=self.pad_id)
+        self.notes: Counter[str] = Counter()
+
+    def __call__(self, raw: Any) -> str:
+        """Returns the text; of several captions the first."""
+        text = texts.load(raw)
+        return text if isinstance(text, str) else text[0]
+
+    def collate(self, items: Sequence[str]) -> Tensor:
+        encodings = self.tokenizer.encode_batch(list(items))
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
+        if cut:
+            self.notes["text truncated"] += cut
+        return torch.tensor([encoding.ids for encoding in encodings], dtype=torch.int64)
+
+    def config(self) -> dict[str, Any]:
+        return {"context_length": self.context_length, "pad_id": self.pad_id}
+
+    def blank(self) -> str:
+        return ""
+
+    def take_notes(self) -> Counter[str]:
+        notes, self.notes = self.notes, Counter()
+        return notes
+
+
+def choose(text: texts.Text) -> str:
+    """Draws one of several captions."""
+    return text if isinstance(text, str) else random.choice(text)

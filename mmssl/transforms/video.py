@@ -1,0 +1,112 @@
+"""Video: what an encoder is shown, and the random operations that views are made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmssl.errors import UserError
+from mmssl.modalities import video as clips
+from mmssl.transforms.image import FILTERS, Interpolation, random_box
+from mmssl.types import Preprocess
+
+Clip = clips.Video | clips.Frames
+
+
+@dataclass
+class VideoPreprocess(Preprocess):
+    """Takes `frames` pictures evenly from a window in the middle of a clip: uint8 (3, frames, size, size).
+
+    The window lasts `seconds`, or frames / fps, or without either the whole clip.
+    A shorter clip holds its last picture.
+    """
+
+    modality: ClassVar[str] = "video"
+
+    size: int = 112
+    frames: int = 16
+    fps: float | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and self.seconds is not None:
+            raise UserError("a video window is given by fps or by seconds, not by both")
+
+    @property
+    def span(self) -> float | None:
+        """Seconds that the pictures cover; None stands for the whole clip."""
+        return self.frames / self.fps if self.fps is not None else self.seconds
+
+    def __call__(self, raw: Any) -> Tensor:
+        clip = self.opened(raw)
+        span = clip.duration if self.span is None else self.span
+        pictures = clip.frames(self.times(clip, (clip.duration - span) / 2), min_size=self.size)
+        return to_tensor(resized(centre_square(pictures), self.size))
+
+    def opened(self, raw: Any) -> Clip:
+        return clips.load(raw)
+
+    def times(self, clip: Clip, start: float) -> list[float]:
+        """Returns when the pictures of a window from `start` on are taken: in the middle of equal parts."""
+        span = clip.duration if self.span is None else self.span
+        return [max(0.0, start) + (i + 0.5) * span / self.frames for i in range(self.frames)]
+
+    def items(self, inputs: Any) -> list[Any]:
+        """Takes one clip or several: a list, or a 5-D array (N, T, H, W, 3) or tensor (N, 3, T, H, W)."""
+        if isinstance(inputs, np.ndarray | Tensor) and inputs.ndim == 5:
+            return list(inputs)
+        return super().items(inputs)
+
+    def blank(self) -> Tensor:
+        return torch.zeros(3, self.frames, self.size, self.size, dtype=torch.uint8)
+
+
+def to_tensor(pictures: np.ndarray) -> Tensor:
+    """Returns uint8 (3, T, H, W) of pictures (T, H, W, 3)."""
+    return torch.from_numpy(pictures).permute(3, 0, 1, 2).contiguous()
+
+
+def centre_square(pictures: np.ndarray) -> np.ndarray:
+    """Cuts the largest square from the middle of pictures (T, H, W, 3)."""
+    height, width = pictures.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pictures[:, top : top + side, left : left + side]
+
+
+def resized(pictures: np.ndarray, size: int, *, interpolation: Interpolation = "bilinear") -> np.ndarray:
+    """Scales pictures (T, H, W, 3) to (T, size, size, 3)."""
+    if pictures.shape[1:3] == (size, size):
+        return pictures
+    scaled = (Image.fromarray(picture).resize((size, size), FILTERS[interpolation]) for picture in pictures)
+    return np.stack([np.asarray(picture) for picture in scaled])
+
+
+def random_crop(
+    clip: Clip,
+    times: list[float],
+    size: int,
+    *,
+    scale: tuple[float, float] = (0.5, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """Takes the pictures shown at some times and cuts one random box, the same in all: uint8 (T, size, size, 3).
+
+    scale: the box's share of the picture's area. ratio: its width over its height.
+    """
+    # A box of this share of the area is the narrowest that may be drawn; it must still hold `size` pixels.
+    needed = math.ceil(size / math.sqrt(scale[0] * min(ratio[0], 1 / ratio[1])))
+    pictures = clip.frames(times, min_size=needed)
+    left, top, width, height = random_box(pictures.shape[2], pictures.shape[1], scale=scale, ratio=ratio)
+    return resized(np.ascontiguousarray(pictures[:, top : top + height, left : left + width]), size)
+
+
+def flip(pictures: np.ndarray) -> np.ndarray:
+    """Mirrors left and right."""
+    return np.ascontiguousarray(pictures[:, :, ::-1])

@@ -1,0 +1,6 @@
+"""Makes `numbered` importable, also in worker processes that start afresh."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,164 @@
+"""Sources: any webdataset is found, counted, split and opened; what is wrong is said in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numbered import number_set, write_tar
+from PIL import Image
+
+from mmssl.data.shards import Source
+from mmssl.errors import UserError
+
+
+def jpeg(value: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def texts(source: Source, **options: int) -> list[str]:
+    return [sample["text"] for sample in source.samples({"text"}, **options)]
+
+
+@pytest.fixture
+def laion(tmp_path: Path) -> Path:
+    """What img2dataset writes: jpg, txt, json; its own stats beside each shard; no index."""
+    for shard in range(2):
+        names = [f"{shard:05d}{i:04d}" for i in range(3)]
+        samples = [
+            {"__key__": n, "jpg": jpeg(40), "txt": f"photo {n}".encode(), "json": json.dumps({"caption": n}).encode()}
+            for n in names
+        ]
+        write_tar(tmp_path / f"{shard:05d}.tar", samples)
+        (tmp_path / f"{shard:05d}_stats.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.tar", "/{000..002}.tar", "/00[0-2].tar"])
+def test_patterns(tmp_path: Path, pattern: str) -> None:
+    source = Source(shards=number_set(tmp_path / "a", [2, 3, 1]) + pattern)
+    assert texts(source) == [str(n) for n in range(6)]
+    assert source.count == 6
+    assert source.counts == [2, 3, 1]
+
+
+def test_command_and_list(tmp_path: Path) -> None:
+    first = number_set(tmp_path / "a", [3]) + "/000.tar"
+    source = Source(shards=[f"pipe:cat {first}", first, f"file:{first}"])
+    assert texts(source) == ["0", "1", "2"] * 3
+    assert source.count is None
+
+
+def test_laion_as_it_is(laion: Path) -> None:
+    source = Source(shards=str(laion))
+    samples = list(source.samples({"image", "text", "meta"}))
+    assert source.count == len(samples) == 6
+    assert samples[4]["text"] == "photo 000010001"
+    assert samples[4]["meta"] == {"caption": "000010001"}
+    assert samples[4]["image"].size == (8, 8)
+    assert samples[4]["__key__"] == "000010001"
+    assert Path(samples[4]["__shard__"]).name == "00001.tar"
+
+
+def test_renamed_fields(laion: Path) -> None:
+    source = Source(shards=str(laion), fields={"text": "json.caption"})
+    assert next(source.samples({"text"}))["text"] == "000000000"
+
+
+def test_only_wanted_fields_are_decoded(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "a.tar", [{"__key__": "1", "jpg": b"not a picture", "txt": b"hello"}])
+    source = Source(shards=str(shard))
+    assert texts(source) == ["hello"]
+    assert list(source.samples({"image"})) == []
+    assert list(source.damaged.values()) == [1]
+
+
+def test_roles_and_labels(tmp_path: Path) -> None:
+    arrays = io.BytesIO()
+    np.savez(arrays, masks=np.ones((2, 2)))
+    sample = {"__key__": "a/1", "mask.png": jpeg(9), "flow.npz": arrays.getvalue(), "cls": b"7", "b.txt": b"second"}
+    source = Source(shards=str(write_tar(tmp_path / "a.tar", [sample])))
+    found = next(source.samples({"mask", "flow", "label", "b"}))
+    assert found["mask"].size == (8, 8)
+    assert found["flow"]["masks"].sum() == 4
+    assert (found["label"], found["b"], found["__key__"]) == (7, "second", "a/1")
+
+
+@pytest.mark.parametrize("world", [1, 2, 5])
+def test_ranks_share_every_sample(tmp_path: Path, world: int) -> None:
+    shards = number_set(tmp_path / "a", [4, 3, 4])
+    parts = [texts(Source(shards=shards), rank=rank, world=world) for rank in range(world)]
+    assert parts == [[str(n) for n in range(rank, 11, world)] for rank in range(world)]
+
+
+def test_counts_come_from_the_index(tmp_path: Path) -> None:
+    shards = number_set(tmp_path / "a", [2, 2])
+    entries = [{"name": f"{i:03d}.tar", "samples": 10 + i} for i in range(2)]
+    (tmp_path / "a/index.json").write_text(json.dumps({"format": "mmssl-shards-1", "shards": entries}))
+    assert Source(shards=shards).counts == [10, 11]
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbled", "nothing", "noise"])
+def test_broken_tar_is_counted_and_the_rest_read(tmp_path: Path, damage: str) -> None:
+    source = Source(shards=number_set(tmp_path / "a", [40, 40, 40]))
+    path = tmp_path / "a/001.tar"
+    data = bytearray(path.read_bytes())
+    data[20 * 1024 : 20 * 1024 + 200] = b"?" * 200
+    path.write_bytes({"cut": data[: 20 * 1024 - 700], "garbled": data, "nothing": b"", "noise": b"?" * 9000}[damage])
+    found = texts(source)
+    assert found[-40:] == [str(n) for n in range(80, 120)]
+    assert len(found) == {"cut": 98, "garbled": 100}.get(damage, 80)
+    assert [(Path(shard).name, count) for (_, shard), count in source.damaged.items()] == [("001.tar", 1)]
+    assert abs(Source(shards=str(tmp_path / "a")).count - len(found)) <= 2
+
+
+def test_failing_command_is_counted(tmp_path: Path) -> None:
+    good = number_set(tmp_path / "a", [3]) + "/000.tar"
+    source = Source(shards=[good, f"pipe:cat {good}; exit 3", "pipe:false"])
+    assert texts(source) == ["0", "1", "2"] * 2
+    assert sum(source.damaged.values()) == 2
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for data in (b"1", b"2"):
+            info = tarfile.TarInfo("x.txt")
+            info.size = 1
+            tar.addfile(info, io.BytesIO(data))
+    source = Source(shards=str(tmp_path / "a.tar"))
+    assert texts(source) == ["1"]
+    assert [reason for reason, _ in source.damaged] == ["two files of a sample bear one name"]
+
+
+def test_errors_name_what_is_there(tmp_path: Path, laion: Path) -> None:
+    with pytest.raises(UserError, match=r"no shard .*00007.tar; the nearest is .*0000[01].tar"):
+        Source(shards=f"{laion}/{{00000..00007}}.tar".replace("00000..", "00007.."))
+    with pytest.raises(UserError, match=r"no shard .*missing/x.tar; the nearest is|no shard .*missing/x.tar; .* has"):
+        Source(shards=f"{laion}/missing/x.tar")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty holds no \*\.tar"):
+        Source(shards=str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="there are no shards"):
+        Source(shards=[])
+    with pytest.raises(UserError, match="'azure'"):
+        Source(shards="azure://a/b.tar")
+    with pytest.raises(UserError, match=r"has 'audio'; its fields are jpg, json, txt \(keys: image, meta, text\)"):
+        Source(shards=str(laion)).samples({"audio"})
+    with pytest.raises(UserError, match=r"'json.title'|'jsn'"):
+        Source(shards=str(laion), fields={"text": "jsn"}).samples({"text"})
+    write_tar(tmp_path / "none.tar", [])
+    with pytest.raises(UserError, match="holds no samples"):
+        Source(shards=str(tmp_path / "none.tar")).samples({"text"})
+
+
+def test_field_may_come_in_a_later_shard(tmp_path: Path) -> None:
+    first = write_tar(tmp_path / "a.tar", [{"__key__": "1", "txt": b"hello"}])
+    second = write_tar(tmp_path / "b.tar", [{"__key__": "2", "jpg": jpeg(1)}])
+    found = list(Source(shards=[str(first), str(second)]).samples({"text", "image"}))
+    assert [sorted(key for key in sample if not key.startswith("_")) for sample in found] == [["text"], ["image"]]

@@ -1,0 +1,155 @@
+"""Every file in encoders/ keeps the contract: a new one fails here until it has small options in CASES."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmssl.encoders import create_encoder
+from mmssl.names import list_names
+from mmssl.types import Encoder, Features, TokenEncoder
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+BERT = {"model_type": "bert", "vocab_size": 300, "max_position_embeddings": 40, **TINY}
+CLIP = {
+    "model_type": "clip",
+    "projection_dim": 16,
+    "text_config": {**TINY, "vocab_size": 300, "max_position_embeddings": 24, "eos_token_id": 1, "bos_token_id": 2},
+    "vision_config": {**TINY, "image_size": 32, "patch_size": 16},
+}
+AST = {"model_type": "audio-spectrogram-transformer", "num_mel_bins": 32, "max_length": 48, **TINY}
+VIDEOMAE = {"model_type": "videomae", "image_size": 32, "num_frames": 4, **TINY}
+DINOV2 = {"model_type": "dinov2", "image_size": 28, "patch_size": 14, **TINY}
+CONVNET = {"name": "convnet", "widths": [8, 16], "depths": [1, 1], "image_size": 32}
+
+CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "convnet": [("", {"image_size": 32}), ("", {"widths": [8, 16], "depths": [2, 1], "stem_stride": 2, "pool": "max"})],
+    "vit": [
+        ("", {"image_size": 32, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.1}),
+        (":small", {"image_size": 32, "depth": 1, "pool": "mean", "positions": "learned"}),
+    ],
+    "timm": [
+        (":resnet18", {"image_size": 32}),
+        (":vit_tiny_patch16_224", {"image_size": 32}),
+        (":mobilenetv3_small_050", {"image_size": 64}),
+    ],
+    "torchvision": [(":r3d_18", {"image_size": 16, "frames": 2})],
+    "frames": [("", {"image": CONVNET, "frames": 3})],
+    "spectrogram": [
+        ("", {"seconds": 0.5}),
+        ("", {"backbone": {**CONVNET, "in_channels": 1}, "normalize": "fixed", "seconds": 0.5, "mels": 32}),
+    ],
+    "pointnet": [("", {"widths": [16, 32]}), ("", {"widths": [16, 32], "align": True})],
+    "transformer": [
+        ("", {"width": 32, "depth": 2, "heads": 2, "vocab_size": 300}),
+        ("", {"width": 32, "depth": 2, "heads": 2, "vocab_size": 300, "pool": "last", "causal": True}),
+    ],
+    "transformers": [
+        ("", {"architecture": BERT}),
+        ("", {"architecture": BERT, "pool": "cls"}),
+        ("", {"architecture": CLIP, "modality": "image"}),
+        ("", {"architecture": CLIP, "modality": "text"}),
+        ("", {"architecture": AST}),
+        ("", {"architecture": VIDEOMAE}),
+        ("", {"architecture": DINOV2}),
+    ],
+}
+NAMES = list_names("encoders")
+RUNS = [(name + variant, options) for name, cases in CASES.items() for variant, options in cases]
+every = pytest.mark.parametrize("name, options", RUNS, ids=[f"{i}-{name}" for i, (name, _) in enumerate(RUNS)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_is_tried(name: str) -> None:
+    assert CASES.get(name), f"encoders/{name}.py is new: give CASES small options for it"
+
+
+def raws(modality: str, n: int = 3) -> list[Any]:
+    rng = np.random.default_rng(0)
+    if modality == "image":
+        return [Image.fromarray(rng.integers(0, 256, (70, 50 + i, 3), dtype=np.uint8)) for i in range(n)]
+    if modality == "video":
+        return [rng.integers(0, 256, (6, 48, 40, 3), dtype=np.uint8) for _ in range(n)]
+    if modality == "audio":
+        return [rng.standard_normal(9000 + 100 * i).astype(np.float32) for i in range(n)]
+    if modality == "points":
+        return [rng.standard_normal((20 + i, 3)).astype(np.float32) for i in range(n)]
+    return ["a red ball bounces", "an old blue cube rolls over the floor", "Ünïcödé"][:n]
+
+
+def made(name: str, options: dict[str, Any]) -> tuple[Encoder, torch.Tensor]:
+    """Returns the encoder, moved a little off its start so that layers that start at zero count, and a batch."""
+    torch.manual_seed(0)
+    encoder = create_encoder(name, **options)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    preprocess = encoder.preprocess
+    return encoder, preprocess.collate([preprocess(raw) for raw in raws(encoder.modality)])
+
+
+def check(features: Features, encoder: Encoder, x: torch.Tensor) -> None:
+    clouds = 3
+    assert features.pooled.shape == (clouds, encoder.dim)
+    assert features.pooled.isfinite().all()
+    if features.tokens is None:
+        assert features.grid is None
+        return
+    assert features.tokens.shape[-1] == encoder.dim
+    if features.grid is not None:
+        assert features.tokens.shape[:2] == (clouds, prod(features.grid))
+    if features.lengths is not None:
+        packed = features.tokens.ndim == 2
+        assert features.lengths.shape == (clouds,)
+        assert features.lengths.sum() == len(x) if packed else features.lengths.max() == x.shape[1]
+
+
+@every
+def test_features_have_the_promised_shapes_and_reach_every_parameter(name: str, options: dict[str, Any]) -> None:
+    encoder, x = made(name, options)
+    assert encoder.preprocess.modality == encoder.modality
+    features = encoder(x)
+    check(features, encoder, x)
+    (features.pooled * torch.randn_like(features.pooled)).sum().backward()
+    for key, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, f"{key} does not take part"
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), f"{key} has no gradient"
+
+
+@every
+def test_runs_under_bfloat16(name: str, options: dict[str, Any]) -> None:
+    encoder, x = made(name, options)
+    with torch.autocast("cpu", torch.bfloat16):
+        check(encoder(x), encoder, x)
+
+
+@every
+def test_is_built_again_from_its_config(name: str, options: dict[str, Any], tmp_path: Any) -> None:
+    encoder, x = made(name, options)
+    encoder.save_files(tmp_path)
+    config = json.loads(json.dumps(encoder.config()))
+    again = create_encoder(config["name"], trust_code=False, **config["options"])
+    again.load_files(tmp_path)
+    again.load_state_dict(encoder.state_dict(), strict=True)
+    assert again.preprocess.config() == encoder.preprocess.config()
+    inputs = raws(encoder.modality)
+    torch.testing.assert_close(again.encode(inputs), encoder.encode(inputs))
+    torch.testing.assert_close(encoder.eval()(x).pooled, encoder.encode(inputs))
+
+
+@pytest.mark.parametrize("options", [options for _, options in CASES["vit"]])
+def test_token_encoders_take_any_subset(options: dict[str, Any]) -> None:
+    encoder, x = made("vit", options)
+    assert isinstance(encoder.eval(), TokenEncoder)
+    tokens = encoder.tokenize(x)
+    torch.testing.assert_close(encoder.encode_tokens(tokens).pooled, encoder(x).pooled)
+    some = encoder.encode_tokens(tokens[:, [2, 0]])
+    assert some.tokens is not None and some.tokens.shape == (3, 2, encoder.dim)
+    order = encoder.encode_tokens(tokens[:, [0, 2]])
+    torch.testing.assert_close(some.pooled, order.pooled)  # positions are in the tokens, not in their order

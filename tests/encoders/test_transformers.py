@@ -1,0 +1,229 @@
+"""Folders that transformers saved load as encoders and give transformers' own outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from mmssl.encoders import create_encoder
+from mmssl.errors import UserError
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+TEXTS = ["a red ball", "one old blue cube rolls", "ball"]
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def tokenizer() -> Any:
+    """Returns a fast tokenizer of words, <s> ... </s>, padded with 0."""
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<unk>", *sorted({word for text in TEXTS for word in text.split()}), "<s>", "</s>"]
+    vocab = {word: i for i, word in enumerate(words)}
+    fast = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    fast.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(word, vocab[word]) for word in ("<s>", "</s>")]
+    fast.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def pictures(side: int = 32) -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(2)]
+
+
+def saved(config: Any, folder: Path, *others: Any) -> Any:
+    """Saves a model with random weights, and what goes with it; returns the model."""
+    from transformers import AutoModel
+
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config).eval()
+    for part in (model, *others):
+        part.save_pretrained(folder)
+    return model
+
+
+def clip_config(**text: Any) -> Any:
+    from transformers import CLIPConfig
+
+    vocab = tokenizer().get_vocab()
+    tower = {**TINY, "max_position_embeddings": 12, "vocab_size": len(vocab), "eos_token_id": vocab["</s>"], **text}
+    return CLIPConfig(text_config=tower, vision_config={**TINY, "image_size": 32, "patch_size": 8}, projection_dim=16)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@torch.inference_mode()
+def test_clip_gives_its_own_embeddings(tmp_path: Path, legacy: bool) -> None:
+    """legacy: folders from before transformers wrote the right end token."""
+    from transformers import CLIPImageProcessor
+
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    words = tokenizer()
+    config = clip_config(**({"eos_token_id": 2} if legacy else {}))
+    model = saved(config, tmp_path, processor, words)
+    pixels = processor(pictures(), return_tensors="pt")["pixel_values"]
+    inputs = words(TEXTS, padding=True, return_tensors="pt")
+    theirs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], pixel_values=pixels)
+
+    image = create_encoder(f"transformers:{tmp_path}", modality="image").eval()
+    text = create_encoder(f"transformers:{tmp_path}", modality="text").eval()
+    batch = image.preprocess.collate([image.preprocess(picture) for picture in pictures()])
+    assert batch.dtype == torch.uint8
+    close(image.front(batch), pixels)  # type: ignore[operator]
+    close(image.encode(pictures(), space="clip"), theirs.image_embeds)
+    close(text.encode(TEXTS, space="clip"), theirs.text_embeds)
+    close(image.encode(pictures()), model.vision_model(pixels).pooler_output)
+    features = image(batch)
+    assert features.grid == (4, 4)
+    close(features.tokens, theirs.vision_model_output.last_hidden_state[:, 1:])
+    assert text(inputs["input_ids"]).lengths.tolist() == inputs["attention_mask"].sum(1).tolist()
+
+
+@torch.inference_mode()
+def test_siglip_gives_its_own_embeddings(tmp_path: Path) -> None:
+    from transformers import SiglipConfig
+
+    words = tokenizer()
+    tower = {**TINY, "max_position_embeddings": 12, "vocab_size": len(words), "projection_size": 32}
+    config = SiglipConfig(text_config=tower, vision_config={**TINY, "image_size": 32, "patch_size": 8})
+    model = saved(config, tmp_path, words)
+    ids = words(TEXTS, padding="max_length", max_length=12, return_tensors="pt")["input_ids"]
+    pixels = torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) / 127.5 - 1 for p in pictures()])
+    theirs = model(input_ids=ids, pixel_values=pixels)
+    name = f"transformers:{tmp_path}"
+    close(create_encoder(name, modality="text").encode(TEXTS, space="siglip"), theirs.text_embeds)
+    close(create_encoder(name, modality="image").encode(pictures(), space="siglip"), theirs.image_embeds)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+@torch.inference_mode()
+def test_text_models_pool_their_last_hidden_state(tmp_path: Path, family: str) -> None:
+    from transformers import AutoConfig
+
+    sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48} if family == "distilbert" else TINY
+    words = tokenizer()
+    config = AutoConfig.for_model(family, vocab_size=len(words), max_position_embeddings=20, pad_token_id=0, **sizes)
+    model = saved(config, tmp_path, words)
+    inputs = words(TEXTS, padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    hidden = model(**inputs).last_hidden_state
+    mask = inputs["attention_mask"][..., None]
+    mean = create_encoder(f"transformers:{tmp_path}")
+    assert (mean.modality, mean.dim) == ("text", 32)
+    close(mean.encode(TEXTS), (hidden * mask).sum(1) / mask.sum(1))
+    close(create_encoder(f"transformers:{tmp_path}", pool="cls").encode(TEXTS), hidden[:, 0])
+    long = " ".join(["ball"] * 100)
+    assert mean.encode([long]).isfinite().all()
+    assert mean.preprocess.take_notes() == {"text truncated": 1}
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov2", "dinov2_with_registers", "convnext"])
+@torch.inference_mode()
+def test_image_models_pool_their_class_token(tmp_path: Path, family: str) -> None:
+    from transformers import AutoConfig, ViTImageProcessor
+
+    processor = ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.4] * 3, image_std=[0.3] * 3)
+    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2} if family == "convnext" else TINY
+    config = AutoConfig.for_model(family, image_size=32, patch_size=4 if family == "convnext" else 8, **sizes)
+    model = saved(config, tmp_path, processor)
+    theirs = model(processor(pictures(), return_tensors="pt")["pixel_values"])
+    ours = create_encoder(f"transformers:{tmp_path}")
+    hidden = theirs.last_hidden_state
+    close(ours.encode(pictures()), theirs.pooler_output if family == "convnext" else hidden[:, 0])
+    if family != "convnext":
+        patches = create_encoder(f"transformers:{tmp_path}", pool="mean").encode(pictures())
+        close(patches, hidden[:, -16:].mean(1))
+
+
+@torch.inference_mode()
+def test_videomae_pools_its_patches(tmp_path: Path) -> None:
+    from transformers import VideoMAEConfig, VideoMAEImageProcessor
+
+    processor = VideoMAEImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    config = VideoMAEConfig(image_size=32, patch_size=16, num_frames=4, **TINY)
+    model = saved(config, tmp_path, processor)
+    clip = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    pixels = processor(list(clip), return_tensors="pt")["pixel_values"]
+    ours = create_encoder(f"transformers:{tmp_path}")
+    close(ours.encode([clip]), model(pixels).last_hidden_state.mean(1))
+    assert ours(torch.zeros(1, 3, 4, 32, 32)).grid == (2, 2, 2)
+
+
+@pytest.mark.parametrize("samples", [7920, 5000])
+@torch.inference_mode()
+def test_ast_hears_what_its_feature_extractor_gives(tmp_path: Path, samples: int) -> None:
+    from transformers import ASTConfig, ASTFeatureExtractor
+
+    extractor = ASTFeatureExtractor(num_mel_bins=32, max_length=48, mean=-4.0, std=3.0)
+    model = saved(ASTConfig(num_mel_bins=32, max_length=48, patch_size=16, **TINY), tmp_path, extractor)
+    sound = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
+    values = extractor(sound, sampling_rate=16_000, return_tensors="pt")["input_values"]
+    ours = create_encoder(f"transformers:{tmp_path}", seconds=samples / 16_000)
+    close(ours.front(torch.from_numpy(sound)[None]), values)  # type: ignore[operator]
+    close(ours.encode([torch.from_numpy(sound)]), model(values).pooler_output)
+    assert ours(torch.from_numpy(sound)[None]).grid == (2, 4)
+
+
+@torch.inference_mode()
+def test_our_folder_needs_no_other(tmp_path: Path) -> None:
+    from mmssl.checkpoint import load_encoder, save_encoder
+
+    source = tmp_path / "source"
+    saved(clip_config(), source, tokenizer())
+    encoder = create_encoder(f"transformers:{source}", modality="text")
+    save_encoder(encoder, tmp_path / "ours")
+    expected = encoder.encode(TEXTS, space="clip")
+    source.rename(tmp_path / "gone")
+    config = (tmp_path / "ours" / "config.json").read_text()
+    assert str(source) not in config
+    close(load_encoder(tmp_path / "ours").encode(TEXTS, space="clip"), expected)
+
+
+@torch.inference_mode()
+def test_a_model_without_a_tokenizer_takes_ids_and_refuses_text(tmp_path: Path) -> None:
+    from transformers import BertConfig
+
+    from mmssl.checkpoint import load_encoder, save_encoder
+
+    model = saved(BertConfig(vocab_size=30, **TINY), tmp_path / "bert")
+    encoder = create_encoder(f"transformers:{tmp_path / 'bert'}").eval()
+    save_encoder(encoder, tmp_path / "ours")
+    ids = torch.tensor([[5, 6, 7], [8, 0, 0]])
+    hidden = model(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
+    for ours in (encoder, load_encoder(tmp_path / "ours")):
+        close(ours(ids).pooled, torch.stack([hidden[0].mean(0), hidden[1, 0]]))
+        assert not ours.learns_preprocess
+        with pytest.raises(UserError, match="without a tokenizer"):
+            ours.encode(["text"])
+
+
+def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
+    from transformers import BertConfig
+
+    clip = tmp_path / "clip"
+    saved(clip_config(), clip, tokenizer())
+    saved(BertConfig(vocab_size=30, **TINY), tmp_path / "cut", tokenizer())
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    for name, options, expected in [
+        (f":{tmp_path / 'nowhere'}", {}, "no local folder"),
+        (":google/no-such-model", {}, "network"),
+        (f":{clip}", {}, "say modality: image or modality: text"),
+        (f":{clip}", {"modality": "text", "pool": "cls"}, "leave `pool` out"),
+        (f":{tmp_path / 'cut'}", {}, "does not load"),
+        ("", {}, "takes a folder or hub id"),
+        ("", {"architecture": {"model_type": "nonsense"}}, "architecture makes no model"),
+    ]:
+        with pytest.raises(UserError, match=expected) as error:
+            create_encoder(f"transformers{name}", **options)
+        assert "\n" not in str(error.value)

@@ -1,0 +1,76 @@
+import pytest
+import torch
+from mmssl.losses.infonce import info_nce
+from torch.nn import functional as F
+
+
+def pairs(n: int = 6, d: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    q, k = (F.normalize(torch.randn(n, d, dtype=torch.double), dim=1).float().requires_grad_() for _ in "qk")
+    return q, k
+
+
+def by_hand(q: torch.Tensor, k: torch.Tensor, scale: float, positives: list[list[int]]) -> torch.Tensor:
+    """-mean over positives of log(exp(s qp) / sum_j exp(s qj)), written out."""
+    losses = []
+    for i, right in enumerate(positives):
+        e = torch.stack([torch.exp(scale * (q[i] * key).sum()) for key in k])
+        losses.append(-torch.stack([torch.log(e[j] / e.sum()) for j in right]).mean())
+    return torch.stack(losses)
+
+
+def same(ours: torch.Tensor, theirs: torch.Tensor, *leaves: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    for a, b in zip(torch.autograd.grad(ours.sum(), leaves), torch.autograd.grad(theirs.sum(), leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_one_positive_equals_the_formula() -> None:
+    q, k = pairs()
+    same(info_nce(q, k, scale=7.0), by_hand(q, k, 7.0, [[i] for i in range(6)]), q, k)
+
+
+def test_several_positives_average_their_log_likelihoods() -> None:
+    q, k = pairs()
+    right = [[0, 3], [1], [2, 4, 5], [3], [4, 0], [5]]
+    mask = torch.zeros(6, 6, dtype=torch.bool)
+    for i, js in enumerate(right):
+        mask[i, js] = True
+    same(info_nce(q, k, scale=3.0, positives=mask), by_hand(q, k, 3.0, right), q, k)
+
+
+def test_further_negatives_join_the_denominator() -> None:
+    q, k = pairs()
+    queue = F.normalize(torch.randn(4, 5), dim=1)
+    same(info_nce(q, k, scale=5.0, negatives=queue), by_hand(q, torch.cat([k, queue]), 5.0, [[i] for i in range(6)]), q, k)
+
+
+@pytest.mark.parametrize("kind", ["index", "mask"])
+def test_keys_that_are_missing_change_nothing(kind: str) -> None:
+    q, k = pairs()
+    keep = torch.tensor([True, False, True, True, False, True])
+    positives = None if kind == "index" else torch.eye(6, dtype=torch.bool)
+    ours = info_nce(q, k, scale=5.0, positives=positives, keep=keep)
+    assert (ours[~keep] == 0).all()
+    same(ours[keep], info_nce(q[keep], k[keep], scale=5.0), q, k)
+
+
+def test_no_key_at_all_is_zero_with_a_finite_gradient() -> None:
+    q, k = pairs()
+    loss = info_nce(q, k, scale=5.0, keep=torch.zeros(6, dtype=torch.bool)).sum()
+    assert loss == 0
+    assert all(g.isfinite().all() for g in torch.autograd.grad(loss, [q, k]))
+
+
+def test_both_directions_equal_open_clip() -> None:
+    open_clip = pytest.importorskip("open_clip")
+    q, k = pairs()
+    scale = torch.tensor(9.0, requires_grad=True)
+    ours = (info_nce(q, k, scale=scale).mean() + info_nce(k, q, scale=scale).mean()) / 2
+    same(ours, open_clip.loss.ClipLoss()(q, k, scale), q, k, scale)
+
+
+def test_autocast_does_not_lower_its_precision() -> None:
+    q, k = pairs()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = info_nce(q, k, scale=50.0)
+    torch.testing.assert_close(inside, info_nce(q, k, scale=50.0))

@@ -1,0 +1,26 @@
+import torch
+from mmssl.losses.binary import binary_correspondence
+from mmssl.losses.margin import contrastive_margin, triplet
+
+
+def test_contrastive_margin_equals_the_formula() -> None:
+    d = torch.tensor([0.2, 0.5, 1.3, 0.7], requires_grad=True)
+    y = torch.tensor([True, False, False, True])
+    ours = contrastive_margin(d, y, margin=0.99)
+    torch.testing.assert_close(ours, torch.tensor([0.04, 0.49**2, 0.0, 0.49]))
+    (gradient,) = torch.autograd.grad(ours.sum(), d)
+    torch.testing.assert_close(gradient, torch.tensor([0.4, -2 * 0.49, 0.0, 1.4]))
+
+
+def test_triplet_is_zero_once_the_negative_is_far_enough() -> None:
+    near, far = torch.tensor([0.1, 0.5]), torch.tensor([0.9, 0.4])
+    torch.testing.assert_close(triplet(near, far, margin=0.2), torch.tensor([0.0, 0.3]))
+
+
+def test_one_logit_and_two_logits_agree() -> None:
+    logits = torch.randn(7, 2)
+    y = torch.rand(7) > 0.5
+    log_odds = logits[:, 1] - logits[:, 0]
+    torch.testing.assert_close(binary_correspondence(logits, y), binary_correspondence(log_odds, y))
+    p = torch.sigmoid(log_odds)
+    torch.testing.assert_close(binary_correspondence(log_odds, y), -torch.log(torch.where(y, p, 1 - p)))

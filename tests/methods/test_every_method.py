@@ -1,0 +1,90 @@
+"""What every method must do, found by its file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmssl import names
+
+sys.path.insert(0, str(Path(__file__).parent))
+from settings import SETTINGS, batch, build
+
+METHODS = sorted(names.list_names("methods"))
+
+
+def test_every_method_has_a_setting() -> None:
+    assert METHODS == sorted(SETTINGS), "add a line to tests/methods/settings.py"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_step_reaches_every_parameter_and_lowers_the_loss(name: str) -> None:
+    model = build(name)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        total, _ = model({name: batch(name)})
+        optimizer.zero_grad()
+        total.backward()
+        idle = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert not idle
+        optimizer.step()
+        model.objectives[name].after_step(model.encoders, 0.1)
+        losses.append(total.item())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_samples_that_lack_a_modality_change_nothing(name: str) -> None:
+    model = build(name)
+    full = batch(name)
+    whole = torch.stack([full.extra[f"{key}_present"] for key in SETTINGS[name].modalities]).all(0)
+    complete = full.map(lambda x: x[whole])
+    noisy = full.map(lambda x: x.clone())
+    for views in noisy.views.values():
+        views[0][~whole] = 1
+    losses = [model({name: b})[0] for b in (full, complete, noisy)]
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[0], losses[2])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_without_any_whole_sample_is_zero_and_differentiable(name: str) -> None:
+    model = build(name)
+    empty = batch(name)
+    for key in SETTINGS[name].modalities:
+        empty.extra[f"{key}_present"][:] = False
+    total, _ = model({name: empty})
+    total.backward()
+    assert total == 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.fixture(scope="module")
+def under_ddp(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("ddp") / "found.pt"
+    script = Path(__file__).parent / "two_processes.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launcher, str(script), str(out)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_equal_one(name: str, under_ddp: dict[str, Any]) -> None:
+    model = build(name)
+    total, _ = model({name: batch(name)})
+    total.backward()
+    model.objectives[name].after_step(model.encoders, 0.5)
+    found = under_ddp[name]
+    torch.testing.assert_close(found["loss"], total.detach(), rtol=1e-5, atol=1e-6)
+    expected = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+    assert expected.keys() == found["gradients"].keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found["gradients"][key], gradient, rtol=1e-5, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+    for key, value in model.objectives[name].state_dict().items():
+        torch.testing.assert_close(found["state"][key], value)

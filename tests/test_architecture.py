@@ -1,0 +1,92 @@
+"""Imports run one way between the rooms, and nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "mmssl"
+LEVELS = [
+    {"errors", "types", "dist", "names"},
+    {"modalities", "nn", "losses", "optim"},
+    {"transforms"},
+    {"encoders", "views", "data"},
+    {"methods", "evals"},
+    {"recipe", "checkpoint", "log", "multitask", "prepare"},
+    {"judge", "classify"},
+    {"trainer"},
+    {"demo", "doctor"},
+    {"cli", "__main__"},
+]
+# Inside a level these may see each other, in this direction only.
+ALLOWED = {("types", "errors"), ("names", "errors"), ("classify", "judge"), ("trainer", "judge"), ("__main__", "cli")}
+
+
+def level(room: str) -> int:
+    return next(number for number, rooms in enumerate(LEVELS) if room in rooms)
+
+
+def room_of(file: Path) -> str:
+    first = file.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(file: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py" and "_assets" not in file.parts)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_run_one_way(file: Path) -> None:
+    mine = room_of(file)
+    for name in imports(file):
+        parts = name.split(".")
+        if parts[0] != "mmssl" or len(parts) < 2 or parts[1] == mine:
+            continue
+        theirs = parts[1]
+        down = level(theirs) < level(mine) or (mine, theirs) in ALLOWED
+        assert down, f"{file.relative_to(PACKAGE)} ({mine}) imports {name} ({theirs}), which stands no lower"
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "methods").glob("*.py")), ids=lambda file: file.stem)
+def test_methods_see_contracts_only(file: Path) -> None:
+    for name in imports(file):
+        other = name.startswith("mmssl.methods") or name.split(".")[1:2] in (["encoders"], ["data"], ["evals"])
+        assert not (name.startswith("mmssl") and other), f"{file.stem} imports {name}"
+
+
+def test_files_of_the_package_have_a_room() -> None:
+    for file in FILES:
+        level(room_of(file))
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    return done.stdout
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    heavy = python("import sys, mmssl; print({'torch', 'transformers', 'timm', 'numpy'} & set(sys.modules))")
+    assert heavy.strip() == "set()"
+
+
+def test_help_and_lists_import_nothing_heavy() -> None:
+    code = (
+        "import sys, contextlib, io\nfrom mmssl.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    {}\nprint({{'torch', 'transformers', 'numpy'}} & set(sys.modules))"
+    )
+    for call in ("main(['--help'])", "main(['list', 'methods'])"):
+        assert python(code.format(call)).strip() == "set()", call

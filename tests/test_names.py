@@ -1,0 +1,56 @@
+from typing import Literal
+
+import pytest
+from mmssl import names
+from mmssl.errors import UserError
+
+
+def made(first: int, *, size: int, rate: float = 0.1, kind: Literal["a", "b"] = "a", sizes: tuple[int, ...] = ()) -> None:
+    """A factory to check options against."""
+
+
+def refuses(match: str, **options: object) -> None:
+    with pytest.raises(UserError, match=match):
+        names.check_options(made, options, where="here")
+
+
+def test_the_signature_is_the_schema() -> None:
+    refuses("here: made has no option 'siez'; did you mean 'size'", siez=1)
+    refuses("here: made needs the option 'size'")
+    refuses("size is 'big'; expected int", size="big")
+    refuses("size is True; expected int", size=True)
+    refuses("kind is 'c'; expected one of 'a', 'b'", size=1, kind="c")
+    refuses("sizes is .*1, 'x'", size=1, sizes=[1, "x"])
+
+
+def test_values_take_their_declared_types() -> None:
+    assert names.check_options(made, {"size": 3.0, "rate": "1e-4", "sizes": [1, 2]}) == {
+        "size": 3,
+        "rate": 1e-4,
+        "sizes": (1, 2),
+    }
+
+
+def test_unknown_names_get_a_hint() -> None:
+    with pytest.raises(UserError, match="there is no method 'clipp'; did you mean 'clip'"):
+        names.resolve("methods", "clipp")
+    with pytest.raises(UserError, match="there is no module 'nowhere'"):
+        names.resolve("methods", "nowhere.at.all:method")
+    with pytest.raises(UserError, match="'convnet' has no variant 'x'"):
+        names.build("encoders", "convnet:x")
+    with pytest.raises(UserError, match="say which variant"):
+        names.build("encoders", "timm")
+
+
+def test_own_code_is_a_dotted_path_and_needs_trust() -> None:
+    assert names.resolve("encoders", "collections.abc:Mapping")[0].__name__ == "Mapping"
+    with pytest.raises(UserError, match="trust_code"):
+        names.resolve("encoders", "collections.abc:Mapping", trust_code=False)
+
+
+@pytest.mark.parametrize("room", ["encoders", "methods", "evals", "datasets", "configs", "views", "optim"])
+def test_everything_listed_says_what_it_is(room: str) -> None:
+    found = names.list_names(room)
+    assert found
+    for name, line in found.items():
+        assert len(line) > 10, f"{room}/{name} has no first docstring line"

@@ -1,0 +1,207 @@
+"""Runs from shards to results: whole, killed and resumed, in one process and in two."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from mmssl import train
+from mmssl.checkpoint import steps
+from mmssl.errors import UserError
+from mmssl.judge import evaluate, load_encoders, read_scores
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(steps(folder / "checkpoints")[0] / "state.pt", weights_only=True)["model"]
+
+
+def same_weights(a: Path, b: Path) -> None:
+    mine, theirs = weights(a), weights(b)
+    assert mine.keys() == theirs.keys()
+    for key, value in mine.items():
+        torch.testing.assert_close(value, theirs[key], rtol=0, atol=0, msg=key)
+
+
+def with_train(recipe: dict[str, Any], **options: Any) -> dict[str, Any]:
+    recipe = copy.deepcopy(recipe)
+    recipe["train"] |= options
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, color_recipe: dict[str, Any]) -> Path:
+    """A run without interruption."""
+    return train(color_recipe, out=tmp_path_factory.mktemp("whole") / "run", progress=False)
+
+
+def test_a_run_learns_and_leaves_what_it_promises(whole: Path) -> None:
+    for name in ("recipe.yaml", "results.json", "metrics.jsonl", "tensorboard", "data_report.json"):
+        assert (whole / name).exists(), name
+    assert [path.name for path in steps(whole / "checkpoints")] == ["step_20", "step_18"]
+    assert {p.name for p in (whole / "encoders" / "text").iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+    }
+    scores = read_scores(whole)
+    top1 = scores["zero_shot/top1"]
+    assert top1.value > 0.6 and top1.low <= top1.value <= top1.high and top1.chance == 0.25 and top1.n == 64
+    lines = figures(whole)
+    assert lines[-1]["step"] == 20 and lines[0]["loss"] > [line for line in lines if "loss" in line][-1]["loss"]
+    for key in ("temperature", "image/std", "text/rank", "image-text/alignment", "image-text/gap", "data_wait", "lr"):
+        assert key in lines[-2] or key in lines[-1], key
+
+
+def test_evaluating_the_saved_run_gives_the_figures_of_the_trainer(whole: Path) -> None:
+    before = read_scores(whole)
+    again = evaluate(whole, evals=["zero_shot"])
+    assert again["zero_shot/top1"] == before["zero_shot/top1"]
+    assert read_scores(whole).keys() == before.keys()
+    with pytest.raises(UserError, match="no evaluation 'zeroshot'; did you mean 'zero_shot'"):
+        evaluate(whole, evals=["zeroshot"])
+
+
+def test_the_same_seed_gives_the_same_run(whole: Path, color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    same_weights(whole, train(color_recipe, out=tmp_path / "again", progress=False))
+
+
+def test_a_run_stopped_between_checkpoints_continues_bit_by_bit(
+    whole: Path, color_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmssl import trainer
+
+    real = trainer.Trainer.train_step
+
+    def stops(self: Any) -> Any:
+        if self.step == 14:
+            raise RuntimeError("power cut")
+        return real(self)
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", stops)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(color_recipe, out=tmp_path / "run", progress=False)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"is not empty; continue it with --resume"):
+        train(color_recipe, out=tmp_path / "run", progress=False)
+    newest = steps(tmp_path / "run" / "checkpoints")[0]
+    (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:1000])  # the older one must serve
+    train(color_recipe, out=tmp_path / "run", resume=True, progress=False)
+    same_weights(whole, tmp_path / "run")
+    trained = [line["step"] for line in figures(tmp_path / "run") if "loss" in line]
+    assert trained == sorted(set(trained))
+
+
+def test_sigkill_and_the_same_command_with_resume(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = with_train(color_recipe, samples=1600, save_every=16)
+    file, run = tmp_path / "r.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "mmssl", "train", str(file), "--out", str(run), "--quiet", "--resume"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not steps(run / "checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = int(steps(run / "checkpoints")[0].name[5:])
+    assert reached < 100
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert steps(run / "checkpoints")[0].name == "step_100"
+    assert [line["step"] for line in figures(run) if "loss" in line] == list(range(4, 101, 4))
+    assert "zero_shot/top1" in done.stdout
+
+
+def test_two_processes_train_as_one_run(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    file, run = tmp_path / "r.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(with_train(color_recipe, accumulate=2, threads=1)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmssl"]
+    done = subprocess.run([*launcher, "train", str(file), "--out", str(run)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read_scores(run)["zero_shot/top1"].n == 64
+    assert read_scores(run)["zero_shot/top1"].value > 0.5
+    state = torch.load(steps(run / "checkpoints")[0] / "state.pt", weights_only=True)
+    assert len(state["streams"]) == 2
+
+
+def test_the_saved_encoder_embeds_as_the_trainer_did(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    from mmssl import dist, recipe, trainer
+
+    made = recipe.check(copy.deepcopy(color_recipe))
+    run = trainer.Trainer(made, tmp_path, device=dist.start("cpu"), state=None)
+    for _ in range(4):
+        run.train_step()
+    run.save()
+    loaded = load_encoders(tmp_path)
+    pictures = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    captions = ["a red square", "something blue", "nothing", "é 🙂", "a " * 90]
+    for key, raws in (("image", pictures), ("text", captions)):
+        for space in (None, "clip"):
+            ours = run.model.encoders[key].encode(raws, space=space)
+            torch.testing.assert_close(loaded[key].encode(raws, space=space), ours, rtol=0, atol=1e-5)
+
+
+def test_averaged_weights_are_what_is_saved_for_use(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    folder = train(with_train(color_recipe, ema=0.9, samples=64, compile=False), out=tmp_path / "run", progress=False)
+    state = torch.load(steps(folder / "checkpoints")[0] / "state.pt", weights_only=True)
+    saved = load_encoders(folder)["text"].state_dict()
+    torch.testing.assert_close(saved["norm.bias"], state["averaged"]["encoders.text.norm.bias"])
+    assert not torch.equal(saved["norm.bias"], state["model"]["encoders.text.norm.bias"])
+
+
+def test_frozen_encoders_stay(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    runs = [
+        train(with_train(color_recipe, freeze=["text"], samples=n), out=tmp_path / str(n), progress=False)
+        for n in (16, 64)
+    ]
+    a, b = (weights(run) for run in runs)
+    assert torch.equal(a["encoders.text.norm.bias"], b["encoders.text.norm.bias"])
+    assert not torch.equal(a["objectives.clip.space.heads.text.layers.0.weight"], b["objectives.clip.space.heads.text.layers.0.weight"])
+
+
+def test_accumulated_parts_and_bf16_train(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    options = {"accumulate": 2, "precision": "bf16", "clip_grad": 1.0, "samples": 160}
+    folder = train(with_train(color_recipe, **options), out=tmp_path / "run", progress=False)
+    losses = [line["loss"] for line in figures(folder) if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_steps_with_bad_gradients_are_skipped_then_stop_the_run(
+    color_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmssl.methods.clip import CLIP
+
+    real = CLIP.forward
+    monkeypatch.setattr(CLIP, "forward", lambda self, e, b: spoilt(real(self, e, b)))
+
+    def spoilt(loss: Any) -> Any:
+        loss.total = loss.total * float("nan")
+        return loss
+
+    with pytest.raises(UserError, match="12 steps had gradients that are not finite"):
+        train(with_train(color_recipe, log_every=12), out=tmp_path / "run", progress=False)
+
+
+def test_a_batch_that_does_not_divide_is_refused(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch is 16; expected a multiple of processes x accumulate = 3"):
+        train(with_train(color_recipe, accumulate=3), out=tmp_path / "run", progress=False)
+
+
+def test_an_encoder_under_the_wrong_modality_is_refused(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = copy.deepcopy(color_recipe)
+    recipe["encoders"]["video"] = recipe["encoders"].pop("image")
+    with pytest.raises(UserError, match="encoders.video: 'convnet' reads image, list it under 'image'"):
+        train(recipe, out=tmp_path / "run", progress=False)
