@@ -16,30 +16,11 @@ from torch import nn
 from mmssl import names
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
+from mmssl.files import sync_folder, write_atomically
 from mmssl.nn.head import Projection
 from mmssl.types import Encoder, Preprocess
 
 FORMAT = 1
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that is either the old one or the whole new one, whatever happens meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes renames in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save_state(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
@@ -56,7 +37,7 @@ def save_state(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> 
         os.fsync(file.fileno())
     shutil.rmtree(target, ignore_errors=True)
     temporary.replace(target)
-    _sync_folder(folder)
+    sync_folder(folder)
     for old in steps(folder)[keep:]:
         shutil.rmtree(old)
     return target

@@ -13,7 +13,7 @@ from mmssl.errors import UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; a user's mistake is one line and exit code 2."""
-    arguments = parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         return int(arguments.run(arguments) or 0)
     except UserError as error:
@@ -27,6 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" at {error.filename}" if error.filename else ""
         print(f"mmssl: {error.strerror}{where}; nothing already written is lost", file=sys.stderr)
     return 2
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses a command line; key=value overrides may stand anywhere among the options."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    overrides = [word for word in rest if "=" in word and not word.startswith("-") and hasattr(arguments, "overrides")]
+    if unknown := [word for word in rest if word not in overrides]:
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if overrides:
+        arguments.overrides = [*arguments.overrides, *overrides]
+    return arguments
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmssl import checkpoint, dist, names, recipe
 from mmssl.errors import UserError, did_you_mean
+from mmssl.files import write_atomically
 from mmssl.types import Encoder, Evaluation, Score, evaluating
 
 
@@ -45,7 +46,7 @@ def write_results(folder: Path, made: recipe.Recipe, scores: Mapping[str, Score]
         "samples": samples,
         "scores": {key: asdict(score) for key, score in scores.items()},
     }
-    checkpoint.write_atomically(folder / "results.json", json.dumps(results, indent=2).encode())
+    write_atomically(folder / "results.json", json.dumps(results, indent=2).encode())
 
 
 def load_encoders(run: str | Path, *, device: str = "cpu") -> dict[str, Encoder]:

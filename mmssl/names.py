@@ -30,7 +30,9 @@ def list_names(room: str) -> dict[str, str]:
     folder = home(room)
     if room == "datasets":
         cards = sorted(folder.glob("*/card.yaml"))
-        return {card.parent.name: _first_line(card.read_text().partition("about:")[2]) for card in cards}
+        return {
+            card.parent.name: _first_line(card.read_text().partition("about:")[2].lstrip(" |>-\n")) for card in cards
+        }
     if room == "configs":
         files = sorted(folder.glob("*/*.yaml"))
         return {f"{f.parent.name}/{f.stem}": _first_line(f.read_text()).lstrip("# ") for f in files}

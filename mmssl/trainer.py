@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
+from mmssl.files import write_atomically
 from mmssl.judge import Judge, write_results
 from mmssl.log import RunLog
 from mmssl.multitask import MultiTask, freeze_idle
@@ -42,7 +43,7 @@ class Stream:
         self.batches = self._run(resume)
 
     def _run(self, resume: dict[str, Any] | None) -> Iterator[Batch]:
-        for epoch in itertools.count(resume["epoch"] if resume else 0):
+        for epoch in count(resume["epoch"] if resume else 0):
             yield from self.loader.epoch(epoch, resume=resume)
             resume = None
 
@@ -71,6 +72,7 @@ class Trainer:
         self.steps = max(1, options.samples // self.per_step)
         self.step = 0
         self.judge = Judge(recipe.evals)
+        self.told: set[tuple[str, str]] = set()
         self._start(state)
 
     def _objective(self, key: str, encoders: dict[str, Encoder]) -> Objective:
@@ -92,20 +94,20 @@ class Trainer:
         again: bool,
     ) -> None:
         """Trains tokenizers and the like on the training stream, or takes back what the run trained at its start."""
-        for key, encoder in encoders.items():
-            folder = self.folder / "encoders" / key
-            if not encoder.learns_preprocess:
-                continue
-            if again:
-                task = next((t for t, objective in objectives.items() if key in objective.uses), None)
-                if task is not None:
-                    stream = sources[task].samples({key})
-                    encoder.learn_preprocess(s[key] for s in itertools.islice(stream, LEARN_FROM) if key in s)
-                if dist.rank() == 0:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    encoder.save_files(folder)
-            else:
-                encoder.load_files(folder)
+        for key in [key for key, encoder in encoders.items() if encoder.learns_preprocess]:
+            task = next((task for task, objective in objectives.items() if key in objective.uses), None)
+            if not again:
+                encoders[key].load_files(self.folder / "encoders" / key)
+            elif task is not None:
+                stream = islice(sources[task].samples({key}), LEARN_FROM)
+                encoders[key].learn_preprocess(sample[key] for sample in stream if key in sample)
+
+    def write_start(self) -> None:
+        """Writes what the run rests on before its first step: the resolved recipe and the learnt preprocessing."""
+        write_atomically(self.folder / "recipe.yaml", self.recipe.dump().encode())
+        for key, encoder in self.model.named_encoders.items():
+            (self.folder / "encoders" / key).mkdir(parents=True, exist_ok=True)
+            encoder.save_files(self.folder / "encoders" / key)
 
     def _stream(self, key: str, source: Source, state: dict[str, Any] | None) -> Stream:
         task, options = self.recipe.tasks[key], self.recipe.train
@@ -234,6 +236,14 @@ class Trainer:
         values |= {"skipped_steps": bad} if bad else {}
         return {key: float(value) for key, value in values.items()}
 
+    def tell_notes(self) -> None:
+        """Says once of each kind of note what the loaders have to tell, such as truncated texts."""
+        for key, stream in self.streams.items():
+            for note, number in stream.loader.report()["notes"].items():
+                if (key, note) not in self.told:
+                    self.told.add((key, note))
+                    tqdm.write(f"{key}: {note}: {number} so far; the total stands in data_report.json")
+
     def save(self) -> None:
         """Writes a checkpoint and each encoder's folder."""
         state = {
@@ -292,16 +302,15 @@ def _set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
-    """Makes the run's folder, or on resume returns the newest state in it that loads, if any."""
-    if not resume and folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; continue it with --resume, or choose another name=... or --out")
-    state, problems = checkpoint.load_state(folder / "checkpoints") if resume else (None, [])
-    dist.barrier()
-    if dist.rank() == 0:
-        for problem in problems:
-            tqdm.write(f"{folder}: {problem}")
-        checkpoint.write_atomically(folder / "recipe.yaml", recipe.dump().encode())
+def open_folder(folder: Path, *, resume: bool) -> dict[str, Any] | None:
+    """Returns the newest state in a run's folder that loads, None for a new run; UserError if it is in use."""
+    if not resume:
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty; continue it with --resume, or choose another name=... or --out")
+        return None
+    state, problems = checkpoint.load_state(folder / "checkpoints")
+    for problem in problems if dist.rank() == 0 else ():
+        tqdm.write(f"{folder}: {problem}")
     return state
 
 
@@ -332,8 +341,10 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
         torch.set_num_threads(recipe.train.threads)
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     try:
-        state = open_folder(folder, recipe, resume=resume)
+        state = open_folder(folder, resume=resume)
         trainer = Trainer(recipe, folder, device=device, state=state)
+        if dist.rank() == 0:
+            trainer.write_start()
         _loop(trainer, progress=progress)
     finally:
         dist.stop()
@@ -375,6 +386,7 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
         if log and (trainer.step % options.log_every == 0 or done):
             values = trainer.figures(losses, waited, time.perf_counter() - began, counted)
             log.write(trainer.step, values)
+            trainer.tell_notes()
             bar.set_postfix(loss=f"{values['total']:.3f}", data_wait=f"{values['data_wait']:.0%}")
             began, waited, counted = time.perf_counter(), 0.0, 0
         if trainer.step % save_every == 0 or done:
@@ -388,7 +400,7 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
 def _report(trainer: Trainer) -> None:
     """Says what the loaders skipped or changed."""
     reports = {key: stream.loader.report() for key, stream in trainer.streams.items()}
-    checkpoint.write_atomically(trainer.folder / "data_report.json", json.dumps(reports, indent=2).encode())
+    write_atomically(trainer.folder / "data_report.json", json.dumps(reports, indent=2).encode())
     for key, report in reports.items():
         damaged = {reason: sum(shards.values()) for reason, shards in report["damaged"].items()}
         for reason, count in {**damaged, **report["notes"]}.items():

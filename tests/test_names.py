@@ -5,7 +5,9 @@ from mmssl import names
 from mmssl.errors import UserError
 
 
-def made(first: int, *, size: int, rate: float = 0.1, kind: Literal["a", "b"] = "a", sizes: tuple[int, ...] = ()) -> None:
+def made(
+    first: int, *, size: int, rate: float = 0.1, kind: Literal["a", "b"] = "a", sizes: tuple[int, ...] = ()
+) -> None:
     """A factory to check options against."""
 
 

@@ -129,7 +129,9 @@ def test_two_processes_train_as_one_run(color_recipe: dict[str, Any], tmp_path: 
     file, run = tmp_path / "r.yaml", tmp_path / "run"
     file.write_text(yaml.safe_dump(with_train(color_recipe, accumulate=2, threads=1)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmssl"]
-    done = subprocess.run([*launcher, "train", str(file), "--out", str(run)], capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [*launcher, "train", str(file), "--out", str(run)], capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert read_scores(run)["zero_shot/top1"].n == 64
     assert read_scores(run)["zero_shot/top1"].value > 0.5
@@ -169,7 +171,9 @@ def test_frozen_encoders_stay(color_recipe: dict[str, Any], tmp_path: Path) -> N
     ]
     a, b = (weights(run) for run in runs)
     assert torch.equal(a["encoders.text.norm.bias"], b["encoders.text.norm.bias"])
-    assert not torch.equal(a["objectives.clip.space.heads.text.layers.0.weight"], b["objectives.clip.space.heads.text.layers.0.weight"])
+    assert not torch.equal(
+        a["objectives.clip.space.heads.text.layers.0.weight"], b["objectives.clip.space.heads.text.layers.0.weight"]
+    )
 
 
 def test_accumulated_parts_and_bf16_train(color_recipe: dict[str, Any], tmp_path: Path) -> None:

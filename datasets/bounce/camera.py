@@ -12,7 +12,7 @@ Array = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera at T moments: position (T, 3) m, rotation (T, 3, 3) camera -> world, tangent of half the field of view."""
+    """One camera at T moments: position (T, 3), rotation (T, 3, 3) to the world, tangent of half the view."""
 
     position: Array
     rotation: Array

@@ -70,7 +70,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Motion:
-    """What happened: position (S, K, 3) and angles (S, K, 3: yaw, tilt x, tilt y) at every STEP, total energy (S,), impacts."""
+    """What happened at every STEP: position (S, K, 3), angles (S, K, 3: yaw, tilt x, tilt y), total energy (S,)."""
 
     position: Array
     angles: Array

@@ -37,6 +37,21 @@ class Picture:
     mask: NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Canvas:
+    """A picture in the making: rays (3, T, P) from origin (3, T, 1), and what they have met so far.
+
+    color (3, T, P) linear, distance (T, P) along the ray, mask (T, P); pixel: the width of a pixel at distance 1.
+    """
+
+    origin: Array
+    rays: Array
+    pixel: float
+    color: Array
+    distance: Array
+    mask: NDArray[np.uint8]
+
+
 def render(
     room: Room, solids: list[Solid], camera: Camera, centres: Array, rotations: Array, *, fine: int = 1
 ) -> Picture:
@@ -70,49 +85,47 @@ def render_part(
     """Returns linear colour (3, T, P), depth (T, P) and mask (T, P)."""
     rays = camera.rays()
     origin = camera.position.T[:, :, None].astype(np.float32)
-    radii = np.array([solid.radius * 0.85 for solid in solids])
-    color, distance = room.shade(origin, rays, centres, radii)
-    mask = np.zeros(distance.shape, np.uint8)
-    pixel = 2 * camera.tangent / camera.size
+    color, distance = room.shade(origin, rays, centres, np.array([solid.radius * 0.85 for solid in solids]))
+    pixel = float(2 * camera.tangent / camera.size)
+    canvas = Canvas(origin, rays, pixel, color, distance, np.zeros(distance.shape, np.uint8))
     for k, solid in enumerate(solids):
-        draw(room, solid, k + 1, origin, rays, centres[:, k], rotations[:, k], pixel, color, distance, mask)
+        draw(canvas, room, solid, k + 1, centres[:, k].astype(np.float32), rotations[:, k].astype(np.float32))
     forward = camera.rotation[:, :, 2].T[:, :, None].astype(np.float32)
-    return color, distance * (rays * forward).sum(0), mask
+    return color, distance * (rays * forward).sum(0), canvas.mask
 
 
-def draw(
-    room: Room, solid: Solid, number: int, origin: Array, rays: Array, centres: Array, rotations: Array, pixel: float,
-    color: Array, distance: Array, mask: NDArray[np.uint8],
-) -> None:  # fmt: skip
-    """Puts one solid into the picture, in place; its outline is smoothed by how close rays pass."""
+def draw(canvas: Canvas, room: Room, solid: Solid, number: int, centres: Array, rotations: Array) -> None:
+    """Puts one solid at (T, 3), turned by (T, 3, 3), into the picture; rays that nearly hit smooth its outline."""
+    distance, radius = SHAPES[solid.shape].distance, np.float32(solid.radius)
+    offset = canvas.origin - centres.T[:, :, None]
+    middle = -(offset * canvas.rays).sum(0)  # (T, P) along the ray to the point nearest to the centre
     bound = SHAPES[solid.shape].bound * solid.radius * 1.05
-    offset = origin - centres.T[:, :, None].astype(np.float32)
-    middle = -(offset * rays).sum(0)  # (T, P) distance to the point nearest to the centre
     gap = bound**2 - (offset * offset).sum(0) + middle * middle
-    index = np.flatnonzero((gap > 0) & (middle > 0))
+    index = np.flatnonzero((gap > 0) & (middle > 0))  # the rays that pass through the enclosing ball
     if not len(index):
         return
-    frame = index // distance.shape[1]
-    turn = rotations.astype(np.float32)[frame]  # (n, 3, 3), object -> world
-    ray = rays.reshape(3, -1)[:, index]
+    turn = rotations[index // gap.shape[1]]
+    ray = canvas.rays.reshape(3, -1)[:, index]
     local = np.einsum("nij,in->jn", turn, ray)
-    start = np.einsum("nij,in->jn", turn, offset[:, frame, 0]) / np.float32(solid.radius)
-    half = np.sqrt(gap.ravel()[index]) / np.float32(solid.radius)
-    reach = middle.ravel()[index] / np.float32(solid.radius)
-    close = np.clip(0.05 * pixel * float(reach.min()), 1e-3, 1e-2)
-    travel, miss = march(SHAPES[solid.shape].distance, start, local, reach - half, reach + half, close)
-    far = travel * np.float32(solid.radius)
-    cover = np.clip(1 - miss * np.float32(solid.radius) / (far * np.float32(pixel)), 0, 1)
-    seen = np.flatnonzero((cover > 0) & (far < distance.ravel()[index]))
-    index, far, cover = index[seen], far[seen], cover[seen]
+    start = np.einsum("nij,in->jn", turn, offset[:, index // gap.shape[1], 0]) / radius
+    half, reach = np.sqrt(gap.ravel()[index]) / radius, middle.ravel()[index] / radius
+    close = float(np.clip(0.05 * canvas.pixel * reach.min(), 1e-3, 1e-2))
+    travel, miss = march(distance, start, local, np.maximum(reach - half, 0), reach + half, close)
+    cover = np.clip(1 - miss / (travel * np.float32(canvas.pixel) + np.float32(1e-6)), 0, 1)
+    seen = np.flatnonzero((cover > 0) & (travel * radius < canvas.distance.ravel()[index]))
     spot = start[:, seen] + local[:, seen] * travel[seen]
-    normal = np.einsum("nij,jn->in", turn[seen], normals(SHAPES[solid.shape].distance, spot))
-    shade = shade_solid(room, solid, spot, normal, ray[:, seen])
-    flat = color.reshape(3, -1)
-    flat[:, index] += (shade - flat[:, index]) * cover
-    solid_pixels = index[cover > 0.5]
-    mask.ravel()[solid_pixels] = number
-    distance.ravel()[solid_pixels] = far[cover > 0.5]
+    normal = np.einsum("nij,jn->in", turn[seen], normals(distance, spot))
+    color = shade_solid(room, solid, spot, normal, ray[:, seen])
+    paint(canvas, index[seen], color, travel[seen] * radius, cover[seen], number)
+
+
+def paint(canvas: Canvas, index: NDArray[np.intp], color: Array, far: Array, cover: Array, number: int) -> None:
+    """Blends colours (3, n) over pixels by how much of them is covered; mostly covered ones get depth and mask."""
+    flat = canvas.color.reshape(3, -1)
+    flat[:, index] += (color - flat[:, index]) * cover
+    most = cover > 0.5
+    canvas.mask.ravel()[index[most]] = number
+    canvas.distance.ravel()[index[most]] = far[most]
 
 
 def march(distance: Distance, start: Array, ray: Array, near: Array, far: Array, close: float) -> tuple[Array, Array]:

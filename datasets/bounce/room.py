@@ -52,34 +52,25 @@ class Room:
 
     def trace(self, origin: Array, rays: Array) -> tuple[Array, Array, Array]:
         """Returns distance (T, P), axis of the surface hit (T, P) and brick index (T, P; -1 for the room itself)."""
-        walls = [[-self.half[0], -self.half[1], 0.0], [*self.half, CEILING]]
         with np.errstate(divide="ignore"):
             inverse = 1 / rays
-        exits = [np.where(rays[i] > 0, walls[1][i] - origin[i], walls[0][i] - origin[i]) * inverse[i] for i in range(3)]
+        exits = entries(origin, rays, inverse, [*self.half, CEILING], [-self.half[0], -self.half[1], 0.0])
         for exit_ in exits:
             exit_[exit_ <= 0] = np.inf  # a wall behind the camera is not there
         distance = np.minimum(np.minimum(exits[0], exits[1]), exits[2])
         axis = np.where(distance == exits[2], 2, np.where(distance == exits[1], 1, 0)).astype(np.int8)
         brick = np.full(distance.shape, -1, np.int8)
         for index, (low, high) in enumerate(self.blocks):
-            self.trace_block(origin, rays, inverse, low.tolist(), high.tolist(), index, distance, axis, brick)
+            sides = entries(origin, rays, inverse, low.tolist(), high.tolist())
+            near = np.maximum(np.maximum(sides[0], sides[1]), sides[2])
+            far = entries(origin, rays, inverse, high.tolist(), low.tolist())
+            hit = np.flatnonzero(
+                (near > 0) & (near < distance) & (near < np.minimum(np.minimum(far[0], far[1]), far[2]))
+            )
+            at = near.ravel()[hit]
+            distance.ravel()[hit], brick.ravel()[hit] = at, index
+            axis.ravel()[hit] = np.where(at == sides[2].ravel()[hit], 2, np.where(at == sides[1].ravel()[hit], 1, 0))
         return distance, axis, brick
-
-    @staticmethod
-    def trace_block(
-        origin: Array, rays: Array, inverse: Array, low: list[float], high: list[float], index: int,
-        distance: Array, axis: Array, brick: Array,
-    ) -> None:  # fmt: skip
-        """Puts one block in front of what was hit so far, in place."""
-        enter = [np.where(rays[i] > 0, low[i] - origin[i], high[i] - origin[i]) * inverse[i] for i in range(3)]
-        leave = [np.where(rays[i] > 0, high[i] - origin[i], low[i] - origin[i]) * inverse[i] for i in range(3)]
-        near = np.maximum(np.maximum(enter[0], enter[1]), enter[2])
-        far = np.minimum(np.minimum(leave[0], leave[1]), leave[2])
-        hit = np.flatnonzero((near < far) & (near > 0) & (near < distance))
-        at = near.ravel()[hit]
-        distance.ravel()[hit] = at
-        axis.ravel()[hit] = np.where(at == enter[2].ravel()[hit], 2, np.where(at == enter[1].ravel()[hit], 1, 0))
-        brick.ravel()[hit] = index
 
     def shade(self, origin: Array, rays: Array, centres: Array, radii: Array) -> tuple[Array, Array]:
         """Returns linear colour (3, T, P) and distance (T, P); balls at centres (T, K, 3) cast soft shadows."""
@@ -130,3 +121,8 @@ class Room:
             edge = np.clip(edge, 0, 1)
             light *= np.where(toward > 0, np.float32(0.25) + np.float32(0.75) * edge, 1)
         return light
+
+
+def entries(origin: Array, rays: Array, inverse: Array, low: list[float], high: list[float]) -> list[Array]:
+    """Returns per axis the distance (T, P) at which rays pass the first of a box's two planes; swap for the last."""
+    return [np.where(rays[i] > 0, low[i] - origin[i], high[i] - origin[i]) * inverse[i] for i in range(3)]

@@ -159,10 +159,8 @@ def video_camera(scene: Scene, times: Array, size: int) -> Camera:
     elevation = rng.uniform(0.2, 0.5) + rng.uniform(0.02, 0.08) * sway[:, 1]
     centres = scene.at(times)[0]
     aim = (centres.min((0, 1)) + centres.max((0, 1))) / 2 + rng.uniform(-0.08, 0.08, 3)
-    return framed(
-        aim, direction(azimuth, elevation), np.tan(rng.uniform(0.36, 0.45)), size, centres.reshape(-1, len(scene.solids), 3),
-        scene.radii, fill=0.94,
-    )  # fmt: skip
+    tangent = np.tan(rng.uniform(0.36, 0.45))
+    return framed(aim, direction(azimuth, elevation), tangent, size, centres, scene.radii, fill=0.94)
 
 
 def key_camera(scene: Scene, size: int) -> tuple[float, Camera]:

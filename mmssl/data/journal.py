@@ -205,8 +205,8 @@ def _write_shard(path: Path, items: Sequence[Any], make: Callable[[Any], Fields]
     try:
         with open(aside, "wb") as file:
             hashed = _Hashed(file)
-            # a fixed time and format: the same samples are the same bytes
-            with TarWriter(hashed, encoder=False, mtime=0, format="PAX_FORMAT") as tar:
+            # a fixed time: the same samples are the same bytes
+            with TarWriter(hashed, encoder=False, mtime=0) as tar:
                 for sample in _make_all(items, make, damaged, strict):
                     sample["__key__"] = _unused(str(sample["__key__"]), keys)
                     tar.write(sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -98,7 +99,7 @@ class Loader:
         else:
             plan, state = self._resumed(number, resume)
         if resume is not None or self._next != number:
-            self._parcels = iter(self._workers(plan, state))
+            self._parcels = self._start(plan, state)
         self._next, self._state = None, state
         return self._deliver(plan, state)
 
@@ -113,7 +114,7 @@ class Loader:
         plan = self._plan(number, resume["base"] + resume["batches"] * resume["batch"] * resume["world"])
         return plan, self._fresh(plan)
 
-    def _workers(self, plan: Plan, state: dict[str, Any]) -> DataLoader[Parcel]:
+    def _start(self, plan: Plan, state: dict[str, Any]) -> Iterator[Parcel]:
         stream = Stream(
             source=self.source,
             view=self.view,
@@ -127,14 +128,16 @@ class Loader:
             max_damaged=self.max_damaged,
             strict=self.strict,
         )
-        # with a generator of its own, starting workers leaves the global one as it is
-        return DataLoader(
-            stream,
-            batch_size=None,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),
-        )
+        with warnings.catch_warnings():  # how many workers is the recipe's choice, for the order depends on it
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            parcels = DataLoader(
+                stream,
+                batch_size=None,
+                num_workers=self.workers,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # its own, so that starting workers leaves the global one as it is
+            )
+            return iter(parcels)
 
     def _deliver(self, plan: Plan, state: dict[str, Any]) -> Iterator[Batch]:
         while state["batches"] < plan.batches:

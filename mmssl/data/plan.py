@@ -53,26 +53,30 @@ class Plan:
         """Returns how many of its rank's batches the worker makes: number w, w + workers, ..."""
         return len(range(worker, self.batches, self.workers))
 
-    def own(self, slot: int) -> list[Segment]:
-        """Returns the stretch of the epoch's sequence that the slot owns; empty if counts are not known."""
-        if self.counts is None:
-            return []
-        lengths = [self.batch * self.batches_of(k % self.workers) for k in range(slot + 1)]
-        return list(self._stretch(sum(lengths[:-1]), lengths[-1]))
+    def passes(self, slot: int) -> Iterator[list[Segment]]:
+        """Yields what a slot reads, pass after pass without end.
 
-    def rest(self, slot: int) -> Iterator[Segment]:
-        """Yields segments without end: all that a slot reads without counts, else what replaces damaged samples."""
-        for turn in itertools.count():
+        With counts, the first is the stretch that it owns; each later one is the whole set, in replacement of damaged
+        samples. Without, each is the slot's share of one pass over the set.
+        """
+        if self.counts is not None:
+            yield list(self._own(slot))
+        for number in itertools.count():
+            order = self._shuffled(f"pass {number}" if self.counts is None else f"pass {number} of slot {slot}")
             if self.counts is not None:
-                order = self._shuffled(f"slot {slot}, turn {turn}")
-                yield from (Segment(shard, 0, self.counts[shard]) for shard in order)
+                yield [Segment(shard, 0, self.counts[shard]) for shard in order]
             elif self.shards >= self.slots:
-                turns, place = divmod(slot + turn * self.slots, self.shards)
-                yield Segment(self._shuffled(f"pass {turns}")[place])
+                first = (slot - number * self.shards) % self.slots
+                yield [Segment(shard) for shard in order[first :: self.slots]]
             else:
-                shard = slot % self.shards
-                sharers = len(range(shard, self.slots, self.shards))
-                yield Segment(self._shuffled(f"pass {turn}")[shard], slot // self.shards, None, sharers)
+                place = slot % self.shards
+                sharers = len(range(place, self.slots, self.shards))
+                yield [Segment(order[place], slot // self.shards, None, sharers)]
+
+    def _own(self, slot: int) -> Iterator[Segment]:
+        """Yields the stretch of the epoch's sequence that the slot owns."""
+        lengths = [self.batch * self.batches_of(k % self.workers) for k in range(slot + 1)]
+        return self._stretch(sum(lengths[:-1]), lengths[-1])
 
     def _stretch(self, start: int, length: int) -> Iterator[Segment]:
         """Yields what covers `length` samples from `start` on of the endless sequence of shuffled passes."""

@@ -137,22 +137,23 @@ class _Slot:
         """Yields the slot's samples, still encoded, in an order that depends on the plan alone."""
         plan = self.plan
         order = random.Random(seed_of(plan.seed, plan.epoch, plan.base, "order", self.slot))
-        for part in (plan.own(self.slot), plan.rest(self.slot)):
-            yield from shuffled(self._read(part), self.stream.shuffle_bytes, order)
+        empty = 0
+        for segments in plan.passes(self.slot):
+            entry = None
+            for entry in shuffled(self._read(segments), self.stream.shuffle_bytes, order):
+                yield entry
+            empty = 0 if entry else empty + 1
+            if empty > 2 * plan.shards:  # by then it has had its turn at every shard, nearly surely
+                raise UserError(
+                    f"worker {self.slot} of {plan.slots} (ranks x workers) finds no samples left for it in "
+                    f"{plan.shards} shards; use fewer workers"
+                )
 
     def _read(self, segments: Iterable[Segment]) -> Iterator[Entry]:
         source, wanted = self.stream.source, self.stream.preprocess
-        empty = 0
         for part in segments:
-            empty += 1
             for entry in source.entries(part.shard, start=part.start, stop=part.stop, step=part.step):
-                empty = 0
                 yield source.keep(entry, wanted)
-            if empty > 100 + 2 * self.plan.shards:
-                raise UserError(
-                    f"worker {self.slot} of {self.plan.slots} (ranks x workers) finds no samples left for it in "
-                    f"{self.plan.shards} shards; use fewer workers"
-                )
 
 
 def shuffled(entries: Iterable[Entry], limit: float, order: random.Random) -> Iterator[Entry]:

@@ -38,7 +38,7 @@ class Entry:
 
 def read_tar(url: str, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Entry]:
     """Yields samples start, start + step, ... before `stop`; a broken tar ends with an entry that tells the fault."""
-    number, twins = -1, list[Exception]()
+    number, twins, fault = -1, list[Exception](), ""
     try:
         with _opened(url) as stream:
             for number, group in enumerate(itertools.islice(_groups(stream, url, twins), stop)):
@@ -47,10 +47,11 @@ def read_tar(url: str, *, start: int = 0, stop: int | None = None, step: int = 1
                     del group["__url__"]
                     yield Entry(key, url, group)
             if stop is None or number + 1 < stop:
-                fault = _rest(stream, url) or ("" if stop is None else "the shard has fewer samples than expected")
+                whole = stream.ends_well() if url.endswith(".tar") else True
+                fault = "" if whole else ENDS_EARLY
                 stream.close()  # here a command that failed says so
-            else:
-                fault = ""
+                if stop is not None:
+                    fault = fault or "the shard has fewer samples than expected"
     except BROKEN as error:
         fault = "the shard cannot be opened" if number < 0 and isinstance(error, OSError) else ENDS_EARLY
     fault = fault or ("two files of a sample bear one name" if twins else "")
@@ -58,11 +59,34 @@ def read_tar(url: str, *, start: int = 0, stop: int | None = None, step: int = 1
         yield Entry("", url, {}, fault)
 
 
+class _Stream:
+    """An opened shard that remembers how it ended: tarfile takes a garbled or cut header for the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.bytes, self.tail = file, 0, b""
+        self.close = file.close
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(size)
+        self.bytes += len(data)
+        self.tail = data or self.tail
+        return data
+
+    def ends_well(self) -> bool:
+        """Tells whether nothing but zeros follows what was read, and the last block is one of zeros."""
+        while block := self.file.read(1 << 20):
+            if block.strip(b"\0"):
+                return False
+            self.bytes += len(block)
+            self.tail = block
+        return self.bytes % tarfile.BLOCKSIZE == 0 and not self.tail[-tarfile.BLOCKSIZE :].strip(b"\0")
+
+
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[BinaryIO]:
+def _opened(url: str) -> Iterator[_Stream]:
     from webdataset.gopen import gopen
 
-    stream = gopen(url)
+    stream = _Stream(gopen(url))
     try:
         yield stream
     finally:
@@ -70,7 +94,7 @@ def _opened(url: str) -> Iterator[BinaryIO]:
             stream.close()
 
 
-def _groups(stream: BinaryIO, url: str, twins: list[Exception]) -> Iterator[dict[str, Any]]:
+def _groups(stream: _Stream, url: str, twins: list[Exception]) -> Iterator[dict[str, Any]]:
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
     def keep_first(error: Exception) -> bool:
@@ -79,16 +103,6 @@ def _groups(stream: BinaryIO, url: str, twins: list[Exception]) -> Iterator[dict
 
     files = ({**file, "__url__": url} for file in tar_file_iterator(stream))
     return group_by_keys(files, handler=keep_first)
-
-
-def _rest(stream: BinaryIO, url: str) -> str:
-    """Tells whether data follows what tarfile took for the end: it takes a garbled header for one."""
-    if not url.endswith(".tar"):
-        return ""
-    while block := stream.read(1 << 20):
-        if block.strip(b"\0"):
-            return ENDS_EARLY
-    return ""
 
 
 @dataclass(slots=True)
@@ -128,4 +142,4 @@ def scan_tar(path: str | Path) -> Iterator[Place]:
 def _bad_end(path: str | Path, offset: int) -> bool:
     with open(path, "rb") as file:
         file.seek(offset)
-        return any(block.strip(b"\0") for block in iter(lambda: file.read(1 << 20), b""))
+        return not _Stream(file).ends_well()

@@ -33,7 +33,7 @@ def is_untrained(tokenizer: Any) -> bool:
     return bool(tokenizer.get_vocab_size() == BYTES and tokenizer.token_to_id(END) == 1)
 
 
-def learn_merges(tokenizer: Any, raws: Iterable[Any], vocab_size: int) -> None:
+def learn_merges(preprocess: TextPreprocess, raws: Iterable[Any], vocab_size: int) -> None:
     """Trains the merges on raw texts, each a string or a list of them; the same texts give the same merges."""
     from tokenizers.pre_tokenizers import ByteLevel
     from tokenizers.trainers import BpeTrainer
@@ -44,7 +44,8 @@ def learn_merges(tokenizer: Any, raws: Iterable[Any], vocab_size: int) -> None:
         initial_alphabet=sorted(ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_strings(raws), trainer)
+    preprocess.tokenizer.train_from_iterator(_strings(raws), trainer)
+    preprocess.__post_init__()  # a fresh copy: the trained one still remembers how it read words before
 
 
 def _strings(raws: Iterable[Any]) -> Iterator[str]:

@@ -26,12 +26,10 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)  # (bins, mels)
 
     def forward(self, x: Tensor) -> Tensor:
-        from torchaudio.functional import spectrogram
-
-        power = spectrogram(
-            x, 0, self.window, self.n_fft, self.hop, self.length, power=2.0, normalized=False
-        )  # (B, bins, samples // hop + 1)
-        return torch.log(self.filters.T @ power[..., :-1] + 1e-6)
+        with torch.autocast(x.device.type, enabled=False):
+            waves = torch.stft(x.float(), self.n_fft, self.hop, self.length, self.window, return_complex=True)
+            power = waves[..., :-1].abs().square()  # (B, bins, samples // hop)
+            return torch.log(self.filters.T @ power + 1e-6)
 
 
 class KaldiMel(nn.Module):

@@ -24,13 +24,14 @@ UNUSED = ("pooler", "position_ids")
 
 def load_model(path: str) -> Any:
     """Returns the transformers model of a folder or hub id, in float32; UserError where there is none."""
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
     try:
         model, info = AutoModel.from_pretrained(
             path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unavailable(path, error) from error
     missing = [key for key in info["missing_keys"] if not any(part in key for part in UNUSED)]
     if missing:

@@ -51,7 +51,7 @@ class Spectrogram(Encoder):
 
     def forward(self, x: Tensor) -> Features:
         with torch.autocast(x.device.type, enabled=False):
-            x = self.log_mel(x.float())[:, None]  # (B, 1, F, T)
+            x = self.log_mel(x)[:, None]  # (B, 1, F, T)
             if self.normalize == "example":
                 x = (x - x.mean((1, 2, 3), keepdim=True)) / (x.std((1, 2, 3), keepdim=True) + 1e-3)
             else:

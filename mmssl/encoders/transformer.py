@@ -70,7 +70,7 @@ class TextTransformer(Encoder):
         return self.vocab_size > BYTES and is_untrained(self.preprocess.tokenizer)
 
     def learn_preprocess(self, raws: Iterable[Any]) -> None:
-        learn_merges(self.preprocess.tokenizer, raws, self.vocab_size)
+        learn_merges(self.preprocess, raws, self.vocab_size)
 
     def save_files(self, folder: Path) -> None:
         save_tokenizer(self.preprocess.tokenizer, folder)

@@ -131,7 +131,7 @@ class Transformers(Encoder):
         return type(self.preprocess) is TextPreprocess and bpe.is_untrained(self.preprocess.tokenizer)
 
     def learn_preprocess(self, raws: Iterable[Any]) -> None:
-        bpe.learn_merges(self.preprocess.tokenizer, raws, self.model.config.vocab_size)
+        bpe.learn_merges(self.preprocess, raws, self.model.config.vocab_size)
 
     def save_files(self, folder: Path) -> None:
         if type(self.preprocess) is TextPreprocess:

@@ -27,11 +27,8 @@ SEEK_FROM = 10.0
 JUMP = 0.05
 
 
-@dataclass(frozen=True)
-class Audio:
+class Audio(media.MediaFile):
     """A sound track, opened only inside calls: bytes or a path."""
-
-    data: bytes | Path
 
     @cached_property
     def duration(self) -> float:
@@ -162,14 +159,14 @@ def decode(data: bytes, extension: str = "") -> Audio:
 
 
 def load(raw: Any, *, sample_rate: int) -> Audio | Waveform:
-    """Takes a handle, a path, bytes, or a waveform (samples,) or (1, samples) at `sample_rate`."""
+    """Takes a handle, a Video, a path, bytes, or a waveform (samples,) or (1, samples) at `sample_rate`."""
     if isinstance(raw, Audio | Waveform):
         return raw
     if isinstance(raw, str | Path):
         return Audio(Path(raw))
     if isinstance(raw, bytes | bytearray | memoryview):
         return Audio(bytes(raw))
-    if hasattr(raw, "data") and type(raw).__name__ == "Video":
+    if isinstance(raw, media.MediaFile):
         return Audio(raw.data)
     if isinstance(raw, np.ndarray | Tensor):
         return Waveform(_mono(torch.as_tensor(raw)), sample_rate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,22 @@ from mmssl.errors import DamagedError, UserError
 MAX_PIXELS = 2**27
 
 
+@dataclass(frozen=True)
+class MediaFile:
+    """Bytes or a path: what a Video and an Audio are handles on, so that one can be had from the other."""
+
+    data: bytes | Path = field(repr=False)
+
+
 @contextmanager
 def opened(data: bytes | Path) -> Iterator[Any]:
     """Opens a container for reading; no format may fetch further files or addresses."""
     import av
 
-    inside = isinstance(data, bytes)
-    source = io.BytesIO(data) if isinstance(data, bytes) else f"file:{data}"
-    if not inside and not Path(str(data)).is_file():
+    if isinstance(data, Path) and not data.is_file():
         raise UserError(f"there is no file {str(data)!r}")
-    options = {"protocol_whitelist": "data" if inside else "file"}
+    source = f"file:{data}" if isinstance(data, Path) else io.BytesIO(data)
+    options = {"protocol_whitelist": "file" if isinstance(data, Path) else "data"}
     try:
         container = av.open(source, metadata_errors="ignore", container_options=options)
     except (av.FFmpegError, ValueError, OSError) as error:
@@ -79,15 +86,10 @@ def time_of(frame: Any, stream: Any) -> float | None:
     return None if stamp is None else float(stamp * (frame.time_base or stream.time_base))
 
 
-def upright_size(stream: Any) -> tuple[int, int]:
-    """Returns (width, height) as the header has it; pictures that a phone turned are only known by decoding."""
-    return stream.codec_context.width, stream.codec_context.height
-
-
 def step_of(stream: Any) -> float:
     """Returns the seconds from one picture to the next, as the header has it; 0.04 where it says nothing usable."""
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-    return 1 / float(rate) if rate and 0.01 < rate < 1000 else 0.04
+    rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    return next((1 / float(rate) for rate in rates if rate and 0.01 < rate < 500), 0.04)
 
 
 def end_of(data: bytes | Path, kind: str, missing: str) -> float:

@@ -119,7 +119,7 @@ def read_pcd(data: bytes) -> Columns:
     body, way = data[found.end() :], found[1].decode()
     fields = _pcd_fields(head)
     if way == "ascii":
-        columns = _ascii_pcd(body, count, fields)
+        columns = _ascii(body, count, fields)
     elif way == "binary":
         columns = _binary(body, count, fields)
     elif way == "binary_compressed":
@@ -134,20 +134,17 @@ def read_pcd(data: bytes) -> Columns:
 
 def _pcd_fields(head: dict[str, list[str]]) -> Fields:
     kinds = {"F": "<f", "I": "<i", "U": "<u"}
-    fields = []
+    fields: Fields = []
     repeats = head.get("COUNT", ["1"] * len(head["FIELDS"]))
     for at, (name, size, kind, repeat) in enumerate(
         zip(head["FIELDS"], head["SIZE"], head["TYPE"], repeats, strict=True)
     ):
+        if not 0 < int(repeat) <= 4096:  # descriptors hold hundreds; a damaged count would hold the machine
+            raise DamagedError("damaged point cloud", f"{repeat} values in {name}")
         for index in range(int(repeat)):
             own = name if name != "_" and index == 0 else f"{name}{at}.{index}"
             fields.append((own, kinds[kind] + size))
     return fields
-
-
-def _ascii_pcd(body: bytes, count: int, fields: Fields) -> Columns:
-    """Reads ascii as floats, except packed colours, whose bits a float of text would lose."""
-    return _ascii(body, count, fields)
 
 
 def _columnwise(body: bytes, count: int, fields: Fields) -> Columns:

@@ -24,11 +24,8 @@ EXTENSIONS = ("mp4", "m4v", "mkv", "webm", "avi", "mov")
 Backend = Literal["pyav", "decord"]
 
 
-@dataclass(frozen=True)
-class Video:
+class Video(media.MediaFile):
     """A clip, opened only inside calls: bytes or a path."""
-
-    data: bytes | Path
 
     @cached_property
     def duration(self) -> float:
@@ -36,20 +33,10 @@ class Video:
         return media.end_of(self.data, "video", NO_PICTURES)
 
     @cached_property
-    def _header(self) -> tuple[float, tuple[int, int]]:
-        with media.opened(self.data) as container:
-            stream = media.track(container, "video", NO_PICTURES)
-            return 1 / media.step_of(stream), media.upright_size(stream)
-
-    @property
     def fps(self) -> float:
         """Pictures per second, as the header has it."""
-        return self._header[0]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) of the pictures, as the header has it."""
-        return self._header[1]
+        with media.opened(self.data) as container:
+            return 1 / media.step_of(media.track(container, "video", NO_PICTURES))
 
     def frames(self, times: Sequence[float], *, min_size: int | None = None, backend: Backend = "pyav") -> np.ndarray:
         """Returns the picture shown at each time (s), uint8 (T, H, W, 3): the last that starts at or before it.
@@ -73,10 +60,6 @@ class Frames:
     @property
     def duration(self) -> float:
         return len(self.pictures) / self.fps
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.pictures.shape[2], self.pictures.shape[1]
 
     def frames(self, times: Sequence[float], *, min_size: int | None = None) -> np.ndarray:
         """Returns the picture shown at each time (s), uint8 (T, H, W, 3)."""
@@ -104,11 +87,12 @@ def _decord(data: bytes | Path, times: list[float], min_size: int | None) -> dic
     except ImportError:
         raise UserError("the video backend 'decord' is not installed; pip install decord, or use 'pyav'") from None
     with media.opened(data) as container:
-        media.track(container, "video", NO_PICTURES)
-        zero = media.zero(container)
+        stream = media.track(container, "video", NO_PICTURES)
+        first = float((stream.start_time or 0) * stream.time_base) - media.zero(container)
     try:
         reader = decord.VideoReader(io.BytesIO(data) if isinstance(data, bytes) else str(data), num_threads=1)
-        starts = reader.get_frame_timestamp(range(len(reader)))[:, 0] - zero
+        starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+        starts += first - starts[0]  # decord has its own origin
         index = np.maximum(np.searchsorted(starts, np.asarray(times) + 1e-6, side="right") - 1, 0)
         pictures = reader.get_batch(index.tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:

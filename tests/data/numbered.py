@@ -20,7 +20,7 @@ from mmssl.types import Batch, Preprocess, Sample, View
 
 def write_tar(path: Path, samples: Iterable[dict[str, Any]]) -> Path:
     """Writes a tar with plain webdataset."""
-    with webdataset.TarWriter(str(path), encoder=False) as tar:
+    with webdataset.TarWriter(str(path), encoder=False, mtime=0) as tar:
         for sample in samples:
             tar.write(sample)
     return path

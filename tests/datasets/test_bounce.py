@@ -67,6 +67,7 @@ def test_held_out_compositions_are_a_balanced_fifth_and_never_trained(bounce: Si
         train = Counter(factors.chosen(0, "train", i)[part] for i in range(19 * 8 * 3))
         assert set(test.values()) == {25}
         assert set(train.values()) == {57}
+        assert max(Counter((c[part], c[2]) for c in novel).values()) == 2
     rng = np.random.default_rng(0)
     for split in ("train", "test_seen"):
         drawn = [scene.draw_objects(rng, split, factors.chosen(0, split, i)) for i in range(300)]
@@ -172,6 +173,8 @@ def test_every_object_is_in_view_at_every_impact(opened: list) -> None:
         for impact in sample["json"]["impacts"]:
             frame = masks[min(24, round(impact["time"] * 12.5))]
             shown.append((frame == impact["object"] + 1).sum() >= 12)
+        edges = masks[:, [0, -1]].any((1, 2)) | masks[:, :, [0, -1]].any((1, 2))
+        assert edges.mean() < 0.1, "objects are cut off by the picture's edge"
     assert np.mean(shown) > 0.9
 
 

@@ -41,7 +41,12 @@ def test_several_positives_average_their_log_likelihoods() -> None:
 def test_further_negatives_join_the_denominator() -> None:
     q, k = pairs()
     queue = F.normalize(torch.randn(4, 5), dim=1)
-    same(info_nce(q, k, scale=5.0, negatives=queue), by_hand(q, torch.cat([k, queue]), 5.0, [[i] for i in range(6)]), q, k)
+    same(
+        info_nce(q, k, scale=5.0, negatives=queue),
+        by_hand(q, torch.cat([k, queue]), 5.0, [[i] for i in range(6)]),
+        q,
+        k,
+    )
 
 
 @pytest.mark.parametrize("kind", ["index", "mask"])

@@ -1,0 +1,213 @@
+"""What is particular to each family of encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmssl.encoders import create_encoder
+from mmssl.encoders.mel import LogMel
+from mmssl.encoders.timm import Timm
+from mmssl.encoders.transformer import TextTransformer
+from mmssl.errors import UserError
+
+SMALL = {"width": 32, "depth": 2, "heads": 2}
+TEXTS = ["a red ball bounces", "a blue ball bounces high", ["the red cube", "a ball"]] * 5
+
+
+def pixels(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("stride, side", [(1, 4), (2, 2), (4, 1)])
+def test_convnet_grid_follows_the_stem(stride: int, side: int) -> None:
+    encoder = create_encoder("convnet", widths=[8, 8, 8], depths=[1, 1, 1], stem_stride=stride).eval()
+    features = encoder(pixels(2, 3, 16, 16))
+    assert features.grid == (side, side)
+    torch.testing.assert_close(features.tokens.mean(1), features.pooled)
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+def test_vit_takes_other_sizes(positions: str) -> None:
+    encoder = create_encoder("vit", image_size=32, patch_size=8, positions=positions, **SMALL).eval()
+    assert encoder(pixels(1, 3, 48, 64)).grid == (6, 8)
+    with pytest.raises(UserError, match="do not divide into patches of 8"):
+        encoder(pixels(1, 3, 33, 32))
+
+
+def test_sincos_positions_tell_every_cell_apart() -> None:
+    codes = create_encoder("vit", image_size=64, patch_size=8, **SMALL).positions.flatten(2)[0].T
+    assert torch.cdist(codes, codes).add(torch.eye(64) * 9).min() > 0.1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050",
+                                  "efficientnet_lite0", "swin_tiny_patch4_window7_224"])  # fmt: skip
+@torch.inference_mode()
+def test_timm_pools_as_timm_does(name: str) -> None:
+    encoder = create_encoder(f"timm:{name}", image_size=64 if "swin" not in name else None).eval()
+    assert isinstance(encoder, Timm)
+    x = pixels(1, 3, encoder.preprocess.size, encoder.preprocess.size)
+    features = encoder(x)
+    assert features.pooled.shape == (1, encoder.dim)
+    torch.testing.assert_close(features.pooled, encoder.model(encoder.normalize(x)))
+    assert (features.tokens is None) == (name == "mobilenetv3_small_050")
+    if name in ("resnet18", "swin_tiny_patch4_window7_224", "convnext_atto"):
+        assert features.grid is not None and features.tokens.shape[1] == features.grid[0] * features.grid[1]
+    if name in ("resnet18", "swin_tiny_patch4_window7_224"):
+        torch.testing.assert_close(features.tokens.mean(1), features.pooled)
+
+
+def test_timm_brings_its_own_preprocessing() -> None:
+    import timm
+
+    encoder = create_encoder("timm:vit_tiny_patch16_224")
+    data = timm.data.resolve_data_config(model=timm.create_model("vit_tiny_patch16_224"))
+    preprocess = encoder.preprocess
+    assert (preprocess.size, preprocess.interpolation, preprocess.crop_ratio) == (224, "bicubic", data["crop_pct"])
+    assert tuple(encoder.normalize.mean.tolist()) == pytest.approx(data["mean"])
+    assert create_encoder("timm:resnet18", in_channels=1)(torch.rand(2, 1, 40, 60)).grid == (2, 2)
+
+
+def test_timm_names_and_weights_that_are_not_there() -> None:
+    with pytest.raises(UserError, match="no model 'resnet81'; did you mean 'resnet"):
+        create_encoder("timm:resnet81")
+    with pytest.raises(UserError, match="no pretrained weights"):
+        create_encoder("timm:resnet18", pretrained=True)
+
+
+@torch.inference_mode()
+def test_torchvision_pools_what_its_classifier_sees() -> None:
+    from torchvision.models.video import r3d_18
+
+    ours, theirs = create_encoder("torchvision:r3d_18").eval(), r3d_18().eval()
+    theirs.load_state_dict(_by_name(ours.model), strict=False)
+    theirs.fc = torch.nn.Identity()
+    x = pixels(1, 3, 4, 32, 32)
+    torch.testing.assert_close(ours(x).pooled, theirs(ours.normalize(x)))
+
+
+def _by_name(stages: torch.nn.Module) -> dict[str, Tensor]:
+    names = dict(zip("01234", ("stem", "layer1", "layer2", "layer3", "layer4"), strict=True))
+    return {f"{names[key[0]]}{key[1:]}": value for key, value in stages.state_dict().items()}
+
+
+def test_torchvision_mistakes() -> None:
+    with pytest.raises(UserError, match="did you mean 'r3d_18'"):
+        create_encoder("torchvision:r3d_19")
+    with pytest.raises(UserError, match="takes 16 frames of 224 pixels only"):
+        create_encoder("torchvision:mvit_v2_s", image_size=112)
+
+
+def test_frames_averages_the_image_encoder() -> None:
+    encoder = create_encoder("frames", image={"name": "vit", "image_size": 32, **SMALL}, frames=3).eval()
+    x = pixels(2, 3, 3, 32, 32)
+    features = encoder(x)
+    each = [encoder.image(x[:, :, t]) for t in range(3)]
+    assert features.grid == (3, 2, 2)
+    torch.testing.assert_close(features.pooled, sum(f.pooled for f in each) / 3)
+    torch.testing.assert_close(features.tokens, torch.cat([f.tokens for f in each], dim=1))
+
+
+def test_inner_encoders_are_checked() -> None:
+    with pytest.raises(UserError, match="reads text, but an encoder of image is needed"):
+        create_encoder("frames", image={"name": "transformer"})
+    with pytest.raises(UserError, match="has no option 'depht'; did you mean 'depth'"):
+        create_encoder("frames", image={"name": "vit", "depht": 3})
+    with pytest.raises(UserError, match="needs the name of an encoder"):
+        create_encoder("frames", image={"depth": 3})
+    with pytest.raises(UserError, match="outside mmssl"):
+        create_encoder("frames", image={"name": "os.path:join"})
+    with pytest.raises(UserError, match="add in_channels: 1"):
+        create_encoder("spectrogram", backbone={"name": "convnet"})
+
+
+def test_a_tone_lights_its_own_mel_filter() -> None:
+    log_mel = LogMel(16_000, 40, window=0.025, hop=0.01, low=0.0, high=8000.0)
+    time = torch.arange(16_000) / 16_000
+    tones = torch.sin(2 * torch.pi * torch.tensor([[300.0], [1000.0], [4000.0]]) * time)
+    with torch.autocast("cpu", torch.bfloat16):
+        rows = log_mel(tones)
+    assert rows.shape == (3, 40, 100) and rows.dtype == torch.float32
+    mel = [2595 * torch.log10(1 + torch.tensor(f) / 700) for f in (300.0, 1000.0, 4000.0, 8000.0)]
+    expected = [float(m / mel[3] * 41 - 1) for m in mel[:3]]
+    assert rows.mean(2).argmax(1).tolist() == pytest.approx(expected, abs=1)
+
+
+def test_spectrogram_of_each_example_does_not_depend_on_loudness() -> None:
+    encoder = create_encoder("spectrogram", seconds=0.5).eval()
+    x = torch.randn(2, 8000)
+    torch.testing.assert_close(encoder(x * 3).pooled, encoder(x).pooled, rtol=1e-3, atol=1e-3)
+    assert encoder(torch.zeros(1, 8000)).pooled.isfinite().all()
+
+
+@pytest.mark.parametrize("align", [False, True])
+def test_pointnet_knows_no_order_and_no_neighbours(align: bool) -> None:
+    torch.manual_seed(0)
+    encoder = create_encoder("pointnet", widths=[16, 24], align=align, features=["color"]).eval()
+    clouds = [torch.randn(n, 6) for n in (5, 1, 40)]
+    features = encoder(encoder.preprocess.collate(clouds))
+    assert features.lengths.tolist() == [5, 1, 40]
+    shuffled = encoder(encoder.preprocess.collate([cloud.flip(0) for cloud in clouds]))
+    torch.testing.assert_close(shuffled.pooled, features.pooled)
+    alone = torch.cat([encoder(encoder.preprocess.collate([cloud])).pooled for cloud in clouds])
+    torch.testing.assert_close(alone, features.pooled)
+    parts = features.tokens.split(features.lengths.tolist())
+    torch.testing.assert_close(torch.stack([part.amax(0) for part in parts]), features.pooled)
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": "last", "causal": True}])
+def test_text_does_not_depend_on_its_padding(options: dict) -> None:
+    encoder = create_encoder("transformer", **SMALL, **options).eval()
+    torch.testing.assert_close(encoder.encode(["ab", "abcdefgh", "c"])[[0, 2]], encoder.encode(["ab", "c"]))
+    assert encoder(torch.zeros(1, 5, dtype=torch.int64)).pooled.isfinite().all()
+
+
+def test_causal_text_does_not_see_what_follows() -> None:
+    encoder = create_encoder("transformer", causal=True, **SMALL).eval()
+    a, b = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[5, 6, 9, 1]])
+    torch.testing.assert_close(encoder(a).tokens[:, :2], encoder(b).tokens[:, :2])
+    assert not torch.allclose(encoder(a).tokens[:, 2:], encoder(b).tokens[:, 2:])
+
+
+def test_text_works_untrained_then_learns_the_same_merges_again(tmp_path: Path) -> None:
+    encoder, twin = (create_encoder("transformer", vocab_size=290, lowercase=True, **SMALL) for _ in range(2))
+    assert isinstance(encoder, TextTransformer) and encoder.learns_preprocess
+    assert encoder.encode(["Wörks on 日本語 🙂"]).isfinite().all()
+    before = encoder.preprocess.collate(["a ball bounces"]).shape[1]
+    held = encoder.preprocess  # as views hold it
+    encoder.learn_preprocess(iter(TEXTS))
+    twin.learn_preprocess(iter(TEXTS))
+    assert encoder.preprocess is held
+    tokenizer = held.tokenizer
+    assert tokenizer.to_str() == twin.preprocess.tokenizer.to_str()
+    assert not encoder.learns_preprocess
+    assert 258 < tokenizer.get_vocab_size() <= 290
+    assert encoder.preprocess.collate(["A BALL bounces"]).shape[1] < before
+    assert tokenizer.decode(tokenizer.encode("A red 日本語").ids) == "a red 日本語"
+    encoder.save_files(tmp_path)
+    fresh = create_encoder("transformer", vocab_size=290, context_length=8, **SMALL)
+    fresh.load_files(tmp_path)
+    assert fresh.preprocess.tokenizer.encode("a red ball").ids == held.tokenizer.encode("a red ball").ids
+    assert fresh.preprocess.collate(["x" * 50]).shape == (1, 8)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        fresh.load_files(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="has no tokenizer"):
+        fresh.load_files(tmp_path)
+
+
+def test_sizes_that_do_not_fit_are_told() -> None:
+    for name, options, expected in [
+        ("convnet", {"widths": [8], "depths": [1, 1]}, "1 widths but 2 depths"),
+        ("vit", {"image_size": 30}, "no multiple of patch_size"),
+        ("vit:huge", {}, "no variant 'huge'"),
+        ("vit", {"width": 30}, "multiple of 4 and of heads"),
+        ("transformer", {"vocab_size": 100}, "bytes alone are 258"),
+        ("transformer", {"width": 30}, "no multiple of heads"),
+    ]:
+        with pytest.raises(UserError, match=expected):
+            create_encoder(name, **options)

@@ -1,0 +1,141 @@
+"""The command as users meet it: one clear line and exit code 2 for their mistakes, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from mmssl import cli
+from PIL import Image
+
+
+def says(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
+    """Runs the command and returns what it said on stderr, which must be one line without a traceback."""
+    assert cli.main(arguments) == code
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("mmssl: ") and "\n" not in error and "Traceback" not in error
+    return error
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, color_recipe: dict[str, Any]) -> str:
+    file = tmp_path / "colors.yaml"
+    file.write_text(yaml.safe_dump(color_recipe))
+    return str(file)
+
+
+def test_help_is_quick() -> None:
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "mmssl", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 1.0, "0.1 s on an idle machine; the bound leaves room for a busy one"
+
+
+def test_wrong_recipes_and_options(capsys: pytest.CaptureFixture[str], recipe_file: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    assert "there is no recipe 'nowhere'" in says(capsys, "train", "nowhere")
+    said = says(capsys, "train", recipe_file, "--out", out, "optim.lrr=1", "train.samples=32")
+    assert "optim: optimizer has no option 'lrr'; did you mean 'lr'" in said
+    said = says(capsys, "train", recipe_file, "tasks.clip.data.shards=/no/such.tar", "--out", out)
+    assert "/no/such.tar" in said
+    said = says(capsys, "train", recipe_file, "tasks.clip.data.fields={text: json.title}", "--out", out)
+    assert "json.title" in said or "text" in said
+    said = says(capsys, "train", recipe_file, "tasks.clip.batch=640", "--out", out)
+    assert "64 samples" in said and "640" in said
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_empty_shard_set_and_a_folder_in_use(
+    capsys: pytest.CaptureFixture[str], recipe_file: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    said = says(capsys, "train", recipe_file, f"tasks.clip.data.shards={tmp_path / 'empty'}", "--out", str(tmp_path / "a"))
+    assert str(tmp_path / "empty") in said
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "precious").write_text("x")
+    assert "is not empty" in says(capsys, "train", recipe_file, "--out", str(tmp_path / "used"))
+    assert (tmp_path / "used" / "precious").read_text() == "x"
+
+
+def test_runs_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "is no run folder" in says(capsys, "eval", str(tmp_path))
+    classes = tmp_path / "classes.txt"
+    classes.write_text("red\nred\n")
+    arguments = ("zero-shot", str(tmp_path), "--images", str(tmp_path), "--classes", str(classes))
+    assert "is no run folder" in says(capsys, *arguments)
+
+
+def test_unknown_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no dataset 'bonce'; did you mean 'bounce'" in says(capsys, "prepare", "bonce", "x")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", "x", "--rezume"])
+    assert caught.value.code == 2
+
+
+def test_no_space_left_is_one_line(
+    capsys: pytest.CaptureFixture[str], recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/checkpoints")
+
+    monkeypatch.setattr("mmssl.checkpoint.torch.save", full)
+    said = says(capsys, "train", recipe_file, "--quiet", "--out", str(tmp_path / "run"))
+    assert "No space left on device at runs/x/checkpoints" in said
+
+
+def test_zero_shot_on_a_folder_of_pictures(
+    capsys: pytest.CaptureFixture[str], recipe_file: str, tmp_path: Path
+) -> None:
+    run = str(tmp_path / "run")
+    assert cli.main(["train", recipe_file, "--quiet", "--out", run]) == 0
+    for name, color in (("red", (220, 30, 30)), ("blue", (40, 60, 220))):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for index in range(3):
+            Image.fromarray(np.full((16, 16, 3), color, np.uint8)).save(tmp_path / "pictures" / name / f"{index}.png")
+    (tmp_path / "pictures" / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n rubbish")
+    (tmp_path / "classes.txt").write_text("red\ngreen\nblue\nwhite\n")
+    (tmp_path / "prompts.txt").write_text("a {} square\nsomething {}\n")
+    capsys.readouterr()
+    arguments = ["--classes", str(tmp_path / "classes.txt"), "--templates", str(tmp_path / "prompts.txt")]
+    arguments += ["--images", str(tmp_path / "pictures"), "--out", str(tmp_path / "found.csv")]
+    assert cli.main(["zero-shot", run, *arguments]) == 0
+    said = capsys.readouterr()
+    assert "top1" in said.out and "skipped red/broken.png" in said.err
+    rows = (tmp_path / "found.csv").read_text().splitlines()
+    assert rows[0] == "image,class,probability" and len(rows) == 7
+    (tmp_path / "classes.txt").write_text("red\nblue\nred\n")
+    assert "classes that come twice: red" in says(capsys, "zero-shot", run, *arguments)
+
+    script = Path(__file__).parents[1] / "tools" / "zero_shot.py"
+    picture = str(tmp_path / "pictures" / "blue" / "0.png")
+    call = [sys.executable, str(script), run, picture, "--classes", "red", "blue", "--templates", "something {}"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\t")[0] == picture and len(done.stdout.split("\t")) == 3
+
+
+def test_doctor_finds_this_installation_well(capsys: pytest.CaptureFixture[str]) -> None:
+    from mmssl.doctor import Finding, diagnose, report
+
+    findings = {f.what: f for f in diagnose()}
+    assert findings["torch"].well and findings["one CUDA build"].well and findings["film and sound"].well
+    assert all(isinstance(f, Finding) and (f.well or f.mend or not f.needed) for f in findings.values())
+    assert report() == 0
+    assert "all that is needed is well" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("room", ["encoders", "methods", "evals", "datasets", "configs"])
+def test_list_prints_every_name(capsys: pytest.CaptureFixture[str], room: str) -> None:
+    from mmssl.names import list_names
+
+    assert cli.main(["list", room]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in list_names(room))
