@@ -18,7 +18,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.files import sync_folder, write_atomically
 from mmssl.nn.head import Projection
-from mmssl.types import Encoder, Preprocess
+from mmssl.types import Encoder, Head, Preprocess
 
 FORMAT = 1
 
@@ -51,7 +51,7 @@ def steps(folder: Path) -> list[Path]:
 
 def load_state(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Returns the newest state that loads, or None, and a line about each that did not."""
-    problems = []
+    problems: list[str] = []
     for path in steps(folder):
         try:
             return torch.load(path / "state.pt", map_location="cpu", weights_only=True), problems
@@ -60,15 +60,12 @@ def load_state(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return None, problems
 
 
-def save_encoder(encoder: Encoder, folder: Path, *, spaces: Mapping[str, nn.Module] | None = None) -> None:
-    """Writes an encoder's folder: model.safetensors, config.json and what its preprocessing needs.
-
-    spaces: task -> head into the joint embedding; by default those that the encoder knows.
-    """
-    spaces = encoder.spaces if spaces is None else spaces
+def save_encoder(encoder: Encoder, path: str | Path) -> None:
+    """Writes an encoder's folder: model.safetensors, config.json and what its preprocessing needs."""
+    folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
-    for task, head in spaces.items():
+    for task, head in encoder.spaces.items():
         weights |= {f"spaces.{task}.{key}": value for key, value in head.state_dict().items()}
     config = {
         "format": FORMAT,
@@ -76,7 +73,7 @@ def save_encoder(encoder: Encoder, folder: Path, *, spaces: Mapping[str, nn.Modu
         "dim": encoder.dim,
         "encoder": encoder.config(),
         "preprocess": encoder.preprocess.config(),
-        "spaces": {task: head.config() for task, head in spaces.items()},
+        "spaces": {task: head.config() for task, head in encoder.spaces.items()},
     }
     temporary = folder / ".model.safetensors.tmp"
     save_file({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}, temporary)
@@ -127,7 +124,7 @@ def _restore_preprocess(preprocess: Preprocess, values: Mapping[str, Any]) -> No
         setattr(preprocess, key, tuple(value) if isinstance(value, list) else value)
 
 
-def _build_head(node: Mapping[str, Any]) -> nn.Module:
+def _build_head(node: Mapping[str, Any]) -> Head:
     options = dict(node)
     return Projection(options.pop("dim"), **names.check_options(Projection, options))
 

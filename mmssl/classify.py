@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,19 +58,21 @@ def zero_shot(
             raise UserError(f"{run} has no {modality} encoder; it has {', '.join(encoders)}")
     names = read_classes(classes)
     weights = zero_shot_classifier(encoders["text"], names, read_templates(templates), space=space)
-    stream = _folder(Path(images)) if Path(images).is_dir() and not _has_shards(Path(images)) else _shards(images)
+    stream: Iterable[dict[str, Any]] = (
+        _folder(Path(images)) if Path(images).is_dir() and not _has_shards(Path(images)) else _shards(images)
+    )
     found, hits = Predictions(), []
-    for chunk in chunks(tqdm(stream, desc="zero-shot", unit="image", disable=not progress), batch_size):
-        prepared = [(s["__key__"], s.get("label"), x) for s in chunk if (x := _prepare(encoders["image"], s, found))]
+    for chunk in chunks(iter(tqdm(stream, desc="zero-shot", unit="image", disable=not progress)), batch_size):
+        prepared = [(sample, x) for sample in chunk if (x := _prepare(encoders["image"], sample, found)) is not None]
         if not prepared:
             continue
-        x = encoders["image"].preprocess.collate([x[0] for *_, x in prepared])
+        x = encoders["image"].preprocess.collate([x for _, x in prepared])
         with torch.inference_mode():
             scores = encoders["image"].embed(x, space=space) @ weights.T
         p = (100 * scores).softmax(dim=1)
-        for row, (key, label, _) in enumerate(prepared):
-            best = int(p[row].argmax())
-            found.rows.append((key, names[best], round(float(p[row, best]), 4)))
+        for row, (sample, _) in enumerate(prepared):
+            best, label = int(p[row].argmax()), sample.get("label")
+            found.rows.append((sample["__key__"], names[best], round(float(p[row, best]), 4)))
             number = names.index(label) if label in names else label
             if isinstance(number, int) and 0 <= number < len(names):
                 hits.append(rank_of(scores[row : row + 1], torch.tensor([number])))
@@ -84,9 +86,9 @@ def zero_shot(
     return found
 
 
-def _prepare(encoder: Encoder, sample: dict[str, Any], found: Predictions) -> tuple[Any] | None:
+def _prepare(encoder: Encoder, sample: dict[str, Any], found: Predictions) -> Any:
     try:
-        return (encoder.preprocess(sample["image"]),)
+        return encoder.preprocess(sample["image"])
     except DamagedError as error:
         found.skipped.append((sample["__key__"], str(error)))
         return None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from mmssl import checkpoint, dist, names
-from mmssl.data.loader import Loader
-from mmssl.data.shards import Source
-from mmssl.encoders import create_encoder
+from mmssl.assembly import assemble
 from mmssl.errors import UserError
 from mmssl.files import write_atomically
 from mmssl.judge import Judge, write_results
@@ -29,27 +26,8 @@ from mmssl.nn.ema import ema_update
 from mmssl.nn.monitors import monitors
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
-from mmssl.recipe import Recipe, check, load, split, split_data
-from mmssl.types import Batch, Encoder, Loss, Objective, View
-
-LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
-
-
-class Stream:
-    """One task's endless stream of batches, and where it stands."""
-
-    def __init__(self, loader: Loader, view: View, resume: dict[str, Any] | None) -> None:
-        self.loader, self.view = loader, view
-        self.batches = self._run(resume)
-
-    def _run(self, resume: dict[str, Any] | None) -> Iterator[Batch]:
-        for epoch in count(resume["epoch"] if resume else 0):
-            yield from self.loader.epoch(epoch, resume=resume)
-            resume = None
-
-    def next(self, device: torch.device) -> Batch:
-        """Returns the next batch on the device, as the View shows it."""
-        return self.view.on_device(next(self.batches).to(device))
+from mmssl.recipe import Recipe, check, load, split
+from mmssl.types import Batch, Loss
 
 
 class Trainer:
@@ -58,16 +36,8 @@ class Trainer:
     def __init__(self, recipe: Recipe, folder: Path, *, device: torch.device, state: dict[str, Any] | None) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
         options = recipe.train
-        torch.manual_seed(options.seed)
-        encoders = {key: build_encoder(key, node) for key, node in recipe.encoders.items()}
-        for key in options.freeze:
-            encoders[key].requires_grad_(False)
-        sources = {key: Source(**split_data(t.data, where=f"tasks.{key}.data")[0]) for key, t in recipe.tasks.items()}
-        objectives = {key: self._objective(key, encoders) for key in recipe.tasks}
-        weights = {key: task.weight for key, task in recipe.tasks.items()}
-        self._learn_preprocess(encoders, objectives, sources, again=state is None)
-        self.model = MultiTask(encoders, objectives, weights).to(device)
-        self.streams = {key: self._stream(key, sources[key], state) for key in recipe.tasks}
+        resume = _mine(state["streams"]) if state else None
+        self.model, self.streams = assemble(recipe, folder, device=device, resume=resume)
         self.per_step = sum(task.batch for task in recipe.tasks.values())
         self.steps = max(1, options.samples // self.per_step)
         self.step = 0
@@ -75,65 +45,12 @@ class Trainer:
         self.told: set[tuple[str, str]] = set()
         self._start(state)
 
-    def _objective(self, key: str, encoders: dict[str, Encoder]) -> Objective:
-        name, parts = split(self.recipe.tasks[key].method)
-        method, _ = names.resolve("methods", name)
-        options = names.check_options(method.objective, parts.get("objective", {}), where=f"tasks.{key}")
-        objective: Objective = method.objective(encoders, **options)
-        for modality in objective.uses:
-            if modality not in encoders:
-                raise UserError(f"tasks.{key} needs an encoder for {modality!r}; the run has {', '.join(encoders)}")
-        return objective
-
-    def _learn_preprocess(
-        self,
-        encoders: dict[str, Encoder],
-        objectives: dict[str, Objective],
-        sources: dict[str, Source],
-        *,
-        again: bool,
-    ) -> None:
-        """Trains tokenizers and the like on the training stream, or takes back what the run trained at its start."""
-        for key in [key for key, encoder in encoders.items() if encoder.learns_preprocess]:
-            task = next((task for task, objective in objectives.items() if key in objective.uses), None)
-            if not again:
-                encoders[key].load_files(self.folder / "encoders" / key)
-            elif task is not None:
-                stream = islice(sources[task].samples({key}), LEARN_FROM)
-                encoders[key].learn_preprocess(sample[key] for sample in stream if key in sample)
-
     def write_start(self) -> None:
         """Writes what the run rests on before its first step: the resolved recipe and the learnt preprocessing."""
         write_atomically(self.folder / "recipe.yaml", self.recipe.dump().encode())
         for key, encoder in self.model.named_encoders.items():
             (self.folder / "encoders" / key).mkdir(parents=True, exist_ok=True)
             encoder.save_files(self.folder / "encoders" / key)
-
-    def _stream(self, key: str, source: Source, state: dict[str, Any] | None) -> Stream:
-        task, options = self.recipe.tasks[key], self.recipe.train
-        parts = dist.world() * options.accumulate
-        if task.batch % parts:
-            raise UserError(
-                f"tasks.{key}.batch is {task.batch}; expected a multiple of processes x accumulate = {parts}"
-            )
-        name, nodes = split(task.method)
-        method, _ = names.resolve("methods", name)
-        uses = self.model.named_objectives[key].uses
-        preprocess = {modality: self.model.named_encoders[modality].preprocess for modality in uses}
-        view = method.view(preprocess, **names.check_options(method.view, nodes.get("view", {})))
-        loader_options = split_data(task.data, where=f"tasks.{key}.data")[1]
-        loader = Loader(
-            source,
-            view,
-            preprocess,
-            batch=task.batch // parts,
-            seed=options.seed,
-            rank=dist.rank(),
-            world=dist.world(),
-            **loader_options,
-        )
-        resume = _mine(state["streams"])[key] if state else None
-        return Stream(loader, view, resume)
 
     def _start(self, state: dict[str, Any] | None) -> None:
         """Finds idle parameters, then makes the averaged model, the optimizer and the wrapped module."""
@@ -273,15 +190,6 @@ class Trainer:
         self.step = state["step"]
         self.bad_steps = state["bad_steps"].to(self.device)
         _set_random_state(_mine(state["random"]))
-
-
-def build_encoder(key: str, node: Mapping[str, Any]) -> Encoder:
-    """Builds one encoder of a recipe and checks that it reads what it is listed under."""
-    name, options = split(node)
-    encoder = create_encoder(name, where=f"encoders.{key}", **options)
-    if encoder.modality != key:
-        raise UserError(f"encoders.{key}: {name!r} reads {encoder.modality}, list it under {encoder.modality!r}")
-    return encoder
 
 
 def _mine(values: list[Any]) -> Any:

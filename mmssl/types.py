@@ -18,8 +18,6 @@ from mmssl.errors import UserError, did_you_mean
 Sample = dict[str, Any]
 """One opened example: modality -> PIL image, Video, Audio, Cloud or str, and after the View -> tensor."""
 
-Spaces = dict[str, nn.Module]
-
 
 @dataclass(slots=True)
 class Batch:
@@ -126,6 +124,20 @@ class Preprocess:
     def config(self) -> dict[str, Any]:
         """Returns the plain values that make this object again."""
         return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+
+class Head(nn.Module):
+    """Takes an encoder's Features to a task's embedding; `config` holds the arguments that build it again."""
+
+    def forward(self, features: Features) -> Tensor:
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """Returns the plain arguments that make this head again."""
+        raise NotImplementedError
+
+
+Spaces = dict[str, Head]
 
 
 class Encoder(nn.Module):
@@ -265,7 +277,7 @@ class Objective(nn.Module):
     def before_epoch(self, embed: Callable[[], Tensor]) -> None:
         """Prepares an epoch from embeddings of the whole stream: offline clustering only."""
 
-    def spaces(self) -> dict[str, nn.Module]:
+    def spaces(self) -> Spaces:
         """Returns modality -> head from Features to this task's normalised joint embedding."""
         return {}
 

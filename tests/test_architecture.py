@@ -17,7 +17,7 @@ LEVELS = [
     {"encoders", "views", "data"},
     {"methods", "evals"},
     {"recipe", "checkpoint", "log", "multitask", "prepare"},
-    {"judge", "classify"},
+    {"judge", "classify", "assembly"},
     {"trainer"},
     {"demo", "doctor"},
     {"cli", "__main__"},

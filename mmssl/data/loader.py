@@ -48,8 +48,7 @@ class Loader:
         source.check(self.preprocess)
         self.epoch_samples = self._epoch_samples(epoch_samples)
         self._tally = Tally()
-        self._next: int | None = None  # the epoch that the running workers go on with
-        self._parcels: Iterator[Parcel] = iter(())
+        self._waiting: tuple[int, Iterator[Parcel]] | None = None  # running workers and the epoch they go on with
         self._state = self._fresh(self._plan(0))
 
     def _epoch_samples(self, asked: int | None) -> int:
@@ -98,10 +97,10 @@ class Loader:
             state = self._fresh(plan)
         else:
             plan, state = self._resumed(number, resume)
-        if resume is not None or self._next != number:
-            self._parcels = self._start(plan, state)
-        self._next, self._state = None, state
-        return self._deliver(plan, state)
+        waiting, self._waiting, self._state = self._waiting, None, state
+        if waiting and waiting[0] == number and resume is None:
+            return self._deliver(waiting[1], plan, state)
+        return self._deliver(self._start(plan, state), plan, state)
 
     def _resumed(self, number: int, resume: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
         if resume["epoch"] != number:
@@ -139,17 +138,20 @@ class Loader:
             )
             return iter(parcels)
 
-    def _deliver(self, plan: Plan, state: dict[str, Any]) -> Iterator[Batch]:
-        while state["batches"] < plan.batches:
-            parcel = next(self._parcels)
-            self._tally.add(parcel.tally)
-            if parcel.error:
-                raise UserError(parcel.error)
-            state["batches"] += 1
-            state["draws"][parcel.worker] = parcel.draws
-            self._tally.check(most=self.max_damaged, complete=state["batches"] == plan.batches)
-            yield parcel.batch
-        self._next = plan.epoch + 1
+    def _deliver(self, parcels: Iterator[Parcel], plan: Plan, state: dict[str, Any]) -> Iterator[Batch]:
+        try:
+            while state["batches"] < plan.batches:
+                parcel = next(parcels)
+                self._tally.add(parcel.tally)
+                if parcel.error:
+                    raise UserError(parcel.error)
+                state["batches"] += 1
+                state["draws"][parcel.worker] = parcel.draws
+                self._tally.check(most=self.max_damaged, complete=state["batches"] == plan.batches)
+                yield parcel.batch
+            self._waiting = plan.epoch + 1, parcels
+        finally:
+            del parcels  # workers stop when nobody knows them; a traceback must not keep them
 
     def state(self) -> dict[str, Any]:
         """Returns where this rank stands after the latest delivered batch, as plain values."""

@@ -69,4 +69,5 @@ def load_tokenizer(preprocess: TextPreprocess, folder: Path) -> None:
         preprocess.tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exceptions
         raise UserError(f"{file} is damaged ({error}); save the encoder again") from error
+    preprocess.pad_id = (preprocess.tokenizer.padding or {}).get("pad_id", preprocess.pad_id)
     preprocess.__post_init__()  # views hold this very object

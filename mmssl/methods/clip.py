@@ -10,7 +10,7 @@ from mmssl import dist
 from mmssl.losses.infonce import info_nce
 from mmssl.nn.joint_space import JointSpace
 from mmssl.nn.temperature import LogitScale
-from mmssl.types import Batch, Encoder, Loss, Method, Objective
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Spaces
 from mmssl.views.single import Single
 
 
@@ -51,8 +51,8 @@ class CLIP(Objective):
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         self.scale.clamp()
 
-    def spaces(self) -> dict[str, torch.nn.Module]:
-        return dict(self.space.heads.items())
+    def spaces(self) -> Spaces:
+        return self.space.spaces()
 
 
 method = Method(Single, CLIP)

@@ -107,15 +107,15 @@ def _decode(data: bytes | Path, rate: int, seek_to: float | None, stop: float) -
 
 
 class _Resampler:
-    """Makes frames of one format mono float32 at one rate."""
+    """Makes frames of one format float32 at one rate, and mono by the mean: FFmpeg's own mix may exceed 1."""
 
     def __init__(self, frame: Any, rate: int) -> None:
         import av
 
         if not 1000 <= frame.sample_rate <= 1_000_000:
             raise DamagedError("sound at an impossible rate", f"{frame.sample_rate} Hz")
-        self.kind = self._kind(frame)
-        self.convert = av.AudioResampler(format="flt", layout="mono", rate=rate)
+        self.kind, self.channels = self._kind(frame), frame.layout.nb_channels
+        self.convert = av.AudioResampler(format="flt", layout=frame.layout, rate=rate)
 
     @staticmethod
     def _kind(frame: Any) -> tuple[str, str, int]:
@@ -130,7 +130,9 @@ class _Resampler:
         if frame is not None:
             frame.pts = None  # stretches are placed by our own clock; the resampler must not pad by its own
         try:
-            return [out.to_ndarray()[0] for out in self.convert.resample(frame)]
+            # Packed samples (t, C): PyAV 18 reads past the planes of planar sound with eight channels.
+            parts = [out.to_ndarray().reshape(-1, self.channels) for out in self.convert.resample(frame)]
+            return [part.mean(axis=1) for part in parts]
         except (av.FFmpegError, ValueError) as error:
             raise DamagedError("sound that does not resample", str(error)) from None
 

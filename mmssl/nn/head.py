@@ -9,10 +9,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl.types import Features
+from mmssl.types import Features, Head
 
 
-class Projection(nn.Module):
+class Projection(Head):
     """Projects pooled features to a joint embedding (B, out) of unit length.
 
     out: size of the embedding; None only normalises. hidden: sizes of hidden layers; none is the linear

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from mmssl import dist
 from mmssl.errors import UserError, did_you_mean
 from mmssl.nn.head import Projection
-from mmssl.types import Batch, Encoder
+from mmssl.types import Batch, Encoder, Spaces
 
 
 @dataclass(slots=True)
@@ -57,6 +58,10 @@ class JointSpace(nn.Module):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> dict[str, Tensor]:
         """Returns modality -> normalised embeddings (B, D) of the batch's first view."""
         return {name: self.heads[name](encoders[name](batch.views[name][0])) for name in self.modalities}
+
+    def spaces(self) -> Spaces:
+        """Returns modality -> head."""
+        return cast("Spaces", dict(self.heads.items()))
 
     def match(self, embeddings: Mapping[str, Tensor], batch: Batch, *, both: bool = True) -> Iterator[Pair]:
         """Yields every pair of modalities, in both directions or in the one that it is written in."""

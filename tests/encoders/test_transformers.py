@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from mmssl.checkpoint import load_encoder, save_encoder
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 
@@ -23,10 +24,10 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 
 def tokenizer() -> Any:
-    """Returns a fast tokenizer of words, <s> ... </s>, padded with 0."""
+    """Returns a fast tokenizer of words, <s> ... </s>, padded with 1."""
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", "<unk>", *sorted({word for text in TEXTS for word in text.split()}), "<s>", "</s>"]
+    words = ["<unk>", "<pad>", *sorted({word for text in TEXTS for word in text.split()}), "<s>", "</s>"]
     vocab = {word: i for i, word in enumerate(words)}
     fast = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     fast.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -112,7 +113,7 @@ def test_text_models_pool_their_last_hidden_state(tmp_path: Path, family: str) -
 
     sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48} if family == "distilbert" else TINY
     words = tokenizer()
-    config = AutoConfig.for_model(family, vocab_size=len(words), max_position_embeddings=20, pad_token_id=0, **sizes)
+    config = AutoConfig.for_model(family, vocab_size=len(words), max_position_embeddings=20, pad_token_id=1, **sizes)
     model = saved(config, tmp_path, words)
     inputs = words(TEXTS, padding=True, return_tensors="pt")
     inputs.pop("token_type_ids", None)
@@ -122,6 +123,8 @@ def test_text_models_pool_their_last_hidden_state(tmp_path: Path, family: str) -
     assert (mean.modality, mean.dim) == ("text", 32)
     close(mean.encode(TEXTS), (hidden * mask).sum(1) / mask.sum(1))
     close(create_encoder(f"transformers:{tmp_path}", pool="cls").encode(TEXTS), hidden[:, 0])
+    save_encoder(mean, tmp_path / "ours")
+    close(load_encoder(tmp_path / "ours").encode(TEXTS), mean.encode(TEXTS))
     long = " ".join(["ball"] * 100)
     assert mean.encode([long]).isfinite().all()
     assert mean.preprocess.take_notes() == {"text truncated": 1}
@@ -176,8 +179,6 @@ def test_ast_hears_what_its_feature_extractor_gives(tmp_path: Path, samples: int
 
 @torch.inference_mode()
 def test_our_folder_needs_no_other(tmp_path: Path) -> None:
-    from mmssl.checkpoint import load_encoder, save_encoder
-
     source = tmp_path / "source"
     saved(clip_config(), source, tokenizer())
     encoder = create_encoder(f"transformers:{source}", modality="text")
@@ -192,8 +193,6 @@ def test_our_folder_needs_no_other(tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_a_model_without_a_tokenizer_takes_ids_and_refuses_text(tmp_path: Path) -> None:
     from transformers import BertConfig
-
-    from mmssl.checkpoint import load_encoder, save_encoder
 
     model = saved(BertConfig(vocab_size=30, **TINY), tmp_path / "bert")
     encoder = create_encoder(f"transformers:{tmp_path / 'bert'}").eval()

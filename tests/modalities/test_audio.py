@@ -2,6 +2,7 @@
 
 import pickle
 import random
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -63,18 +64,22 @@ def test_silence_around_the_sound():
     assert sound.read(sample_rate=RATE, start=50.0, seconds=0.5).abs().max() == 0
 
 
-def test_stereo_is_mixed():
+@pytest.mark.parametrize("layout", ["stereo", "5.1", "7.1"])
+def test_channels_are_averaged(layout):
+    """Eight planar channels bring PyAV down where one touches the planes."""
     import io
 
     import av
 
-    stream, wave = io.BytesIO(), np.stack([np.full(800, 0.5), np.full(800, -0.25)]).astype(np.float32)
+    stream, channels = io.BytesIO(), {"stereo": 2, "5.1": 6, "7.1": 8}[layout]
     with av.open(stream, "w", format="wav") as container:
-        track = container.add_stream("pcm_s16le", rate=8000, layout="stereo")
-        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="stereo")
+        track = container.add_stream("pcm_s16le", rate=8000, layout=layout)
+        levels = np.tile(np.linspace(-0.25, 0.75, channels, dtype=np.float32), 800)[None]
+        frame = av.AudioFrame.from_ndarray(levels, format="flt", layout=layout)
         frame.sample_rate = 8000
         container.mux(track.encode(frame))
-    assert torch.allclose(audio.Audio(stream.getvalue()).read(sample_rate=8000), torch.full((800,), 0.125), atol=1e-3)
+    mono = audio.Audio(stream.getvalue()).read(sample_rate=8000)
+    assert torch.allclose(mono, torch.full((800,), 0.25), atol=1e-3)
 
 
 def test_late_sound_keeps_its_place_on_the_clock():
@@ -130,17 +135,16 @@ def test_damaged_sound_gives_what_decodes_or_damage(format):
         wrong = bytearray(data if trial % 2 else data[: rng.randrange(len(data))])
         for _ in range(min(len(wrong), 10)):
             wrong[rng.randrange(len(wrong))] = rng.randrange(256)
-        try:
+        with suppress(DamagedError):
             assert audio.Audio(bytes(wrong)).read(sample_rate=RATE, seconds=3.0).shape == (3 * RATE,)
-        except DamagedError:
-            pass
 
 
 def test_a_truncated_sound_keeps_its_beginning():
-    data = audio.encode(clicks(), sample_rate=RATE, format="flac")
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * RATE).astype(np.float32)
+    data = audio.encode(wave, sample_rate=RATE, format="flac")
     half = audio.Audio(data[: len(data) * 2 // 3])
     assert 0.6 < half.duration < 2.9
-    assert np.abs(half.read(sample_rate=RATE, seconds=0.6).numpy() - clicks()[: int(0.6 * RATE)]).max() < 1e-4
+    assert np.abs(half.read(sample_rate=RATE, seconds=0.6).numpy() - wave[: int(0.6 * RATE)]).max() < 1e-4
 
 
 def test_handles_pickle():

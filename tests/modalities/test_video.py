@@ -2,13 +2,14 @@
 
 import pickle
 import random
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from mmssl.errors import DamagedError, UserError
-from mmssl.modalities import video
 from mmssl.modalities import container as media
+from mmssl.modalities import video
 from mmssl.modalities.playback import Player
 
 FPS, COUNT = 20, 160
@@ -126,10 +127,8 @@ def test_flipped_bytes_give_pictures_or_damage(make):
         for _ in range(min(len(wrong), rng.choice((1, 10, 100)))):
             wrong[rng.randrange(len(wrong))] = rng.randrange(256)
         clip = video.Video(bytes(wrong))
-        try:
+        with suppress(DamagedError):
             assert clip.frames([0.0, clip.duration * 0.9, clip.duration / 2]).shape[0] == 3
-        except DamagedError:
-            pass
 
 
 def test_no_pictures(tmp_path):

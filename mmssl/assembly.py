@@ -1,0 +1,122 @@
+"""A checked recipe's parts, built and joined: encoders, objectives, and each task's stream of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmssl import dist, names
+from mmssl.data.loader import Loader
+from mmssl.data.shards import Source
+from mmssl.encoders import create_encoder
+from mmssl.errors import UserError
+from mmssl.multitask import MultiTask
+from mmssl.recipe import Recipe, split, split_data
+from mmssl.types import Batch, Encoder, Objective, View
+
+LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
+
+
+class Stream:
+    """One task's endless stream of batches, and where it stands."""
+
+    def __init__(self, loader: Loader, view: View, resume: dict[str, Any] | None) -> None:
+        self.loader, self.view = loader, view
+        self.batches = self._run(resume)
+
+    def _run(self, resume: dict[str, Any] | None) -> Iterator[Batch]:
+        for epoch in count(resume["epoch"] if resume else 0):
+            yield from self.loader.epoch(epoch, resume=resume)
+            resume = None
+
+    def next(self, device: torch.device) -> Batch:
+        """Returns the next batch on the device, as the View shows it."""
+        return self.view.on_device(next(self.batches).to(device))
+
+
+def assemble(
+    recipe: Recipe, folder: Path, *, device: torch.device, resume: dict[str, Any] | None
+) -> tuple[MultiTask, dict[str, Stream]]:
+    """Builds the module that trains, on the device, and task -> stream.
+
+    folder: the run's, from which learnt preprocessing is taken back on a resume. resume: task -> the state of its
+    loader.
+    """
+    torch.manual_seed(recipe.train.seed)
+    encoders = {key: build_encoder(key, node) for key, node in recipe.encoders.items()}
+    for key in recipe.train.freeze:
+        encoders[key].requires_grad_(False)
+    sources = {key: Source(**split_data(t.data, where=f"tasks.{key}.data")[0]) for key, t in recipe.tasks.items()}
+    objectives = {key: build_objective(recipe, key, encoders) for key in recipe.tasks}
+    for key in [key for key, encoder in encoders.items() if encoder.learns_preprocess]:
+        if resume:
+            encoders[key].load_files(folder / "encoders" / key)
+        else:
+            _learn_preprocess(encoders[key], key, objectives, sources)
+    weights = {key: task.weight for key, task in recipe.tasks.items()}
+    model = MultiTask(encoders, objectives, weights).to(device)
+    streams = {}
+    for key in recipe.tasks:
+        loader, view = _loader(recipe, key, sources[key], encoders, objectives[key].uses)
+        streams[key] = Stream(loader, view, resume[key] if resume else None)
+    return model, streams
+
+
+def build_encoder(key: str, node: Mapping[str, Any]) -> Encoder:
+    """Builds one encoder of a recipe and checks that it reads what it is listed under."""
+    name, options = split(node)
+    encoder = create_encoder(name, where=f"encoders.{key}", **options)
+    if encoder.modality != key:
+        raise UserError(f"encoders.{key}: {name!r} reads {encoder.modality}, list it under {encoder.modality!r}")
+    return encoder
+
+
+def build_objective(recipe: Recipe, key: str, encoders: Mapping[str, Encoder]) -> Objective:
+    """Builds one task's objective and checks that the run has the encoders that it needs."""
+    name, parts = split(recipe.tasks[key].method)
+    method, _ = names.resolve("methods", name)
+    for modality in method.objective.modalities:
+        if modality not in encoders:
+            raise UserError(f"tasks.{key} needs an encoder for {modality!r}; the run has {', '.join(encoders)}")
+    options = names.check_options(method.objective, parts.get("objective", {}), where=f"tasks.{key}")
+    objective: Objective = method.objective(encoders, **options)
+    return objective
+
+
+def _learn_preprocess(
+    encoder: Encoder, key: str, objectives: Mapping[str, Objective], sources: Mapping[str, Source]
+) -> None:
+    """Trains a tokenizer or the like on the stream of the first task that uses it."""
+    task = next((task for task, objective in objectives.items() if key in objective.uses), None)
+    if task is not None:
+        stream = islice(sources[task].samples({key}), LEARN_FROM)
+        encoder.learn_preprocess(sample[key] for sample in stream if key in sample)
+
+
+def _loader(
+    recipe: Recipe, key: str, source: Source, encoders: Mapping[str, Encoder], uses: tuple[str, ...]
+) -> tuple[Loader, View]:
+    """Builds one task's loader for this process, and its view."""
+    task = recipe.tasks[key]
+    parts = dist.world() * recipe.train.accumulate
+    if task.batch % parts:
+        raise UserError(f"tasks.{key}.batch is {task.batch}; expected a multiple of processes x accumulate = {parts}")
+    name, nodes = split(task.method)
+    method, _ = names.resolve("methods", name)
+    preprocess = {modality: encoders[modality].preprocess for modality in uses}
+    view = method.view(preprocess, **names.check_options(method.view, nodes.get("view", {})))
+    loader = Loader(
+        source,
+        view,
+        preprocess,
+        batch=task.batch // parts,
+        seed=recipe.train.seed,
+        rank=dist.rank(),
+        world=dist.world(),
+        **split_data(task.data, where=f"tasks.{key}.data")[1],
+    )
+    return loader, view

@@ -1,0 +1,235 @@
+"""The writer's promises: any webdataset reads it, an interrupted build goes on, nothing already there is touched."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset
+from numbered import make_slowly, number_set, write_tar
+from PIL import Image
+
+from mmssl.data import journal
+from mmssl.data.shards import Source
+from mmssl.data.writer import build, build_from, show, verify
+from mmssl.errors import DamagedError, UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def make(number: int) -> dict[str, bytes]:
+    return {"txt": str(number).encode(), "json": b"{}"}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def png(color: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((6, 6, 3), color, np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_killed_build_continues_and_ends_the_same(tmp_path: Path) -> None:
+    unbroken = build_from(make_slowly, 600, tmp_path / "unbroken", shard_samples=20, workers=1)
+    script = f"""from numbered import make_slowly; from mmssl.data.writer import build_from
+build_from(make_slowly, 600, {str(tmp_path / "killed")!r}, shard_samples=20, workers=2)"""
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": paths})
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "killed").glob("*.tar"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    killed = tmp_path / "killed"
+    done = {path.name: path.stat().st_mtime_ns for path in killed.glob("*.tar")}
+    assert 3 <= len(done) < 30, "it was to be killed in the middle"
+    with pytest.raises(UserError, match="interrupted build"):
+        Source(shards=str(killed))
+    with (killed / "build.journal").open("ab") as file:
+        file.write(b'[5, {"name": "000')  # a record that the crash cut short
+    with pytest.raises(UserError, match="interrupted build of something else"):
+        build_from(make_slowly, 601, killed, shard_samples=20, workers=1)
+    assert build_from(make_slowly, 600, killed, shard_samples=20, workers=1) == unbroken
+    assert content(killed) == content(tmp_path / "unbroken")
+    kept = [name for name, written in done.items() if (killed / name).stat().st_mtime_ns == written]
+    assert len(kept) >= 2, "what was finished was not written again"
+    assert unbroken["damaged"] == {"cannot be made": 60}
+    assert unbroken["samples"] == sum(shard["samples"] for shard in unbroken["shards"]) == 540
+    assert verify(killed) == []
+
+
+def test_plain_webdataset_reads_ours(tmp_path: Path) -> None:
+    build_from(make, 25, tmp_path / "a", shard_samples=10, workers=1)
+    shards = [str(path) for path in sorted((tmp_path / "a").glob("*.tar"))]
+    found = list(webdataset.WebDataset(shards, shardshuffle=False).decode().to_tuple("__key__", "txt", "json"))
+    assert found == [(f"{n:08d}", str(n), {}) for n in range(25)]
+    assert [sample["text"] for sample in Source(shards=str(tmp_path / "a")).samples({"text"})] == [
+        t for _, t, _ in found
+    ]
+
+
+def test_folder_that_is_not_empty_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="is not empty"):
+        build_from(make, 3, tmp_path, workers=1)
+    assert content(tmp_path) == {"mine.txt": b"precious"}
+    build_from(make, 3, tmp_path / "a", workers=1)
+    before = content(tmp_path / "a")
+    with pytest.raises(UserError, match="is not empty"):
+        build_from(make, 3, tmp_path / "a", workers=1)
+    assert content(tmp_path / "a") == before
+
+
+def test_no_space_left_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true_write = journal._Hashed.write
+
+    def write(self: Any, data: bytes) -> int:
+        if len(list(tmp_path.glob("a/*.tar"))) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return true_write(self, data)
+
+    monkeypatch.setattr(journal._Hashed, "write", write)
+    with pytest.raises(UserError, match=r"no space left for .*a: 2 shards are finished and stay; run the same command"):
+        build_from(make, 40, tmp_path / "a", shard_samples=10, workers=1)
+    assert not list(tmp_path.glob("a/*.part"))
+    monkeypatch.undo()
+    assert build_from(make, 40, tmp_path / "a", shard_samples=10, workers=1)["samples"] == 40
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Two classes of three pictures, one of them damaged, one with a caption; and notes that are no sample."""
+    for name in ("dog", "cat"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "pets" / name / f"{i}.v1.png").write_bytes(png(i))
+    (tmp_path / "pets/cat/1.v1.png").write_bytes(b"broken")
+    (tmp_path / "pets/dog/2.v1.txt").write_text("a good dog")
+    (tmp_path / "pets/notes.md").write_text("not a sample")
+    return tmp_path / "pets"
+
+
+def test_folder_of_classes(classes: Path, tmp_path: Path) -> None:
+    index = build(classes, tmp_path / "a", workers=1)
+    assert index["classes"] == ["cat", "dog"]
+    assert index["damaged"] == {"not a JPEG, PNG or WebP picture": 1}
+    samples = list(Source(shards=str(tmp_path / "a")).samples({"image", "label", "meta", "text"}))
+    found = {s["meta"]["file"]: (s["label"], s["meta"]["class"], s.get("text")) for s in samples}
+    assert len(samples) == 5
+    assert found["dog/2.v1.png"] == (1, "dog", "a good dog")
+    assert found["cat/0.v1.png"] == (0, "cat", None)
+    assert [s["meta"]["file"] for s in samples] != sorted(found), "classes are mixed"
+    with pytest.raises(DamagedError, match="not a JPEG"):
+        build(classes, tmp_path / "b", workers=1, strict=True)
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        pa = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_manifest(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/1.png").write_bytes(png(1))
+    (tmp_path / "x/2.png").write_bytes(png(2))
+    rows = [
+        {"image": "x/1.png", "image_b": "x/2.png", "caption": "one, two", "label": "dog", "year": "1990"},
+        {"image": "x/2.png", "image_b": "", "caption": "two", "label": "cat", "year": "2000"},
+        {"image": "x/3.png", "image_b": "", "caption": "not there", "label": "cat", "year": "2000"},
+    ]
+    index = build(write_table(tmp_path / f"t.{kind}", rows), tmp_path / "a", workers=1, shuffle=False)
+    assert index["damaged"] == {"a file that cannot be read": 1}
+    first, second = Source(shards=str(tmp_path / "a")).samples({"image", "image_b", "text", "label", "meta"})
+    assert (first["text"], first["label"], index["classes"]) == ("one, two", 1, ["cat", "dog"])
+    assert first["image_b"].getpixel((0, 0)) == (2, 2, 2)
+    assert "image_b" not in second
+    assert second["meta"] == {"label": "cat", "year": "2000"}
+
+
+def test_manifest_columns(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    table = write_table(tmp_path / "t.csv", [{"photo": "1.png", "title": "hello", "label": "3"}])
+    with pytest.raises(UserError, match="columns photo, title, label; expected one of image, video"):
+        build(table, tmp_path / "a", workers=1)
+    with pytest.raises(UserError, match="no column 'titel' for 'text'; did you mean 'title'"):
+        build(table, tmp_path / "a", columns={"text": "titel"}, workers=1)
+    build(table, tmp_path / "a", columns={"text": "title", "image": "photo"}, workers=1)
+    sample = next(Source(shards=str(tmp_path / "a")).samples({"image", "text", "label"}))
+    assert (sample["text"], sample["label"]) == ("hello", 3)
+
+
+def test_another_shard_set(tmp_path: Path) -> None:
+    source = number_set(tmp_path / "a", [7, 9, 5])
+    index = build(source, tmp_path / "b", shard_samples=8, workers=1)
+    assert [shard["samples"] for shard in index["shards"]] == [8, 8, 5]
+    before, after = (list(Source(shards=s).samples({"text"})) for s in (source, str(tmp_path / "b")))
+    assert [(s["__key__"], s["text"]) for s in before] == [(s["__key__"], s["text"]) for s in after]
+
+
+def test_shards_are_bounded_in_bytes_and_keys_stay_apart(tmp_path: Path) -> None:
+    big = [{"__key__": "same" if n < 2 else str(n), "bin": bytes(100_000)} for n in range(6)]
+    first = write_tar(tmp_path / "1.tar", big[:1])
+    second = write_tar(tmp_path / "2.tar", big[1:])
+    build(f"{tmp_path}/{{1,2}}.tar", tmp_path / "a", shard_mb=0.25, workers=1)
+    assert max(path.stat().st_size for path in (tmp_path / "a").glob("*.tar")) < 0.25 * 2**20
+    assert Source(shards=str(tmp_path / "a")).count == 6
+    keys = [entry.key for i in range(3) for entry in Source(shards=str(tmp_path / "a")).entries(i)]
+    assert keys == ["same", "same-2", "2", "3", "4", "5"], (first, second)
+
+
+def test_nothing_to_build(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds nothing to build from"):
+        build(tmp_path / "empty", tmp_path / "a")
+    with pytest.raises(UserError, match="no shard"):
+        build(tmp_path / "missing", tmp_path / "a")
+    with pytest.raises(UserError, match="there is no manifest"):
+        build(tmp_path / "missing.csv", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_verify_and_show(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    build_from(make, 50, folder, shard_samples=10, workers=1, description="numbers")
+    assert verify(folder, decode=True) == []
+    told = show(folder)
+    assert "50 samples in 5 shards" in told
+    assert "fields: json in 50, txt in 50" in told
+    assert "numbers" in told
+    data = bytearray((folder / "00001.tar").read_bytes())
+    data[600] ^= 1
+    (folder / "00001.tar").write_bytes(data)
+    (folder / "00002.tar").unlink()
+    (folder / "00003.tar").write_bytes(b"short")
+    write_tar(folder / "other.tar", [{"__key__": "1", "jpg": b"no picture"}])
+    problems = verify(folder, decode=True)
+    assert [problem.split(":")[0] for problem in problems] == [
+        "other.tar is not in the index", "00001.tar", "00002.tar", "00003.tar", "other.tar",
+    ]  # fmt: skip
+    assert "checksum" in problems[1]
+    assert "missing" in problems[2]
+    assert "5 bytes" in problems[3]
+    assert "jpg: not a JPEG, PNG or WebP picture (1 samples)" in problems[4]

@@ -1,0 +1,46 @@
+"""The cards for users' own files: their scripts run as scripts, and a mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmssl.data.shards import Source
+from mmssl.names import home
+
+
+def prepare(dataset: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    script = home("datasets") / dataset / "prepare.py"
+    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run([sys.executable, str(script), *arguments], env=paths, capture_output=True, text=True)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for name in ("cat", "dog"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "in" / name / "1.png")
+    (tmp_path / "in/table.csv").write_text("image,title\ncat/1.png,a cat\ndog/1.png,a dog\n")
+    return tmp_path / "in"
+
+
+def test_image_folder(pictures: Path, tmp_path: Path) -> None:
+    assert prepare("image_folder", str(tmp_path / "a"), "--source", str(pictures)).returncode == 0
+    labels = [sample["label"] for sample in Source(shards=str(tmp_path / "a")).samples({"image", "label"})]
+    assert sorted(labels) == [0, 1]
+
+
+def test_manifest(pictures: Path, tmp_path: Path) -> None:
+    table = str(pictures / "table.csv")
+    assert prepare("manifest", str(tmp_path / "a"), "--source", table, "--column", "text=title").returncode == 0
+    texts = [sample["text"] for sample in Source(shards=str(tmp_path / "a")).samples({"image", "text"})]
+    assert sorted(texts) == ["a cat", "a dog"]
+    again = prepare("manifest", str(tmp_path / "a"), "--source", table)
+    assert again.returncode == 2
+    assert again.stderr.count("\n") == 1
+    assert "is not empty" in again.stderr

@@ -1,0 +1,95 @@
+"""What encoders are shown of pictures, and the operations that views are made of."""
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import CenterCrop, Resize
+
+from mmssl.modalities import image as pictures
+from mmssl.modalities import video
+from mmssl.transforms import image
+
+
+def smooth(width, height):
+    rows, columns = np.mgrid[0:height, 0:width]
+    red, green = columns * 255 / (width - 1), rows * 255 / (height - 1)
+    return np.stack([red, green, 255 - red], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("width", "height"), [(97, 61), (61, 97), (32, 32), (20, 15), (300, 200)])
+def test_the_shorter_side_is_resized_as_torchvision_does(width, height):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+    shown = image.ImagePreprocess(32, crop_ratio=0.8)(noise)
+    expected = CenterCrop(32)(Resize(40, interpolation=Image.Resampling.BICUBIC)(noise))
+    assert shown.shape == (3, 32, 32) and shown.dtype == torch.uint8
+    assert np.array_equal(shown.permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+def test_squash_keeps_the_whole_picture():
+    shown = image.ImagePreprocess(16, resize="squash", interpolation="bilinear")(smooth(64, 32))
+    assert shown[0, :, 0].max() < 10 and shown[0, :, -1].min() > 245
+
+
+def test_shrinking_while_decoding_hardly_shows():
+    data = pictures.encode(smooth(1600, 1200), quality=95)
+    whole = pictures.pixels(pictures.decode(data))
+    prepare = image.ImagePreprocess(64)
+    assert (prepare(data).int() - prepare(whole).int()).abs().float().mean() < 1
+
+
+def test_one_or_several():
+    prepare = image.ImagePreprocess(8)
+    assert len(prepare.items(torch.zeros(5, 3, 9, 9))) == 5
+    assert len(prepare.items(np.zeros((4, 9, 9, 3), np.uint8))) == 4
+    assert len(prepare.items(torch.zeros(3, 9, 9))) == len(prepare.items(smooth(9, 9))) == 1
+    assert len(prepare.items([smooth(9, 9)] * 2)) == len(prepare.items(iter([smooth(9, 9)] * 2))) == 2
+    batch = prepare.collate([prepare(item) for item in prepare.items(torch.zeros(5, 3, 9, 9))] + [prepare.blank()])
+    assert batch.shape == (6, 3, 8, 8)
+
+
+def test_config_makes_it_again():
+    prepare = image.ImagePreprocess(40, "squash", "lanczos", 0.9)
+    assert image.ImagePreprocess(**prepare.config()) == prepare == pickle.loads(pickle.dumps(prepare))
+
+
+def test_a_clip_shows_its_middle():
+    clip = video.Frames(np.stack([np.full((8, 8, 3), v, np.uint8) for v in (0, 100, 200)]), 10.0)
+    assert image.ImagePreprocess(8)(clip).unique().tolist() == [100]
+    assert np.asarray(image.opened(clip, time=0.25)).max() == 200
+
+
+def test_random_crops_stay_within_their_bounds():
+    random.seed(0)
+    for _ in range(200):
+        width, height = random.randint(1, 300), random.randint(1, 300)
+        left, top, w, h = image.random_box(width, height, scale=(0.3, 0.6), ratio=(0.75, 4 / 3))
+        assert 0 <= left <= left + w <= width and 0 <= top <= top + h <= height and w > 0 < h
+        if min(width, height) > 50 and 0.8 < width / height < 1.25:
+            assert 0.27 < w * h / (width * height) < 0.63 and 0.7 < w / h < 1.4
+
+
+def test_crops_of_an_unread_jpeg_are_those_of_the_whole_picture():
+    data = pictures.encode(smooth(1200, 900), quality=95)
+    crops = []
+    for picture in (pictures.decode(data), pictures.pixels(pictures.decode(data))):
+        random.seed(3)
+        crops.append(np.asarray(image.random_crop(picture, 32, scale=(0.3, 0.9))).astype(int))
+    assert np.abs(crops[0] - crops[1]).mean() < 2
+    random.seed(4)
+    assert np.abs(crops[0] - np.asarray(image.random_crop(picture, 32, scale=(0.3, 0.9)))).mean() > 2
+
+
+def test_operations():
+    picture = Image.fromarray(smooth(20, 10))
+    assert np.array_equal(np.asarray(image.flip(picture)), smooth(20, 10)[:, ::-1])
+    grey = np.asarray(image.grayscale(picture))
+    assert grey.shape == (10, 20, 3) and (grey.max(axis=-1) == grey.min(axis=-1)).all()
+    assert np.array_equal(np.asarray(image.solarize(picture, threshold=256)), smooth(20, 10))
+    assert np.asarray(image.solarize(picture, threshold=128)).max() <= 127
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
+    assert np.asarray(image.blur(noise, sigma=(2, 2))).std() < np.asarray(noise).std() / 2
+    assert not np.array_equal(np.asarray(image.color_jitter(picture)), np.asarray(picture))
