@@ -74,9 +74,12 @@ def evaluate(run: str | Path, overrides: Sequence[str] = (), *, evals: Sequence[
             raise UserError(f"the recipe of {run} has no evaluation {key!r}; {did_you_mean(key, made.evals)}")
     judge = Judge(made.evals)
     device = dist.start(made.train.device)
-    scores = judge.run(load_encoders(folder, device=str(device)), evals)
-    if dist.rank() == 0:
-        write_results(folder, made, {**read_scores(folder), **scores}, samples=made.train.samples)
+    try:
+        scores = judge.run(load_encoders(folder, device=str(device)), evals)
+        if dist.rank() == 0:
+            write_results(folder, made, {**read_scores(folder), **scores}, samples=made.train.samples)
+    finally:
+        dist.stop()
     return scores
 
 

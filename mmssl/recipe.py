@@ -21,6 +21,7 @@ class TrainOptions:
     """How long and how: the `train` node of a recipe.
 
     samples: how many samples the run sees in all, over all tasks. warmup: optimizer steps.
+    precision: of autocast; auto is bf16 where the device computes in it and fp32 where it would only emulate it.
     accumulate: parts in which each batch is worked. clip_grad: largest gradient norm, 0 for none.
     ema: decay of the averaged weights that are evaluated and saved, 0 for none. final_lr: the last rate as a
     share of the peak. save_every: samples between checkpoints; keep: how many of them stay.
@@ -31,7 +32,7 @@ class TrainOptions:
     samples: int
     warmup: int = 0
     seed: int = 0
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     accumulate: int = 1
     clip_grad: float = 0.0
     ema: float = 0.0

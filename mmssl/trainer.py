@@ -42,6 +42,7 @@ class Trainer:
         self.steps = max(1, options.samples // self.per_step)
         self.step = 0
         self.judge = Judge(recipe.evals)
+        self.bf16 = options.precision == "bf16" or (options.precision == "auto" and computes_bf16(device))
         self.told: set[tuple[str, str]] = set()
         self._start(state)
 
@@ -95,7 +96,7 @@ class Trainer:
             last = number == len(parts) - 1
             quiet = nullcontext() if last or dist.world() == 1 else self.wrapped.no_sync()  # type: ignore[operator]
             with quiet:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     total, losses = self.wrapped(batches)
                 (total / len(parts)).backward()
         self._apply_gradients()
@@ -190,6 +191,13 @@ class Trainer:
         self.step = state["step"]
         self.bad_steps = state["bad_steps"].to(self.device)
         _set_random_state(_mine(state["random"]))
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 arithmetic; CPUs without it emulate it, ten times slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _mine(values: list[Any]) -> Any:

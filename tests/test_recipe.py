@@ -44,7 +44,7 @@ WRONG = [
     ("tasks.clip.batch", 0, "tasks.clip.batch is 0; expected at least 1"),
     ("optim.lr", "fast", "lr is 'fast'; expected float"),
     ("optim.name", "adamm", "there is no optim 'adamm'"),
-    ("train.precision", "fp8", "train: precision is 'fp8'; expected one of 'fp32', 'bf16'"),
+    ("train.precision", "fp8", "train: precision is 'fp8'; expected one of 'auto', 'fp32', 'bf16'"),
     ("train.freeze", ["sound"], "train.freeze names 'sound'"),
     ("evals.zero_shot.clases", [], "evals.zero_shot: ZeroShot has no option 'clases'; did you mean 'classes'"),
     ("evals.retrieval.every", "often", "evals.retrieval.every is 'often'"),

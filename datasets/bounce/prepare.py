@@ -14,6 +14,8 @@ from sample import make
 from mmssl.data.writer import build_from
 from mmssl.errors import UserError
 
+SHARD = 100  # samples; small, so that every core has work in every split
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes OUT/train, OUT/test_seen and OUT/test_novel; an interrupted run continues where it stopped."""
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
             about = f"bounce {split}: {options.size} px, {options.fps:g} fps, seed {options.seed}"
             if count and not finished(folder, about, count):
                 one = partial(make, split=split, seed=options.seed, size=options.size, fps=options.fps)
-                build_from(one, count, folder, workers=options.workers, description=about)
+                build_from(one, count, folder, shard_samples=SHARD, workers=options.workers, description=about)
     except UserError as error:
         print(f"bounce: {error}", file=sys.stderr)
         return 2

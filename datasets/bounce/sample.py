@@ -80,8 +80,8 @@ def packed(masks: np.ndarray) -> bytes:
 
 def scans(scene: Scene, time: float) -> tuple[dict[str, tuple[points.Cloud, Camera]], float]:
     """Returns role -> cloud in its camera's frame and that camera, and the share of points that both cameras see."""
-    for _ in range(4):
-        cameras = depth_cameras(scene, time, DEPTH_SIZE)
+    for attempt in range(8):
+        cameras = depth_cameras(scene, time, DEPTH_SIZE, spread=0.7**attempt)
         pictures = [render(scene.room, scene.solids, view, *scene.at(np.array([time]))) for view in cameras]
         local = [unproject(view, picture) for view, picture in zip(cameras, pictures, strict=True)]
         overlap = min(

@@ -195,15 +195,15 @@ def clutter(scene: Scene, away: Array, centres: Array, rotations: Array) -> floa
     return score
 
 
-def depth_cameras(scene: Scene, time: float, size: int) -> list[Camera]:
-    """Returns two close cameras from different sides, aimed near the first object."""
+def depth_cameras(scene: Scene, time: float, size: int, *, spread: float) -> list[Camera]:
+    """Returns two close cameras from sides `spread` times 23 to 46 degrees apart, aimed near the first object."""
     rng = scene.rng
     centre = scene.at(np.array([time]))[0][0, 0]
-    middle, half_angle = scene.azimuth + rng.uniform(-0.15, 0.15), rng.uniform(0.2, 0.4)
+    middle, half_angle = scene.azimuth + rng.uniform(-0.15, 0.15), rng.uniform(0.2, 0.4) * spread
     cameras = []
     for side in (-1, 1):
-        away = direction(np.array([middle + side * half_angle]), rng.uniform(0.35, 0.7, 1))
-        aim = np.array([*centre[:2], centre[2] * 0.6]) + rng.uniform(-0.15, 0.15, 3)
+        away = direction(np.array([middle + side * half_angle]), 0.52 + rng.uniform(-0.17, 0.18, 1) * spread)
+        aim = np.array([*centre[:2], centre[2] * 0.6]) + rng.uniform(-0.15, 0.15, 3) * spread
         camera = framed(aim, away, np.tan(0.5), size, aim[None, None], np.array([0.8]), fill=0.95)
         cameras.append(camera)
     return [cameras[i] for i in rng.permutation(2)]

@@ -64,5 +64,5 @@ def decode_all(wanted: Collection[str], raw: Raw, renamed: Mapping[str, str]) ->
     opened = {key: decode(key, raw, renamed) for key in sorted(wanted)}
     sample = {key: value for key, value in opened.items() if value is not None}
     if not sample and wanted:
-        raise DamagedError(f"none of {', '.join(sorted(wanted))}")
+        raise DamagedError(f"a sample without {' or '.join(sorted(wanted))}")
     return sample

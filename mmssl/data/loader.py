@@ -55,7 +55,7 @@ class Loader:
         count = self.source.count
         if asked is None and count is None:
             first = self.source.shards[0]
-            raise UserError(f"the number of samples in {first}, ... is not known; say epoch_samples, or index the set")
+            raise UserError(f"the number of samples in {first}, ... is not known; say epoch_samples")
         smallest = min(n for n in (asked, count) if n is not None)
         if smallest < self.batch * self.world:
             what = "set has" if smallest == count else "epoch is"

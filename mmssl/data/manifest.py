@@ -72,10 +72,10 @@ def _row(record: Record, roles: dict[str, str], places: dict[str, int]) -> tuple
     for column, value in record.items():
         role = roles.get(column)
         extension = str(value).rpartition(".")[2].lower()
+        if role is not None and value in (None, ""):
+            continue
         if role is None or (role not in ("text", "label") and extension not in modalities.EXTENSIONS):
             others[column] = value
-        elif value is None or value == "":
-            continue
         elif role == "text":
             texts["txt"] = str(value)
         elif role == "label":

@@ -130,7 +130,7 @@ class _Slot:
         sample = self.stream.source.open(entry, preprocess)
         shown = self.stream.view(sample)
         if not any(shown.get(modality) for modality in preprocess):
-            raise DamagedError(f"none of {', '.join(sorted(preprocess))}")
+            raise DamagedError(f"a view without {' or '.join(sorted(preprocess))}")
         return shown
 
     def _entries(self) -> Iterator[Entry]:

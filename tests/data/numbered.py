@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +78,3 @@ def numbers(batches: Iterable[Batch]) -> list[int]:
 def drawn(batches: Iterable[Batch]) -> list[float]:
     """Returns what the view drew for each sample, in order."""
     return [float(n) for batch in batches for n in batch.views["text"][1]]
-
-
-def make_slowly(number: int) -> dict[str, bytes]:
-    """Makes a sample to write, so slowly that a test can interrupt it; every tenth cannot be made."""
-    time.sleep(0.005)
-    if number % 10 == 9:
-        raise DamagedError("cannot be made", str(number))
-    return {"txt": str(number).encode(), "bin": bytes([number % 256]) * 3000}

@@ -207,6 +207,12 @@ def test_scans_coincide_in_the_world(opened: list) -> None:
         assert min(near) > (apart.amin(1) < 0.075).float().mean().item()
 
 
+def test_scans_overlap_even_where_a_block_hides_much(bounce: SimpleNamespace) -> None:
+    hard = bounce.scene.draw_scene(0, "train", 1597)
+    for time in (0.2, 0.9, 1.6):
+        assert bounce.sample.scans(hard, time)[1] > bounce.sample.OVERLAP
+
+
 def test_captions_name_every_factor_of_every_object(bounce: SimpleNamespace, opened: list) -> None:
     words = bounce.caption
     for sample in opened:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,8 @@ from mmssl.data.shards import Source
 from mmssl.names import home
 
 
-def prepare(dataset: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = home("datasets") / dataset / "prepare.py"
-    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.run([sys.executable, str(script), *arguments], env=paths, capture_output=True, text=True)
+def script(dataset: str) -> str:
+    return str(home("datasets") / dataset / "prepare.py")
 
 
 @pytest.fixture
@@ -30,17 +29,20 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_image_folder(pictures: Path, tmp_path: Path) -> None:
-    assert prepare("image_folder", str(tmp_path / "a"), "--source", str(pictures)).returncode == 0
+    assert runpy.run_path(script("image_folder"))["main"]([str(tmp_path / "a"), "--source", str(pictures)]) == 0
     labels = [sample["label"] for sample in Source(shards=str(tmp_path / "a")).samples({"image", "label"})]
     assert sorted(labels) == [0, 1]
 
 
 def test_manifest(pictures: Path, tmp_path: Path) -> None:
     table = str(pictures / "table.csv")
-    assert prepare("manifest", str(tmp_path / "a"), "--source", table, "--column", "text=title").returncode == 0
+    main = runpy.run_path(script("manifest"))["main"]
+    assert main([str(tmp_path / "a"), "--source", table, "--column", "text=title"]) == 0
     texts = [sample["text"] for sample in Source(shards=str(tmp_path / "a")).samples({"image", "text"})]
     assert sorted(texts) == ["a cat", "a dog"]
-    again = prepare("manifest", str(tmp_path / "a"), "--source", table)
+    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, script("manifest"), str(tmp_path / "a"), "--source", table]
+    again = subprocess.run(command, env=paths, capture_output=True, text=True)
     assert again.returncode == 2
     assert again.stderr.count("\n") == 1
     assert "is not empty" in again.stderr
