@@ -22,6 +22,7 @@ SHAPE: Words = {
     "heart": ("heart",),
     "cross": ("cross", "cross", "plus sign"),
 }
+THING = ("object", "thing", "solid")
 MATERIAL: Words = {"rubber": ("rubber",), "wood": ("wooden", "wood"), "metal": ("metal", "metallic")}
 MADE_OF: Words = {"rubber": ("rubber",), "wood": ("wood",), "metal": ("metal", "shiny metal")}
 OPENING = ("", "", "", "a photo of ", "a picture of ", "there is ", "look, ", "here is ")
@@ -41,20 +42,19 @@ def article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
-def name(thing: Object, rng: np.random.Generator) -> str:
-    """Names one object by size, colour, material and shape, in one of five orders."""
-    size, shape, color = pick(SIZE[thing.size], rng), pick(SHAPE[thing.shape], rng), thing.color
-    material, made_of = pick(MATERIAL[thing.material], rng), pick(MADE_OF[thing.material], rng)
-    forms = (
-        f"{size} {color} {material} {shape}",
-        f"{size} {color} {material} {shape}",
-        f"{color} {material} {shape} of {thing.size} size",
-        f"{size} {color} {shape} made of {made_of}",
-        f"{color}, {size} {shape} made of {made_of}",
-        f"{size} {material} {shape} that is {color}",
-        f"{material} {shape}, {size} and {color}",
-    )
-    return article(pick(forms, rng))
+def name(thing: Object, rng: np.random.Generator, *, brief: bool) -> str:
+    """Names one object: its shape, and its size, colour and material in front of it or behind; briefly, some of them.
+
+    People leave out what they take for granted, and a text that names the shape alone is what a prompt looks like.
+    """
+    behind = {"size": f"of {thing.size} size", "color": f"that is {thing.color}"}
+    behind["material"] = f"made of {pick(MADE_OF[thing.material], rng)}"
+    front = {"size": pick(SIZE[thing.size], rng), "color": thing.color, "material": pick(MATERIAL[thing.material], rng)}
+    told = [factor for factor in front if not brief or rng.random() < 0.5]
+    last = told.pop(rng.integers(len(told))) if told and rng.random() < 0.4 else None
+    noun = pick(THING if brief and told and rng.random() < 0.1 else SHAPE[thing.shape], rng)
+    words = [front[factor] for factor in told] + [noun] + ([behind[last]] if last else [])
+    return article(" ".join(words))
 
 
 def action(events: set[str], rng: np.random.Generator) -> str:
@@ -66,16 +66,16 @@ def action(events: set[str], rng: np.random.Generator) -> str:
     return " " + pick(WALL if "wall" in events and rng.random() < 0.4 else FLIGHT, rng)
 
 
-def caption(objects: list[Object], events: set[str], rng: np.random.Generator) -> str:
-    """Returns one caption; events: what the objects hit (floor, wall, block, body)."""
+def caption(objects: list[Object], events: set[str], rng: np.random.Generator, *, brief: bool) -> str:
+    """Returns one caption; events: what the objects hit (floor, wall, block, body); brief: may leave factors out."""
     order = rng.permutation(len(objects))
-    names = pick((" and ", " and ", " next to ", " with "), rng).join(name(objects[i], rng) for i in order)
+    names = pick((" and ", " and ", " next to ", " with "), rng).join(name(objects[i], rng, brief=brief) for i in order)
     return pick(OPENING, rng) + names + action(events, rng) + pick(PLACE, rng)
 
 
 def captions(objects: list[Object], events: set[str], rng: np.random.Generator, *, count: int = 5) -> list[str]:
-    """Returns several different captions of one scene."""
-    different: dict[str, None] = {}
+    """Returns several different captions of one scene, the first with every factor of every object."""
+    different = {caption(objects, events, rng, brief=False): None}
     while len(different) < count:
-        different[caption(objects, events, rng)] = None
+        different[caption(objects, events, rng, brief=True)] = None
     return list(different)

@@ -213,18 +213,31 @@ def test_scans_overlap_even_where_a_block_hides_much(bounce: SimpleNamespace) ->
         assert bounce.sample.scans(hard, time)[1] > bounce.sample.OVERLAP
 
 
-def test_captions_name_every_factor_of_every_object(bounce: SimpleNamespace, opened: list) -> None:
+def test_the_caption_names_every_factor_and_the_brief_ones_no_wrong_one(bounce: SimpleNamespace, opened: list) -> None:
     words = bounce.caption
     for sample in opened:
         labels = sample["json"]
-        assert sample["txt"] in labels["captions"]
+        assert sample["txt"] == labels["captions"][0]
         assert len(set(labels["captions"])) == 5
-        for text in labels["captions"]:
-            for thing in labels["objects"]:
-                assert thing["color"] in text
-                for table, factor in ((words.SIZE, "size"), (words.SHAPE, "shape"), (words.MATERIAL, "material")):
-                    known = table[thing[factor]] + (words.MADE_OF[thing[factor]] if factor == "material" else ())
-                    assert any(word in text for word in known), (text, thing)
+        for thing in labels["objects"]:
+            assert thing["color"] in sample["txt"]
+            for table, factor in ((words.SIZE, "size"), (words.SHAPE, "shape"), (words.MATERIAL, "material")):
+                known = table[thing[factor]] + (words.MADE_OF[thing[factor]] if factor == "material" else ())
+                assert any(word in sample["txt"] for word in known), (sample["txt"], thing)
+        for text in labels["captions"][1:]:
+            said = set(text.replace(",", "").split())
+            assert said & set(bounce.factors.COLORS) <= {thing["color"] for thing in labels["objects"]}
+            for table, factor in ((words.SIZE, "size"), (words.SHAPE, "shape"), (words.MATERIAL, "material")):
+                right = {word for thing in labels["objects"] for word in table[thing[factor]]}
+                wrong = {word for several in table.values() for word in several} - right
+                assert not said & wrong, (text, factor)
+
+
+def test_brief_captions_leave_something_out(bounce: SimpleNamespace, opened: list) -> None:
+    colors = set(bounce.factors.COLORS)
+    brief = [text for sample in opened for text in sample["json"]["captions"][1:]]
+    assert any(not colors & set(text.split()) for text in brief)
+    assert any(colors & set(text.split()) for text in brief)
 
 
 def test_card_fits_the_generator(bounce: SimpleNamespace, samples: list) -> None:
