@@ -165,6 +165,9 @@ def _shards(verbs: Verbs) -> None:
     build.add_argument("out", help="folder for the shards and their index.json")
     build.add_argument("--shard-samples", type=int, default=1000, help="samples a shard at most (default 1000)")
     build.add_argument("--shard-mb", type=float, default=256, help="size of a shard at most (default 256)")
+    build.add_argument("--columns", nargs="+", default=[], metavar="KEY=COLUMN", help="columns of a manifest")
+    build.add_argument("--shuffle", action=argparse.BooleanOptionalAction, help="default: all but shards")
+    build.add_argument("--seed", type=int, default=0, help="of the shuffle (default 0)")
     build.add_argument("--workers", type=int, help="processes (default: one a core)")
     build.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
     build.set_defaults(run=_run_build)
@@ -175,14 +178,22 @@ def _shards(verbs: Verbs) -> None:
         action = actions.add_parser(name, help=what)
         action.add_argument("folder")
         action.set_defaults(run=run)
+        if name == "verify":
+            action.add_argument("--decode", action="store_true", help="open every sample as well")
 
 
 def _run_build(a: argparse.Namespace) -> None:
     from mmssl.data.writer import build
 
+    for pair in a.columns:
+        if "=" not in pair:
+            raise UserError(f"--columns got {pair!r}; write it as KEY=COLUMN, such as image=path")
     build(
         a.source,
         a.out,
+        columns=dict(pair.split("=", 1) for pair in a.columns),
+        shuffle=a.shuffle,
+        seed=a.seed,
         shard_samples=a.shard_samples,
         shard_mb=a.shard_mb,
         workers=a.workers,
@@ -193,7 +204,7 @@ def _run_build(a: argparse.Namespace) -> None:
 def _run_verify(a: argparse.Namespace) -> int:
     from mmssl.data.writer import verify
 
-    problems = verify(a.folder)
+    problems = verify(a.folder, decode=a.decode)
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problems" if problems else "all shards are whole")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from mmssl import create_encoder, load_encoder, save_encoder
 from mmssl.checkpoint import load_state, save_state, steps
 from mmssl.encoders import vit
@@ -49,7 +50,8 @@ socket.socket.connect = refuse
 import mmssl, numpy as np
 encoder = mmssl.load_encoder({str(folder)!r})
 print(tuple(encoder.encode(np.zeros((20, 20, 3), np.uint8), space="clip").shape), encoder.dim, encoder.modality)
-print([name for name in sys.modules if name.split(".")[0] in ("webdataset", "transformers", "timm", "av", "tensorboard")])
+heavy = ("webdataset", "transformers", "timm", "av", "tensorboard")
+print([name for name in sys.modules if name.split(".")[0] in heavy])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["(1, 8) 16 image", "[]"], done.stderr[-2000:]

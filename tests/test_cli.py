@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from mmssl import cli
 from PIL import Image
+
+from mmssl import cli
 
 
 def says(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
@@ -58,7 +59,9 @@ def test_an_empty_shard_set_and_a_folder_in_use(
     capsys: pytest.CaptureFixture[str], recipe_file: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    said = says(capsys, "train", recipe_file, f"tasks.clip.data.shards={tmp_path / 'empty'}", "--out", str(tmp_path / "a"))
+    said = says(
+        capsys, "train", recipe_file, f"tasks.clip.data.shards={tmp_path / 'empty'}", "--out", str(tmp_path / "a")
+    )
     assert str(tmp_path / "empty") in said
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "precious").write_text("x")

@@ -1,6 +1,7 @@
 from typing import Literal
 
 import pytest
+
 from mmssl import names
 from mmssl.errors import UserError
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from mmssl import cli, names, recipe, train
 from PIL import Image
+
+from mmssl import cli, names, recipe, train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from mmssl import names, recipe
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError

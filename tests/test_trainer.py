@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+
 from mmssl import train
 from mmssl.checkpoint import steps
 from mmssl.errors import UserError

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from mmssl import names
 
 ROOT = Path(__file__).parents[1]

@@ -1,6 +1,6 @@
 """Classifies pictures by the names of classes with encoders that mmssl trained. Copy it and make it yours.
 
-    python tools/zero_shot.py runs/demo photos/*.jpg --classes ball cube star
+python tools/zero_shot.py runs/demo photos/*.jpg --classes ball cube star
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from mmssl import modalities
@@ -39,6 +40,26 @@ def find(key: str, fields: Collection[str], renamed: Mapping[str, str]) -> str |
     return named[0] if named else None
 
 
+def fills(key: str, raw: Raw, renamed: Mapping[str, str]) -> bool:
+    """Tells whether a sample has what fills a key, down to the path into its JSON."""
+    field = find(key, raw, renamed)
+    if field is None or key not in renamed or not split_path(renamed[key])[1]:
+        return field is not None
+    with suppress(DamagedError):
+        return decode(key, raw, renamed) is not None
+    return False
+
+
+def places(raw: Raw) -> set[str]:
+    """Returns everything that `fields` may point at in a sample: its fields, and the keys inside its JSON."""
+    found = set(raw)
+    for field in raw:
+        if field.rpartition(".")[2] == "json":
+            with suppress(DamagedError):
+                found |= {f"{field}.{name}" for name in modalities.decode(field, raw[field])}
+    return found
+
+
 def decode(key: str, raw: Raw, renamed: Mapping[str, str]) -> Any:
     """Opens what fills a key, or returns None if the sample lacks it; raises DamagedError if it cannot be opened."""
     field = find(key, raw, renamed)
@@ -46,7 +67,8 @@ def decode(key: str, raw: Raw, renamed: Mapping[str, str]) -> Any:
         return None
     extension = field.rpartition(".")[2]
     if key == "audio" and KEYS.get(extension) == "video":
-        return importlib.import_module("mmssl.modalities.audio").decode(raw[field], extension)
+        sound = importlib.import_module("mmssl.modalities.audio").decode(raw[field], extension)
+        return sound if sound.is_there else None
     path = split_path(renamed[key])[1] if key in renamed else ()
     return _follow(modalities.decode(field, raw[field]), path)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from mmssl.errors import UserError
+from mmssl.files import write_atomically
 
 INDEX = "index.json"
 JOURNAL = "build.journal"  # a folder that has one is still being written
@@ -16,12 +16,7 @@ FORMAT = "mmssl-shards-1"
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file that is either there whole or not there."""
-    aside = path.with_name(path.name + ".part")
-    with open(aside, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:

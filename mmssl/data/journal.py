@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from mmssl.data.index import FORMAT, INDEX, JOURNAL, write_json
 from mmssl.errors import DamagedError, UserError
+from mmssl.files import sync_folder
 
 Fields = dict[str, bytes]
 
@@ -217,7 +218,7 @@ def _write_shard(path: Path, items: Sequence[Any], make: Callable[[Any], Fields]
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     entry = {"name": path.name, "samples": len(keys), "bytes": size, "fields": dict(sorted(fields.items()))}
     return {**entry, "sha256": hashed.sha.hexdigest(), "damaged": dict(damaged)}
 
@@ -241,13 +242,3 @@ def _unused(key: str, used: set[str]) -> str:
     name = next(k for k in (key, *(f"{key}-{n}" for n in range(2, len(used) + 3))) if k not in used)
     used.add(name)
     return name
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes renames in the folder last through a power cut, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

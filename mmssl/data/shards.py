@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from mmssl.data.fields import decode_all, find, key_of
+from mmssl.data.fields import decode_all, fills, find, key_of, places
 from mmssl.data.index import JOURNAL, read_index
 from mmssl.data.tar import Entry, read_tar, scan_tar
 from mmssl.errors import DamagedError, UserError, did_you_mean
@@ -92,16 +92,17 @@ class Source:
         missing, seen, fault = set(wanted), set[str](), ""
         heads = (itertools.islice(self.entries(i), 1) for i in range(1, min(PEEK, len(self.shards))))
         for entry in itertools.chain(self.entries(0), *heads):
-            missing -= {key for key in missing if find(key, entry.fields, self.fields)}
+            missing -= {key for key in missing if fills(key, entry.fields, self.fields)}
             if not missing:
                 return
-            seen |= set(entry.fields)
+            seen |= places(entry.fields)
             fault = fault or entry.fault
         if not seen:
             raise UserError(f"{self.shards[0]} holds no samples{': ' + fault if fault else ''}")
-        key, known = min(missing), sorted(seen)
+        key, known = min(missing), sorted(place for place in seen if ".json." not in f".{place}")
         if key in self.fields:
-            raise UserError(f"no sample has the field {self.fields[key]!r} for {key!r}; {did_you_mean(key, known)}")
+            asked = self.fields[key]
+            raise UserError(f"no sample of {self.shards[0]} has {asked!r} for {key!r}; {did_you_mean(asked, seen)}")
         keys = sorted({name for name in map(key_of, known) if name})
         raise UserError(
             f"no sample of {self.shards[0]} has {key!r}; its fields are {', '.join(known)}"

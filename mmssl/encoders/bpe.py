@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.errors import UserError
+from mmssl.files import write_atomically
 from mmssl.transforms.text import TextPreprocess
 
 PAD, END = "<pad>", "<end>"  # tokens 0 and 1
@@ -55,7 +56,7 @@ def _strings(raws: Iterable[Any]) -> Iterator[str]:
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Writes tokenizer.json into the folder."""
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_atomically(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
 
 
 def load_tokenizer(preprocess: TextPreprocess, folder: Path) -> None:

@@ -31,6 +31,12 @@ class Audio(media.MediaFile):
     """A sound track, opened only inside calls: bytes or a path."""
 
     @cached_property
+    def is_there(self) -> bool:
+        """Whether there is a track at all; a film may be silent."""
+        with media.opened(self.data) as container:
+            return bool(container.streams.audio)
+
+    @cached_property
     def duration(self) -> float:
         """When the last sound ends, in seconds on the clock that a video's pictures use."""
         return media.end_of(self.data, "audio", NO_SOUND)

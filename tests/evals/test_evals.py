@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+
 from mmssl.errors import UserError
 from mmssl.evals.classifier import read_classes, read_templates, zero_shot_classifier
 from mmssl.evals.retrieval import Retrieval, _none_right, best_ranks
 from mmssl.evals.score import bootstrap
 from mmssl.evals.zero_shot import ZeroShot, class_number, rank_of
-from torch import nn
-from torch.nn import functional as F
 
 COLORS = ["red", "green", "blue", "white"]
 

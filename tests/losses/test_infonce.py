@@ -1,7 +1,8 @@
 import pytest
 import torch
-from mmssl.losses.infonce import info_nce
 from torch.nn import functional as F
+
+from mmssl.losses.infonce import info_nce
 
 
 def pairs(n: int = 6, d: int = 5) -> tuple[torch.Tensor, torch.Tensor]:

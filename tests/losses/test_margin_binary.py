@@ -1,4 +1,5 @@
 import torch
+
 from mmssl.losses.binary import binary_correspondence
 from mmssl.losses.margin import contrastive_margin, triplet
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from mmssl.losses.sigmoid import pairwise_sigmoid
 from torch.nn import functional as F
+
+from mmssl.losses.sigmoid import pairwise_sigmoid
 
 
 def leaves() -> list[torch.Tensor]:

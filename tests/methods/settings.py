@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
 from mmssl import names
 from mmssl.encoders import create_encoder
 from mmssl.multitask import MultiTask

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
+
 from mmssl.errors import UserError
 from mmssl.methods.clip import CLIP
-from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import batch, build

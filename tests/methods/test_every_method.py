@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from mmssl import names
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -18,7 +19,7 @@ METHODS = sorted(names.list_names("methods"))
 
 
 def test_every_method_has_a_setting() -> None:
-    assert METHODS == sorted(SETTINGS), "add a line to tests/methods/settings.py"
+    assert sorted(SETTINGS) == METHODS, "add a line to tests/methods/settings.py"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -3,11 +3,12 @@
 import math
 
 import torch
+from torch import nn
+from torch.nn import functional as F
+
 from mmssl.nn.ema import ema_update
 from mmssl.nn.monitors import effective_rank, monitors, uniformity
 from mmssl.nn.temperature import LogitScale
-from torch import nn
-from torch.nn import functional as F
 
 
 def test_the_scale_starts_at_its_inverse_temperature_and_stays_in_bounds() -> None:

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from mmssl import names
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
-from torch import nn
 
 
 def small() -> nn.Module:
