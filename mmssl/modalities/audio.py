@@ -213,7 +213,7 @@ def add_track(container: Any, waveform: Any, sample_rate: int, codec: str) -> Ca
     samples = _mono(torch.as_tensor(waveform)).clamp(-1, 1)
     allowed = av.Codec(codec, "w").audio_rates or [sample_rate]
     rate = min((r for r in allowed if r >= sample_rate), default=max(allowed))  # the encoder resamples to it
-    # AAC's default coder searches four times longer than its fast one, for little at these rates
+    # AAC's fast coder takes a sixth of the time of the default and is nearer the original, but for pure loud tones
     options = {"aac_coder": "fast"} if codec == "aac" else {}
     stream = container.add_stream(codec, rate=rate, layout="mono", options=options)
 

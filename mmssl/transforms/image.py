@@ -101,7 +101,10 @@ def random_crop(
 def random_box(
     width: int, height: int, *, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """Draws (left, top, width, height); after ten boxes that do not fit, the largest centred one that does."""
+    """Draws (left, top, width, height); after ten boxes that do not fit, the largest that does, anywhere.
+
+    So the square crops of a wide picture, which are never 90% of its area, still move about.
+    """
     for _ in range(10):
         area = width * height * random.uniform(*scale)
         shape = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -109,8 +112,8 @@ def random_box(
         if 0 < w <= width and 0 < h <= height:
             return random.randint(0, width - w), random.randint(0, height - h), w, h
     shape = min(max(width / height, ratio[0]), ratio[1])
-    w, h = min(width, round(height * shape)), min(height, round(width / shape))
-    return (width - w) // 2, (height - h) // 2, max(w, 1), max(h, 1)
+    w, h = max(1, min(width, round(height * shape))), max(1, min(height, round(width / shape)))
+    return random.randint(0, width - w), random.randint(0, height - h), w, h
 
 
 def flip(image: Image.Image) -> Image.Image:
