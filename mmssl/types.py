@@ -34,6 +34,12 @@ class Batch:
     target: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
 
+    def present(self, modality: str) -> Tensor:
+        """Returns which samples have the modality, (B,) bool; all of them where nothing is said."""
+        given = self.extra.get(f"{modality}_present")
+        first = self.views[modality][0]
+        return torch.ones(len(first), dtype=torch.bool, device=first.device) if given is None else given
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Returns a batch with every tensor changed by the function."""
         return Batch(

@@ -173,7 +173,7 @@ def test_frozen_encoders_stay(color_recipe: dict[str, Any], tmp_path: Path) -> N
     a, b = (weights(run) for run in runs)
     assert torch.equal(a["encoders.text.norm.bias"], b["encoders.text.norm.bias"])
     assert not torch.equal(
-        a["objectives.clip.space.heads.text.layers.0.weight"], b["objectives.clip.space.heads.text.layers.0.weight"]
+        a["objectives.clip.heads.text.layers.0.weight"], b["objectives.clip.heads.text.layers.0.weight"]
     )
 
 

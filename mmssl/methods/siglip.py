@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
-from mmssl import dist
 from mmssl.losses.sigmoid import pairwise_sigmoid
-from mmssl.nn.joint_space import JointSpace
+from mmssl.nn.joint_space import JointSpace, Pair
 from mmssl.nn.temperature import LogitScale
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Spaces
+from mmssl.types import Encoder, Method
 from mmssl.views.single import Single
 
 
-class SigLIP(Objective):
+class SigLIP(JointSpace):
     """Pairwise sigmoid loss over in-batch pairs of any modalities. Zhai et al., ICCV 2023.
 
-    embed_dim, hidden, pairs: as in CLIP. scale, bias: where the learnt ones start.
+    embed_dim, hidden, pairs: as JointSpace has them. scale, bias: where the learnt ones start.
     """
+
+    both_ways = False  # the sum over all pairs is the same from either side
 
     def __init__(
         self,
@@ -31,30 +33,14 @@ class SigLIP(Objective):
         bias: float = -10.0,
         max_scale: float = 100.0,
     ) -> None:
-        super().__init__(encoders)
-        self.space = JointSpace(encoders, embed_dim=embed_dim, hidden=hidden, pairs=pairs)
-        self.scale = LogitScale(start=scale, ceiling=max_scale)
+        start = LogitScale(start=scale, ceiling=max_scale)
+        super().__init__(encoders, scale=start, embed_dim=embed_dim, hidden=hidden, pairs=pairs)
         self.bias = torch.nn.Parameter(torch.tensor(bias))
-        self.uses = self.space.modalities
 
-    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
-        embeddings = self.space(encoders, batch)
-        scale = self.scale()
-        logs = {"temperature": 1 / scale.detach(), "bias": self.bias.detach().clone()}
-        losses = []
-        for pair in self.space.match(embeddings, batch, both=False):
-            each = pairwise_sigmoid(
-                pair.queries, pair.keys, scale=scale, bias=self.bias, positives=pair.positives, keep=pair.keep
-            )
-            losses.append(dist.mean(each, pair.valid))
-            logs[f"loss_{pair.name}"] = losses[-1].detach()
-        return Loss(torch.stack(losses).mean(), logs, {name: x.detach() for name, x in embeddings.items()})
-
-    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
-        self.scale.clamp()
-
-    def spaces(self) -> Spaces:
-        return self.space.spaces()
+    def cost(self, pair: Pair, scale: Tensor) -> Tensor:
+        return pairwise_sigmoid(
+            pair.queries, pair.keys, scale=scale, bias=self.bias, positives=pair.positives, keep=pair.keep
+        )
 
 
 method = Method(Single, SigLIP)

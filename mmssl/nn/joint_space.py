@@ -1,4 +1,4 @@
-"""One embedding for several modalities: a head for each, and the pairs that are to match."""
+"""The correspondence core between whole samples: one embedding for several modalities, and the pairs that match."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from mmssl import dist
 from mmssl.errors import UserError, did_you_mean
 from mmssl.nn.head import Projection
-from mmssl.types import Batch, Encoder, Spaces
+from mmssl.nn.temperature import LogitScale
+from mmssl.types import Batch, Encoder, Loss, Objective, Spaces
 
 
 @dataclass(slots=True)
 class Pair:
-    """Two modalities of the local samples against those of every process, one direction.
+    """One modality of the local samples against another of every process's.
 
     queries (B, D), keys (world B, D); positives (B,) the key of each query; valid (B,), keep (world B,) bool:
     samples that have both modalities.
@@ -32,50 +33,62 @@ class Pair:
     keep: Tensor
 
 
-class JointSpace(nn.Module):
-    """Projects each modality into one space and lays out the pairs, in both directions, over all processes."""
+class JointSpace(Objective):
+    """Asks that the modalities of a sample match in one space; a method says what each query's match costs.
+
+    embed_dim: size of the joint embedding. hidden: sizes of hidden layers of the heads, linear by default.
+    pairs: which modalities to match, all of the run's encoders by default. A sample that lacks one side of a
+    pair does not count in it.
+    """
+
+    both_ways = True
 
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
         *,
+        scale: LogitScale,
         embed_dim: int,
         hidden: Sequence[int],
         pairs: Sequence[tuple[str, str]] | None,
     ) -> None:
-        super().__init__()
+        super().__init__(encoders)
         self.pairs = [tuple(pair) for pair in pairs or combinations(encoders, 2)]
-        self.modalities = tuple(dict.fromkeys(name for pair in self.pairs for name in pair))
-        for name in self.modalities:
-            if name not in encoders:
-                raise UserError(f"pairs names {name!r}, but there is no such encoder; {did_you_mean(name, encoders)}")
         if not self.pairs:
             raise UserError(f"a joint space needs two modalities, but the only encoder is {', '.join(encoders)}")
+        self.uses = tuple(dict.fromkeys(name for pair in self.pairs for name in pair))
+        for name in self.uses:
+            if name not in encoders:
+                raise UserError(f"pairs names {name!r}, but there is no such encoder; {did_you_mean(name, encoders)}")
         self.heads = nn.ModuleDict(
-            {name: Projection(encoders[name].dim, out=embed_dim, hidden=tuple(hidden)) for name in self.modalities}
+            {name: Projection(encoders[name].dim, out=embed_dim, hidden=hidden) for name in self.uses}
         )
+        self.scale = scale
 
-    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> dict[str, Tensor]:
-        """Returns modality -> normalised embeddings (B, D) of the batch's first view."""
-        return {name: self.heads[name](encoders[name](batch.views[name][0])) for name in self.modalities}
+    def cost(self, pair: Pair, scale: Tensor) -> Tensor:
+        """Returns one loss per query (B,)."""
+        raise NotImplementedError
 
-    def spaces(self) -> Spaces:
-        """Returns modality -> head."""
-        return cast("Spaces", dict(self.heads.items()))
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        embeddings = {name: self.heads[name](encoders[name](batch.views[name][0])) for name in self.uses}
+        scale = self.scale()
+        losses = {p.name: dist.mean(self.cost(p, scale), p.valid) for p in self._match(embeddings, batch)}
+        logs = {"temperature": 1 / scale.detach()} | {f"loss_{name}": x.detach() for name, x in losses.items()}
+        return Loss(torch.stack(list(losses.values())).mean(), logs, {k: x.detach() for k, x in embeddings.items()})
 
-    def match(self, embeddings: Mapping[str, Tensor], batch: Batch, *, both: bool = True) -> Iterator[Pair]:
+    def _match(self, embeddings: Mapping[str, Tensor], batch: Batch) -> Iterator[Pair]:
         """Yields every pair of modalities, in both directions or in the one that it is written in."""
-        rows = len(next(iter(embeddings.values())))
-        device = next(iter(embeddings.values())).device
-        positives = torch.arange(rows, device=device) + dist.rank() * rows
+        first = next(iter(embeddings.values()))
+        positives = torch.arange(len(first), device=first.device) + dist.rank() * len(first)
         everywhere = {name: dist.gather_with_grad(x.float()) for name, x in embeddings.items()}
         for a, b in self.pairs:
-            valid = _present(batch, a, rows, device) & _present(batch, b, rows, device)
+            valid = batch.present(a) & batch.present(b)
             keep = dist.gather(valid)
-            for query, key in ((a, b), (b, a))[: 1 + both]:
+            for query, key in ((a, b), (b, a))[: 1 + self.both_ways]:
                 yield Pair(f"{query}-{key}", embeddings[query], everywhere[key], positives, valid, keep)
 
+    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
+        self.scale.clamp()
 
-def _present(batch: Batch, name: str, rows: int, device: torch.device) -> Tensor:
-    given = batch.extra.get(f"{name}_present")
-    return torch.ones(rows, dtype=torch.bool, device=device) if given is None else given
+    def spaces(self) -> Spaces:
+        return cast("Spaces", dict(self.heads.items()))
