@@ -60,6 +60,21 @@ def load_state(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return None, problems
 
 
+def random_state() -> dict[str, Any]:
+    """Returns the state of this process's generators."""
+    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Puts this process's generators where they were."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
 def save_encoder(encoder: Encoder, path: str | Path) -> None:
     """Writes an encoder's folder: model.safetensors, config.json and what its preprocessing needs."""
     folder = Path(path)

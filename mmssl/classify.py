@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from mmssl.data.shards import Source
@@ -18,14 +19,14 @@ from mmssl.evals.score import bootstrap
 from mmssl.evals.stream import chunks
 from mmssl.evals.zero_shot import rank_of
 from mmssl.judge import load_encoders
-from mmssl.types import Encoder, Score
+from mmssl.types import Encoder, Sample, Score
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 @dataclass(slots=True)
 class Predictions:
-    """rows: (picture, class, probability). skipped: (picture, why). scores: accuracy where labels are known."""
+    """rows: (picture, class, cosine similarity). skipped: (picture, why). scores: accuracy where labels are known."""
 
     rows: list[tuple[str, str, float]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -34,7 +35,7 @@ class Predictions:
     def write(self, path: Path) -> None:
         """Writes the rows as CSV."""
         with path.open("w", newline="") as file:
-            csv.writer(file).writerows([("image", "class", "probability"), *self.rows])
+            csv.writer(file).writerows([("image", "class", "similarity"), *self.rows])
 
 
 def zero_shot(
@@ -61,29 +62,36 @@ def zero_shot(
     stream: Iterable[dict[str, Any]] = (
         _folder(Path(images)) if Path(images).is_dir() and not _has_shards(Path(images)) else _shards(images)
     )
-    found, hits = Predictions(), []
+    found, ranks = Predictions(), []
     for chunk in chunks(iter(tqdm(stream, desc="zero-shot", unit="image", disable=not progress)), batch_size):
-        prepared = [(sample, x) for sample in chunk if (x := _prepare(encoders["image"], sample, found)) is not None]
-        if not prepared:
-            continue
-        x = encoders["image"].preprocess.collate([x for _, x in prepared])
-        with torch.inference_mode():
-            scores = encoders["image"].embed(x, space=space) @ weights.T
-        p = (100 * scores).softmax(dim=1)
-        for row, (sample, _) in enumerate(prepared):
-            best, label = int(p[row].argmax()), sample.get("label")
-            found.rows.append((sample["__key__"], names[best], round(float(p[row, best]), 4)))
-            number = names.index(label) if label in names else label
-            if isinstance(number, int) and 0 <= number < len(names):
-                hits.append(rank_of(scores[row : row + 1], torch.tensor([number])))
+        ranks += _classify(chunk, encoders["image"], weights, names, space, found)
     if not found.rows and not found.skipped:
         raise UserError(f"{images} holds no pictures; expected {', '.join(IMAGES)} or shards")
-    if hits:
-        ranks = torch.cat(hits)
-        found.scores["top1"] = bootstrap(ranks < 1, chance=1 / len(names))
+    if ranks:
+        found.scores["top1"] = bootstrap(torch.tensor(ranks) < 1, chance=1 / len(names))
         if len(names) > 5:
-            found.scores["top5"] = bootstrap(ranks < 5, chance=5 / len(names))
+            found.scores["top5"] = bootstrap(torch.tensor(ranks) < 5, chance=5 / len(names))
     return found
+
+
+def _classify(
+    samples: list[Sample], encoder: Encoder, weights: Tensor, names: list[str], space: str, found: Predictions
+) -> list[int]:
+    """Adds a row for each readable picture; returns the rank of the right class of those that have a label."""
+    prepared = [(sample, x) for sample in samples if (x := _prepare(encoder, sample, found)) is not None]
+    if not prepared:
+        return []
+    ranks = []
+    x = encoder.preprocess.collate([x for _, x in prepared])
+    with torch.inference_mode():
+        scores = encoder.embed(x, space=space) @ weights.T
+    for (sample, _), row in zip(prepared, scores, strict=True):
+        best, label = int(row.argmax()), sample.get("label")
+        found.rows.append((sample["__key__"], names[best], round(float(row[best]), 4)))
+        number = names.index(label) if label in names else label
+        if isinstance(number, int) and 0 <= number < len(names):
+            ranks.append(int(rank_of(row[None], torch.tensor([number]))))
+    return ranks
 
 
 def _prepare(encoder: Encoder, sample: dict[str, Any], found: Predictions) -> Any:

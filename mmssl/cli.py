@@ -107,8 +107,8 @@ def _run_zero_shot(a: argparse.Namespace) -> None:
         found.write(a.out)
         print(f"{len(found.rows)} predictions written to {a.out}")
     else:
-        for key, name, p in found.rows:
-            print(f"{key}\t{name}\t{p:.4f}")
+        for key, name, similarity in found.rows:
+            print(f"{key}\t{name}\t{similarity:.4f}")
     for key, why in found.skipped:
         print(f"skipped {key}: {why}", file=sys.stderr)
     if found.scores:

@@ -37,6 +37,13 @@ def start(device: str | None = None) -> torch.device:
     return chosen
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 arithmetic; CPUs without it emulate it, ten times slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
 def stop() -> None:
     """Leaves the group."""
     if is_on():

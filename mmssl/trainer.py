@@ -42,7 +42,7 @@ class Trainer:
         self.steps = max(1, options.samples // self.per_step)
         self.step = 0
         self.judge = Judge(recipe.evals)
-        self.bf16 = options.precision == "bf16" or (options.precision == "auto" and computes_bf16(device))
+        self.bf16 = options.precision == "bf16" or (options.precision == "auto" and dist.computes_bf16(device))
         self.told: set[tuple[str, str]] = set()
         self._start(state)
 
@@ -171,7 +171,7 @@ class Trainer:
             "averaged": self.averaged.state_dict() if self.averaged else None,
             "bad_steps": self.bad_steps,
             "streams": dist.gather_objects({key: stream.loader.state() for key, stream in self.streams.items()}),
-            "random": dist.gather_objects(_random_state()),
+            "random": dist.gather_objects(checkpoint.random_state()),
         }
         if dist.rank() == 0:
             for key, encoder in self.best.named_encoders.items():
@@ -190,32 +190,12 @@ class Trainer:
             raise UserError(f"{self.folder} was trained by another recipe, its weights do not fit: {detail}") from error
         self.step = state["step"]
         self.bad_steps = state["bad_steps"].to(self.device)
-        _set_random_state(_mine(state["random"]))
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Whether the device has bf16 arithmetic; CPUs without it emulate it, ten times slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        checkpoint.set_random_state(_mine(state["random"]))
 
 
 def _mine(values: list[Any]) -> Any:
     """Picks this process's part of a gathered list; a process that the saved run lacked takes one by its number."""
     return values[dist.rank() % len(values)]
-
-
-def _random_state() -> dict[str, Any]:
-    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 def open_folder(folder: Path, *, resume: bool) -> dict[str, Any] | None:

@@ -114,7 +114,7 @@ def test_zero_shot_on_a_folder_of_pictures(
     said = capsys.readouterr()
     assert "top1" in said.out and "skipped red/broken.png" in said.err
     rows = (tmp_path / "found.csv").read_text().splitlines()
-    assert rows[0] == "image,class,probability" and len(rows) == 7
+    assert rows[0] == "image,class,similarity" and len(rows) == 7
     (tmp_path / "classes.txt").write_text("red\nblue\nred\n")
     assert "classes that come twice: red" in says(capsys, "zero-shot", run, *arguments)
 
