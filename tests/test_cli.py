@@ -142,3 +142,17 @@ def test_list_prints_every_name(capsys: pytest.CaptureFixture[str], room: str) -
     assert cli.main(["list", room]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in list_names(room))
+
+
+def test_zero_shot_on_shards(
+    capsys: pytest.CaptureFixture[str], recipe_file: str, color_shards: Path, tmp_path: Path
+) -> None:
+    run, classes = str(tmp_path / "run"), tmp_path / "classes.txt"
+    assert cli.main(["train", recipe_file, "--quiet", "--out", run]) == 0
+    classes.write_text("red\ngreen\nblue\nwhite\n")
+    capsys.readouterr()
+    assert cli.main(["zero-shot", run, "--images", str(color_shards), "--classes", str(classes)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert sum(line.count("\t") == 2 for line in said) == 64
+    top1 = next(line.split() for line in said if line.startswith("top1"))
+    assert float(top1[1]) > 0.5 and top1[-1] == "64"
