@@ -30,5 +30,6 @@ def demo(*, data: Path, out: Path, overrides: Sequence[str] = ()) -> None:
     }
     train(RECIPE, [*(f"{key}={value}" for key, value in shards.items()), *overrides], out=out, resume=True)
     scores = {key: score for key, score in read_scores(out).items() if "class/" not in key}
-    print(f"\nOn compositions of shape, colour and material that training never saw:\n\n{table(scores)}\n")
+    print("\nshape, color: zero-shot, on compositions of shape, colour and material that training never saw.")
+    print(f"retrieval: among new scenes of compositions that it saw.\n\n{table(scores)}\n")
     print(f"world {made - began:.0f} s, training {time.perf_counter() - made:.0f} s; everything is in {out}")
