@@ -104,7 +104,7 @@ class Samples:
         meta = {
             "name": row["name"],
             "keywords": keywords,
-            "captions": captions(row["name"], keywords),
+            "captions": captions(row["name"], keywords, row["subgroup"]),
             "group": row["group"],
             "subgroup": row["subgroup"],
         }
@@ -115,10 +115,15 @@ class Samples:
         }
 
 
-def captions(name: str, keywords: list[str]) -> list[str]:
-    """Returns paraphrases: the name, the name with each keyword that it does not contain, and all the keywords."""
+def captions(name: str, keywords: list[str], subgroup: str) -> list[str]:
+    """Returns paraphrases: the name, alone and with each keyword it does not contain, and the keywords without it.
+
+    Those without the name keep a small set from being learnt by heart; the kind (animal mammal) ties like to like.
+    """
     new = [word for word in keywords if word not in name.lower()]
-    return [name, *(f"{name}, {word}" for word in new), *([", ".join(keywords)] if new else [])]
+    kind = subgroup.replace("-", " ")
+    kinds = [f"{name}, {kind}", *(f"{word}, {kind}" for word in new)] if kind else []
+    return [name, *(f"{name}, {word}" for word in new), *([", ".join(keywords)] if new else []), *kinds]
 
 
 if __name__ == "__main__":
