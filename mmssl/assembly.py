@@ -49,7 +49,7 @@ def assemble(
     torch.manual_seed(recipe.train.seed)
     encoders = {key: build_encoder(key, node) for key, node in recipe.encoders.items()}
     for key in recipe.train.freeze:
-        encoders[key].requires_grad_(False)
+        encoders[key].requires_grad_(False).eval()  # running statistics stay as well
     sources = {key: Source(**split_data(t.data, where=f"tasks.{key}.data")[0]) for key, t in recipe.tasks.items()}
     objectives = {key: build_objective(recipe, key, encoders) for key in recipe.tasks}
     for key in [key for key, encoder in encoders.items() if encoder.learns_preprocess]:

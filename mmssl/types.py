@@ -192,6 +192,11 @@ class Encoder(nn.Module):
             head._apply(fn)
         return super()._apply(fn, recurse)
 
+    def train(self, mode: bool = True) -> Encoder:
+        for head in self.spaces.values():
+            head.train(mode)
+        return super().train(mode)
+
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
@@ -216,18 +221,19 @@ class Encoder(nn.Module):
         if not items:
             raise UserError("nothing to encode: the list of inputs is empty")
         rows = []
-        with torch.inference_mode(), evaluating(self, *self.spaces.values()):
+        with torch.inference_mode(), evaluating(self):
             for start in range(0, len(items), batch_size):
                 prepared = [self.preprocess(raw) for raw in items[start : start + batch_size]]
                 x = self.preprocess.collate(prepared).to(self.device)
                 rows.append(self.embed(x, space=space).float().cpu())
-        return torch.cat(rows).clone()
+        return torch.cat(rows)
 
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Puts modules in evaluation mode and back to what each was in."""
-    before = [(part, part.training) for module in modules for part in module.modules()]
+    """Puts modules, and the heads that encoders know, in evaluation mode and back to what each was in."""
+    heads = [head for module in modules if isinstance(module, Encoder) for head in module.spaces.values()]
+    before = [(part, part.training) for module in (*modules, *heads) for part in module.modules()]
     for module in modules:
         module.eval()
     try:
@@ -279,9 +285,6 @@ class Objective(nn.Module):
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         """Updates state after the optimizer's step: EMA, queue, centre. progress runs from 0 to 1."""
-
-    def before_epoch(self, embed: Callable[[], Tensor]) -> None:
-        """Prepares an epoch from embeddings of the whole stream: offline clustering only."""
 
     def spaces(self) -> Spaces:
         """Returns modality -> head from Features to this task's normalised joint embedding."""

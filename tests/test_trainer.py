@@ -16,10 +16,12 @@ import pytest
 import torch
 import yaml
 
-from mmssl import train
+from mmssl import create_encoder, train
 from mmssl.checkpoint import steps
 from mmssl.errors import UserError
 from mmssl.judge import evaluate, load_encoders, read_scores
+from mmssl.nn.head import Projection
+from mmssl.types import evaluating
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
@@ -165,16 +167,25 @@ def test_averaged_weights_are_what_is_saved_for_use(color_recipe: dict[str, Any]
     assert not torch.equal(saved["norm.bias"], state["model"]["encoders.text.norm.bias"])
 
 
-def test_frozen_encoders_stay(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_frozen_encoders_stay_with_their_running_statistics(color_recipe: dict[str, Any], tmp_path: Path) -> None:
     runs = [
-        train(with_train(color_recipe, freeze=["text"], samples=n), out=tmp_path / str(n), progress=False)
+        train(with_train(color_recipe, freeze=["image"], samples=n), out=tmp_path / str(n), progress=False)
         for n in (16, 64)
     ]
     a, b = (weights(run) for run in runs)
-    assert torch.equal(a["encoders.text.norm.bias"], b["encoders.text.norm.bias"])
-    assert not torch.equal(
-        a["objectives.clip.heads.text.layers.0.weight"], b["objectives.clip.heads.text.layers.0.weight"]
-    )
+    image = [key for key in a if key.startswith("encoders.image.")]
+    assert any("running_mean" in key for key in image)
+    assert all(torch.equal(a[key], b[key]) for key in image)
+    head = "objectives.clip.heads.text.layers.0.weight"
+    assert not torch.equal(a[head], b[head])
+
+
+def test_evaluating_covers_heads_with_batch_norm_and_puts_everything_back() -> None:
+    encoder = create_encoder("vit", image_size=16, patch_size=8, width=16, depth=1, heads=2)
+    encoder.spaces["clip"] = Projection(16, out=8, hidden=(12,))
+    with evaluating(encoder):
+        assert not any(part.training for part in (encoder, *encoder.spaces["clip"].modules()))
+    assert all(part.training for part in (*encoder.modules(), *encoder.spaces["clip"].modules()))
 
 
 def test_accumulated_parts_and_bf16_train(color_recipe: dict[str, Any], tmp_path: Path) -> None:
