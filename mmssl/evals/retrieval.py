@@ -29,7 +29,7 @@ class Retrieval:
         data: dict[str, Any],
         modalities: tuple[str, str] = ("image", "text"),
         space: str = "clip",
-        k: list[int] = [1, 5, 10],  # noqa: B006 - read, never changed
+        k: tuple[int, ...] = (1, 5, 10),
     ) -> None:
         self.source = open_source(data)
         self.modalities, self.space, self.k = modalities, space, k
