@@ -77,7 +77,9 @@ def evaluate(run: str | Path, overrides: Sequence[str] = (), *, evals: Sequence[
     try:
         scores = judge.run(load_encoders(folder, device=str(device)), evals)
         if dist.rank() == 0:
-            write_results(folder, made, {**read_scores(folder), **scores}, samples=made.train.samples)
+            newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
+            samples = sum(int(path.name[5:]) for path in newest) * made.per_step
+            write_results(folder, made, {**read_scores(folder), **scores}, samples=samples)
     finally:
         dist.stop()
     return scores

@@ -70,6 +70,11 @@ class Recipe:
     evals: dict[str, dict[str, Any]]
     plain: dict[str, Any]
 
+    @property
+    def per_step(self) -> int:
+        """Samples of one optimizer step, over all tasks and processes."""
+        return sum(task.batch for task in self.tasks.values())
+
     def dump(self) -> str:
         """Returns the resolved recipe as YAML."""
         return yaml.safe_dump(self.plain, sort_keys=False)

@@ -38,7 +38,7 @@ class Trainer:
         options = recipe.train
         resume = _mine(state["streams"]) if state else None
         self.model, self.streams = assemble(recipe, folder, device=device, resume=resume)
-        self.per_step = sum(task.batch for task in recipe.tasks.values())
+        self.per_step = recipe.per_step
         self.steps = max(1, options.samples // self.per_step)
         self.step = 0
         self.judge = Judge(recipe.evals)

@@ -74,6 +74,7 @@ def test_evaluating_the_saved_run_gives_the_figures_of_the_trainer(whole: Path) 
     again = evaluate(whole, evals=["zero_shot"])
     assert again["zero_shot/top1"] == before["zero_shot/top1"]
     assert read_scores(whole).keys() == before.keys()
+    assert json.loads((whole / "results.json").read_text())["samples"] == 320
     with pytest.raises(UserError, match="no evaluation 'zeroshot'; did you mean 'zero_shot'"):
         evaluate(whole, evals=["zeroshot"])
 
