@@ -16,7 +16,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
 from mmssl.recipe import Recipe, split, split_data
-from mmssl.types import Batch, Encoder, Objective, View
+from mmssl.types import Batch, Encoder, Objective, Pretext, View
 
 LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
 
@@ -33,9 +33,15 @@ class Stream:
             yield from self.loader.epoch(epoch, resume=resume)
             resume = None
 
-    def next(self, device: torch.device) -> Batch:
-        """Returns the next batch on the device, as the View shows it."""
+    def next(self, device: torch.device, *, progress: float = 0.0) -> Batch:
+        """Returns the next batch on the device, as the View shows it when training is so far."""
+        self.view.progress = progress
         return self.view.on_device(next(self.batches).to(device))
+
+    def rest(self, device: torch.device) -> Iterator[Batch]:
+        """Yields batches without end."""
+        while True:
+            yield self.next(device)
 
 
 def assemble(
@@ -60,9 +66,9 @@ def assemble(
     weights = {key: task.weight for key, task in recipe.tasks.items()}
     model = MultiTask(encoders, objectives, weights).to(device)
     streams = {}
-    for key in recipe.tasks:
-        loader, view = _loader(recipe, key, sources[key], encoders, objectives[key].uses)
-        streams[key] = Stream(loader, view, resume[key] if resume else None)
+    for key, pretext in pretexts(recipe, objectives).items():
+        view = pretext.show(encoders)
+        streams[key] = Stream(_loader(recipe, key, sources[key], view), view, resume[key] if resume else None)
     return model, streams
 
 
@@ -70,7 +76,7 @@ def build_encoder(key: str, node: Mapping[str, Any]) -> Encoder:
     """Builds one encoder of a recipe and checks that it reads what it is listed under."""
     name, options = split(node)
     encoder = create_encoder(name, where=f"encoders.{key}", **options)
-    if encoder.modality != key:
+    if encoder.modality != key.partition("_")[0]:  # a second one of a modality is `points_voxels`, say
         raise UserError(f"encoders.{key}: {name!r} reads {encoder.modality}, list it under {encoder.modality!r}")
     return encoder
 
@@ -87,6 +93,16 @@ def build_objective(recipe: Recipe, key: str, encoders: Mapping[str, Encoder]) -
     return objective
 
 
+def pretexts(recipe: Recipe, objectives: Mapping[str, Objective]) -> dict[str, Pretext]:
+    """Returns what evaluations may ask again: each task's objective, and the view that it trained with."""
+    found = {}
+    for key, objective in objectives.items():
+        name, parts = split(recipe.tasks[key].method)
+        method, _ = names.resolve("methods", name)
+        found[key] = Pretext(objective, method.view, names.check_options(method.view, parts.get("view", {})))
+    return found
+
+
 def _learn_preprocess(
     encoder: Encoder, key: str, objectives: Mapping[str, Objective], sources: Mapping[str, Source]
 ) -> None:
@@ -97,26 +113,18 @@ def _learn_preprocess(
         encoder.learn_preprocess(sample[key] for sample in stream if key in sample)
 
 
-def _loader(
-    recipe: Recipe, key: str, source: Source, encoders: Mapping[str, Encoder], uses: tuple[str, ...]
-) -> tuple[Loader, View]:
-    """Builds one task's loader for this process, and its view."""
+def _loader(recipe: Recipe, key: str, source: Source, view: View) -> Loader:
+    """Builds one task's loader for this process."""
     task = recipe.tasks[key]
     parts = dist.world() * recipe.train.accumulate
     if task.batch % parts:
         raise UserError(f"tasks.{key}.batch is {task.batch}; expected a multiple of processes x accumulate = {parts}")
-    name, nodes = split(task.method)
-    method, _ = names.resolve("methods", name)
-    preprocess = {modality: encoders[modality].preprocess for modality in uses}
-    view = method.view(preprocess, **names.check_options(method.view, nodes.get("view", {})))
-    loader = Loader(
+    return Loader(
         source,
         view,
-        preprocess,
         batch=task.batch // parts,
         seed=recipe.train.seed,
         rank=dist.rank(),
         world=dist.world(),
         **split_data(task.data, where=f"tasks.{key}.data")[1],
     )
-    return loader, view

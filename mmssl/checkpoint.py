@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mmssl import names
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.files import sync_folder, write_atomically
-from mmssl.nn.head import Projection
 from mmssl.types import Encoder, Head, Preprocess
 
 FORMAT = 1
+HEADS = "mmssl.nn.head"
 
 
 def save_state(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
@@ -88,15 +88,36 @@ def save_encoder(encoder: Encoder, path: str | Path) -> None:
         "dim": encoder.dim,
         "encoder": encoder.config(),
         "preprocess": encoder.preprocess.config(),
-        "spaces": {task: head.config() for task, head in encoder.spaces.items()},
+        "spaces": {task: {"kind": _kind(head), **head.config()} for task, head in encoder.spaces.items()},
     }
-    temporary = folder / ".model.safetensors.tmp"
+    save_weights(weights, folder / "model.safetensors")
+    encoder.save_files(folder)
+    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Writes tensors as a safetensors file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
     save_file({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}, temporary)
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
-    temporary.replace(folder / "model.safetensors")
-    encoder.save_files(folder)
-    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
+    temporary.replace(path)
+
+
+def load_weights(module: nn.Module, path: Path, *, prefix: str = "") -> None:
+    """Loads a module strictly from the tensors under a prefix of a safetensors file; UserError if they do not fit."""
+    if not path.is_file():
+        raise UserError(f"there are no weights at {path}; expected a file that `mmssl train` wrote")
+    try:
+        weights = load_file(path)
+    except Exception as error:  # safetensors raises its own and OS errors
+        raise UserError(f"{path} is damaged: {error}") from error
+    try:
+        module.load_state_dict({k[len(prefix) :]: w for k, w in weights.items() if k.startswith(prefix)}, strict=True)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: the weights do not fit the architecture in config.json: {detail}") from error
 
 
 def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Encoder:
@@ -113,8 +134,11 @@ def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = Fa
     _restore_preprocess(encoder.preprocess, config["preprocess"])
     encoder.spaces.clear()
     for task, head in config["spaces"].items():
-        encoder.spaces[task] = _build_head(head)
-    _load_weights(encoder, folder)
+        encoder.spaces[task] = _build_head(head, trust_code=trust_code)
+    file = folder / "model.safetensors"
+    load_weights(encoder, file, prefix="encoder.")
+    for task, built in encoder.spaces.items():
+        load_weights(built, file, prefix=f"spaces.{task}.")
     return encoder.to(device).eval()
 
 
@@ -139,22 +163,17 @@ def _restore_preprocess(preprocess: Preprocess, values: Mapping[str, Any]) -> No
         setattr(preprocess, key, tuple(value) if isinstance(value, list) else value)
 
 
-def _build_head(node: Mapping[str, Any]) -> Head:
+def _kind(head: Head) -> str:
+    """Names a head's class: plainly if it is mmssl's own, else by its path."""
+    home = type(head).__module__
+    return type(head).__name__ if home == HEADS else f"{home}:{type(head).__name__}"
+
+
+def _build_head(node: Mapping[str, Any], *, trust_code: bool) -> Head:
     options = dict(node)
-    return Projection(options.pop("dim"), **names.check_options(Projection, options))
-
-
-def _load_weights(encoder: Encoder, folder: Path) -> None:
-    try:
-        weights = load_file(folder / "model.safetensors")
-    except Exception as error:  # safetensors raises its own and OS errors
-        raise UserError(f"{folder / 'model.safetensors'} is damaged: {error}") from error
-    parts: dict[str, nn.Module] = {"encoder": encoder}
-    parts |= {f"spaces.{task}": head for task, head in encoder.spaces.items()}
-    for prefix, part in parts.items():
-        mine = {key[len(prefix) + 1 :]: value for key, value in weights.items() if key.startswith(prefix + ".")}
-        try:
-            part.load_state_dict(mine, strict=True)
-        except RuntimeError as error:
-            detail = " ".join(str(error).split())[:300]
-            raise UserError(f"{folder}: the weights do not fit the architecture in config.json: {detail}") from error
+    kind = options.pop("kind", "Projection")  # what folders say nothing about is a Projection
+    path = kind if ":" in kind else f"{HEADS}:{kind}"
+    head, _ = names.resolve("encoders", path, trust_code=trust_code)
+    if not (isinstance(head, type) and issubclass(head, Head)):
+        raise UserError(f"{path!r} is no head; save the encoder again")
+    return head(options.pop("dim"), **names.check_options(head, options))

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmssl import checkpoint, dist, names, recipe
+from mmssl.assembly import build_objective, pretexts
 from mmssl.errors import UserError, did_you_mean
 from mmssl.files import write_atomically
-from mmssl.types import Encoder, Evaluation, Score, evaluating
+from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
 
 
 class Judge:
@@ -24,17 +25,17 @@ class Judge:
             name, options = recipe.split({k: v for k, v in node.items() if k != "every"}, default=key)
             self.evaluations[key] = names.build("evals", name, where=f"evals.{key}", **options)
 
-    def due(self, encoders: Mapping[str, Encoder], samples: int, step: int, *, last: bool) -> dict[str, Score]:
+    def due(self, trained: Trained, samples: int, step: int, *, last: bool) -> dict[str, Score]:
         """Runs what falls due within the last `step` samples, and everything at the end."""
         now = [k for k, every in self.every.items() if last or (every and samples // every > (samples - step) // every)]
-        return self.run(encoders, now)
+        return self.run(trained, now)
 
-    def run(self, encoders: Mapping[str, Encoder], keys: Sequence[str] | None = None) -> dict[str, Score]:
+    def run(self, trained: Trained, keys: Sequence[str] | None = None) -> dict[str, Score]:
         """Runs some evaluations, by default all; returns `evaluation/figure` -> score."""
         scores: dict[str, Score] = {}
         for key in self.evaluations if keys is None else keys:
-            with evaluating(*encoders.values()):
-                scores |= {f"{key}/{name}": score for name, score in self.evaluations[key].run(encoders)}
+            with evaluating(*trained.encoders.values(), *(task.objective for task in trained.tasks.values())):
+                scores |= {f"{key}/{name}": score for name, score in self.evaluations[key].run(trained)}
         return scores
 
 
@@ -60,6 +61,19 @@ def load_encoders(run: str | Path, *, device: str = "cpu") -> dict[str, Encoder]
     return {key: checkpoint.load_encoder(path, device=device) for key, path in found.items()}
 
 
+def load_run(run: str | Path, *, device: str = "cpu") -> Trained:
+    """Loads a run folder's encoders, and the objectives of its tasks as its recipe says."""
+    folder = Path(run)
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{run} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
+    made, encoders = recipe.load(folder / "recipe.yaml"), load_encoders(folder, device=device)
+    objectives = {}
+    for key in made.tasks:
+        objectives[key] = build_objective(made, key, encoders).to(device).eval()
+        checkpoint.load_weights(objectives[key], folder / "objectives" / f"{key}.safetensors")
+    return Trained(encoders, pretexts(made, objectives))
+
+
 def evaluate(run: str | Path, overrides: Sequence[str] = (), *, evals: Sequence[str] | None = None) -> dict[str, Score]:
     """Runs the evaluations of a run's recipe on its saved encoders, writes results.json, and returns the scores.
 
@@ -75,7 +89,7 @@ def evaluate(run: str | Path, overrides: Sequence[str] = (), *, evals: Sequence[
     judge = Judge(made.evals)
     device = dist.start(made.train.device)
     try:
-        scores = judge.run(load_encoders(folder, device=str(device)), evals)
+        scores = judge.run(load_run(folder, device=str(device)), evals)
         if dist.rank() == 0:
             newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
             samples = sum(int(path.name[5:]) for path in newest) * made.per_step
@@ -94,10 +108,12 @@ def read_scores(run: str | Path) -> dict[str, Score]:
 
 
 def table(scores: Mapping[str, Score]) -> str:
-    """Lays scores out as a table of text."""
-    rows = [("", "value", "95% interval", "chance", "n")]
+    """Lays scores out as a table of text; with what answers without learning reach, where that was measured."""
+    with_trivial = any(s.trivial is not None for s in scores.values())
+    rows = [("", "value", "95% interval", "chance", *(["trivial"] if with_trivial else []), "n")]
     for key, s in scores.items():
-        rows.append((key, f"{s.value:.3f}", f"{s.low:.3f} - {s.high:.3f}", f"{s.chance:.3f}", str(s.n)))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        trivial = ["" if s.trivial is None else f"{s.trivial:.3f}"] if with_trivial else []
+        rows.append((key, f"{s.value:.3f}", f"{s.low:.3f} - {s.high:.3f}", f"{s.chance:.3f}", *trivial, str(s.n)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from mmssl import checkpoint, dist, names
-from mmssl.assembly import assemble
+from mmssl.assembly import assemble, pretexts
 from mmssl.errors import UserError
 from mmssl.files import write_atomically
 from mmssl.judge import Judge, write_results
@@ -27,7 +27,7 @@ from mmssl.nn.monitors import monitors
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
 from mmssl.recipe import Recipe, check, load, split
-from mmssl.types import Batch, Loss
+from mmssl.types import Batch, Loss, Trained
 
 
 class Trainer:
@@ -56,6 +56,9 @@ class Trainer:
     def _start(self, state: dict[str, Any] | None) -> None:
         """Finds idle parameters, then makes the averaged model, the optimizer and the wrapped module."""
         options = self.recipe.train
+        if state is None:
+            for key, stream in self.streams.items():
+                self.model.named_objectives[key].learn(stream.rest(self.device))
         self.waiting = self._draw()
         freeze_idle(self.model, self.waiting[0])
         name, node = split(self.recipe.optim, default="adamw")
@@ -80,7 +83,8 @@ class Trainer:
     def _draw(self) -> list[dict[str, Batch]]:
         """Draws the parts of one step's batch for every task."""
         parts = range(self.recipe.train.accumulate)
-        return [{key: stream.next(self.device) for key, stream in self.streams.items()} for _ in parts]
+        done = self.step / self.steps
+        return [{key: s.next(self.device, progress=done) for key, s in self.streams.items()} for _ in parts]
 
     def train_step(self) -> tuple[dict[str, Loss], float]:
         """Makes one optimizer step; returns the last part's losses and the seconds spent waiting for data."""
@@ -127,6 +131,10 @@ class Trainer:
     def best(self) -> MultiTask:
         """The model that is evaluated and saved for use: the averaged one where there is one."""
         return self.averaged or self.model
+
+    def trained(self) -> Trained:
+        """Returns what evaluations judge."""
+        return Trained(self.best.named_encoders, pretexts(self.recipe, self.best.named_objectives))
 
     def figures(self, losses: dict[str, Loss], waited: float, seconds: float, steps: int) -> dict[str, float]:
         """Reads off what a log line holds."""
@@ -176,6 +184,9 @@ class Trainer:
         if dist.rank() == 0:
             for key, encoder in self.best.named_encoders.items():
                 checkpoint.save_encoder(encoder, self.folder / "encoders" / key)
+            for key, objective in self.best.named_objectives.items():
+                path = self.folder / "objectives" / f"{key}.safetensors"
+                checkpoint.save_weights(objective.state_dict(), path)
             checkpoint.save_state(self.folder / "checkpoints", self.step, state, keep=self.recipe.train.keep)
         dist.barrier()
 
@@ -287,7 +298,7 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
             began, waited, counted = time.perf_counter(), 0.0, 0
         if trainer.step % save_every == 0 or done:
             trainer.save()
-        scores = trainer.judge.due(trainer.best.named_encoders, trainer.samples, trainer.per_step, last=done)
+        scores = trainer.judge.due(trainer.trained(), trainer.samples, trainer.per_step, last=done)
         if log and scores:
             log.write(trainer.step, {key: score.value for key, score in scores.items()})
             write_results(trainer.folder, trainer.recipe, scores, samples=trainer.samples)

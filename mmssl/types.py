@@ -78,22 +78,29 @@ class Loss:
     """What an objective returns: `total` to differentiate, `logs` to show, `embeddings` to monitor.
 
     embeddings: modality -> (B, D) detached; collapse and the gap between modalities are read off them.
+    answers: name -> (B,) float detached, how each sample was answered (`correct`: 1 or 0), NaN where it was not
+        asked; evaluations of the pretext read them.
     """
 
     total: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
     embeddings: dict[str, Tensor] = field(default_factory=dict)
+    answers: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(slots=True, frozen=True)
 class Score:
-    """One measured figure with its 95% bootstrap interval, the level of chance, and how many it is over."""
+    """One measured figure with its 95% bootstrap interval, the level of chance, and how many it is over.
+
+    trivial: what an answer without learning reaches on the same samples, where an evaluation measures one.
+    """
 
     value: float
     low: float
     high: float
     chance: float
     n: int
+    trivial: float | None = None
 
     def __float__(self) -> float:
         return self.value
@@ -133,13 +140,15 @@ class Preprocess:
 
 
 class Head(nn.Module):
-    """Takes an encoder's Features to a task's embedding; `config` holds the arguments that build it again."""
+    """Takes an encoder's Features to a task's embedding: one per sample (B, D), or one per token where the task
+    matches tokens, laid out as Features.tokens are. `Head(dim, **options)` builds it; `config` holds both.
+    """
 
     def forward(self, features: Features) -> Tensor:
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        """Returns the plain arguments that make this head again."""
+        """Returns the plain arguments that make this head again, `dim` among them."""
         raise NotImplementedError
 
 
@@ -256,13 +265,26 @@ class TokenEncoder(Encoder):
 
 
 class View:
-    """What the network is shown: `__call__` on one sample in the data worker, `on_device` on a batch."""
+    """What the network is shown: `__call__` on one sample in the data worker, `on_device` on a batch.
+
+    preprocess: encoder's key -> its preprocessing. reads: the fields that a sample is opened with, by default
+    the encoders' keys. shows: how many views each modality has where that is not one. progress: how far
+    training is, 0 to 1, set before `on_device`. Randomness comes from the global generators of random, numpy and
+    torch, which the worker seeds for each sample.
+    """
 
     def __init__(self, preprocess: Mapping[str, Preprocess]) -> None:
         self.preprocess = dict(preprocess)
+        self.reads: tuple[str, ...] = tuple(preprocess)
+        self.shows: dict[str, int] = {}
+        self.progress = 0.0
 
     def __call__(self, sample: Sample) -> Sample:
-        """Returns modality -> list of prepared views; a sample lacks the modalities that it lacks."""
+        """Returns modality -> list of prepared views; a sample lacks the modalities that it lacks.
+
+        Besides, `target`: a tensor, and `extra`: name -> tensor, of one shape for all samples, are stacked into
+        the batch's. Raises DamagedError for a sample that cannot be shown; it is skipped and counted.
+        """
         raise NotImplementedError
 
     def on_device(self, batch: Batch) -> Batch:
@@ -283,6 +305,12 @@ class Objective(nn.Module):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         raise NotImplementedError
 
+    def learn(self, batches: Iterator[Batch]) -> None:
+        """Learns from this process's stream, before a new run's first step, what the task needs (clusters of colours).
+
+        What is learnt stands in buffers, and is the same on every process. Batches that are taken are spent.
+        """
+
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         """Updates state after the optimizer's step: EMA, queue, centre. progress runs from 0 to 1."""
 
@@ -299,7 +327,35 @@ class Method:
     objective: type[Objective]
 
 
-class Evaluation(Protocol):
-    """Judges encoders; a constructor of keyword options and a run that yields named scores."""
+@dataclass(slots=True, frozen=True)
+class Pretext:
+    """A task as a run trained it: its objective, and its view with the options that it had."""
 
-    def run(self, encoders: Mapping[str, Encoder]) -> Iterator[tuple[str, Score]]: ...
+    objective: Objective
+    view: type[View]
+    options: dict[str, Any]
+
+    def show(self, encoders: Mapping[str, Encoder], **changed: Any) -> View:
+        """Builds the view for the encoders that the objective uses, some options changed."""
+        preprocess = {key: encoders[key].preprocess for key in self.objective.uses}
+        return self.view(preprocess, **{**self.options, **changed})
+
+
+@dataclass(slots=True, frozen=True)
+class Trained:
+    """What an evaluation judges: encoders by key and, where they come from a run, its tasks by name."""
+
+    encoders: Mapping[str, Encoder]
+    tasks: Mapping[str, Pretext] = field(default_factory=dict)
+
+    def task(self, name: str) -> Pretext:
+        """Returns a task; UserError for one that the run has not."""
+        if name not in self.tasks:
+            raise UserError(f"there is no task {name!r} to judge; {did_you_mean(name, self.tasks)}")
+        return self.tasks[name]
+
+
+class Evaluation(Protocol):
+    """Judges what was trained; a constructor of keyword options and a run that yields named scores."""
+
+    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]: ...

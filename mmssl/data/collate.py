@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from mmssl.types import Batch, Preprocess, Sample
+from mmssl.types import Batch, Sample, View
 
 
-def collate(samples: Sequence[Sample], preprocess: Mapping[str, Preprocess]) -> Batch:
-    """Returns views of each modality and `<modality>_present` (B,) bool; blanks stand in where a sample has none."""
+def collate(samples: Sequence[Sample], view: View) -> Batch:
+    """Returns views of each modality and `<modality>_present` (B,) bool; blanks stand in where a sample has none.
+
+    The samples' `target` and `extra` tensors, of one shape each, are stacked.
+    """
     batch = Batch({})
-    for modality, prepare in preprocess.items():
+    for modality, prepare in view.preprocess.items():
         there = [bool(sample.get(modality)) for sample in samples]
-        views = max((len(sample[modality]) for sample, has in zip(samples, there, strict=True) if has), default=1)
-        rows = [
-            sample[modality] if has else [prepare.blank()] * views for sample, has in zip(samples, there, strict=True)
-        ]
+        blanks = [prepare.blank()] * view.shows.get(modality, 1) if not all(there) else []
+        rows = [sample[modality] if has else blanks for sample, has in zip(samples, there, strict=True)]
         batch.views[modality] = [prepare.collate(list(items)) for items in zip(*rows, strict=True)]
         batch.extra[f"{modality}_present"] = torch.tensor(there)
+    if "target" in samples[0]:
+        batch.target = torch.stack([sample["target"] for sample in samples])
+    for name in samples[0].get("extra", ()):
+        batch.extra[name] = torch.stack([sample["extra"][name] for sample in samples])
     return batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from mmssl.data.shards import Source
 from mmssl.data.stream import Parcel, Stream
 from mmssl.data.tally import Tally
 from mmssl.errors import UserError
-from mmssl.types import Batch, Preprocess, View
+from mmssl.types import Batch, View
 
 
 class Loader:
@@ -30,7 +30,6 @@ class Loader:
         self,
         source: Source,
         view: View,
-        preprocess: Mapping[str, Preprocess],
         *,
         batch: int,
         seed: int = 0,
@@ -42,10 +41,10 @@ class Loader:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.source, self.view, self.preprocess = source, view, dict(preprocess)
+        self.source, self.view = source, view
         self.batch, self.seed, self.workers, self.rank, self.world = batch, seed, workers, rank, world
         self.shuffle_bytes, self.max_damaged, self.strict = shuffle_mb * 2**20, max_damaged, strict
-        source.check(self.preprocess)
+        source.check(view.reads)
         self.epoch_samples = self._epoch_samples(epoch_samples)
         self._tally = Tally()
         self._waiting: tuple[int, Iterator[Parcel]] | None = None  # running workers and the epoch they go on with
@@ -117,7 +116,6 @@ class Loader:
         stream = Stream(
             source=self.source,
             view=self.view,
-            preprocess=self.preprocess,
             plan=plan,
             rank=self.rank,
             full=len(self),

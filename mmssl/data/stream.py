@@ -19,7 +19,7 @@ from mmssl.data.shards import Source
 from mmssl.data.tally import IN_A_ROW, Tally
 from mmssl.data.tar import Entry
 from mmssl.errors import DamagedError, UserError
-from mmssl.types import Batch, Preprocess, Sample, View
+from mmssl.types import Batch, Sample, View
 
 OVERHEAD = 500  # bytes that Python needs to hold an entry besides its data
 
@@ -50,7 +50,6 @@ class Stream(IterableDataset[Parcel]):
 
     source: Source
     view: View
-    preprocess: dict[str, Preprocess]
     plan: Plan
     rank: int
     full: int
@@ -98,8 +97,8 @@ class _Slot:
                 while len(samples) < plan.batch:
                     draw, entry = next(entries)
                     samples += self._try(entry, draw, since)
-                batch = collate(samples, stream.preprocess)
-            for prepare in stream.preprocess.values():
+                batch = collate(samples, stream.view)
+            for prepare in stream.view.preprocess.values():
                 since.notes.update(prepare.take_notes())
             yield Parcel(batch, self.worker, draw + 1, since)
             since = Tally()
@@ -126,11 +125,10 @@ class _Slot:
     def _show(self, entry: Entry, draw: int) -> Sample:
         """Decodes and views one sample with generators that depend on its place in the plan alone."""
         _seed(seed_of(self.plan.seed, self.plan.epoch, self.plan.base, self.slot, draw))
-        preprocess = self.stream.preprocess
-        sample = self.stream.source.open(entry, preprocess)
-        shown = self.stream.view(sample)
-        if not any(shown.get(modality) for modality in preprocess):
-            raise DamagedError(f"a view without {' or '.join(sorted(preprocess))}")
+        view = self.stream.view
+        shown = view(self.stream.source.open(entry, view.reads))
+        if not any(shown.get(modality) for modality in view.preprocess):
+            raise DamagedError(f"a view without {' or '.join(sorted(view.preprocess))}")
         return shown
 
     def _entries(self) -> Iterator[Entry]:
@@ -150,7 +148,7 @@ class _Slot:
                 )
 
     def _read(self, segments: Iterable[Segment]) -> Iterator[Entry]:
-        source, wanted = self.stream.source, self.stream.preprocess
+        source, wanted = self.stream.source, self.stream.view.reads
         for part in segments:
             for entry in source.entries(part.shard, start=part.start, stop=part.stop, step=part.step):
                 yield source.keep(entry, wanted)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmssl.evals.score import bootstrap
 from mmssl.evals.stream import embed_stream, open_source
-from mmssl.types import Encoder, Score
+from mmssl.types import Encoder, Score, Trained
 
 CHUNK = 1024
 
@@ -34,10 +34,10 @@ class Retrieval:
         self.source = open_source(data)
         self.modalities, self.space, self.k = modalities, space, k
 
-    def run(self, encoders: Mapping[str, Encoder]) -> Iterator[tuple[str, Score]]:
+    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <a>-<b>/R@k and <a>-<b>/median_rank for both directions."""
         first, second = self.modalities
-        a, owner_a, b, owner_b = self._embed(encoders)
+        a, owner_a, b, owner_b = self._embed(trained.encoders)
         yield from self._direction(f"{first}-{second}", a, owner_a, b, owner_b)
         yield from self._direction(f"{second}-{first}", b, owner_b, a, owner_a)
 

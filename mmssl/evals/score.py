@@ -13,7 +13,12 @@ RESAMPLES = 1000
 
 
 def bootstrap(
-    values: Tensor, *, chance: float, statistic: Callable[[Tensor], Tensor] | None = None, seed: int = 0
+    values: Tensor,
+    *,
+    chance: float,
+    trivial: float | None = None,
+    statistic: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
 ) -> Score:
     """Scores one value per sample (N,) by their mean, or by a statistic over the last dimension of (R, N).
 
@@ -22,7 +27,7 @@ def bootstrap(
     reduce = statistic or (lambda x: x.mean(dim=-1))
     values = values.double().cpu()
     if len(values) == 0:
-        return Score(float("nan"), float("nan"), float("nan"), chance, 0)
+        return Score(float("nan"), float("nan"), float("nan"), chance, 0, trivial)
     generator = torch.Generator().manual_seed(seed)
     found = []
     chunk = max(1, 4_000_000 // len(values))  # keeps the index table in bounds
@@ -30,4 +35,4 @@ def bootstrap(
         shape = (min(chunk, RESAMPLES - start), len(values))
         found.append(reduce(values[torch.randint(len(values), shape, generator=generator)]))
     low, high = torch.cat(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
-    return Score(float(reduce(values)), low, high, chance, len(values))
+    return Score(float(reduce(values)), low, high, chance, len(values), trivial)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from mmssl.errors import UserError
 from mmssl.evals.classifier import read_classes, read_templates, zero_shot_classifier
 from mmssl.evals.score import bootstrap
 from mmssl.evals.stream import embed_stream, open_source
-from mmssl.types import Encoder, Score
+from mmssl.types import Score, Trained
 
 
 class ZeroShot:
@@ -38,8 +38,9 @@ class ZeroShot:
         self.classes, self.templates = read_classes(classes), read_templates(templates)
         self.label, self.space, self.modality, self.per_class = label, space, modality, per_class
 
-    def run(self, encoders: Mapping[str, Encoder]) -> Iterator[tuple[str, Score]]:
+    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields top1, top5 and class/<name>."""
+        encoders = trained.encoders
         weights = zero_shot_classifier(encoders["text"], self.classes, self.templates, space=self.space)
         embedded, kept = embed_stream(encoders, self.source, [self.modality], space=self.space, keep=[self.label])
         labels = torch.tensor([class_number(row[self.label], self.classes) for row in kept])

@@ -15,8 +15,8 @@ MODALITIES = ("image", "video", "audio", "points", "text")
 # Written out so that a field is recognised without importing any decoder; a test holds it to the files' own lists.
 EXTENSIONS: dict[str, str] = {
     **dict.fromkeys(("jpg", "jpeg", "png", "webp"), "image"),
-    **dict.fromkeys(("mp4", "m4v", "mkv", "webm", "avi", "mov"), "video"),
-    **dict.fromkeys(("wav", "flac", "ogg", "mp3"), "audio"),
+    **dict.fromkeys(("mp4", "m4v", "mkv", "webm", "avi", "mov", "mpg", "mpeg"), "video"),
+    **dict.fromkeys(("wav", "flac", "ogg", "mp3", "m4a"), "audio"),
     **dict.fromkeys(("ply", "pcd", "npz", "npy"), "points"),
     **dict.fromkeys(("txt",), "text"),
 }

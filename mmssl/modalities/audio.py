@@ -16,7 +16,7 @@ from torch import Tensor
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import container as media
 
-EXTENSIONS = ("wav", "flac", "ogg", "mp3")
+EXTENSIONS = ("wav", "flac", "ogg", "mp3", "m4a")
 NO_SOUND = "no sound track"
 
 # Decoders lean on what came before, so decoding starts this long before the first wanted sample.

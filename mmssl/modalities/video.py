@@ -19,7 +19,7 @@ from mmssl.modalities import container as media
 from mmssl.modalities.audio import add_track
 from mmssl.modalities.playback import NO_PICTURES, LostError, Player, fitted
 
-EXTENSIONS = ("mp4", "m4v", "mkv", "webm", "avi", "mov")
+EXTENSIONS = ("mp4", "m4v", "mkv", "webm", "avi", "mov", "mpg", "mpeg")
 
 Backend = Literal["pyav", "decord"]
 

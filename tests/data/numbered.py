@@ -58,6 +58,10 @@ class Numbers(Preprocess):
 class Shown(View):
     """Shows each modality's number, and one number from each random generator."""
 
+    def __init__(self, preprocess: dict[str, Preprocess]) -> None:
+        super().__init__(preprocess)
+        self.shows = dict.fromkeys(preprocess, 2)
+
     def __call__(self, sample: Sample) -> Sample:
         drawn = torch.rand(()).item() + random.random() + np.random.rand()
         return {m: [self.preprocess[m](sample[m]), drawn] for m in self.preprocess if m in sample}
@@ -67,7 +71,7 @@ def loader(shards: str | list[str] | Source, *, keys: Sequence[str] = ("text",),
     """Makes a loader of numbers."""
     source = shards if isinstance(shards, Source) else Source(shards=shards)
     preprocess = {key: Numbers() for key in keys}
-    return Loader(source, Shown(preprocess), preprocess, **options)
+    return Loader(source, Shown(preprocess), **options)
 
 
 def numbers(batches: Iterable[Batch]) -> list[int]:

@@ -14,6 +14,7 @@ from mmssl.evals.classifier import read_classes, read_templates, zero_shot_class
 from mmssl.evals.retrieval import Retrieval, _none_right, best_ranks
 from mmssl.evals.score import bootstrap
 from mmssl.evals.zero_shot import ZeroShot, class_number, rank_of
+from mmssl.types import Trained
 
 COLORS = ["red", "green", "blue", "white"]
 
@@ -80,10 +81,10 @@ def test_classes_and_templates_come_from_lists_files_and_cards(tmp_path: Path) -
 
 def test_an_oracle_is_right_and_every_figure_has_its_chance(color_shards: Path) -> None:
     encoders = {"image": Oracle("image"), "text": Oracle("text")}
-    scores = dict(ZeroShot(data={"shards": str(color_shards)}, classes=COLORS, templates=["{}"]).run(encoders))
+    scores = dict(ZeroShot(data={"shards": str(color_shards)}, classes=COLORS, templates=["{}"]).run(Trained(encoders)))
     assert scores["top1"].value == 1.0 and scores["top1"].chance == 0.25 and scores["top1"].n == 64
     assert scores["class/red"].value == 1.0 and scores["class/red"].n == 16
-    found = dict(Retrieval(data={"shards": str(color_shards)}, k=(1, 16)).run(encoders))
+    found = dict(Retrieval(data={"shards": str(color_shards)}, k=(1, 16)).run(Trained(encoders)))
     assert found["image-text/R@1"].chance == pytest.approx(1 / 64)
     assert found["image-text/R@1"].value == 0.0  # 15 others are just as near, and ties count against
     assert found["image-text/R@16"].value == 1.0

@@ -42,7 +42,7 @@ class Plain(View):
 def ours(source: Source, options: argparse.Namespace) -> Iterable[Tensor]:
     """Yields batches (B, 3, H, W) of one epoch from mmssl."""
     preprocess = {"image": ImagePreprocess(size=options.size)}
-    loader = Loader(source, Plain(preprocess), preprocess, batch=options.batch, workers=options.workers)
+    loader = Loader(source, Plain(preprocess), batch=options.batch, workers=options.workers)
     return (batch.views["image"][0] for batch in loader.epoch(0))
 
 
