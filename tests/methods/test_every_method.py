@@ -13,7 +13,7 @@ import torch
 from mmssl import names
 
 sys.path.insert(0, str(Path(__file__).parent))
-from settings import SETTINGS, batch, build
+from settings import SETTINGS, batch, build, pick
 
 METHODS = sorted(names.list_names("methods"))
 
@@ -25,7 +25,7 @@ def test_every_method_has_a_setting() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_one_step_reaches_every_parameter_and_lowers_the_loss(name: str) -> None:
     model = build(name)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS[name].lr)
     losses = []
     for _ in range(12):
         total, _ = model({name: batch(name)})
@@ -43,11 +43,16 @@ def test_one_step_reaches_every_parameter_and_lowers_the_loss(name: str) -> None
 def test_samples_that_lack_a_modality_change_nothing(name: str) -> None:
     model = build(name)
     full = batch(name)
-    whole = torch.stack([full.extra[f"{key}_present"] for key in SETTINGS[name].modalities]).all(0)
-    complete = full.map(lambda x: x[whole])
+    whole = torch.stack([full.extra[f"{key}_present"] for key in SETTINGS[name].keys]).all(0)
+    complete = pick(full, whole.nonzero()[:, 0])
     noisy = full.map(lambda x: x.clone())
-    for views in noisy.views.values():
-        views[0][~whole] = 1
+    absent = (~whole).nonzero()[:, 0]
+    for key, views in noisy.views.items():
+        for view in views:
+            if key.startswith("points"):
+                view[torch.isin(view[:, 0], absent.float()), 1:] = 0.5
+            else:
+                view[absent] = 1
     losses = [model({name: b})[0] for b in (full, complete, noisy)]
     torch.testing.assert_close(losses[0], losses[1])
     torch.testing.assert_close(losses[0], losses[2])
@@ -57,7 +62,7 @@ def test_samples_that_lack_a_modality_change_nothing(name: str) -> None:
 def test_a_batch_without_any_whole_sample_is_zero_and_differentiable(name: str) -> None:
     model = build(name)
     empty = batch(name)
-    for key in SETTINGS[name].modalities:
+    for key in SETTINGS[name].keys:
         empty.extra[f"{key}_present"][:] = False
     total, _ = model({name: empty})
     total.backward()

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as td
 
 sys.path.insert(0, str(Path(__file__).parent))
-from settings import SETTINGS, batch, build
+from settings import SETTINGS, batch, build, pick
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -20,7 +20,7 @@ def main(out: str) -> None:
     for name in SETTINGS:
         model = build(name)
         whole = batch(name)
-        mine = whole.map(lambda x: x.chunk(2)[rank])
+        mine = pick(whole, torch.arange(8).chunk(2)[rank])
         wrapped = DistributedDataParallel(model)
         total, _ = wrapped({name: mine})
         total.backward()
