@@ -14,7 +14,14 @@ from typing import Any, Literal
 from mmssl.errors import UserError, did_you_mean
 
 PACKAGE = Path(__file__).parent
-EXPORTS = {"encoders": "encoder", "methods": "method", "evals": "evaluation", "views": "view", "optim": "optimizer"}
+EXPORTS = {
+    "encoders": "encoder",
+    "methods": "method",
+    "evals": "evaluation",
+    "views": "view",
+    "optim": "optimizer",
+    "pictures": "picture",
+}
 
 
 def home(room: str) -> Path:

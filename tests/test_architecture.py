@@ -15,7 +15,7 @@ LEVELS = [
     {"modalities", "nn", "losses", "optim"},
     {"transforms"},
     {"encoders", "views", "data"},
-    {"methods", "evals"},
+    {"methods", "evals", "pictures"},
     {"recipe", "checkpoint", "log", "multitask", "prepare"},
     {"judge", "classify", "assembly"},
     {"trainer"},

@@ -1,0 +1,74 @@
+"""What pictures are made of: colour maps, label colours, and tiles with titles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Pixels = NDArray[np.uint8]  # (H, W, 3)
+
+PALETTE = np.array(
+    [
+        (0, 0, 0),
+        (230, 60, 50),
+        (60, 170, 75),
+        (65, 100, 215),
+        (245, 200, 30),
+        (145, 60, 180),
+        (70, 200, 220),
+        (240, 130, 50),
+    ],
+    dtype=np.uint8,
+)
+GAP, TITLE = 4, 16  # pixels
+
+
+def scaled(pixels: Pixels, side: int) -> Pixels:
+    """Scales a picture (H, W, 3) until its longer side is `side`."""
+    height, width = pixels.shape[:2]
+    factor = side / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def heat(values: NDArray[np.floating], *, shape: tuple[int, int] | None = None) -> Pixels:
+    """Colours a map (H, W) from its least to its largest value, scaled smoothly to `shape` (H, W)."""
+    import matplotlib
+
+    low, high = float(values.min()), float(values.max())
+    unit = Image.fromarray(((values - low) / (high - low + 1e-12)).astype(np.float32))
+    if shape is not None:
+        unit = unit.resize(shape[::-1], Image.Resampling.BICUBIC)
+    colors = matplotlib.colormaps["inferno"](np.clip(np.asarray(unit), 0, 1))
+    return (colors[..., :3] * 255).round().astype(np.uint8)
+
+
+def blend(under: Pixels, over: Pixels, *, opacity: float = 0.5, where: NDArray[np.bool_] | None = None) -> Pixels:
+    """Lays one picture over another of the same shape, everywhere or under a mask (H, W)."""
+    mixed = (under * (1 - opacity) + over * opacity).round().astype(np.uint8)
+    return mixed if where is None else np.where(where[..., None], mixed, under)
+
+
+def label_colors(labels: NDArray[np.integer]) -> Pixels:
+    """Gives each label of a map (H, W) its colour; 0 is black."""
+    return PALETTE[np.where(labels > 0, (labels - 1) % (len(PALETTE) - 1) + 1, 0)]
+
+
+def tiles(rows: Sequence[Sequence[Pixels]], *, titles: Sequence[Sequence[str]] | None = None) -> Image.Image:
+    """Lays pictures of any sizes out in rows, each with a title above it where titles are given."""
+    heights = [max(tile.shape[0] for tile in row) + (TITLE if titles else 0) for row in rows]
+    columns = max(map(len, rows))
+    widths = [max((row[c].shape[1] for row in rows if c < len(row)), default=0) for c in range(columns)]
+    whole = Image.new("RGB", (sum(widths) + GAP * (columns + 1), sum(heights) + GAP * (len(rows) + 1)), "white")
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(11)
+    for r, row in enumerate(rows):
+        top = GAP * (r + 1) + sum(heights[:r])
+        for c, tile in enumerate(row):
+            left = GAP * (c + 1) + sum(widths[:c])
+            if titles:
+                pen.text((left, top), titles[r][c], fill="black", font=font)
+            whole.paste(Image.fromarray(np.ascontiguousarray(tile)), (left, top + (TITLE if titles else 0)))
+    return whole
