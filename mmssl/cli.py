@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of all verbs."""
     top = argparse.ArgumentParser(prog="mmssl", description="Self-supervised learning across modalities.")
     verbs = top.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_train, _eval, _zero_shot, _demo, _list, _prepare, _shards, _doctor):
+    for add in (_train, _eval, _zero_shot, _picture, _demo, _list, _prepare, _shards, _doctor):
         add(verbs)
     return top
 
@@ -78,13 +78,18 @@ def _eval(verbs: Verbs) -> None:
     p.add_argument("folder", metavar="RUN")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="such as evals.zero_shot.classes=names.txt")
     p.add_argument("--only", nargs="+", metavar="NAME", help="these evaluations only")
+    _add_trust(p)
     p.set_defaults(run=_run_eval)
+
+
+def _add_trust(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--trust-code", action="store_true", help="let the run name code outside mmssl, such as your own")
 
 
 def _run_eval(a: argparse.Namespace) -> None:
     from mmssl.judge import evaluate, table
 
-    print(table(evaluate(a.folder, a.overrides, evals=a.only)))
+    print(table(evaluate(a.folder, a.overrides, evals=a.only, trust_code=a.trust_code)))
 
 
 def _zero_shot(verbs: Verbs) -> None:
@@ -115,6 +120,23 @@ def _run_zero_shot(a: argparse.Namespace) -> None:
         print(table(found.scores))
 
 
+def _picture(verbs: Verbs) -> None:
+    p = verbs.add_parser("picture", help="draw what a run has learnt (`mmssl list pictures`)")
+    p.add_argument("folder", metavar="RUN")
+    p.add_argument("kind", metavar="KIND")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="such as count=3 or data.shards=data/mine")
+    p.add_argument("--out", help="folder for the pictures (default RUN/pictures/KIND)")
+    _add_trust(p)
+    p.set_defaults(run=_run_picture)
+
+
+def _run_picture(a: argparse.Namespace) -> None:
+    from mmssl.draw import draw
+
+    for path in draw(a.folder, a.kind, a.overrides, out=a.out, trust_code=a.trust_code):
+        print(path)
+
+
 def _demo(verbs: Verbs) -> None:
     p = verbs.add_parser("demo", help="make the toy world, train on it, and print what was learnt")
     p.add_argument("--data", default="data/bounce", help="where the world's shards go (default data/bounce)")
@@ -131,7 +153,9 @@ def _run_demo(a: argparse.Namespace) -> None:
 
 def _list(verbs: Verbs) -> None:
     p = verbs.add_parser("list", help="list what there is by name")
-    p.add_argument("room", choices=("encoders", "methods", "evals", "datasets", "configs", "views", "optim"))
+    p.add_argument(
+        "room", choices=("encoders", "methods", "evals", "datasets", "configs", "views", "optim", "pictures")
+    )
     p.set_defaults(run=_run_list)
 
 

@@ -50,23 +50,27 @@ def write_results(folder: Path, made: recipe.Recipe, scores: Mapping[str, Score]
     write_atomically(folder / "results.json", json.dumps(results, indent=2).encode())
 
 
-def load_encoders(run: str | Path, *, device: str = "cpu") -> dict[str, Encoder]:
-    """Loads every encoder of a run folder, modality -> encoder."""
+def load_encoders(run: str | Path, *, device: str = "cpu", trust_code: bool = False) -> dict[str, Encoder]:
+    """Loads every encoder of a run folder, key -> encoder."""
     folder = Path(run) / "encoders"
     if not folder.is_dir():
         raise UserError(f"{run} is no run folder: it has no encoders/; expected a folder that `mmssl train` wrote")
     found = {path.name: path for path in sorted(folder.iterdir()) if (path / "config.json").is_file()}
     if not found:
         raise UserError(f"{folder} holds no encoder yet; the first checkpoint writes them")
-    return {key: checkpoint.load_encoder(path, device=device) for key, path in found.items()}
+    return {key: checkpoint.load_encoder(path, device=device, trust_code=trust_code) for key, path in found.items()}
 
 
-def load_run(run: str | Path, *, device: str = "cpu") -> Trained:
-    """Loads a run folder's encoders, and the objectives of its tasks as its recipe says."""
+def load_run(run: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Trained:
+    """Loads a run folder's encoders, and the objectives of its tasks as its recipe says.
+
+    trust_code: allow the folder to name code outside mmssl.
+    """
     folder = Path(run)
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{run} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
-    made, encoders = recipe.load(folder / "recipe.yaml"), load_encoders(folder, device=device)
+    made = recipe.load(folder / "recipe.yaml", trust_code=trust_code)
+    encoders = load_encoders(folder, device=device, trust_code=trust_code)
     objectives = {}
     for key in made.tasks:
         objectives[key] = build_objective(made, key, encoders).to(device).eval()
@@ -74,22 +78,25 @@ def load_run(run: str | Path, *, device: str = "cpu") -> Trained:
     return Trained(encoders, pretexts(made, objectives))
 
 
-def evaluate(run: str | Path, overrides: Sequence[str] = (), *, evals: Sequence[str] | None = None) -> dict[str, Score]:
+def evaluate(
+    run: str | Path, overrides: Sequence[str] = (), *, evals: Sequence[str] | None = None, trust_code: bool = False
+) -> dict[str, Score]:
     """Runs the evaluations of a run's recipe on its saved encoders, writes results.json, and returns the scores.
 
-    overrides: `evals.zero_shot.classes=...` and the like. evals: which of them, by default all.
+    overrides: `evals.zero_shot.classes=...` and the like. evals: which of them, by default all. trust_code: allow
+    the folder to name code outside mmssl.
     """
     folder = Path(run)
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{run} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
-    made = recipe.load(folder / "recipe.yaml", overrides)
+    made = recipe.load(folder / "recipe.yaml", overrides, trust_code=trust_code)
     for key in evals or ():
         if key not in made.evals:
             raise UserError(f"the recipe of {run} has no evaluation {key!r}; {did_you_mean(key, made.evals)}")
     judge = Judge(made.evals)
     device = dist.start(made.train.device)
     try:
-        scores = judge.run(load_run(folder, device=str(device)), evals)
+        scores = judge.run(load_run(folder, device=str(device), trust_code=trust_code), evals)
         if dist.rank() == 0:
             newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
             samples = sum(int(path.name[5:]) for path in newest) * made.per_step

@@ -67,16 +67,30 @@ def _top_level_names(tree: ast.Module) -> set[str]:
     return names
 
 
+def _is_own(head: str) -> bool:
+    """Tells whether the part of a name before the colon is a path to code, not a file of a room."""
+    return "." in head and "/" not in head
+
+
+def refuse_foreign(name: str, *, trust_code: bool) -> None:
+    """Raises UserError for a name of code outside mmssl, unless it is trusted."""
+    head = name.partition(":")[0]
+    if not trust_code and _is_own(head) and head.split(".")[0] != "mmssl":
+        raise UserError(
+            f"{name!r} names code outside mmssl; pass trust_code=True, on the command line --trust-code, "
+            f"if you trust where it comes from"
+        )
+
+
 def resolve(room: str, name: str, *, trust_code: bool = True) -> tuple[Any, str | None]:
     """Finds what a name stands for and the variant it is to be given, if any.
 
     `file` and `file:variant` lie in the room; `package.module:object` is the user's own code.
     Raises UserError for an unknown name, and for foreign code unless it is trusted.
     """
+    refuse_foreign(name, trust_code=trust_code)
     head, _, tail = name.partition(":")
-    own = "." in head and "/" not in head
-    if own and not trust_code and head.split(".")[0] != "mmssl":
-        raise UserError(f"{name!r} names code outside mmssl; pass trust_code=True if you trust where it comes from")
+    own = _is_own(head)
     known = list_names(room)
     if not own and head not in known:
         raise UserError(f"there is no {room.rstrip('s')} {head!r}; {did_you_mean(head, known)}")

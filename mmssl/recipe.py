@@ -101,8 +101,10 @@ def _near(word: str, known: Mapping[str, str]) -> str:
     return f"the nearest is {close[0]!r}" if close else "none comes near (see `mmssl list configs`)"
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: str | Path, overrides: Sequence[str] = (), *, trust_code: bool = True) -> Recipe:
     """Reads a recipe file, applies `dotted.key=value` overrides, and checks every node.
+
+    trust_code: allow it to name code outside mmssl, as a recipe of one's own may.
 
     Raises UserError for a missing file, broken YAML, or an unknown or mistyped option.
     """
@@ -113,34 +115,36 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{file} holds no recipe; expected a mapping with {', '.join(NODES)}")
-    for override in overrides:
-        _override(tree, override)
+    for change in overrides:
+        override(tree, change)
     tree.setdefault("name", file.stem)
-    return check(tree)
+    return check(tree, trust_code=trust_code)
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
+def override(tree: dict[str, Any], change: str) -> None:
+    """Sets one value of a tree of plain values as `dotted.key=value` says; UserError where that is not possible."""
+    path, equals, text = change.partition("=")
     if not equals:
-        raise UserError(f"{override!r} is no override; write it as key.key=value")
+        raise UserError(f"{change!r} is no override; write it as key.key=value")
     *parents, last = path.split(".")
     node = tree
     for key in parents:
         child = node.setdefault(key, {})
         if not isinstance(child, dict):
-            raise UserError(f"{override!r}: {key!r} is the value {child!r}, it has no {last!r} below it")
+            raise UserError(f"{change!r}: {key!r} is the value {child!r}, it has no {last!r} below it")
         node = child
     try:
         node[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{override!r}: the value is not YAML") from error
+        raise UserError(f"{change!r}: the value is not YAML") from error
 
 
-def check(tree: dict[str, Any]) -> Recipe:
+def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
     """Checks a recipe given as plain values and returns it; nothing is built and no data is read."""
     for key in tree:
         if key not in NODES:
             raise UserError(f"a recipe has no node {key!r}; {did_you_mean(str(key), NODES)}")
+    _trusted(tree, trust_code)
     encoders = _mapping(tree, "encoders")
     tasks = _mapping(tree, "tasks")
     for key, node in encoders.items():
@@ -154,6 +158,16 @@ def check(tree: dict[str, Any]) -> Recipe:
             raise UserError(f"train.freeze names {key!r}; {did_you_mean(key, encoders)}")
     evals = {key: _evaluation(node, key) for key, node in (tree.get("evals") or {}).items()}
     return Recipe(str(tree.get("name", "run")), encoders, checked_tasks, optim, train, evals, tree)
+
+
+def _trusted(tree: Any, trust_code: bool) -> None:
+    """Raises UserError if any node names code outside mmssl and that is not trusted."""
+    if isinstance(tree, dict):
+        name = tree.get("name")
+        if isinstance(name, str):
+            names.refuse_foreign(name, trust_code=trust_code)
+        for node in tree.values():
+            _trusted(node, trust_code)
 
 
 def _mapping(tree: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:

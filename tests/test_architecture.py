@@ -18,7 +18,7 @@ LEVELS = [
     {"methods", "evals", "pictures"},
     {"recipe", "checkpoint", "log", "multitask", "prepare"},
     {"judge", "classify", "assembly"},
-    {"trainer"},
+    {"trainer", "draw"},
     {"demo", "doctor"},
     {"cli", "__main__"},
 ]

@@ -30,7 +30,7 @@ def test_every_config_is_checked_and_builds(name: str) -> None:
 
 def changed(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     tree = yaml.safe_load(yaml.safe_dump(tree))
-    recipe._override(tree, f"{path}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}")
+    recipe.override(tree, f"{path}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}")
     return tree
 
 

@@ -53,7 +53,12 @@ class Single(View):
             if name in shown:
                 shown[name] = self.prepare[name].opened(shown[name])
         moment = self._moment(shown)
-        return {name: [getattr(self, f"_{name}")(raw, moment)] for name, raw in shown.items()}
+        return {name: [self._show(name, raw, moment)] for name, raw in shown.items()}
+
+    def _show(self, name: str, raw: Any, moment: float) -> Any:
+        """Shows one modality; of a modality that this file does not know, what its encoder's preprocessing makes."""
+        show = getattr(self, f"_{name}", None)
+        return self.prepare[name](raw) if show is None else show(raw, moment)
 
     def _moment(self, shown: Sample) -> float:
         """Draws the time (s) in the middle of every window, so that picture and sound belong together."""

@@ -1,0 +1,68 @@
+"""Pictures of what a run has learnt, drawn into its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mmssl import names, recipe
+from mmssl.errors import UserError
+from mmssl.judge import load_run
+from mmssl.types import evaluating
+
+FRAME = 120  # ms of an animation's frame
+
+
+def draw(
+    run: str | Path,
+    kind: str,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    trust_code: bool = False,
+) -> list[Path]:
+    """Draws one kind of pictures of a run (`mmssl list pictures`) into `RUN/pictures/KIND` and returns their paths.
+
+    overrides: the kind's options, such as `count=3` or `data.shards=...`; what they leave open is taken from the
+    evaluation of the same name in the run's recipe. trust_code: allow the folder to name code outside mmssl.
+    """
+    picture, _ = names.resolve("pictures", kind)
+    trained = load_run(run, trust_code=trust_code)
+    options = _options(picture, kind, recipe.load(Path(run) / "recipe.yaml", trust_code=trust_code))
+    for override in overrides:
+        recipe.override(options, override)
+    if "data" not in options:
+        raise UserError(f"the recipe of {run} has no evaluation {kind!r} to take data from; add data.shards=...")
+    checked = names.check_options(picture, options, where=kind)
+    folder = Path(out) if out is not None else Path(run) / "pictures" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        evaluating(*trained.encoders.values(), *(task.objective for task in trained.tasks.values())),
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+    ):
+        return [_save(folder / name, drawn) for name, drawn in picture(trained, **checked)]
+
+
+def _options(picture: Any, kind: str, made: recipe.Recipe) -> dict[str, Any]:
+    """Returns the options that the picture shares with the recipe's evaluation of its name."""
+    known = names.options_of(picture)
+    for node in made.evals.values():
+        if node["name"] == kind:
+            return {key: value for key, value in node.items() if key in known}
+    return {}
+
+
+def _save(stem: Path, drawn: Image.Image | list[Image.Image]) -> Path:
+    """Writes a PNG, or a GIF of several frames."""
+    if isinstance(drawn, Image.Image):
+        path = stem.with_name(f"{stem.name}.png")
+        drawn.save(path)
+    else:
+        path = stem.with_name(f"{stem.name}.gif")
+        drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=FRAME, loop=0)
+    return path
