@@ -121,7 +121,9 @@ class _Resampler:
         if not 1000 <= frame.sample_rate <= 1_000_000:
             raise DamagedError("sound at an impossible rate", f"{frame.sample_rate} Hz")
         self.kind, self.channels = self._kind(frame), frame.layout.nb_channels
-        self.convert = av.AudioResampler(format="flt", layout=frame.layout, rate=rate)
+        # A filter graph costs more than decoding a short clip, so what is right already goes past it.
+        self.is_right = frame.format.name == "fltp" and frame.sample_rate == rate and self.channels < 8
+        self.convert = None if self.is_right else av.AudioResampler(format="flt", layout=frame.layout, rate=rate)
 
     @staticmethod
     def _kind(frame: Any) -> tuple[str, str, int]:
@@ -133,6 +135,8 @@ class _Resampler:
     def __call__(self, frame: Any) -> list[np.ndarray]:
         import av
 
+        if self.convert is None:
+            return [] if frame is None else [frame.to_ndarray().mean(axis=0)]
         if frame is not None:
             frame.pts = None  # stretches are placed by our own clock; the resampler must not pad by its own
         try:

@@ -101,12 +101,11 @@ def end_of(data: bytes | Path, kind: str, missing: str) -> float:
         stream = track(container, kind, missing)
         start = zero(container)
         promised = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1_000_000
-        if promised > 10 and seek(container, stream, float(promised) + start - 5):
-            end = _last_stamp(container, stream)
-            if end is not None:
-                return end - start
-    with opened(data) as container:
-        end = _last_stamp(container, track(container, kind, missing))
+        jump = promised > 10 and seek(container, stream, float(promised) + start - 5)
+        end = _last_stamp(container, stream) if jump or promised <= 10 else None
+    if end is None:
+        with opened(data) as container:
+            end = _last_stamp(container, track(container, kind, missing))
     if end is None:
         raise DamagedError(missing)
     return end - start

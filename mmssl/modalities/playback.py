@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Player:
         self.stream = media.track(container, "video", NO_PICTURES)
         self.zero, self.step = media.zero(container), media.step_of(self.stream)
         self.size: tuple[int, int] | None = None
+        self.convert = _converter()
         self.decoding: Iterator[Any] = iter(())
         self.shown: Any = None
         self.picture: np.ndarray | None = None  # the shown one, converted
@@ -100,10 +102,19 @@ class Player:
                 self.size = fitted(frame.width, frame.height, self.min_size)
             width, height = self.size
             way = "AREA" if width < frame.width else "BICUBIC"
-            picture = frame.reformat(width, height, "rgb24", interpolation=way).to_ndarray()
+            picture = self.convert(frame, width, height, "rgb24", interpolation=way).to_ndarray()
         except (av.FFmpegError, ValueError) as error:
             raise DamagedError("video in an odd pixel format", str(error)) from None
         return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90) % 4))
+
+
+def _converter() -> Callable[..., Any]:
+    """Returns what converts one picture after another in one context and thread; a frame's own makes both anew."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    threads: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}  # older ones have but one
+    return partial(VideoReformatter().reformat, **threads)
 
 
 def fitted(width: int, height: int, min_size: int | None) -> tuple[int, int]:
