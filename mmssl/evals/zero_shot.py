@@ -39,14 +39,15 @@ class ZeroShot:
         self.label, self.space, self.modality, self.per_class = label, space, modality, per_class
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
-        """Yields top1, top5 and class/<name>."""
+        """Yields top1, top5 and class/<name>; trivial is the share of the commonest class."""
         encoders = trained.encoders
         weights = zero_shot_classifier(encoders["text"], self.classes, self.templates, space=self.space)
         embedded, kept = embed_stream(encoders, self.source, [self.modality], space=self.space, keep=[self.label])
         labels = torch.tensor([class_number(row[self.label], self.classes) for row in kept])
         ranks = rank_of(embedded[self.modality] @ weights.T, labels)
         chance = 1 / len(self.classes)
-        yield "top1", bootstrap(ranks < 1, chance=chance)
+        commonest = labels.bincount().max().item() / len(labels)
+        yield "top1", bootstrap(ranks < 1, chance=chance, trivial=commonest)
         if len(self.classes) > 5:
             yield "top5", bootstrap(ranks < 5, chance=5 * chance)
         for number, name in enumerate(self.classes if self.per_class else ()):

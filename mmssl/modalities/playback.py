@@ -113,8 +113,9 @@ def _converter() -> Callable[..., Any]:
     import av
     from av.video.reformatter import VideoReformatter
 
-    threads: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}  # older ones have but one
-    return partial(VideoReformatter().reformat, **threads)
+    several = int(av.__version__.partition(".")[0]) >= 17  # older ones know one thread only
+    options: dict[str, Any] = {"threads": 1} if several else {}
+    return partial(VideoReformatter().reformat, **options)
 
 
 def fitted(width: int, height: int, min_size: int | None) -> tuple[int, int]:

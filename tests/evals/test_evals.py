@@ -83,6 +83,7 @@ def test_an_oracle_is_right_and_every_figure_has_its_chance(color_shards: Path) 
     encoders = {"image": Oracle("image"), "text": Oracle("text")}
     scores = dict(ZeroShot(data={"shards": str(color_shards)}, classes=COLORS, templates=["{}"]).run(Trained(encoders)))
     assert scores["top1"].value == 1.0 and scores["top1"].chance == 0.25 and scores["top1"].n == 64
+    assert scores["top1"].trivial == 0.25
     assert scores["class/red"].value == 1.0 and scores["class/red"].n == 16
     found = dict(Retrieval(data={"shards": str(color_shards)}, k=(1, 16)).run(Trained(encoders)))
     assert found["image-text/R@1"].chance == pytest.approx(1 / 64)
