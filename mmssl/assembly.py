@@ -68,7 +68,11 @@ def assemble(
     streams = {}
     for key, pretext in pretexts(recipe, objectives).items():
         view = pretext.show(encoders)
-        streams[key] = Stream(_loader(recipe, key, sources[key], view), view, resume[key] if resume else None)
+        try:
+            loader = _loader(recipe, key, sources[key], view)
+        except UserError as error:
+            raise UserError(f"tasks.{key}: {error}") from None
+        streams[key] = Stream(loader, view, resume[key] if resume else None)
     return model, streams
 
 
@@ -118,7 +122,7 @@ def _loader(recipe: Recipe, key: str, source: Source, view: View) -> Loader:
     task = recipe.tasks[key]
     parts = dist.world() * recipe.train.accumulate
     if task.batch % parts:
-        raise UserError(f"tasks.{key}.batch is {task.batch}; expected a multiple of processes x accumulate = {parts}")
+        raise UserError(f"batch is {task.batch}; expected a multiple of processes x accumulate = {parts}")
     return Loader(
         source,
         view,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,8 +14,21 @@ from torch import Tensor
 
 
 def is_on() -> bool:
-    """Whether a process group is initialised."""
-    return td.is_available() and td.is_initialized()
+    """Whether a process group is initialised and not left aside for the moment."""
+    return td.is_available() and td.is_initialized() and not _ALONE.get()
+
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Lets code look at this process only, where the others do not run it at the same time."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
 
 
 def rank() -> int:

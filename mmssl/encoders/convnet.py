@@ -17,7 +17,8 @@ from mmssl.types import Encoder, Features
 class ConvNet(Encoder):
     """Residual stages on a strided stem. He et al., CVPR 2016; average-pooled short cuts: He et al., CVPR 2019.
 
-    widths, depths: channels and blocks of each stage; every stage but the first halves the map.
+    widths, depths, strides: channels and blocks of each stage, and how much it shrinks the map; by default every
+    stage but the first halves it. Strides of 1 keep the map fine for tasks that match cells.
     stem_stride: how much the stem shrinks the picture, 4 for 64 pixels and more, 2 or 1 below.
     pool: how the map becomes one vector. mean, std: per channel, ImageNet's for colour.
     """
@@ -31,14 +32,17 @@ class ConvNet(Encoder):
         in_channels: int = 3,
         widths: tuple[int, ...] = (32, 64, 128, 256),
         depths: tuple[int, ...] = (1, 1, 1, 1),
+        strides: tuple[int, ...] | None = None,
         stem_stride: Literal[1, 2, 4] = 4,
         pool: Literal["mean", "max"] = "mean",
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
-        if len(widths) != len(depths) or not widths:
-            raise UserError(f"convnet has {len(widths)} widths but {len(depths)} depths; give one of each per stage")
+        strides = (1, *[2] * (len(widths) - 1)) if strides is None else strides
+        if not len(widths) == len(depths) == len(strides) or not widths:
+            counts = f"{len(widths)} widths, {len(depths)} depths and {len(strides)} strides"
+            raise UserError(f"convnet has {counts}; give one of each per stage")
         self.dim = widths[-1]
         self.pool = pool
         self.preprocess = ImagePreprocess(size=image_size)
@@ -46,7 +50,7 @@ class ConvNet(Encoder):
         self.stem = _stem(in_channels, widths[0], stem_stride)
         blocks = []
         for stage, (inputs, outputs) in enumerate(pairwise((widths[0], *widths))):
-            blocks += [Residual(inputs, outputs, stride=2 if stage else 1)]
+            blocks += [Residual(inputs, outputs, stride=strides[stage])]
             blocks += [Residual(outputs, outputs) for _ in range(depths[stage] - 1)]
         self.blocks = nn.Sequential(*blocks)
         self.to(memory_format=torch.channels_last)

@@ -1,10 +1,21 @@
-"""Mel spectrograms made on the device, always in float32."""
+"""Spectrograms made on the device, always in float32."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmssl.errors import UserError
+
+
+def sizes(sample_rate: int, window: float, hop: float, fft: int | None) -> tuple[int, int, int]:
+    """Returns samples per window, per hop and of the transform, by default the power of two that holds the window."""
+    length, step = round(window * sample_rate), round(hop * sample_rate)
+    size = fft or 2 ** (length - 1).bit_length()
+    if size < length:
+        raise UserError(f"fft is {size}; expected at least the window's {length} samples")
+    return length, step, size
 
 
 class LogMel(nn.Module):
@@ -14,13 +25,20 @@ class LogMel(nn.Module):
     filters: Tensor
 
     def __init__(
-        self, sample_rate: int, mels: int, *, window: float, hop: float, low: float, high: float | None
+        self,
+        sample_rate: int,
+        mels: int,
+        *,
+        window: float,
+        hop: float,
+        low: float,
+        high: float | None,
+        fft: int | None = None,
     ) -> None:
         super().__init__()
         from torchaudio.functional import melscale_fbanks
 
-        self.length, self.hop = round(window * sample_rate), round(hop * sample_rate)
-        self.n_fft = 2 ** (self.length - 1).bit_length()
+        self.length, self.hop, self.n_fft = sizes(sample_rate, window, hop, fft)
         filters = melscale_fbanks(self.n_fft // 2 + 1, low, high or sample_rate / 2, mels, sample_rate, norm="slaney")
         self.register_buffer("window", torch.hann_window(self.length), persistent=False)
         self.register_buffer("filters", filters, persistent=False)  # (bins, mels)
@@ -30,6 +48,26 @@ class LogMel(nn.Module):
             waves = torch.stft(x.float(), self.n_fft, self.hop, self.length, self.window, return_complex=True)
             power = waves[..., :-1].abs().square()  # (B, bins, samples // hop)
             return torch.log(self.filters.T @ power + 1e-6)
+
+
+class LogLinear(nn.Module):
+    """Waveform (B, samples) to the logarithm of power at linear frequencies (B, fft / 2 + 1, T), in float32.
+
+    T windows lie wholly within the sound. The front end of L3-Net: Arandjelovic & Zisserman, ICCV 2017.
+    """
+
+    window: Tensor
+
+    def __init__(self, sample_rate: int, *, window: float, hop: float, fft: int | None = None) -> None:
+        super().__init__()
+        self.length, self.hop, self.n_fft = sizes(sample_rate, window, hop, fft)
+        self.register_buffer("window", torch.hann_window(self.length), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            frames = x.float().unfold(-1, self.length, self.hop) * self.window  # (B, T, length)
+            power = torch.fft.rfft(frames, self.n_fft).abs().square()
+            return torch.log(power + 1e-6).transpose(1, 2)
 
 
 class KaldiMel(nn.Module):

@@ -1,25 +1,30 @@
-"""Sound as a picture: a log-mel spectrogram, made on the device, through any image encoder of one channel."""
+"""Sound as a picture: a log spectrogram, of mel bands or linear, through any image encoder of one channel."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmssl.encoders.inner import build_inner, inner_config
-from mmssl.encoders.mel import LogMel
+from mmssl.encoders.mel import LogLinear, LogMel
 from mmssl.errors import UserError
+from mmssl.nn.temporal import Temporal
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.types import Encoder, Features
 
 
 class Spectrogram(Encoder):
-    """Log-mel spectrogram, then an image encoder; its tokens lie on a grid of frequency by time.
+    """Log spectrogram, then an image encoder; its tokens lie on a grid of frequency by time.
 
     backbone: name and options of an image encoder with in_channels 1. sample_rate in Hz; seconds: length of
-    what is heard. mels: filters; window, hop in seconds; low, high: edges of the filters in Hz. normalize: by
-    each example's mean and standard deviation, or by the fixed mean and std of log mel power.
+    what is heard. mels: filters, none for linear frequency; window, hop in seconds; fft: samples of the transform,
+    by default the power of two that holds the window; low, high: edges of the filters in Hz. normalize: by
+    each example's mean and standard deviation, or by the fixed mean and std of log power. temporal: blocks of
+    convolutions over time that make the pooled feature tell when something happened, as `frames` has them.
+    The front end of L3-Net is sample_rate 48000, seconds 1, mels null, window 0.01, hop 0.005: 257 x 199.
     """
 
     modality = "audio"
@@ -30,14 +35,16 @@ class Spectrogram(Encoder):
         backbone: dict[str, Any] | None = None,
         sample_rate: int = 16_000,
         seconds: float = 2.0,
-        mels: int = 64,
+        mels: int | None = 64,
         window: float = 0.025,
         hop: float = 0.01,
+        fft: int | None = None,
         low: float = 20.0,
         high: float | None = None,
         normalize: Literal["example", "fixed"] = "example",
         mean: float = -4.0,
         std: float = 4.0,
+        temporal: int = 0,
     ) -> None:
         super().__init__()
         node = {"name": "convnet", "in_channels": 1} if backbone is None else backbone
@@ -46,17 +53,28 @@ class Spectrogram(Encoder):
             raise UserError("spectrogram.backbone reads one channel; add in_channels: 1 to its options")
         self.dim = self.backbone.dim
         self.preprocess = AudioPreprocess(sample_rate=sample_rate, seconds=seconds)
-        self.log_mel = LogMel(sample_rate, mels, window=window, hop=hop, low=low, high=high)
+        self.log_power: nn.Module = (
+            LogLinear(sample_rate, window=window, hop=hop, fft=fft)
+            if mels is None
+            else LogMel(sample_rate, mels, window=window, hop=hop, low=low, high=high, fft=fft)
+        )
+        self.temporal = Temporal(self.dim, depth=temporal) if temporal else None
         self.normalize, self.mean, self.std = normalize, mean, std
 
     def forward(self, x: Tensor) -> Features:
         with torch.autocast(x.device.type, enabled=False):
-            x = self.log_mel(x)[:, None]  # (B, 1, F, T)
+            x = self.log_power(x)[:, None]  # (B, 1, F, T)
             if self.normalize == "example":
                 x = (x - x.mean((1, 2, 3), keepdim=True)) / (x.std((1, 2, 3), keepdim=True) + 1e-3)
             else:
                 x = (x - self.mean) / self.std
-        return self.backbone(x)
+        features: Features = self.backbone(x)
+        if self.temporal is None:
+            return features
+        if features.tokens is None or features.grid is None:
+            raise UserError("spectrogram.temporal needs cells, but the backbone gives none; choose one such as convnet")
+        cells = features.tokens.unflatten(1, features.grid).transpose(1, 2)  # (B, T, F, D)
+        return replace(features, pooled=self.temporal(cells))
 
     def config(self) -> dict[str, Any]:
         config = super().config()

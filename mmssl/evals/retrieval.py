@@ -38,8 +38,8 @@ class Retrieval:
         """Yields <a>-<b>/R@k and <a>-<b>/median_rank for both directions."""
         first, second = self.modalities
         a, owner_a, b, owner_b = self._embed(trained.encoders)
-        yield from self._direction(f"{first}-{second}", a, owner_a, b, owner_b)
-        yield from self._direction(f"{second}-{first}", b, owner_b, a, owner_a)
+        yield from recalls(f"{first}-{second}", a, owner_a, b, owner_b, k=self.k)
+        yield from recalls(f"{second}-{first}", b, owner_b, a, owner_a, k=self.k)
 
     def _embed(self, encoders: Mapping[str, Encoder]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns the items of both modalities (N, D) and of each the group that it belongs to (N,)."""
@@ -56,19 +56,18 @@ class Retrieval:
                 owners.append(torch.arange(len(embedded[name])))
         return sides[0], owners[0], sides[1], owners[1]
 
-    def _direction(
-        self, name: str, q: Tensor, q_owner: Tensor, c: Tensor, c_owner: Tensor
-    ) -> Iterator[tuple[str, Score]]:
-        ranks = best_ranks(q, q_owner, c, c_owner)
-        counts = torch.bincount(c_owner, minlength=int(q_owner.max()) + 1)[q_owner].double()
-        for k in self.k:
-            chance = (1 - _none_right(len(c), counts, k)).mean()
-            yield f"{name}/R@{k}", bootstrap(ranks < k, chance=float(chance))
-        middle = (len(c) + 1) / (float(counts.mean()) + 1)
-        yield (
-            f"{name}/median_rank",
-            bootstrap(ranks + 1, chance=middle, statistic=lambda x: x.quantile(0.5, dim=-1)),
-        )
+
+def recalls(
+    name: str, q: Tensor, q_owner: Tensor, c: Tensor, c_owner: Tensor, *, k: tuple[int, ...]
+) -> Iterator[tuple[str, Score]]:
+    """Yields <name>/R@k and <name>/median_rank of queries among candidates, right where both have one owner."""
+    ranks = best_ranks(q, q_owner, c, c_owner)
+    counts = torch.bincount(c_owner, minlength=int(q_owner.max()) + 1)[q_owner].double()
+    for cut in k:
+        chance = (1 - _none_right(len(c), counts, cut)).mean()
+        yield f"{name}/R@{cut}", bootstrap(ranks < cut, chance=float(chance))
+    middle = (len(c) + 1) / (float(counts.mean()) + 1)
+    yield f"{name}/median_rank", bootstrap(ranks + 1, chance=middle, statistic=lambda x: x.quantile(0.5, dim=-1))
 
 
 def _none_right(candidates: int, right: Tensor, k: int) -> Tensor:

@@ -16,7 +16,7 @@ from mmssl.views.single import Single
 class CLIP(JointSpace):
     """Symmetric cross-entropy over in-batch pairs of any modalities. Radford et al., ICML 2021.
 
-    embed_dim, hidden, pairs: as JointSpace has them. temperature: where the learnt one starts;
+    embed_dim, hidden, pairs, within: as JointSpace has them. temperature: where the learnt one starts;
     max_scale: ceiling of its inverse.
     """
 
@@ -30,9 +30,10 @@ class CLIP(JointSpace):
         temperature: float = 0.07,
         learn_temperature: bool = True,
         max_scale: float = 100.0,
+        within: float = 0.0,
     ) -> None:
         scale = LogitScale(start=1 / temperature, ceiling=max_scale, learn=learn_temperature)
-        super().__init__(encoders, scale=scale, embed_dim=embed_dim, hidden=hidden, pairs=pairs)
+        super().__init__(encoders, scale=scale, embed_dim=embed_dim, hidden=hidden, pairs=pairs, within=within)
 
     def cost(self, pair: Pair, scale: Tensor) -> Tensor:
         return info_nce(pair.queries, pair.keys, scale=scale, positives=pair.positives, keep=pair.keep)

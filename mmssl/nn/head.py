@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssl.errors import UserError
 from mmssl.types import Features, Head
 
 
@@ -44,3 +46,91 @@ class Projection(Head):
 
     def forward(self, features: Features) -> Tensor:
         return F.normalize(self.layers(features.pooled).float(), dim=-1)
+
+
+class Cells(Projection):
+    """Projects every token to unit length: (B, N, out), or (sum N, out) where tokens are packed.
+
+    coordinates: append where each token lies on its grid, -1 to 1 across and down. The rest as Projection has it.
+    Raises UserError for an encoder that gives no tokens, or no grid where coordinates are wanted.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        out: int | None = 64,
+        hidden: Sequence[int] = (),
+        norm: bool = True,
+        bias: bool = False,
+        coordinates: bool = False,
+    ) -> None:
+        super().__init__(dim + 2 * coordinates, out=out, hidden=hidden, norm=norm, bias=bias)
+        self.coordinates = coordinates
+        self._config |= {"dim": dim, "coordinates": coordinates}
+
+    def forward(self, features: Features) -> Tensor:
+        tokens = _tokens(features)
+        if self.coordinates:
+            tokens = append_coordinates(tokens, _grid(features))
+        projected = self.layers(tokens.flatten(0, -2)).float()
+        return F.normalize(projected, dim=-1).view(*tokens.shape[:-1], -1)
+
+
+def append_coordinates(tokens: Tensor, grid: Sequence[int]) -> Tensor:
+    """Appends to tokens (B, N, D) their places on the grid (..., H, W): x and y from -1 to 1; (B, N, D + 2)."""
+    height, width = grid[-2:]
+    down, across = (
+        (torch.arange(n, device=tokens.device, dtype=tokens.dtype) + 0.5) * 2 / n - 1 for n in (height, width)
+    )
+    plane = torch.stack([across.expand(height, width), down[:, None].expand(height, width)], dim=-1)
+    frames = tokens.shape[1] // (height * width)
+    return torch.cat([tokens, plane.flatten(0, 1).repeat(frames, 1).expand(len(tokens), -1, -1)], dim=-1)
+
+
+def _tokens(features: Features) -> Tensor:
+    if features.tokens is None:
+        raise UserError(
+            "the task looks at tokens, but this encoder gives none; choose one with tokens, such as convnet"
+        )
+    return features.tokens
+
+
+def _grid(features: Features) -> tuple[int, ...]:
+    if features.grid is None:
+        raise UserError("the task looks at cells, but this encoder's tokens lie on no grid; choose one such as convnet")
+    return features.grid
+
+
+class Dilated(Head):
+    """Relates cells over space and time: five dilated 3D convolutions, then a linear layer to unit length, (B, N, out).
+
+    Each is a 3x3 convolution over a frame, wider from layer to layer, and one over three frames; the cells' places
+    are appended first. Cells of single pictures count as a clip of one frame. Vondrick et al., ECCV 2018.
+    width: channels. dilations: of each layer.
+    """
+
+    def __init__(
+        self, dim: int, *, out: int = 64, width: int = 256, dilations: Sequence[int] = (1, 2, 4, 8, 16)
+    ) -> None:
+        super().__init__()
+        self._config = {"dim": dim, "out": out, "width": width, "dilations": list(dilations)}
+        layers: list[nn.Module] = []
+        for inputs, step in zip((dim + 2, *[width] * (len(dilations) - 1)), dilations, strict=True):
+            layers += [
+                nn.Conv3d(inputs, width, (1, 3, 3), padding=(0, step, step), dilation=(1, step, step), bias=False),
+                nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0), bias=False),
+                nn.BatchNorm3d(width),
+                nn.ReLU(inplace=True),
+            ]
+        self.layers = nn.Sequential(*layers, nn.Conv3d(width, out, 1))
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that build this head again."""
+        return dict(self._config)
+
+    def forward(self, features: Features) -> Tensor:
+        grid = _grid(features)
+        tokens = append_coordinates(_tokens(features), grid)
+        volume = tokens.mT.unflatten(2, (-1, *grid[-2:]))  # (B, D + 2, T, H, W)
+        return F.normalize(self.layers(volume).float().flatten(2).mT, dim=-1)

@@ -16,10 +16,12 @@ from mmssl.nn.head import Projection
 from mmssl.nn.temperature import LogitScale
 from mmssl.types import Batch, Encoder, Loss, Objective, Spaces
 
+AGAIN = "_again"  # marks a modality's second view
+
 
 @dataclass(slots=True)
 class Pair:
-    """One modality of the local samples against another of every process's.
+    """One modality of the local samples against another, or another view of itself, of every process's.
 
     queries (B, D), keys (world B, D); positives (B,) the key of each query; valid (B,), keep (world B,) bool:
     samples that have both modalities.
@@ -38,7 +40,8 @@ class JointSpace(Objective):
 
     embed_dim: size of the joint embedding. hidden: sizes of hidden layers of the heads, linear by default.
     pairs: which modalities to match, all of the run's encoders by default. A sample that lacks one side of a
-    pair does not count in it.
+    pair does not count in it. within: weight of matching each modality's first view with its second as well, which
+    the View must then show (Morgado et al., CVPR 2021: AVID's joint form); 0 matches across modalities only.
     """
 
     both_ways = True
@@ -51,9 +54,10 @@ class JointSpace(Objective):
         embed_dim: int,
         hidden: Sequence[int],
         pairs: Sequence[tuple[str, str]] | None,
+        within: float = 0.0,
     ) -> None:
         super().__init__(encoders)
-        self.pairs = [tuple(pair) for pair in pairs or combinations(encoders, 2)]
+        self.pairs = [(a, b) for a, b in pairs or combinations(encoders, 2)]
         if not self.pairs:
             raise UserError(f"a joint space needs two modalities, but the only encoder is {', '.join(encoders)}")
         self.uses = tuple(dict.fromkeys(name for pair in self.pairs for name in pair))
@@ -63,26 +67,41 @@ class JointSpace(Objective):
         self.heads = nn.ModuleDict(
             {name: Projection(encoders[name].dim, out=embed_dim, hidden=hidden) for name in self.uses}
         )
-        self.scale = scale
+        self.scale, self.within = scale, within
 
     def cost(self, pair: Pair, scale: Tensor) -> Tensor:
         """Returns one loss per query (B,)."""
         raise NotImplementedError
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
-        embeddings = {name: self.heads[name](encoders[name](batch.views[name][0])) for name in self.uses}
-        scale = self.scale()
-        losses = {p.name: dist.mean(self.cost(p, scale), p.valid) for p in self._match(embeddings, batch)}
-        logs = {"temperature": 1 / scale.detach()} | {f"loss_{name}": x.detach() for name, x in losses.items()}
-        return Loss(torch.stack(list(losses.values())).mean(), logs, {k: x.detach() for k, x in embeddings.items()})
+        embeddings = {name: self._embed(name, encoders, batch.views[name][0]) for name in self.uses}
+        losses = self._losses(self._match(self.pairs, embeddings, batch))
+        total = torch.stack(list(losses.values())).mean()
+        if self.within:
+            both = embeddings | {name + AGAIN: self._embed(name, encoders, _second(batch, name)) for name in self.uses}
+            inside = self._losses(self._match([(name, name + AGAIN) for name in self.uses], both, batch))
+            total = total + self.within * torch.stack(list(inside.values())).mean()
+            losses |= inside
+        logs = {"temperature": 1 / self.scale().detach()} | {f"loss_{name}": x.detach() for name, x in losses.items()}
+        return Loss(total, logs, {k: x.detach() for k, x in embeddings.items()})
 
-    def _match(self, embeddings: Mapping[str, Tensor], batch: Batch) -> Iterator[Pair]:
-        """Yields every pair of modalities, in both directions or in the one that it is written in."""
+    def _embed(self, name: str, encoders: Mapping[str, Encoder], view: Tensor) -> Tensor:
+        embedded: Tensor = self.heads[name](encoders[name](view))
+        return embedded
+
+    def _losses(self, pairs: Iterator[Pair]) -> dict[str, Tensor]:
+        scale = self.scale()
+        return {pair.name: dist.mean(self.cost(pair, scale), pair.valid) for pair in pairs}
+
+    def _match(
+        self, pairs: Sequence[tuple[str, str]], embeddings: Mapping[str, Tensor], batch: Batch
+    ) -> Iterator[Pair]:
+        """Yields every pair of embeddings, in both directions or in the one that it is written in."""
         first = next(iter(embeddings.values()))
         positives = torch.arange(len(first), device=first.device) + dist.rank() * len(first)
         everywhere = {name: dist.gather_with_grad(x.float()) for name, x in embeddings.items()}
-        for a, b in self.pairs:
-            valid = batch.present(a) & batch.present(b)
+        for a, b in pairs:
+            valid = batch.present(a) & batch.present(b.removesuffix(AGAIN))
             keep = dist.gather(valid)
             for query, key in ((a, b), (b, a))[: 1 + self.both_ways]:
                 yield Pair(f"{query}-{key}", embeddings[query], everywhere[key], positives, valid, keep)
@@ -92,3 +111,9 @@ class JointSpace(Objective):
 
     def spaces(self) -> Spaces:
         return cast("Spaces", dict(self.heads.items()))
+
+
+def _second(batch: Batch, name: str) -> Tensor:
+    if len(batch.views[name]) < 2:
+        raise UserError(f"within matches two views of {name}, but one is shown; give the task's view views: 2")
+    return batch.views[name][1]

@@ -109,3 +109,26 @@ def jitter(cloud: Cloud, *, sigma: float = 0.01) -> Cloud:
 def random_scale(cloud: Cloud, *, scale: tuple[float, float] = (0.8, 1.25)) -> Cloud:
     """Makes a cloud larger or smaller about the origin."""
     return replace(cloud, xyz=cloud.xyz * np.float32(random.uniform(*scale)))
+
+
+def grid_index(cloud: Cloud, voxel: float) -> np.ndarray:
+    """Returns the sorted index of one point, the first, of each cube of `voxel` metres."""
+    return np.sort(np.unique(np.floor(cloud.xyz / voxel).astype(np.int64), axis=0, return_index=True)[1])
+
+
+def crop_index(cloud: Cloud, share: float) -> np.ndarray:
+    """Returns the sorted index of that share of the points which lies nearest to a random one."""
+    count = min(max(1, round(share * len(cloud))), len(cloud))
+    distance = np.square(cloud.xyz - cloud.xyz[np.random.randint(len(cloud))]).sum(1)
+    return np.sort(np.argpartition(distance, count - 1)[:count])
+
+
+def centred(cloud: Cloud) -> Cloud:
+    """Moves the mean of a cloud to the origin."""
+    return replace(cloud, xyz=cloud.xyz - cloud.xyz.mean(0, keepdims=True))
+
+
+def mirror(cloud: Cloud, *, axis: int) -> Cloud:
+    """Flips a cloud, coordinates and normals, along one axis."""
+    sign = np.where(np.arange(3) == axis, -1, 1).astype(np.float32)
+    return replace(cloud, xyz=cloud.xyz * sign, normal=None if cloud.normal is None else cloud.normal * sign)

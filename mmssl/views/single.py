@@ -1,4 +1,4 @@
-"""One view of each modality; those that last share one random moment of the clip."""
+"""One view of each modality, or several; those that last share one random moment of the clip."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Single(View):
 
     crop_scale: the crop's share of the area; the rest is off by default, since captions name sides and colours.
     flip, color_jitter, grayscale, blur: probabilities. gain: up to so many decibels louder or softer.
-    rotation, point_jitter (metres), point_scale: of a cloud.
+    rotation, point_jitter (metres), point_scale: of a cloud. views: how often all of it is drawn.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Single(View):
         rotation: Literal["none", "vertical", "any"] = "none",
         point_jitter: float = 0.0,
         point_scale: tuple[float, float] = (1.0, 1.0),
+        views: int = 1,
     ) -> None:
         super().__init__(preprocess)
         self.prepare: Mapping[str, Any] = self.preprocess
@@ -46,14 +47,17 @@ class Single(View):
         self.flip, self.color_jitter, self.grayscale, self.blur = flip, color_jitter, grayscale, blur
         self.gain, self.rotation, self.point_jitter = gain, rotation, point_jitter
         self.point_scale = image.check_range("point_scale", point_scale, 0.01, 100.0)
+        if views < 1:
+            raise UserError(f"views is {views}; expected at least 1")
+        self.views, self.shows = views, dict.fromkeys(preprocess, views)
 
     def __call__(self, sample: Sample) -> Sample:
         shown = {name: sample[name] for name in self.preprocess if sample.get(name) is not None}
         for name in ("video", "audio"):
             if name in shown:
                 shown[name] = self.prepare[name].opened(shown[name])
-        moment = self._moment(shown)
-        return {name: [self._show(name, raw, moment)] for name, raw in shown.items()}
+        moments = [self._moment(shown) for _ in range(self.views)]
+        return {name: [self._show(name, raw, moment) for moment in moments] for name, raw in shown.items()}
 
     def _show(self, name: str, raw: Any, moment: float) -> Any:
         """Shows one modality; of a modality that this file does not know, what its encoder's preprocessing makes."""

@@ -40,12 +40,19 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         (":mobilenetv3_small_050", {"image_size": 64}),
     ],
     "torchvision": [(":r3d_18", {"image_size": 16, "frames": 2})],
-    "frames": [("", {"image": CONVNET, "frames": 3})],
+    "l3": [("", {"image_size": 32, "widths": [8, 16]}), ("", {"image_size": 32, "widths": [4, 8, 8, 16], "stride": 2})],
+    "frames": [("", {"image": CONVNET, "frames": 3}), ("", {"image": CONVNET, "frames": 3, "temporal": 2})],
     "spectrogram": [
         ("", {"seconds": 0.5}),
         ("", {"backbone": {**CONVNET, "in_channels": 1}, "normalize": "fixed", "seconds": 0.5, "mels": 32}),
+        ("", {"backbone": {"name": "l3", "widths": [4, 8], "in_channels": 1}, "mels": None, "seconds": 0.5}),
+        ("", {"backbone": {**CONVNET, "in_channels": 1}, "mels": 40, "fft": 1024, "seconds": 0.5, "temporal": 1}),
     ],
     "pointnet": [("", {"widths": [16, 32]}), ("", {"widths": [16, 32], "align": True})],
+    "sparse_unet": [
+        (":tiny", {"voxel": 0.5}),
+        ("", {"planes": [4, 8, 8, 6], "voxel": 0.5, "coordinates": True, "stem_kernel": 5, "pool": "max"}),
+    ],
     "transformer": [
         ("", {"width": 32, "depth": 2, "heads": 2, "vocab_size": 300}),
         ("", {"width": 32, "depth": 2, "heads": 2, "vocab_size": 300, "pool": "last", "causal": True}),

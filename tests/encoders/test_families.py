@@ -202,7 +202,7 @@ def test_text_works_untrained_then_learns_the_same_merges_again(tmp_path: Path) 
 
 def test_sizes_that_do_not_fit_are_told() -> None:
     for name, options, expected in [
-        ("convnet", {"widths": [8], "depths": [1, 1]}, "1 widths but 2 depths"),
+        ("convnet", {"widths": [8], "depths": [1, 1]}, "1 widths, 2 depths and 1 strides"),
         ("vit", {"image_size": 30}, "no multiple of patch_size"),
         ("vit:huge", {}, "no variant 'huge'"),
         ("vit", {"width": 30}, "multiple of 4 and of heads"),

@@ -25,3 +25,14 @@ def test_one_logit_and_two_logits_agree() -> None:
     torch.testing.assert_close(binary_correspondence(logits, y), binary_correspondence(log_odds, y))
     p = torch.sigmoid(log_odds)
     torch.testing.assert_close(binary_correspondence(log_odds, y), -torch.log(torch.where(y, p, 1 - p)))
+
+
+def test_binary_correspondence_equals_the_formula_in_value_and_gradient() -> None:
+    odds, y = torch.randn(9, requires_grad=True), torch.rand(9) > 0.5
+    p = 1 / (1 + torch.exp(-odds))
+    ours, theirs = binary_correspondence(odds, y), -torch.where(y, p.log(), (1 - p).log())
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours.sum(), odds)[0], (p - y.float()).detach())
+    far = torch.tensor([-200.0, 200.0], requires_grad=True)
+    cost = binary_correspondence(far, torch.tensor([True, False]))
+    assert cost.tolist() == [200.0, 200.0] and torch.autograd.grad(cost.sum(), far)[0].tolist() == [-1.0, 1.0]

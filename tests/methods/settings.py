@@ -19,7 +19,10 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "image": ("vit", VIT),
     "text": ("transformer", {"width": 16, "depth": 1, "heads": 2, "context_length": 8, "vocab_size": 300}),
     "video": ("frames", {"image": {"name": "vit", **VIT}, "frames": 4}),
-    "audio": ("spectrogram", {"backbone": {"name": "vit", "in_channels": 1, **VIT}, "seconds": 0.1, "mels": 16}),
+    "audio": (
+        "spectrogram",
+        {"backbone": {"name": "vit", "in_channels": 1, **VIT}, "seconds": 0.1, "mels": 16, "hop": 0.00625},
+    ),
     "points": ("pointnet", {"widths": [8, 16]}),
 }
 
@@ -42,6 +45,37 @@ def plain(keys: tuple[str, ...], rows: int, *, views: int = 1) -> Batch:
     return Batch({key: [one(key) for _ in range(views)] for key in keys})
 
 
+def cloud_pairs(keys: tuple[str, ...], rows: int) -> Batch:
+    """Two views of clouds of six points, of which four match, one to one."""
+    made = plain(keys, rows)
+    for views in made.views.values():
+        views.append(views[0] + torch.tensor([0.0, 0.1, -0.1, 0.05]))
+    matches = torch.stack([torch.arange(6), torch.arange(6)], dim=1).repeat(rows, 1, 1)
+    matches[:, 4:] = -1
+    made.extra["matches"] = matches
+    return made
+
+
+def shifted_sounds(keys: tuple[str, ...], rows: int) -> Batch:
+    """Films with a second sound each, of every kind."""
+    made = plain(keys, rows)
+    made.views["audio"].append(plain(keys, rows + 1).views["audio"][0][1:])
+    made.extra["kind"] = torch.arange(rows) % 4 - 1
+    return made
+
+
+def shuffled_frames(frames: int, classes: int, *, sequences: int = 1) -> Callable[[tuple[str, ...], int], Batch]:
+    """Films of so many frames, in sequences, and a class each."""
+
+    def make(keys: tuple[str, ...], rows: int) -> Batch:
+        made = plain(keys, rows, views=sequences)
+        made.views["video"] = [view[:, :, :frames] for view in made.views["video"]]
+        made.target = torch.arange(rows) % classes
+        return made
+
+    return make
+
+
 @dataclass(slots=True)
 class Setting:
     """keys: the encoders. make: (keys, rows) -> Batch; whole: the keys that a sample must have to count."""
@@ -53,8 +87,36 @@ class Setting:
     lr: float = 3e-3
 
 
+def colored_cells(keys: tuple[str, ...], rows: int) -> Batch:
+    """Makes clips whose 2 x 2 cells have one of four colours each."""
+    made = plain(keys, rows)
+    palette = torch.tensor([[-40.0, 10.0], [-20.0, 0.0], [5.0, 30.0], [60.0, -10.0]])
+    drawn = torch.randint(4, (rows, 4, 2, 2), generator=torch.Generator().manual_seed(2))
+    made.extra["colors"] = palette[drawn].movedim(-1, 2)  # (B, T, 2, h, w)
+    return made
+
+
 SETTINGS = {
+    "avc": Setting(("image", "audio"), {"hidden": 8}),
+    "ave": Setting(("image", "audio"), {"embed_dim": 8}),
+    "avol": Setting(("image", "audio"), {"embed_dim": 8}),
+    "avts": Setting(("video", "audio"), {"embed_dim": 8}, shifted_sounds),
     "clip": Setting(("image", "text"), {"embed_dim": 8}),
+    "color_tracking": Setting(
+        ("video",), {"clusters": 4, "embed_dim": 8, "width": 8, "learn_from": 200}, colored_cells
+    ),
+    "odd_one_out": Setting(
+        ("video",), {"frames": 3, "widths": [8], "dropout": 0.0}, shuffled_frames(3, 3, sequences=3)
+    ),
+    "opn": Setting(("video",), {"widths": (8, 8), "dropout": 0.0}, shuffled_frames(4, 12)),
+    "depthcontrast": Setting(
+        ("points", "points_voxels"),
+        {"embed_dim": 8, "hidden": [16], "queue": 12, "momentum": 0.9},
+        cloud_pairs,
+        {"points_voxels": ("sparse_unet", {"planes": [4, 8], "voxel": 0.4})},
+    ),
+    "pointcontrast": Setting(("points",), {"embed_dim": 8}, cloud_pairs),
+    "shuffle_and_learn": Setting(("video",), {"widths": (8,), "hidden": (8,), "dropout": 0.0}, shuffled_frames(3, 2)),
     "siglip": Setting(("image", "text"), {"embed_dim": 8}),
 }
 

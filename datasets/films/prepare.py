@@ -1,0 +1,177 @@
+"""Makes shards of films with sound, split into train and test: prepare.py OUT --source TAR_OR_FOLDER."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import re
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmssl import modalities
+from mmssl.data.writer import build_from
+from mmssl.errors import DamagedError, UserError
+from mmssl.modalities import audio, video
+
+TICKS = 25_000  # of a GRID alignment in a second
+PAUSES = ("sil", "sp")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes OUT/train and OUT/test; an interrupted run continues where it stopped."""
+    options = parser().parse_args(arguments)
+    try:
+        with closing(Films(options.source)) as films:
+            write(films, options)
+    except UserError as error:
+        print(f"films: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write(films: Films, options: argparse.Namespace) -> None:
+    """Writes both splits, and tells of films that were left out; raises UserError for a split without films."""
+    held_out = set(choose(films, options))
+    splits = {"train": [name for name in films.names if name not in held_out], "test": sorted(held_out)}
+    for split, names in splits.items():
+        if not names:
+            raise UserError(f"none of the {len(films.names)} films falls into {split}; hold out others")
+    for split, names in splits.items():
+        out, about = Path(options.out) / split, f"films of {films.source.name}, {split}"
+        index = build_from(Samples(names, films), len(names), out, shard_samples=100, workers=1, description=about)
+        for reason, count in index["damaged"].items():
+            print(f"{split}: {count} of {len(names)} films left out: {reason}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command line."""
+    command = argparse.ArgumentParser(description="Makes shards of films with sound, split into train and test.")
+    command.add_argument("out", metavar="OUT", help="folder for the splits train and test")
+    command.add_argument("--source", required=True, metavar="PATH", help="tar or folder of video files")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="chooses what --test holds out (default 0)")
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--test", type=float, default=0.2, metavar="SHARE", help="held out at random (default 0.2)")
+    how.add_argument("--test-prefix", nargs="+", metavar="PREFIX", help="held out: names that begin so")
+    how.add_argument("--test-column", metavar="COLUMN=VALUE", help="held out: films whose row in the CSV file says so")
+    return command
+
+
+class Films:
+    """The films of a folder or a tar, and what its side files say; files are read when they are asked for."""
+
+    def __init__(self, source: str) -> None:
+        self.source = Path(source)
+        self.close = lambda: None
+        if self.source.is_dir():
+            self.members: dict[str, Any] = {
+                p.relative_to(self.source).as_posix(): p for p in sorted(self.source.rglob("*")) if p.is_file()
+            }
+        elif self.source.is_file() and tarfile.is_tarfile(self.source):
+            self.tar = tarfile.open(self.source)  # noqa: SIM115 - `close` closes it
+            self.close = self.tar.close
+            members = sorted((m for m in self.tar if m.isreg()), key=lambda member: member.name)
+            self.members = {member.name.removeprefix("./"): member for member in members}
+        else:
+            raise UserError(f"{source} is neither a tar nor a folder; expected one with video files")
+        self.names = [name for name in self.members if extension(name) in video.EXTENSIONS]
+        if not self.names:
+            raise UserError(f"{source} holds no film; expected files ending in {', '.join(video.EXTENSIONS)}")
+        self.rows = {row["file"]: row for name in self.members if extension(name) == "csv" for row in self._rows(name)}
+
+    def read(self, name: str) -> bytes:
+        """Returns a file's bytes."""
+        member = self.members[name]
+        return member.read_bytes() if isinstance(member, Path) else self.tar.extractfile(member).read()
+
+    def _rows(self, name: str) -> Iterator[dict[str, Any]]:
+        for row in csv.DictReader(self.read(name).decode("utf-8-sig").splitlines()):
+            if "file" in row:
+                yield {key: number_or_text(value) for key, value in row.items() if key is not None and value}
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Returns the CSV row of a film, by its path or its bare name; empty where there is none."""
+        return self.rows.get(name) or self.rows.get(PurePosixPath(name).name) or {}
+
+    def about(self, name: str) -> dict[str, Any]:
+        """Returns what is known of a film: its name, its row, its words and its own JSON."""
+        stem = str(PurePosixPath(name).with_suffix(""))
+        told: dict[str, Any] = {"name": PurePosixPath(name).stem, **self.row(name)}
+        if f"{stem}.align" in self.members:
+            told["words"] = words(self.read(f"{stem}.align").decode())
+            told["text"] = " ".join(word["word"] for word in told["words"])
+        if f"{stem}.json" in self.members:
+            told |= modalities.decode("json", self.read(f"{stem}.json"))
+        return told
+
+
+def extension(name: str) -> str:
+    """Returns what a name ends in, in small letters and without the dot."""
+    return PurePosixPath(name).suffix[1:].lower()
+
+
+def number_or_text(value: str) -> float | int | str:
+    """Returns a number where the text is one."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def words(align: str) -> list[dict[str, Any]]:
+    """Returns the words of a GRID alignment with their times in s."""
+    rows = [line.split() for line in align.splitlines() if line.strip()]
+    if any(len(row) != 3 or not (row[0] + row[1]).isdigit() for row in rows):
+        raise DamagedError("an alignment that is not `start end word` a line")
+    return [{"word": w, "start": int(a) / TICKS, "end": int(b) / TICKS} for a, b, w in rows if w not in PAUSES]
+
+
+def choose(films: Films, options: argparse.Namespace) -> list[str]:
+    """Returns the films to hold out: by prefix, by column, or as many of a seeded hash's first as the share says."""
+    if options.test_prefix:
+        return [name for name in films.names if PurePosixPath(name).name.startswith(tuple(options.test_prefix))]
+    if options.test_column:
+        column, equals, value = options.test_column.partition("=")
+        if not equals or not any(column in row for row in films.rows.values()):
+            raise UserError(f"--test-column {options.test_column}: expected COLUMN=VALUE with a column of a CSV file")
+        return [name for name in films.names if str(films.row(name).get(column)) == value]
+    if not 0 < options.test < 1:
+        raise UserError(f"--test {options.test:g}: expected a share between 0 and 1")
+    key = {name: hashlib.sha256(f"{options.seed} {name}".encode()).digest() for name in films.names}
+    return sorted(films.names, key=key.__getitem__)[: round(options.test * len(films.names))]
+
+
+@dataclass
+class Samples:
+    """Makes the sample of a number: the film's own bytes, and what is known of it as JSON."""
+
+    names: list[str]
+    films: Films = field(repr=False)
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        name = self.names[number]
+        data = self.films.read(name)
+        check(data)
+        return {
+            "__key__": re.sub(r"[^\w+-]", "_", str(PurePosixPath(name).with_suffix(""))),
+            extension(name): data,
+            "json": json.dumps(self.films.about(name), ensure_ascii=False).encode(),
+        }
+
+
+def check(data: bytes) -> None:
+    """Raises DamagedError for a film whose first picture, or whose first second of sound, does not decode."""
+    video.Video(data).frames([0.0])
+    audio.Audio(data).read(sample_rate=16_000, seconds=1.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

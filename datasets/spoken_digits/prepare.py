@@ -1,0 +1,132 @@
+"""Makes shards of spoken digits with pictures: prepare.py OUT --audio FSDD --pictures MNIST --test-pictures MNIST."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import sys
+import tarfile
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+
+from mmssl.data.writer import build_from
+from mmssl.errors import UserError
+
+RECORDING = re.compile(r"(?:.*/)?(\d)_([a-z]+)_(\d+)\.wav")
+PICTURE = re.compile(r"(?:.*/)?(\d)/[^/]+\.png")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A spoken digit and where it stands among the files."""
+
+    file: str
+    digit: str
+    speaker: str
+    take: int
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes OUT/train and OUT/test; an interrupted run continues where it stopped."""
+    options = parser().parse_args(arguments)
+    try:
+        sounds = read(Path(options.audio))
+        recordings = recordings_of(sounds, options.audio)
+        speakers = sorted({recording.speaker for recording in recordings})
+        if options.speaker not in speakers:
+            raise UserError(f"--speaker {options.speaker}: {options.audio} has {', '.join(speakers)}")
+        for split, source, pairings in (
+            ("train", options.pictures, options.pairings),
+            ("test", options.test_pictures, 1),
+        ):
+            chosen = [r for r in recordings if (r.speaker == options.speaker) == (split == "test")]
+            pictures = read(Path(source))
+            pairs = pair(chosen, pictures, source, pairings=pairings, seed=options.seed)
+            about = f"spoken digits {split}: {options.speaker} held out, {pairings} pictures each, seed {options.seed}"
+            samples = Samples(pairs, sounds, pictures)
+            build_from(samples, len(pairs), Path(options.out) / split, shard_samples=1000, workers=1, description=about)
+    except UserError as error:
+        print(f"spoken_digits: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command line."""
+    command = argparse.ArgumentParser(description="Makes shards of spoken digits with pictures of the same digit.")
+    command.add_argument("out", metavar="OUT", help="folder for the splits train and test")
+    command.add_argument("--audio", required=True, metavar="PATH", help="tar or folder of digit_speaker_take.wav")
+    command.add_argument("--pictures", required=True, metavar="PATH", help="tar or folder of digit/name.png, for train")
+    command.add_argument("--test-pictures", required=True, metavar="PATH", help="the same for test")
+    command.add_argument("--speaker", default="yweweler", help="held out for test (default yweweler)")
+    command.add_argument("--pairings", type=int, default=4, metavar="N", help="pictures per recording (default 4)")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the pairing (default 0)")
+    return command
+
+
+def read(source: Path) -> dict[str, bytes]:
+    """Returns every file's bytes by its name, in order of the names."""
+    if source.is_dir():
+        return {p.relative_to(source).as_posix(): p.read_bytes() for p in sorted(source.rglob("*")) if p.is_file()}
+    if source.is_file() and tarfile.is_tarfile(source):
+        with tarfile.open(source) as tar:
+            members = sorted((member for member in tar if member.isreg()), key=lambda member: member.name)
+            return {member.name.removeprefix("./"): tar.extractfile(member).read() for member in members}
+    raise UserError(f"{source} is neither a tar nor a folder")
+
+
+def recordings_of(sounds: dict[str, bytes], source: str) -> list[Recording]:
+    """Returns the recordings among files; UserError where there is none."""
+    found = [(file, RECORDING.fullmatch(file)) for file in sounds]
+    recordings = [Recording(file, told[1], told[2], int(told[3])) for file, told in found if told]
+    if not recordings:
+        raise UserError(f"{source} has no digit_speaker_take.wav such as 7_george_12.wav")
+    return recordings
+
+
+def pair(
+    recordings: list[Recording], pictures: dict[str, bytes], source: str, *, pairings: int, seed: int
+) -> list[tuple[Recording, str]]:
+    """Returns each recording with several pictures of its digit, in random order; pictures serve equally often."""
+    if pairings < 1:
+        raise UserError(f"--pairings {pairings}: expected at least 1")
+    of_digit: dict[str, list[str]] = defaultdict(list)
+    for file in pictures:
+        if told := PICTURE.fullmatch(file):
+            of_digit[told[1]].append(file)
+    draw = random.Random(seed)
+    missing = {recording.digit for recording in recordings} - set(of_digit)
+    if missing:
+        raise UserError(f"{source} has no picture of {', '.join(sorted(missing))}; expected files digit/name.png")
+    for files in of_digit.values():
+        draw.shuffle(files)
+    decks = {digit: cycle(files) for digit, files in of_digit.items()}
+    pairs = [(recording, next(decks[recording.digit])) for _ in range(pairings) for recording in recordings]
+    draw.shuffle(pairs)
+    return pairs
+
+
+@dataclass
+class Samples:
+    """Makes the sample of a number: a recording, a picture, and what is known of them as JSON."""
+
+    pairs: list[tuple[Recording, str]]
+    sounds: dict[str, bytes] = field(repr=False)
+    pictures: dict[str, bytes] = field(repr=False)
+
+    def __call__(self, number: int) -> dict[str, bytes]:
+        recording, picture = self.pairs[number]
+        meta = {"digit": recording.digit, "speaker": recording.speaker, "take": recording.take}
+        return {
+            "wav": self.sounds[recording.file],
+            "png": self.pictures[picture],
+            "json": json.dumps(meta).encode(),
+        }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""Whether picture and sound belong together: easy, hard and super-hard pairs, and retrieval in all four directions."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmssl import dist
+from mmssl.data.plan import seed_of
+from mmssl.errors import DamagedError, UserError
+from mmssl.evals import cues
+from mmssl.evals.pretext import Answers, gathered
+from mmssl.evals.retrieval import recalls
+from mmssl.evals.score import bootstrap
+from mmssl.evals.stream import chunks, open_source
+from mmssl.evals.windows import Asker, Kind, Question, per_clip
+from mmssl.nn.compare import Comparer
+from mmssl.types import Features, Score, Trained
+
+KINDS: tuple[Kind, ...] = ("easy", "hard", "super_hard")
+CUT = 30  # of nDCG
+
+
+class AudioVisual:
+    """Is the true sound preferred to a false one? That of the next clip (easy), of the same clip some time away (hard),
+    or overlapping and out of sync (super-hard: Korbar et al., NeurIPS 2018). And nDCG@30 and recall among clips.
+
+    data: shards with films and their sound, or pictures and sounds (then only easy pairs). task: the task that judges,
+    by its `log_odds` or, without, by the cosine in its space. windows: questions of each kind per clip. apart: the
+    least seconds from the true to the false sound of a hard pair; shift: of a super-hard one, which lies nearer. Kinds
+    for which no clip has room are left out. label: the sample's key that makes two clips relevant to each other;
+    without it no nDCG. k: the cut-offs of recall, by instance. batch: clips at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: dict[str, Any],
+        task: str = "avc",
+        windows: int = 4,
+        apart: float = 0.5,
+        shift: float = 0.12,
+        label: str | None = None,
+        k: tuple[int, ...] = (1, 5, 10),
+        seed: int = 0,
+        batch: int = 16,
+    ) -> None:
+        self.source = open_source(data)
+        if windows < 1 or batch < 2:
+            raise UserError(f"windows is {windows} and batch {batch}; expected at least 1 and, for easy pairs, 2")
+        self.task, self.windows, self.apart, self.shift = task, windows, apart, shift
+        self.labelled = () if label is None else (label,)
+        self.k, self.seed, self.batch = k, seed, batch
+
+    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+        """Yields <kind>, where the task says yes or no also <kind>/yes_no, and <a>-<b>/nDCG@30, R@k, median_rank."""
+        judge = Comparer(trained, self.task)
+        pairs, clips, labels = self._ask(judge)
+        for number, kind in enumerate(KINDS):
+            asked = {name: values[pairs["kind"] == number] for name, values in pairs.items()}
+            if len(asked["kind"]):
+                yield from scores(kind, asked, yes_no=judge.yes_no)
+        yield from self._retrieval(judge, clips, labels)
+
+    def _ask(self, judge: Comparer) -> tuple[Answers, Answers, list[str]]:
+        """Returns the answers to all pairs, the embeddings of each clip, and its label, over all processes."""
+        pairs, clips, labels = list[Answers](), list[Answers](), dict[int, str]()
+        for asked, labelled in self._asked(judge):
+            labels |= labelled
+            for number, kind in enumerate(KINDS):
+                for window in range(self.windows):
+                    some = {clip: found[kind][window] for clip, found in asked.items() if kind in found}
+                    if not some:
+                        continue
+                    sample = torch.tensor(list(some))
+                    answers, embedded = compare(judge, list(some.values()))
+                    if answers:
+                        pairs.append({"sample": sample, "kind": torch.full_like(sample, number), **answers})
+                    if kind == "easy" and window == 0:
+                        clips.append({"sample": sample, **embedded})
+        everyone = {clip: label for part in dist.gather_objects(labels) for clip, label in part.items()}
+        found = gathered(clips)
+        return gathered(pairs), found, [everyone[int(clip)] for clip in found["sample"]]
+
+    def _asked(self, judge: Comparer) -> Iterator[tuple[dict[int, dict[Kind, list[Question]]], dict[int, str]]]:
+        """Yields this process's share of the chunks: of each clip in one its questions, and its label."""
+        asker = Asker(judge.preprocess, judge.visual, apart=self.apart, shift=self.shift)
+        needed = [*judge.reads, *self.labelled]
+        for turn, chunk in enumerate(chunks(self.source.samples(needed), self.batch)):
+            if turn % dist.world() != dist.rank():
+                continue
+            asked: dict[int, dict[Kind, list[Question]]] = {}
+            for clip, sample in enumerate(chunk, start=turn * self.batch):
+                if all(name in sample for name in needed):
+                    with contextlib.suppress(DamagedError):
+                        rng = random.Random(seed_of(self.seed, clip))
+                        asked[clip] = asker.ask(sample, KINDS, self.windows, rng)
+            yield asked, {clip: str([chunk[clip - turn * self.batch][key] for key in self.labelled]) for clip in asked}
+
+    def _retrieval(self, judge: Comparer, clips: Answers, labels: list[str]) -> Iterator[tuple[str, Score]]:
+        sides = {judge.visual: clips["seen"], "audio": clips["heard"]}
+        classes = {label: number for number, label in enumerate(sorted(set(labels)))}
+        label = torch.tensor([classes[name] for name in labels])
+        own = torch.arange(len(labels))
+        for (a, queries), (b, candidates) in itertools.product(sides.items(), sides.items()):
+            if a != b and not judge.joint:
+                continue
+            if self.labelled:
+                value, chance = ndcg(queries @ candidates.T, label[:, None] == label, cut=CUT)
+                yield f"{a}-{b}/nDCG@{CUT}", bootstrap(value, chance=chance)
+            if a != b:
+                yield from recalls(f"{a}-{b}", queries, own, candidates, own, k=self.k)
+
+
+def scores(kind: Kind, asked: Answers, *, yes_no: bool) -> Iterator[tuple[str, Score]]:
+    """Yields the accuracies on one kind of pairs, (N,) questions in all; each clip counts once."""
+    clip, true, false = asked["sample"], asked["true"], asked["false"]
+    look = _standard(asked["look"])
+    sound, false_sound = _standard(torch.cat([asked["sound"], asked["false_sound"]])).chunk(2)
+    features = (
+        cues.pair_features(look, sound, asked["together"]),
+        cues.pair_features(look, false_sound, asked["false_together"]),
+    )
+    right = (true > false).float() + (true == false) / 2
+    trivial = float(per_clip(cues.prefers(*features, clip), clip).mean())
+    yield kind, bootstrap(per_clip(right, clip), chance=0.5, trivial=trivial)
+    if yes_no:
+        said = ((true > 0).float() + (false <= 0).float()) / 2
+        trivial = float(per_clip(cues.tells(*features, clip), clip).mean())
+        yield f"{kind}/yes_no", bootstrap(per_clip(said, clip), chance=0.5, trivial=trivial)
+
+
+def ndcg(scores: Tensor, relevant: Tensor, *, cut: int) -> tuple[Tensor, float]:
+    """Returns the normalised discounted cumulative gain at a cut-off of each query that has anything to find, (M,),
+    and what a random order is expected to reach.
+
+    scores, relevant (N, N): of queries against candidates; a clip never answers for itself. Ties count against.
+    """
+    others = len(scores) - 1
+    not_own = ~torch.eye(len(scores), dtype=torch.bool)
+    scores, gains = (x[not_own].view(-1, others) for x in (scores, relevant))
+    some = gains.any(dim=1)
+    scores, gains = scores[some], gains[some].double()
+    worst_first = gains.argsort(dim=1, stable=True)
+    best_first = scores.gather(1, worst_first).argsort(dim=1, descending=True, stable=True)
+    gains = gains.gather(1, worst_first).gather(1, best_first)
+    discount = 1 / torch.arange(2, others + 2, dtype=torch.double).log2()
+    discount[cut:] = 0
+    ideal = gains.sort(dim=1, descending=True).values @ discount
+    return gains @ discount / ideal, float((gains.mean(dim=1) * discount.sum() / ideal).mean())
+
+
+def compare(judge: Comparer, questions: Sequence[Question]) -> tuple[Answers, Answers]:
+    """Returns for each of B questions how well the true and the false sound match, and what is trivial about all
+    three, nothing where there is no false sound to be had; and the embeddings (B, D) `seen` and `heard`.
+    """
+    shown = torch.stack([question.visual for question in questions])
+    sounds = torch.stack([question.positive for question in questions])
+    seen, heard = judge.features(judge.visual, shown), judge.features("audio", sounds)
+    embedded = {
+        "seen": judge.embedding(judge.visual, seen).cpu(),
+        "heard": judge.embedding("audio", heard).cpu(),
+    }
+    others = torch.arange(len(questions)).roll(1)
+    if questions[0].negative is not None:
+        false_sounds = torch.stack([q.negative for q in questions if q.negative is not None])
+        false = judge.features("audio", false_sounds)
+    elif len(questions) > 1:
+        false_sounds, false = sounds[others], _rows(heard, others)
+    else:
+        return {}, embedded
+    answers = {
+        "true": judge.match(seen, heard),
+        "false": judge.match(seen, false),
+        "look": cues.look(shown),
+        "sound": cues.loudness(sounds),
+        "false_sound": cues.loudness(false_sounds),
+        "together": cues.together(shown, sounds),
+        "false_together": cues.together(shown, false_sounds),
+    }
+    return answers, embedded
+
+
+def _rows(features: Features, index: Tensor) -> Features:
+    tokens = None if features.tokens is None else features.tokens[index]
+    return Features(features.pooled[index], tokens, features.grid)
+
+
+def _standard(x: Tensor) -> Tensor:
+    return (x - x.mean(dim=0)) / x.std(dim=0).clamp(min=1e-6)
+
+
+evaluation = AudioVisual

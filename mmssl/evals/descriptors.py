@@ -1,0 +1,110 @@
+"""Point features that nothing has learnt, and registration from matches."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmssl.errors import UserError
+
+Array = NDArray[np.floating]
+RADII = (2.0, 4.0, 8.0)  # voxels
+ITERATIONS = 50_000
+
+
+def open3d() -> ModuleType:
+    """Imports open3d; UserError where it, or a system library that it needs, is missing."""
+    try:
+        import open3d
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"FPFH and RANSAC need open3d ({error}): pip install 'mmssl[points]' (on a bare Debian also apt-get "
+            "install libgl1 libgomp1 libusb-1.0-0), or set fpfh and ransac to false"
+        ) from None
+    found: ModuleType = open3d
+    return found
+
+
+def coordinates(xyz: Array, *, rotation: str) -> Tensor:
+    """Describes each point (N, 3) by where it lies about the cloud's mean, as far as the rotation leaves that alone.
+
+    Distance (N, 1) for "any"; height and distance from the axis (N, 2) for "vertical"; x, y, z (N, 3) for "none".
+    """
+    if rotation == "none":
+        return torch.from_numpy(xyz).float()
+    if rotation == "any":
+        return torch.from_numpy(np.linalg.norm(xyz, axis=1, keepdims=True)).float()
+    return torch.from_numpy(np.stack([xyz[:, 2], np.linalg.norm(xyz[:, :2], axis=1)], axis=1)).float()
+
+
+def covariance(xyz: Array, *, voxel: float) -> Tensor:
+    """Describes each point (N, 3) by the shape of what lies around it, whichever way it is turned; (N, 9).
+
+    The square roots of the eigenvalues of the neighbours' covariance at three radii, in units of the radius.
+    """
+    from scipy.spatial import cKDTree
+
+    tree, found = cKDTree(xyz), []
+    for radius in RADII:
+        pairs = tree.query_pairs(radius * voxel, output_type="ndarray")
+        i = np.concatenate([pairs[:, 0], pairs[:, 1], np.arange(len(xyz))])
+        j = np.concatenate([pairs[:, 1], pairs[:, 0], np.arange(len(xyz))])
+        moments = np.concatenate([np.ones((len(xyz), 1)), xyz, _outer(xyz)], axis=1)  # (N, 1 + 3 + 9)
+        sums = np.stack([np.bincount(i, column[j], len(xyz)) for column in moments.T], axis=1)
+        mean = sums[:, 1:] / sums[:, :1]
+        spread = mean[:, 3:] - _outer(mean[:, :3])
+        values = np.linalg.eigvalsh(spread.reshape(-1, 3, 3)).clip(min=0)
+        found.append(np.sqrt(values) / (radius * voxel))
+    return torch.from_numpy(np.concatenate(found, axis=1)).float()
+
+
+def _outer(xyz: Array) -> Array:
+    product: Array = (xyz[:, :, None] * xyz[:, None, :]).reshape(len(xyz), 9)
+    return product
+
+
+def fpfh(xyz: Array, *, eye: Array, voxel: float) -> Tensor:
+    """Describes each point (N, 3) by histograms of the angles between normals, which point to the eye (3,); (N, 33).
+
+    Rusu et al., ICRA 2009; normals within 2 voxels, features within 5, as open3d's users have it.
+    """
+    o3d = open3d()
+    cloud = _cloud(o3d, xyz)
+    cloud.estimate_normals(o3d.geometry.KDTreeSearchParamHybrid(radius=2 * voxel, max_nn=30))
+    cloud.orient_normals_towards_camera_location(eye)
+    search = o3d.geometry.KDTreeSearchParamHybrid(radius=5 * voxel, max_nn=100)
+    histograms = o3d.pipelines.registration.compute_fpfh_feature(cloud, search).data.T
+    return torch.from_numpy(np.array(histograms, dtype=np.float32))
+
+
+def ransac(a: Array, b: Array, pairs: Tensor, *, voxel: float) -> Array:
+    """Returns the rigid transform (4, 4) from a (N, 3) to b (N', 3) that most of the pairs (M, 2) agree with."""
+    o3d = open3d()
+    o3d.utility.random.seed(0)
+    found = o3d.pipelines.registration.registration_ransac_based_on_correspondence(
+        _cloud(o3d, a),
+        _cloud(o3d, b),
+        o3d.utility.Vector2iVector(pairs.cpu().numpy().astype(np.int32)),
+        1.5 * voxel,
+        ransac_n=3,
+        checkers=[o3d.pipelines.registration.CorrespondenceCheckerBasedOnEdgeLength(0.9)],
+        criteria=o3d.pipelines.registration.RANSACConvergenceCriteria(ITERATIONS, 0.999),
+    )
+    transform: Array = np.asarray(found.transformation)
+    return transform
+
+
+def _cloud(o3d: ModuleType, xyz: Array) -> Any:
+    return o3d.geometry.PointCloud(o3d.utility.Vector3dVector(xyz.astype(np.float64)))
+
+
+def pose_errors(found: Array, true: Array) -> tuple[float, float]:
+    """Returns by how many degrees and metres a rigid transform (4, 4) misses the true one."""
+    turn = found[:3, :3].T @ true[:3, :3]
+    angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
+    return float(angle), float(np.linalg.norm(found[:3, 3] - true[:3, 3]))

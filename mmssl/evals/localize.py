@@ -1,0 +1,139 @@
+"""Where does it sound? Maps of a method against boxes or masks of what sounds: cIoU, its AUC, and the pointing game."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.data.plan import seed_of
+from mmssl.errors import DamagedError
+from mmssl.evals.pretext import Answers, gathered
+from mmssl.evals.score import bootstrap
+from mmssl.evals.stream import chunks, open_source
+from mmssl.evals.windows import per_clip
+from mmssl.nn.compare import Comparer
+from mmssl.types import Score, Trained
+from mmssl.views.sounding import Moment, Sounding, Truth
+
+SIZE = 224  # pixels at which map and truth are compared
+THRESHOLDS = torch.linspace(0, 1, 21)
+DRAWS = 4  # random maps for each picture
+
+
+class Localize:
+    """How well the map of what is heard covers what sounds, as Senocak et al. (CVPR 2018) measure it, and more.
+
+    cIoU@0.5, the share of pictures with an IoU of 0.5 or more, and AUC, the area under that share over 21 thresholds:
+    of the map above its median, which is half of the picture and so never near what is small; and (same_area/...) of
+    its highest cells, as many as the truth has. pointing: whether the highest value lies inside; other_sound/pointing:
+    the same when another clip is heard, which tells how much the sound matters.
+    trivial is a map that is highest in the centre, chance one of random cells. There is one truth for each picture: no
+    consensus of several annotators, which the c of cIoU stands for, is formed.
+
+    data: shards with pictures or films, sound and truth. task: whose `similarity_map` is judged, or without one the
+    products in its space. truth: `impacts` of the toy world, `boxes` or `masks`, as Sounding has them; moments: impacts
+    per clip. batch: clips at a time.
+    """
+
+    def __init__(
+        self, *, data: dict[str, Any], task: str = "avol", truth: Truth = "impacts", moments: int = 1, batch: int = 16
+    ) -> None:
+        self.source = open_source(data)
+        self.task, self.truth, self.moments, self.batch = task, truth, moments, batch
+
+    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+        """Yields cIoU@0.5, AUC, the same with same_area/, pointing, other_sound/pointing."""
+        judge = Comparer(trained, self.task)
+        found = gathered(list(self._measured(judge)))
+        clip = found["sample"]
+
+        def score(name: str, rate: Callable[[Tensor], Tensor]) -> Score:
+            value, prior = (per_clip(rate(found[f"{by}/{name}"]), clip) for by in ("map", "centre"))
+            by_chance = per_clip(rate(found[f"random/{name}"]).mean(dim=1), clip)
+            return bootstrap(value, chance=float(by_chance.mean()), trivial=float(prior.mean()))
+
+        for name in ("", "same_area/"):
+            yield f"{name}cIoU@0.5", score(f"{name}iou", lambda iou: (iou >= 0.5).float())
+            yield f"{name}AUC", score(f"{name}iou", area_under)
+        pointing = score("pointing", lambda inside: inside)
+        yield "pointing", pointing
+        asked = ~found["other/pointing"].isnan()
+        other = per_clip(found["other/pointing"][asked], clip[asked])
+        yield "other_sound/pointing", bootstrap(other, chance=pointing.chance, trivial=pointing.trivial)
+
+    def _measured(self, judge: Comparer) -> Iterator[Answers]:
+        """Yields this process's share of the chunks: how well each kind of map fits, each value (B,)."""
+        sounding = Sounding(judge.preprocess, judge.visual, truth=self.truth, count=self.moments)
+        for turn, chunk in enumerate(chunks(self.source.samples(sounding.reads), self.batch)):
+            if turn % dist.world() == dist.rank():
+                moments, clips = list[Moment](), list[int]()
+                for clip, sample in enumerate(chunk, start=turn * self.batch):
+                    try:
+                        found = sounding(sample)
+                    except DamagedError:
+                        continue
+                    moments, clips = moments + found, clips + [clip] * len(found)
+                if moments:
+                    yield measure(judge, moments, torch.tensor(clips), seed=seed_of("maps", turn))
+
+
+def measure(judge: Comparer, moments: Sequence[Moment], clip: Tensor, *, seed: int) -> Answers:
+    """Compares maps of moments with the truth: of their sound, another clip's (NaN if there is none), the centre's, and
+    random ones. clip (B,): which one each moment is of, returned as `sample`.
+    """
+    truth = torch.stack([moment.truth for moment in moments])
+    frames = [moment.frame for moment in moments]
+    seen, heard = torch.stack([m.seen for m in moments]), torch.stack([m.heard for m in moments])
+    other, there = next_clip(clip)
+    maps, wrong = judge.maps(seen, heard, frames), judge.maps(seen, heard[other], frames)
+    draw = torch.Generator().manual_seed(seed)
+    noise = [fits(torch.rand(maps.shape, generator=draw), truth) for _ in range(DRAWS)]
+    fitted = {"map": fits(maps, truth), "centre": fits(centre(maps), truth)}
+    found = {f"{by}/{name}": values for by, fit in fitted.items() for name, values in fit.items()}
+    found |= {f"random/{name}": torch.stack([fit[name] for fit in noise], dim=1) for name in noise[0]}
+    return {"sample": clip, **found, "other/pointing": fits(wrong, truth)["pointing"].where(there, torch.nan)}
+
+
+def next_clip(clip: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns for each row (B,) the next one, around the end, that is of another clip, and whether there is one."""
+    place = torch.arange(len(clip))
+    steps = ((place - place[:, None]) % len(clip)).masked_fill(clip == clip[:, None], len(clip))
+    return steps.argmin(dim=1), steps.amin(dim=1) < len(clip)
+
+
+def centre(maps: Tensor) -> Tensor:
+    """Returns maps of the same shape (B, H, W), highest in the middle."""
+    down, across = (torch.linspace(-1, 1, n + 2)[1:-1] for n in maps.shape[1:])
+    return -(down[:, None] ** 2 + across**2).expand_as(maps)
+
+
+def fits(maps: Tensor, truth: Tensor) -> Answers:
+    """Returns how maps (B, h, w) fit the truth (B, H, W) at 224 x 224: iou, same_area/iou and pointing, (B,) each."""
+    scaled = F.interpolate(maps[:, None], (SIZE, SIZE), mode="bilinear", align_corners=False).flatten(1)
+    where = F.interpolate(truth[:, None].float(), (SIZE, SIZE), mode="nearest").flatten(1) > 0.5
+    order = scaled.argsort(dim=1, descending=True, stable=True)
+    highest = torch.arange(SIZE * SIZE) < where.sum(dim=1, keepdim=True)
+    return {
+        "iou": iou(scaled > scaled.median(dim=1, keepdim=True).values, where),
+        "same_area/iou": iou(torch.zeros_like(where).scatter(1, order, highest), where),
+        "pointing": where.gather(1, order[:, :1])[:, 0].float(),
+    }
+
+
+def iou(chosen: Tensor, truth: Tensor) -> Tensor:
+    """Returns intersection over union of masks (B, N) bool: (B,)."""
+    return (chosen & truth).sum(dim=1) / (chosen | truth).sum(dim=1).clamp(min=1)
+
+
+def area_under(values: Tensor) -> Tensor:
+    """Returns each picture's part in the area under the share of pictures whose IoU (B, ...) reaches a threshold."""
+    reached = (values[..., None] >= THRESHOLDS).float()
+    return torch.trapezoid(reached, THRESHOLDS, dim=-1)
+
+
+evaluation = Localize

@@ -1,0 +1,194 @@
+"""Label propagation: masks and key points of a clip's first frame, carried to the others by similar cells."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mmssl import dist
+from mmssl.data.shards import Source
+from mmssl.encoders import create_encoder
+from mmssl.errors import DamagedError, UserError
+from mmssl.evals.regions import boundary, jaccard
+from mmssl.evals.score import bootstrap
+from mmssl.evals.stream import open_source
+from mmssl.nn.propagation import carried, cells_of, moved
+from mmssl.transforms.annotated import Annotated, annotated
+from mmssl.types import Encoder, Score, Trained, evaluating
+
+Row = dict[str, float]  # figure of one object or key point -> value, by who answered it
+
+PCK = (0.1, 0.2, 0.3, 0.4, 0.5)
+VOID = 255  # pixels that DAVIS leaves undecided
+
+
+class Propagate:
+    """J (region), F (boundary) and their mean J&F of masks per object, and PCK of key points, all without training.
+
+    Protocol of Jabri et al., NeurIPS 2020, and Caron et al., ICCV 2021: cells copy the labels of the `topk` most
+    similar ones of the first and `context` previous frames, within `radius` cells, by softmax(q.k / temperature).
+    As the DAVIS evaluation has it, the first and the last frame do not count. Trivial is the first mask copied to
+    every frame; chance are labels drawn at random with the frequencies of the first mask.
+
+    data: clips with masks or tracks. encoder: key of the one to judge, of videos or images. space: the task whose
+    head the cells go through, without it they are the encoder's own. size: pixels of the frames' shorter side, the
+    encoder's own by default; square: of both sides, for encoders that take no other. window: frames that a video
+    encoder sees at a time. grayscale: hide the colour, which tasks such as colour tracking never saw.
+    untrained: measure the same encoder with random weights too. clips: how many at most. seed: of what is random.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: dict[str, Any],
+        encoder: str = "video",
+        space: str | None = None,
+        size: int | None = None,
+        square: bool = False,
+        window: int = 1,
+        grayscale: bool = False,
+        context: int = 7,
+        radius: float = 12,
+        topk: int = 5,
+        temperature: float = 0.1,
+        untrained: bool = False,
+        clips: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.source, self.encoder, self.space, self.size, self.square = open_source(data), encoder, space, size, square
+        self.looks: dict[str, Any] = {"window": window, "grayscale": grayscale}
+        self.copies: dict[str, Any] = {"context": context, "radius": radius, "topk": topk, "temperature": temperature}
+        self.untrained, self.clips, self.seed = untrained, clips, seed
+
+    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+        """Yields J&F, J and F of objects where there are masks, PCK@.1 to .5 of key points where there are tracks."""
+        if self.encoder not in trained.encoders:
+            raise UserError(f"there is no encoder {self.encoder!r} to judge; the run has {', '.join(trained.encoders)}")
+        encoder = trained.encoders[self.encoder]
+        if self.space is not None and self.space not in encoder.spaces:
+            raise UserError(f"the {self.encoder} encoder has no space {self.space!r}; it has {list(encoder.spaces)}")
+        rivals = {"": encoder} | ({"untrained/": _untrained(encoder, self.seed)} if self.untrained else {})
+        rows = self._rows(rivals)
+        if not rows:
+            raise UserError("no clip of the evaluation data has masks or tracks that fit it")
+        for prefix in rivals:
+            yield from _scores(prefix, rows)
+
+    def _rows(self, rivals: dict[str, Encoder]) -> list[Row]:
+        """Returns one row of figures per object and per key point, of every process."""
+        rows: list[Row] = []
+        size = self.size or int(rivals[""].preprocess.config()["size"])
+        lost: Counter[str] = Counter()
+        samples = self.source.samples(_wanted(self.source), rank=dist.rank(), world=dist.world())
+        share = None if self.clips is None else len(range(dist.rank(), self.clips, dist.world()))
+        for sample in islice(samples, share):
+            try:
+                clip = annotated(sample, size=size, square=self.square)
+            except DamagedError as error:
+                lost[error.reason] += 1
+                continue
+            with evaluating(*rivals.values()):
+                cells = {
+                    prefix: cells_of(rival, clip.frames, space=None if prefix else self.space, **self.looks).cpu()
+                    for prefix, rival in rivals.items()
+                }
+            rows += self._objects(clip, cells) + self._points(clip, cells)
+        for reason, count in sorted(sum(dist.gather_objects(lost), Counter()).items()):
+            if dist.rank() == 0:
+                tqdm.write(f"propagate: {reason}: {count} clips left out")
+        return [row for part in dist.gather_objects(rows) for row in part]
+
+    def _objects(self, clip: Annotated, cells: dict[str, Tensor]) -> list[Row]:
+        """Judges each object of the first mask."""
+        if clip.masks is None:
+            return []
+        masks = clip.masks.where(clip.masks != VOID, 0)
+        answers = {prefix: carried(found, masks[0], **self.copies)[1:-1] for prefix, found in cells.items()}
+        answers["trivial/"] = masks[:1].expand_as(masks)[1:-1]
+        drawn = torch.randint(masks[0].numel(), masks.shape, generator=torch.Generator().manual_seed(self.seed))
+        answers["chance/"] = masks[0].flatten()[drawn][1:-1]
+        return [
+            {
+                f"{prefix}{figure}": value
+                for prefix, answer in answers.items()
+                for figure, value in agreement(answer == name, masks[1:-1] == name).items()
+            }
+            for name in masks[0].unique().tolist()
+            if name
+        ]
+
+    def _points(self, clip: Annotated, cells: dict[str, Tensor]) -> list[Row]:
+        """Judges each key point that is seen in the first frame and in a later one; distances are in pixels."""
+        if clip.tracks is None or clip.visible is None:
+            return []
+        pixels = torch.tensor([clip.frames.shape[3], clip.frames.shape[2]])
+        seen = clip.visible[0] & clip.visible[1:].any(dim=0)
+        tracks, visible = clip.tracks[:, seen], clip.visible[1:, seen]
+        if not seen.any():
+            return []
+        truth = tracks[1:] * pixels  # (T - 1, K, 2)
+        extent = _extent(clip.tracks[1:] * pixels, clip.visible[1:])[:, None]  # (T - 1, 1)
+        answers = {prefix: moved(found, tracks[0], **self.copies)[1:] for prefix, found in cells.items()}
+        answers["trivial/"] = tracks[:1].expand_as(tracks)[1:]
+        near = {prefix: (answer * pixels - truth).norm(dim=2) / extent for prefix, answer in answers.items()}
+        hits = {f"{prefix}PCK@{a}": (d <= a).float() for prefix, d in near.items() for a in PCK}
+        hits |= {
+            f"chance/PCK@{a}": (math.pi * (a * extent) ** 2 / pixels.prod()).clamp(max=1).expand_as(visible)
+            for a in PCK
+        }
+        means = {name: (hit * visible).sum(dim=0) / visible.sum(dim=0) for name, hit in hits.items()}
+        return [{name: float(mean[k]) for name, mean in means.items()} for k in range(len(tracks[0]))]
+
+
+def agreement(mine: Tensor, truth: Tensor) -> Row:
+    """Returns J, F and their mean over the frames of one object's masks (T, H, W) bool."""
+    j, f = float(jaccard(mine, truth).mean()), float(boundary(mine, truth).mean())
+    return {"J&F": (j + f) / 2, "J": j, "F": f}
+
+
+def _scores(prefix: str, rows: list[Row]) -> Iterator[tuple[str, Score]]:
+    for figure in ("J&F", "J", "F", *(f"PCK@{a}" for a in PCK)):
+        found = [row for row in rows if figure in row]
+        if found:
+            value, trivial, chance = (
+                torch.tensor([row[f"{way}{figure}"] for row in found]) for way in (prefix, "trivial/", "chance/")
+            )
+            yield f"{prefix}{figure}", bootstrap(value, chance=float(chance.mean()), trivial=float(trivial.mean()))
+
+
+def _extent(tracks: Tensor, visible: Tensor) -> Tensor:
+    """Returns the longer side of the box around each frame's visible key points (T, K, 2), (T,), at least a pixel."""
+    high = tracks.where(visible[..., None], -torch.inf).amax(dim=1)
+    low = tracks.where(visible[..., None], torch.inf).amin(dim=1)
+    return (high - low).amax(dim=1).clamp(min=1.0)
+
+
+def _wanted(source: Source) -> set[str]:
+    """Returns the keys to open: the clip, and what there is of masks, tracks and meta."""
+    wanted = {"video"}
+    for key in ("masks", "tracks", "meta"):
+        with suppress(UserError):
+            source.check({key})
+            wanted.add(key)
+    if not wanted & {"masks", "tracks"}:
+        raise UserError(f"{source.shards[0]} has neither masks nor tracks; expected a field masks.npz or tracks.npz")
+    return wanted
+
+
+def _untrained(encoder: Encoder, seed: int) -> Encoder:
+    """Builds the encoder again, with random weights."""
+    config = encoder.config()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create_encoder(config["name"], **config["options"]).to(encoder.device)
+
+
+evaluation = Propagate

@@ -1,0 +1,151 @@
+"""Registration: how many points of a scan find their place in another scan of the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmssl import dist
+from mmssl.encoders import create_encoder
+from mmssl.errors import DamagedError, UserError
+from mmssl.evals.descriptors import coordinates, covariance, fpfh, open3d, pose_errors, ransac
+from mmssl.evals.score import bootstrap
+from mmssl.evals.stream import open_source
+from mmssl.nn.packed import embed_tokens
+from mmssl.transforms.pairs import POSES, Scan, fixed_scans, nearest_features, right_pairs
+from mmssl.types import Encoder, Score, Trained
+
+Ways = dict[str, Callable[[Scan], Tensor]]  # prefix of the figures' names -> features (N, D) of a scan
+UNLEARNT = ("coordinates", "covariance", "fpfh")
+WARM = 8  # pairs that set the statistics of random weights
+
+
+class Register:
+    """Hit ratio, feature-match recall and registration recall, beside features that nothing has learnt.
+
+    data: posed pairs, with `poses` as CloudPair has them. encoder: its key. space: the task whose embedding of points
+    is used, None for the tokens themselves. Each cloud is turned on its own about its mean (rotation), always alike,
+    and thinned to a point per voxel (metres) and at most `points`. Every point is matched to the nearest in feature
+    space, or only those that are so both ways (matching). A match is right within threshold metres under the true
+    pose; recall is the share of pairs with more than `inliers` right; with ransac (open3d), the share whose pose is
+    found within rotation_error degrees and translation_error metres. fpfh (open3d): compares with Rusu et al., ICRA
+    2009. trivial is the best of what is not learnt: fpfh, the neighbours' covariance, the place about the mean.
+    Deng et al., CVPR 2018 (PPFNet); Choy et al., ICCV 2019 (FCGF).
+    """
+
+    def __init__(
+        self,
+        *,
+        data: dict[str, Any],
+        encoder: str = "points",
+        space: str | None = None,
+        poses: tuple[str, str] | None = POSES,
+        pairs: int | None = None,
+        voxel: float = 0.05,
+        points: int = 5000,
+        rotation: Literal["none", "vertical", "any"] = "any",
+        matching: Literal["one_way", "mutual"] = "one_way",
+        threshold: float = 0.1,
+        inliers: float = 0.05,
+        fpfh: bool = True,
+        ransac: bool = True,
+        rotation_error: float = 15.0,
+        translation_error: float = 0.3,
+    ) -> None:
+        self.source = open_source(data)
+        if fpfh or ransac:
+            open3d()
+        self.encoder, self.space, self.pairs, self.mutual = encoder, space, pairs, matching == "mutual"
+        self.shown: dict[str, Any] = {"poses": poses, "voxel": voxel, "points": points, "rotation": rotation}
+        self.threshold, self.inliers, self.fpfh, self.ransac = threshold, inliers, fpfh, ransac
+        self.voxel, self.errors = voxel, (rotation_error, translation_error)
+
+    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+        """Yields hit_ratio, feature_match_recall and registration_recall, then those of fpfh and the like."""
+        encoder = trained.encoders[self.encoder]
+        ways: Ways = {
+            "": partial(self._features, encoder),
+            "random_weights/": partial(self._features, self._unlearnt(encoder)),
+            "coordinates/": lambda scan: coordinates(scan.cloud.xyz, rotation=self.shown["rotation"]),
+            "covariance/": lambda scan: covariance(scan.cloud.xyz, voxel=self.voxel),
+        }
+        if self.fpfh:
+            ways["fpfh/"] = lambda scan: fpfh(scan.cloud.xyz, eye=scan.eye, voxel=self.voxel)
+        table = self._table(ways)
+        for name, values in table.items():
+            way, _, figure = name.rpartition("/")
+            if way == "chance":
+                continue
+            unlearnt = [float(table[f"{w}/{figure}"].mean()) for w in UNLEARNT if f"{w}/{figure}" in table]
+            trivial = max(unlearnt, default=None) if way in ("", "random_weights") else None
+            yield name, bootstrap(values, chance=float(table[f"chance/{figure}"].mean()), trivial=trivial)
+
+    def _features(self, encoder: Encoder, scan: Scan) -> Tensor:
+        columns = encoder.preprocess.columns(scan.cloud)  # type: ignore[attr-defined]
+        x = encoder.preprocess.collate([columns]).to(encoder.device)
+        with torch.inference_mode():
+            return embed_tokens(encoder, x, space=self.space).cpu()
+
+    def _unlearnt(self, encoder: Encoder) -> Encoder:
+        """Returns the architecture, and the space's head, with random weights whose BatchNorm has seen some pairs."""
+        config = encoder.config()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            fresh = create_encoder(config["name"], **config["options"])
+            if self.space in encoder.spaces:
+                head = encoder.spaces[self.space]
+                fresh.spaces[self.space] = type(head)(**head.config())
+        fresh.to(encoder.device).train()
+        for module in (*fresh.modules(), *(part for head in fresh.spaces.values() for part in head.modules())):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = None  # the plain mean over what it sees
+        for _, scans in islice(self._scans(), WARM):
+            for scan in scans:
+                self._features(fresh, scan)
+        return fresh.eval()
+
+    def _scans(self, *, rank: int = 0, world: int = 1) -> Iterator[tuple[int, tuple[Scan, Scan]]]:
+        """Yields the number and the scans of this process's pairs; damaged ones are left out."""
+        wanted = {"points", "points_b", *(["meta"] if self.shown["poses"] else [])}
+        for number, sample in enumerate(islice(self.source.samples(wanted), self.pairs)):
+            if number % world == rank:
+                with suppress(DamagedError):
+                    yield number, fixed_scans(sample, **self.shown)
+
+    def _table(self, ways: Ways) -> dict[str, Tensor]:
+        """Returns figure -> its values over the pairs of every process (N,)."""
+        mine = [(n, self._judge(*scans, ways)) for n, scans in self._scans(rank=dist.rank(), world=dist.world())]
+        rows = sorted((row for part in dist.gather_objects(mine) for row in part), key=lambda row: row[0])
+        if not rows:
+            raise UserError("the evaluation data has no whole pair of clouds with poses")
+        return {name: torch.tensor([float(row[name]) for _, row in rows]) for name in rows[0][1]}
+
+    def _judge(self, a: Scan, b: Scan, ways: Ways) -> dict[str, float]:
+        from scipy.spatial import cKDTree
+
+        near = cKDTree(b.place).query_ball_point(a.place, self.threshold, return_length=True)
+        ratios = {"chance/": float(near.mean() / len(b.place))}
+        row = {}
+        for way, features in ways.items():
+            pairs = nearest_features(features(a), features(b), mutual=self.mutual)
+            ratios[way] = float(right_pairs(pairs, a.place, b.place, self.threshold).mean()) if len(pairs) else 0.0
+            if self.ransac and way in ("", "fpfh/"):
+                row[f"{way}registration_recall"] = self._registered(a, b, pairs)
+        row = {f"{way}hit_ratio": ratio for way, ratio in ratios.items()} | row
+        row |= {f"{way}feature_match_recall": float(ratio > self.inliers) for way, ratio in ratios.items()}
+        return row | {"chance/registration_recall": 0.0}
+
+    def _registered(self, a: Scan, b: Scan, pairs: Tensor) -> float:
+        found = ransac(a.cloud.xyz, b.cloud.xyz, pairs, voxel=self.voxel)
+        degrees, metres = pose_errors(found, np.linalg.inv(b.pose) @ a.pose)
+        return float(degrees <= self.errors[0] and metres <= self.errors[1])
+
+
+evaluation = Register

@@ -1,0 +1,107 @@
+"""Shortcuts: what a task is worth with each guard of its View let down, and what low-level statistics would answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmssl import dist
+from mmssl.evals.cues import look, loudness, pair_features, together
+from mmssl.evals.pretext import Answers, answer, gathered, per_group, show
+from mmssl.evals.score import bootstrap
+from mmssl.evals.stream import open_source
+from mmssl.evals.trivial import linear_answers, statistics
+from mmssl.nn.matching import Matching, next_present
+from mmssl.types import Batch, Objective, Score, Trained
+
+
+class Shortcut:
+    """Asks a task with all guards on, and with each one let down: the network's accuracy, and as its trivial that of a
+    linear model on low-level statistics of what is shown (mean colour, contrast, gradients, loudness, size of clouds).
+
+    data: held-out shards. task: the run's task. rounds: how often each sample is shown; intervals are over samples.
+    A task whose answer is neither a class nor a pair that matches has no linear model, so the accuracy only.
+    """
+
+    def __init__(self, *, data: dict[str, Any], task: str, rounds: int = 2, batch: int = 32, seed: int = 0) -> None:
+        self.source, self.task = open_source(data), task
+        self.rounds, self.batch, self.seed = rounds, batch, seed
+
+    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+        """Yields <guards>/accuracy and <guards>/explained, guards being `on` or `without_<guard>`.
+
+        explained: the share of the accuracy above chance that the linear model reaches as well, from 0 to 1.
+        """
+        guards = trained.task(self.task).view.guards
+        for name, changed in [("on", {}), *((f"without_{guard}", down) for guard, down in guards.items())]:
+            rows, chance = self._rows(trained, changed), self._chance(trained, changed)
+            correct = per_group(rows["correct"], rows["sample"])
+            if "label" not in rows:
+                yield f"{name}/accuracy", bootstrap(correct, chance=chance)
+                continue
+            linear = per_group(linear_model(rows), rows["sample"])
+            yield f"{name}/accuracy", bootstrap(correct, chance=chance, trivial=float(linear.mean()))
+            yield f"{name}/explained", explained(correct, linear, chance=chance)
+
+    def _chance(self, trained: Trained, changed: Mapping[str, Any]) -> float:
+        """Returns what the View says, one half for pairs that match or not, and nan where nobody knows."""
+        pretext = trained.task(self.task)
+        unknown = 0.5 if isinstance(pretext.objective, Matching) else float("nan")
+        return float(getattr(pretext.show(trained.encoders, **changed), "chance", unknown))
+
+    def _rows(self, trained: Trained, changed: Mapping[str, Any]) -> Answers:
+        """Asks about every sample; those that could not be asked about are left out."""
+        found = []
+        options = {"seed": self.seed, "batch": self.batch, "rounds": self.rounds, **changed}
+        for numbers, batch in show(trained, self.task, self.source, **options):
+            row = {"sample": numbers, "correct": answer(trained, self.task, batch).answers["correct"]}
+            row |= labelled(trained.task(self.task).objective, batch)
+            asked = ~row["correct"].isnan()
+            found.append({key: value[asked.to(value.device)] for key, value in row.items()})
+        return gathered(found)
+
+
+def labelled(objective: Objective, batch: Batch) -> Answers:
+    """Returns the questions of a batch for the linear model: `features` (B, Q, F) and `label` (B, Q) of each sample.
+
+    A class is one question; a pair is two, with its own sound and with the wrong one. Nothing where a task asks
+    something else.
+    """
+    if isinstance(objective, Matching):
+        seen, sounds = batch.views[objective.visual][0], batch.views["audio"]
+        kind = batch.extra.get("kind", torch.zeros(len(seen), device=seen.device))
+        with dist.alone():
+            following, _ = next_present(batch.present(objective.visual) & batch.present("audio"))
+        wrong = torch.where((kind > 0)[:, None], sounds[-1], sounds[-1][following])
+        features = torch.stack(
+            [pair_features(look(seen), loudness(sound), together(seen, sound)) for sound in (sounds[0], wrong)], dim=1
+        )
+        return {"features": features, "label": torch.tensor([[1, 0]]).expand(len(seen), 2)}
+    if batch.target is not None and batch.target.ndim == 1 and not batch.target.is_floating_point():
+        features = torch.cat(list(statistics(batch.views).values()), dim=1)
+        return {"features": features[:, None], "label": batch.target[:, None]}
+    return {}
+
+
+def linear_model(rows: Answers) -> Tensor:
+    """Returns how many of each sample's questions a linear model answers right (N,), from 0 to 1."""
+    questions = rows["label"].shape[1]
+    groups = rows["sample"].repeat_interleave(questions)
+    right = linear_answers(rows["features"].flatten(0, 1), rows["label"].flatten(), groups=groups)
+    return right.unflatten(0, (-1, questions)).mean(dim=1)
+
+
+def explained(correct: Tensor, linear: Tensor, *, chance: float) -> Score:
+    """Scores (trivial - chance) / (accuracy - chance), from 0 to 1, resampling both answers together."""
+
+    def share(rows: Tensor) -> Tensor:
+        accuracy, trivial = (values.double()[rows.long()].mean(dim=-1) - chance for values in (correct, linear))
+        return (trivial.clamp(min=0) / accuracy.clamp(min=1e-9)).clamp(max=1)
+
+    return bootstrap(torch.arange(len(correct)), chance=0.0, statistic=share)
+
+
+evaluation = Shortcut

@@ -1,0 +1,50 @@
+"""AVE-Net: picture and sound of one film lie close in a joint space, so that either retrieves the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmssl.nn.head import Projection
+from mmssl.nn.matching import Matching
+from mmssl.types import Encoder, Features, Method, Spaces
+from mmssl.views.synchronised import Synchronised
+
+
+class AVE(Matching):
+    """Judges the distance of normalised embeddings by a learnt threshold. Arandjelovic & Zisserman, ECCV 2018.
+
+    visual: image or video. embed_dim: size of the embeddings; hidden: of the layers before them.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        visual: Literal["image", "video"] = "image",
+        embed_dim: int = 128,
+        hidden: tuple[int, ...] = (128,),
+    ) -> None:
+        super().__init__(encoders, visual=visual)
+        self.heads = nn.ModuleDict(
+            {key: Projection(encoders[key].dim, out=embed_dim, hidden=hidden, norm=False) for key in self.uses}
+        )
+        self.judge = nn.Linear(1, 2)
+        with torch.no_grad():  # near is yes from the start, for a judge of the wrong sign learns the space inside out
+            self.judge.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+            self.judge.bias.copy_(torch.tensor([-1.0, 1.0]))
+
+    def log_odds(self, visual: Features, audio: Features) -> Tensor:
+        distance = F.pairwise_distance(self.heads[self.visual](visual), self.heads["audio"](audio))
+        no, yes = self.judge(distance[:, None]).float().unbind(1)
+        return yes - no
+
+    def spaces(self) -> Spaces:
+        return cast("Spaces", dict(self.heads.items()))
+
+
+method = Method(Synchronised, AVE)

@@ -1,0 +1,54 @@
+"""AVOL-Net: where in the picture is what sounds? Learnt from whether picture and sound belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmssl.nn.compare import similarity_map
+from mmssl.nn.head import Projection
+from mmssl.nn.matching import Matching
+from mmssl.types import Encoder, Features, Method, Spaces
+from mmssl.views.synchronised import Synchronised
+
+
+class AVOL(Matching):
+    """Compares the sound with every cell of the picture; the best one decides. Arandjelovic & Zisserman, ECCV 2018.
+
+    visual: image or video, whose encoder must give cells. embed_dim, hidden: of 1x1 convolutions on the cells, and of
+    the layers on the sound. Embeddings have unit length here, and the paper's affine map starts at `scale`.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        visual: Literal["image", "video"] = "image",
+        embed_dim: int = 128,
+        hidden: tuple[int, ...] = (128,),
+        scale: float = 10.0,
+    ) -> None:
+        super().__init__(encoders, visual=visual)
+        self.heads = nn.ModuleDict(
+            {key: Projection(encoders[key].dim, out=embed_dim, hidden=hidden) for key in self.uses}
+        )
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.bias = nn.Parameter(torch.tensor(-scale / 2))
+
+    def similarity_map(self, visual: Features, audio: Features) -> Tensor:
+        """Returns the cosine of the sound with every cell: (B, H, W), or (B, T, H, W) of a film."""
+        heads = self.spaces()
+        return similarity_map(visual, heads["audio"](audio), heads[self.visual])
+
+    def log_odds(self, visual: Features, audio: Features) -> Tensor:
+        best = self.similarity_map(visual, audio).flatten(1).amax(1)  # the sigmoid rises, so its maximum is theirs
+        return self.scale * best + self.bias
+
+    def spaces(self) -> Spaces:
+        return cast("Spaces", dict(self.heads.items()))
+
+
+method = Method(Synchronised, AVOL)

@@ -1,0 +1,170 @@
+"""Colour tracking: colour a grey frame by pointing at the earlier frames that its colours are copied from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import DamagedError, UserError
+from mmssl.losses.pointer import pointed, pointer_nll
+from mmssl.nn.color import gray, lab
+from mmssl.nn.head import Cells, Dilated
+from mmssl.nn.kmeans import kmeans, nearest
+from mmssl.nn.temperature import LogitScale
+from mmssl.transforms import image, video
+from mmssl.types import Batch, Encoder, Features, Head, Loss, Method, Objective, Preprocess, Sample, Spaces, View
+
+LEARN_BATCHES = 1000  # at most, for the clusters of colour
+
+
+class GrayClip(View):
+    """Shows a few frames of a clip without their colour, and hands on the colour that each cell had.
+
+    references: frames to copy from, before the target; fps: how close all lie. cell: side, in pixels, of the squares
+    whose colour is averaged. size: of the frames, the encoder's own by default. crop_scale: share of the area of a
+    random square; flip: a probability. min_chroma: spread of the channels, 0 to 255, that a hundredth of the pixels
+    must exceed. gray: off, the network sees colour and needs not track.
+    Raises DamagedError for a clip shorter than the frames take, and for one without colour.
+    """
+
+    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"grey": {"gray": False}}
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        references: int = 3,
+        fps: float = 6.0,
+        cell: int = 8,
+        size: int | None = None,
+        crop_scale: tuple[float, float] = (0.5, 1.0),
+        flip: float = 0.5,
+        min_chroma: float = 12.0,
+        gray: bool = True,
+    ) -> None:
+        super().__init__(preprocess)
+        given: Any = preprocess["video"]
+        self.clip = replace(given, size=size or given.size, frames=references + 1, fps=fps, seconds=None)
+        if self.clip.size % cell:
+            raise UserError(f"frames of {self.clip.size} pixels do not divide into cells of {cell}; set view.cell")
+        self.preprocess["video"] = self.clip
+        self.cell, self.flip, self.min_chroma, self.gray = cell, flip, min_chroma, gray
+        self.crop_scale = image.check_range("crop_scale", crop_scale, 0.01, 1.0)
+
+    def __call__(self, sample: Sample) -> Sample:
+        if sample.get("video") is None:
+            return {}
+        clip, span = self.clip.opened(sample["video"]), self.clip.span
+        if clip.duration < span - 0.5 / self.clip.fps:  # its last frame may be shown for less
+            raise DamagedError("a clip shorter than the window", f"{clip.duration:.2f} s, expected {span:.2f} s")
+        times = self.clip.times(clip, random.uniform(0, max(0.0, clip.duration - span)))
+        pictures = video.random_crop(clip, times, self.clip.size, scale=self.crop_scale, ratio=(1.0, 1.0))
+        if np.percentile(np.ptp(pictures, axis=3), 99) < self.min_chroma:
+            raise DamagedError("a clip without colour")
+        return {"video": [video.to_tensor(video.flip(pictures) if image.chance(self.flip) else pictures)]}
+
+    def on_device(self, batch: Batch) -> Batch:
+        """Adds `colors` (B, T, 2, h, w), a and b of Lab averaged over each cell, and takes the colour away."""
+        (clip,) = batch.views["video"]
+        colors = F.avg_pool2d(lab(clip)[:, 1:].transpose(1, 2).flatten(0, 1), self.cell).unflatten(0, (len(clip), -1))
+        return Batch({"video": [gray(clip) if self.gray else clip]}, None, {**batch.extra, "colors": colors})
+
+
+class ColorTracking(Objective):
+    """Asks for the colour cluster of each cell of the last frame, as a mixture of those of all earlier frames' cells.
+
+    Vondrick et al., ECCV 2018 ("Tracking emerges by colorizing videos"); here the embeddings have unit length and
+    the temperature is learnt, which keeps a small network from saturating. clusters: of colour, by k-means on
+    `learn_from` cells of the training stream. head: the paper's dilated 3D convolutions, of `width` channels,
+    or a linear layer on each cell. embed_dim: of a cell. The encoder must keep every frame, as `frames` does.
+    """
+
+    modalities = ("video",)
+    centers: Tensor
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        clusters: int = 16,
+        head: Literal["dilated", "cells"] = "dilated",
+        embed_dim: int = 64,
+        width: int = 256,
+        temperature: float = 0.1,
+        learn_from: int = 50_000,
+    ) -> None:
+        super().__init__(encoders)
+        dim, self.learn_from = encoders["video"].dim, learn_from
+        dilated = head == "dilated"
+        self.head: Head = (
+            Dilated(dim, out=embed_dim, width=width) if dilated else Cells(dim, out=embed_dim, coordinates=True)
+        )
+        self.scale = LogitScale(start=1 / temperature)
+        self.register_buffer("centers", torch.zeros(clusters, 2))
+
+    def learn(self, batches: Iterator[Batch]) -> None:
+        """Finds the clusters of colour on a bounded sample of cells, the same on every process."""
+        colors, wanted = [], -(-self.learn_from // dist.world())
+        for batch in islice(batches, LEARN_BATCHES):
+            seen = batch.extra["colors"][batch.present("video")].movedim(2, -1).flatten(0, -2).cpu()
+            colors.append(seen[torch.randperm(len(seen))[: wanted // 8 + 1]])
+            if sum(map(len, colors)) >= wanted:
+                break
+        mine = torch.cat(colors)[:wanted].to(self.centers.device)
+        self.centers.copy_(kmeans(dist.gather(mine).cpu(), len(self.centers)))
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        (clip,) = batch.views["video"]
+        features = encoders["video"](clip)
+        cells = self.head(features).unflatten(1, (self._frames(features, clip), -1))  # (B, T, N, D)
+        clusters = self._clusters(batch.extra["colors"], features)  # (B, T, N)
+        targets, references = cells[:, -1], cells[:, :-1].flatten(1, 2)
+        truth, known = clusters[:, -1], clusters[:, :-1].flatten(1)
+        scale = self.scale()
+        losses = pointer_nll(targets, references, known, truth, scale=scale)  # (B, N)
+        colored = F.one_hot(known, len(self.centers)).float()  # (B, M, K)
+        present, counts = batch.present("video")[:, None], colored.sum(dim=1)  # (B, 1), (B, K)
+        guessed = pointed(targets, references, colored, scale=scale.detach()).argmax(dim=2)
+        correct = {
+            "correct": guessed == truth,
+            "majority": counts.argmax(dim=1, keepdim=True) == truth,
+            "still": clusters[:, -2] == truth,
+        }
+        answers = {name: found.float().mean(dim=1).where(present[:, 0], torch.nan) for name, found in correct.items()}
+        total = dist.mean(losses.flatten(), (present & (counts.gather(1, truth) > 0)).flatten())
+        logs = {name: found.nanmean() for name, found in answers.items()} | {"temperature": 1 / scale.detach()}
+        return Loss(total, logs, {"video": targets[:, targets.shape[1] // 2].detach()}, answers)
+
+    def _frames(self, features: Features, clip: Tensor) -> int:
+        """Returns how many frames the clip has; UserError unless the encoder made cells of every one."""
+        if features.grid is None or features.grid[0] != clip.shape[2]:
+            raise UserError(
+                f"colour is copied from frame to frame, but of {clip.shape[2]} this video encoder makes the grid "
+                f"{features.grid}; choose one that keeps each frame, such as frames over an image encoder with a grid"
+            )
+        return clip.shape[2]
+
+    def _clusters(self, colors: Tensor, features: Features) -> Tensor:
+        """Returns the cluster of each cell of the encoder's grid, (B, T, N), of colours (B, T, 2, h, w)."""
+        assert features.grid is not None
+        means = F.adaptive_avg_pool2d(colors.flatten(0, 1), (features.grid[-2], features.grid[-1]))  # (B T, 2, H, W)
+        labels, _ = nearest(means.movedim(1, -1).flatten(0, -2), self.centers)
+        return labels.view(len(colors), colors.shape[1], -1)
+
+    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
+        self.scale.clamp()
+
+    def spaces(self) -> Spaces:
+        return {"video": self.head}
+
+
+method = Method(GrayClip, ColorTracking)

@@ -1,0 +1,133 @@
+"""Odd-one-out: find the one sequence of frames, among several of a clip, that is out of order."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmssl.errors import UserError
+from mmssl.nn.relations import classified, each_frame, layers
+from mmssl.transforms.image import check_range
+from mmssl.transforms.video import to_tensor
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample
+from mmssl.views.motion import Motion
+from mmssl.views.ordered import Ordered, path_lengths
+
+
+class Odd(Ordered):
+    """Shows sequences of frames of one moving window; all but one are in order, and the target is which is not.
+
+    sequences, frames: how many, and of how many frames each. window: seconds that their frames are drawn from, every
+    sequence its own. The odd one is neither forward nor backward. Everything else: as Ordered has it.
+    """
+
+    guards: ClassVar = {
+        "channel_splitting": {"split": False},
+        "level": {"level": False},
+        "jitter": {"jitter": 0},
+        "random_times": {"random_times": False},
+    }
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        sequences: int = 6,
+        frames: int = 6,
+        window: tuple[float, float] = (1.0, 2.0),
+        fps: float = 25.0,
+        search: float = 5.0,
+        side: int = 256,
+        crop: int = 227,
+        jitter: int = 5,
+        mirror: float = 0.5,
+        split: bool = True,
+        level: bool = True,
+        random_times: bool = True,
+        motion: Motion = "differences",
+    ) -> None:
+        super().__init__(
+            preprocess,
+            fps=fps,
+            search=search,
+            side=side,
+            crop=crop,
+            jitter=jitter,
+            mirror=mirror,
+            split=split,
+            level=level,
+            random_times=random_times,
+            motion=motion,
+        )
+        if sequences < 2 or frames < 3:
+            raise UserError(f"{sequences} sequences of {frames} frames have no odd one; expected at least 2 of 3")
+        self.sequences, self.frames = sequences, frames
+        self.window = check_range("window", window, 0.0, math.inf)
+        self.shows = {"video": sequences}
+
+    @property
+    def chance(self) -> float:
+        """All sequences are equally often the odd one."""
+        return 1 / self.sequences
+
+    def __call__(self, sample: Sample) -> Sample:
+        steps = max(self.frames - 1, self.steps(self.window))
+        taken = self.take(sample["video"], range(steps + 1))
+        odd = random.randrange(self.sequences)
+        views, order = [], []
+        for number in range(self.sequences):
+            times = sorted(random.sample(range(steps + 1), self.frames))
+            if number == odd:
+                forward = times.copy()
+                while times in (forward, forward[::-1]):
+                    random.shuffle(times)
+            views.append(to_tensor(taken[times]))
+            order.append(torch.tensor(times).argsort().argsort())
+        return {"video": views, "target": torch.tensor(odd), "extra": {"order": torch.stack(order)}}
+
+    def by_nearness(self, distances: Tensor) -> Tensor:
+        """Says the sequence whose frames, as shown, lie furthest beyond the shortest path through them."""
+        along = torch.diagonal(distances, offset=1, dim1=-2, dim2=-1).sum(dim=-1)  # (B, V)
+        return (along / path_lengths(distances).amin(dim=-1).clamp(min=1e-9)).argmax(dim=1)
+
+
+class OddOneOut(Objective):
+    """Scores how much each sequence differs from all the others. Fernando et al., CVPR 2017.
+
+    Frames are encoded one by one, so that any video encoder sees their order. frames: how many a sequence has.
+    widths: of the layers that a sequence goes through; the last is what differences are taken of. cells: the side of
+    the grid that is read instead of an encoder's pooled features.
+    """
+
+    modalities = ("video",)
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        frames: int = 6,
+        widths: tuple[int, ...] = (4096, 128),
+        dropout: float = 0.5,
+        cells: int | None = None,
+    ) -> None:
+        super().__init__(encoders)
+        self.cells = cells
+        sizes = [frames * encoders["video"].dim * (cells or 1) ** 2, *widths]
+        self.sequence = layers(sizes, dropout=dropout)
+        self.answer = nn.Linear(sizes[-1], 1)
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        views = batch.views["video"]
+        frames = each_frame(encoders["video"], torch.cat(views), cells=self.cells)  # (V B, T, D)
+        sequences = self.sequence(frames.flatten(1)).unflatten(0, (len(views), -1)).transpose(0, 1)  # (B, V, D)
+        # the sum over the others of (one - other) is what one exceeds all of them together by
+        differences = len(views) * sequences - sequences.sum(dim=1, keepdim=True)
+        return classified(self.answer(differences)[..., 0], batch.target, batch.present("video"))
+
+
+method = Method(Odd, OddOneOut)

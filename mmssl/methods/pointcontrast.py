@@ -1,0 +1,128 @@
+"""PointContrast: find each point of a scan in another scan of the same scene."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmssl import dist
+from mmssl.losses.hardest import hardest_negative, is_known, positive_margin
+from mmssl.losses.infonce import info_nce
+from mmssl.nn.head import Cells
+from mmssl.nn.packed import gather_rows, starts
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Spaces
+from mmssl.views.cloud_pair import CloudPair
+
+
+class PointContrast(Objective):
+    """Matches the points of two clouds by their features, against the points of the whole batch on all processes.
+
+    loss: "info_nce" asks each matched point of the first cloud for one of its matches among those of the others
+    (temperature: 0.07 is the authors' default, 0.4 that of their launch scripts); "hardest" pulls matches within
+    positive_margin of squared distance, and pushes each point's nearest candidate, known matches aside, beyond
+    negative_margin of distance. queries: of a process; positives, candidates: per sample of a process. Up to these
+    numbers all are used; beyond, as many at random. Xie et al., ECCV 2020.
+    """
+
+    modalities = ("points",)
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 32,
+        loss: Literal["info_nce", "hardest"] = "info_nce",
+        temperature: float = 0.07,
+        queries: int = 4096,
+        positives: int = 1024,
+        candidates: int = 256,
+        positive_margin: float = 0.1,
+        negative_margin: float = 1.4,
+    ) -> None:
+        super().__init__(encoders)
+        self.head = Cells(encoders["points"].dim, out=embed_dim)
+        self.loss, self.temperature, self.queries = loss, temperature, queries
+        self.positives, self.candidates = positives, candidates
+        self.positive_margin, self.negative_margin = positive_margin, negative_margin
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        first, second = batch.views["points"]
+        a, b = (self.head(encoders["points"](x)) for x in (first, second))  # (sum N, D), (sum N', D)
+        pairs = packed_pairs(batch)
+        picked = one_each(pairs, limit=self.queries)
+        losses = self._info_nce(a, b, picked) if self.loss == "info_nce" else self._hardest(a, b, pairs, batch)
+        logs = {f"loss_{name}": x.detach() for name, x in losses.items()} if len(losses) > 1 else {}
+        correct = answers(a, b, picked, pairs, first[:, 0].long(), len(batch.extra["matches"]))
+        embeddings = {"points": a.detach()[picked[:, 0]]}
+        return Loss(torch.stack(list(losses.values())).sum(), logs, embeddings, {"correct": correct})
+
+    def _info_nce(self, a: Tensor, b: Tensor, picked: Tensor) -> dict[str, Tensor]:
+        queries = a[picked[:, 0]]
+        keys, start = gather_rows(b[picked[:, 1]])
+        own = torch.arange(len(queries), device=a.device) + start
+        values = info_nce(queries, keys, scale=1 / self.temperature, positives=own)
+        return {"info_nce": dist.mean(values, torch.ones_like(values))}
+
+    def _hardest(self, a: Tensor, b: Tensor, pairs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The mean over positives, and half the mean over the counting negatives of either direction."""
+        clouds = len(batch.extra["matches"])
+        known, chosen = pairs, at_most(pairs, self.positives * clouds)
+        pull = positive_margin(a[chosen[:, 0]], b[chosen[:, 1]], margin=self.positive_margin)
+        losses = {"positive": dist.mean(pull, torch.ones_like(pull)), "negative": a.new_zeros(())}
+        for queries, keys, view in ((a, b, 1), (b, a, 0)):
+            there = batch.present("points")[batch.views["points"][view][:, 0].long()]
+            number = at_most(there.nonzero()[:, 0], self.candidates * clouds)
+            candidates, start = gather_rows(keys[number])
+            candidate_id = number.new_full((len(candidates),), -1)  # another process's points match none of this one's
+            candidate_id[start : start + len(number)] = number
+            push, counts = hardest_negative(
+                queries[chosen[:, 1 - view]],
+                candidates,
+                query_id=chosen[:, 1 - view],
+                candidate_id=candidate_id,
+                known=known if view else known.flip(1),
+                margin=self.negative_margin,
+            )
+            losses["negative"] = losses["negative"] + dist.mean(push, counts) / 2
+        return losses
+
+    def spaces(self) -> Spaces:
+        return {"points": self.head}
+
+
+def packed_pairs(batch: Batch) -> Tensor:
+    """Returns the rows (K, 2) of the packed clouds that match, of the samples that have points."""
+    matches = batch.extra["matches"]  # (B, M, 2)
+    shift = torch.stack([starts(view, len(matches)) for view in batch.views["points"]], dim=1)  # (B, 2)
+    there = (matches[..., 0] >= 0) & batch.present("points")[:, None]
+    return (matches + shift[:, None])[there]
+
+
+def at_most(rows: Tensor, limit: int) -> Tensor:
+    """Returns all rows, or so many at random and in random order."""
+    return rows if len(rows) <= limit else rows[torch.randperm(len(rows), device=rows.device)[:limit]]
+
+
+def one_each(pairs: Tensor, *, limit: int) -> Tensor:
+    """Returns the first match of each query, for the view orders them at random; at most so many queries."""
+    queries, place = pairs[:, 0].unique(return_inverse=True)
+    order = torch.arange(len(pairs), device=pairs.device)
+    first = order.new_full((len(queries),), len(pairs)).scatter_reduce(0, place, order, "amin")
+    return at_most(pairs[first], limit)
+
+
+@torch.no_grad()
+def answers(a: Tensor, b: Tensor, picked: Tensor, pairs: Tensor, sample: Tensor, samples: int) -> Tensor:
+    """Returns for what share of a sample's queries the nearest of all keys here is a match; NaN without any, (B,)."""
+    if not len(picked):
+        return a.new_full((samples,), torch.nan)
+    nearest = (a[picked[:, 0]] @ b[picked[:, 1]].T).argmax(dim=1)
+    right = is_known(picked[:, 0], picked[nearest, 1], pairs).to(a.dtype)
+    asked = sample[picked[:, 0]]
+    return torch.bincount(asked, right, samples) / torch.bincount(asked, minlength=samples)
+
+
+method = Method(CloudPair, PointContrast)

@@ -1,0 +1,31 @@
+"""Colour on the device: grey pictures, and CIE Lab."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+# Linear sRGB to CIE XYZ, rows divided by the white point D65 (IEC 61966-2-1).
+XYZ = (
+    (0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047),
+    (0.2126729, 0.7151522, 0.0721750),
+    (0.0193339 / 1.08883, 0.1191920 / 1.08883, 0.9503041 / 1.08883),
+)
+
+
+def gray(x: Tensor) -> Tensor:
+    """Takes the colour from RGB (B, 3, ...), uint8 or floats in [0, 1]: three equal channels of the same type."""
+    luma = torch.einsum("bc...,c->b...", x.float(), torch.tensor(LUMA, device=x.device))
+    kept = luma if x.is_floating_point() else luma.round()
+    return kept.to(x.dtype)[:, None].expand_as(x).contiguous()
+
+
+def lab(x: Tensor) -> Tensor:
+    """Turns sRGB (B, 3, ...), uint8 or floats in [0, 1], to CIE L (0 to 100), a and b (about -110 to 110), float32."""
+    unit = x.float() if x.is_floating_point() else x.float() / 255
+    linear = torch.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
+    xyz = torch.einsum("bc...,dc->bd...", linear, torch.tensor(XYZ, device=x.device))
+    bent = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-6) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
+    fx, fy, fz = bent.unbind(1)
+    return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], dim=1)

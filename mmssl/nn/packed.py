@@ -1,0 +1,42 @@
+"""Rows of several samples laid end to end: where each begins, and the rows of every process together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.types import Encoder
+
+
+def starts(x: Tensor, samples: int) -> Tensor:
+    """Returns the first row of each sample (B,) in packed rows (sum N, 1 + C) whose column 0 is the sample."""
+    counts = torch.bincount(x[:, 0].long(), minlength=samples)
+    return counts.cumsum(0) - counts
+
+
+def gather_rows(x: Tensor) -> tuple[Tensor, int]:
+    """Concatenates every process's (n, ...), n of any size, with its gradient; and tells where this one's begin."""
+    if dist.world() == 1:
+        return x, 0
+    counts = dist.gather(torch.tensor([len(x)], device=x.device))  # (world,)
+    longest = int(counts.max())
+    padding = (0, 0) * (x.ndim - 1) + (0, longest - len(x))
+    rows = dist.gather_with_grad(F.pad(x, padding)) if x.is_floating_point() else dist.gather(F.pad(x, padding))
+    there = torch.arange(longest, device=x.device) < counts[:, None]  # (world, longest)
+    return rows[there.flatten()], int(counts[: dist.rank()].sum())
+
+
+def embed_tokens(encoder: Encoder, x: Tensor, *, space: str | None = None) -> Tensor:
+    """Returns an embedding per point (sum N, D): the encoder's tokens, or those of a task's space."""
+    features = encoder(x)
+    if space is not None and space not in encoder.spaces:
+        raise UserError(f"this {encoder.modality} encoder has no space {space!r}; known: {', '.join(encoder.spaces)}")
+    found: Tensor | None = features.tokens if space is None else encoder.spaces[space](features)
+    if found is None or len(found) != len(x):
+        raise UserError(
+            f"{encoder.name} gives no feature per point; choose an encoder with tokens, such as sparse_unet"
+        )
+    return F.normalize(found.float(), dim=1)

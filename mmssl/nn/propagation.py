@@ -1,0 +1,113 @@
+"""Label propagation: each frame's cells copy labels from the most similar cells of earlier frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl.errors import UserError
+from mmssl.nn.color import gray
+from mmssl.types import Encoder
+
+HELD = 2**24  # similarities held at a time
+AT_ONCE = 64  # frames encoded at a time
+
+
+@torch.inference_mode()
+def propagate(
+    cells: Tensor, labels: Tensor, *, context: int = 7, radius: float = 12, topk: int = 5, temperature: float = 0.1
+) -> Tensor:
+    """Carries soft labels of the first frame (B, C, h, w) through the cells (B, T, h, w, D): (B, T, C, h, w).
+
+    Each cell takes the mean of the labels of its `topk` most similar cells in the first frame and in `context`
+    previous ones, within `radius` cells of its own place, weighted by softmax(q.k / temperature).
+    The protocol of Jabri et al., NeurIPS 2020 ("Space-time correspondence as a contrastive random walk").
+    """
+    found = [labels.movedim(1, -1)]  # (B, h, w, C) each
+    for now in range(1, cells.shape[1]):
+        seen = [0, *range(max(1, now - context), now)]
+        memory = torch.stack([found[then] for then in seen], dim=1)
+        step = max(1, HELD // (len(cells) * cells[0, 0, ..., 0].numel() * cells.shape[3] * len(seen)))
+        rows = [
+            _copied(cells[:, now], cells[:, seen], memory, (top, top + step), radius, topk, temperature)
+            for top in range(0, cells.shape[2], step)
+        ]
+        found.append(torch.cat(rows, dim=1))
+    return torch.stack(found, dim=1).movedim(-1, 2)
+
+
+def _copied(
+    now: Tensor, keys: Tensor, memory: Tensor, rows: tuple[int, int], radius: float, topk: int, temperature: float
+) -> Tensor:
+    """Labels some rows of one frame: now (B, h, w, D), keys (B, L, h, w, D), memory (B, L, h, w, C); (B, n, w, C)."""
+    batch, frames, height, width, _ = keys.shape
+    first, last = max(0, int(rows[0] - radius)), min(height, int(rows[1] + radius))
+    queries = now[:, rows[0] : rows[1]]
+    similar = queries.flatten(1, 2) @ keys[:, :, first:last].flatten(1, 3).mT  # (B, n w, L m w)
+    y, x = (torch.arange(n, device=now.device) for n in (height, width))
+    down = (y[rows[0] : rows[1], None] - y[first:last]).square()  # (n, m)
+    far = down[:, None, :, None] + (x[:, None] - x).square()[None, :, None] > radius**2  # (n, w, m, w)
+    far = far.flatten(0, 1).flatten(1).repeat(1, frames)
+    best = similar.masked_fill_(far, -torch.inf).topk(min(topk, similar.shape[2]), dim=2)
+    weights = (best.values / temperature).softmax(dim=2)[..., None]  # (B, n w, k, 1)
+    values = memory[:, :, first:last].flatten(1, 3)  # (B, L m w, C)
+    index = best.indices.flatten(1)[..., None].expand(-1, -1, values.shape[2])
+    copied = values.gather(1, index).view(batch, -1, best.indices.shape[2], values.shape[2])
+    return (weights * copied).sum(dim=2).view(*queries.shape[:3], -1)
+
+
+def carried(cells: Tensor, mask: Tensor, **protocol: Any) -> Tensor:
+    """Carries the labels of the first frame's mask (H, W) through the cells (T, h, w, D) of a clip: (T, H, W).
+
+    Masks travel soft; in each frame a label's map is divided by its largest value, as Caron et al. (ICCV 2021) do,
+    so that an object smaller than a cell is not outvoted. protocol: options of `propagate`.
+    """
+    names = torch.cat([mask.new_zeros(1), mask.unique()]).unique()
+    soft = F.adaptive_avg_pool2d((mask == names[:, None, None]).float(), (cells.shape[1], cells.shape[2]))
+    frames = [mask]
+    for maps in propagate(cells[None], soft[None], **protocol)[0, 1:]:
+        fine = F.interpolate(maps[None], size=mask.shape, mode="bilinear")[0]  # (C, H, W)
+        frames.append(names[(fine / fine.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)).argmax(dim=0)])
+    return torch.stack(frames)
+
+
+def moved(cells: Tensor, points: Tensor, **protocol: Any) -> Tensor:
+    """Carries the first frame's key points (K, 2), x and y as shares of the sides, through the cells: (T, K, 2).
+
+    Each is a map with one cell set, and in later frames the centre of its five highest cells.
+    """
+    height, width = cells.shape[1:3]
+    sides = torch.tensor([width, height])
+    place = (points * sides).long().clamp(min=0).minimum(sides - 1)
+    labels = F.one_hot(place[:, 1] * width + place[:, 0], height * width).float().view(-1, height, width)
+    best = propagate(cells[None], labels[None], **protocol)[0].flatten(2).topk(min(5, height * width), dim=2)
+    centres = torch.stack([best.indices % width + 0.5, best.indices // width + 0.5], dim=3) / sides  # (T, K, 5, 2)
+    weights = best.values / best.values.sum(dim=2, keepdim=True).clamp(min=1e-12)
+    return torch.cat([points[None], (weights[..., None] * centres).sum(dim=2)[1:]])
+
+
+@torch.inference_mode()
+def cells_of(
+    encoder: Encoder, frames: Tensor, *, space: str | None = None, window: int = 1, grayscale: bool = False
+) -> Tensor:
+    """Returns the cells (T, h, w, D), of unit length, that an encoder of images or videos makes of (T, 3, H, W).
+
+    space: the task whose head each cell goes through. window: how many frames a video encoder sees at a time.
+    Raises UserError for an encoder whose tokens do not lie on a grid of every frame.
+    """
+    still, count = encoder.modality == "image", len(frames)
+    window = 1 if still else window
+    shown = torch.cat([frames, frames[-1:].expand(-count % window, -1, -1, -1)])  # the last frame stands still
+    clips = (gray(shown) if grayscale else shown).unflatten(0, (-1, window)).transpose(1, 2)  # (n, 3, window, H, W)
+    parts = []
+    for part in clips.split(max(1, AT_ONCE // window)):
+        features = encoder((part[:, :, 0] if still else part).to(encoder.device))
+        grid = (1, *(features.grid or ())) if still else features.grid
+        if features.tokens is None or grid is None or len(grid) != 3 or grid[0] != window:
+            raise UserError(f"labels move from cell to cell, but of {window} frames this encoder makes {features.grid}")
+        tokens = features.tokens if space is None else encoder.spaces[space](features)
+        parts.append(F.normalize(tokens.float(), dim=-1).unflatten(1, grid).flatten(0, 1))
+    return torch.cat(parts)[:count]

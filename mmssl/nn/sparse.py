@@ -1,0 +1,136 @@
+"""Sparse convolution in plain PyTorch, the same on CPU and GPU: submanifold, strided and transposed."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from mmssl.errors import UserError
+from mmssl.nn.voxels import Rulebook, Sites
+
+Backend = Literal["auto", "torch", "spconv"]
+
+
+class SparseConv(nn.Module):
+    """A convolution that reads and writes occupied voxels only. Graham et al., CVPR 2018; Choy et al., CVPR 2019.
+
+    stride: 1 keeps the voxels (submanifold), 2 goes to those of twice the size, and transposed back from them. An
+    odd kernel is centred, an even one begins at its voxel. weight: (kernel ** 3, inputs, outputs), z fastest.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, *, stride: Literal[1, 2] = 1, transposed: bool = False
+    ) -> None:
+        super().__init__()
+        if stride == 1 and (kernel % 2 == 0 or transposed):
+            raise UserError(f"a sparse convolution with kernel {kernel} needs stride 2; stride 1 takes odd kernels")
+        self.kernel, self.stride, self.transposed, self.spconv = kernel, stride, transposed, False
+        self.weight = nn.Parameter(torch.empty(kernel**3, inputs, outputs))
+        nn.init.normal_(self.weight, std=(2 / (kernel**3 * outputs)) ** 0.5)  # He et al., ICCV 2015, fan out
+
+    def forward(self, x: Tensor, sites: Sites) -> Tensor:
+        """Takes features (N, inputs) to (M, outputs). sites: the voxels, with stride 2 those of the finer grid."""
+        weight: Tensor = self.weight
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(dtype), weight.to(dtype)
+        if self.kernel == 1 and self.stride == 1:
+            return x @ weight[0]
+        rules = sites.rules(self.kernel, self.stride, transposed=self.transposed)
+        return _spconv(x, weight, rules) if self.spconv and x.is_cuda else _Convolve.apply(x, weight, rules)
+
+
+def choose_backend(network: nn.Module, backend: Backend) -> None:
+    """Has all sparse convolutions in a network computed by plain PyTorch, or on a GPU by spconv, with the same weights.
+
+    auto: spconv where it is installed. Raises UserError for spconv where it is not.
+    """
+    installed = find_spec("spconv") is not None
+    if backend == "spconv" and not installed:
+        raise UserError("the backend spconv is not installed; install the spconv of your CUDA, or choose torch")
+    for part in network.modules():
+        if isinstance(part, SparseConv):
+            part.spconv = backend != "torch" and installed
+
+
+class _Convolve(torch.autograd.Function):
+    """For each step of the rules: gather, multiply, add. Nothing but the input is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.rules = rules
+        out = _start(x, rules.rows, weight, rules.centre)
+        by_input, by_output = _buffers(x, rules, weight)
+        kernel = weight.unbind()
+        for offset, inputs, outputs in rules.steps:
+            taken = torch.index_select(x, 0, inputs, out=by_input[: len(inputs)])
+            _add(out, outputs, torch.mm(taken, kernel[offset], out=by_output[: len(inputs)]))
+        return out.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        rules, grad = ctx.rules, grad.contiguous()
+        to_x, to_weight = ctx.needs_input_grad[:2]
+        grad_x = _start(grad, len(x), weight.transpose(1, 2), rules.centre) if to_x else None
+        grad_weight = torch.zeros_like(weight) if to_weight else None
+        if rules.centre is not None and grad_weight is not None:
+            torch.mm(x.t(), grad, out=grad_weight[rules.centre])
+        by_input, by_output = _buffers(x, rules, weight)
+        kernel = weight.transpose(1, 2).unbind()
+        for offset, inputs, outputs in rules.steps:
+            taken, room = by_output[: len(outputs)], by_input[: len(inputs)]
+            torch.index_select(grad, 0, outputs, out=taken)
+            if grad_x is not None:
+                _add(grad_x, inputs, torch.mm(taken, kernel[offset], out=room))
+            if grad_weight is not None:
+                grad_weight[offset].addmm_(torch.index_select(x, 0, inputs, out=room).t(), taken)
+        return None if grad_x is None else grad_x.to(x.dtype), grad_weight, None
+
+
+def _start(x: Tensor, rows: int, weight: Tensor, centre: int | None) -> Tensor:
+    """Returns what the centre of the kernel makes, or zeros, in float32 at least, as the sum is to be."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if centre is None:
+        return x.new_zeros(rows, weight.shape[2], dtype=dtype)
+    return (x @ weight[centre]).to(dtype)
+
+
+def _buffers(x: Tensor, rules: Rulebook, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns room for the inputs and the outputs of the longest step."""
+    rows = max((len(inputs) for _, inputs, _ in rules.steps), default=0)
+    return x.new_empty(rows, weight.shape[1]), x.new_empty(rows, weight.shape[2])
+
+
+def _add(total: Tensor, index: Tensor, rows: Tensor) -> None:
+    total.index_add_(0, index, rows.to(total.dtype))
+
+
+def _spconv(x: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:
+    """Lets spconv's kernels gather, multiply and add by the same rules, in float32."""
+    if not rules.steps:
+        return _Convolve.apply(x, weight, rules)
+    from spconv.core import ConvAlgo
+    from spconv.pytorch import functional
+
+    pairs, counts = rules.table
+    convolve = functional.indice_conv if rules.centre is None else functional.indice_subm_conv
+    kernel = weight.permute(2, 0, 1).float().contiguous()  # (outputs, kernel ** 3, inputs)
+    with torch.autocast(x.device.type, enabled=False):
+        return convolve(x.float(), kernel, pairs, counts, rules.rows, ConvAlgo.Native).to(x.dtype)
+
+
+class RowNorm(nn.BatchNorm1d):
+    """Batch normalisation over the rows (N, C); a single row, which has no variance, is taken as in evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) < 2:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)

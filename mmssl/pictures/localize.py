@@ -1,0 +1,68 @@
+"""Where a method hears what it sees: heat maps over frames, beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mmssl import names
+from mmssl.data.shards import Source
+from mmssl.errors import DamagedError, UserError
+from mmssl.nn.compare import Comparer
+from mmssl.pictures.canvas import Pixels, blend, heat, scaled, tiles
+from mmssl.types import Trained
+from mmssl.views.sounding import Moment, Sounding, Truth
+
+SIDE = 160  # pixels of a tile
+GREEN = (60, 230, 90)
+
+
+def picture(
+    trained: Trained,
+    *,
+    data: dict[str, Any],
+    task: str = "avol",
+    truth: Truth = "impacts",
+    count: int = 6,
+    per_picture: int = 4,
+) -> Iterator[tuple[str, Image.Image]]:
+    """Draws for `count` clips the frame, the map of its sound, that of another clip's, and the truth.
+
+    data: shards with pictures or films, sound and truth. task, truth: as the evaluation `localize` has them.
+    per_picture: clips under each other in one picture.
+    """
+    judge = Comparer(trained, task)
+    sounding = Sounding(judge.preprocess, judge.visual, truth=truth)
+    source = Source(**names.check_options(Source, data, where="data"))
+    moments = list(islice(_moments(source, sounding, count), count))
+    if not moments:
+        raise UserError("the data has no moment at which something sounds and is seen")
+    seen, heard = torch.stack([m.seen for m in moments]), torch.stack([m.heard for m in moments])
+    frames = [moment.frame for moment in moments]
+    maps, others = (judge.maps(seen, sounds, frames).numpy() for sounds in (heard, heard.roll(1, 0)))
+    titles = ["seen", "what sounds", "if another clip sounds", "truth"]
+    for start in range(0, len(moments), per_picture):
+        part = range(start, min(start + per_picture, len(moments)))
+        rows = [_row(moments[n], maps[n], others[n]) for n in part]
+        yield f"maps-{start // per_picture}", tiles(rows, titles=[titles] * len(rows))
+
+
+def _moments(source: Source, sounding: Sounding, count: int) -> Iterator[Moment]:
+    """Yields moments of samples that are spread over the whole set, more than are needed."""
+    for sample in source.samples(sounding.reads, world=max(1, (source.count or 0) // (2 * count))):
+        with suppress(DamagedError):
+            yield from sounding(sample)
+
+
+def _row(moment: Moment, own: np.ndarray, other: np.ndarray) -> list[Pixels]:
+    frame = scaled(moment.picture.permute(1, 2, 0).numpy(), SIDE)
+    over = [blend(frame, heat(values, shape=frame.shape[:2])) for values in (own, other)]
+    mask = Image.fromarray(moment.truth.numpy()).resize(frame.shape[1::-1])
+    green = np.broadcast_to(np.array(GREEN, dtype=np.uint8), frame.shape)
+    return [frame, *over, blend(frame, green, where=np.asarray(mask))]

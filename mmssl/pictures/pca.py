@@ -1,0 +1,72 @@
+"""Clouds coloured by their points' features: alike colours are alike features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mmssl import names
+from mmssl.data.shards import Source
+from mmssl.modalities import points as clouds
+from mmssl.nn.packed import embed_tokens
+from mmssl.pictures.canvas import tiles
+from mmssl.pictures.scatter import dots, look_down, on_canvas
+from mmssl.transforms.pairs import move, pose_at
+from mmssl.transforms.points import centred, grid_index
+from mmssl.types import Trained, evaluating
+
+
+def picture(
+    trained: Trained,
+    *,
+    data: dict[str, Any],
+    count: int = 6,
+    encoder: str = "points",
+    space: str | None = None,
+    pose: str | None = None,
+    voxel: float = 0.025,
+    up: Literal["-y", "z"] = "-y",
+    side: int = 360,
+) -> Iterator[tuple[str, Image.Image]]:
+    """Yields one picture of clouds, each point in the colour of its features' first three principal components.
+
+    The components are those of all the clouds together. encoder: its key. space: the task whose embedding of points
+    is used, None for the tokens. pose: where in `meta` a camera-to-world matrix stands, by which each cloud is brought
+    upright before it is encoded, for networks that know no other way. voxel: metres, of which one point is kept.
+    up: which way clouds stand, "-y" as cameras have them. side: of each tile, in pixels.
+    """
+    source = Source(**names.check_options(Source, data, where="data"))
+    network = trained.encoders[encoder]
+    prepare: Any = network.preprocess
+    shown, features = [], []
+    with torch.inference_mode(), evaluating(network):
+        for sample in islice(source.samples({"points", *(["meta"] if pose else [])}), count):
+            cloud = clouds.load(sample["points"])
+            cloud = cloud.pick(grid_index(cloud, voxel))
+            shown.append(cloud)
+            encoded = move(cloud, pose_at(sample.get("meta"), pose)) if pose else cloud
+            x = prepare.collate([prepare.columns(centred(encoded))]).to(network.device)
+            features.append(embed_tokens(network, x, space=space).cpu())
+    colors = principal_colors(torch.cat(features)) if shown else np.zeros((0, 3), np.uint8)
+    row = []
+    for cloud, part in zip(shown, np.split(colors, np.cumsum([len(cloud) for cloud in shown])[:-1]), strict=True):
+        seen = look_down(cloud.xyz if up == "-y" else cloud.xyz[:, [0, 2, 1]] * (1, -1, 1))
+        row.append(dots(on_canvas(seen, side), seen[:, 2], part, side))
+    if row:
+        yield "pca", tiles([row[start : start + 3] for start in range(0, len(row), 3)])
+
+
+def principal_colors(features: Tensor) -> NDArray[np.uint8]:
+    """Returns the first three principal components of (N, D) as colours (N, 3), stretched over all but the 2% ends."""
+    centred = features - features.mean(dim=0)
+    parts = centred @ torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -3:].flip(1)
+    low, high = parts.quantile(torch.tensor([0.02, 0.98]), dim=0)
+    unit = ((parts - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    return (unit * 255).round().to(torch.uint8).numpy()

@@ -1,0 +1,76 @@
+"""Propagated masks: a clip's first mask carried through its frames, beside the truth, as a picture and an animation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mmssl.data.shards import Source
+from mmssl.errors import DamagedError, UserError
+from mmssl.nn.propagation import carried, cells_of
+from mmssl.pictures.canvas import Pixels, blend, label_colors, scaled, tiles
+from mmssl.transforms.annotated import Annotated, annotated
+from mmssl.types import Trained, evaluating
+
+SIDE = 160  # of one frame, in pixels
+VOID = 255  # pixels that DAVIS leaves undecided
+
+
+def picture(
+    trained: Trained,
+    *,
+    data: dict[str, Any],
+    count: int = 6,
+    encoder: str = "video",
+    space: str | None = None,
+    size: int | None = None,
+    window: int = 1,
+    grayscale: bool = False,
+    columns: int = 6,
+) -> Iterator[tuple[str, Image.Image | list[Image.Image]]]:
+    """Yields of each of the first clips with masks a sheet of frames, and the frames of an animation.
+
+    Above the propagated mask, below the true one. The other options are those of the evaluation `propagate`.
+    """
+    if encoder not in trained.encoders:
+        raise UserError(f"there is no encoder {encoder!r} to draw; the run has {', '.join(trained.encoders)}")
+    network, drawn = trained.encoders[encoder], 0
+    for sample in Source(**data).samples({"video", "masks", "meta"}):
+        if drawn == count:
+            return
+        try:
+            clip = annotated(sample, size=size or int(network.preprocess.config()["size"]))
+        except DamagedError:
+            continue
+        if clip.masks is None or not ((clip.masks[0] > 0) & (clip.masks[0] != VOID)).any():
+            continue
+        with evaluating(network):
+            cells = cells_of(network, clip.frames, space=space, window=window, grayscale=grayscale).cpu()
+        rows = _painted(clip, cells)
+        shown = np.linspace(0, len(rows[0]) - 1, min(columns, len(rows[0]))).round().astype(int)
+        titles = [[f"{name} {i}" for i in shown] for name in ("carried", "true")]
+        yield f"propagate-{drawn:02d}", tiles([[row[i] for i in shown] for row in rows], titles=titles)
+        yield f"propagate-{drawn:02d}-film", [tiles([pair]) for pair in zip(*rows, strict=True)]
+        drawn += 1
+
+
+def _painted(clip: Annotated, cells: torch.Tensor) -> tuple[list[Pixels], list[Pixels]]:
+    """Returns every frame under the carried mask, and under the true one."""
+    assert clip.masks is not None
+    masks = clip.masks.where(clip.masks != VOID, 0)
+    frames = [scaled(frame.permute(1, 2, 0).numpy(), SIDE) for frame in clip.frames]
+    return _under(frames, carried(cells, masks[0])), _under(frames, masks)
+
+
+def _under(frames: list[Pixels], masks: torch.Tensor) -> list[Pixels]:
+    """Lays masks (T, h, w) over frames of another size."""
+    found = []
+    for frame, mask in zip(frames, masks.numpy(), strict=True):
+        sized = Image.fromarray(mask.astype(np.uint8)).resize(frame.shape[1::-1], Image.Resampling.NEAREST)
+        labels = np.asarray(sized)
+        found.append(blend(frame, label_colors(labels), opacity=0.6, where=labels > 0))
+    return found

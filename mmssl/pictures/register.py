@@ -1,0 +1,83 @@
+"""Two scans of a scene side by side, lines between matched points: right ones green, wrong ones red."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from mmssl import names
+from mmssl.data.shards import Source
+from mmssl.errors import DamagedError
+from mmssl.nn.packed import embed_tokens
+from mmssl.pictures.canvas import Pixels, tiles
+from mmssl.pictures.scatter import dots, look_down, on_canvas
+from mmssl.transforms.pairs import POSES, fixed_scans, move, nearest_features, posed_pair, right_pairs
+from mmssl.types import Trained, evaluating
+
+RIGHT, WRONG, GREY = (40, 160, 60), (215, 60, 50), 150
+
+
+def picture(
+    trained: Trained,
+    *,
+    data: dict[str, Any],
+    count: int = 6,
+    encoder: str = "points",
+    space: str | None = None,
+    poses: tuple[str, str] | None = POSES,
+    voxel: float = 0.05,
+    rotation: Literal["none", "vertical", "any"] = "any",
+    threshold: float = 0.1,
+    lines: int = 60,
+    side: int = 420,
+) -> Iterator[tuple[str, Image.Image]]:
+    """Yields a picture for each pair; the options are those of the evaluation `register`.
+
+    lines: how many of the matches that are nearest both ways are drawn, the same share of right ones as among all.
+    """
+    source = Source(**names.check_options(Source, data, where="data"))
+    network = trained.encoders[encoder]
+    prepare: Any = network.preprocess
+    wanted = {"points", "points_b", *(["meta"] if poses else [])}
+    with torch.inference_mode(), evaluating(network):
+        for number, sample in enumerate(islice(source.samples(wanted), count)):
+            with suppress(DamagedError):
+                scans = fixed_scans(sample, poses=poses, voxel=voxel, points=5000, rotation=rotation)
+                columns = [prepare.collate([prepare.columns(scan.cloud)]).to(network.device) for scan in scans]
+                found = [embed_tokens(network, x, space=space).cpu() for x in columns]
+                pairs = nearest_features(found[0], found[1], mutual=True)
+                right = right_pairs(pairs, scans[0].place, scans[1].place, threshold)
+                camera = np.linalg.inv(posed_pair(sample, poses)[0][1])  # both are drawn as the first camera saw them
+                seen = [look_down(move(replace(s.cloud, xyz=s.place), camera).xyz) for s in scans]
+                yield f"register_{number}", drawn(seen, pairs.numpy(), right, lines=lines, side=side)
+
+
+def drawn(
+    seen: list[NDArray[np.floating]], pairs: NDArray[np.integer], right: NDArray[np.bool_], *, lines: int, side: int
+) -> Image.Image:
+    """Lays two clouds (N, 3), as a camera has them, side by side with lines for evenly chosen matches (M, 2)."""
+    pixels = [on_canvas(points, side) for points in seen]
+    both = np.concatenate([shaded(p, s, side) for p, s in zip(pixels, seen, strict=True)], axis=1)
+    canvas = Image.fromarray(both)
+    pen = ImageDraw.Draw(canvas)
+    order = np.argsort(right, kind="stable")  # the right ones are drawn last
+    for chosen in order[np.linspace(0, len(order) - 1, min(lines, len(order))).astype(int)]:
+        start, end = pixels[0][pairs[chosen, 0]], pixels[1][pairs[chosen, 1]] + (side, 0)
+        pen.line([*start, *end], fill=RIGHT if right[chosen] else WRONG)
+    title = f"{right.mean() if len(right) else 0:.0%} of {len(right)} mutual matches are right"
+    return tiles([[np.asarray(canvas)]], titles=[[title]])
+
+
+def shaded(pixels: NDArray[np.floating], seen: NDArray[np.floating], side: int) -> Pixels:
+    """Draws a cloud in greys, what is far paler."""
+    depth = (seen[:, 2] - seen[:, 2].min()) / max(float(np.ptp(seen[:, 2])), 1e-6)
+    grey = (60 + depth * GREY).astype(np.uint8)
+    return dots(pixels, seen[:, 2], np.repeat(grey[:, None], 3, axis=1), side)

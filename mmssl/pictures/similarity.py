@@ -1,0 +1,95 @@
+"""How alike N pairs are in a joint space: every item of one modality against every item of another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from mmssl import names
+from mmssl.data.shards import Source
+from mmssl.errors import DamagedError, UserError, did_you_mean
+from mmssl.modalities import image
+from mmssl.pictures.canvas import Pixels, heat
+from mmssl.transforms.image import opened
+from mmssl.types import Encoder, Sample, Trained
+
+CELL, GAP, LINE = 48, 4, 260  # pixels: side of a cell, gaps, width of a caption
+INK = (70, 110, 190)
+
+
+def picture(
+    trained: Trained,
+    *,
+    data: dict[str, Any],
+    modalities: tuple[str, str] = ("image", "text"),
+    space: str = "clip",
+    count: int = 12,
+) -> Iterator[tuple[str, Image.Image]]:
+    """Draws the cosines of `count` pairs, brightest on the diagonal where the space is good, with what was compared.
+
+    data: shards with both modalities. modalities: rows and columns; texts always lie in rows, where they can be read.
+    space: the task whose joint embedding is used.
+    """
+    for name in modalities:
+        if name not in trained.encoders:
+            raise UserError(f"there is no encoder for {name!r}; {did_you_mean(name, trained.encoders)}")
+    rows, columns = modalities if modalities[1] != "text" else modalities[::-1]
+    prepare = {name: trained.encoders[name].preprocess for name in modalities}
+    source = Source(**names.check_options(Source, data, where="data"))
+    found = list(islice(_prepared(source, prepare, count), count))
+    if not found:
+        raise UserError(f"the data has no sample with a whole {rows} and {columns}")
+    embedded = {key: _embedded(trained.encoders[key], [items[key] for _, items in found], space) for key in prepare}
+    sides = [[_drawn(key, sample[key]) for sample, _ in found] for key in (rows, columns)]
+    yield f"{rows}-{columns}", _laid_out((embedded[rows] @ embedded[columns].T).numpy(), *sides)
+
+
+def _prepared(source: Source, prepare: dict[str, Any], count: int) -> Iterator[tuple[Sample, dict[str, Any]]]:
+    """Yields whole samples that are spread over the set, more than are needed, and of each what the encoders take."""
+    for sample in source.samples(prepare, world=max(1, (source.count or 0) // (2 * count))):
+        if all(name in sample for name in prepare):
+            try:
+                yield sample, {name: prepare[name](sample[name]) for name in prepare}
+            except DamagedError:
+                continue
+
+
+def _embedded(encoder: Encoder, items: list[Any], space: str) -> torch.Tensor:
+    return encoder.embed(encoder.preprocess.collate(items).to(encoder.device), space=space).float().cpu()
+
+
+def _drawn(modality: str, raw: Any) -> Pixels:
+    """Draws one item: a picture or the middle of a film, a sound's envelope, a caption, or for others an empty cell."""
+    cell = Image.new("RGB", (LINE if modality == "text" else CELL, CELL), "white")
+    if modality in ("image", "video"):
+        whole = ImageOps.contain(image.pixels(opened(raw)), (CELL, CELL))
+        cell.paste(whole, ((CELL - whole.width) // 2, (CELL - whole.height) // 2))
+    elif modality == "audio":
+        power = raw.read(sample_rate=8000).abs()
+        bars = torch.nn.functional.adaptive_max_pool1d(power[None], CELL)[0]
+        for x, height in enumerate((bars / bars.max().clamp(min=1e-6) * CELL / 2).tolist()):
+            ImageDraw.Draw(cell).line((x, CELL / 2 - height, x, CELL / 2 + height), fill=INK)
+    elif modality == "text":
+        text = raw if isinstance(raw, str) else raw[0]
+        ImageDraw.Draw(cell).text((2, CELL // 2 - 7), text, fill="black", font=ImageFont.load_default(11))
+    return np.asarray(cell)
+
+
+def _laid_out(values: np.ndarray, left: list[Pixels], above: list[Pixels]) -> Image.Image:
+    """Lays a matrix (N, N) out with its rows' items to the left and its columns' above."""
+    margin, step = left[0].shape[1] + GAP, CELL + GAP
+    whole = Image.new("RGB", (margin + step * len(above), step * (len(left) + 1)), "white")
+    colors = heat(values)
+    for r, item in enumerate(left):
+        whole.paste(Image.fromarray(item), (0, step * (r + 1)))
+        for c in range(len(above)):
+            box = (margin + step * c, step * (r + 1))
+            whole.paste(tuple(colors[r, c].tolist()), (*box, box[0] + CELL, box[1] + CELL))
+    for c, item in enumerate(above):
+        whole.paste(Image.fromarray(item), (margin + step * c, 0))
+    return whole

@@ -1,0 +1,200 @@
+"""A picture or film and its sound of one moment, for tasks that ask whether two belong together."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mmssl.errors import DamagedError, UserError
+from mmssl.modalities.audio import Waveform
+from mmssl.types import Batch, Preprocess, Sample
+from mmssl.views.single import Single
+
+OFF_GRID, EASY, HARD, SUPER_HARD = -1, 0, 1, 2
+"""Kinds of second sound: of another moment, off the grid; none; of a moment well apart; of one that overlaps."""
+
+SILENCE = 1e-4  # peak level, -80 dB, at which there is nothing to hear
+SHORTFALL = 0.05  # s that a track may lack at its end; it is filled as the preprocessing fills it
+SHORT = 10.0  # s of film whose sound is decoded whole, in one pass, instead of measured and then read by windows
+NOTICED = 0.12  # s that sound must be shifted before people notice it (ITU-R BT.1359)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The moments that a window's middle may take: `first` + k * `grid` (s), k from 0 to `last`."""
+
+    first: float
+    grid: float
+    last: int
+
+    def time(self, place: float) -> float:
+        return self.first + min(max(place, 0.0), self.last) * self.grid
+
+    def apart(self, place: int, near: float, far: float = math.inf) -> list[int]:
+        """Returns the places from `near` to, but not at, `far` seconds before or after a place."""
+        return [p for p in range(self.last + 1) if near - 1e-6 <= abs(p - place) * self.grid < far - 1e-6]
+
+
+class Synchronised(Single):
+    """Shows one frame of a film, a window of it or a still picture, and the sound of the same moment.
+
+    grid: seconds between the moments that are shown, the same for every clip; the sound of one clip is the wrong one
+    for another, so wrong sounds lie on the grid as well. negatives_on_grid: false shows a second sound of each clip,
+    at any moment, to be the wrong one: the shortcut that Arandjelovic & Zisserman (ECCV 2018) found.
+    A still picture has no time, and its sound, which may be shorter than the window, ends in silence.
+    crop_scale, flip, color_jitter, grayscale, blur, gain: as Single has them; flips do not change what is heard.
+    Raises DamagedError for a film without sound or sound without picture, a clip shorter than the window, and silence.
+    """
+
+    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"time_grid": {"negatives_on_grid": False}}
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        grid: float = 0.04,
+        negatives_on_grid: bool = True,
+        crop_scale: tuple[float, float] = (0.75, 1.0),
+        flip: float = 0.5,
+        color_jitter: float = 0.0,
+        grayscale: float = 0.0,
+        blur: float = 0.0,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__(
+            preprocess,
+            crop_scale=crop_scale,
+            flip=flip,
+            color_jitter=color_jitter,
+            grayscale=grayscale,
+            blur=blur,
+            gain=gain,
+        )
+        if grid <= 0:
+            raise UserError(f"grid is {grid}; expected seconds above 0, such as 0.04")
+        self.visual = next((key for key in preprocess if key != "audio"), "")
+        if set(preprocess) not in ({"image", "audio"}, {"video", "audio"}):
+            raise UserError(f"this view shows image or video with audio, found {', '.join(preprocess)}")
+        if self.visual == "video" and self.prepare["video"].span is None:
+            raise UserError("the video encoder spans whole clips; give it fps, so that its window has a moment")
+        self.grid, self.negatives_on_grid = grid, negatives_on_grid
+        self.second = not negatives_on_grid
+        if self.second:
+            self.shows = {"audio": 2}
+
+    def __call__(self, sample: Sample) -> Sample:
+        if sample.get("audio") is None:
+            raise DamagedError("a film without sound")
+        if sample.get(self.visual) is None:
+            raise DamagedError(f"sound without {self.visual}")
+        seen, sound = sample[self.visual], self.prepare["audio"].opened(sample["audio"])
+        if self.visual == "video":
+            seen = self.prepare["video"].opened(seen)
+        if getattr(seen, "duration", math.inf) <= SHORT:
+            rate = self.prepare["audio"].sample_rate
+            sound = Waveform(sound.read(sample_rate=rate), rate)
+        places = self._places(seen, sound)
+        place = random.randint(0, places.last)
+        shown: Sample = {
+            self.visual: [getattr(self, f"_{self.visual}")(seen, places.time(place))],
+            "audio": [self._heard(sound, places.time(place))],
+        }
+        if self.second:
+            kind, moment = self._second(places, place)
+            shown["audio"] += [shown["audio"][0] if moment is None else self._heard(sound, moment)]
+            shown["extra"] = {"kind": torch.tensor(kind)}
+        return shown
+
+    def _places(self, seen: Any, sound: Any) -> Places:
+        """Returns where the windows' middle may lie."""
+        span, end = self._span("audio"), sound.duration
+        if hasattr(seen, "duration"):
+            span, end = max(span, self._span(self.visual)), min(end, seen.duration)
+            if end < span - SHORTFALL:
+                raise DamagedError("a clip shorter than the window", f"{end:.2f} s of {span:.2f} s")
+        room = max(0.0, end - span)
+        return Places(span / 2, self.grid, math.floor(room / self.grid + 1e-6))
+
+    def _heard(self, sound: Any, moment: float) -> Tensor:
+        samples = self._audio(sound, moment)
+        if samples.abs().max() < SILENCE:
+            raise DamagedError("silent sound")
+        return samples
+
+    def _second(self, places: Places, place: int) -> tuple[int, float | None]:
+        """Draws the kind of the second sound and its moment, None if it is the first one again."""
+        return OFF_GRID, self._time(places, random.randint(0, places.last))
+
+    def _time(self, places: Places, place: int) -> float:
+        return places.time(place if self.negatives_on_grid else place + random.uniform(-0.5, 0.5))
+
+
+class Shifted(Synchronised):
+    """Shows a second sound of the clip, out of sync; `extra["kind"]` (B,) says which kind it is, 0 where it is none.
+
+    hard: share of clips whose second sound is at least `apart` seconds from the first; super_hard: share whose second
+    sound is nearer but noticeably off. A clip with no room for it has none, and is matched against other clips' sound.
+    easy_until: how far into training other clips' sound is all there is. The rest as Synchronised has it.
+    The curriculum of AVTS: easy for 50 of 90 epochs, then a quarter hard (Korbar et al., NeurIPS 2018).
+    """
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        hard: float = 0.25,
+        super_hard: float = 0.0,
+        apart: float = 0.5,
+        easy_until: float = 0.55,
+        grid: float = 0.04,
+        negatives_on_grid: bool = True,
+        crop_scale: tuple[float, float] = (0.75, 1.0),
+        flip: float = 0.5,
+        color_jitter: float = 0.0,
+        grayscale: float = 0.0,
+        blur: float = 0.0,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__(
+            preprocess,
+            grid=grid,
+            negatives_on_grid=negatives_on_grid,
+            crop_scale=crop_scale,
+            flip=flip,
+            color_jitter=color_jitter,
+            grayscale=grayscale,
+            blur=blur,
+            gain=gain,
+        )
+        if min(hard, super_hard) < 0 or hard + super_hard > 1:
+            raise UserError(f"hard is {hard} and super_hard {super_hard}; expected shares of at most 1 together")
+        if apart <= NOTICED:
+            raise UserError(f"apart is {apart}; expected more seconds than the {NOTICED} from which shifts are noticed")
+        self.hard, self.super_hard, self.apart, self.easy_until = hard, super_hard, apart, easy_until
+        self.second, self.shows = True, {"audio": 2}
+
+    def _second(self, places: Places, place: int) -> tuple[int, float | None]:
+        drawn = random.random()
+        if drawn < self.hard:
+            kind, options = HARD, places.apart(place, self.apart)
+        elif drawn < self.hard + self.super_hard:
+            kind, options = SUPER_HARD, places.apart(place, NOTICED, min(self.apart, self._span("audio")))
+        elif self.negatives_on_grid:
+            return EASY, None
+        else:
+            return super()._second(places, place)
+        return (kind, self._time(places, random.choice(options))) if options else (EASY, None)
+
+    def on_device(self, batch: Batch) -> Batch:
+        if self.progress < self.easy_until:
+            batch.extra["kind"] = batch.extra["kind"].clamp(max=EASY)
+        return batch
+
+
+view = Synchronised

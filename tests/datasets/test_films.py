@@ -1,0 +1,139 @@
+"""Films: copied as they are, with what lies beside them; what does not open is left out and counted."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from mmssl.data.index import read_index
+from mmssl.data.shards import Source
+from mmssl.modalities import video
+from mmssl.names import home
+
+ALIGN = "0 23750 sil\n23750 29500 bin\n29500 34000 blue\n34000 35000 sp\n35000 74500 sil\n"
+
+
+@pytest.fixture(scope="module")
+def films() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("films_prepare", home("datasets") / "films" / "prepare.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight films, one with words, one with its own JSON, rows for some; one silent, one no film at all."""
+    source = tmp_path_factory.mktemp("films")
+    pictures = np.zeros((5, 16, 16, 3), np.uint8)
+    sounding = video.encode(pictures, fps=5, audio=np.zeros(8000, np.float32), sample_rate=8000)
+    for n in range(8):
+        (source / f"s{n % 2}-film.{n}.mp4").write_bytes(sounding + bytes(n))
+    (source / "s0-mute.mp4").write_bytes(video.encode(pictures, fps=5))
+    (source / "s1-garbled.mp4").write_bytes(b"no film")
+    (source / "s0-film.0.align").write_text(ALIGN)
+    (source / "s1-film.1.json").write_text(json.dumps({"place": "attic"}))
+    rows = ["file,fold,seconds", "s0-film.2.mp4,test,1.5", "s1-film.3.mp4,train,", "s0-film.4.mp4,test,1"]
+    (source / "clips.csv").write_text("\n".join(rows))
+    return source
+
+
+def read(out: Path) -> dict[str, dict[str, dict[str, object]]]:
+    return {
+        split: {s["meta"]["name"]: s for s in Source(shards=str(out / split)).samples({"video", "audio", "meta"})}
+        for split in ("train", "test")
+    }
+
+
+def test_films_are_copied_with_what_lies_beside_them(
+    films: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(tmp_path / "in.tar", "w") as tar:
+        tar.add(folder, arcname=".")
+    assert films.main([str(tmp_path / "a"), "--source", str(folder)]) == 0
+    assert "films left out: no sound track" in capsys.readouterr().out
+    assert films.main([str(tmp_path / "b"), "--source", str(tmp_path / "in.tar")]) == 0
+    found = read(tmp_path / "a")
+    assert not set(found["train"]) & set(found["test"])
+    every = found["train"] | found["test"]
+    assert len(every) == 8
+    assert sum(map(len, found.values())) == 8
+    for name, sample in every.items():
+        assert sample["video"].data == (folder / f"{name}.mp4").read_bytes()  # type: ignore[attr-defined]
+    about = {name: sample["meta"] for name, sample in every.items()}
+    assert about["s0-film.0"] == {
+        "name": "s0-film.0",
+        "words": [{"word": "bin", "start": 0.95, "end": 1.18}, {"word": "blue", "start": 1.18, "end": 1.36}],
+        "text": "bin blue",
+    }
+    assert about["s1-film.1"] == {"name": "s1-film.1", "place": "attic"}
+    assert about["s0-film.2"] == {"name": "s0-film.2", "file": "s0-film.2.mp4", "fold": "test", "seconds": 1.5}
+    assert about["s1-film.3"] == {"name": "s1-film.3", "file": "s1-film.3.mp4", "fold": "train"}
+    left_out: dict[str, int] = {}
+    for split in ("train", "test"):
+        left_out |= (read_index(tmp_path / "a" / split) or {})["damaged"]
+    assert sum(left_out.values()) == 2
+    assert "no sound track" in left_out
+    shards = [[(tmp_path / x / s / "00000.tar").read_bytes() for s in ("train", "test")] for x in "ab"]
+    assert shards[0] == shards[1], "from a tar or a folder, the shards are the same"
+
+
+def test_who_is_held_out(films: ModuleType, folder: Path, tmp_path: Path) -> None:
+    ways = {
+        "hash": ["--test", "0.3"],
+        "seed": ["--test", "0.3", "--seed", "1"],
+        "prefix": ["--test-prefix", "s1", "zz"],
+        "column": ["--test-column", "fold=test"],
+    }
+    test = {}
+    for name, options in ways.items():
+        assert films.main([str(tmp_path / name), "--source", str(folder), *options]) == 0
+        test[name] = set(read(tmp_path / name)["test"])
+    assert test["prefix"] == {f"s1-film.{n}" for n in (1, 3, 5, 7)}
+    assert test["column"] == {"s0-film.2", "s0-film.4"}
+    assert test["hash"] != test["seed"]
+    assert 1 <= len(test["hash"]) <= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--test", "1"], "--test 1: expected a share between 0 and 1"),
+        (["--test", "0.01"], "none of the 10 films falls into test"),
+        (["--test-prefix", "s"], "none of the 10 films falls into train"),
+        (["--test-column", "fold"], "expected COLUMN=VALUE"),
+        (["--test-column", "part=test"], "expected COLUMN=VALUE"),
+    ],
+)
+def test_wrong_splits(
+    films: ModuleType,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    assert films.main([str(tmp_path / "a"), "--source", str(folder), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_wrong_sources(films: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert films.main([str(tmp_path / "a"), "--source", str(tmp_path)]) == 2
+    assert "holds no film" in capsys.readouterr().err
+    assert films.main([str(tmp_path / "a"), "--source", str(tmp_path / "none")]) == 2
+    assert "neither a tar nor a folder" in capsys.readouterr().err
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "b.mp4").write_bytes(b"")
+    (tmp_path / "b.align").write_text("0 sil")
+    assert films.main([str(tmp_path / "out"), "--source", str(tmp_path), "--test", "0.5"]) == 0
+    assert sum(sum((read_index(tmp_path / "out" / s) or {})["damaged"].values()) for s in ("train", "test")) == 2

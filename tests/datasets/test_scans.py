@@ -1,0 +1,118 @@
+"""Scans: frames are back-projected where depth is valid, bad poses are skipped, pairs overlap, and time splits."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmssl.data.shards import Source
+from mmssl.names import home
+from mmssl.transforms.pairs import move
+from mmssl.transforms.points import PointsPreprocess
+from mmssl.views.cloud_pair import CloudPair
+
+FRAMES = 30
+
+
+@pytest.fixture(scope="module")
+def scans() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("scans_prepare", home("datasets") / "scans" / "prepare.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A camera that slides along a wall 2 m before it; y is down."""
+    out = tmp_path / "in" / "seq-01"
+    out.mkdir(parents=True)
+    (tmp_path / "in" / "camera-intrinsics.txt").write_text("60 0 32\n0 60 24\n0 0 1\n")
+    for n in range(FRAMES):
+        depth = np.full((48, 64), 2000, np.uint16)
+        depth[:, :8], depth[:, 8:16] = 0, 65535
+        pose = np.eye(4)
+        pose[0, 3] = 0.03 * n
+        if n == 4:
+            pose[0, 0] = 3
+        (out / f"frame-{n:06d}.depth.png").write_bytes(png(depth))
+        (out / f"frame-{n:06d}.color.png").write_bytes(png(np.full((96, 128, 3), (200, 30, n), np.uint8)))
+        text = "\n".join(" ".join(f"{x:e}" for x in row) for row in pose) if n != 6 else "nan inf\n"
+        (out / f"frame-{n:06d}.pose.txt").write_text(text)
+    (out / "frame-000008.pose.txt").unlink()
+    (out / "frame-000010.depth.png").write_bytes(b"not a picture")
+    return tmp_path / "in"
+
+
+ARGUMENTS = ["--up", "0", "-1", "0", "--gap", "4", "--pairs", "20"]
+
+
+def test_pairs(scans: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tarfile.open(tmp_path / "in.tar", "w") as tar:
+        tar.add(folder, arcname=".")
+    assert scans.main([str(tmp_path / "a"), "--source", str(folder), *ARGUMENTS]) == 0
+    told = capsys.readouterr().out.splitlines()
+    reasons = ["a pose that is not rigid", "a pose of a wrong shape", "a frame without a pose", "a damaged picture"]
+    assert sorted(told) == sorted(f"scans: {reason}: 1 frames skipped" for reason in reasons)
+    assert scans.main([str(tmp_path / "b"), "--source", str(tmp_path / "in.tar"), *ARGUMENTS]) == 0
+    assert (tmp_path / "a/test/00000.tar").read_bytes() == (tmp_path / "b/test/00000.tar").read_bytes()
+    frames: dict[str, set[int]] = {}
+    for split in ("train", "test"):
+        source = Source(shards=str(tmp_path / "a" / split), fields={"points": "points_a.ply"})
+        found = list(source.samples({"points", "points_b", "meta"}))
+        frames[split] = {int(s["meta"][role]["frame"][-6:]) for s in found for role in ("points_a", "points_b")}
+        for sample in found:
+            world = move(sample["points"], np.array(sample["meta"]["points_a"]["camera_to_world"])).xyz
+            assert sorted(np.ptp(world, axis=0) > 1) == [False, True, True], "a wall"
+            assert np.ptp(world[:, 2]) > 1, "z is up"
+            assert 0.3 <= sample["meta"]["overlap"] <= 1
+            left = sample["points"].xyz[:, 0].min()
+            assert left > (15 - 32) / 60 * 2, "where nothing was measured, there is no point"
+        view = CloudPair({"points": PointsPreprocess()}, voxel=0.05, min_points=50)
+        assert (view(found[0])["extra"]["matches"] >= 0).any()
+    assert len(frames["train"]) > 3
+    assert max(frames["train"]) + 4 < min(frames["test"])
+
+
+def test_colour(scans: ModuleType, folder: Path, tmp_path: Path) -> None:
+    assert scans.main([str(tmp_path / "a"), "--source", str(folder), "--color", *ARGUMENTS]) == 0
+    source = Source(shards=str(tmp_path / "a" / "test"), fields={"points": "points_a.ply"})
+    sample = next(source.samples({"points", "meta"}))
+    number = int(sample["meta"]["points_a"]["frame"][-6:])
+    assert (sample["points"].color == (200, 30, number)).all()
+
+
+def test_wrong_sources(scans: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (["--source", str(tmp_path / "empty")], "no frame-*.depth.png"),
+        (["--source", str(tmp_path / "none.tar")], "neither a tar nor a folder"),
+        (["--source", str(folder), "--up", "0", "0", "0"], "is no direction"),
+        (["--source", str(folder), "--overlap", "1.1"], "no two train frames overlap"),
+        (["--source", str(folder), "--held-out", "1"], "expected a share"),
+    ]
+    for arguments, message in cases:
+        assert scans.main([str(tmp_path / "out"), *arguments]) == 2
+        assert message in capsys.readouterr().err
+    (folder / "camera-intrinsics.txt").unlink()
+    assert scans.main([str(tmp_path / "out"), "--source", str(folder)]) == 2
+    assert "give --intrinsics" in capsys.readouterr().err
+    given = ["--intrinsics", "60", "60", "32", "24"]
+    assert scans.main([str(tmp_path / "out"), "--source", str(folder), *given, *ARGUMENTS]) == 0

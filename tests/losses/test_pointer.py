@@ -1,0 +1,73 @@
+"""The pointer's negative log-likelihood against its formula, in value and gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmssl.losses import pointer
+from mmssl.losses.pointer import pointed, pointer_nll
+
+
+def made() -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(0)
+    queries, keys = torch.randn(2, 5, 4), torch.randn(2, 9, 4)
+    known = torch.cat([torch.arange(3).expand(2, 3), torch.randint(0, 3, (2, 6))], dim=1)
+    return queries, keys, known, torch.randint(0, 3, (2, 5))
+
+
+def plain(
+    queries: torch.Tensor, keys: torch.Tensor, known: torch.Tensor, truth: torch.Tensor, *, scale: torch.Tensor
+) -> torch.Tensor:
+    """Sample by sample and query by query, with probabilities as the paper writes them."""
+    losses = []
+    for b in range(len(queries)):
+        for i in range(queries.shape[1]):
+            attention = torch.exp(scale * keys[b] @ queries[b, i])
+            attention = attention / attention.sum()
+            mixed = sum(attention[j] * F.one_hot(known[b, j], 3) for j in range(keys.shape[1]))
+            losses.append(-torch.log(mixed[truth[b, i]]))
+    return torch.stack(losses).view(len(queries), -1)
+
+
+@pytest.mark.parametrize("held", [2**25, 20], ids=["at once", "in parts"])
+def test_equals_the_formula_in_value_and_gradient(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pointer, "HELD", held)
+    queries, keys, known, truth = made()
+    found = []
+    for loss in (pointer_nll, plain):
+        leaves = [x.clone().requires_grad_() for x in (queries, keys, torch.tensor(1.5))]
+        out = loss(leaves[0], leaves[1], known, truth, scale=leaves[2])
+        weights = torch.linspace(1, 2, 10).view(2, 5)
+        found.append([out.detach(), *torch.autograd.grad((weights * out).sum(), leaves)])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_double_softmax_is_another_loss() -> None:
+    """Cross-entropy on the copied probabilities would apply softmax twice: it can never come near 0."""
+    queries, keys, known, truth = made()
+    sure = 50 * F.normalize(queries, dim=2)
+    keys[:, :5], known[:, :5] = F.normalize(queries, dim=2), truth
+    nll = pointer_nll(sure, keys, known, truth, scale=1.0)
+    mixed = pointed(sure, keys, F.one_hot(known, 3), scale=1.0)
+    doubled = F.cross_entropy(mixed.flatten(0, 1), truth.flatten(), reduction="none").view_as(nll)
+    floor = torch.log(torch.tensor(1 + 2 / torch.e))
+    assert (doubled >= floor - 1e-5).all()
+    certain = mixed.gather(2, truth[..., None])[..., 0] > 0.99
+    assert certain.any() and (nll[certain] < 0.011).all() and (doubled[certain] > 0.5).all()
+    torch.testing.assert_close(nll, -mixed.gather(2, truth[..., None])[..., 0].log(), rtol=1e-4, atol=1e-6)
+
+
+def test_stays_finite_where_probabilities_underflow_and_where_no_key_has_the_label() -> None:
+    queries, keys = torch.tensor([[[1.0, 0.0]]]).requires_grad_(), torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
+    known = torch.tensor([[0, 1]])
+    far = pointer_nll(queries, keys, known, torch.tensor([[1]]), scale=100.0)
+    assert far.item() == pytest.approx(200.0)
+    far.sum().backward()
+    assert queries.grad is not None and queries.grad.abs().sum() > 0
+    none = pointer_nll(queries, keys, known, torch.tensor([[2]]), scale=100.0)
+    assert none.item() == 0
+    (gradient,) = torch.autograd.grad(none.sum(), queries)
+    assert not gradient.any()

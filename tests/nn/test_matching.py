@@ -1,0 +1,117 @@
+"""The core for pairs judged one by one: who is the wrong sound, what counts, and how it is answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmssl.errors import UserError
+from mmssl.nn.matching import Matching, next_present
+from mmssl.types import Batch, Encoder, Features
+
+
+class Table(Encoder):
+    """An encoder that looks vectors up in a trainable table, by the number that each sample is."""
+
+    def __init__(self, modality: str) -> None:
+        super().__init__()
+        self.modality, self.dim = modality, 3
+        self.rows = nn.Parameter(torch.randn(20, 3))
+        self.asked: list[int] = []
+
+    def forward(self, x: Tensor) -> Features:
+        self.asked = x[:, 0].long().tolist()
+        return Features(self.rows[x[:, 0].long()])
+
+
+class Dot(Matching):
+    def log_odds(self, visual: Features, audio: Features) -> Tensor:
+        return (visual.pooled * audio.pooled).sum(1)
+
+
+def tables() -> dict[str, Any]:
+    return {"image": Table("image"), "audio": Table("audio")}
+
+
+def numbered(*starts: int, rows: int = 6, present: list[bool] | None = None, kind: list[int] | None = None) -> Batch:
+    """Samples 0, 1, ... whose sounds are numbered from each of the starts."""
+    views = [(torch.arange(rows) + start)[:, None].float() for start in starts]
+    extra: dict[str, Tensor] = {} if kind is None else {"kind": torch.tensor(kind)}
+    if present is not None:
+        extra["audio_present"] = torch.tensor(present)
+    return Batch({"image": [torch.arange(rows)[:, None].float()], "audio": views}, extra=extra)
+
+
+def expected(encoders: dict[str, Any], pairs: list[tuple[int, int, int]]) -> Tensor:
+    """The loss of pairs (picture, own sound, wrong sound), written out."""
+    image, audio = encoders["image"].rows, encoders["audio"].rows
+    yes = [-torch.log(torch.sigmoid(image[i] @ audio[own])) for i, own, _ in pairs]
+    no = [-torch.log(1 - torch.sigmoid(image[i] @ audio[wrong])) for i, _, wrong in pairs]
+    return (sum(yes) / len(yes) + sum(no) / len(no)) / 2  # type: ignore[return-value]
+
+
+CASES = [
+    (numbered(0), [(0, 0, 1), (1, 1, 2), (2, 2, 3), (3, 3, 4), (4, 4, 5), (5, 5, 0)]),
+    (numbered(0, present=[True, False, True, False, False, True]), [(0, 0, 2), (2, 2, 5), (5, 5, 0)]),
+    # 0: the next one's second sound is its own; 1, 2: their own second sound; -1: a further sound of the next one
+    (
+        numbered(0, 10, kind=[0, 0, 1, 2, -1, 0]),
+        [(0, 0, 1), (1, 1, 12), (2, 2, 12), (3, 3, 13), (4, 4, 5), (5, 5, 0)],
+    ),
+    (numbered(0, 10, kind=[-1] * 6), [(i, i, 10 + (i + 1) % 6) for i in range(6)]),
+    (numbered(0, 10, kind=[0, 1, 0, 0, 0, 0], present=[False, True] + [False] * 4), [(1, 1, 11)]),
+]
+
+
+@pytest.mark.parametrize("batch, pairs", CASES)
+def test_equals_the_written_out_pairs_in_value_and_gradient(batch: Batch, pairs: list[tuple[int, int, int]]) -> None:
+    encoders = tables()
+    loss = Dot(encoders, visual="image")(encoders, batch)
+    torch.testing.assert_close(loss.total, expected(encoders, pairs))
+    weights = [encoders[key].rows for key in ("image", "audio")]
+    ours = torch.autograd.grad(loss.total, weights)
+    theirs = torch.autograd.grad(expected(encoders, pairs), weights)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_only_second_sounds_that_differ_are_heard() -> None:
+    encoders = tables()
+    Dot(encoders, visual="image")(encoders, numbered(0, 10, kind=[0, 0, 1, 0, 0, -1]))
+    assert encoders["audio"].asked == [0, 1, 2, 3, 4, 5, 12, 15]
+
+
+def test_answers_say_how_much_was_right_and_of_which_kind() -> None:
+    encoders = tables()
+    with torch.no_grad():
+        encoders["image"].rows[:] = 1.0
+        encoders["audio"].rows[:] = torch.tensor([1.0, -1.0, 1.0, -1.0] * 5)[:, None]
+    present = [True, True, True, True, True, False]
+    loss = Dot(encoders, visual="image")(encoders, numbered(0, 10, kind=[0, 0, 1, 0, 0, 0], present=present))
+    # wrong sounds: 1 (no), 12 (yes), 12 (yes), 4 (yes), 0 (yes); own: yes, no, yes, no, yes
+    assert loss.answers["correct"][:5].tolist() == [1.0, 0.0, 0.5, 0.0, 0.5]
+    assert loss.answers["kind"][:5].tolist() == [0, 0, 1, 0, 0]
+    assert loss.answers["correct"][5].isnan() and loss.answers["kind"][5].isnan()
+    assert loss.logs["accuracy"].item() == pytest.approx(0.4)
+
+
+def test_one_sample_alone_is_never_its_own_wrong_sound() -> None:
+    encoders = tables()
+    loss = Dot(encoders, visual="image")(encoders, numbered(0, present=[False, True, False, False, False, False]))
+    torch.testing.assert_close(
+        loss.total, -torch.log(torch.sigmoid(encoders["image"].rows[1] @ encoders["audio"].rows[1])) / 2
+    )
+    assert loss.answers["correct"].isnan().all() and loss.logs["accuracy"] == 0
+
+
+def test_the_next_present_sample_goes_around_the_end() -> None:
+    following, other = next_present(torch.tensor([False, True, False, True, True, False]))
+    assert following[[1, 3, 4]].tolist() == [3, 4, 1] and other[[1, 3, 4]].all()
+
+
+def test_the_encoders_must_be_there() -> None:
+    with pytest.raises(UserError, match="needs an encoder for 'video'"):
+        Dot(tables(), visual="video")

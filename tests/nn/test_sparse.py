@@ -1,0 +1,193 @@
+"""Sparse convolutions equal the dense ones at the occupied voxels, in value and gradient."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl.errors import UserError
+from mmssl.nn import voxels
+from mmssl.nn.sparse import RowNorm, SparseConv, choose_backend
+from mmssl.nn.voxels import SPAN, Sites
+
+SIDE, CLOUDS = 8, 2
+KINDS = [(k, 1, False) for k in (1, 3, 5)] + [(k, 2, turned) for k in (1, 2, 3) for turned in (False, True)]
+
+
+def occupied(share: float) -> Sites:
+    return Sites.of((torch.rand(CLOUDS, SIDE, SIDE, SIDE) < share).nonzero())[0]
+
+
+def to_dense(x: Tensor, sites: Sites, side: int) -> Tensor:
+    """Lays features out as (B, C, X, Y, Z), zero where nothing is."""
+    grid = x.new_zeros(CLOUDS, side, side, side, x.shape[1])
+    return grid.index_put(sites.coords.unbind(1), x).movedim(-1, 1)
+
+
+def from_dense(grid: Tensor, sites: Sites) -> Tensor:
+    return grid.movedim(1, -1)[sites.coords.unbind(1)]
+
+
+def dense_convolution(conv: SparseConv, x: Tensor, sites: Sites) -> Tensor:
+    k, stride, pad = conv.kernel, conv.stride, conv.kernel // 2 if conv.kernel % 2 else 0
+    weight = conv.weight.unflatten(0, (k, k, k))  # (x, y, z, inputs, outputs)
+    if conv.transposed:
+        grid, extra = to_dense(x, sites.coarser(), SIDE // 2), 2 - k + 2 * pad if k < 3 else 1
+        weight = weight.permute(3, 4, 0, 1, 2)
+        return from_dense(F.conv_transpose3d(grid, weight, stride=2, padding=pad, output_padding=extra), sites)
+    grid = F.conv3d(to_dense(x, sites, SIDE), weight.permute(4, 3, 0, 1, 2), stride=stride, padding=pad)
+    return from_dense(grid, sites if stride == 1 else sites.coarser())
+
+
+def check_equal(conv: SparseConv, sites: Sites) -> None:
+    conv = conv.double()
+    rows = len(sites.coarser() if conv.transposed else sites)
+    x = torch.randn(rows, conv.weight.shape[1], dtype=torch.float64, requires_grad=True)
+    ours, dense = conv(x, sites), dense_convolution(conv, x, sites)
+    torch.testing.assert_close(ours, dense)
+    toward = torch.randn_like(ours)
+    for mine, reference in zip(*(torch.autograd.grad(y, (x, conv.weight), toward) for y in (ours, dense)), strict=True):
+        torch.testing.assert_close(mine, reference)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3, 0.02])
+@pytest.mark.parametrize("kernel, stride, transposed", KINDS)
+def test_equals_the_dense_convolution_at_the_occupied_voxels(
+    kernel: int, stride: int, transposed: bool, share: float
+) -> None:
+    check_equal(SparseConv(3, 4, kernel, stride=stride, transposed=transposed), occupied(share))
+
+
+@pytest.mark.parametrize("kernel, stride, transposed", KINDS[1:])
+def test_long_lists_of_pairs_are_taken_in_pieces(
+    kernel: int, stride: int, transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(voxels, "CHUNK", 7)
+    sites = occupied(0.5)
+    check_equal(SparseConv(3, 4, kernel, stride=stride, transposed=transposed), sites)
+    assert max(len(inputs) for _, inputs, _ in sites.rules(kernel, stride, transposed=transposed).steps) == 7
+
+
+def test_single_precision_stays_within_1e5() -> None:
+    sites, conv = occupied(0.4), SparseConv(16, 16)
+    x = torch.randn(len(sites), 16)
+    torch.testing.assert_close(conv(x, sites), dense_convolution(conv, x, sites), atol=1e-5, rtol=1e-5)
+
+
+def test_only_asked_gradients_are_made() -> None:
+    sites, conv = occupied(0.4), SparseConv(2, 2)
+    conv(torch.randn(len(sites), 2), sites).sum().backward()
+    assert conv.weight.grad is not None
+    x = torch.randn(len(sites), 2, requires_grad=True)
+    conv.requires_grad_(False)(x, sites).sum().backward()
+    assert x.grad is not None
+
+
+def test_clouds_of_a_batch_do_not_meet() -> None:
+    conv = SparseConv(2, 3).double()
+    coords = torch.cat([torch.zeros(27, 1, dtype=torch.long), torch.ones(3, 3, 3).nonzero()], dim=1)
+    one, both = Sites.of(coords)[0], Sites.of(torch.cat([coords, coords + torch.tensor([1, 0, 0, 0])]))[0]
+    x, y = torch.randn(2, 27, 2, dtype=torch.float64)
+    torch.testing.assert_close(conv(torch.cat([x, y]), both), torch.cat([conv(x, one), conv(y, one)]))
+
+
+def test_rules_are_found_once_per_grid() -> None:
+    sites = occupied(0.3)
+    assert sites.coarser() is sites.coarser()
+    assert sites.rules(3) is sites.rules(3)
+    assert sites.rules(2, 2, transposed=True) is sites.rules(2, 2, transposed=True)
+    outputs = torch.cat([step[2] for step in sites.rules(3).steps])
+    forth = {(o, int(a), int(b)) for o, i, j in sites.rules(3).steps for a, b in zip(i, j, strict=True)}
+    assert forth == {(26 - o, b, a) for o, a, b in forth} and len(forth) == len(outputs)
+
+
+def test_voxels_know_where_they_lie_and_what_fell_into_them() -> None:
+    coords = torch.tensor([[1, 0, 0, 5], [0, 3, 2, 1], [1, 0, 0, 5], [0, SPAN - 1, 0, 0]])
+    sites, index = Sites.of(coords)
+    assert len(sites) == 3
+    torch.testing.assert_close(sites.coords[index], coords)
+    assert sites.coarser().coords.tolist() == [[0, 1, 1, 0], [0, SPAN // 2 - 1, 0, 0], [1, 0, 0, 2]]
+
+
+def test_corners_of_the_key_space_do_not_meet() -> None:
+    far = SPAN - 1
+    ends = [[0, 8, 8, far], [0, 8, 9, 0], [0, 4, far, 7], [0, 5, 0, 7], [0, far, 9, 9], [1, 0, 9, 9]]
+    sites = Sites.of(torch.tensor(ends))[0]
+    assert not sites.rules(3).steps and not sites.rules(5).steps
+
+
+@pytest.mark.parametrize("wrong", [[0, -1, 0, 0], [0, 0, SPAN, 0], [2**15, 0, 0, 0]])
+def test_coordinates_without_room_are_refused(wrong: list[int]) -> None:
+    with pytest.raises(UserError, match="there is room for 0 to 65531 in 32768 clouds: take larger voxels"):
+        Sites.of(torch.tensor([[0, 1, 1, 1], wrong]))
+
+
+def test_nothing_in_gives_nothing_out() -> None:
+    sites = Sites.of(torch.zeros(0, 4, dtype=torch.long))[0]
+    assert SparseConv(2, 3)(torch.zeros(0, 2), sites).shape == (0, 3)
+    assert SparseConv(2, 3, 2, stride=2)(torch.zeros(0, 2), sites).shape == (0, 3)
+
+
+def test_stride_one_takes_odd_kernels_only() -> None:
+    with pytest.raises(UserError, match="kernel 2 needs stride 2"):
+        SparseConv(2, 2, 2)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_autocast_is_followed(kernel: int) -> None:
+    sites, conv = occupied(0.4), SparseConv(8, 8, kernel)
+    x = torch.randn(len(sites), 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv(x, sites)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), conv(x, sites), atol=0.05, rtol=0.05)
+    y.float().sum().backward()
+    assert x.grad is not None and x.grad.dtype == torch.float32 and conv.weight.grad is not None
+
+
+def test_normalisation_takes_rows_and_a_single_one_too() -> None:
+    norm, plain, x = RowNorm(4), torch.nn.BatchNorm1d(4), torch.randn(9, 4)
+    torch.testing.assert_close(norm(x), plain(x))
+    before = norm.running_mean.clone()
+    torch.testing.assert_close(norm(x[:1]), plain.eval()(x[:1]))
+    torch.testing.assert_close(norm.running_mean, before)
+
+
+def test_a_missing_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmssl.nn.sparse.find_spec", lambda name: None)
+    conv = SparseConv(2, 2)
+    choose_backend(conv, "auto")
+    assert not conv.spconv
+    with pytest.raises(UserError, match="spconv is not installed"):
+        choose_backend(conv, "spconv")
+
+
+def test_the_table_holds_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxels, "CHUNK", 5)
+    rules = occupied(0.4).rules(3)
+    pairs, counts = rules.table
+    assert pairs.dtype == counts.dtype == torch.int32 and pairs.shape == (2, 27, counts.max())
+    for offset in range(27):
+        joined = [step[1:] for step in rules.steps if step[0] == offset]
+        for side in (0, 1):
+            listed = [int(i) for pair in joined for i in pair[side]]
+            assert pairs[side, offset].tolist() == listed + [-1] * (int(counts.max()) - len(listed))
+
+
+@pytest.mark.skipif(not (find_spec("spconv") and torch.cuda.is_available()), reason="needs spconv and CUDA")
+@pytest.mark.parametrize("kernel, stride, transposed", KINDS)
+def test_spconv_equals_plain_pytorch(kernel: int, stride: int, transposed: bool) -> None:
+    sites = Sites(occupied(0.4).keys.cuda())
+    conv = SparseConv(16, 32, kernel, stride=stride, transposed=transposed).cuda()
+    x = torch.randn(len(sites.coarser() if transposed else sites), 16, device="cuda", requires_grad=True)
+    answers = []
+    for backend in ("torch", "spconv"):
+        choose_backend(conv, backend)
+        y = conv(x, sites)
+        answers.append((y, *torch.autograd.grad(y.square().sum(), (x, conv.weight))))
+    for mine, theirs in zip(*answers, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,182 @@
+"""Picture and sound of one moment on a grid, second sounds that are out of sync, and what cannot be shown."""
+
+import pickle
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmssl.data.collate import collate
+from mmssl.errors import DamagedError, UserError
+from mmssl.modalities.audio import Waveform
+from mmssl.modalities.video import Frames, encode
+from mmssl.modalities.video import decode as film
+from mmssl.transforms.audio import AudioPreprocess
+from mmssl.transforms.image import ImagePreprocess
+from mmssl.transforms.video import VideoPreprocess
+from mmssl.views.synchronised import EASY, HARD, OFF_GRID, SUPER_HARD, Shifted, Synchronised
+
+RATE, FPS, SECONDS = 8000, 25, 4.0
+IMAGE = {"image": ImagePreprocess(8), "audio": AudioPreprocess(RATE, 0.5)}
+VIDEO = {"video": VideoPreprocess(8, frames=10, fps=FPS / 2), "audio": AudioPreprocess(RATE, 0.8)}
+PLAIN = {"crop_scale": (1.0, 1.0), "flip": 0.0, "gain": 0.0}
+
+
+def ramp(seconds=SECONDS):
+    """A clip and a sound that both say what time it is: brightness and level rise with it."""
+    shades = (np.arange(round(seconds * FPS)) * 2).astype(np.uint8)
+    pictures = np.broadcast_to(shades[:, None, None, None], (len(shades), 8, 8, 3))
+    level = (torch.arange(round(seconds * RATE)) + 0.5) / RATE
+    return Frames(np.ascontiguousarray(pictures), FPS), Waveform(level, RATE)
+
+
+def clip(key, seconds=SECONDS):
+    seen, sound = ramp(seconds)
+    return {key: seen, "audio": sound}
+
+
+def heard(samples):
+    """The moment in the middle of a window of the ramp, in seconds."""
+    return samples.mean().item()
+
+
+@pytest.mark.parametrize("key, preprocess", [("image", IMAGE), ("video", VIDEO)])
+def test_picture_and_sound_are_of_one_moment_on_the_grid(key, preprocess):
+    made = Synchronised(preprocess, **PLAIN)
+    half = 0.25 if key == "image" else 0.4
+    places = set()
+    for _ in range(60):
+        shown = made(clip(key))
+        assert list(shown) == [key, "audio"] and len(shown["audio"]) == 1
+        moment = heard(shown["audio"][0])
+        assert shown[key][0].float().mean().item() / 2 / FPS == pytest.approx(moment, abs=1 / FPS)
+        place = (moment - half) / 0.04
+        assert place == pytest.approx(round(place), abs=0.01)
+        places.add(round(place))
+    assert 0 <= min(places) < 12 and max(places) > 70 and max(places) <= (SECONDS - 2 * half) / 0.04
+
+
+def test_every_moment_is_reached():
+    made = Synchronised(IMAGE, grid=0.1, **PLAIN)
+    found = {round((heard(made(clip("image", 1.0))["audio"][0]) - 0.25) / 0.1, 2) for _ in range(80)}
+    assert found == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
+
+
+def test_without_the_guard_only_wrong_sounds_leave_the_grid():
+    options = Synchronised.guards["time_grid"]
+    made = Synchronised(IMAGE, **PLAIN, **options)
+    assert made.shows == {"audio": 2}
+    off = []
+    for _ in range(20):
+        shown = made(clip("image"))
+        own, second = ((heard(samples) - 0.25) / 0.04 for samples in shown["audio"])
+        assert own == pytest.approx(round(own), abs=0.01) and shown["extra"]["kind"] == OFF_GRID
+        off.append(abs(second - round(second)))
+    assert max(off) > 0.3
+
+
+@pytest.mark.parametrize("kind, options", [(HARD, {"hard": 1.0}), (SUPER_HARD, {"hard": 0.0, "super_hard": 1.0})])
+def test_shifted_sounds_are_as_far_off_as_their_kind_says(kind, options):
+    made = Shifted(VIDEO, **PLAIN, **options)
+    shifts = []
+    for _ in range(60):
+        shown = made(clip("video"))
+        own, second = map(heard, shown["audio"])
+        assert shown["extra"]["kind"] == kind
+        place = (second - 0.4) / 0.04
+        assert place == pytest.approx(round(place), abs=0.01)
+        shifts.append(second - own)
+    near, far = (0.5, 3.2) if kind == HARD else (0.12, 0.5)
+    assert all(near - 1e-3 <= abs(shift) <= far + 1e-3 for shift in shifts)
+    assert min(shifts) < 0 < max(shifts) and max(map(abs, shifts)) > 0.4
+
+
+def test_kinds_come_in_their_shares_and_none_is_the_own_sound_again():
+    made = Shifted(VIDEO, hard=0.5, super_hard=0.25, **PLAIN)
+    shown = [made(clip("video")) for _ in range(200)]
+    kinds = Counter(int(each["extra"]["kind"]) for each in shown)
+    assert 75 < kinds[HARD] < 125 and 30 < kinds[SUPER_HARD] < 70 and kinds.total() == 200
+    assert all(s["audio"][0].equal(s["audio"][1]) == (s["extra"]["kind"] == EASY) for s in shown)
+
+
+def test_a_clip_without_room_to_shift_has_no_shifted_sound():
+    made = Shifted(VIDEO, hard=1.0, **PLAIN)
+    assert {int(made(clip("video", 1.2))["extra"]["kind"]) for _ in range(20)} == {EASY}
+    assert {int(made(clip("video", 1.4))["extra"]["kind"]) for _ in range(40)} == {EASY, HARD}
+
+
+def test_the_curriculum_begins_with_easy_ones():
+    made = Shifted(VIDEO, hard=1.0, easy_until=0.5)
+    for progress, kind in ((0.0, EASY), (0.49, EASY), (0.5, HARD), (1.0, HARD)):
+        batch = collate([made(clip("video")) for _ in range(3)], made)
+        assert batch.views["audio"][1].shape == (3, round(0.8 * RATE))
+        made.progress = progress
+        assert made.on_device(batch).extra["kind"].tolist() == [kind] * 3
+
+
+def test_a_still_picture_takes_its_sound_at_any_moment_and_a_short_one_ends_in_silence():
+    made = Synchronised(IMAGE, **PLAIN)
+    digit = Image.fromarray(np.full((28, 28), 200, np.uint8))
+    shown = made({"image": digit, "audio": Waveform(torch.ones(RATE // 4), RATE)})
+    assert shown["image"][0].float().mean() == 200
+    assert shown["audio"][0].tolist() == [1.0] * (RATE // 4) + [0.0] * (RATE // 4)
+    moments = {heard(made({"image": digit, "audio": ramp()[1]})["audio"][0]) for _ in range(20)}
+    assert len(moments) > 10
+
+
+def silent_film():
+    return film(encode(np.zeros((25, 16, 16, 3), np.uint8), fps=FPS))
+
+
+@pytest.mark.parametrize(
+    "sample, reason",
+    [
+        ({"video": ramp()[0]}, "a film without sound"),
+        ({"video": silent_film(), "audio": None}, "a film without sound"),
+        ({"audio": ramp()[1]}, "sound without video"),
+        (clip("video", 0.5), "a clip shorter than the window"),
+        ({"video": ramp(4.0)[0], "audio": ramp(0.6)[1]}, "a clip shorter than the window"),
+        ({"video": ramp()[0], "audio": Waveform(torch.full((4 * RATE,), 1e-6), RATE)}, "silent sound"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Synchronised, Shifted])
+def test_what_cannot_be_shown_is_damaged(kind, sample, reason):
+    with pytest.raises(DamagedError) as caught:
+        kind(VIDEO)(sample)
+    assert caught.value.reason == reason
+
+
+def test_a_track_may_end_a_little_early():
+    shown = Synchronised(VIDEO, **PLAIN)({"video": ramp(0.8)[0], "audio": ramp(0.77)[1]})
+    assert shown["audio"][0][-10:].tolist() == [0.0] * 10
+
+
+@pytest.mark.parametrize(
+    "preprocess, options, message",
+    [
+        (IMAGE, {"grid": 0.0}, "grid is 0.0"),
+        (IMAGE, {"flip": 2.0}, "flip is 2.0"),
+        (IMAGE | VIDEO, {}, "shows image or video with audio"),
+        ({"audio": IMAGE["audio"]}, {}, "shows image or video with audio"),
+        ({**VIDEO, "video": VideoPreprocess(8)}, {}, "give it fps"),
+        (VIDEO, {"hard": 0.8, "super_hard": 0.4}, "hard is 0.8 and super_hard 0.4"),
+        (VIDEO, {"apart": 0.1}, "apart is 0.1"),
+    ],
+)
+def test_mistakes(preprocess, options, message):
+    with pytest.raises(UserError, match=message):
+        Shifted(preprocess, **options)
+
+
+def test_views_follow_the_seed_and_pickle():
+    made = pickle.loads(pickle.dumps(Shifted(VIDEO, hard=0.5, crop_scale=(0.3, 0.6))))
+
+    def once(seed):
+        random.seed(seed)
+        shown = made(clip("video"))
+        return torch.cat([shown["video"][0].flatten().float(), *shown["audio"]])
+
+    assert once(1).equal(once(1)) and not once(1).equal(once(2))
