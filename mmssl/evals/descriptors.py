@@ -13,7 +13,6 @@ from torch import Tensor
 from mmssl.errors import UserError
 
 Array = NDArray[np.floating]
-RADII = (2.0, 4.0, 8.0)  # voxels
 ITERATIONS = 50_000
 
 
@@ -40,32 +39,6 @@ def coordinates(xyz: Array, *, rotation: str) -> Tensor:
     if rotation == "any":
         return torch.from_numpy(np.linalg.norm(xyz, axis=1, keepdims=True)).float()
     return torch.from_numpy(np.stack([xyz[:, 2], np.linalg.norm(xyz[:, :2], axis=1)], axis=1)).float()
-
-
-def covariance(xyz: Array, *, voxel: float) -> Tensor:
-    """Describes each point (N, 3) by the shape of what lies around it, whichever way it is turned; (N, 9).
-
-    The square roots of the eigenvalues of the neighbours' covariance at three radii, in units of the radius.
-    """
-    from scipy.spatial import cKDTree
-
-    tree, found = cKDTree(xyz), []
-    for radius in RADII:
-        pairs = tree.query_pairs(radius * voxel, output_type="ndarray")
-        i = np.concatenate([pairs[:, 0], pairs[:, 1], np.arange(len(xyz))])
-        j = np.concatenate([pairs[:, 1], pairs[:, 0], np.arange(len(xyz))])
-        moments = np.concatenate([np.ones((len(xyz), 1)), xyz, _outer(xyz)], axis=1)  # (N, 1 + 3 + 9)
-        sums = np.stack([np.bincount(i, column[j], len(xyz)) for column in moments.T], axis=1)
-        mean = sums[:, 1:] / sums[:, :1]
-        spread = mean[:, 3:] - _outer(mean[:, :3])
-        values = np.linalg.eigvalsh(spread.reshape(-1, 3, 3)).clip(min=0)
-        found.append(np.sqrt(values) / (radius * voxel))
-    return torch.from_numpy(np.concatenate(found, axis=1)).float()
-
-
-def _outer(xyz: Array) -> Array:
-    product: Array = (xyz[:, :, None] * xyz[:, None, :]).reshape(len(xyz), 9)
-    return product
 
 
 def fpfh(xyz: Array, *, eye: Array, voxel: float) -> Tensor:

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from mmssl import dist
 from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.descriptors import coordinates, covariance, fpfh, open3d, pose_errors, ransac
+from mmssl.evals.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
 from mmssl.evals.score import bootstrap
 from mmssl.evals.stream import open_source
 from mmssl.nn.packed import embed_tokens
 from mmssl.transforms.pairs import POSES, Scan, fixed_scans, nearest_features, right_pairs
+from mmssl.transforms.points import local_shape
 from mmssl.types import Encoder, Score, Trained
 
 Ways = dict[str, Callable[[Scan], Tensor]]  # prefix of the figures' names -> features (N, D) of a scan
-UNLEARNT = ("coordinates", "covariance", "fpfh")
+UNLEARNT = ("coordinates", "shape", "fpfh")
 WARM = 8  # pairs that set the statistics of random weights
 
 
@@ -36,7 +37,7 @@ class Register:
     space, or only those that are so both ways (matching). A match is right within threshold metres under the true
     pose; recall is the share of pairs with more than `inliers` right; with ransac (open3d), the share whose pose is
     found within rotation_error degrees and translation_error metres. fpfh (open3d): compares with Rusu et al., ICRA
-    2009. trivial is the best of what is not learnt: fpfh, the neighbours' covariance, the place about the mean.
+    2009. trivial is the best of what is not learnt: fpfh, the local shape, the place about the mean.
     Deng et al., CVPR 2018 (PPFNet); Choy et al., ICCV 2019 (FCGF).
     """
 
@@ -74,7 +75,7 @@ class Register:
             "": partial(self._features, encoder),
             "random_weights/": partial(self._features, self._unlearnt(encoder)),
             "coordinates/": lambda scan: coordinates(scan.cloud.xyz, rotation=self.shown["rotation"]),
-            "covariance/": lambda scan: covariance(scan.cloud.xyz, voxel=self.voxel),
+            "shape/": lambda scan: torch.from_numpy(local_shape(scan.cloud.xyz)),
         }
         if self.fpfh:
             ways["fpfh/"] = lambda scan: fpfh(scan.cloud.xyz, eye=scan.eye, voxel=self.voxel)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mmssl.losses.binary import binary_correspondence
 from mmssl.nn.matching import Matching
 from mmssl.types import Encoder, Features, Method
 from mmssl.views.synchronised import Synchronised
@@ -29,6 +30,9 @@ class AVC(Matching):
     def log_odds(self, visual: Features, audio: Features) -> Tensor:
         no, yes = self.judge(torch.cat([visual.pooled, audio.pooled], dim=1)).float().unbind(1)
         return yes - no
+
+    def cost(self, odds: Tensor, matches: Tensor) -> Tensor:
+        return binary_correspondence(odds, matches)
 
 
 method = Method(Synchronised, AVC)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssl.losses.binary import binary_correspondence
 from mmssl.nn.head import Projection
 from mmssl.nn.matching import Matching
 from mmssl.types import Encoder, Features, Method, Spaces
@@ -42,6 +43,9 @@ class AVE(Matching):
         distance = F.pairwise_distance(self.heads[self.visual](visual), self.heads["audio"](audio))
         no, yes = self.judge(distance[:, None]).float().unbind(1)
         return yes - no
+
+    def cost(self, odds: Tensor, matches: Tensor) -> Tensor:
+        return binary_correspondence(odds, matches)
 
     def spaces(self) -> Spaces:
         return cast("Spaces", dict(self.heads.items()))

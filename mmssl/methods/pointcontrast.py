@@ -69,7 +69,7 @@ class PointContrast(Objective):
     def _hardest(self, a: Tensor, b: Tensor, pairs: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The mean over positives, and half the mean over the counting negatives of either direction."""
         clouds = len(batch.extra["matches"])
-        known, chosen = pairs, at_most(pairs, self.positives * clouds)
+        chosen = at_most(pairs, self.positives * clouds)
         pull = positive_margin(a[chosen[:, 0]], b[chosen[:, 1]], margin=self.positive_margin)
         losses = {"positive": dist.mean(pull, torch.ones_like(pull)), "negative": a.new_zeros(())}
         for queries, keys, view in ((a, b, 1), (b, a, 0)):
@@ -83,7 +83,7 @@ class PointContrast(Objective):
                 candidates,
                 query_id=chosen[:, 1 - view],
                 candidate_id=candidate_id,
-                known=known if view else known.flip(1),
+                known=pairs if view else pairs.flip(1),
                 margin=self.negative_margin,
             )
             losses["negative"] = losses["negative"] + dist.mean(push, counts) / 2

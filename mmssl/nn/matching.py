@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.losses.binary import binary_correspondence
 from mmssl.types import Batch, Encoder, Features, Loss, Objective
 
 
@@ -36,7 +35,7 @@ class Matching(Objective):
 
     def cost(self, odds: Tensor, matches: Tensor) -> Tensor:
         """Returns what each pair's log-odds (B,) cost, given which ones match (B,) bool."""
-        return binary_correspondence(odds, matches)
+        raise NotImplementedError
 
     def correct(self, own: Tensor, wrong: Tensor) -> Tensor:
         """Returns how right the log-odds of each row's own and wrong sound are, (B,) from 0 to 1."""

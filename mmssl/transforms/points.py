@@ -17,14 +17,16 @@ from mmssl.modalities import points as clouds
 from mmssl.modalities.points import Cloud
 from mmssl.types import Preprocess
 
-WIDTH = {"color": 3, "normal": 3}
+RADII = (0.1, 0.2, 0.4)  # m, of local shape
+WIDTH = {"color": 3, "normal": 3, "shape": 3 * len(RADII)}
 
 
 @dataclass
 class PointsPreprocess(Preprocess):
     """Thins a cloud to at most `points` and lays it out as float32 (N, C): x, y, z, then the features.
 
-    features: "color" (in [0, 1]) and "normal", in this order of columns. centre: moves the mean to the origin.
+    features: "color" (in [0, 1]), "normal" and "shape" (see local_shape), in the order given, after the coordinates.
+    centre: moves the mean to the origin.
     A batch is packed, (sum N, 1 + C), with the index of the cloud in column 0.
     """
 
@@ -51,7 +53,8 @@ class PointsPreprocess(Preprocess):
         xyz = cloud.xyz - cloud.xyz.mean(0, keepdims=True) if self.centre else cloud.xyz
         parts = [xyz]
         for name in self.features:
-            part = clouds.as_float(cloud.color) if name == "color" else cloud.normal
+            part = {"color": clouds.as_float(cloud.color), "normal": cloud.normal}.get(name)
+            part = local_shape(cloud.xyz) if name == "shape" else part
             if part is None:
                 raise DamagedError(f"a cloud without {name}")
             parts.append(part)
@@ -132,3 +135,29 @@ def mirror(cloud: Cloud, *, axis: int) -> Cloud:
     """Flips a cloud, coordinates and normals, along one axis."""
     sign = np.where(np.arange(3) == axis, -1, 1).astype(np.float32)
     return replace(cloud, xyz=cloud.xyz * sign, normal=None if cloud.normal is None else cloud.normal * sign)
+
+
+def local_shape(xyz: np.ndarray) -> np.ndarray:
+    """Describes each point (N, 3) by the shape of what lies around it, whichever way it is turned; (N, 9) float32.
+
+    The square roots of the eigenvalues, ascending, of the covariance of the points within 0.1, 0.2 and 0.4 m, in units
+    of that radius. Weinmann et al., ISPRS Journal 2015.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.spatial import cKDTree
+
+    xyz = xyz.astype(np.float64) - xyz.mean(axis=0)
+    tree, own, found = cKDTree(xyz), np.arange(len(xyz)), []
+    moments = np.concatenate([np.ones((len(xyz), 1)), xyz, _outer(xyz)], axis=1)  # (N, 1 + 3 + 9)
+    for radius in RADII:
+        i, j = tree.query_pairs(radius, output_type="ndarray").T
+        near = coo_matrix((np.ones(2 * len(i) + len(own)), (np.r_[i, j, own], np.r_[j, i, own])))
+        sums = near.tocsr() @ moments
+        mean = sums[:, 1:] / sums[:, :1]
+        spread = (mean[:, 3:] - _outer(mean[:, :3])).reshape(-1, 3, 3)
+        found.append(np.sqrt(np.linalg.eigvalsh(spread).clip(min=0)) / radius)
+    return np.concatenate(found, axis=1).astype(np.float32)
+
+
+def _outer(xyz: np.ndarray) -> np.ndarray:
+    return (xyz[:, :, None] * xyz[:, None, :]).reshape(len(xyz), 9)

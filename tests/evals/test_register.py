@@ -15,7 +15,7 @@ from torch import Tensor
 from mmssl.data.writer import build_from
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.evals.descriptors import coordinates, covariance, fpfh, pose_errors, ransac
+from mmssl.evals.descriptors import coordinates, fpfh, pose_errors, ransac
 from mmssl.evals.register import Register
 from mmssl.modalities.points import Cloud, encode
 from mmssl.transforms.pairs import move
@@ -83,7 +83,7 @@ class Sizes(Encoder):
 def test_figures_and_baselines(data: dict[str, Any]) -> None:
     trained = Trained({"points": Sizes()})
     found = dict(Register(data=data, voxel=0.06, ransac=True).run(trained))
-    ways = ("", "random_weights/", "coordinates/", "covariance/", "fpfh/")
+    ways = ("", "random_weights/", "coordinates/", "shape/", "fpfh/")
     figures = ("hit_ratio", "feature_match_recall")
     recalls = {"registration_recall", "fpfh/registration_recall"}
     assert found.keys() == {f"{way}{figure}" for way in ways for figure in figures} | recalls
@@ -92,7 +92,7 @@ def test_figures_and_baselines(data: dict[str, Any]) -> None:
     assert 0 < hit.chance < 0.05 < found["fpfh/hit_ratio"].value
     assert hit.value > 2 * hit.chance
     assert hit.trivial == pytest.approx(
-        max(found[f"{way}/hit_ratio"].value for way in ("coordinates", "covariance", "fpfh"))
+        max(found[f"{way}/hit_ratio"].value for way in ("coordinates", "shape", "fpfh"))
     )
     assert found["fpfh/registration_recall"].value == 1.0
     again = dict(Register(data=data, voxel=0.06, ransac=False).run(trained))
@@ -112,16 +112,6 @@ def test_without_open3d(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
     assert found["hit_ratio"].trivial is not None
     with pytest.raises(UserError, match="no space 'pointcontrast'"):
         list(Register(data=data, fpfh=False, ransac=False, space="pointcontrast").run(Trained({"points": encoder})))
-
-
-def test_covariance_is_that_of_the_neighbours_and_does_not_turn() -> None:
-    xyz = scene()
-    found = covariance(xyz, voxel=0.06)
-    near = xyz[np.linalg.norm(xyz - xyz[5], axis=1) <= 2 * 0.06]
-    values = np.linalg.eigvalsh(np.cov(near.T, bias=True)).clip(min=0)
-    torch.testing.assert_close(found[5, :3], torch.from_numpy(np.sqrt(values) / 0.12).float(), rtol=1e-3, atol=1e-3)
-    turned = covariance(move(Cloud(xyz), pose()).xyz, voxel=0.06)
-    torch.testing.assert_close(found, turned, rtol=1e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize(("rotation", "width"), [("any", 1), ("vertical", 2), ("none", 3)])

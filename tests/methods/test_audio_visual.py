@@ -35,9 +35,12 @@ def objective(name: str) -> Objective:
 
 
 def embedded(head: torch.nn.Module, x: Tensor) -> Tensor:
-    """Linear, ReLU, linear, unit length."""
-    first, last = (layer for layer in head.layers if isinstance(layer, torch.nn.Linear))
-    x = (x @ first.weight.T + first.bias).clamp(min=0) @ last.weight.T
+    """Linear, BatchNorm with its starting statistics where there is one, ReLU, linear, unit length."""
+    first, *norm, _, last = head.layers
+    x = x @ first.weight.T + (0 if first.bias is None else first.bias)
+    for layer in norm:
+        x = x / math.sqrt(1 + layer.eps) * layer.weight + layer.bias
+    x = x.clamp(min=0) @ last.weight.T
     return x / x.norm(dim=-1, keepdim=True)
 
 
@@ -75,6 +78,9 @@ def test_avol_lets_the_best_cell_decide() -> None:
     torch.testing.assert_close(made.similarity_map(visual, audio), cosine)
     best = torch.sigmoid(made.scale * cosine + made.bias).amax((1, 2))
     torch.testing.assert_close(torch.sigmoid(made.log_odds(visual, audio)), best)
+    made.pool = "soft"
+    mean = torch.exp(made.scale * cosine + made.bias).mean((1, 2))
+    torch.testing.assert_close(made.log_odds(visual, audio), mean.log())
     film = Features(visual.pooled, torch.randn(5, 12, 16), (2, 2, 3))
     assert made.similarity_map(film, audio).shape == (5, 2, 2, 3)
     with pytest.raises(UserError, match="gives none"):

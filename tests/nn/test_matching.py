@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.errors import UserError
+from mmssl.losses.binary import binary_correspondence
 from mmssl.nn.matching import Matching, next_present
 from mmssl.types import Batch, Encoder, Features
 
@@ -30,6 +31,9 @@ class Table(Encoder):
 class Dot(Matching):
     def log_odds(self, visual: Features, audio: Features) -> Tensor:
         return (visual.pooled * audio.pooled).sum(1)
+
+    def cost(self, odds: Tensor, matches: Tensor) -> Tensor:
+        return binary_correspondence(odds, matches)
 
 
 def tables() -> dict[str, Any]:

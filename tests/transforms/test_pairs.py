@@ -119,3 +119,17 @@ def test_centred_and_mirrored() -> None:
         assert mine is not None
         assert whole is not None
         np.testing.assert_array_equal(mine, whole * np.array([1, -1, 1], np.float32))
+
+
+def test_local_shape_is_that_of_the_neighbours_and_does_not_turn() -> None:
+    xyz = cloud(2000).xyz
+    xyz[:700, 2] = 0
+    found = points.local_shape(xyz)
+    for column, radius in zip((0, 3, 6), points.RADII, strict=True):
+        near = xyz[np.linalg.norm(xyz - xyz[5], axis=1) <= radius]
+        values = np.linalg.eigvalsh(np.cov(near.T, bias=True)).clip(min=0)
+        np.testing.assert_allclose(found[5, column : column + 3], np.sqrt(values) / radius, atol=1e-3)
+    np.testing.assert_allclose(found, points.local_shape(move(Cloud(xyz), pose()).xyz), atol=1e-3)
+    assert points.local_shape(xyz[:1]).tolist() == [[0.0] * 9]
+    columns = points.PointsPreprocess(features=("shape",))(xyz)
+    np.testing.assert_array_equal(columns[:, 3:].numpy(), found)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmssl.data.collate import collate
 from mmssl.errors import DamagedError, UserError
-from mmssl.modalities.audio import Waveform
+from mmssl.modalities.audio import Audio, Waveform
 from mmssl.modalities.video import Frames, encode
 from mmssl.modalities.video import decode as film
 from mmssl.transforms.audio import AudioPreprocess
@@ -57,6 +57,19 @@ def test_picture_and_sound_are_of_one_moment_on_the_grid(key, preprocess):
         assert place == pytest.approx(round(place), abs=0.01)
         places.add(round(place))
     assert 0 <= min(places) < 12 and max(places) > 70 and max(places) <= (SECONDS - 2 * half) / 0.04
+
+
+@pytest.mark.parametrize("key, preprocess", [("image", IMAGE), ("video", VIDEO)])
+@pytest.mark.parametrize("short", [10.0, 1.0])
+def test_files_too_are_of_one_moment(key, preprocess, short, monkeypatch):
+    monkeypatch.setattr("mmssl.views.synchronised.SHORT", short)
+    pictures, sound = ramp()
+    noise = sound.samples.numpy() / SECONDS * np.random.default_rng(0).uniform(-1, 1, len(sound.samples))
+    data = encode(pictures.pictures.repeat(4, 1).repeat(4, 2), fps=FPS, audio=noise, sample_rate=RATE)
+    for _ in range(3):
+        shown = Synchronised(preprocess, **PLAIN)({key: film(data), "audio": Audio(data)})
+        moment = shown["audio"][0].abs().mean().item() / 0.5 * SECONDS
+        assert shown[key][0].float().mean().item() / 2 / FPS == pytest.approx(moment, abs=0.15)
 
 
 def test_every_moment_is_reached():
