@@ -12,7 +12,7 @@ from mmssl import dist
 from mmssl.losses.hardest import hardest_negative, is_known, positive_margin
 from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Cells
-from mmssl.nn.packed import gather_rows, starts
+from mmssl.nn.packed import gather_rows, starts, together
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Spaces
 from mmssl.views.cloud_pair import CloudPair
 
@@ -50,7 +50,8 @@ class PointContrast(Objective):
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         first, second = batch.views["points"]
-        a, b = (self.head(encoders["points"](x)) for x in (first, second))  # (sum N, D), (sum N', D)
+        both = together(first, second, samples=len(batch.extra["matches"]))  # one pass costs less than two
+        a, b = self.head(encoders["points"](both)).split([len(first), len(second)])  # (sum N, D), (sum N', D)
         pairs = packed_pairs(batch)
         picked = one_each(pairs, limit=self.queries)
         losses = self._info_nce(a, b, picked) if self.loss == "info_nce" else self._hardest(a, b, pairs, batch)

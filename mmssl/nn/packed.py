@@ -17,6 +17,13 @@ def starts(x: Tensor, samples: int) -> Tensor:
     return counts.cumsum(0) - counts
 
 
+def together(one: Tensor, other: Tensor, *, samples: int) -> Tensor:
+    """Packs two views of the same samples as one batch of twice as many, the second view's behind the first's."""
+    shift = torch.zeros_like(other[:1])
+    shift[:, 0] = samples
+    return torch.cat([one, other + shift])
+
+
 def gather_rows(x: Tensor) -> tuple[Tensor, int]:
     """Concatenates every process's (n, ...), n of any size, with its gradient; and tells where this one's begin."""
     if dist.world() == 1:

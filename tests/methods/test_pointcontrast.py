@@ -28,7 +28,8 @@ def asked(batch: Batch, **options: object) -> tuple[Tensor, dict[str, Tensor], l
     seen: list[Tensor] = []
     objective.head.register_forward_hook(lambda *args: seen.append(args[-1]))
     loss = objective(ENCODERS, batch)
-    return loss.total, loss.answers, seen, objective
+    both = seen[0].split([len(view) for view in batch.views["points"]])
+    return loss.total, loss.answers, list(both), objective
 
 
 def grads(total: Tensor, objective: PointContrast) -> tuple[Tensor, ...]:
