@@ -15,12 +15,12 @@ from mmssl import dist
 from mmssl.data.plan import seed_of
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals import cues
+from mmssl.evals.compare import Comparer
 from mmssl.evals.pretext import Answers, gathered
 from mmssl.evals.retrieval import recalls
 from mmssl.evals.score import bootstrap
 from mmssl.evals.stream import chunks, open_source
 from mmssl.evals.windows import Asker, Kind, Question, per_clip
-from mmssl.nn.compare import Comparer
 from mmssl.types import Features, Score, Trained
 
 KINDS: tuple[Kind, ...] = ("easy", "hard", "super_hard")

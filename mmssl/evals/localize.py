@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.data.plan import seed_of
 from mmssl.errors import DamagedError
+from mmssl.evals.compare import Comparer
 from mmssl.evals.pretext import Answers, gathered
 from mmssl.evals.score import bootstrap
+from mmssl.evals.sounding import Moment, Sounding, Truth
 from mmssl.evals.stream import chunks, open_source
 from mmssl.evals.windows import per_clip
-from mmssl.nn.compare import Comparer
 from mmssl.types import Score, Trained
-from mmssl.views.sounding import Moment, Sounding, Truth
 
 SIZE = 224  # pixels at which map and truth are compared
 THRESHOLDS = torch.linspace(0, 1, 21)

@@ -17,11 +17,11 @@ from mmssl import dist
 from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
+from mmssl.evals.annotated import Annotated, annotated
+from mmssl.evals.propagation import carried, cells_of, moved
 from mmssl.evals.regions import boundary, jaccard
 from mmssl.evals.score import bootstrap
 from mmssl.evals.stream import open_source
-from mmssl.nn.propagation import carried, cells_of, moved
-from mmssl.transforms.annotated import Annotated, annotated
 from mmssl.types import Encoder, Score, Trained, evaluating
 
 Row = dict[str, float]  # figure of one object or key point -> value, by who answered it

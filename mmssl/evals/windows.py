@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmssl.evals.sounding import shown
 from mmssl.modalities.audio import Waveform
 from mmssl.types import Sample
-from mmssl.views.sounding import shown
 
 Kind = Literal["easy", "hard", "super_hard"]
 GRID = 0.04  # s; windows start on it, true and false ones alike (Arandjelovic & Zisserman, ECCV 2018)

@@ -14,10 +14,10 @@ from PIL import Image
 from mmssl import names
 from mmssl.data.shards import Source
 from mmssl.errors import DamagedError, UserError
-from mmssl.nn.compare import Comparer
+from mmssl.evals.compare import Comparer
+from mmssl.evals.sounding import Moment, Sounding, Truth
 from mmssl.pictures.canvas import Pixels, blend, heat, scaled, tiles
 from mmssl.types import Trained
-from mmssl.views.sounding import Moment, Sounding, Truth
 
 SIDE = 160  # pixels of a tile
 GREEN = (60, 230, 90)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from mmssl.data.shards import Source
 from mmssl.errors import DamagedError, UserError
-from mmssl.nn.propagation import carried, cells_of
+from mmssl.evals.annotated import Annotated, annotated
+from mmssl.evals.propagation import carried, cells_of
 from mmssl.pictures.canvas import Pixels, blend, label_colors, scaled, tiles
-from mmssl.transforms.annotated import Annotated, annotated
 from mmssl.types import Trained, evaluating
 
 SIDE = 160  # of one frame, in pixels

@@ -21,10 +21,10 @@ from mmssl.data.shards import Source
 from mmssl.errors import UserError
 from mmssl.evals import cues
 from mmssl.evals.audio_visual import AudioVisual, ndcg
+from mmssl.evals.compare import Comparer
 from mmssl.evals.windows import GRID, Asker, Kind, per_clip
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
-from mmssl.nn.compare import Comparer
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.video import VideoPreprocess

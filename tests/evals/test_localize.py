@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from mmssl.data.shards import Source
 from mmssl.errors import DamagedError, UserError
+from mmssl.evals.compare import Comparer, similarity_map
 from mmssl.evals.localize import Localize, area_under, centre, fits, iou, next_clip
+from mmssl.evals.sounding import Sounding, boxed
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
-from mmssl.nn.compare import Comparer, similarity_map
 from mmssl.nn.head import Cells, Projection
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Features, Head, Pretext, Trained, View
-from mmssl.views.sounding import Sounding, boxed
 
 FPS, RATE, SIZE = 10, 100, 32
 
