@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
+from mmssl.nn.head import similarity_map
 from mmssl.types import Encoder, Features, Head, Trained
 
 
@@ -72,16 +73,3 @@ def _visual(trained: Trained, task: str) -> str:
         if task in spaces.get(name, ()) and task in spaces.get("audio", ()):
             return name
     raise UserError(f"{task!r} compares no picture or film with sound; the encoders have the spaces {spaces}")
-
-
-def similarity_map(seen: Features, told: Tensor, head: Head) -> Tensor:
-    """Returns the products of each cell's embedding with one embedding (B, D): (B, H, W), or (B, T, H, W) of a film.
-
-    A head for whole pictures takes every cell for a picture of its own; one for tokens embeds them as it does.
-    """
-    if seen.tokens is None or seen.grid is None:
-        raise UserError("there is no map without cells, and this encoder gives none; choose one such as convnet")
-    cells = head(seen)
-    if cells.ndim == 2:
-        cells = head(Features(seen.tokens.flatten(0, 1))).unflatten(0, seen.tokens.shape[:2])  # (B, N, D)
-    return torch.einsum("bnd,bd->bn", cells, told).unflatten(1, seen.grid)

@@ -9,9 +9,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mmssl.evals.compare import similarity_map
 from mmssl.losses.binary import binary_correspondence
-from mmssl.nn.head import Projection
+from mmssl.nn.head import Projection, similarity_map
 from mmssl.nn.matching import Matching
 from mmssl.types import Encoder, Features, Method, Spaces
 from mmssl.views.synchronised import Synchronised

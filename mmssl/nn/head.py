@@ -134,3 +134,16 @@ class Dilated(Head):
         tokens = append_coordinates(_tokens(features), grid)
         volume = tokens.mT.unflatten(2, (-1, *grid[-2:]))  # (B, D + 2, T, H, W)
         return F.normalize(self.layers(volume).float().flatten(2).mT, dim=-1)
+
+
+def similarity_map(seen: Features, told: Tensor, head: Head) -> Tensor:
+    """Returns the products of each cell's embedding with one embedding (B, D): (B, H, W), or (B, T, H, W) of a film.
+
+    A head for whole pictures takes every cell for a picture of its own; one for tokens embeds them as it does.
+    """
+    if seen.tokens is None or seen.grid is None:
+        raise UserError("there is no map without cells, and this encoder gives none; choose one such as convnet")
+    cells = head(seen)
+    if cells.ndim == 2:
+        cells = head(Features(seen.tokens.flatten(0, 1))).unflatten(0, seen.tokens.shape[:2])  # (B, N, D)
+    return torch.einsum("bnd,bd->bn", cells, told).unflatten(1, seen.grid)

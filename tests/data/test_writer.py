@@ -176,7 +176,7 @@ def test_manifest(tmp_path: Path, kind: str) -> None:
 def test_manifest_columns(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
     table = write_table(tmp_path / "t.csv", [{"photo": "1.png", "title": "hello", "label": "3"}])
-    with pytest.raises(UserError, match="columns photo, title, label; expected one of image, video"):
+    with pytest.raises(UserError, match="columns photo, title, label; expected one of audio, image"):
         build(table, tmp_path / "a", workers=1)
     with pytest.raises(UserError, match="no column 'titel' for 'text'; did you mean 'title'"):
         build(table, tmp_path / "a", columns={"text": "titel"}, workers=1)
