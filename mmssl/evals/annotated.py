@@ -15,6 +15,7 @@ from mmssl.modalities import video
 from mmssl.transforms.video import to_tensor
 from mmssl.types import Sample
 
+VOID = 255  # pixels that DAVIS leaves undecided
 ASPECT = 0.03  # by which width over height of masks and frames may differ: sides are rounded
 
 

@@ -16,11 +16,11 @@ from mmssl.data.plan import seed_of
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals import cues
 from mmssl.evals.compare import Comparer
-from mmssl.evals.pretext import Answers, gathered
+from mmssl.evals.pretext import Answers, gathered, per_group
 from mmssl.evals.retrieval import recalls
 from mmssl.evals.score import bootstrap
 from mmssl.evals.stream import chunks, open_source
-from mmssl.evals.windows import Asker, Kind, Question, per_clip
+from mmssl.evals.windows import Asker, Kind, Question
 from mmssl.types import Features, Score, Trained
 
 KINDS: tuple[Kind, ...] = ("easy", "hard", "super_hard")
@@ -128,12 +128,12 @@ def scores(kind: Kind, asked: Answers, *, yes_no: bool) -> Iterator[tuple[str, S
         cues.pair_features(look, false_sound, asked["false_together"]),
     )
     right = (true > false).float() + (true == false) / 2
-    trivial = float(per_clip(cues.prefers(*features, clip), clip).mean())
-    yield kind, bootstrap(per_clip(right, clip), chance=0.5, trivial=trivial)
+    trivial = float(per_group(cues.prefers(*features, clip), clip).mean())
+    yield kind, bootstrap(per_group(right, clip), chance=0.5, trivial=trivial)
     if yes_no:
         said = ((true > 0).float() + (false <= 0).float()) / 2
-        trivial = float(per_clip(cues.tells(*features, clip), clip).mean())
-        yield f"{kind}/yes_no", bootstrap(per_clip(said, clip), chance=0.5, trivial=trivial)
+        trivial = float(per_group(cues.tells(*features, clip), clip).mean())
+        yield f"{kind}/yes_no", bootstrap(per_group(said, clip), chance=0.5, trivial=trivial)
 
 
 def ndcg(scores: Tensor, relevant: Tensor, *, cut: int) -> tuple[Tensor, float]:

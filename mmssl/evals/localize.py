@@ -13,11 +13,10 @@ from mmssl import dist
 from mmssl.data.plan import seed_of
 from mmssl.errors import DamagedError
 from mmssl.evals.compare import Comparer
-from mmssl.evals.pretext import Answers, gathered
+from mmssl.evals.pretext import Answers, gathered, per_group
 from mmssl.evals.score import bootstrap
 from mmssl.evals.sounding import Moment, Sounding, Truth
 from mmssl.evals.stream import chunks, open_source
-from mmssl.evals.windows import per_clip
 from mmssl.types import Score, Trained
 
 SIZE = 224  # pixels at which map and truth are compared
@@ -53,8 +52,8 @@ class Localize:
         clip = found["sample"]
 
         def score(name: str, rate: Callable[[Tensor], Tensor]) -> Score:
-            value, prior = (per_clip(rate(found[f"{by}/{name}"]), clip) for by in ("map", "centre"))
-            by_chance = per_clip(rate(found[f"random/{name}"]).mean(dim=1), clip)
+            value, prior = (per_group(rate(found[f"{by}/{name}"]), clip) for by in ("map", "centre"))
+            by_chance = per_group(rate(found[f"random/{name}"]).mean(dim=1), clip)
             return bootstrap(value, chance=float(by_chance.mean()), trivial=float(prior.mean()))
 
         for name in ("", "same_area/"):
@@ -63,7 +62,7 @@ class Localize:
         pointing = score("pointing", lambda inside: inside)
         yield "pointing", pointing
         asked = ~found["other/pointing"].isnan()
-        other = per_clip(found["other/pointing"][asked], clip[asked])
+        other = per_group(found["other/pointing"][asked], clip[asked])
         yield "other_sound/pointing", bootstrap(other, chance=pointing.chance, trivial=pointing.trivial)
 
     def _measured(self, judge: Comparer) -> Iterator[Answers]:

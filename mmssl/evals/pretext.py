@@ -22,21 +22,6 @@ from mmssl.types import Batch, Loss, Sample, Trained, View, evaluating
 Answers = dict[str, Tensor]
 
 
-def ask(
-    trained: Trained, task: str, source: Source, *, seed: int = 0, batch: int = 32, rounds: int = 1, **changed: Any
-) -> Answers:
-    """Returns what the task's Objective answers in evaluation mode: name -> (N,), in the order of the source.
-
-    Each sample is shown `rounds` times; `sample` (N,) is its number in the source. A sample that cannot be shown is
-    left out, one that lacks a modality is NaN. changed: options of the View. The answers depend on the seed and the
-    batch, not on the number of processes.
-    """
-    found = []
-    for numbers, shown in show(trained, task, source, seed=seed, batch=batch, rounds=rounds, **changed):
-        found.append({"sample": numbers, **answer(trained, task, shown).answers})
-    return gathered(found)
-
-
 def answer(trained: Trained, task: str, batch: Batch) -> Loss:
     """Asks about one batch, in evaluation mode and without gradients."""
     objective = trained.task(task).objective
@@ -50,6 +35,7 @@ def show(
 ) -> Iterator[tuple[Tensor, Batch]]:
     """Yields this process's share of the batches as the task sees them, and the samples' numbers (B,).
 
+    Each sample is shown `rounds` times; one that cannot be shown is left out. changed: options of the View.
     Batches are cut before they are shared out, so that they are the same on any number of processes.
     """
     pretext = trained.task(task)

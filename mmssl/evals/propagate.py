@@ -17,7 +17,7 @@ from mmssl import dist
 from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.annotated import Annotated, annotated
+from mmssl.evals.annotated import VOID, Annotated, annotated
 from mmssl.evals.propagation import carried, cells_of, moved
 from mmssl.evals.regions import boundary, jaccard
 from mmssl.evals.score import bootstrap
@@ -27,7 +27,6 @@ from mmssl.types import Encoder, Score, Trained, evaluating
 Row = dict[str, float]  # figure of one object or key point -> value, by who answered it
 
 PCK = (0.1, 0.2, 0.3, 0.4, 0.5)
-VOID = 255  # pixels that DAVIS leaves undecided
 
 
 class Propagate:

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mmssl.evals.sounding import shown
 from mmssl.modalities.audio import Waveform
 from mmssl.types import Sample
+from mmssl.views.synchronised import SHORTFALL
 
 Kind = Literal["easy", "hard", "super_hard"]
 GRID = 0.04  # s; windows start on it, true and false ones alike (Arandjelovic & Zisserman, ECCV 2018)
-SHORTFALL = 0.05  # s that a track may lack at its end
 
 
 @dataclass(slots=True)
@@ -120,9 +119,3 @@ class Asker:
 def steps_up(seconds: float) -> int:
     """Returns the least whole number of steps of the grid that last so long."""
     return int(np.ceil(seconds / GRID - 1e-6))
-
-
-def per_clip(values: Tensor, clip: Tensor) -> Tensor:
-    """Averages values (N,) over the questions about each clip."""
-    _, number, counts = clip.unique(return_inverse=True, return_counts=True)
-    return torch.zeros(len(counts)).index_add(0, number, values) / counts

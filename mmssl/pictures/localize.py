@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmssl import names
 from mmssl.data.shards import Source
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.compare import Comparer
 from mmssl.evals.sounding import Moment, Sounding, Truth
+from mmssl.evals.stream import open_source
 from mmssl.pictures.canvas import Pixels, blend, heat, scaled, tiles
 from mmssl.types import Trained
 
@@ -39,7 +39,7 @@ def picture(
     """
     judge = Comparer(trained, task)
     sounding = Sounding(judge.preprocess, judge.visual, truth=truth)
-    source = Source(**names.check_options(Source, data, where="data"))
+    source = open_source(data)
     moments = list(islice(_moments(source, sounding, count), count))
     if not moments:
         raise UserError("the data has no moment at which something sounds and is seen")

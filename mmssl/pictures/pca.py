@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmssl import names
-from mmssl.data.shards import Source
+from mmssl.evals.stream import open_source
 from mmssl.modalities import points as clouds
 from mmssl.nn.packed import embed_tokens
 from mmssl.pictures.canvas import tiles
@@ -42,7 +41,7 @@ def picture(
     upright before it is encoded, for networks that know no other way. voxel: metres, of which one point is kept.
     up: which way clouds stand, "-y" as cameras have them. side: of each tile, in pixels.
     """
-    source = Source(**names.check_options(Source, data, where="data"))
+    source = open_source(data)
     network = trained.encoders[encoder]
     prepare: Any = network.preprocess
     shown, features = [], []

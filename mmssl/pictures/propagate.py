@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmssl.data.shards import Source
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.annotated import Annotated, annotated
+from mmssl.evals.annotated import VOID, Annotated, annotated
 from mmssl.evals.propagation import carried, cells_of
+from mmssl.evals.stream import open_source
 from mmssl.pictures.canvas import Pixels, blend, label_colors, scaled, tiles
 from mmssl.types import Trained, evaluating
 
 SIDE = 160  # of one frame, in pixels
-VOID = 255  # pixels that DAVIS leaves undecided
 
 
 def picture(
@@ -39,7 +38,7 @@ def picture(
     if encoder not in trained.encoders:
         raise UserError(f"there is no encoder {encoder!r} to draw; the run has {', '.join(trained.encoders)}")
     network, drawn = trained.encoders[encoder], 0
-    for sample in Source(**data).samples({"video", "masks", "meta"}):
+    for sample in open_source(data).samples({"video", "masks", "meta"}):
         if drawn == count:
             return
         try:

@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mmssl import names
-from mmssl.data.shards import Source
 from mmssl.errors import DamagedError
+from mmssl.evals.stream import open_source
 from mmssl.nn.packed import embed_tokens
 from mmssl.pictures.canvas import Pixels, tiles
 from mmssl.pictures.scatter import dots, look_down, on_canvas
@@ -43,7 +42,7 @@ def picture(
 
     lines: how many of the matches that are nearest both ways are drawn, the same share of right ones as among all.
     """
-    source = Source(**names.check_options(Source, data, where="data"))
+    source = open_source(data)
     network = trained.encoders[encoder]
     prepare: Any = network.preprocess
     wanted = {"points", "points_b", *(["meta"] if poses else [])}

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from mmssl import names
 from mmssl.data.shards import Source
 from mmssl.errors import DamagedError, UserError, did_you_mean
+from mmssl.evals.stream import open_source
 from mmssl.modalities import image
 from mmssl.pictures.canvas import Pixels, heat
 from mmssl.transforms.image import opened
@@ -40,7 +40,7 @@ def picture(
             raise UserError(f"there is no encoder for {name!r}; {did_you_mean(name, trained.encoders)}")
     rows, columns = modalities if modalities[1] != "text" else modalities[::-1]
     prepare = {name: trained.encoders[name].preprocess for name in modalities}
-    source = Source(**names.check_options(Source, data, where="data"))
+    source = open_source(data)
     found = list(islice(_prepared(source, prepare, count), count))
     if not found:
         raise UserError(f"the data has no sample with a whole {rows} and {columns}")

@@ -22,7 +22,7 @@ from mmssl.errors import UserError
 from mmssl.evals import cues
 from mmssl.evals.audio_visual import AudioVisual, ndcg
 from mmssl.evals.compare import Comparer
-from mmssl.evals.windows import GRID, Asker, Kind, per_clip
+from mmssl.evals.windows import GRID, Asker, Kind
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
 from mmssl.transforms.audio import AudioPreprocess
@@ -232,10 +232,6 @@ def test_ndcg_is_the_textbooks() -> None:
     gain = 1 + 1 / log(3)
     by_chance = [gain / 3, gain * 2 / 3 / gain, gain / 3]
     assert chance == pytest.approx(np.mean(by_chance))
-
-
-def test_each_clip_counts_once() -> None:
-    assert per_clip(torch.tensor([1.0, 0, 0, 1]), torch.tensor([5, 5, 5, 2])).tolist() == [1.0, pytest.approx(1 / 3)]
 
 
 def test_a_linear_model_finds_what_is_trivial_and_only_that() -> None:

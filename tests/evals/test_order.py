@@ -16,7 +16,7 @@ from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals.order import Order, nearest_in_time
-from mmssl.evals.pretext import ask, per_group, seeded
+from mmssl.evals.pretext import answer, gathered, per_group, seeded, show
 from mmssl.evals.shortcut import Shortcut, explained
 from mmssl.methods.avts import AVTS, Shifted
 from mmssl.methods.odd_one_out import Odd, OddOneOut
@@ -62,6 +62,12 @@ def run(objective: type[Objective], view: type, *, options: Mapping[str, Any] | 
 
 def opn(**options: Any) -> Trained:
     return run(OPN, Shuffled, widths=(8, 8), options=options)
+
+
+def ask(trained: Trained, task: str, source: Source, **options: Any) -> dict[str, torch.Tensor]:
+    """Returns what the task answers about every sample: name -> (N,), in the order of the source."""
+    shown = show(trained, task, source, **options)
+    return gathered([{"sample": numbers, **answer(trained, task, batch).answers} for numbers, batch in shown])
 
 
 class Knowing(OPN):

@@ -53,7 +53,7 @@ def films(monkeypatch: pytest.MonkeyPatch, samples: list[Any]) -> Any:
         def samples(self, wanted: Any, *, rank: int = 0, world: int = 1) -> Any:
             return iter(samples)
 
-    monkeypatch.setattr("mmssl.pictures.localize.Source", Clips)
+    monkeypatch.setattr("mmssl.pictures.localize.open_source", lambda data: Clips(**data))
     encoders: Any = {
         "image": Plain(ImagePreprocess(size=16)),
         "audio": Plain(AudioPreprocess(sample_rate=100, seconds=0.5)),
