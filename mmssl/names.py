@@ -126,9 +126,30 @@ def _needs_variant(factory: Any) -> bool:
 
 
 def options_of(factory: Any) -> dict[str, inspect.Parameter]:
-    """Returns the keyword-only parameters of a function or class: its options."""
+    """Returns the keyword-only parameters of a function or class: its options.
+
+    A class whose constructor takes `**rest`, to hand on to its base, has the base's options as well.
+    """
     parameters = inspect.signature(factory).parameters.values()
-    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    own = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return {**options_of(_base(factory)), **own} if _hands_on(factory) else own
+
+
+def _hands_on(factory: Any) -> bool:
+    kinds = {p.kind for p in inspect.signature(factory).parameters.values()}
+    return inspect.isclass(factory) and inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _base(factory: type) -> type:
+    """Returns the class behind the one whose constructor this is."""
+    line = factory.__mro__
+    return line[next(i for i, kind in enumerate(line) if "__init__" in vars(kind)) + 1]
+
+
+def _hints(factory: Any) -> dict[str, Any]:
+    """Returns the types of the options."""
+    own = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    return {**_hints(_base(factory)), **own} if _hands_on(factory) else own
 
 
 def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
@@ -145,7 +166,7 @@ def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "") 
     for name, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise UserError(f"{at}{title} needs the option {name!r}")
-    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    hints = _hints(factory)
     return {name: _fit(value, hints.get(name, Any), f"{at}{name}") for name, value in options.items()}
 
 

@@ -57,3 +57,29 @@ def test_everything_listed_says_what_it_is(room: str) -> None:
     assert found
     for name, line in found.items():
         assert len(line) > 10, f"{room}/{name} has no first docstring line"
+
+
+class Base:
+    def __init__(self, *, size: int = 3, rate: float = 0.5) -> None:
+        self.size, self.rate = size, rate
+
+
+class Derived(Base):
+    def __init__(self, *, depth: int = 1, rate: float = 0.1, **shared: object) -> None:
+        super().__init__(rate=rate, **shared)  # type: ignore[arg-type]
+        self.depth = depth
+
+
+class Further(Derived):
+    """Has its base's constructor."""
+
+
+@pytest.mark.parametrize("kind", [Derived, Further])
+def test_a_class_that_hands_options_on_has_those_of_its_base(kind: type[Derived]) -> None:
+    assert set(names.options_of(kind)) == {"size", "rate", "depth"}
+    assert names.options_of(kind)["rate"].default == 0.1
+    assert kind(**names.check_options(kind, {"size": 7, "depth": 2})).size == 7
+    with pytest.raises(UserError, match="size is 'x'; expected int"):
+        names.check_options(kind, {"size": "x"})
+    with pytest.raises(UserError, match="has no option 'dept'"):
+        names.check_options(kind, {"dept": 1})

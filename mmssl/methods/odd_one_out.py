@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from mmssl.nn.relations import classified, each_frame, layers
 from mmssl.transforms.image import check_range
 from mmssl.transforms.video import to_tensor
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample
-from mmssl.views.motion import Motion
 from mmssl.views.ordered import Ordered, path_lengths
 
 
@@ -26,13 +25,6 @@ class Odd(Ordered):
     sequence its own. The odd one is neither forward nor backward. Everything else: as Ordered has it.
     """
 
-    guards: ClassVar = {
-        "channel_splitting": {"split": False},
-        "level": {"level": False},
-        "jitter": {"jitter": 0},
-        "random_times": {"random_times": False},
-    }
-
     def __init__(
         self,
         preprocess: Mapping[str, Preprocess],
@@ -40,30 +32,11 @@ class Odd(Ordered):
         sequences: int = 6,
         frames: int = 6,
         window: tuple[float, float] = (1.0, 2.0),
-        fps: float = 25.0,
         search: float = 5.0,
-        side: int = 256,
         crop: int = 227,
-        jitter: int = 5,
-        mirror: float = 0.5,
-        split: bool = True,
-        level: bool = True,
-        random_times: bool = True,
-        motion: Motion = "differences",
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            preprocess,
-            fps=fps,
-            search=search,
-            side=side,
-            crop=crop,
-            jitter=jitter,
-            mirror=mirror,
-            split=split,
-            level=level,
-            random_times=random_times,
-            motion=motion,
-        )
+        super().__init__(preprocess, search=search, crop=crop, **shared)
         if sequences < 2 or frames < 3:
             raise UserError(f"{sequences} sequences of {frames} frames have no odd one; expected at least 2 of 3")
         self.sequences, self.frames = sequences, frames

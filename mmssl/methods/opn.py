@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Mapping
 from itertools import combinations
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from mmssl.nn.relations import classified, each_frame, layers, related
 from mmssl.transforms.image import check_range
 from mmssl.transforms.video import to_tensor
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample
-from mmssl.views.motion import Motion
 from mmssl.views.ordered import Ordered, orders, path_lengths
 
 FRAMES = 4
@@ -32,12 +31,6 @@ class Shuffled(Ordered):
     gap: seconds from one frame to the next. Everything else: as Ordered has it.
     """
 
-    guards: ClassVar = {
-        "channel_splitting": {"split": False},
-        "level": {"level": False},
-        "jitter": {"jitter": 0},
-        "random_times": {"random_times": False},
-    }
     chance = 1 / len(ORDERS)
 
     def __init__(
@@ -45,30 +38,11 @@ class Shuffled(Ordered):
         preprocess: Mapping[str, Preprocess],
         *,
         gap: tuple[float, float] = (0.1, 0.3),
-        fps: float = 25.0,
         search: float = 5.0,
-        side: int = 256,
         crop: int = 80,
-        jitter: int = 5,
-        mirror: float = 0.5,
-        split: bool = True,
-        level: bool = True,
-        random_times: bool = True,
-        motion: Motion = "differences",
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            preprocess,
-            fps=fps,
-            search=search,
-            side=side,
-            crop=crop,
-            jitter=jitter,
-            mirror=mirror,
-            split=split,
-            level=level,
-            random_times=random_times,
-            motion=motion,
-        )
+        super().__init__(preprocess, search=search, crop=crop, **shared)
         self.gap = check_range("gap", gap, 0.0, math.inf)
 
     def __call__(self, sample: Sample) -> Sample:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from mmssl.nn.relations import classified, each_frame, layers, related
 from mmssl.transforms.image import chance, check_range
 from mmssl.transforms.video import to_tensor
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample
-from mmssl.views.motion import Motion
 from mmssl.views.ordered import Ordered, path_lengths
 
 
@@ -29,13 +28,7 @@ class Verified(Ordered):
     decides; without it the wrong order is (c, b, d) or (b, d, c).
     """
 
-    guards: ClassVar = {
-        "fixed_ends": {"fixed_ends": False},
-        "channel_splitting": {"split": False},
-        "level": {"level": False},
-        "jitter": {"jitter": 0},
-        "random_times": {"random_times": False},
-    }
+    guards: ClassVar = {"fixed_ends": {"fixed_ends": False}, **Ordered.guards}
 
     def __init__(
         self,
@@ -45,30 +38,11 @@ class Verified(Ordered):
         span: tuple[float, float] = (0.6, 2.4),
         outside: tuple[float, float] = (0.6, 1.2),
         fixed_ends: bool = True,
-        fps: float = 25.0,
         search: float = 10.0,
-        side: int = 256,
         crop: int = 227,
-        jitter: int = 5,
-        mirror: float = 0.5,
-        split: bool = True,
-        level: bool = True,
-        random_times: bool = True,
-        motion: Motion = "differences",
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            preprocess,
-            fps=fps,
-            search=search,
-            side=side,
-            crop=crop,
-            jitter=jitter,
-            mirror=mirror,
-            split=split,
-            level=level,
-            random_times=random_times,
-            motion=motion,
-        )
+        super().__init__(preprocess, search=search, crop=crop, **shared)
         if not 0 < positives < 1:
             raise UserError(f"positives is {positives}; expected a share between 0 and 1")
         self.positives, self.fixed_ends = positives, fixed_ends

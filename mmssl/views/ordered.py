@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,20 +35,27 @@ class Ordered(View):
     begin with the file, whose first picture is a key frame, so that the codec's quality tells frames apart.
     """
 
+    guards: ClassVar = {
+        "channel_splitting": {"split": False},
+        "level": {"level": False},
+        "jitter": {"jitter": 0},
+        "random_times": {"random_times": False},
+    }
+
     def __init__(
         self,
         preprocess: Mapping[str, Preprocess],
         *,
-        fps: float,
         search: float,
-        side: int,
         crop: int,
-        jitter: int,
-        mirror: float,
-        split: bool,
-        level: bool,
-        random_times: bool,
-        motion: Motion,
+        fps: float = 25.0,
+        side: int = 256,
+        jitter: int = 5,
+        mirror: float = 0.5,
+        split: bool = True,
+        level: bool = True,
+        random_times: bool = True,
+        motion: Motion = "differences",
     ) -> None:
         super().__init__(preprocess)
         self.prepare: Any = self.preprocess["video"]

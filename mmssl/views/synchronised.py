@@ -152,26 +152,9 @@ class Shifted(Synchronised):
         super_hard: float = 0.0,
         apart: float = 0.5,
         easy_until: float = 0.55,
-        grid: float = 0.04,
-        negatives_on_grid: bool = True,
-        crop_scale: tuple[float, float] = (0.75, 1.0),
-        flip: float = 0.5,
-        color_jitter: float = 0.0,
-        grayscale: float = 0.0,
-        blur: float = 0.0,
-        gain: float = 1.0,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            preprocess,
-            grid=grid,
-            negatives_on_grid=negatives_on_grid,
-            crop_scale=crop_scale,
-            flip=flip,
-            color_jitter=color_jitter,
-            grayscale=grayscale,
-            blur=blur,
-            gain=gain,
-        )
+        super().__init__(preprocess, **shared)
         if min(hard, super_hard) < 0 or hard + super_hard > 1:
             raise UserError(f"hard is {hard} and super_hard {super_hard}; expected shares of at most 1 together")
         if apart <= NOTICED:
