@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from mmssl.data.writer import build_from
 from mmssl.errors import DamagedError, UserError
@@ -28,6 +29,7 @@ Files = dict[str, bytes]  # path within the source -> bytes
 NOTHING = (0, 65535)  # depths that say that nothing was measured
 STRIDE = 2  # every second pixel across and down is still finer than the voxels
 NEAR = 1.5  # voxels
+NORMAL, NEIGHBOURS = 4, 31  # voxels, and the point itself with 30 others
 
 
 @dataclass
@@ -104,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
         help="of a sequence's split at most, drawn at random (default 300)",
     )
     add("--color", action="store_true", help="keep colour, of pictures that are registered with the depth")
+    add("--normals", action="store_true", help="keep the normal of the surface at each point, towards the camera")
     add("--seed", type=int, default=0, metavar="S", help="draws the pairs (default 0)")
     return command
 
@@ -138,7 +141,7 @@ def pairs_of(files: Files, options: argparse.Namespace) -> tuple[dict[str, list[
             scans = []
             for name in part[:: options.every]:
                 try:
-                    found = scan(files, name, matrix, voxel=options.voxel, color=options.color)
+                    found = scan(files, name, matrix, options)
                     scans.append(replace(found, pose=level @ found.pose))
                 except DamagedError as error:
                     skipped[error.reason] += 1
@@ -180,7 +183,7 @@ def numbers(data: bytes) -> Array:
         return np.full((1, 1), np.nan)
 
 
-def scan(files: Files, name: str, matrix: Array, *, voxel: float, color: bool) -> Scan:
+def scan(files: Files, name: str, matrix: Array, options: argparse.Namespace) -> Scan:
     """Back-projects a frame; DamagedError for one whose pose or depth cannot be used."""
     if f"{name}.pose.txt" not in files:
         raise DamagedError("a frame without a pose", name)
@@ -193,8 +196,21 @@ def scan(files: Files, name: str, matrix: Array, *, voxel: float, color: bool) -
     rows, columns = rows[seen], columns[seen]
     pixels = np.stack([columns, rows, np.ones_like(rows)], axis=1)
     xyz = (pixels @ np.linalg.inv(matrix).T) * (depth[rows, columns, None] / 1000)
-    cloud = points.Cloud(xyz, colors(files, name, depth.shape)[rows, columns] if color else None)
-    return Scan(PurePosixPath(name).name, cloud.pick(grid_index(cloud, voxel)), pose)
+    cloud = points.Cloud(xyz, colors(files, name, depth.shape)[rows, columns] if options.color else None)
+    cloud = cloud.pick(grid_index(cloud, options.voxel))
+    if options.normals:
+        cloud = replace(cloud, normal=normals(cloud.xyz, radius=NORMAL * options.voxel))
+    return Scan(PurePosixPath(name).name, cloud, pose)
+
+
+def normals(xyz: Array, *, radius: float) -> Array:
+    """Returns the unit normal (N, 3) of the plane through each point's nearest within the radius, facing the origin."""
+    distance, near = cKDTree(xyz).query(xyz, k=NEIGHBOURS, distance_upper_bound=radius)
+    there = np.isfinite(distance)[:, :, None]
+    around = np.where(there, xyz[np.where(there[:, :, 0], near, 0)] - xyz[:, None], 0)
+    around -= np.where(there, around.sum(1, keepdims=True) / there.sum(1, keepdims=True), 0)
+    normal = np.linalg.eigh(around.transpose(0, 2, 1) @ around)[1][:, :, 0]
+    return normal * np.where((normal * xyz).sum(1, keepdims=True) > 0, -1, 1)
 
 
 def colors(files: Files, name: str, shape: tuple[int, ...]) -> Array:

@@ -99,6 +99,21 @@ def test_colour(scans: ModuleType, folder: Path, tmp_path: Path) -> None:
     assert (sample["points"].color == (200, 30, number)).all()
 
 
+def test_normals(scans: ModuleType, folder: Path, tmp_path: Path) -> None:
+    assert scans.main([str(tmp_path / "a"), "--source", str(folder), "--normals", *ARGUMENTS]) == 0
+    source = Source(shards=str(tmp_path / "a" / "test"), fields={"points": "points_a.ply"})
+    normal = next(source.samples({"points"}))["points"].normal
+    np.testing.assert_allclose(normal, np.tile([0.0, 0, -1], (len(normal), 1)), atol=1e-3)
+
+
+def test_normals_of_a_tilted_plane(scans: ModuleType) -> None:
+    x, y = (part.ravel() for part in np.meshgrid(np.arange(-9, 9) / 40, np.arange(-9, 9) / 40))
+    found = scans.normals(np.stack([x, y, 2 + x / 2], axis=1), radius=0.1)
+    np.testing.assert_allclose(found, np.tile([0.2**0.5, 0, -(0.8**0.5)], (len(x), 1)), atol=1e-6)
+    lonely = scans.normals(np.array([[0.0, 0, 1], [5, 5, 5]]), radius=0.1)
+    np.testing.assert_allclose(np.linalg.norm(lonely, axis=1), 1)
+
+
 def test_wrong_sources(scans: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     cases = [
