@@ -11,7 +11,9 @@ import torch
 
 from mmssl import dist, names
 from mmssl.data.loader import Loader
+from mmssl.data.plan import seed_of
 from mmssl.data.shards import Source
+from mmssl.data.sweep import Sweep
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
@@ -22,10 +24,14 @@ LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
 
 
 class Stream:
-    """One task's endless stream of batches, and where it stands."""
+    """One task's endless stream of batches, and where it stands.
+
+    begins: whether a pass over the set has begun since somebody last set it to False.
+    """
 
     def __init__(self, loader: Loader, view: View, resume: dict[str, Any] | None) -> None:
         self.loader, self.view = loader, view
+        self.begins = False
         self.batches = self._run(resume)
 
     def _run(self, resume: dict[str, Any] | None) -> Iterator[Batch]:
@@ -34,9 +40,23 @@ class Stream:
             resume = None
 
     def next(self, device: torch.device, *, progress: float = 0.0) -> Batch:
-        """Returns the next batch on the device, as the View shows it when training is so far."""
+        """Returns the next batch on the device, as the View shows it when training is so far.
+
+        What the View draws there depends on the batch's place in the run alone, so that a resumed run draws the same.
+        """
+        batch = next(self.batches)
+        place = self.loader.place
+        self.begins |= place[1:] == (0, 1)
         self.view.progress = progress
-        return self.view.on_device(next(self.batches).to(device))
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed_of(self.loader.seed, *place, "on device", self.loader.rank))
+            return self.view.on_device(batch.to(device))
+
+    def sweep(self, device: torch.device) -> Iterator[Batch]:
+        """Yields this process's share of the training set once, in order, as the preprocessing shows it."""
+        loader = self.loader
+        share = Sweep(loader.source, self.view.preprocess, batch=loader.batch, rank=loader.rank, world=loader.world)
+        return (batch.to(device) for batch in share.batches(workers=loader.workers))
 
     def rest(self, device: torch.device) -> Iterator[Batch]:
         """Yields batches without end."""
@@ -64,6 +84,8 @@ def assemble(
         else:
             _learn_preprocess(encoders[key], key, objectives, sources)
     weights = {key: task.weight for key, task in recipe.tasks.items()}
+    for key, objective in objectives.items():
+        objective.reserve(sources[key].count)
     model = MultiTask(encoders, objectives, weights).to(device)
     streams = {}
     for key, pretext in pretexts(recipe, objectives).items():

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ class Trainer:
             for key, stream in self.streams.items():
                 self.model.named_objectives[key].learn(stream.rest(self.device))
         self.waiting = self._draw()
+        if state is None:
+            self._begin_epochs()
         freeze_idle(self.model, self.waiting[0])
         name, node = split(self.recipe.optim, default="adamw")
         self.optimizer: torch.optim.Optimizer = names.build(
@@ -92,6 +95,7 @@ class Trainer:
         began = time.perf_counter()
         parts = self.waiting or self._draw()
         self.waiting = []
+        self._begin_epochs()
         waited = time.perf_counter() - began
         factor = warmup_cosine(self.step, steps=self.steps, warmup=options.warmup, final=options.final_lr)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
@@ -110,6 +114,15 @@ class Trainer:
         if self.averaged is not None:
             ema_update(self.averaged, self.model, decay=options.ema)
         return losses, waited
+
+    def _begin_epochs(self) -> None:
+        """Lets the tasks whose data begins a new pass look at all of it."""
+        for key, stream in self.streams.items():
+            if stream.begins:
+                stream.begins = False
+                self.model.named_objectives[key].before_epoch(
+                    self.model.named_encoders, partial(stream.sweep, self.device)
+                )
 
     def _apply_gradients(self) -> None:
         """Clips and steps; a gradient that is not finite leaves the weights as they are, without waiting for it."""

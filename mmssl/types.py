@@ -27,7 +27,8 @@ class Batch:
         float in [0, 1]; audio (B, samples) float; text (B, L) token ids; points (sum N, 1 + C) float,
         column 0 the index of the cloud in the batch, then x, y, z in metres, then features.
     target: the pretext answer; never a human label.
-    extra: index, boxes, matches, ... and for each modality `<modality>_present` (B,) bool.
+    extra: boxes, matches, ... and for each modality `<modality>_present` (B,) bool; `index` (B,), each sample's
+        number in the training set, where its shards are counted.
     """
 
     views: dict[str, list[Tensor]]
@@ -308,10 +309,19 @@ class Objective(nn.Module):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         raise NotImplementedError
 
+    def reserve(self, samples: int | None) -> None:
+        """Makes room for what is kept of each of the training set's samples, by extra["index"]; None: not counted."""
+
     def learn(self, batches: Iterator[Batch]) -> None:
         """Learns from this process's stream, before a new run's first step, what the task needs (clusters of colours).
 
         What is learnt stands in buffers, and is the same on every process. Batches that are taken are spent.
+        """
+
+    def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:
+        """Looks at the whole training set before each pass over it (offline clustering).
+
+        sweep() yields this process's share of it once, as the encoders' preprocessing shows it, with extra["index"].
         """
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:

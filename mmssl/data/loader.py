@@ -151,6 +151,11 @@ class Loader:
         finally:
             del parcels  # workers stop when nobody knows them; a traceback must not keep them
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Where this rank stands: epoch, samples of it that other plans delivered, batches of it delivered since."""
+        return self._state["epoch"], self._state["base"], self._state["batches"]
+
     def state(self) -> dict[str, Any]:
         """Returns where this rank stands after the latest delivered batch, as plain values."""
         return {**self._state, "draws": list(self._state["draws"]), "report": self.report()}

@@ -7,6 +7,7 @@ import glob
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ class Source:
 
     shards: braces and globs ("data/train-{0000..0331}.tar"), a folder, or what webdataset opens (http:, pipe:).
     fields: sample key -> field that fills it, such as {text: json.caption}; by default the extension tells.
-    Each sample has `__key__` and `__shard__` besides what was wanted of it.
+    Each sample has `__key__`, `__shard__` and `__number__` (its place in the set, -1 where the shards are not counted)
+    besides what was wanted of it.
     """
 
     def __init__(self, *, shards: str | list[str], fields: dict[str, str] | None = None) -> None:
@@ -58,19 +60,23 @@ class Source:
 
     def entries(self, shard: int, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Entry]:
         """Yields samples of one shard still encoded; a broken shard ends with an entry that tells the fault."""
-        return read_tar(self.shards[shard], start=start, stop=stop, step=step)
+        counts = self.counts
+        before = sum(counts[:shard]) if counts else None
+        for entry in read_tar(self.shards[shard], start=start, stop=stop, step=step):
+            entry.number = -1 if before is None else before + entry.number
+            yield entry
 
     def keep(self, entry: Entry, wanted: Collection[str]) -> Entry:
         """Returns the entry without the fields that fill none of the wanted keys."""
         needed = {find(key, entry.fields, self.fields) for key in wanted}
-        return Entry(entry.key, entry.shard, {f: d for f, d in entry.fields.items() if f in needed}, entry.fault)
+        return replace(entry, fields={f: d for f, d in entry.fields.items() if f in needed})
 
     def open(self, entry: Entry, wanted: Collection[str]) -> Sample:
         """Decodes the wanted keys of an entry; raises DamagedError if it is broken or has none of them."""
         if entry.fault:
             raise DamagedError(entry.fault, entry.shard)
         sample = decode_all(wanted, entry.fields, self.fields)
-        return {**sample, "__key__": entry.key, "__shard__": entry.shard}
+        return {**sample, "__key__": entry.key, "__shard__": entry.shard, "__number__": entry.number}
 
     def samples(self, wanted: Collection[str], *, rank: int = 0, world: int = 1) -> Iterator[Sample]:
         """Yields every sample once and in order, sample i to rank i % world; skips and counts the damaged."""

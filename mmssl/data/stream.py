@@ -129,6 +129,8 @@ class _Slot:
         shown = view(self.stream.source.open(entry, view.reads))
         if not any(shown.get(modality) for modality in view.preprocess):
             raise DamagedError(f"a view without {' or '.join(sorted(view.preprocess))}")
+        if entry.number >= 0:
+            shown["extra"] = {**shown.get("extra", {}), "index": torch.tensor(entry.number)}
         return shown
 
     def _entries(self) -> Iterator[Entry]:

@@ -29,6 +29,7 @@ class Entry:
     shard: str
     fields: Raw
     fault: str = ""
+    number: int = -1  # within the shard; after Source has read it and knows all counts, within the set
 
     @property
     def size(self) -> int:
@@ -45,7 +46,7 @@ def read_tar(url: str, *, start: int = 0, stop: int | None = None, step: int = 1
                 if number >= start and (number - start) % step == 0:
                     key = group.pop("__key__")
                     del group["__url__"]
-                    yield Entry(key, url, group)
+                    yield Entry(key, url, group, number=number)
             if stop is None or number + 1 < stop:
                 whole = stream.ends_well() if url.endswith(".tar") else True
                 fault = "" if whole else ENDS_EARLY

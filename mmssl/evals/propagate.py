@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from mmssl import dist
 from mmssl.data.shards import Source
-from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.annotated import VOID, Annotated, annotated
 from mmssl.evals.propagation import carried, cells_of, moved
 from mmssl.evals.regions import boundary, jaccard
 from mmssl.evals.score import bootstrap
 from mmssl.evals.stream import open_source
+from mmssl.evals.untrained import untrained
 from mmssl.types import Encoder, Score, Trained, evaluating
 
 Row = dict[str, float]  # figure of one object or key point -> value, by who answered it
@@ -74,7 +74,7 @@ class Propagate:
         encoder = trained.encoders[self.encoder]
         if self.space is not None and self.space not in encoder.spaces:
             raise UserError(f"the {self.encoder} encoder has no space {self.space!r}; it has {list(encoder.spaces)}")
-        rivals = {"": encoder} | ({"untrained/": _untrained(encoder, self.seed)} if self.untrained else {})
+        rivals = {"": encoder} | ({"untrained/": untrained(encoder, seed=self.seed)} if self.untrained else {})
         rows = self._rows(rivals)
         if not rows:
             raise UserError("no clip of the evaluation data has masks or tracks that fit it")
@@ -180,14 +180,6 @@ def _wanted(source: Source) -> set[str]:
     if not wanted & {"masks", "tracks"}:
         raise UserError(f"{source.shards[0]} has neither masks nor tracks; expected a field masks.npz or tracks.npz")
     return wanted
-
-
-def _untrained(encoder: Encoder, seed: int) -> Encoder:
-    """Builds the encoder again, with random weights."""
-    config = encoder.config()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return create_encoder(config["name"], **config["options"]).to(encoder.device)
 
 
 evaluation = Propagate

@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmssl import dist
-from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
 from mmssl.evals.score import bootstrap
 from mmssl.evals.stream import open_source
+from mmssl.evals.untrained import untrained, warming
 from mmssl.nn.packed import embed_tokens
 from mmssl.transforms.pairs import POSES, Scan, fixed_scans, nearest_features, right_pairs
 from mmssl.transforms.points import local_shape
@@ -95,22 +95,13 @@ class Register:
             return embed_tokens(encoder, x, space=self.space).cpu()
 
     def _unlearnt(self, encoder: Encoder) -> Encoder:
-        """Returns the architecture, and the space's head, with random weights whose BatchNorm has seen some pairs."""
-        config = encoder.config()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            fresh = create_encoder(config["name"], **config["options"])
-            if self.space in encoder.spaces:
-                head = encoder.spaces[self.space]
-                fresh.spaces[self.space] = type(head)(**head.config())
-        fresh.to(encoder.device).train()
-        for module in (*fresh.modules(), *(part for head in fresh.spaces.values() for part in head.modules())):
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.momentum = None  # the plain mean over what it sees
-        for _, scans in islice(self._scans(), WARM):
-            for scan in scans:
-                self._features(fresh, scan)
-        return fresh.eval()
+        """Returns the encoder, and the space's head, with random weights whose BatchNorm has seen some pairs."""
+        fresh = untrained(encoder, space=self.space)
+        with warming(fresh):
+            for _, scans in islice(self._scans(), WARM):
+                for scan in scans:
+                    self._features(fresh, scan)
+        return fresh
 
     def _scans(self, *, rank: int = 0, world: int = 1) -> Iterator[tuple[int, tuple[Scan, Scan]]]:
         """Yields the number and the scans of this process's pairs; damaged ones are left out."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,41 +10,49 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssl.errors import UserError
+from mmssl.nn.mlp import mlp
 from mmssl.types import Features, Head
 
 
 class Projection(Head):
-    """Projects pooled features to a joint embedding (B, out) of unit length.
+    """Projects pooled features to an embedding (B, out) of unit length; `project` leaves the length as it is.
 
     out: size of the embedding; None only normalises. hidden: sizes of hidden layers; none is the linear
-    projection of CLIP (Radford et al., ICML 2021), some an MLP with ReLU. norm: BatchNorm after each hidden layer.
+    projection of CLIP (Radford et al., ICML 2021), some an MLP with ReLU. norm: BatchNorm after each hidden layer;
+    last_norm: after the last one as well, with `affine` its own scale and shift.
     """
 
     def __init__(
-        self, dim: int, *, out: int | None = 512, hidden: Sequence[int] = (), norm: bool = True, bias: bool = False
+        self,
+        dim: int,
+        *,
+        out: int | None = 512,
+        hidden: Sequence[int] = (),
+        norm: bool = True,
+        bias: bool = False,
+        last_norm: bool = False,
+        affine: bool = True,
     ) -> None:
         super().__init__()
         self._config = {"dim": dim, "out": out, "hidden": list(hidden), "norm": norm, "bias": bias}
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise((dim, *hidden)):
-            layers += [nn.Linear(inputs, outputs, bias=not norm)]
-            layers += [nn.BatchNorm1d(outputs)] if norm else []
-            layers += [nn.ReLU(inplace=True)]
-        if out is not None:
-            layers += [nn.Linear((dim, *hidden)[-1], out, bias=bias)]
-        self.layers = nn.Sequential(*layers)
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        self._config |= {"last_norm": last_norm, "affine": affine}
+        if out is None and hidden:
+            raise UserError("a head without an output size has no hidden layers either; give out")
+        sizes = (dim, *hidden, out) if out is not None else ()
+        options = {"norm": norm, "bias": bias, "last_norm": last_norm, "affine": affine}
+        self.layers = mlp(sizes, **options) if sizes else nn.Sequential()
 
     def config(self) -> dict[str, Any]:
         """Returns the arguments that build this head again."""
         return dict(self._config)
 
+    def project(self, pooled: Tensor) -> Tensor:
+        """Returns what the layers make of pooled features (B, D), float32, not normalised."""
+        projected: Tensor = self.layers(pooled)
+        return projected.float()
+
     def forward(self, features: Features) -> Tensor:
-        return F.normalize(self.layers(features.pooled).float(), dim=-1)
+        return F.normalize(self.project(features.pooled), dim=-1)
 
 
 class Cells(Projection):
@@ -68,6 +75,7 @@ class Cells(Projection):
         super().__init__(dim + 2 * coordinates, out=out, hidden=hidden, norm=norm, bias=bias)
         self.coordinates = coordinates
         self._config |= {"dim": dim, "coordinates": coordinates}
+        del self._config["last_norm"], self._config["affine"]
 
     def forward(self, features: Features) -> Tensor:
         tokens = _tokens(features)

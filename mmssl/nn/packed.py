@@ -17,11 +17,11 @@ def starts(x: Tensor, samples: int) -> Tensor:
     return counts.cumsum(0) - counts
 
 
-def together(one: Tensor, other: Tensor, *, samples: int) -> Tensor:
-    """Packs two views of the same samples as one batch of twice as many, the second view's behind the first's."""
-    shift = torch.zeros_like(other[:1])
+def together(*views: Tensor, samples: int) -> Tensor:
+    """Packs several views of the same samples as one batch of as many times more, each view's behind the last's."""
+    shift = torch.zeros_like(views[0][:1])
     shift[:, 0] = samples
-    return torch.cat([one, other + shift])
+    return torch.cat([view + shift * number for number, view in enumerate(views)])
 
 
 def gather_rows(x: Tensor) -> tuple[Tensor, int]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmssl.modalities import audio as sounds
 from mmssl.types import Preprocess
@@ -48,3 +49,23 @@ class AudioPreprocess(Preprocess):
 def gain(samples: Tensor, *, decibels: tuple[float, float] = (-6.0, 6.0)) -> Tensor:
     """Makes a sound louder or softer by a random number of decibels."""
     return samples * 10 ** (random.uniform(*decibels) / 20)
+
+
+def speed(samples: Tensor, *, factor: float) -> Tensor:
+    """Plays a sound (samples,) so many times as fast, its pitch with it; its middle, or silence around it, remains."""
+    length = samples.shape[-1]
+    played = F.interpolate(samples[None, None], size=max(1, round(length / factor)), mode="linear")[0, 0]
+    room = length - len(played)
+    return F.pad(played, (room // 2, room - room // 2))
+
+
+def noise(samples: Tensor, *, power: float) -> Tensor:
+    """Adds white noise of so many times the sound's own power."""
+    return samples + torch.randn_like(samples) * (samples.square().mean() * power).sqrt()
+
+
+def hush(samples: Tensor, *, share: float) -> Tensor:
+    """Silences that share of a sound, from a random moment on."""
+    length = round(share * samples.shape[-1])
+    start = random.randint(0, samples.shape[-1] - length)
+    return torch.cat([samples[:start], torch.zeros(length), samples[start + length :]])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from mmssl.errors import UserError
@@ -119,30 +119,6 @@ def random_box(
 def flip(image: Image.Image) -> Image.Image:
     """Mirrors left and right."""
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-
-
-def color_jitter(
-    image: Image.Image, *, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 0.1
-) -> Image.Image:
-    """Changes brightness, contrast, saturation and hue by random amounts in random order."""
-    from torchvision.transforms import ColorJitter
-
-    return ColorJitter(brightness, contrast, saturation, hue)(image)
-
-
-def grayscale(image: Image.Image) -> Image.Image:
-    """Takes the colour away and keeps three channels."""
-    return image.convert("L").convert("RGB")
-
-
-def blur(image: Image.Image, *, sigma: tuple[float, float] = (0.1, 2.0)) -> Image.Image:
-    """Blurs with a Gaussian of random width, in pixels."""
-    return image.filter(ImageFilter.GaussianBlur(random.uniform(*sigma)))
-
-
-def solarize(image: Image.Image, *, threshold: int = 128) -> Image.Image:
-    """Inverts what is brighter than the threshold."""
-    return ImageOps.solarize(image, threshold)
 
 
 def chance(probability: float) -> bool:

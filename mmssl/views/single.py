@@ -6,21 +6,28 @@ import random
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from PIL.Image import Image
 from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
-from mmssl.transforms import audio, image, points, text, video
-from mmssl.types import Preprocess, Sample, View
+from mmssl.transforms import audio, color, image, points, text, video
+from mmssl.types import Batch, Preprocess, Sample, View
+
+Chance = float | tuple[float, ...]
+"""A probability, or one for each view."""
 
 
 class Single(View):
     """Shows each modality once: a random square crop, a random moment of picture and sound, one caption of several.
 
-    crop_scale: the crop's share of the area; the rest is off by default, since captions name sides and colours.
-    flip, color_jitter, grayscale, blur: probabilities. gain: up to so many decibels louder or softer.
-    rotation, point_jitter (metres), point_scale: of a cloud. views: how often all of it is drawn.
+    crop_scale, crop_ratio: the crop's share of the area, its width over its height; the rest is off by default, since
+    captions name sides and colours. flip: a probability. color_jitter, grayscale, blur, solarize: probabilities, or
+    one for each view; of a film all frames alike; jitter: most change of brightness, contrast, saturation and hue.
+    gain: up to so many decibels louder or softer; noise: up to this share of the sound's own power; speed: range of
+    factors; hush: up to this share of the window is silenced. rotation, point_jitter (metres), point_scale,
+    point_crop (share of the points, around a random one): of a cloud. views: how often all of it is drawn.
     """
 
     def __init__(
@@ -28,28 +35,42 @@ class Single(View):
         preprocess: Mapping[str, Preprocess],
         *,
         crop_scale: tuple[float, float] = (0.9, 1.0),
+        crop_ratio: tuple[float, float] = (1.0, 1.0),
         flip: float = 0.0,
-        color_jitter: float = 0.0,
-        grayscale: float = 0.0,
-        blur: float = 0.0,
+        color_jitter: Chance = 0.0,
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
+        grayscale: Chance = 0.0,
+        blur: Chance = 0.0,
+        solarize: Chance = 0.0,
         gain: float = 0.0,
+        noise: float = 0.0,
+        speed: tuple[float, float] = (1.0, 1.0),
+        hush: float = 0.0,
         rotation: Literal["none", "vertical", "any"] = "none",
         point_jitter: float = 0.0,
         point_scale: tuple[float, float] = (1.0, 1.0),
+        point_crop: tuple[float, float] = (1.0, 1.0),
         views: int = 1,
     ) -> None:
         super().__init__(preprocess)
-        self.prepare: Mapping[str, Any] = self.preprocess
-        for name, chance in {"flip": flip, "color_jitter": color_jitter, "grayscale": grayscale, "blur": blur}.items():
-            if not 0 <= chance <= 1:
-                raise UserError(f"{name} is {chance}; expected a probability from 0 to 1")
-        self.crop_scale = image.check_range("crop_scale", crop_scale, 0.01, 1.0)
-        self.flip, self.color_jitter, self.grayscale, self.blur = flip, color_jitter, grayscale, blur
-        self.gain, self.rotation, self.point_jitter = gain, rotation, point_jitter
-        self.point_scale = image.check_range("point_scale", point_scale, 0.01, 100.0)
         if views < 1:
             raise UserError(f"views is {views}; expected at least 1")
         self.views, self.shows = views, dict.fromkeys(preprocess, views)
+        self.prepare: Mapping[str, Any] = self.preprocess
+        self.crop_scale = image.check_range("crop_scale", crop_scale, 0.01, 1.0)
+        self.crop_ratio = image.check_range("crop_ratio", crop_ratio, 0.1, 10.0)
+        (self.flip,) = chances("flip", flip, 1)
+        self.jitter = dict(zip(("brightness", "contrast", "saturation", "hue"), jitter, strict=True))
+        given = {"color_jitter": color_jitter, "grayscale": grayscale, "blur": blur, "solarize": solarize}
+        self.chances = [dict(zip(given, per, strict=True)) for per in zip(*self._per_view(given), strict=True)]
+        self.gain, self.noise, self.hush = gain, noise, hush
+        self.speed = image.check_range("speed", speed, 0.1, 10.0)
+        self.rotation, self.point_jitter = rotation, point_jitter
+        self.point_scale = image.check_range("point_scale", point_scale, 0.01, 100.0)
+        self.point_crop = image.check_range("point_crop", point_crop, 0.01, 1.0)
+
+    def _per_view(self, given: Mapping[str, Chance]) -> list[list[float]]:
+        return [chances(name, value, self.views) for name, value in given.items()]
 
     def __call__(self, sample: Sample) -> Sample:
         shown = {name: sample[name] for name in self.preprocess if sample.get(name) is not None}
@@ -58,6 +79,22 @@ class Single(View):
                 shown[name] = self.prepare[name].opened(shown[name])
         moments = [self._moment(shown) for _ in range(self.views)]
         return {name: [self._show(name, raw, moment) for moment in moments] for name, raw in shown.items()}
+
+    def on_device(self, batch: Batch) -> Batch:
+        """Changes colour and sharpness of pictures and films; all views are then floats."""
+        if not any(any(per_view.values()) for per_view in self.chances):
+            return batch
+        for name in {"image", "video"} & batch.views.keys():
+            batch.views[name] = [self._colored(x, c) for x, c in zip(batch.views[name], self.chances, strict=True)]
+        return batch
+
+    def _colored(self, x: Tensor, chances: Mapping[str, float]) -> Tensor:
+        x = color.as_unit(x)
+        if chances["color_jitter"] or chances["grayscale"]:
+            x = color.color_jitter(x, jittered=chances["color_jitter"], grayscale=chances["grayscale"], **self.jitter)
+        if chances["blur"]:
+            x = color.blur(x, share=chances["blur"])
+        return color.solarize(x, share=chances["solarize"]) if chances["solarize"] else x
 
     def _show(self, name: str, raw: Any, moment: float) -> Any:
         """Shows one modality; of a modality that this file does not know, what its encoder's preprocessing makes."""
@@ -77,34 +114,35 @@ class Single(View):
         return {"video": lambda: preprocess.span or 0.0, "audio": lambda: preprocess.seconds}.get(name, float)()
 
     def _image(self, raw: Any, moment: float) -> Tensor:
-        size, way = self.prepare["image"].size, self.prepare["image"].interpolation
-        picture = image.opened(raw, time=moment)
-        picture = image.random_crop(picture, size, scale=self.crop_scale, ratio=(1.0, 1.0), interpolation=way)
-        changes = (
-            (self.flip, image.flip),
-            (self.color_jitter, image.color_jitter),
-            (self.grayscale, image.grayscale),
-            (self.blur, image.blur),
-        )
-        for probability, change in changes:
-            if image.chance(probability):
-                picture = change(picture)
-        return image.to_tensor(picture)
+        return self._crop(image.opened(raw, time=moment), self.prepare["image"].size, self.crop_scale)
+
+    def _crop(self, picture: Image, size: int, scale: tuple[float, float]) -> Tensor:
+        way = self.prepare["image"].interpolation
+        cut = image.random_crop(picture, size, scale=scale, ratio=self.crop_ratio, interpolation=way)
+        return image.to_tensor(image.flip(cut) if image.chance(self.flip) else cut)
 
     def _video(self, clip: Any, moment: float) -> Tensor:
         preprocess = self.prepare["video"]
         times = preprocess.times(clip, moment - preprocess.span / 2 if preprocess.span else 0.0)
-        pictures = video.random_crop(clip, times, preprocess.size, scale=self.crop_scale, ratio=(1.0, 1.0))
+        pictures = video.random_crop(clip, times, preprocess.size, scale=self.crop_scale, ratio=self.crop_ratio)
         return video.to_tensor(video.flip(pictures) if image.chance(self.flip) else pictures)
 
     def _audio(self, sound: Any, moment: float) -> Tensor:
         preprocess = self.prepare["audio"]
         samples = preprocess.window(sound, moment - preprocess.seconds / 2)
-        return audio.gain(samples, decibels=(-self.gain, self.gain)) if self.gain else samples
+        if self.speed != (1.0, 1.0):
+            samples = audio.speed(samples, factor=random.uniform(*self.speed))
+        if self.gain:
+            samples = audio.gain(samples, decibels=(-self.gain, self.gain))
+        if self.noise:
+            samples = audio.noise(samples, power=random.uniform(0, self.noise))
+        return audio.hush(samples, share=random.uniform(0, self.hush)) if self.hush else samples
 
     def _points(self, raw: Any, _moment: float) -> Tensor:
         preprocess = self.prepare["points"]
         cloud = clouds.load(raw)
+        if self.point_crop != (1.0, 1.0):
+            cloud = cloud.pick(points.crop_index(cloud, random.uniform(*self.point_crop)))
         if preprocess.points is not None:
             cloud = points.subsample(cloud, preprocess.points)
         if self.rotation != "none":
@@ -117,6 +155,14 @@ class Single(View):
 
     def _text(self, raw: Any, _moment: float) -> str:
         return self.prepare["text"](text.choose(texts.load(raw)))
+
+
+def chances(name: str, given: Chance, views: int) -> list[float]:
+    """Returns a probability for each view; UserError for another number of them, or one outside 0 to 1."""
+    found = list(given) if isinstance(given, tuple) else [given] * views
+    if len(found) != views or not all(0 <= p <= 1 for p in found):
+        raise UserError(f"{name} is {given}; expected a probability from 0 to 1, or {views}, one for each view")
+    return found
 
 
 view = Single

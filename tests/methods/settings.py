@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmssl import names
+from mmssl import dist, names
 from mmssl.encoders import create_encoder
 from mmssl.multitask import MultiTask
 from mmssl.types import Batch, Encoder
 
+SAMPLES = 20  # of the training set that methods with a memory of it are told of
 VIT = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "image": ("vit", VIT),
@@ -76,6 +77,18 @@ def shuffled_frames(frames: int, classes: int, *, sequences: int = 1) -> Callabl
     return make
 
 
+def several(views: int) -> Callable[[tuple[str, ...], int], Batch]:
+    """So many views of each sample, which differ."""
+
+    def make(keys: tuple[str, ...], rows: int) -> Batch:
+        made = plain(keys, rows * views)
+        made.views = {key: list(view.split(rows)) for key, (view,) in made.views.items()}
+        made.extra["index"] = torch.arange(rows) * 2 % SAMPLES
+        return made
+
+    return make
+
+
 @dataclass(slots=True)
 class Setting:
     """keys: the encoders. make: (keys, rows) -> Batch; whole: the keys that a sample must have to count."""
@@ -118,6 +131,7 @@ SETTINGS = {
     "pointcontrast": Setting(("points",), {"embed_dim": 8}, cloud_pairs),
     "shuffle_and_learn": Setting(("video",), {"widths": (8,), "hidden": (8,), "dropout": 0.0}, shuffled_frames(3, 2)),
     "siglip": Setting(("image", "text"), {"embed_dim": 8}),
+    "simclr": Setting(("image",), {"embed_dim": 8}, several(2)),
 }
 
 
@@ -133,12 +147,24 @@ def build(name: str) -> MultiTask:
         kind, options = {**ENCODERS, **setting.encoders}[key]
         encoders[key] = create_encoder(kind, **options)
     method, _ = names.resolve("methods", name)
-    model = MultiTask(encoders, {name: method.objective(encoders, **setting.options)}, {name: 1.0})
+    objective = method.objective(encoders, **setting.options)
+    objective.reserve(SAMPLES)
+    model = MultiTask(encoders, {name: objective}, {name: 1.0})
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    model.objectives[name].learn(iter(lambda: batch(name), None))
+    objective.learn(iter(lambda: batch(name), None))
+    objective.before_epoch(encoders, lambda: sweep(name))
     return model
+
+
+def sweep(name: str) -> Iterator[Batch]:
+    """Yields the whole training set once, this process's share of it, one view of each sample."""
+    keys = SETTINGS[name].keys
+    whole = plain(keys, SAMPLES)
+    whole.extra["index"] = torch.arange(SAMPLES)
+    for rows in torch.arange(dist.rank(), SAMPLES, dist.world()).split(4):
+        yield pick(whole, rows)
 
 
 def batch(name: str, rows: int = 8, *, missing: bool = True) -> Batch:

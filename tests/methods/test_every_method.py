@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from mmssl import names
+from mmssl.multitask import MultiTask
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import SETTINGS, batch, build, pick
@@ -38,6 +40,35 @@ def test_one_step_reaches_every_parameter_and_lowers_the_loss(name: str) -> None
         model.objectives[name].after_step(model.encoders, 0.1)
         losses.append(total.item())
     assert losses[-1] < losses[0]
+
+
+def step(model: MultiTask, optimizer: torch.optim.Optimizer, name: str, number: int) -> float:
+    """Makes one whole training step on a batch of its own."""
+    torch.manual_seed(number)
+    shown = batch(name)
+    total, _ = model({name: pick(shown, torch.randperm(8))})
+    optimizer.zero_grad()
+    total.backward()
+    optimizer.step()
+    model.objectives[name].after_step(model.encoders, number / 10)
+    return total.item()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resumed_run_goes_on_alike_and_what_follows_the_network_moves(name: str) -> None:
+    models = [build(name), build(name)]
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=SETTINGS[name].lr) for m in models]
+    before = {key: p.clone() for key, p in models[0].objectives.named_parameters() if not p.requires_grad}
+    for number in range(2):
+        step(models[0], optimizers[0], name, number)
+    still = [key for key, p in models[0].objectives.named_parameters() if key in before and p.equal(before[key])]
+    assert not still, "a teacher follows"
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    went_on = [step(m, o, name, 3) for m, o in zip(models, optimizers, strict=True)]
+    assert went_on[0] == went_on[1]
+    for (key, value), again in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
+        assert torch.equal(value, again), key
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -76,9 +76,7 @@ def test_what_is_absent_or_unwanted_is_left_out():
 def test_views_follow_the_seed():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8))
     cloud = Cloud(np.random.default_rng(0).normal(size=(100, 3)))
-    made = Single(
-        PREPROCESS, crop_scale=(0.3, 0.5), flip=0.5, color_jitter=1.0, rotation="any", point_jitter=0.1, gain=3.0
-    )
+    made = Single(PREPROCESS, crop_scale=(0.3, 0.5), flip=0.5, rotation="any", point_jitter=0.1, gain=3.0)
     sample = {"image": noise, "points": cloud, "audio": ramp()[1]}
 
     def once(seed):

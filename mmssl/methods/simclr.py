@@ -1,0 +1,52 @@
+"""SimCLR: find the other view of each sample among all views of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.losses.nt_xent import nt_xent
+from mmssl.nn.head import Projection
+from mmssl.nn.several import Several
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces
+from mmssl.views.pair import Pair
+
+
+class SimCLR(Several):
+    """NT-Xent between two views' projections. Chen et al., ICML 2020.
+
+    embed_dim: of the projection; hidden: its hidden layers, by default one as wide as the features. temperature: 0.5
+    suits batches of some hundred small pictures, 0.1 large ones, as the paper found. encoder: as Several has it.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 128,
+        hidden: Sequence[int] | None = None,
+        temperature: float = 0.1,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        layers = (self.dim,) if hidden is None else hidden
+        self.head = Projection(self.dim, out=embed_dim, hidden=layers, last_norm=True)
+        self.temperature = temperature
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        one, other = (self._embed(pooled) for pooled in self.pooled(encoders, batch)[:2])
+        present = self.present(batch)
+        total = dist.mean(nt_xent(one, other, temperature=self.temperature, present=present), present)
+        return Loss(total, embeddings={self.key: one.detach()})
+
+    def _embed(self, pooled: Tensor) -> Tensor:
+        return F.normalize(self.head.project(pooled), dim=1)
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head}
+
+
+method = Method(Pair, SimCLR)

@@ -1,0 +1,77 @@
+"""k nearest neighbours: the vote, and the baselines beside it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+
+from mmssl.encoders import create_encoder
+from mmssl.errors import UserError
+from mmssl.evals import knn
+from mmssl.evals.knn import KNN, vote
+from mmssl.modalities import image
+from mmssl.types import Trained
+
+
+def test_the_vote_is_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    known, asked = torch.randn(50, 6, generator=generator), torch.randn(30, 6, generator=generator)
+    labels = torch.randint(4, (50,), generator=generator)
+    expected = []
+    for query in asked:
+        cosines = torch.nn.functional.cosine_similarity(query[None], known)
+        weights = [0.0] * 4
+        for place in cosines.argsort(descending=True)[:7].tolist():
+            weights[int(labels[place])] += math.exp(cosines[place].item() / 0.1)
+        expected.append(max(range(4), key=weights.__getitem__))
+    assert vote(known, labels, asked, k=7, temperature=0.1).tolist() == expected
+    monkeypatch.setattr(knn, "HELD", 100)
+    assert vote(known, labels, asked, k=7, temperature=0.1).tolist() == expected
+    assert vote(known[:3], labels[:3], asked, k=7, temperature=0.001).shape == (30,)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> dict[str, dict[str, str]]:
+    """Pictures that are brighter on the left, or on the right; the noise differs."""
+    noise = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 20)):
+        with webdataset.TarWriter(str(tmp_path / f"{split}.tar")) as tar:
+            for number in range(count):
+                pixels = noise.integers(0, 120, (16, 16, 3))
+                pixels[:, slice(0, 8) if number % 2 else slice(8, 16)] += 100
+                tar.write({"__key__": str(number), "png": image.encode(pixels.astype(np.uint8)), "cls": number % 2})
+    return {"train": {"shards": str(tmp_path / "train.tar")}, "data": {"shards": str(tmp_path / "test.tar")}}
+
+
+def test_the_encoder_stands_beside_its_baselines(shards: dict[str, dict[str, str]]) -> None:
+    torch.manual_seed(0)
+    encoder = create_encoder("convnet", image_size=16, widths=[8], depths=[1], stem_stride=1).eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.zero_()  # all alike, so that the first class wins
+    found = dict(KNN(**shards, k=(5,)).run(Trained({"image": encoder})))
+    assert found["raw/k5"].value == 1.0
+    assert found["random_weights/k5"].value > 0.5
+    assert found["k5"].value == 0.5
+    assert found["k5"].trivial == 1.0
+    assert (found["k5"].chance, found["k5"].n) == (0.5, 20)
+    alone = dict(KNN(**shards, k=(5,), baselines=False).run(Trained({"image": create_encoder("raw:image", size=16)})))
+    assert list(alone) == ["k5"]
+    assert alone["k5"].value == 1.0
+
+
+def test_wrong_choices(shards: dict[str, dict[str, str]]) -> None:
+    trained = Trained({"image": create_encoder("raw:image"), "audio": create_encoder("raw:audio")})
+    with pytest.raises(UserError, match="say which"):
+        next(KNN(**shards).run(trained))
+    with pytest.raises(UserError, match="no encoder 'images'"):
+        next(KNN(**shards, encoder="images").run(trained))
+    with pytest.raises(UserError, match="above 0"):
+        KNN(**shards, k=(0,))
+    with pytest.raises(UserError, match="kind"):
+        next(KNN(**shards, label="kind").run(Trained({"image": create_encoder("raw:image")})))
