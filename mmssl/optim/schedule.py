@@ -1,4 +1,4 @@
-"""The learning rate over a run."""
+"""Values that change over a run: the learning rate, momentum, temperature."""
 
 from __future__ import annotations
 
@@ -14,3 +14,13 @@ def warmup_cosine(step: int, *, steps: int, warmup: int, final: float = 0.0) -> 
         return (step + 1) / (warmup + 1)
     done = min((step - warmup) / max(steps - warmup, 1), 1.0)
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def cosine(done: float, *, start: float, end: float) -> float:
+    """Returns a value on half a cosine from start to end, when `done`, 0 to 1, of training is over."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def ramp(done: float, *, start: float, end: float, over: float) -> float:
+    """Returns a value on a line from start to end, which it reaches when the share `over` of training is over."""
+    return end if done >= over else start + (end - start) * done / over

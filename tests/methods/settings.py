@@ -114,6 +114,7 @@ SETTINGS = {
     "ave": Setting(("image", "audio"), {"embed_dim": 8}),
     "avol": Setting(("image", "audio"), {"embed_dim": 8}),
     "avts": Setting(("video", "audio"), {"embed_dim": 8}, shifted_sounds),
+    "byol": Setting(("image",), {"embed_dim": 8, "hidden": [16], "momentum": 0.9}, several(2)),
     "clip": Setting(("image", "text"), {"embed_dim": 8}),
     "color_tracking": Setting(
         ("video",), {"clusters": 4, "embed_dim": 8, "width": 8, "learn_from": 200}, colored_cells
@@ -132,6 +133,9 @@ SETTINGS = {
     "shuffle_and_learn": Setting(("video",), {"widths": (8,), "hidden": (8,), "dropout": 0.0}, shuffled_frames(3, 2)),
     "siglip": Setting(("image", "text"), {"embed_dim": 8}),
     "simclr": Setting(("image",), {"embed_dim": 8}, several(2)),
+    "swav": Setting(
+        ("image",), {"embed_dim": 8, "hidden": [16], "prototypes": 5, "queue": 6, "queue_from": 0.0, "frozen": 0.0}, several(3)
+    ),
 }
 
 
