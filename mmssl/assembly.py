@@ -17,7 +17,7 @@ from mmssl.data.sweep import Sweep
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
-from mmssl.recipe import Recipe, split, split_data
+from mmssl.recipe import Recipe, shown_by, split, split_data
 from mmssl.types import Batch, Encoder, Objective, Pretext, View
 
 LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
@@ -123,9 +123,7 @@ def pretexts(recipe: Recipe, objectives: Mapping[str, Objective]) -> dict[str, P
     """Returns what evaluations may ask again: each task's objective, and the view that it trained with."""
     found = {}
     for key, objective in objectives.items():
-        name, parts = split(recipe.tasks[key].method)
-        method, _ = names.resolve("methods", name)
-        found[key] = Pretext(objective, method.view, names.check_options(method.view, parts.get("view", {})))
+        found[key] = Pretext(objective, *shown_by(recipe.tasks[key].method))
     return found
 
 

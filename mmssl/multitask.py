@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmssl import dist
+from mmssl.nn.bank import Bank
+from mmssl.nn.queue import Queue
 from mmssl.types import Batch, Encoder, Loss, Objective
 
 
@@ -22,8 +24,9 @@ class MultiTask(nn.Module):
         self.objectives = nn.ModuleDict(dict(objectives))
         self.weights = weights
         for task, objective in objectives.items():
-            for modality, head in objective.spaces().items():
-                encoders[modality].spaces[task] = head
+            for place, head in objective.spaces().items():
+                key, _, part = place.partition("/")
+                encoders[key].spaces[f"{task}_{part}" if part else task] = head
 
     @property
     def named_encoders(self) -> dict[str, Encoder]:
@@ -63,3 +66,12 @@ def freeze_idle(model: MultiTask, batches: dict[str, Batch]) -> None:
     model.zero_grad(set_to_none=True)
     if idle and dist.rank() == 0:
         tqdm.write(f"frozen, since no task's loss reaches them: {', '.join(key for key, _ in idle)}")
+
+
+def equal_everywhere(model: nn.Module) -> list[str]:
+    """Returns the names of queues' and banks' buffers: all processes write the same gathered rows into them.
+
+    DDP would otherwise send all of them from the first process to the others at every step.
+    """
+    kept = [(name, module) for name, module in model.named_modules() if isinstance(module, Queue | Bank)]
+    return [f"{name}.{key}" for name, module in kept for key, _ in module.named_buffers(recurse=False)]

@@ -14,6 +14,7 @@ from mmssl import names
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
+from mmssl.types import View
 
 
 @dataclass(kw_only=True, slots=True)
@@ -199,13 +200,30 @@ def _task(node: dict[str, Any], where: str, *, default: str) -> Task:
         raise UserError(f"{where}.batch is {task.batch}; expected at least 1")
     split_data(task.data, where=f"{where}.data")
     name, parts = split(task.method, default=default)
-    method, _ = names.resolve("methods", name)
-    for key, options in parts.items():
+    method = _without_variant("methods", name, f"{where}.method")
+    for key in parts:
         if key not in ("view", "objective"):
             raise UserError(f"{where}.method has no part {key!r}; {did_you_mean(key, ('view', 'objective'))}")
-        names.check_options(getattr(method, key), options, where=f"{where}.method.{key}")
     task.method = {"name": name, **parts}
+    names.check_options(method.objective, parts.get("objective", {}), where=f"{where}.method.objective")
+    shown_by(task.method, where=f"{where}.method.view")
     return task
+
+
+def shown_by(method: Mapping[str, Any], *, where: str = "view") -> tuple[type[View], dict[str, Any]]:
+    """Returns the View of a `method` node, the method's own or the one of views/ that it names, and its options."""
+    view: Any = names.resolve("methods", method["name"])[0].view
+    name, options = split(method.get("view") or {}, default="")
+    view = _without_variant("views", name, where) if name else view
+    return view, names.check_options(view, options, where=where)
+
+
+def _without_variant(room: str, name: str, where: str) -> Any:
+    """Returns what a name stands for; a part behind its colon must be something that the file defines."""
+    found, variant = names.resolve(room, name)
+    if variant is not None:
+        raise UserError(f"{where}: the {room.rstrip('s')} {name.partition(':')[0]!r} has no variant {variant!r}")
+    return found
 
 
 LOADER_FIXED = ("batch", "seed", "rank", "world")  # these the run decides

@@ -22,7 +22,7 @@ from mmssl.errors import UserError
 from mmssl.files import write_atomically
 from mmssl.judge import Judge, write_results
 from mmssl.log import RunLog
-from mmssl.multitask import MultiTask, freeze_idle
+from mmssl.multitask import MultiTask, equal_everywhere, freeze_idle
 from mmssl.nn.ema import ema_update
 from mmssl.nn.monitors import monitors
 from mmssl.optim.groups import param_groups
@@ -81,6 +81,9 @@ class Trainer:
         if dist.world() > 1:
             if self.device.type == "cuda":
                 self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+                self.model, equal_everywhere(self.model)
+            )
             self.wrapped = DistributedDataParallel(self.model)
 
     def _draw(self) -> list[dict[str, Batch]]:

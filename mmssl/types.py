@@ -28,7 +28,7 @@ class Batch:
         column 0 the index of the cloud in the batch, then x, y, z in metres, then features.
     target: the pretext answer; never a human label.
     extra: boxes, matches, ... and for each modality `<modality>_present` (B,) bool; `index` (B,), each sample's
-        number in the training set, where its shards are counted.
+        number in the training set, where its shards are counted; `seed` (B,), what its own masks are drawn from.
     """
 
     views: dict[str, list[Tensor]]
@@ -253,16 +253,53 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-class TokenEncoder(Encoder):
-    """An encoder whose tokens can be dropped or replaced before it runs: what masked methods need."""
+@dataclass(slots=True)
+class Patches:
+    """What a TokenEncoder cuts a batch into, one for each token: the one place that knows what masked methods predict.
 
-    def tokenize(self, x: Tensor) -> Tensor:
-        """Returns position-coded tokens (B, N, D)."""
+    values: (B, N, P) as the network sees them, normalised: pixels, tubelets of a film, cells of a spectrogram.
+    grid: (H, W), (T, H, W) or (F, T), how they lie; N = the product.
+    """
+
+    values: Tensor
+    grid: tuple[int, ...]
+
+
+class TokenEncoder(Encoder):
+    """An encoder whose tokens can be dropped or replaced before it runs: what masked methods need.
+
+    cell: a patch's extent on the axes of the grid, (height, width) in pixels, before them frames; bands by frames of
+    a spectrogram. patch_dim: P, its numbers. One around another encoder raises UserError for cell where that has none.
+    """
+
+    @property
+    def cell(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    @property
+    def patch_dim(self) -> int:
+        raise NotImplementedError
+
+    def patches(self, x: Tensor) -> Patches:
+        """Cuts what `preprocess` collates into patches."""
+        raise NotImplementedError
+
+    def tokenize(self, patches: Patches, *, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """Returns position-coded tokens (B, N, D).
+
+        mask: (B, N) bool, where the token's content is replaced by mask_token (D,), before its place is added.
+        """
         raise NotImplementedError
 
     def encode_tokens(self, tokens: Tensor) -> Features:
-        """Encodes any subset of tokens (B, n, D)."""
+        """Encodes any subset of tokens (B, n, D); the features' tokens are in the same order."""
         raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Features:
+        patches = self.patches(x)
+        features = self.encode_tokens(self.tokenize(patches))
+        features.grid = patches.grid
+        return features
 
 
 class View:
@@ -328,7 +365,10 @@ class Objective(nn.Module):
         """Updates state after the optimizer's step: EMA, queue, centre. progress runs from 0 to 1."""
 
     def spaces(self) -> Spaces:
-        """Returns modality -> head from Features to this task's normalised joint embedding."""
+        """Returns modality -> head from Features to this task's normalised joint embedding.
+
+        `modality/part` is a further one, which the encoder knows as `task_part`.
+        """
         return {}
 
 

@@ -24,7 +24,8 @@ def test_every_config_is_checked_and_builds(name: str) -> None:
         method, _ = names.resolve("methods", kind)
         objective = method.objective(encoders, **names.check_options(method.objective, parts.get("objective", {})))
         preprocess = {modality: encoders[modality].preprocess for modality in objective.uses}
-        method.view(preprocess, **names.check_options(method.view, parts.get("view", {})))
+        view, options = recipe.shown_by(task.method)
+        view(preprocess, **options)
         assert task.batch > 0, key
 
 
@@ -41,6 +42,10 @@ WRONG = [
     ("tasks.clip.method.objective.temprature", 0.1, "tasks.clip.method.objective: CLIP has no option 'temprature'"),
     ("tasks.clip.method.view.flop", 0.1, "tasks.clip.method.view: Single has no option 'flop'; did you mean 'flip'"),
     ("tasks.clip.method.lens", {}, "tasks.clip.method has no part 'lens'"),
+    ("tasks.clip.method.name", "clip:v9", "tasks.clip.method: the method 'clip' has no variant 'v9'"),
+    ("tasks.clip.method.view.name", "pear", "there is no view 'pear'; did you mean 'pair'"),
+    ("tasks.clip.method.view.name", "pair:wide", "tasks.clip.method.view: the view 'pair' has no variant 'wide'"),
+    ("tasks.clip.method.view", {"name": "pair", "flop": 1}, "tasks.clip.method.view: Pair has no option 'flop'"),
     ("tasks.clip.data.shard", "x", "tasks.clip.data has no option 'shard'; did you mean 'shards'"),
     ("tasks.clip.batch", 0, "tasks.clip.batch is 0; expected at least 1"),
     ("optim.lr", "fast", "lr is 'fast'; expected float"),
@@ -82,3 +87,11 @@ def test_a_file_that_is_no_recipe_is_one_clear_error(tmp_path: Path) -> None:
         recipe.load(tmp_path / "list.yaml")
     with pytest.raises(UserError, match="write it as key.key=value"):
         recipe.load("cross_modal/clip_emoji", ["optim.lr"])
+
+
+def test_a_recipe_may_choose_another_view(color_recipe: dict[str, Any]) -> None:
+    tree = changed(color_recipe, "tasks.clip.method.view", {"name": "pair", "flip": 0.25})
+    view, options = recipe.shown_by(recipe.check(tree).tasks["clip"].method)
+    assert (view.__name__, options) == ("Pair", {"flip": 0.25})
+    own, options = recipe.shown_by(recipe.check(color_recipe).tasks["clip"].method)
+    assert (own.__name__, options) == ("Single", {})

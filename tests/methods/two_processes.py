@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from settings import SETTINGS, batch, build, pick
 from torch.nn.parallel import DistributedDataParallel
 
+from mmssl.multitask import equal_everywhere
+
 
 def main(out: str) -> None:
     torch.set_num_threads(1)
@@ -21,6 +23,7 @@ def main(out: str) -> None:
         model = build(name)
         whole = batch(name)
         mine = pick(whole, torch.arange(8).chunk(2)[rank])
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, equal_everywhere(model))
         wrapped = DistributedDataParallel(model)
         total, _ = wrapped({name: mine})
         total.backward()
