@@ -114,11 +114,16 @@ SETTINGS = {
     "ave": Setting(("image", "audio"), {"embed_dim": 8}),
     "avol": Setting(("image", "audio"), {"embed_dim": 8}),
     "avts": Setting(("video", "audio"), {"embed_dim": 8}, shifted_sounds),
+    "barlow_twins": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16]}, several(2)),
     "byol": Setting(("image",), {"embed_dim": 8, "hidden": [16], "momentum": 0.9}, several(2)),
     "clip": Setting(("image", "text"), {"embed_dim": 8}),
     "color_tracking": Setting(
         ("video",), {"clusters": 4, "embed_dim": 8, "width": 8, "learn_from": 200}, colored_cells
     ),
+    "directclr": Setting(("image",), {"dims": 6}, several(2)),
+    "moco": Setting(("image",), {"embed_dim": 8, "queue": 12, "momentum": 0.9}, several(2)),
+    "moco:v2": Setting(("image",), {"embed_dim": 8, "queue": 12, "momentum": 0.9}, several(2)),
+    "moco:v3": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16], "momentum": 0.9}, several(2)),
     "odd_one_out": Setting(
         ("video",), {"frames": 3, "widths": [8], "dropout": 0.0}, shuffled_frames(3, 3, sequences=3)
     ),
@@ -133,9 +138,13 @@ SETTINGS = {
     "shuffle_and_learn": Setting(("video",), {"widths": (8,), "hidden": (8,), "dropout": 0.0}, shuffled_frames(3, 2)),
     "siglip": Setting(("image", "text"), {"embed_dim": 8}),
     "simclr": Setting(("image",), {"embed_dim": 8}, several(2)),
+    "simclr:v2": Setting(("image",), {"embed_dim": 8}, several(2)),
     "swav": Setting(
-        ("image",), {"embed_dim": 8, "hidden": [16], "prototypes": 5, "queue": 6, "queue_from": 0.0, "frozen": 0.0}, several(3)
+        ("image",),
+        {"embed_dim": 8, "hidden": [16], "prototypes": 5, "queue": 6, "queue_from": 0.0, "frozen": 0.0},
+        several(3),
     ),
+    "vicreg": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16]}, several(2)),
 }
 
 

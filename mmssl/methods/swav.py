@@ -1,0 +1,98 @@
+"""SwAV: foretell from one view of a sample which prototypes another view was assigned to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.losses.swapped import swapped_prediction
+from mmssl.nn.head import Projection
+from mmssl.nn.queue import Queue
+from mmssl.nn.several import Several
+from mmssl.nn.sinkhorn import sinkhorn
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces
+from mmssl.views.multicrop import MultiCrop
+
+
+class SwAV(Several):
+    """Swapped prediction between views, the assignments made online and spread evenly. Caron et al., NeurIPS 2020.
+
+    embed_dim: of the projection; hidden: its hidden layers. prototypes: how many, all of unit length. assign: the
+    first so many views are assigned, the large ones, and every view predicts. temperature: of predictions; epsilon and
+    iterations: of Sinkhorn-Knopp. queue: embeddings of earlier steps that are assigned along with each batch, which
+    batches smaller than the prototypes need (3840 for batches of 256), used once the share `queue_from` of training is
+    over. frozen: share of training during which the prototypes stay as they are, one of 800 epochs.
+    """
+
+    done: Tensor
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 128,
+        hidden: Sequence[int] = (2048,),
+        prototypes: int = 3000,
+        assign: int = 2,
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        iterations: int = 3,
+        queue: int = 0,
+        queue_from: float = 0.075,
+        frozen: float = 0.00125,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        if assign < 1:
+            raise UserError(f"assign is {assign}; expected at least 1 view whose assignment the others predict")
+        self.head = Projection(self.dim, out=embed_dim, hidden=hidden, bias=True)
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, embed_dim), dim=1))
+        self.queues = nn.ModuleList(Queue(queue, embed_dim) for _ in range(assign if queue else 0))
+        for empty in self.queues:
+            cast("Queue", empty).rows.zero_()  # rows that no embedding has reached yet do not count
+        self.register_buffer("done", torch.zeros(()))
+        self.assign, self.temperature, self.epsilon, self.iterations = assign, temperature, epsilon, iterations
+        self.queue_from, self.frozen = queue_from, frozen
+        self.newest: list[Tensor] = []
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        self.views(batch, least=max(2, self.assign))
+        pooled, present = self.pooled(encoders, batch), self.present(batch)
+        views = F.normalize(self.head.project(torch.cat(pooled)), dim=1).split(len(present))
+        fixed = self.prototypes.detach()
+        prototypes = fixed + (self.prototypes - fixed) * (self.done >= self.frozen)  # frozen ones have a gradient of 0
+        with torch.autocast(fixed.device.type, enabled=False):
+            scores = [view @ prototypes.T for view in views]
+        assigned = [self._assign(number, scores[number].detach(), present) for number in range(self.assign)]
+        total = dist.mean(swapped_prediction(scores, assigned, temperature=self.temperature), present)
+        if self.training:
+            self.newest = [view[present].detach() for view in views[: self.assign]]
+        return Loss(total, embeddings={self.key: views[0].detach()})
+
+    def _assign(self, number: int, scores: Tensor, present: Tensor) -> Tensor:
+        """Returns the assignments (B, K) of a view, made together with its queue."""
+        rows = len(scores)
+        if self.queues and self.done >= self.queue_from:
+            waiting = cast("Queue", self.queues[number]).rows[dist.rank() :: dist.world()]
+            scores = torch.cat([scores, waiting @ self.prototypes.detach().T])
+            present = torch.cat([present, waiting.any(dim=1)])
+        return sinkhorn(scores, epsilon=self.epsilon, iterations=self.iterations, present=present)[:rows]
+
+    @torch.no_grad()
+    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
+        self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
+        for queue, new in zip(self.queues, self.newest, strict=False):
+            cast("Queue", queue).push(new)
+        self.done.fill_(progress)
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head}
+
+
+method = Method(MultiCrop, SwAV)
