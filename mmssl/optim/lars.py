@@ -12,16 +12,24 @@ from torch import Tensor
 class LARS(torch.optim.Optimizer):
     """Scales each weight's update to trust * |w| / |g + decay w|, then applies momentum.
 
-    Biases and norms take plain SGD steps, as SimCLR and BYOL do.
+    Biases and norms take plain SGD steps, as SimCLR and BYOL do, at the share `vectors` of the rate.
     You et al., 2017; found_inf as torch's fused optimizers read it: 1 leaves the weights as they are.
     """
 
     found_inf: Tensor | None = None
 
     def __init__(
-        self, groups: list[dict[str, Any]], *, lr: float, weight_decay: float, momentum: float, trust: float
+        self,
+        groups: list[dict[str, Any]],
+        *,
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+        trust: float,
+        vectors: float = 1.0,
     ) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust})
+        self.vectors = vectors
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -45,7 +53,8 @@ class LARS(torch.optim.Optimizer):
             moved = torch.where(self.found_inf > 0, momentum, moved)
         momentum.copy_(moved)
         factor = 1.0 if self.found_inf is None else 1.0 - self.found_inf
-        weight.sub_(group["lr"] * factor * momentum)
+        rate = group["lr"] * (1.0 if weight.ndim >= 2 else self.vectors)
+        weight.sub_(rate * factor * momentum)
 
 
 def optimizer(
@@ -55,6 +64,7 @@ def optimizer(
     weight_decay: float = 1e-6,
     momentum: float = 0.9,
     trust: float = 0.001,
+    vectors: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """Makes LARS; the defaults are SimCLR's at a batch of 4096."""
-    return LARS(groups, lr=lr, weight_decay=weight_decay, momentum=momentum, trust=trust)
+    """Makes LARS; the defaults are SimCLR's at a batch of 4096. vectors: the rate of biases and norms, as a share."""
+    return LARS(groups, lr=lr, weight_decay=weight_decay, momentum=momentum, trust=trust, vectors=vectors)

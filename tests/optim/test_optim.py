@@ -6,7 +6,7 @@ from torch import nn
 
 from mmssl import names
 from mmssl.optim.groups import param_groups
-from mmssl.optim.schedule import warmup_cosine
+from mmssl.optim.schedule import cosine, ramp, warmup_cosine
 
 
 def small() -> nn.Module:
@@ -54,6 +54,21 @@ def test_lars_equals_the_formula() -> None:
     optimizer.step()
     update = grad + 0.1 * start
     torch.testing.assert_close(weight.detach(), start - 0.5 * 0.02 * start.norm() / update.norm() * update)
+
+
+def test_lars_moves_biases_and_norms_at_a_rate_of_their_own() -> None:
+    bias = nn.Parameter(torch.ones(3))
+    optimizer = names.build("optim", "lars", [{"params": [bias]}], lr=0.5, vectors=0.1)
+    bias.grad = torch.full((3,), 2.0)
+    optimizer.step()
+    torch.testing.assert_close(bias.detach(), torch.full((3,), 1 - 0.5 * 0.1 * 2.0))
+
+
+def test_values_follow_a_cosine_and_a_line() -> None:
+    assert [cosine(done, start=0.9, end=1.0) for done in (0.0, 0.5, 1.0)] == pytest.approx([0.9, 0.95, 1.0])
+    steps = [ramp(done, start=0.04, end=0.07, over=0.2) for done in (0.0, 0.1, 0.2, 1.0)]
+    assert steps == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    assert ramp(0.0, start=0.04, end=0.07, over=0.0) == 0.07
 
 
 def test_the_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:

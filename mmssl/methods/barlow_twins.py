@@ -1,0 +1,47 @@
+"""Barlow Twins: each dimension of the embedding agrees between two views, and with no other dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mmssl.losses.barlow import barlow
+from mmssl.nn.head import Projection
+from mmssl.nn.packed import gather_rows
+from mmssl.nn.several import Several
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces
+from mmssl.views.asymmetric import Asymmetric
+
+
+class BarlowTwins(Several):
+    """Squared distance of two views' cross-correlation over the batch of all processes from the identity.
+
+    embed_dim: of the projection; hidden: its hidden layers. redundancy: weight of what lies off the diagonal, lambda
+    of the paper. encoder: as Several has it. Zbontar et al., ICML 2021.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 8192,
+        hidden: Sequence[int] = (8192, 8192),
+        redundancy: float = 0.0051,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        self.head = Projection(self.dim, out=embed_dim, hidden=hidden)
+        self.redundancy = redundancy
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        present = self.present(batch)
+        one, other = (self.head.project(pooled) for pooled in self.pooled(encoders, batch)[:2])
+        agreement, redundancy = barlow(gather_rows(one[present])[0], gather_rows(other[present])[0])
+        total = agreement + self.redundancy * redundancy
+        logs = {"agreement": agreement.detach(), "redundancy": redundancy.detach()}
+        return Loss(total, logs, {self.key: one.detach()})
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head}
+
+
+method = Method(Asymmetric, BarlowTwins)

@@ -1,0 +1,49 @@
+"""VICReg: embeddings of two views agree, while each dimension varies, and not together with another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mmssl.losses.vicreg import vicreg
+from mmssl.nn.head import Projection
+from mmssl.nn.packed import gather_rows
+from mmssl.nn.several import Several
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces
+from mmssl.views.asymmetric import Asymmetric
+
+
+class VICReg(Several):
+    """Invariance between two views, with variance and covariance over the batch of all processes held in check.
+
+    embed_dim: of the projection; hidden: its hidden layers. invariance, variance, covariance: weights of the three.
+    encoder: as Several has it. Bardes et al., ICLR 2022.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 8192,
+        hidden: Sequence[int] = (8192, 8192),
+        invariance: float = 25.0,
+        variance: float = 25.0,
+        covariance: float = 1.0,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        self.head = Projection(self.dim, out=embed_dim, hidden=hidden)
+        self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        present = self.present(batch)
+        one, other = (self.head.project(pooled) for pooled in self.pooled(encoders, batch)[:2])
+        terms = vicreg(gather_rows(one[present])[0], gather_rows(other[present])[0])
+        named = dict(zip(self.weights, terms, strict=True))
+        total = sum((weight * named[name] for name, weight in self.weights.items()), start=one.new_zeros(()))
+        return Loss(total, {name: term.detach() for name, term in named.items()}, {self.key: one.detach()})
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head}
+
+
+method = Method(Asymmetric, VICReg)
