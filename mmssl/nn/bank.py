@@ -32,18 +32,23 @@ class Rows(nn.Module):
 
     def reserve(self, samples: int | None) -> None:
         """Makes a random row for each of the training set's samples; UserError where they are not counted."""
-        if not samples:
-            raise UserError(
-                "the method keeps a row for each training sample, but these shards are not counted; "
-                "use shards with an index.json, as `mmssl shards build` writes them"
-            )
-        self.rows.data = torch.randn(samples, self.rows.shape[1], device=self.rows.device) * 0.01
+        self.rows.data = torch.randn(counted(samples), self.rows.shape[1], device=self.rows.device) * 0.01
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         saved = state_dict.get(f"{prefix}rows")
         if saved is not None and not len(self.rows):
             self.rows.data = self.rows.data.new_empty(len(saved), self.rows.shape[1])
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def counted(samples: int | None) -> int:
+    """Returns how many training samples there are; UserError where they are not counted."""
+    if not samples:
+        raise UserError(
+            "the method keeps a row for each training sample, but these shards are not counted; "
+            "use shards with an index.json, as `mmssl shards build` writes them"
+        )
+    return samples
 
 
 class Scores(NamedTuple):

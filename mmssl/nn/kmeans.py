@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmssl.errors import UserError
 
@@ -54,3 +55,26 @@ def _spread(x: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
         chosen.append(x[min(int(torch.searchsorted(reach, point, right=True)), len(x) - 1)])
         distances = torch.minimum(distances, (x - chosen[-1]).square().sum(dim=1))
     return torch.stack(chosen)
+
+
+def spherical_kmeans(x: Tensor, clusters: int, *, iterations: int = 10, seed: int = 0) -> Tensor:
+    """Returns the centres (K, D) of unit length, float32, that points (N, D) of unit length gather around by cosine.
+
+    The start is K of the points, drawn from the seed; the centre of a cluster that becomes empty stays where it is.
+    Dhillon & Modha, 2001; as used by DeepCluster-v2 (Caron et al., NeurIPS 2020).
+    """
+    if len(x) < clusters:
+        raise UserError(f"{len(x)} points do not make {clusters} clusters; ask for fewer")
+    x = x.float()
+    centres = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:clusters].to(x.device)]
+    for _ in range(iterations):
+        labels = most_similar(x, centres)
+        sums = torch.zeros_like(centres).index_add_(0, labels, x)
+        filled = torch.bincount(labels, minlength=clusters) > 0
+        centres = torch.where(filled[:, None], F.normalize(sums, dim=1), centres)
+    return centres
+
+
+def most_similar(x: Tensor, centres: Tensor) -> Tensor:
+    """Returns the number of the centre (K, D) with the largest product with each point (N, D); (N,)."""
+    return torch.cat([(part.float() @ centres.T).argmax(dim=1) for part in x.split(max(1, CHUNK // len(centres)))])

@@ -31,7 +31,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 def plain(keys: tuple[str, ...], rows: int, *, views: int = 1) -> Batch:
     """Makes views of random content, the same at every call."""
     generator = torch.Generator().manual_seed(1)
-    shapes = {"image": (3, 16, 16), "video": (3, 4, 16, 16)}
+    shapes = {"image": (3, 16, 16), "image_ab": (3, 16, 16), "video": (3, 4, 16, 16)}
 
     def one(key: str) -> Tensor:
         if key == "text":
@@ -109,7 +109,40 @@ def colored_cells(keys: tuple[str, ...], rows: int) -> Batch:
     return made
 
 
+def color_of_cells(keys: tuple[str, ...], rows: int) -> Batch:
+    """Makes pictures whose 4 x 4 cells have one of four colours each, and a lightness."""
+    made = plain(keys, rows)
+    palette = torch.tensor([[-40.0, 10.0], [-20.0, 0.0], [5.0, 30.0], [60.0, -10.0]])
+    generator = torch.Generator().manual_seed(2)
+    made.extra["colors"] = palette[torch.randint(4, (rows, 4, 4), generator=generator)].movedim(-1, 1)  # (B, 2, h, w)
+    made.extra["lightness"] = 100 * torch.rand(rows, 1, 4, 4, generator=generator)
+    return made
+
+
+def asked(views: int, classes: int, *, each: bool = False) -> Callable[[tuple[str, ...], int], Batch]:
+    """So many views of each sample, and a class of each sample, or of each view."""
+
+    def make(keys: tuple[str, ...], rows: int) -> Batch:
+        made = several(views)(keys, rows)
+        made.target = torch.arange(views).expand(rows, -1) if each else torch.arange(rows) % classes
+        return made
+
+    return make
+
+
+def holed(keys: tuple[str, ...], rows: int) -> Batch:
+    """Pictures with a hole each, and the whole ones."""
+    made = several(2)(keys, rows)
+    made.extra["holes"] = torch.zeros(rows, 1, 16, 16)
+    for row in range(rows):
+        made.extra["holes"][row, :, row : row + 6, 4:10] = 1
+    return made
+
+
 SETTINGS = {
+    "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
+    "autoencoder:denoising": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(2)),
+    "autoencoder:sparse": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8), "sparse": 0.1}, several(1)),
     "avc": Setting(("image", "audio"), {"hidden": 8}),
     "ave": Setting(("image", "audio"), {"embed_dim": 8}),
     "avol": Setting(("image", "audio"), {"embed_dim": 8}),
@@ -117,10 +150,15 @@ SETTINGS = {
     "barlow_twins": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16]}, several(2)),
     "byol": Setting(("image",), {"embed_dim": 8, "hidden": [16], "momentum": 0.9}, several(2)),
     "clip": Setting(("image", "text"), {"embed_dim": 8}),
+    "colorization": Setting(
+        ("image",), {"bins": 4, "neighbors": 2, "uniform": 1.0, "widths": (8,), "learn_from": 200}, color_of_cells
+    ),
     "color_tracking": Setting(
         ("video",), {"clusters": 4, "embed_dim": 8, "width": 8, "learn_from": 200}, colored_cells
     ),
     "directclr": Setting(("image",), {"dims": 6}, several(2)),
+    "inpainting": Setting(("image",), {"overlap": 1, "adversarial": 0.1, "judges": (8, 8), "widths": (8, 8)}, holed),
+    "jigsaw": Setting(("image",), {"permutations": 5, "width": 8, "hidden": (16,), "dropout": 0.0}, asked(9, 5)),
     "moco": Setting(("image",), {"embed_dim": 8, "queue": 12, "momentum": 0.9}, several(2)),
     "moco:v2": Setting(("image",), {"embed_dim": 8, "queue": 12, "momentum": 0.9}, several(2)),
     "moco:v3": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16], "momentum": 0.9}, several(2)),
@@ -128,6 +166,8 @@ SETTINGS = {
         ("video",), {"frames": 3, "widths": [8], "dropout": 0.0}, shuffled_frames(3, 3, sequences=3)
     ),
     "opn": Setting(("video",), {"widths": (8, 8), "dropout": 0.0}, shuffled_frames(4, 12)),
+    "deepcluster": Setting(("image",), {"clusters": 4, "pca": 8}, several(1)),
+    "deepcluster:v2": Setting(("image",), {"embed_dim": 8, "hidden": [16], "clusters": [4, 3]}, several(3)),
     "depthcontrast": Setting(
         ("points", "points_voxels"),
         {"embed_dim": 8, "hidden": [16], "queue": 12, "momentum": 0.9},
@@ -135,10 +175,20 @@ SETTINGS = {
         {"points_voxels": ("sparse_unet", {"planes": [4, 8], "voxel": 0.4})},
     ),
     "pointcontrast": Setting(("points",), {"embed_dim": 8}, cloud_pairs),
+    "relative_position": Setting(("image",), {"hidden": (16,)}, asked(2, 8)),
+    "rotation": Setting(("image",), {}, asked(4, 4, each=True)),
     "shuffle_and_learn": Setting(("video",), {"widths": (8,), "hidden": (8,), "dropout": 0.0}, shuffled_frames(3, 2)),
     "siglip": Setting(("image", "text"), {"embed_dim": 8}),
     "simclr": Setting(("image",), {"embed_dim": 8}, several(2)),
     "simclr:v2": Setting(("image",), {"embed_dim": 8}, several(2)),
+    "split_brain": Setting(
+        ("image", "image_ab"),
+        {"bins": 4, "neighbors": 2, "lightness_bins": 5, "widths": (8,), "learn_from": 200},
+        color_of_cells,
+        {"image_ab": ("vit", VIT)},
+    ),
+    "super_resolution": Setting(("image",), {"adversarial": 0.01, "judges": (8, 8), "widths": (8, 8)}, several(2)),
+    "simsiam": Setting(("image",), {"embed_dim": 8, "hidden": [16], "bottleneck": 4}, several(2)),
     "swav": Setting(
         ("image",),
         {"embed_dim": 8, "hidden": [16], "prototypes": 5, "queue": 6, "queue_from": 0.0, "frozen": 0.0},
