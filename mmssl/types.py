@@ -361,6 +361,10 @@ class Objective(nn.Module):
         sweep() yields this process's share of it once, as the encoders' preprocessing shows it, with extra["index"].
         """
 
+    def steady(self) -> list[nn.Parameter]:
+        """Returns the weights whose learning rate, once risen, stays at its peak."""
+        return []
+
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         """Updates state after the optimizer's step: EMA, queue, centre. progress runs from 0 to 1."""
 

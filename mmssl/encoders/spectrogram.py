@@ -13,10 +13,10 @@ from mmssl.encoders.mel import LogLinear, LogMel
 from mmssl.errors import UserError
 from mmssl.nn.temporal import Temporal
 from mmssl.transforms.audio import AudioPreprocess
-from mmssl.types import Encoder, Features
+from mmssl.types import Features, Patches, TokenEncoder
 
 
-class Spectrogram(Encoder):
+class Spectrogram(TokenEncoder):
     """Log spectrogram, then an image encoder; its tokens lie on a grid of frequency by time.
 
     backbone: name and options of an image encoder with in_channels 1. sample_rate in Hz; seconds: length of
@@ -25,6 +25,7 @@ class Spectrogram(Encoder):
     each example's mean and standard deviation, or by the fixed mean and std of log power. temporal: blocks of
     convolutions over time that make the pooled feature tell when something happened, as `frames` has them.
     The front end of L3-Net is sample_rate 48000, seconds 1, mels null, window 0.01, hop 0.005: 257 x 199.
+    With vit as its backbone, patches of the spectrogram can be masked.
     """
 
     modality = "audio"
@@ -62,19 +63,49 @@ class Spectrogram(Encoder):
         self.normalize, self.mean, self.std = normalize, mean, std
 
     def forward(self, x: Tensor) -> Features:
-        with torch.autocast(x.device.type, enabled=False):
-            x = self.log_power(x)[:, None]  # (B, 1, F, T)
-            if self.normalize == "example":
-                x = (x - x.mean((1, 2, 3), keepdim=True)) / (x.std((1, 2, 3), keepdim=True) + 1e-3)
-            else:
-                x = (x - self.mean) / self.std
-        features: Features = self.backbone(x)
+        features: Features = self.backbone(self._picture(x))
         if self.temporal is None:
             return features
         if features.tokens is None or features.grid is None:
             raise UserError("spectrogram.temporal needs cells, but the backbone gives none; choose one such as convnet")
         cells = features.tokens.unflatten(1, features.grid).transpose(1, 2)  # (B, T, F, D)
         return replace(features, pooled=self.temporal(cells))
+
+    def _picture(self, x: Tensor) -> Tensor:
+        """Makes the normalised spectrogram (B, 1, F, T)."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.log_power(x)[:, None]
+            if self.normalize == "example":
+                return (x - x.mean((1, 2, 3), keepdim=True)) / (x.std((1, 2, 3), keepdim=True) + 1e-3)
+            return (x - self.mean) / self.std
+
+    @property
+    def cell(self) -> tuple[int, ...]:
+        return self._masked.cell
+
+    @property
+    def patch_dim(self) -> int:
+        return self._masked.patch_dim
+
+    def patches(self, x: Tensor) -> Patches:
+        return self._masked.patches(self._picture(x))
+
+    def tokenize(self, patches: Patches, *, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        return self._masked.tokenize(patches, mask=mask, mask_token=mask_token)
+
+    def encode_tokens(self, tokens: Tensor) -> Features:
+        return self._masked.encode_tokens(tokens)
+
+    @property
+    def _masked(self) -> TokenEncoder:
+        """The backbone, if its tokens can be masked; UserError if not."""
+        if not isinstance(self.backbone, TokenEncoder):
+            raise UserError(
+                f"spectrogram.backbone {self.backbone.name!r} has no tokens to mask; choose one such as vit"
+            )
+        if self.temporal is not None:
+            raise UserError("spectrogram.temporal needs every cell, and a masked method drops some; leave it out")
+        return self.backbone
 
     def config(self) -> dict[str, Any]:
         config = super().config()

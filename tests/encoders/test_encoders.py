@@ -34,6 +34,22 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("", {"image_size": 32, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.1}),
         (":small", {"image_size": 32, "depth": 1, "pool": "mean", "positions": "learned"}),
     ],
+    "video_vit": [
+        ("", {"image_size": 32, "frames": 4, "width": 32, "depth": 1, "heads": 2}),
+        (
+            "",
+            {
+                "image_size": 32,
+                "frames": 4,
+                "patch_size": 8,
+                "width": 32,
+                "depth": 1,
+                "heads": 2,
+                "pool": "class",
+                "positions": "learned",
+            },
+        ),
+    ],
     "timm": [
         (":resnet18", {"image_size": 32}),
         (":vit_tiny_patch16_224", {"image_size": 32}),
@@ -153,16 +169,54 @@ def test_is_built_again_from_its_config(name: str, options: dict[str, Any], tmp_
     torch.testing.assert_close(encoder.eval()(x).pooled, encoder.encode(inputs))
 
 
-@pytest.mark.parametrize("options", [options for _, options in CASES["vit"]])
-def test_token_encoders_take_any_subset(options: dict[str, Any]) -> None:
-    encoder, x = made("vit", options)
+VIT = {"name": "vit", "width": 32, "depth": 1, "heads": 2, "in_channels": 1, "image_size": 32, "patch_size": 8}
+MASKABLE = [
+    *[(name, options) for name in ("vit", "video_vit") for _, options in CASES[name]],
+    ("spectrogram", {"backbone": VIT, "mels": 32, "seconds": 0.32}),
+]
+
+
+@pytest.mark.parametrize("name, options", MASKABLE)
+def test_token_encoders_take_any_subset(name: str, options: dict[str, Any]) -> None:
+    encoder, x = made(name, options)
     assert isinstance(encoder.eval(), TokenEncoder)
-    tokens = encoder.tokenize(x)
-    torch.testing.assert_close(encoder.encode_tokens(tokens).pooled, encoder(x).pooled)
+    patches = encoder.patches(x)
+    tokens, features = encoder.tokenize(patches), encoder(x)
+    assert patches.grid == features.grid and patches.values.shape == (*tokens.shape[:2], encoder.patch_dim)
+    torch.testing.assert_close(encoder.encode_tokens(tokens).pooled, features.pooled)
     some = encoder.encode_tokens(tokens[:, [2, 0]])
     assert some.tokens is not None and some.tokens.shape == (3, 2, encoder.dim)
     order = encoder.encode_tokens(tokens[:, [0, 2]])
     torch.testing.assert_close(some.pooled, order.pooled)  # positions are in the tokens, not in their order
+
+
+@pytest.mark.parametrize("name, options", MASKABLE)
+def test_a_masked_token_tells_its_place_only(name: str, options: dict[str, Any]) -> None:
+    encoder, x = made(name, options)
+    assert isinstance(encoder, TokenEncoder)
+    patches = encoder.patches(x)
+    mask, token = torch.zeros(patches.values.shape[:2], dtype=torch.bool), torch.randn(encoder.dim)
+    mask[:, 1] = True
+    plain, masked = encoder.tokenize(patches), encoder.tokenize(patches, mask=mask, mask_token=token)
+    torch.testing.assert_close(masked[~mask], plain[~mask])
+    patches.values[:] = 0
+    empty = encoder.tokenize(patches, mask=~mask, mask_token=token)
+    torch.testing.assert_close(masked[0, 1] - masked[1, 1], torch.zeros(encoder.dim))
+    assert not torch.allclose(empty[0, 0], empty[0, 2])
+
+
+def test_patches_are_what_the_convolution_sees() -> None:
+    for name, options in MASKABLE[:3]:
+        encoder, x = made(name, options)
+        assert isinstance(encoder, TokenEncoder)
+        patches = encoder.patches(x)
+        found = torch.nn.functional.linear(patches.values, encoder.patch.weight.flatten(1), encoder.patch.bias)
+        torch.testing.assert_close(found, encoder.patch(encoder.normalize(x)).flatten(2).mT, rtol=1e-4, atol=1e-4)
+        values = patches.values.unflatten(1, patches.grid).unflatten(-1, (3, *encoder.cell))
+        cell = encoder.cell
+        corner = (slice(None), slice(None), *(slice(side) for side in cell))
+        first = values[(slice(None), *(0 for _ in cell))]
+        torch.testing.assert_close(first, encoder.normalize(x)[corner])
 
 
 def test_raw_describes_what_it_says() -> None:

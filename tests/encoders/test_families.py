@@ -203,9 +203,11 @@ def test_text_works_untrained_then_learns_the_same_merges_again(tmp_path: Path) 
 def test_sizes_that_do_not_fit_are_told() -> None:
     for name, options, expected in [
         ("convnet", {"widths": [8], "depths": [1, 1]}, "1 widths, 2 depths and 1 strides"),
-        ("vit", {"image_size": 30}, "no multiple of patch_size"),
+        ("vit", {"image_size": 30}, "30 x 30 do not divide into patches of 16 x 16"),
         ("vit:huge", {}, "no variant 'huge'"),
-        ("vit", {"width": 30}, "multiple of 4 and of heads"),
+        ("vit", {"width": 30}, "a width that 4 divides; found 30"),
+        ("video_vit", {"width": 32, "heads": 3}, "must be a multiple of heads 3"),
+        ("video_vit", {"frames": 15}, "15 x 224 x 224 do not divide into patches of 2 x 16 x 16"),
         ("transformer", {"vocab_size": 100}, "bytes alone are 258"),
         ("transformer", {"width": 30}, "no multiple of heads"),
     ]:
