@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.losses.nt_xent import nt_xent
-from mmssl.nn.head import Projection
+from mmssl.nn.head import Middle, Projection
 from mmssl.nn.several import Several
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views.pair import Pair
@@ -49,4 +50,26 @@ class SimCLR(Several):
         return {self.key: self.head}
 
 
+class SimCLRv2(SimCLR):
+    """SimCLR with two hidden layers, by default as wide as the features. Chen et al., NeurIPS 2020.
+
+    The encoder keeps the first of them as the space `TASK_middle`, from which the paper transfers.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        hidden: Sequence[int] | None = None,
+        encoder: str | None = None,
+        **rest: Any,
+    ) -> None:
+        width = encoders[encoder or next(iter(encoders))].dim
+        super().__init__(encoders, hidden=(width, width) if hidden is None else hidden, encoder=encoder, **rest)
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head, f"{self.key}/middle": Middle.of(self.head)}
+
+
 method = Method(Pair, SimCLR)
+v2 = Method(Pair, SimCLRv2)

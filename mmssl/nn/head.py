@@ -19,7 +19,7 @@ class Projection(Head):
 
     out: size of the embedding; None only normalises. hidden: sizes of hidden layers; none is the linear
     projection of CLIP (Radford et al., ICML 2021), some an MLP with ReLU. norm: BatchNorm after each hidden layer;
-    last_norm: after the last one as well, with `affine` its own scale and shift.
+    last_norm: after the last one as well, with `affine` its own scale and shift. gelu: GELU in place of ReLU.
     """
 
     def __init__(
@@ -32,14 +32,15 @@ class Projection(Head):
         bias: bool = False,
         last_norm: bool = False,
         affine: bool = True,
+        gelu: bool = False,
     ) -> None:
         super().__init__()
         self._config = {"dim": dim, "out": out, "hidden": list(hidden), "norm": norm, "bias": bias}
-        self._config |= {"last_norm": last_norm, "affine": affine}
+        self._config |= {"last_norm": last_norm, "affine": affine, "gelu": gelu}
         if out is None and hidden:
             raise UserError("a head without an output size has no hidden layers either; give out")
         sizes = (dim, *hidden, out) if out is not None else ()
-        options = {"norm": norm, "bias": bias, "last_norm": last_norm, "affine": affine}
+        options = {"norm": norm, "bias": bias, "last_norm": last_norm, "affine": affine, "gelu": gelu}
         self.layers = mlp(sizes, **options) if sizes else nn.Sequential()
 
     def config(self) -> dict[str, Any]:
@@ -53,6 +54,53 @@ class Projection(Head):
 
     def forward(self, features: Features) -> Tensor:
         return F.normalize(self.project(features.pooled), dim=-1)
+
+
+class Middle(Head):
+    """The first hidden layer of a Projection with norm, behind its ReLU: (B, out) of unit length.
+
+    What a deep projection makes of features there serves other tasks better than they do, or its end.
+    Chen et al., NeurIPS 2020 (SimCLR v2).
+    """
+
+    def __init__(self, dim: int, *, out: int) -> None:
+        super().__init__()
+        self._config = {"dim": dim, "out": out}
+        self.layers = mlp((dim, out, out))[:3]
+
+    @classmethod
+    def of(cls, head: Projection) -> Middle:
+        """Returns the middle of a head, whose layers it shares."""
+        config = head.config()
+        if not config["hidden"] or not config["norm"]:
+            raise UserError("a head without hidden layers, or without norm, has no middle; give hidden")
+        middle = cls(config["dim"], out=config["hidden"][0])
+        middle.layers = head.layers[:3]
+        return middle
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that build this head again."""
+        return dict(self._config)
+
+    def forward(self, features: Features) -> Tensor:
+        return F.normalize(self.layers(features.pooled).float(), dim=-1)
+
+
+class Leading(Head):
+    """The first `out` numbers of the pooled features, to unit length: (B, out). Jing et al., ICLR 2022."""
+
+    def __init__(self, dim: int, *, out: int) -> None:
+        super().__init__()
+        if not 0 < out <= dim:
+            raise UserError(f"the head takes {out} of {dim} numbers; expected 1 to {dim}")
+        self.dim, self.out = dim, out
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that build this head again."""
+        return {"dim": self.dim, "out": self.out}
+
+    def forward(self, features: Features) -> Tensor:
+        return F.normalize(features.pooled[:, : self.out].float(), dim=-1)
 
 
 class Cells(Projection):
@@ -75,7 +123,7 @@ class Cells(Projection):
         super().__init__(dim + 2 * coordinates, out=out, hidden=hidden, norm=norm, bias=bias)
         self.coordinates = coordinates
         self._config |= {"dim": dim, "coordinates": coordinates}
-        del self._config["last_norm"], self._config["affine"]
+        del self._config["last_norm"], self._config["affine"], self._config["gelu"]
 
     def forward(self, features: Features) -> Tensor:
         tokens = _tokens(features)

@@ -139,6 +139,13 @@ def holed(keys: tuple[str, ...], rows: int) -> Batch:
     return made
 
 
+def seeded(keys: tuple[str, ...], rows: int) -> Batch:
+    """One view of each sample, and what its mask is drawn from."""
+    made = plain(keys, rows)
+    made.extra["seed"] = torch.arange(rows) + 7
+    return made
+
+
 SETTINGS = {
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
     "autoencoder:denoising": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(2)),
@@ -159,9 +166,11 @@ SETTINGS = {
     "directclr": Setting(("image",), {"dims": 6}, several(2)),
     "inpainting": Setting(("image",), {"overlap": 1, "adversarial": 0.1, "judges": (8, 8), "widths": (8, 8)}, holed),
     "jigsaw": Setting(("image",), {"permutations": 5, "width": 8, "hidden": (16,), "dropout": 0.0}, asked(9, 5)),
+    "mae": Setting(("image",), {"ratio": 0.5, "width": 8, "depth": 1, "heads": 2}, seeded),
     "moco": Setting(("image",), {"embed_dim": 8, "queue": 12, "momentum": 0.9}, several(2)),
     "moco:v2": Setting(("image",), {"embed_dim": 8, "queue": 12, "momentum": 0.9}, several(2)),
     "moco:v3": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16], "momentum": 0.9}, several(2)),
+    "moby": Setting(("image",), {"embed_dim": 8, "hidden": [16], "queue": 12, "momentum": 0.9}, several(2)),
     "odd_one_out": Setting(
         ("video",), {"frames": 3, "widths": [8], "dropout": 0.0}, shuffled_frames(3, 3, sequences=3)
     ),
@@ -174,9 +183,16 @@ SETTINGS = {
         cloud_pairs,
         {"points_voxels": ("sparse_unet", {"planes": [4, 8], "voxel": 0.4})},
     ),
+    "dino": Setting(
+        ("image",),
+        {"prototypes": 6, "bottleneck": 8, "hidden": [16, 16], "lengths": True, "momentum": 0.9, "frozen": 0.0},
+        several(3),
+    ),
+    "directpred": Setting(("image",), {"embed_dim": 4, "hidden": [16], "momentum": 0.9}, several(2)),
     "pointcontrast": Setting(("points",), {"embed_dim": 8}, cloud_pairs),
     "relative_position": Setting(("image",), {"hidden": (16,)}, asked(2, 8)),
     "rotation": Setting(("image",), {}, asked(4, 4, each=True)),
+    "sela": Setting(("image",), {"clusters": 4, "heads": 3}, several(1)),
     "shuffle_and_learn": Setting(("video",), {"widths": (8,), "hidden": (8,), "dropout": 0.0}, shuffled_frames(3, 2)),
     "siglip": Setting(("image", "text"), {"embed_dim": 8}),
     "simclr": Setting(("image",), {"embed_dim": 8}, several(2)),

@@ -1,0 +1,47 @@
+"""DirectCLR: SimCLR without a projector, on the first numbers of the features alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from mmssl import dist
+from mmssl.losses.batch_nce import batch_nce
+from mmssl.nn.head import Leading
+from mmssl.nn.several import Several
+from mmssl.types import Batch, Encoder, Features, Loss, Method, Spaces
+from mmssl.views.pair import Pair
+
+
+class DirectCLR(Several):
+    """InfoNCE between two views' leading features, both ways; the rest of them follows by itself.
+
+    dims: how many of the features are compared; 360 of a ResNet-50's 2048. The loss has only the other samples' other
+    views as negatives, as the authors' code. encoder: as Several has it. Jing et al., ICLR 2022.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        dims: int = 360,
+        temperature: float = 0.1,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        self.head = Leading(self.dim, out=dims)
+        self.temperature = temperature
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        one, other = (self.head(Features(pooled)) for pooled in self.pooled(encoders, batch)[:2])
+        present = self.present(batch)
+        ways = ((one, other), (other, one))
+        losses = torch.stack([batch_nce(*way, temperature=self.temperature, present=present) for way in ways])
+        return Loss(dist.mean(losses.mean(dim=0), present), embeddings={self.key: one.detach()})
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head}
+
+
+method = Method(Pair, DirectCLR)

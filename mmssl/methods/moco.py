@@ -1,0 +1,183 @@
+"""MoCo: find each sample's other view, as a slow copy of the network sees it, among a queue of earlier samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.losses.batch_nce import batch_nce
+from mmssl.losses.queue_nce import queue_nce
+from mmssl.nn.head import Projection
+from mmssl.nn.mlp import mlp
+from mmssl.nn.queue import Queue
+from mmssl.nn.several import Several, pooled_views
+from mmssl.nn.teacher import Teacher
+from mmssl.optim.schedule import cosine
+from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces
+from mmssl.views.asymmetric import Asymmetric
+from mmssl.views.pair import Pair
+
+
+class Jittered(Pair):
+    """Shows two views whose colour is always jittered, without blur; the options are Pair's. He et al., CVPR 2020."""
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        crop_scale: tuple[float, float] = (0.2, 1.0),
+        color_jitter: float = 1.0,
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.4),
+        blur: float = 0.0,
+        **rest: Any,
+    ) -> None:
+        super().__init__(preprocess, crop_scale=crop_scale, color_jitter=color_jitter, jitter=jitter, blur=blur, **rest)
+
+
+class Blurred(Pair):
+    """Shows two views jittered half as much as Pair's, whose options these are. Chen et al., 2020 (MoCo v2)."""
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        crop_scale: tuple[float, float] = (0.2, 1.0),
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
+        **rest: Any,
+    ) -> None:
+        super().__init__(preprocess, crop_scale=crop_scale, jitter=jitter, **rest)
+
+
+class MoCo(Several):
+    """InfoNCE of one view's projection with the teacher's of the other, against a queue. He et al., CVPR 2020.
+
+    embed_dim: of the projection; hidden: its hidden layers, none in the first version. queue: how many keys of earlier
+    samples are the negatives. momentum: how slowly the teacher follows. With gradients accumulated, the queue takes the
+    keys of a step's last part. encoder: as Several has it.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 128,
+        hidden: Sequence[int] = (),
+        temperature: float = 0.07,
+        queue: int = 65536,
+        momentum: float = 0.999,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        self.head = Projection(self.dim, out=embed_dim, hidden=hidden, norm=False, bias=True)
+        self.teacher = Teacher(encoders[self.key], self.head)
+        self.queue = Queue(queue, embed_dim)
+        self.temperature, self.momentum = temperature, momentum
+        self.newest: Tensor | None = None
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        (asked, shown), present = self.views(batch)[:2], self.present(batch)
+        (pooled,) = pooled_views(encoders[self.key], [asked], len(present))
+        queries = F.normalize(self.head.project(pooled), dim=1)
+        keys = F.normalize(self.teacher([shown], len(present))[0], dim=1)
+        if self.training:
+            self.newest = keys[present]
+        losses = queue_nce(queries, keys, self.queue.rows, scale=1 / self.temperature)
+        nearest = (queries * keys).sum(dim=1) > (queries @ self.queue.rows.T).amax(dim=1)
+        correct = nearest.float().masked_fill(~present, torch.nan)
+        return Loss(
+            dist.mean(losses, present),
+            {"accuracy": correct.nanmean()},
+            {self.key: queries.detach()},
+            {"correct": correct},
+        )
+
+    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
+        self.teacher.follow(encoders[self.key], self.head, decay=self.momentum)
+        if self.newest is not None:
+            self.queue.push(self.newest)
+            self.newest = None
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head}
+
+
+class MoCoV2(MoCo):
+    """MoCo with a hidden layer, by default as wide as the features, and SimCLR's blur. Chen et al., 2020."""
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        hidden: Sequence[int] | None = None,
+        temperature: float = 0.2,
+        encoder: str | None = None,
+        **rest: Any,
+    ) -> None:
+        layers = (encoders[encoder or next(iter(encoders))].dim,) if hidden is None else hidden
+        super().__init__(encoders, hidden=layers, temperature=temperature, encoder=encoder, **rest)
+
+
+class MoCoV3(Several):
+    """Predicts the teacher's projection of the other view among those of the batch, both ways. Chen et al., ICCV 2021.
+
+    embed_dim, hidden: of the projection; hidden: its hidden layers, one more for a ViT, whose predictor has the same
+    width. temperature: 0.2 for a ViT, 1 for a ResNet; the loss is scaled by twice that. momentum: how slowly the
+    teacher follows at the start; it rises to 1 by a cosine. freeze: name of the encoder's patch embedding, such as
+    patch in vit and model.patch_embed.proj in timm, which then stays random and keeps a ViT stable.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 256,
+        hidden: Sequence[int] = (4096, 4096),
+        temperature: float = 0.2,
+        momentum: float = 0.99,
+        freeze: str | None = None,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        if freeze is not None:
+            _freeze(encoders[self.key], freeze)
+        self.head = Projection(self.dim, out=embed_dim, hidden=hidden, last_norm=True, affine=False)
+        self.predictor = mlp((embed_dim, *hidden[:1], embed_dim), last_norm=True, affine=False)
+        self.teacher = Teacher(encoders[self.key], self.head)
+        self.temperature, self.momentum = temperature, momentum
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        views, present = self.views(batch)[:2], self.present(batch)
+        projected = [self.head.project(x) for x in pooled_views(encoders[self.key], views, len(present))]
+        queries = [F.normalize(self.predictor(x).float(), dim=1) for x in projected]
+        keys = [F.normalize(x, dim=1) for x in self.teacher(views, len(present))]
+        ways = ((queries[0], keys[1]), (queries[1], keys[0]))
+        losses = torch.stack([batch_nce(*way, temperature=self.temperature, present=present) for way in ways])
+        embeddings = {self.key: projected[0].detach()}
+        return Loss(2 * self.temperature * dist.mean(losses.sum(dim=0), present), embeddings=embeddings)
+
+    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
+        decay = cosine(progress, start=self.momentum, end=1.0)
+        self.teacher.follow(encoders[self.key], self.head, decay=decay)
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head}
+
+
+def _freeze(encoder: Encoder, name: str) -> None:
+    try:
+        part = encoder.get_submodule(name)
+    except AttributeError:
+        known = ", ".join(key for key, _ in encoder.named_children())
+        raise UserError(f"freeze is {name!r}, but the encoder has no such part; it has {known}") from None
+    part.requires_grad_(False)
+
+
+method = Method(Jittered, MoCo)
+v2 = Method(Blurred, MoCoV2)
+v3 = Method(Asymmetric, MoCoV3)
