@@ -167,10 +167,12 @@ SETTINGS = {
     "inpainting": Setting(("image",), {"overlap": 1, "adversarial": 0.1, "judges": (8, 8), "widths": (8, 8)}, holed),
     "jigsaw": Setting(("image",), {"permutations": 5, "width": 8, "hidden": (16,), "dropout": 0.0}, asked(9, 5)),
     "mae": Setting(("image",), {"ratio": 0.5, "width": 8, "depth": 1, "heads": 2}, seeded),
+    "exemplar": Setting(("image",), {"hidden": [8]}, several(2)),
     "moco": Setting(("image",), {"embed_dim": 8, "queue": 12, "momentum": 0.9}, several(2)),
     "moco:v2": Setting(("image",), {"embed_dim": 8, "queue": 12, "momentum": 0.9}, several(2)),
     "moco:v3": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16], "momentum": 0.9}, several(2)),
     "moby": Setting(("image",), {"embed_dim": 8, "hidden": [16], "queue": 12, "momentum": 0.9}, several(2)),
+    "npid": Setting(("image",), {"embed_dim": 8, "negatives": 12}, several(1)),
     "odd_one_out": Setting(
         ("video",), {"frames": 3, "widths": [8], "dropout": 0.0}, shuffled_frames(3, 3, sequences=3)
     ),
@@ -189,6 +191,7 @@ SETTINGS = {
         several(3),
     ),
     "directpred": Setting(("image",), {"embed_dim": 4, "hidden": [16], "momentum": 0.9}, several(2)),
+    "pic": Setting(("image",), {"embed_dim": 8}, several(1)),
     "pointcontrast": Setting(("points",), {"embed_dim": 8}, cloud_pairs),
     "relative_position": Setting(("image",), {"hidden": (16,)}, asked(2, 8)),
     "rotation": Setting(("image",), {}, asked(4, 4, each=True)),

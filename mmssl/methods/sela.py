@@ -1,0 +1,107 @@
+"""SeLa: label all samples so that every label is as frequent, and learn to tell the labels, in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.nn.clustering import Labels, by_number, check_clusters, survey
+from mmssl.nn.several import Several, pooled_views
+from mmssl.nn.sinkhorn import sinkhorn
+from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, evaluating
+from mmssl.views.pair import Pair
+from mmssl.views.single import Chance
+
+
+class OneJittered(Pair):
+    """Shows a sample once, its colours always jittered, without blur; the options are Pair's."""
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        views: int = 1,
+        color_jitter: Chance = 1.0,
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.4),
+        blur: Chance = 0.0,
+        **rest: Any,
+    ) -> None:
+        super().__init__(preprocess, views=views, color_jitter=color_jitter, jitter=jitter, blur=blur, **rest)
+
+
+class SeLa(Several):
+    """Classifies samples by labels that the classifiers' own predictions give, spread evenly by Sinkhorn-Knopp.
+
+    clusters: labels of each of the `heads`, linear classifiers with labels of their own. labelings: how often all
+    samples are labelled anew, mostly early: the i-th when (i / labelings)^2 of training is over, at the next epoch's
+    begin. sharpness: the paper's lambda, how closely labels keep to the predictions; iterations: of Sinkhorn-Knopp.
+    encoder: as Several has it. Asano et al., ICLR 2020.
+    """
+
+    done: Tensor
+    labelled: Tensor
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        clusters: int = 3000,
+        heads: int = 10,
+        labelings: int = 100,
+        sharpness: float = 25.0,
+        iterations: int = 100,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        if heads < 1 or labelings < 1:
+            raise UserError(f"heads is {heads} and labelings is {labelings}; expected at least one of each")
+        self.classifiers = nn.Linear(self.dim, heads * clusters)
+        self.labels = Labels(heads)
+        self.register_buffer("done", torch.zeros(()))
+        self.register_buffer("labelled", torch.zeros((), dtype=torch.long))
+        self.clusters, self.labelings, self.sharpness, self.iterations = clusters, labelings, sharpness, iterations
+
+    def reserve(self, samples: int | None) -> None:
+        check_clusters(self.clusters, samples)
+        self.labels.reserve(samples)
+
+    @torch.no_grad()
+    def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:
+        due = 1 + int(self.labelings * float(self.done) ** 0.5)
+        if self.labelled >= due:
+            return
+        encoder = encoders[self.key]
+        with evaluating(encoder):
+            numbers, features = survey(lambda x: encoder(x).pooled, self.key, sweep)
+        weights, biases = (part.split(self.clusters) for part in (self.classifiers.weight, self.classifiers.bias))
+        found = [self._label(F.linear(features, w, b)) for w, b in zip(weights, biases, strict=True)]
+        self.labels.write(*by_number(numbers, torch.stack(found, dim=1)))
+        self.labelled.fill_(due)
+
+    def _label(self, scores: Tensor) -> Tensor:
+        """Returns the labels (n,) of this process's samples by their scores (n, K), spread over those of all."""
+        logs = scores.log_softmax(dim=1)
+        return sinkhorn(logs, epsilon=1 / self.sharpness, iterations=self.iterations).argmax(dim=1)
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        labels = self.labels.of(batch)  # (B, heads)
+        counts = self.present(batch) & (labels[:, 0] >= 0)
+        views = pooled_views(encoders[self.key], self.views(batch, least=1), len(labels))
+        scores = self.classifiers(torch.cat(views)).float().unflatten(1, (-1, self.clusters)).mT  # (V B, K, heads)
+        sought = labels.clamp(min=0).repeat(len(views), 1)
+        losses = F.cross_entropy(scores, sought, reduction="none").mean(dim=1).unflatten(0, (len(views), -1))
+        told = (scores.argmax(dim=1) == sought).float().mean(dim=1).unflatten(0, (len(views), -1)).mean(dim=0)
+        logs = {"accuracy": told.masked_fill(~counts, torch.nan).nanmean(), "labelings": self.labelled}
+        return Loss(dist.mean(losses.mean(dim=0), counts), logs, {self.key: views[0].detach()})
+
+    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
+        self.done.fill_(progress)
+
+
+method = Method(OneJittered, SeLa)
