@@ -65,8 +65,9 @@ class Trainer:
             self._begin_epochs()
         freeze_idle(self.model, self.waiting[0])
         name, node = split(self.recipe.optim, default="adamw")
+        steady = [weight for objective in self.model.named_objectives.values() for weight in objective.steady()]
         self.optimizer: torch.optim.Optimizer = names.build(
-            "optim", name, param_groups(self.model), where="optim", **node
+            "optim", name, param_groups(self.model, steady=steady), where="optim", **node
         )
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
@@ -100,9 +101,9 @@ class Trainer:
         self.waiting = []
         self._begin_epochs()
         waited = time.perf_counter() - began
-        factor = warmup_cosine(self.step, steps=self.steps, warmup=options.warmup, final=options.final_lr)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
+            final = 1.0 if group.get("steady") else options.final_lr
+            group["lr"] = peak * warmup_cosine(self.step, steps=self.steps, warmup=options.warmup, final=final)
         for number, batches in enumerate(parts):
             last = number == len(parts) - 1
             quiet = nullcontext() if last or dist.world() == 1 else self.wrapped.no_sync()  # type: ignore[operator]

@@ -181,6 +181,18 @@ def test_frozen_encoders_stay_with_their_running_statistics(color_recipe: dict[s
     assert not torch.equal(a[head], b[head])
 
 
+def test_what_a_task_holds_steady_keeps_its_rate(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = with_train(color_recipe, samples=160) | {"evals": {}}
+    recipe["encoders"] = {"image": recipe["encoders"]["image"]}
+    recipe["tasks"] = {"simsiam": recipe["tasks"]["clip"]}
+    recipe["tasks"]["simsiam"]["method"] = {"objective": {"embed_dim": 8, "hidden": [8], "bottleneck": 4}}
+    folder = train(recipe, out=tmp_path / "run", progress=False)
+    state = torch.load(steps(folder / "checkpoints")[0] / "state.pt", weights_only=True)
+    rates = {group["steady"]: group["lr"] for group in state["optimizer"]["param_groups"]}
+    assert rates[True] == recipe["optim"]["lr"]
+    assert rates[False] < 0.1 * recipe["optim"]["lr"]
+
+
 def test_evaluating_covers_heads_with_batch_norm_and_puts_everything_back() -> None:
     encoder = create_encoder("vit", image_size=16, patch_size=8, width=16, depth=1, heads=2)
     encoder.spaces["clip"] = Projection(16, out=8, hidden=(12,))

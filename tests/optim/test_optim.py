@@ -22,6 +22,18 @@ def test_only_matrices_decay() -> None:
     assert len(matrices["params"]) + len(vectors["params"]) == 5
 
 
+def test_what_keeps_its_rate_stands_apart() -> None:
+    model = small()
+    groups = param_groups(model, steady=model[2].parameters())
+    assert [(len(group["params"]), group["steady"]) for group in groups] == [
+        (1, False),
+        (3, False),
+        (1, True),
+        (1, True),
+    ]
+    assert groups[2]["params"][0] is model[2].weight and groups[3]["weight_decay"] == 0
+
+
 @pytest.mark.parametrize("name", names.list_names("optim"))
 def test_every_optimizer_lowers_a_loss_and_leaves_weights_alone_when_the_gradient_is_bad(name: str) -> None:
     model = small()

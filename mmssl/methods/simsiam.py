@@ -1,0 +1,55 @@
+"""SimSiam: predict the other view's projection, which is held still, by the same network without a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from mmssl import dist
+from mmssl.losses.cosine import negative_cosine
+from mmssl.nn.head import Projection
+from mmssl.nn.mlp import mlp
+from mmssl.nn.several import Several
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces
+from mmssl.views.blurred import Blurred
+
+
+class SimSiam(Several):
+    """Negative cosine of each view's prediction with the other's projection, through which no gradient flows.
+
+    embed_dim: of the projection; hidden: its hidden layers. bottleneck: hidden layer of the predictor, whose learning
+    rate stays at its peak. encoder: as Several has it. Chen & He, CVPR 2021.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 2048,
+        hidden: Sequence[int] = (2048, 2048),
+        bottleneck: int = 512,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        self.head = Projection(self.dim, out=embed_dim, hidden=hidden, last_norm=True, affine=False)
+        self.predictor = mlp((embed_dim, bottleneck, embed_dim), bias=True)
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        embedded = [self.head.project(pooled) for pooled in self.pooled(encoders, batch)[:2]]
+        losses = [
+            negative_cosine(self.predictor(mine), other)
+            for mine, other in zip(embedded, reversed(embedded), strict=True)
+        ]
+        total = dist.mean(torch.stack(losses).mean(dim=0), self.present(batch))
+        return Loss(total, embeddings={self.key: embedded[0].detach()})
+
+    def steady(self) -> list[nn.Parameter]:
+        return list(self.predictor.parameters())
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head}
+
+
+method = Method(Blurred, SimSiam)
