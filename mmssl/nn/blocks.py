@@ -40,6 +40,13 @@ class DropPath(nn.Module):
         return x * (x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(keep) / keep)
 
 
+def stop_drop_path(network: nn.Module) -> None:
+    """Turns a network's stochastic depth off for good, ours or timm's, so that a teacher leaves nothing to chance."""
+    for part in network.modules():
+        if type(part).__name__ == "DropPath":
+            setattr(part, "rate" if isinstance(part, DropPath) else "drop_prob", 0.0)
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)): the pre-norm block with GELU."""
 
