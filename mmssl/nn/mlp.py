@@ -9,9 +9,15 @@ from torch import nn
 
 
 def mlp(
-    sizes: Sequence[int], *, norm: bool = True, bias: bool = False, last_norm: bool = False, affine: bool = True
+    sizes: Sequence[int],
+    *,
+    norm: bool = True,
+    bias: bool = False,
+    last_norm: bool = False,
+    affine: bool = True,
+    gelu: bool = False,
 ) -> nn.Sequential:
-    """Builds linear layers from size to size (inputs first), with BatchNorm and ReLU behind each but the last.
+    """Builds linear layers from size to size (inputs first), with BatchNorm and ReLU or GELU behind each but the last.
 
     norm: BatchNorm on hidden layers; without it they have biases. bias: of the last layer. last_norm: BatchNorm behind
     the last layer as well, whose scale and shift `affine` learns.
@@ -20,7 +26,7 @@ def mlp(
     for inputs, outputs in pairwise(sizes[:-1]):
         layers += [nn.Linear(inputs, outputs, bias=not norm)]
         layers += [nn.BatchNorm1d(outputs)] if norm else []
-        layers += [nn.ReLU(inplace=True)]
+        layers += [nn.GELU() if gelu else nn.ReLU(inplace=True)]
     layers += [nn.Linear(sizes[-2], sizes[-1], bias=bias)]
     layers += [nn.BatchNorm1d(sizes[-1], affine=affine)] if last_norm else []
     for layer in layers:

@@ -9,14 +9,15 @@ from mmssl.errors import UserError
 from mmssl.transforms import image
 from mmssl.types import Preprocess, Sample
 from mmssl.views.pair import Pair
+from mmssl.views.single import Chance, chances
 
 
 class MultiCrop(Pair):
     """Shows `views` large crops, the first in the list, and `small` small ones of side small_size.
 
     small_scale: their share of the area. small_size: pixels, by default 3/7 of the large ones', as 96 is of 224.
-    They are recoloured as the last large view is. Without small ones any modality can be shown.
-    The rest as Pair has it. Caron et al., NeurIPS 2020 (SwAV).
+    They are recoloured as the last large view is, unless probabilities are given for one view more, which are theirs.
+    Without small ones any modality can be shown. The rest as Pair has it. Caron et al., NeurIPS 2020 (SwAV).
     """
 
     def __init__(
@@ -29,14 +30,21 @@ class MultiCrop(Pair):
         crop_scale: tuple[float, float] = (0.14, 1.0),
         **rest: Any,
     ) -> None:
-        super().__init__(preprocess, crop_scale=crop_scale, **rest)
         if small < 0 or (small and set(preprocess) != {"image"}):
             raise UserError(f"small is {small} for {', '.join(preprocess)}; only pictures have small crops")
         self.small, self.small_scale = small, image.check_range("small_scale", small_scale, 0.01, 1.0)
+        super().__init__(preprocess, crop_scale=crop_scale, **rest)
         if small:
             self.small_size = small_size or round(self.prepare["image"].size * 3 / 7)
             self.shows = {"image": self.views + small}
-            self.chances += self.chances[-1:] * small
+            self.chances += self.chances[-1:] * (small - 1)
+
+    def _per_view(self, given: Mapping[str, Chance]) -> list[list[float]]:
+        """Returns the probabilities of each large view, and behind them those of the small ones if there are any."""
+        large = {name: value for name, value in given.items() if isinstance(value, tuple) and len(value) == self.views}
+        whole = {**given, **{name: (*value, value[-1]) for name, value in large.items()}}
+        found = [chances(name, value, self.views + 1) for name, value in whole.items()]
+        return found if self.small else [each[:-1] for each in found]
 
     def __call__(self, sample: Sample) -> Sample:
         shown = super().__call__(sample)

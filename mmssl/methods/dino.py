@@ -1,0 +1,134 @@
+"""DINO: say of every crop what a slow copy of the network, the teacher, says of the large ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.losses.self_distillation import self_distillation
+from mmssl.nn.blocks import stop_drop_path
+from mmssl.nn.ema import ema_update
+from mmssl.nn.head import Projection
+from mmssl.nn.prototypes import Prototypes
+from mmssl.nn.several import Several
+from mmssl.nn.teacher import Teacher
+from mmssl.optim.schedule import cosine, ramp
+from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces
+from mmssl.views.multicrop import MultiCrop
+from mmssl.views.single import Chance
+
+LARGE = 2  # views that the teacher sees, the first ones
+
+
+class Crops(MultiCrop):
+    """Shows two large and eight small crops, the large ones changed differently, as in BYOL; as MultiCrop has it.
+
+    The scales are for a ViT; a ResNet has crop_scale 0.14 to 1 and small_scale 0.05 to 0.14.
+    """
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        small: int = 8,
+        small_scale: tuple[float, float] = (0.05, 0.4),
+        crop_scale: tuple[float, float] = (0.4, 1.0),
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1),
+        blur: Chance = (1.0, 0.1, 0.5),
+        solarize: Chance = (0.0, 0.2, 0.0),
+        **rest: Any,
+    ) -> None:
+        changes: dict[str, Any] = {"jitter": jitter, "blur": blur, "solarize": solarize}
+        super().__init__(preprocess, small=small, small_scale=small_scale, crop_scale=crop_scale, **changes, **rest)
+
+
+class DINO(Several):
+    """Cross-entropy of each view's distribution over prototypes with the teacher's, centred and sharper, of another.
+
+    prototypes: how many. bottleneck: size of the embedding that they are compared with; hidden: the hidden layers
+    before it; norm: BatchNorm in these; lengths: as Prototypes has it. student_temperature; teacher_temperature: at the
+    start, and from when the share `warmup` of training is over. memory: weight of the past in the centre, the average
+    of the teacher's scores. momentum: how slowly the teacher follows at the start; it rises to 1 by a cosine (0.9995
+    for batches of 256). frozen: share of training during which the prototypes stay as they are, one of 300 epochs. The
+    teacher has no drop path. With gradients accumulated, the centre is of a step's last part. encoder: as Several has
+    it. Caron et al., ICCV 2021.
+    """
+
+    centre: Tensor
+    temperature: Tensor
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        prototypes: int = 65536,
+        bottleneck: int = 256,
+        hidden: Sequence[int] = (2048, 2048),
+        norm: bool = False,
+        lengths: bool = False,
+        student_temperature: float = 0.1,
+        teacher_temperature: tuple[float, float] = (0.04, 0.07),
+        warmup: float = 0.1,
+        memory: float = 0.9,
+        momentum: float = 0.996,
+        frozen: float = 1 / 300,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        self.head = Projection(self.dim, out=bottleneck, hidden=hidden, norm=norm, bias=True, gelu=True)
+        self.prototypes = Prototypes(bottleneck, prototypes, lengths=lengths)
+        self.teacher = Teacher(encoders[self.key], self.head)
+        stop_drop_path(self.teacher)
+        self.teacher_prototypes = copy.deepcopy(self.prototypes).requires_grad_(False)
+        self.register_buffer("centre", torch.zeros(prototypes))
+        self.register_buffer("temperature", torch.zeros(()))  # the teacher's, now
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.warmup, self.memory, self.momentum, self.frozen = warmup, memory, momentum, frozen
+        self.newest = torch.zeros(0, prototypes)
+        self._arrive(0.0)
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        present = self.present(batch)
+        embedded = [F.normalize(self.head.project(pooled), dim=1) for pooled in self.pooled(encoders, batch)]
+        taught = [F.normalize(x, dim=1) for x in self.teacher(self.views(batch)[:LARGE], len(present))]
+        targets = [self.teacher_prototypes(x) for x in taught]
+        losses = self_distillation(
+            [self.prototypes(x) for x in embedded],
+            targets,
+            centre=self.centre,
+            student_temperature=self.student_temperature,
+            teacher_temperature=self.temperature,
+        )
+        seen = torch.cat([scores[present] for scores in targets])
+        if self.training:
+            self.newest = seen
+        shares = ((seen - self.centre) / self.temperature).softmax(dim=1).mean(dim=0)
+        logs = {"entropy": torch.special.entr(shares).sum(), "teacher_temperature": self.temperature.clone()}
+        return Loss(dist.mean(losses, present), logs, {self.key: embedded[0].detach()})
+
+    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
+        decay = cosine(progress, start=self.momentum, end=1.0)
+        self.teacher.follow(encoders[self.key], self.head, decay=decay)
+        ema_update(self.teacher_prototypes, self.prototypes, decay=decay)
+        count = dist.total(torch.tensor(len(self.newest), device=self.newest.device))
+        if count:
+            self.centre.lerp_(dist.total(self.newest.sum(dim=0)) / count, 1 - self.memory)
+        self._arrive(progress)
+
+    def _arrive(self, progress: float) -> None:
+        """Sets what depends on how far training is."""
+        start, end = self.teacher_temperature
+        self.temperature.fill_(ramp(progress, start=start, end=end, over=self.warmup))
+        self.prototypes.thaw.fill_(float(progress >= self.frozen))
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head}
+
+
+method = Method(Crops, DINO)
