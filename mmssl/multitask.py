@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmssl import dist
-from mmssl.nn.bank import Bank
+from mmssl.nn.bank import Rows
 from mmssl.nn.queue import Queue
 from mmssl.types import Batch, Encoder, Loss, Objective
 
@@ -73,5 +73,5 @@ def equal_everywhere(model: nn.Module) -> list[str]:
 
     DDP would otherwise send all of them from the first process to the others at every step.
     """
-    kept = [(name, module) for name, module in model.named_modules() if isinstance(module, Queue | Bank)]
+    kept = [(name, module) for name, module in model.named_modules() if isinstance(module, Queue | Rows)]
     return [f"{name}.{key}" for name, module in kept for key, _ in module.named_buffers(recurse=False)]

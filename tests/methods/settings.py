@@ -192,8 +192,12 @@ SETTINGS = {
     ),
     "directpred": Setting(("image",), {"embed_dim": 4, "hidden": [16], "momentum": 0.9}, several(2)),
     "pic": Setting(("image",), {"embed_dim": 8}, several(1)),
-    "pcl": Setting(("image",), {"embed_dim": 8, "clusters": [3, 5], "queue": 6, "momentum": 0.9, "warmup": 0.0}, several(2)),
-    "pcl:v2": Setting(("image",), {"embed_dim": 8, "clusters": [3, 5], "queue": 6, "momentum": 0.9, "warmup": 0.0}, several(2)),
+    "pcl": Setting(
+        ("image",), {"embed_dim": 8, "clusters": [3, 5], "queue": 6, "momentum": 0.9, "warmup": 0.0}, several(2)
+    ),
+    "pcl:v2": Setting(
+        ("image",), {"embed_dim": 8, "clusters": [3, 5], "queue": 6, "momentum": 0.9, "warmup": 0.0}, several(2)
+    ),
     "pointcontrast": Setting(("points",), {"embed_dim": 8}, cloud_pairs),
     "relative_position": Setting(("image",), {"hidden": (16,)}, asked(2, 8)),
     "rotation": Setting(("image",), {}, asked(4, 4, each=True)),

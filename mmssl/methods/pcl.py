@@ -1,0 +1,145 @@
+"""PCL: find each sample's other view among earlier samples, and its cluster among clusters of several grains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.losses.proto_nce import concentrations, proto_nce
+from mmssl.losses.queue_nce import queue_nce
+from mmssl.nn.clustering import Labels, agreed, by_number, check_clusters, survey
+from mmssl.nn.head import Projection
+from mmssl.nn.kmeans import kmeans, nearest
+from mmssl.nn.queue import Queue
+from mmssl.nn.several import Several, pooled_views
+from mmssl.nn.teacher import Teacher
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces, evaluating
+from mmssl.views.blurred import Blurred
+from mmssl.views.jittered import Jittered
+
+
+class PCL(Several):
+    """InfoNCE against a queue, and ProtoNCE against the centres that k-means finds of the teacher's embeddings.
+
+    embed_dim: of the projection; hidden: its hidden layers, none in the first version. queue: keys of earlier samples;
+    momentum: how slowly the teacher follows. clusters: of each clustering, made anew before every epoch once the share
+    `warmup` of training is over; negatives: prototypes that each batch is compared with, besides its own. temperature:
+    of the queue's loss, and the mean of the clusters' concentrations; smoothing: the paper's alpha, which keeps small
+    clusters from being too concentrated. iterations: of k-means. encoder: as Several has it. Li et al., ICLR 2021.
+    """
+
+    prototypes: Tensor
+    concentration: Tensor
+    done: Tensor
+    epoch: Tensor
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 128,
+        hidden: Sequence[int] = (),
+        queue: int = 16384,
+        momentum: float = 0.999,
+        clusters: Sequence[int] = (25_000, 50_000, 100_000),
+        negatives: int = 16384,
+        temperature: float = 0.1,
+        smoothing: float = 10.0,
+        warmup: float = 0.1,
+        iterations: int = 20,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        if not clusters:
+            raise UserError("clusters is empty; give the number of clusters of at least one clustering")
+        self.head = Projection(self.dim, out=embed_dim, hidden=hidden, norm=False, bias=True)
+        self.teacher = Teacher(encoders[self.key], self.head)
+        self.queue, self.labels = Queue(queue, embed_dim), Labels(len(clusters))
+        self.register_buffer("prototypes", torch.zeros(sum(clusters), embed_dim))
+        self.register_buffer("concentration", torch.ones(sum(clusters)))
+        self.register_buffer("done", torch.zeros(()))
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
+        self.clusters, self.negatives, self.iterations = list(clusters), negatives, iterations
+        self.temperature, self.smoothing, self.momentum, self.warmup = temperature, smoothing, momentum, warmup
+        self.newest: Tensor | None = None
+
+    def reserve(self, samples: int | None) -> None:
+        check_clusters(max(self.clusters), samples)
+        self.labels.reserve(samples)
+
+    @torch.no_grad()
+    def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:
+        if self.done < self.warmup:
+            return
+        with evaluating(self.teacher):
+            numbers, x = by_number(*survey(lambda x: F.normalize(self.teacher([x], len(x))[0], dim=1), self.key, sweep))
+        labels = []
+        for number, (prototypes, concentration) in enumerate(self._clusterings()):
+            seed = int(self.epoch) * len(self.clusters) + number
+            centres = agreed(kmeans(x, len(prototypes), iterations=self.iterations, seed=seed))
+            nearby, squared = (agreed(found) for found in nearest(x, centres))
+            prototypes.copy_(F.normalize(centres, dim=1))
+            options = {"temperature": self.temperature, "smoothing": self.smoothing}
+            concentration.copy_(concentrations(squared.sqrt(), nearby, len(prototypes), **options))
+            labels.append(nearby)
+        self.labels.write(numbers, torch.stack(labels, dim=1))
+        self.epoch += 1
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        (asked, shown), present = self.views(batch)[:2], self.present(batch)
+        (pooled,) = pooled_views(encoders[self.key], [asked], len(present))
+        queries = F.normalize(self.head.project(pooled), dim=1)
+        keys = F.normalize(self.teacher([shown], len(present))[0], dim=1)
+        if self.training:
+            self.newest = keys[present]
+        instance = dist.mean(queue_nce(queries, keys, self.queue.rows, scale=1 / self.temperature), present)
+        labels = self.labels.of(batch)
+        clustered = dist.mean(self._among_clusters(queries, labels.clamp(min=0)), present & (labels[:, 0] >= 0))
+        logs = {"loss_instance": instance.detach(), "loss_clusters": clustered.detach()}
+        return Loss(instance + clustered, logs, {self.key: queries.detach()})
+
+    def _among_clusters(self, queries: Tensor, labels: Tensor) -> Tensor:
+        """Returns ProtoNCE (B,) by labels (B, clusterings), the mean over clusterings."""
+        told = zip(self._clusterings(), labels.unbind(1), strict=True)
+        losses = [proto_nce(queries, *clusters, known, negatives=self.negatives) for clusters, known in told]
+        return torch.stack(losses).mean(dim=0)
+
+    def _clusterings(self) -> list[tuple[Tensor, Tensor]]:
+        """Returns the prototypes (K, D) and concentrations (K,) of each clustering."""
+        return list(zip(self.prototypes.split(self.clusters), self.concentration.split(self.clusters), strict=True))
+
+    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
+        self.teacher.follow(encoders[self.key], self.head, decay=self.momentum)
+        if self.newest is not None:
+            self.queue.push(self.newest)
+            self.newest = None
+        self.done.fill_(progress)
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head}
+
+
+class PCLV2(PCL):
+    """PCL with a hidden layer, by default as wide as the features, and a softer temperature. Li et al., ICLR 2021."""
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        hidden: Sequence[int] | None = None,
+        temperature: float = 0.2,
+        encoder: str | None = None,
+        **rest: Any,
+    ) -> None:
+        layers = (encoders[encoder or next(iter(encoders))].dim,) if hidden is None else hidden
+        super().__init__(encoders, hidden=layers, temperature=temperature, encoder=encoder, **rest)
+
+
+method = Method(Jittered, PCL)
+v2 = Method(Blurred, PCLV2)
