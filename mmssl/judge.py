@@ -11,6 +11,7 @@ from typing import Any
 from mmssl import checkpoint, dist, names, recipe
 from mmssl.assembly import build_objective, pretexts
 from mmssl.errors import UserError, did_you_mean
+from mmssl.evals.memory import remembering
 from mmssl.files import write_atomically
 from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
 
@@ -33,9 +34,11 @@ class Judge:
     def run(self, trained: Trained, keys: Sequence[str] | None = None) -> dict[str, Score]:
         """Runs some evaluations, by default all; returns `evaluation/figure` -> score."""
         scores: dict[str, Score] = {}
-        for key in self.evaluations if keys is None else keys:
-            with evaluating(*trained.encoders.values(), *(task.objective for task in trained.tasks.values())):
-                scores |= {f"{key}/{name}": score for name, score in self.evaluations[key].run(trained)}
+        judged = (*trained.encoders.values(), *(task.objective for task in trained.tasks.values()))
+        with remembering():
+            for key in self.evaluations if keys is None else keys:
+                with evaluating(*judged):
+                    scores |= {f"{key}/{name}": score for name, score in self.evaluations[key].run(trained)}
         return scores
 
 

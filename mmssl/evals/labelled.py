@@ -1,9 +1,9 @@
-"""Features with labels of a training and a test set: what probes of frozen encoders are fitted to and judged on."""
+"""Features with labels of a training and a test set: what probes of encoders are fitted to and judged on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from mmssl.data.shards import Source
+from mmssl.data.subset import limited
 from mmssl.encoders.raw import PREPROCESS, Raw
 from mmssl.errors import UserError, did_you_mean
+from mmssl.evals.layers import POOLED, Tapped, has
+from mmssl.evals.memory import recall
 from mmssl.evals.stream import chunks, embed_stream, open_source
 from mmssl.evals.untrained import untrained, warming
-from mmssl.types import Encoder, Trained
+from mmssl.types import Encoder, Score, Trained
 
 WARM = 512  # samples that set the statistics of random weights
 
@@ -31,28 +34,60 @@ class Rows:
 class Labelled:
     """A training and a test set. Classes are numbered in the order of the training set's sorted labels.
 
-    label: the sample's key that holds the class.
+    label: the sample's key that holds the class. limit: of each set so many samples at most, drawn from a fixed seed.
     """
 
-    def __init__(self, train: Mapping[str, Any], data: Mapping[str, Any], *, label: str) -> None:
-        self.train, self.test, self.label = open_source(train), open_source(data), label
+    def __init__(
+        self, train: Mapping[str, Any], data: Mapping[str, Any], *, label: str, limit: int | None = None
+    ) -> None:
+        self.train, self.test = (limited(open_source(node), limit) for node in (train, data))
+        self.label = label
+        self.what = repr((sorted(train.items()), sorted(data.items()), label, limit))
 
     def rows(self, encoder: Encoder, key: str, *, space: str | None = None) -> tuple[Rows, Rows]:
         """Embeds both sets; every process gets all rows."""
-        train, test = (self._embedded(source, encoder, key, space) for source in (self.train, self.test))
-        number = {name: place for place, name in enumerate(sorted(set(train[1])))}
+        return self.read(encoder, key, [space or POOLED])[space or POOLED]
+
+    def read(self, encoder: Encoder, key: str, places: Sequence[str]) -> dict[str, tuple[Rows, Rows]]:
+        """Embeds both sets, by what the encoder gives at each place; place -> training and test rows."""
+
+        def made() -> tuple[Encoder, dict[str, tuple[Rows, Rows]]]:
+            return encoder, self._read(encoder, key, places)  # the encoder, so that its id stays its own
+
+        return recall(
+            (self.what, id(encoder), *places), made, size=lambda it: sum(r.x.nbytes for p in it[1].values() for r in p)
+        )[1]
+
+    def _read(self, encoder: Encoder, key: str, places: Sequence[str]) -> dict[str, tuple[Rows, Rows]]:
+        tapped = Tapped(encoder, places)
+        train, test = (self._embedded(source, tapped, key) for source in (self.train, self.test))
+        number = self.numbered(train[1])
         for name in set(test[1]) - set(number):
             raise UserError(f"the test data has the class {name!r}, the training data only {len(number)} others")
-        one, other = (Rows(x, torch.tensor([number[name] for name in labels])) for x, labels in (train, test))
-        return one, other
+        y = [torch.tensor([number[name] for name in labels]) for _, labels in (train, test)]
+        parts = [x.split(tapped.sizes, dim=1) for x, _ in (train, test)]
+        return {place: (Rows(one, y[0]), Rows(two, y[1])) for place, one, two in zip(places, *parts, strict=True)}
 
-    def _embedded(self, source: Source, encoder: Encoder, key: str, space: str | None) -> tuple[Tensor, list[Any]]:
-        x, kept = embed_stream({key: encoder}, source, [key], space=space, keep=[self.label])
-        labels = [row[self.label] for row in kept]
+    def numbered(self, labels: Sequence[Any]) -> dict[Any, int]:
+        """Returns class -> number; UserError for labels that no class can be told from."""
         if None in labels:
             raise UserError(
-                f"a sample of {source.shards[0]} has no {self.label!r}; name the field, fields: {{{self.label}: ...}}"
+                f"a sample of {self.train.shards[0]} has no {self.label!r}; "
+                f"name the field, fields: {{{self.label}: ...}}"
             )
+        try:
+            return {name: place for place, name in enumerate(sorted(set(labels)))}
+        except TypeError:
+            found = next((label for label in labels if not isinstance(label, str | int)), labels[0])
+            raise UserError(
+                f"{self.label!r} holds {found!r:.60}; expected whole numbers, or names: say where the class stands, "
+                f"as in fields: {{{self.label}: json.class}}"
+            ) from None
+
+    def _embedded(self, source: Source, encoder: Encoder, key: str) -> tuple[Tensor, list[Any]]:
+        x, kept = embed_stream({key: encoder}, source, [key], space=None, keep=[self.label])
+        labels = [row[self.label] for row in kept]
+        self.numbered(labels)
         return x[key], labels
 
     def warm(self, encoder: Encoder, key: str) -> Encoder:
@@ -62,6 +97,63 @@ class Labelled:
                 x = encoder.preprocess.collate([encoder.preprocess(sample[key]) for sample in samples])
                 encoder(x.to(encoder.device))
         return encoder
+
+
+class Probe:
+    """An evaluation of an encoder on labelled sets, with the raw input and random weights beside it.
+
+    train, data: shards, with their labels, of what is learnt from and of what is asked. label: the sample's key that
+    holds the class, a name or a number. encoder: its key, by default the only one's. space: the task whose embedding
+    is used, None for pooled features. baselines: also judges the raw input, which becomes the trivial figure, and
+    random weights; in a run that trains they are judged once. limit: of each set so many samples at most, which keeps
+    an evaluation during training cheap.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: dict[str, Any],
+        data: dict[str, Any],
+        label: str = "label",
+        encoder: str | None = None,
+        space: str | None = None,
+        baselines: bool = True,
+        limit: int | None = None,
+    ) -> None:
+        self.sets = Labelled(train, data, label=label, limit=limit)
+        self.encoder, self.baselines = encoder, baselines
+        self.places: tuple[str, ...] = (space or POOLED,)
+        self.floors: dict[str, list[tuple[str, Score]]] = {}  # architecture -> the baselines' figures
+
+    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+        """Yields what `judge` does of the encoder, and with baselines before it raw/ and random_weights/."""
+        key = chosen(trained, self.encoder)
+        encoder = trained.encoders[key]
+        floor = self._floor(trained, key) if self.baselines else []
+        yield from floor
+        trivial = {name.removeprefix("raw/"): float(score) for name, score in floor if name.startswith("raw/")}
+        for name, score in self.judge(encoder, key, self.places):
+            yield name, replace(score, trivial=trivial.get(name))
+
+    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+        """Yields the figures of one encoder, read at some places."""
+        raise NotImplementedError
+
+    def _floor(self, trained: Trained, key: str) -> list[tuple[str, Score]]:
+        what = repr((key, trained.encoders[key].config(), trained.encoders[key].preprocess.config()))
+        if what not in self.floors:
+            self.floors[what] = [
+                (prefix + name, score)
+                for prefix, rival in rivals(self.sets, trained, key, baselines=True)
+                if prefix
+                for name, score in self.judge(rival, key, common(rival, self.places))
+            ]
+        return self.floors[what]
+
+
+def common(rival: Encoder, places: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the places that a baseline can be read at too, at least its pooled features."""
+    return tuple(place for place in places if has(rival, place)) or (POOLED,)
 
 
 def chosen(trained: Trained, key: str | None) -> str:
@@ -78,9 +170,13 @@ def rivals(sets: Labelled, trained: Trained, key: str, *, baselines: bool) -> It
     """Yields the encoder under "", and where baselines are wanted before it "raw/" and "random_weights/"."""
     encoder = trained.encoders[key]
     if baselines and encoder.modality in PREPROCESS:
-        raw = Raw(encoder.modality)  # type: ignore[arg-type]
-        raw.preprocess = encoder.preprocess
-        yield "raw/", raw.to(encoder.device).eval()
+        yield "raw/", recall(("raw", id(encoder)), lambda: _raw(encoder))
     if baselines:
-        yield "random_weights/", sets.warm(untrained(encoder), key)
+        yield "random_weights/", recall((sets.what, id(encoder)), lambda: sets.warm(untrained(encoder), key))
     yield "", encoder
+
+
+def _raw(encoder: Encoder) -> Encoder:
+    raw = Raw(encoder.modality)  # type: ignore[arg-type]
+    raw.preprocess = encoder.preprocess
+    return raw.to(encoder.device).eval()

@@ -22,8 +22,12 @@ def bootstrap(
 ) -> Score:
     """Scores one value per sample (N,) by their mean, or by a statistic over the last dimension of (R, N).
 
-    The interval spans the 2.5th to the 97.5th percentile over 1,000 resamples of the samples.
+    The interval spans the 2.5th to the 97.5th percentile over 1,000 resamples of the samples. values may be of
+    several draws (K, N), such as of what was learnt from; the draws are then resampled as well.
     """
+    if values.ndim == 2:
+        assert statistic is None, "several draws are scored by their mean"
+        return _of_draws(values.double().cpu(), chance=chance, trivial=trivial, seed=seed)
     reduce = statistic or (lambda x: x.mean(dim=-1))
     values = values.double().cpu()
     if len(values) == 0:
@@ -36,3 +40,16 @@ def bootstrap(
         found.append(reduce(values[torch.randint(len(values), shape, generator=generator)]))
     low, high = torch.cat(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
     return Score(float(reduce(values)), low, high, chance, len(values), trivial)
+
+
+def _of_draws(values: Tensor, *, chance: float, trivial: float | None, seed: int) -> Score:
+    draws, count = values.shape
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(RESAMPLES):
+        rows = torch.randint(draws, (draws,), generator=generator)
+        columns = torch.randint(count, (count,), generator=generator)
+        weigh = torch.bincount(columns, minlength=count).double()
+        found.append((values @ weigh)[rows].mean() / count)
+    low, high = torch.stack(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return Score(float(values.mean()), low, high, chance, count, trivial)

@@ -1,0 +1,63 @@
+"""Some samples of a set of shards, by their numbers."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import accumulate
+
+import torch
+
+from mmssl.data.shards import Source
+from mmssl.data.tar import Entry
+from mmssl.errors import UserError
+
+
+class Subset(Source):
+    """The samples of a source whose numbers (places in the set) are given; they keep the numbers that they had."""
+
+    def __init__(self, source: Source, numbers: Iterable[int]) -> None:
+        self.source, self.fields, self.damaged = source, source.fields, Counter()
+        counts = counted(source)
+        ends = list(accumulate(counts))
+        self.places: dict[int, list[int]] = {}  # shard of the source -> places in it
+        for number in sorted(set(numbers)):
+            shard = bisect_right(ends, number)
+            self.places.setdefault(shard, []).append(number - ends[shard] + counts[shard])
+        self.shards = [source.shards[shard] for shard in self.places]
+
+    @cached_property
+    def counts(self) -> list[int] | None:
+        """Samples of each shard that belong to the subset."""
+        return [len(places) for places in self.places.values()]
+
+    def entries(self, shard: int, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Entry]:
+        """Yields samples of one shard still encoded."""
+        number, places = list(self.places.items())[shard]
+        wanted = set(places[start:stop:step])
+        if wanted:
+            first = min(wanted)
+            all_between = self.source.entries(number, start=first, stop=max(wanted) + 1)
+            yield from (entry for place, entry in enumerate(all_between, first) if place in wanted)
+
+
+def counted(source: Source) -> list[int]:
+    """Returns the samples of each shard; UserError where that is not known without reading it all."""
+    if source.counts is None:
+        raise UserError(
+            f"how many samples {source.shards[0]}, ... hold is not known, so that none can be picked; "
+            "give them an index.json, as `mmssl shards build` writes it"
+        )
+    return source.counts
+
+
+def limited(source: Source, limit: int | None, *, seed: int = 0) -> Source:
+    """Returns the source, or where it has more than `limit` samples so many of them, drawn evenly from the seed."""
+    if limit is None or sum(counted(source)) <= limit:
+        return source
+    if limit < 1:
+        raise UserError(f"limit is {limit}; expected at least 1")
+    drawn = torch.randperm(sum(counted(source)), generator=torch.Generator().manual_seed(seed))[:limit]
+    return Subset(source, drawn.tolist())

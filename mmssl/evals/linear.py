@@ -1,0 +1,119 @@
+"""Linear probing: what class does a linear classifier on frozen features tell?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl.errors import UserError
+from mmssl.evals.labelled import Probe, Rows
+from mmssl.evals.score import bootstrap
+from mmssl.evals.solvers import LBFGS, SGD, Solver, with_bias
+from mmssl.types import Encoder, Score
+
+DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+class Linear(Probe):
+    """Top-1 and top-5 accuracy of a linear classifier on features that are embedded once and standardised.
+
+    Layer and setting are those with which the classifier fitted to the rest is best on a tenth of the training set;
+    it is then fitted to all of it. layers: names of submodules, whose output is averaged over its grid, "pooled" or
+    spaces; each is judged by itself as well. solver: lbfgs is logistic regression, its settings are `decays`; sgd has
+    the settings `rates`, and `epochs` and `batch`. The rest as a Probe has it.
+    Protocol of the setting: Radford et al., ICML 2021; many rates at once: Caron et al., ICCV 2021.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: tuple[str, ...] = (),
+        solver: Literal["lbfgs", "sgd"] = "lbfgs",
+        decays: tuple[float, ...] = DECAYS,
+        rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3),
+        epochs: int = 30,
+        batch: int = 256,
+        space: str | None = None,
+        **rest: Any,
+    ) -> None:
+        if layers and space is not None:
+            raise UserError("linear has both layers and a space; name the space among the layers")
+        for name, several in (("decays", decays), ("rates", rates)):
+            if not several or min(several) <= 0:
+                raise UserError(f"{name} is {several}; expected numbers above 0")
+        if epochs < 1 or batch < 1:
+            raise UserError(f"epochs is {epochs} and batch {batch}; expected at least 1")
+        super().__init__(space=space, **rest)
+        self.places = layers or self.places
+        self.solver: Solver = LBFGS(decays) if solver == "lbfgs" else SGD(rates, epochs=epochs, batch=batch)
+
+    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+        """Yields top1, top5 where there are more classes, and of several layers <layer>/top1 and <layer>/top5."""
+        found: dict[str, list[tuple[str, Score]]] = {}
+        quality: dict[str, tuple[float, float]] = {}
+        for place, (known, asked) in self.sets.read(encoder, key, places).items():
+            ranks, quality[place] = probe(known, asked, self.solver, device=encoder.device)
+            found[place] = list(tops(ranks, int(known.y.max()) + 1))
+        for place, scores in found.items() if len(found) > 1 else ():
+            yield from ((f"{place}/{name}", score) for name, score in scores)
+        yield from found[max(quality, key=lambda place: quality[place])]
+
+
+def tops(ranks: Tensor, classes: int) -> Iterator[tuple[str, Score]]:
+    """Scores ranks (N,) of the right class: top1, and top5 where there are more classes than five."""
+    yield "top1", bootstrap(ranks < 1, chance=1 / classes)
+    if classes > 5:
+        yield "top5", bootstrap(ranks < 5, chance=5 / classes)
+
+
+def probe(
+    known: Rows, asked: Rows, solver: Solver, *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, tuple[float, float]]:
+    """Returns the rank of each asked row's class (M,), and how good the setting was on the held-out tenth."""
+    classes = int(known.y.max()) + 1
+    mean, deviation = known.x.mean(dim=0), known.x.std(dim=0, correction=0).clamp(min=1e-6)
+    x, z = (((rows.x - mean) / deviation).to(device) for rows in (known, asked))
+    y = known.y.to(device)
+    setting, quality = select(x, y, classes, solver)
+    (weight,) = solver.fit(x, y, classes, [setting])
+    return ranked((with_bias(z) @ weight).cpu(), asked.y), quality
+
+
+def ranked(scores: Tensor, labels: Tensor) -> Tensor:
+    """Returns the place (N,) of each row's class among all, by scores (N, C); of equals the first comes first."""
+    right = scores.gather(1, labels[:, None])
+    before = torch.arange(scores.shape[1]) < labels[:, None]
+    return ((scores > right) | ((scores == right) & before)).sum(dim=1)
+
+
+def select(x: Tensor, y: Tensor, classes: int, solver: Solver) -> tuple[float, tuple[float, float]]:
+    """Returns the setting that is best on a tenth of the rows when fitted to the others, and how good it is there.
+
+    Quality is accuracy, and among equals a low loss. The tenth is drawn from a fixed seed.
+    """
+    held = held_out(len(x)).to(x.device)
+    if held.all():  # a single row
+        return solver.settings[0], (0.0, 0.0)
+    weights = solver.fit(x[~held], y[~held], classes, solver.settings)
+    scores = [with_bias(x[held]) @ weight for weight in weights]
+    found = [(float((s.argmax(1) == y[held]).float().mean()), -float(F.cross_entropy(s, y[held]))) for s in scores]
+    return best(solver.settings, found)
+
+
+def best(settings: Sequence[float], quality: Sequence[tuple[float, float]]) -> tuple[float, tuple[float, float]]:
+    """Returns the setting of the highest quality, and that."""
+    place = max(range(len(settings)), key=lambda i: quality[i])
+    return settings[place], quality[place]
+
+
+def held_out(count: int, *, seed: int = 0) -> Tensor:
+    """Draws a tenth of so many rows, at least one: (N,) bool."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(count, dtype=torch.bool).index_fill(0, order[: max(1, count // 10)], True)
+
+
+evaluation = Linear
