@@ -177,8 +177,10 @@ SETTINGS = {
         ("video",), {"frames": 3, "widths": [8], "dropout": 0.0}, shuffled_frames(3, 3, sequences=3)
     ),
     "opn": Setting(("video",), {"widths": (8, 8), "dropout": 0.0}, shuffled_frames(4, 12)),
+    "cpc": Setting(("image",), {"embed_dim": 8, "width": 8, "layers": 2, "rows": [1, 2]}, several(9)),
     "deepcluster": Setting(("image",), {"clusters": 4, "pca": 8}, several(1)),
     "deepcluster:v2": Setting(("image",), {"embed_dim": 8, "hidden": [16], "clusters": [4, 3]}, several(3)),
+    "dim": Setting(("image",), {"embed_dim": 24}, several(1)),
     "depthcontrast": Setting(
         ("points", "points_voxels"),
         {"embed_dim": 8, "hidden": [16], "queue": 12, "momentum": 0.9},

@@ -1,0 +1,53 @@
+"""MAE: hide most patches, encode the few that are left, and predict the hidden ones with a light decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from mmssl import dist
+from mmssl.losses.patches import patch_error, whitened
+from mmssl.nn.masked_decoder import MaskedDecoder
+from mmssl.nn.masking import pick, random_mask, token_encoder
+from mmssl.nn.several import Several
+from mmssl.types import Batch, Encoder, Loss, Method
+from mmssl.views.seeded import Seeded
+
+
+class MAE(Several):
+    """The squared error of hidden patches, of pictures, films or spectrograms. He et al., CVPR 2022.
+
+    ratio: the share that is hidden. mask: random, or tubes through all frames of a film, of which VideoMAE hides 0.9
+    (Tong et al., NeurIPS 2022). width, depth, heads: the decoder's. whiten: whether each patch's own mean and deviation
+    are taken from what is predicted. encoder: as Several has it; one with tokens, such as vit.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        ratio: float = 0.75,
+        mask: Literal["random", "tube"] = "random",
+        width: int = 512,
+        depth: int = 8,
+        heads: int = 16,
+        whiten: bool = True,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        out = token_encoder(encoders[self.key]).patch_dim
+        self.decoder = MaskedDecoder(self.dim, out=out, width=width, depth=depth, heads=heads)
+        self.ratio, self.tube, self.whiten = ratio, mask == "tube", whiten
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        encoder = token_encoder(encoders[self.key])
+        patches = encoder.patches(self.views(batch, least=1)[0])
+        mask, seen = random_mask(batch.extra["seed"], patches.grid, ratio=self.ratio, tube=self.tube)
+        features = encoder.encode_tokens(pick(encoder.tokenize(patches), seen))
+        predicted = self.decoder(features, seen, patches.grid)
+        target = whitened(patches.values) if self.whiten else patches.values
+        total = dist.mean(patch_error(predicted, target, mask), self.present(batch))
+        return Loss(total, embeddings={self.key: features.pooled.detach()})
+
+
+method = Method(Seeded, MAE)
