@@ -1,0 +1,73 @@
+"""PIC: classify each training sample as a class of its own, by cosine with a weight that is learnt for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.losses.infonce import info_nce
+from mmssl.nn.bank import Rows
+from mmssl.nn.head import Projection
+from mmssl.nn.several import Several, pooled_views
+from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces
+from mmssl.views.pair import Pair
+
+
+class Once(Pair):
+    """Shows one view as SimCLR does; the options are Pair's. Cao et al., NeurIPS 2020."""
+
+    def __init__(self, preprocess: Mapping[str, Preprocess], *, views: int = 1, **rest: Any) -> None:
+        super().__init__(preprocess, views=views, **rest)
+
+
+class PIC(Several):
+    """Cosine softmax over all training samples, of every view that is shown. Cao et al., NeurIPS 2020.
+
+    embed_dim: of the projection; hidden: its hidden layers, by default one as wide as the features. All samples are
+    classes at every step; the paper's window over the data, within which a sample comes back soon, and its sparser
+    sampling of classes are left out. encoder: as Several has it.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 128,
+        hidden: Sequence[int] | None = None,
+        temperature: float = 0.2,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        layers = (self.dim,) if hidden is None else hidden
+        self.head = Projection(self.dim, out=embed_dim, hidden=layers, norm=False, bias=True)
+        self.classes = Rows(embed_dim)
+        self.temperature = temperature
+
+    def reserve(self, samples: int | None) -> None:
+        self.classes.reserve(samples)
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        views, present, index = self.views(batch, least=1), self.present(batch), batch.extra["index"]
+        pooled = pooled_views(encoders[self.key], views, len(present))
+        embedded = [F.normalize(self.head.project(x), dim=1) for x in pooled]
+        classes = F.normalize(self.classes.rows.float(), dim=1)
+        options: dict[str, Any] = {"scale": 1 / self.temperature, "positives": index}
+        losses = torch.stack([info_nce(x, classes, **options) for x in embedded])
+        with torch.no_grad():
+            correct = ((embedded[0] @ classes.T).argmax(dim=1) == index).float().masked_fill(~present, torch.nan)
+        return Loss(
+            dist.mean(losses.mean(dim=0), present),
+            {"accuracy": correct.nanmean()},
+            {self.key: embedded[0].detach()},
+            {"correct": correct},
+        )
+
+    def spaces(self) -> Spaces:
+        return {self.key: self.head}
+
+
+method = Method(Once, PIC)

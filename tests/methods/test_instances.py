@@ -1,0 +1,85 @@
+"""NPID, PIC and Exemplar: each sample is found among all, by formula, and what is kept of each moves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmssl.encoders import create_encoder
+from mmssl.errors import UserError
+from mmssl.methods import exemplar, npid, pic
+
+sys.path.insert(0, str(Path(__file__).parent))
+from settings import batch, build
+
+
+def seen(name: str) -> tuple[torch.nn.Module, torch.nn.Module, torch.Tensor, torch.Tensor]:
+    """Returns the run, its objective, the first view's features and the samples' numbers."""
+    model, shown = build(name), batch(name, missing=False)
+    return model, model.objectives[name], model.encoders["image"](shown.views["image"][0]).pooled, shown.extra["index"]
+
+
+def test_npid_tells_its_own_row_from_noise_and_then_moves_it() -> None:
+    model, objective, pooled, index = seen("npid")
+    bank, before = objective.bank, objective.bank.rows.clone()
+    queries = F.normalize(objective.head.project(pooled), dim=1)
+    drawn = torch.randint(20, (12,), generator=torch.Generator().manual_seed(0))
+    own, noise = ((queries * before[index]).sum(1) / 0.07).exp(), (queries @ before[drawn].T / 0.07).exp()
+    z, share = 20 * noise.mean().detach(), 12 / 20
+    chance, others = own / z / (own / z + share), noise / z / (noise / z + share)
+    expected = -(chance.log() + (1 - others).log().sum(1)).mean()
+    total, _ = model({"npid": batch("npid", missing=False)})
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(bank.rows, before)
+    objective.after_step(model.encoders, 0.5)
+    torch.testing.assert_close(bank.rows[index], F.normalize(before[index] + queries, dim=1))
+
+
+def test_npid_compares_with_all_where_no_number_of_negatives_is_given() -> None:
+    model, objective, pooled, index = seen("npid")
+    objective.negatives = None
+    logits = F.normalize(objective.head.project(pooled), dim=1) @ objective.bank.rows.T / 0.07
+    torch.testing.assert_close(model({"npid": batch("npid", missing=False)})[0], F.cross_entropy(logits, index))
+
+
+def test_pic_is_a_cosine_softmax_in_value_and_gradient() -> None:
+    model, objective, pooled, index = seen("pic")
+    rows = objective.classes.rows
+    logits = F.normalize(objective.head.project(pooled), dim=1) @ F.normalize(rows, dim=1).T / 0.2
+    expected = F.cross_entropy(logits, index)
+    total, losses = model({"pic": batch("pic", missing=False)})
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x, rows, retain_graph=True)[0] for x in (total, expected)))
+    torch.testing.assert_close(losses["pic"].answers["correct"], (logits.argmax(1) == index).float())
+
+
+def test_exemplar_is_a_softmax_over_samples() -> None:
+    model, objective, _, index = seen("exemplar")
+    views = batch("exemplar", missing=False).views["image"]
+    scores = [objective.hidden(model.encoders["image"](view).pooled) @ objective.classes.rows.T for view in views]
+    expected = sum(F.cross_entropy(x, index) for x in scores) / 2
+    torch.testing.assert_close(model({"exemplar": batch("exemplar", missing=False)})[0], expected)
+
+
+@pytest.mark.parametrize("make", [npid.NPID, pic.PIC, exemplar.Exemplar])
+def test_samples_must_be_counted_and_saved_ones_load_without_being_told(make: type) -> None:
+    encoders = {"image": create_encoder("convnet", image_size=16)}
+    made = make(encoders)
+    with pytest.raises(UserError, match="not counted"):
+        made.reserve(None)
+    made.reserve(30)
+    again = make(encoders)
+    again.load_state_dict(made.state_dict())
+    rows = [value for key, value in again.state_dict().items() if key.endswith("rows")]
+    assert [len(value) for value in rows] == [30]
+
+
+@pytest.mark.parametrize("method", [npid.method, pic.method, exemplar.method])
+def test_one_view_is_shown(method: object) -> None:
+    view = method.view({"image": create_encoder("convnet", image_size=16).preprocess})
+    shown = view({"image": torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)})
+    assert [x.shape for x in shown["image"]] == [(3, 16, 16)]
