@@ -1,0 +1,116 @@
+"""Few-shot episodes: new classes told apart from a handful of examples of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl.errors import UserError
+from mmssl.evals.labelled import Probe
+from mmssl.evals.score import bootstrap
+from mmssl.types import Encoder, Score
+
+HELD = 2**25  # numbers held at a time
+STEPS = 100  # of the logistic regression, which then is within 1e-6 of its optimum
+
+
+class FewShot(Probe):
+    """Mean accuracy over episodes of `ways` classes, told from `shots` examples each, on `queries` others each.
+
+    Examples come from the training set, queries from the test set. Features are centred on the training set's mean and
+    scaled to unit length, as Wang et al., 2019 (SimpleShot), have it. classifier: the nearest centroid, or logistic
+    regression with C = 1 as in Tian et al., ECCV 2020. The interval is over the episodes. The rest as a Probe has it.
+    """
+
+    def __init__(
+        self,
+        *,
+        ways: int = 5,
+        shots: tuple[int, ...] = (1, 5),
+        queries: int = 15,
+        episodes: int = 2000,
+        classifier: Literal["centroid", "logistic"] = "centroid",
+        seed: int = 0,
+        **rest: Any,
+    ) -> None:
+        if ways < 2 or not shots or min(*shots, queries, episodes) < 1:
+            raise UserError(f"few_shot has {ways} ways, {shots} shots, {queries} queries, {episodes} episodes; too few")
+        super().__init__(**rest)
+        self.ways, self.shots, self.queries, self.episodes, self.seed = ways, shots, queries, episodes, seed
+        self.answers = nearest_centroid if classifier == "centroid" else logistic_scores
+
+    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+        """Yields <ways>-way/<shots>-shot; n is the number of episodes."""
+        known, asked = self.sets.read(encoder, key, places)[places[0]]
+        centre = known.x.mean(dim=0)
+        rows = [F.normalize(part.x - centre, dim=1).to(encoder.device) for part in (known, asked)]
+        for shots in self.shots:
+            examples, queries = _by_class(known.y, asked.y, ways=self.ways, shots=shots)
+            room = self.ways * max(examples.shape[1] + queries.shape[1], (shots + self.queries) * rows[0].shape[1])
+            generator = torch.Generator().manual_seed(self.seed)
+            found = []
+            for part in torch.arange(self.episodes).split(max(1, HELD // room)):
+                classes = torch.rand(len(part), len(examples), generator=generator).argsort(dim=1)[:, : self.ways]
+                support = rows[0][drawn(examples[classes], shots, generator)]  # (E, ways, shots, D)
+                most = min(self.queries, int((queries >= 0).sum(dim=1).min()))
+                asks = rows[1][drawn(queries[classes], most, generator)]
+                told = self.answers(support, asks).argmax(dim=3)  # (E, ways, queries)
+                right = told == torch.arange(self.ways, device=told.device)[:, None]
+                found.append(right.float().mean(dim=(1, 2)).cpu())
+            yield f"{self.ways}-way/{shots}-shot", bootstrap(torch.cat(found), chance=1 / self.ways)
+
+
+def _by_class(known: Tensor, asked: Tensor, *, ways: int, shots: int) -> tuple[Tensor, Tensor]:
+    """Returns the rows of each class that has enough of them, (C, most) padded with -1, of both sets."""
+    counts = known.bincount(minlength=int(asked.max()) + 1)
+    there = (counts >= shots) & (asked.bincount(minlength=len(counts)) > 0)
+    if int(there.sum()) < ways:
+        raise UserError(
+            f"few_shot draws {ways} classes with {shots} examples each; the data has {int(there.sum())} such classes"
+        )
+    classes = there.nonzero()[:, 0].tolist()
+    one, two = (
+        torch.nn.utils.rnn.pad_sequence(
+            [(labels == number).nonzero()[:, 0] for number in classes], batch_first=True, padding_value=-1
+        )
+        for labels in (known, asked)
+    )
+    return one, two
+
+
+def drawn(table: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draws so many different entries of each last row of a table (..., M) that is padded with -1: (..., count)."""
+    chance = torch.rand(table.shape, generator=generator).masked_fill(table < 0, -1)
+    return table.gather(-1, chance.topk(count, dim=-1).indices)
+
+
+def nearest_centroid(support: Tensor, queries: Tensor) -> Tensor:
+    """Scores queries (E, ways, Q, D) by how near each class's mean example lies: (E, ways, Q, ways)."""
+    return -torch.cdist(queries.flatten(1, 2), support.mean(dim=2)).unflatten(1, queries.shape[1:3])
+
+
+def logistic_scores(support: Tensor, queries: Tensor) -> Tensor:
+    """Scores queries (E, ways, Q, D) by logistic regression on the examples (E, ways, K, D) of unit length.
+
+    Weights are combinations of the examples, so all is said by products of these: Nesterov's steps on the coefficients.
+    """
+    ways, count = support.shape[1], support.shape[1] * support.shape[2]
+    rows = support.flatten(1, 2)
+    products = rows @ rows.mT  # (E, ways K, ways K)
+    truth = torch.eye(ways, device=rows.device).repeat_interleave(support.shape[2], dim=0)
+    decay = 1 / count
+    steepest = 0.5 + decay  # the loss curves no more, since rows have unit length
+    momentum = (steepest**0.5 - decay**0.5) / (steepest**0.5 + decay**0.5)
+    weight = before = rows.new_zeros(len(rows), count, ways)
+    for _ in range(STEPS):
+        ahead = weight + momentum * (weight - before)
+        slope = ((products @ ahead).softmax(dim=2) - truth) / count + decay * ahead
+        before, weight = weight, ahead - slope / steepest
+    return (queries.flatten(1, 2) @ rows.mT @ weight).unflatten(1, queries.shape[1:3])
+
+
+evaluation = FewShot
