@@ -1,0 +1,130 @@
+"""Clustering: do the features fall into the classes by themselves?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl.errors import UserError
+from mmssl.evals.labelled import Probe
+from mmssl.evals.score import bootstrap
+from mmssl.nn.kmeans import kmeans, nearest
+from mmssl.types import Encoder, Score
+
+SHUFFLES = 10  # by which the level of chance is found
+
+
+class Cluster(Probe):
+    """NMI, adjusted Rand index and accuracy of k-means: centres from the training set, figures from the test set.
+
+    Features are reduced by PCA to `pca` dimensions where they have more, and scaled to unit length. clusters: how many,
+    by default as many as classes. restarts: seeds, of which the tightest clusters count. Accuracy gives each cluster
+    one class of its own, so that most are right (the Hungarian method). Chance is what shuffled clusters reach. The
+    rest as a Probe has it. Caron et al., ECCV 2018 (DeepCluster), for the preparation, without its whitening.
+    """
+
+    def __init__(
+        self, *, clusters: int | None = None, pca: int = 256, restarts: int = 3, iterations: int = 50, **rest: Any
+    ) -> None:
+        if min(2 if clusters is None else clusters, pca) < 2 or min(restarts, iterations) < 1:
+            raise UserError(
+                f"cluster has clusters {clusters}, pca {pca}, restarts {restarts}; expected 2, 2, 1 or more"
+            )
+        super().__init__(**rest)
+        self.clusters, self.pca, self.restarts, self.iterations = clusters, pca, restarts, iterations
+
+    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+        """Yields NMI, ARI and accuracy."""
+        known, asked = self.sets.read(encoder, key, places)[places[0]]
+        classes = int(known.y.max()) + 1
+        count = self.clusters or classes
+        x, z = reduced(known.x.to(encoder.device), asked.x.to(encoder.device), self.pca)
+        tries = [kmeans(x, count, iterations=self.iterations, seed=seed) for seed in range(self.restarts)]
+        centres = min(tries, key=lambda centres: float(nearest(x, centres)[1].sum()))
+        told = nearest(z, centres)[0].cpu()
+        pairs = told * classes + asked.y
+        generator = torch.Generator().manual_seed(0)
+        shuffled = [told[torch.randperm(len(told), generator=generator)] for _ in range(SHUFFLES)]
+        mixed = [table((other * classes + asked.y)[None], count, classes) for other in shuffled]
+        for name, figure in (("NMI", mutual_information), ("ARI", adjusted_rand)):
+            chance = float(torch.cat([figure(each) for each in mixed]).mean())
+            yield name, _centred(bootstrap(pairs, chance=chance, statistic=_statistic(figure, count, classes)))
+        right = assigned(table(pairs[None], count, classes)[0])[told] == asked.y
+        guesses = [
+            (assigned(each[0])[other] == asked.y).float().mean() for each, other in zip(mixed, shuffled, strict=True)
+        ]
+        yield "accuracy", bootstrap(right, chance=float(torch.stack(guesses).mean()))
+
+
+def reduced(known: Tensor, asked: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+    """Returns rows (N, D) and (M, D), centred on the first, in their `dims` widest directions, of unit length."""
+    mean = known.mean(dim=0)
+    known, asked = known - mean, asked - mean
+    if known.shape[1] > dims:
+        widest = torch.linalg.eigh(known.T @ known)[1][:, -dims:]
+        known, asked = known @ widest, asked @ widest
+    return F.normalize(known, dim=1), F.normalize(asked, dim=1)
+
+
+def table(pairs: Tensor, clusters: int, classes: int) -> Tensor:
+    """Counts each cluster's samples of each class (R, K, C), float64, in pairs (R, N) of cluster * classes + class."""
+    counts = torch.zeros(len(pairs), clusters * classes, dtype=torch.double)
+    counts.scatter_add_(1, pairs.long(), torch.ones_like(pairs, dtype=torch.double))
+    return counts.unflatten(1, (clusters, classes))
+
+
+def mutual_information(counts: Tensor) -> Tensor:
+    """Returns the mutual information of clusters and classes over the mean of their entropies, (R,)."""
+    p = counts / counts.sum(dim=(1, 2), keepdim=True)
+    rows, columns = (_entropy(p.sum(dim=dim)) for dim in (2, 1))
+    both = rows + columns - _entropy(p.flatten(1))
+    return torch.where(rows + columns > 0, 2 * both / (rows + columns).clamp(min=1e-12), 1.0)
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -torch.special.xlogy(p, p).sum(dim=1)
+
+
+def adjusted_rand(counts: Tensor) -> Tensor:
+    """Returns the share of pairs of samples that clusters and classes agree on, 0 at chance. Hubert & Arabie, 1985."""
+
+    def pairs(n: Tensor) -> Tensor:
+        return (n * (n - 1) / 2).sum(dim=1)
+
+    together, rows, columns = (pairs(n) for n in (counts.flatten(1), counts.sum(dim=2), counts.sum(dim=1)))
+    total = counts.sum(dim=(1, 2))
+    expected = rows * columns / (total * (total - 1) / 2).clamp(min=1)
+    room = (rows + columns) / 2 - expected
+    return torch.where(room > 0, (together - expected) / room.clamp(min=1e-12), 1.0)
+
+
+def assigned(counts: Tensor) -> Tensor:
+    """Returns the class of each cluster (K,) that makes most of a table (K, C) right; -1 for one that gets none."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(counts.numpy(), maximize=True)
+    return torch.full((len(counts),), -1).index_copy(0, torch.from_numpy(rows), torch.from_numpy(columns))
+
+
+def _statistic(figure: Callable[[Tensor], Tensor], clusters: int, classes: int) -> Callable[[Tensor], Tensor]:
+    def of(pairs: Tensor) -> Tensor:
+        rows = pairs[None] if pairs.ndim == 1 else pairs
+        parts = rows.split(max(1, 2**24 // (clusters * classes)))
+        found = torch.cat([figure(table(part, clusters, classes)) for part in parts])
+        return found[0] if pairs.ndim == 1 else found
+
+    return of
+
+
+def _centred(score: Score) -> Score:
+    """Moves the interval to the value: samples that come twice in a resample make both figures look better."""
+    shift = score.value - (score.low + score.high) / 2
+    return replace(score, low=score.low + shift, high=score.high + shift)
+
+
+evaluation = Cluster
