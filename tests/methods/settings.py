@@ -160,6 +160,15 @@ SETTINGS = {
     "colorization": Setting(
         ("image",), {"bins": 4, "neighbors": 2, "uniform": 1.0, "widths": (8,), "learn_from": 200}, color_of_cells
     ),
+    "cmc": Setting(
+        ("image", "image_ab"),
+        {"embed_dim": 8, "negatives": 12},
+        several(1),
+        {
+            "image": ("lab", {"part": "lightness", "image": {"name": "vit", **VIT}}),
+            "image_ab": ("lab", {"part": "color", "image": {"name": "vit", **VIT}}),
+        },
+    ),
     "color_tracking": Setting(
         ("video",), {"clusters": 4, "embed_dim": 8, "width": 8, "learn_from": 200}, colored_cells
     ),
@@ -193,6 +202,7 @@ SETTINGS = {
         several(3),
     ),
     "directpred": Setting(("image",), {"embed_dim": 4, "hidden": [16], "momentum": 0.9}, several(2)),
+    "pirl": Setting(("image",), {"embed_dim": 8, "patches": 4, "negatives": 12}, several(5)),
     "pic": Setting(("image",), {"embed_dim": 8}, several(1)),
     "pcl": Setting(
         ("image",), {"embed_dim": 8, "clusters": [3, 5], "queue": 6, "momentum": 0.9, "warmup": 0.0}, several(2)
@@ -215,6 +225,7 @@ SETTINGS = {
         {"image_ab": ("vit", VIT)},
     ),
     "super_resolution": Setting(("image",), {"adversarial": 0.01, "judges": (8, 8), "widths": (8, 8)}, several(2)),
+    "simmim": Setting(("image",), {"mask_size": 8}, seeded),
     "simsiam": Setting(("image",), {"embed_dim": 8, "hidden": [16], "bottleneck": 4}, several(2)),
     "swav": Setting(
         ("image",),

@@ -1,0 +1,130 @@
+"""CPC: foretell the patches of a picture from the rows of patches above them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.losses.infonce import info_nce
+from mmssl.nn.several import Several
+from mmssl.transforms.patches import cut
+from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
+from mmssl.views.single import Single
+
+
+class PatchGrid(Single):
+    """Shows a picture as `grid` x `grid` overlapping patches, in the order of reading, each a view.
+
+    cell: side in pixels; stride: from one to the next. patch: side of what is shown of a cell, anywhere in it.
+    Colours change from patch to patch, so that they do not tell which belong together. The rest as Single has it.
+    van den Oord et al., 2018; colours by patch: Henaff et al., ICML 2020.
+    """
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        grid: int = 7,
+        cell: int = 64,
+        stride: int = 32,
+        patch: int = 60,
+        crop_scale: tuple[float, float] = (0.7, 1.0),
+        flip: float = 0.5,
+        color_jitter: float = 0.8,
+        grayscale: float = 0.2,
+        **rest: Any,
+    ) -> None:
+        if grid < 2 or not 0 < patch <= cell or stride < 1:
+            raise UserError(
+                f"grid is {grid}, cell {cell}, stride {stride}, patch {patch}; expected at least 2 x 2 cells, and "
+                "patches no larger than they"
+            )
+        given: Any = preprocess["image"]
+        whole = {**preprocess, "image": replace(given, size=cell + (grid - 1) * stride)}
+        super().__init__(
+            whole, crop_scale=crop_scale, flip=flip, color_jitter=color_jitter, grayscale=grayscale, **rest
+        )
+        self.cell, self.stride, self.patch = cell, stride, patch
+
+    def on_device(self, batch: Batch) -> Batch:
+        patches = cut(batch.views["image"][0], cell=self.cell, stride=self.stride, side=self.patch)
+        alone = Batch({"image": [patches.flatten(0, 1)]})
+        (changed,) = super().on_device(alone).views["image"]
+        batch.views["image"] = list(changed.unflatten(0, patches.shape[:2]).unbind(1))
+        return batch
+
+
+class CPC(Several):
+    """InfoNCE of each patch, foretold from a context of rows above, among all patches of the batch.
+
+    rows: how far below its context a predicted patch lies; the nearest overlap it. embed_dim: in which patches are
+    compared, by products times `scale`. width, layers: of the context's network. Features of patches should not be
+    normalised over the batch where that can be helped: BatchNorm tells which patches belong together.
+    van den Oord et al., 2018; the network as in Henaff et al., ICML 2020.
+    """
+
+    modalities = ("image",)
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        rows: Sequence[int] = (3, 4, 5),
+        embed_dim: int = 64,
+        scale: float = 0.1,
+        width: int = 256,
+        layers: int = 5,
+    ) -> None:
+        super().__init__(encoders, encoder="image")
+        if not rows or min(rows) < 1:
+            raise UserError(f"rows is {list(rows)}; expected how many rows below its context a patch lies, from 1 on")
+        self.rows, self.scale = tuple(rows), scale
+        self.context = nn.Sequential(*[RowsAbove(self.dim, width) for _ in range(layers)])
+        self.target = nn.Linear(self.dim, embed_dim)
+        self.foretell = nn.ModuleList(nn.Linear(self.dim, embed_dim) for _ in rows)
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        latents, present = torch.stack(self.pooled(encoders, batch), dim=1), self.present(batch)  # (B, N, D)
+        samples, patches, _ = latents.shape
+        side = isqrt(patches)
+        if side**2 != patches or max(self.rows) >= side:
+            raise UserError(f"{patches} patches are no square with {max(self.rows)} rows below the first; see rows")
+        context = F.relu(self.context(latents.mT.unflatten(2, (side, side)))).flatten(2).mT  # (B, N, D)
+        keys = dist.gather_with_grad(self.target(latents)).flatten(0, 1)  # (world B N, E)
+        keep = dist.gather(present).repeat_interleave(patches)
+        places = torch.arange(samples * patches, device=latents.device).view(samples, patches)
+        places = places + dist.rank() * samples * patches
+        losses = []
+        for below, foretell in zip(self.rows, self.foretell, strict=True):
+            seen = patches - below * side  # those with a row so far below them
+            foretold = foretell(context[:, :seen]).flatten(0, 1)
+            sought = places[:, below * side :].flatten()
+            found = info_nce(foretold, keys, scale=self.scale, positives=sought, keep=keep)
+            losses.append(found.view(samples, -1).mean(dim=1))
+        total = dist.mean(torch.stack(losses).mean(dim=0), present)
+        return Loss(total, embeddings={"image": latents.mean(dim=1).detach()})
+
+
+class RowsAbove(nn.Module):
+    """A residual layer on a grid (B, D, H, W), in which each place sees those beside it and those one row above."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(dim, width, 1), nn.Conv2d(width, dim, 1)
+        self.across, self.above = nn.Conv2d(width, width, (1, 3), padding=(0, 1)), nn.Conv2d(width, width, (2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        beside = self.across(F.relu(self.enter(x)))
+        seen = F.relu(self.above(F.pad(beside, (0, 0, 1, 0))))
+        return x + self.leave(seen)
+
+
+method = Method(PatchGrid, CPC)
