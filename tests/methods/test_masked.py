@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods.mae import MAE
-from mmssl.nn.masking import random_mask
+from mmssl.methods.simmim import SimMIM
+from mmssl.nn.masking import block_mask, random_mask
 from mmssl.types import Batch, Encoder
 from mmssl.views.seeded import Seeded
 
@@ -144,6 +145,52 @@ def test_mae_runs_on_other_modalities(
     assert first.embeddings[key].shape == (2, 32)
     first.total.backward()
     assert all(p.grad is not None for p in (*encoder.parameters(), *made.parameters()))
+
+
+GRIDS = {
+    "vit": {"image_size": 32, "patch_size": 4, **SMALL},
+    "convnet": {"image_size": 32, "widths": [8, 32], "depths": [1, 1], "stem_stride": 2},
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_simmim_is_the_error_of_hidden_pixels_alone(name: str) -> None:
+    encoder = create_encoder(name, **GRIDS[name]).eval()
+    objective = SimMIM({"image": encoder}, mask_size=8)
+    caught: list[Tensor] = []
+    objective.head.register_forward_hook(lambda _, inputs, out: caught.append(out))
+    x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    total = objective({"image": encoder}, Batch({"image": [x]}, extra=seeds(3))).total
+    coarse = block_mask(seeds(3)["seed"], (4, 4), ratio=0.6, block=(1, 1)).view(3, 1, 4, 4)
+    mask = coarse.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3).expand_as(x)  # (B, C, H, W)
+    assert coarse.sum() == 3 * 10
+    drawn = nn.functional.pixel_shuffle(caught[0].mT.unflatten(2, (8, 8)), 4)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    torch.testing.assert_close(total, ((x - mean) / std - drawn)[mask].abs().mean())
+
+    changed = torch.where(mask, torch.rand_like(x), x)
+    objective({"image": encoder}, Batch({"image": [changed]}, extra=seeds(3)))
+    torch.testing.assert_close(caught[0], caught[1])
+    objective({"image": encoder}, Batch({"image": [torch.where(mask, x, torch.rand_like(x))]}, extra=seeds(3)))
+    assert not torch.allclose(caught[0], caught[2])
+
+
+def test_simmim_hides_squares_of_films_and_sounds() -> None:
+    film, sound = create_encoder("video_vit", **FILM | {"patch_size": 4}), create_encoder("spectrogram", **SOUND)
+    for key, encoder, x in (("video", film, torch.rand(2, 3, 4, 16, 16)), ("audio", sound, torch.randn(2, 2560))):
+        objective = SimMIM({key: encoder}, mask_size=8)
+        objective({key: encoder}, Batch({key: [x]}, extra=seeds(2))).total.backward()
+        assert objective.mask_token.grad is not None and objective.mask_token.grad.any()
+    assert SimMIM({"video": film}, mask_size=8).block == (1, 2, 2)
+
+
+def test_simmim_says_what_it_cannot_mask() -> None:
+    with pytest.raises(UserError, match=r"mask_size is 6; expected a multiple of the encoder's patches of \(4, 4\)"):
+        SimMIM({"image": create_encoder("vit", **PICTURES)}, mask_size=6)
+    with pytest.raises(UserError, match="this encoder's grid is None"):
+        SimMIM({"image": create_encoder("raw:image")})
+    with pytest.raises(UserError, match="'frames' gives none to hide"):
+        SimMIM({"video": create_encoder("frames", image={"name": "convnet"})})
 
 
 def test_encoders_without_tokens_are_refused_when_the_task_is_built() -> None:

@@ -1,0 +1,91 @@
+"""SimMIM: replace large patches by a mask token, let the whole encoder see it, and regress their pixels linearly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.losses.patches import patch_error
+from mmssl.nn.masking import block_mask, token_encoder
+from mmssl.nn.normalize import pixel_normalize
+from mmssl.nn.several import Several
+from mmssl.transforms.color import as_unit
+from mmssl.transforms.patches import cut
+from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, TokenEncoder, evaluating
+from mmssl.views.seeded import Seeded
+
+
+class Cropped(Seeded):
+    """Shows a crop of at least two thirds of a picture, mirrored or not; the options are Seeded's."""
+
+    def __init__(
+        self, preprocess: Mapping[str, Preprocess], *, crop_scale: tuple[float, float] = (0.67, 1.0), **rest: Any
+    ) -> None:
+        super().__init__(preprocess, crop_scale=crop_scale, **rest)
+
+
+class SimMIM(Several):
+    """The absolute error of what was hidden, predicted from each token by one linear layer. Xie et al., CVPR 2022.
+
+    mask_size: side in pixels, or in bands and moments of a spectrogram, of the squares that are hidden; ratio: their
+    share. An encoder with tokens gets a mask token in their place; one of pictures that has only a grid, such as
+    convnet, pixels of a learnt colour. Of a film each moment's tokens are hidden on their own. encoder: as Several.
+    """
+
+    def __init__(
+        self, encoders: Mapping[str, Encoder], *, mask_size: int = 32, ratio: float = 0.6, encoder: str | None = None
+    ) -> None:
+        super().__init__(encoders, encoder=encoder)
+        seen = encoders[self.key]
+        self.in_tokens = isinstance(seen, TokenEncoder) or seen.modality != "image"
+        cell = token_encoder(seen).cell if self.in_tokens else _stride(seen)
+        if any(mask_size % side for side in cell[-2:]):
+            raise UserError(f"mask_size is {mask_size}; expected a multiple of the encoder's patches of {cell[-2:]}")
+        self.block = (*(1 for _ in cell[:-2]), *(mask_size // side for side in cell[-2:]))
+        self.cell, self.ratio = cell, ratio
+        out = token_encoder(seen).patch_dim if self.in_tokens else 3 * cell[0] * cell[1]
+        self.head = nn.Linear(self.dim, out)
+        self.mask_token = nn.Parameter(torch.randn(self.dim) * 0.02 if self.in_tokens else torch.full((3,), 0.5))
+        self.normalize = pixel_normalize(3, None, None)
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        x, seed = self.views(batch, least=1)[0], batch.extra["seed"]
+        masked = self._tokens if self.in_tokens else self._pixels
+        mask, target, features = masked(encoders[self.key], x, seed)
+        total = dist.mean(patch_error(self.head(features.tokens), target, mask, error="l1"), self.present(batch))
+        return Loss(total, embeddings={self.key: features.pooled.detach()})
+
+    def _tokens(self, encoder: Encoder, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """Hides tokens; returns which (B, N), all patches (B, N, P), and the features."""
+        encoder = token_encoder(encoder)
+        patches = encoder.patches(x)
+        mask = block_mask(seed, patches.grid, ratio=self.ratio, block=self.block)
+        tokens = encoder.tokenize(patches, mask=mask, mask_token=self.mask_token)
+        return mask, patches.values, encoder.encode_tokens(tokens)
+
+    def _pixels(self, encoder: Encoder, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """Hides pixels; returns the same."""
+        height, width = self.cell
+        grid = (x.shape[2] // height, x.shape[3] // width)
+        mask = block_mask(seed, grid, ratio=self.ratio, block=self.block)
+        hidden = mask.view(-1, 1, *grid).repeat_interleave(height, dim=2).repeat_interleave(width, dim=3)
+        shown = torch.where(hidden, self.mask_token[:, None, None], as_unit(x))
+        return mask, cut(self.normalize(x), cell=height).flatten(2), encoder(shown)
+
+
+def _stride(encoder: Encoder) -> tuple[int, int]:
+    """Returns how many pixels a cell of the encoder's grid stands for; UserError for one without a grid."""
+    blank = encoder.preprocess.blank()[None].to(encoder.device)
+    with torch.no_grad(), evaluating(encoder):
+        grid = encoder(blank).grid
+    if grid is None or grid[0] != grid[1] or blank.shape[2] % grid[0]:
+        raise UserError(f"pixels are predicted from a square grid of cells, and this encoder's grid is {grid}")
+    return blank.shape[2] // grid[0], blank.shape[3] // grid[1]
+
+
+method = Method(Cropped, SimMIM)
