@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmssl.errors import UserError
+from mmssl.transforms.color import as_unit
 
 
 def cut(x: Tensor, *, cell: int, stride: int | None = None, side: int | None = None) -> Tensor:
@@ -27,3 +28,14 @@ def cut(x: Tensor, *, cell: int, stride: int | None = None, side: int | None = N
     rows = rows[:, :, None, :, None].expand(-1, -1, x.shape[1], -1, cell)
     columns = columns[:, :, None, None].expand(-1, -1, x.shape[1], side, -1)
     return cells.gather(3, rows).gather(4, columns)
+
+
+def leveled(patches: Tensor, *, mean: float = 0.45, std: float = 0.225) -> Tensor:
+    """Brings each channel of each patch (..., C, side, side), uint8 or float, to one mean and deviation, as floats.
+
+    So how bright and how rich in contrast a patch is tells nothing about where it comes from. The defaults are about
+    ImageNet's, so that encoders see what they expect; values may lie outside 0 to 1. An even patch stays even.
+    """
+    x = as_unit(patches)
+    centred = x - x.mean((-1, -2), keepdim=True)
+    return mean + std * centred / centred.square().mean((-1, -2), keepdim=True).sqrt().clamp(min=1e-3)

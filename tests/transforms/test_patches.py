@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmssl.errors import UserError
-from mmssl.transforms.patches import cut
+from mmssl.transforms.patches import cut, leveled
 
 
 def test_cells_are_read_row_by_row() -> None:
@@ -33,3 +33,13 @@ def test_patches_that_do_not_fit() -> None:
     for options in ({"cell": 9}, {"cell": 4, "side": 5}, {"cell": 0}):
         with pytest.raises(UserError, match="cannot be cut"):
             cut(torch.zeros(1, 3, 8, 8), **options)
+
+
+def test_leveled_patches_have_one_brightness_and_contrast_in_each_channel() -> None:
+    torch.manual_seed(0)
+    patches = torch.randint(0, 256, (2, 9, 3, 6, 6), dtype=torch.uint8)
+    level = leveled(patches)
+    torch.testing.assert_close(level.mean((-1, -2)), torch.full((2, 9, 3), 0.45))
+    torch.testing.assert_close(level.std((-1, -2), correction=0), torch.full((2, 9, 3), 0.225))
+    torch.testing.assert_close(leveled(0.3 + 0.5 * patches / 255), level, rtol=1e-4, atol=1e-4)
+    assert leveled(torch.full((1, 3, 4, 4), 0.7)).unique().tolist() == pytest.approx([0.45], abs=1e-3)
