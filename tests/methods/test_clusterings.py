@@ -1,0 +1,222 @@
+"""What methods that cluster, and those that look at cells, do besides what every method must."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmssl.encoders import create_encoder
+from mmssl.errors import UserError
+from mmssl.methods.cpc import CPC, PatchGrid, RowsAbove
+from mmssl.methods.deepcluster import DeepCluster, DeepClusterV2
+from mmssl.methods.dim import DIM
+from mmssl.methods.pcl import PCL
+from mmssl.methods.sela import SeLa
+from mmssl.methods.swav import SwAV
+from mmssl.nn.sinkhorn import sinkhorn
+from mmssl.transforms.image import ImagePreprocess
+from mmssl.types import Batch, Encoder
+from mmssl.views.multicrop import MultiCrop
+
+sys.path.insert(0, str(Path(__file__).parent))
+from settings import ENCODERS, SAMPLES, VIT, batch, build, plain, sweep
+
+OFFLINE = {
+    "deepcluster": (DeepCluster, {"clusters": 4, "pca": 8}),
+    "deepcluster:v2": (DeepClusterV2, {"embed_dim": 8, "hidden": [16], "clusters": [4, 3]}),
+    "pcl": (PCL, {"embed_dim": 8, "clusters": [3, 5], "queue": 6, "warmup": 0.0}),
+    "sela": (SeLa, {"clusters": 4, "heads": 3}),
+}
+INSTANCES = {**OFFLINE, "swav": (SwAV, {"embed_dim": 8, "hidden": [16], "prototypes": 5})}
+
+
+def encoders_of(key: str) -> dict[str, Encoder]:
+    torch.manual_seed(0)
+    kind, options = ENCODERS[key]
+    return {key: create_encoder(kind, **options)}
+
+
+@pytest.mark.parametrize("key", ["audio", "video", "points"])
+@pytest.mark.parametrize("name", INSTANCES)
+def test_methods_about_instances_take_any_modality(name: str, key: str) -> None:
+    kind, options = INSTANCES[name]
+    encoders = encoders_of(key)
+    objective = kind(encoders, **options)
+    objective.reserve(SAMPLES)
+
+    def counted(rows: int, views: int) -> Batch:
+        shown = plain((key,), rows, views=views)
+        shown.extra = {"index": torch.arange(rows), f"{key}_present": torch.ones(rows, dtype=torch.bool)}
+        return shown
+
+    objective.before_epoch(encoders, lambda: iter([counted(SAMPLES, 1)]))
+    total = objective(encoders, counted(8, 2)).total
+    total.backward()
+    assert total > 0
+    assert all(p.grad is not None for p in encoders[key].parameters() if p.requires_grad)
+    MultiCrop({key: encoders[key].preprocess}, small=0)
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_offline_labels_are_loaded_without_a_reserve_and_need_counted_samples(name: str) -> None:
+    kind, options = OFFLINE[name]
+    first = build(name).named_objectives[name]
+    again = kind(encoders_of("image"), **options)
+    again.load_state_dict(first.state_dict())
+    assert again.labels.rows.shape[0] == SAMPLES
+    assert (again.labels.rows >= 0).all()
+    with pytest.raises(UserError, match="not counted"):
+        kind(encoders_of("image"), **options).reserve(None)
+    with pytest.raises(UserError, match="clusters of 2 training samples"):
+        kind(encoders_of("image"), **options).reserve(2)
+
+
+def test_swav_freezes_its_prototypes_at_first_and_keeps_them_at_unit_length() -> None:
+    encoders = encoders_of("image")
+    objective = SwAV(encoders, embed_dim=8, hidden=[16], prototypes=5, frozen=0.5)
+    shown, start = batch("swav"), objective.prototypes.detach().clone()
+    optimizer = torch.optim.SGD(objective.parameters(), lr=1.0, weight_decay=0.1)
+    for progress in (0.2, 0.5, 0.6):
+        optimizer.zero_grad()
+        objective(encoders, shown).total.backward()
+        optimizer.step()
+        objective.after_step(encoders, progress)
+        moved = not torch.allclose(objective.prototypes, start, atol=1e-5)
+        assert moved == (progress > 0.5), "the step that ends at 0.5 began frozen"
+        torch.testing.assert_close(objective.prototypes.norm(dim=1), torch.ones(5))
+
+
+def test_swav_assigns_with_the_queue_once_it_is_due() -> None:
+    encoders = encoders_of("image")
+    objective = SwAV(encoders, embed_dim=8, hidden=[16], prototypes=5, queue=20, queue_from=0.3)
+    scores, present = torch.randn(4, 5) * 0.3, torch.ones(4, dtype=torch.bool)
+    alone = sinkhorn(scores, epsilon=0.05, iterations=3)
+    new = F.normalize(torch.randn(7, 8), dim=1)
+    objective.queues[0].push(new)
+    torch.testing.assert_close(objective._assign(0, scores, present), alone)
+    objective.done.fill_(0.3)
+    together = torch.cat([scores, new @ objective.prototypes.detach().T])
+    expected = sinkhorn(together, epsilon=0.05, iterations=3)[:4]
+    torch.testing.assert_close(objective._assign(0, scores, present), expected)
+
+
+def test_deepcluster_weighs_clusters_alike_and_starts_its_classifier_anew() -> None:
+    model = build("deepcluster")
+    objective, encoder = model.objectives["deepcluster"], model.encoders["image"]
+    shown = batch("deepcluster", missing=False)
+    scores = objective.classifier(encoder(shown.views["image"][0]).pooled)
+    labels = objective.labels.rows[shown.extra["index"], 0]
+    sizes = torch.bincount(objective.labels.rows[:, 0], minlength=4)
+    losses = [-scores[i].log_softmax(dim=0)[k] * SAMPLES / ((sizes > 0).sum() * sizes[k]) for i, k in enumerate(labels)]
+    torch.testing.assert_close(model({"deepcluster": shown})[0], torch.stack(losses).mean())
+    with torch.no_grad():
+        objective.classifier.weight.fill_(9)
+        objective.classifier.bias.fill_(9)
+    objective.before_epoch(model.named_encoders, lambda: sweep("deepcluster"))
+    assert objective.classifier.weight.abs().max() < 0.1
+    assert not objective.classifier.bias.any()
+
+
+def test_deepcluster_v2_clusters_what_it_remembers() -> None:
+    model = build("deepcluster:v2")
+    objective, encoder = model.objectives["deepcluster:v2"], model.encoders["image"]
+    shown = batch("deepcluster:v2")
+    model({"deepcluster:v2": shown})
+    views = [objective._embed(encoder(view).pooled) for view in shown.views["image"][:2]]
+    before = [bank.rows.clone() for bank in objective.memories]
+    objective.after_step(model.encoders, 0.1)
+    present, index = shown.present("image"), shown.extra["index"]
+    for bank, view, old in zip(objective.memories, views, before, strict=True):
+        torch.testing.assert_close(bank.rows[index[present]], view[present], rtol=1e-4, atol=1e-5)
+        assert torch.equal(bank.rows[index[~present]], old[index[~present]])
+    objective.before_epoch(model.named_encoders, lambda: pytest.fail("no sweep after the first"))
+    for number, prototypes in enumerate(objective.prototypes.split([4, 3])):
+        nearest = (objective.memories[number].rows @ prototypes.T).argmax(dim=1)
+        assert torch.equal(objective.labels.rows[:, number], nearest)
+
+
+def test_sela_spreads_labels_evenly_and_labels_anew_when_due() -> None:
+    model = build("sela")
+    objective = model.objectives["sela"]
+    counts = torch.stack([torch.bincount(objective.labels.rows[:, head], minlength=4) for head in range(3)])
+    assert (counts > 0).all()
+    assert counts.max() <= 9, "of 20 samples, 5 each if all were even"
+    objective.labelings = 4
+    with torch.no_grad():
+        for progress, due in ((0.01, False), (0.07, True), (0.2, False), (0.26, True)):
+            objective.classifiers.weight.normal_()
+            labels = objective.labels.rows.clone()
+            objective.after_step(model.encoders, progress)
+            objective.before_epoch(model.named_encoders, lambda: sweep("sela"))
+            assert torch.equal(labels, objective.labels.rows) != due
+
+
+def test_pcl_clusters_once_its_warmup_is_over() -> None:
+    encoders = encoders_of("image")
+    objective = PCL(encoders, embed_dim=8, clusters=[3, 5], queue=6, warmup=0.5)
+    objective.reserve(SAMPLES)
+    objective.before_epoch(encoders, lambda: pytest.fail("too early"))
+    shown = batch("pcl")
+    assert objective(encoders, shown).logs["loss_clusters"] == 0
+    objective.after_step(encoders, 0.5)
+    objective.before_epoch(encoders, lambda: sweep("pcl"))
+    assert objective(encoders, shown).logs["loss_clusters"] > 0
+    assert (objective.labels.rows.amax(dim=0) < torch.tensor([3, 5])).all()
+    torch.testing.assert_close(objective.concentration[:3].mean(), torch.tensor(0.1))
+
+
+def test_cpc_sees_no_row_below_and_finds_the_patch_that_it_foretells() -> None:
+    torch.manual_seed(0)
+    context = torch.nn.Sequential(RowsAbove(6, 4), RowsAbove(6, 4))
+    x = torch.randn(1, 6, 5, 5, requires_grad=True)
+    context(x)[0, :, 2].sum().backward()
+    assert not x.grad[0, :, 3:].any()
+    assert x.grad[0, :, :3].abs().amax(dim=(0, 2)).all()
+
+    model = build("cpc")
+    objective, shown = model.objectives["cpc"], batch("cpc", rows=2, missing=False)
+    latents = torch.stack([model.encoders["image"](view).pooled for view in shown.views["image"]], dim=1)
+    rows_of = objective.context(latents.mT.unflatten(2, (3, 3))).relu()  # (B, D, 3, 3)
+    targets, losses = objective.target(latents), []
+    for below, foretell in zip((1, 2), objective.foretell, strict=True):
+        found = []
+        for image in range(2):
+            for row in range(3 - below):
+                for column in range(3):
+                    products = 0.1 * targets.flatten(0, 1) @ foretell(rows_of[image, :, row, column])
+                    place = image * 9 + (row + below) * 3 + column
+                    found.append(-products.log_softmax(dim=0)[place])
+        losses.append(torch.stack(found).mean())
+    torch.testing.assert_close(model({"cpc": shown})[0], torch.stack(losses).mean())
+
+
+def test_the_patch_grid_shows_overlapping_patches_in_the_order_of_reading() -> None:
+    torch.manual_seed(0)
+    view = PatchGrid(
+        {"image": ImagePreprocess(size=32)}, grid=3, cell=8, stride=4, patch=8, color_jitter=0.0, grayscale=0.0
+    )
+    picture = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    patches = view.on_device(Batch({"image": [picture]})).views["image"]
+    assert len(patches) == 9
+    assert torch.equal(patches[5], picture[:, :, 4:12, 8:16])
+    colored = PatchGrid({"image": ImagePreprocess(size=32)}, grid=3, cell=8, stride=4, patch=6)
+    assert [p.shape for p in colored.on_device(Batch({"image": [picture]})).views["image"]] == [(2, 3, 6, 6)] * 9
+    with pytest.raises(UserError, match="patches no larger"):
+        PatchGrid({"image": ImagePreprocess(size=32)}, cell=8, patch=9)
+
+
+def test_what_cannot_be_is_said() -> None:
+    with pytest.raises(UserError, match="dim compares tokens"):
+        DIM(encoders_of("points"), embed_dim=8)(encoders_of("points"), plain(("points",), 4))
+    images = {"image": create_encoder("vit", **VIT)}
+    with pytest.raises(UserError, match="no square with 3 rows"):
+        CPC(images, rows=[3], embed_dim=8)(images, batch("cpc"))
+    with pytest.raises(UserError, match="rows is"):
+        CPC(images, rows=[0])
+    for wrong in (lambda: SwAV(images, assign=0), lambda: SeLa(images, heads=0), lambda: PCL(images, clusters=[])):
+        with pytest.raises(UserError):
+            wrong()
