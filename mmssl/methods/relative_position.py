@@ -1,0 +1,110 @@
+"""Relative position: say on which side of one patch of a picture another one lay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mmssl.errors import UserError
+from mmssl.nn.mlp import mlp
+from mmssl.nn.normalize import IMAGENET_MEAN
+from mmssl.nn.relations import classified
+from mmssl.nn.several import Several
+from mmssl.transforms.color import as_unit
+from mmssl.transforms.patches import cut
+from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
+from mmssl.views.single import Single
+
+MIDDLE, AROUND = 4, (0, 1, 2, 3, 5, 6, 7, 8)  # of a grid of 3 x 3, row by row
+MAGENTA_GREEN = (-1.0, 2.0, -1.0)  # the axis of colour along which lenses spread an edge
+
+
+class Neighbors(Single):
+    """Shows the middle patch of a grid of 3 x 3 and one of the eight around it; the target says which.
+
+    patch: side in pixels; gap: pixels between patches, about half a patch; jitter: up to so many pixels each is off
+    its place. The picture is cut and scaled so that the grid fills it. color: `drop` leaves each patch one random
+    channel and puts faint noise about the mean for the others, `project` takes out what lies between green and
+    magenta, which a lens shifts towards the border and so betrays the place, `keep` does neither.
+    The rest as Single has it.
+    """
+
+    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gap": {"gap": 0},
+        "jitter": {"jitter": 0},
+        "chromatic": {"color": "keep"},
+    }
+    chance = 1 / len(AROUND)
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        patch: int = 96,
+        gap: int = 48,
+        jitter: int = 7,
+        color: Literal["drop", "project", "keep"] = "drop",
+        crop_scale: tuple[float, float] = (0.35, 1.0),
+        **rest: Any,
+    ) -> None:
+        if patch < 1 or gap < 0 or jitter < 0:
+            raise UserError(f"patch is {patch}, gap {gap}, jitter {jitter}; expected pixels, 0 or more")
+        given: Any = preprocess["image"]
+        whole = replace(given, size=3 * patch + 2 * gap + 2 * jitter)
+        super().__init__({**preprocess, "image": whole}, crop_scale=crop_scale, **rest)
+        self.patch, self.gap, self.off, self.color = patch, gap, jitter, color
+
+    def on_device(self, batch: Batch) -> Batch:
+        batch = super().on_device(batch)
+        (picture,) = batch.views["image"]
+        cell = self.patch + 2 * self.off
+        patches = cut(picture, cell=cell, stride=self.patch + self.gap, side=self.patch)  # (B, 9, 3, P, P)
+        batch.target = torch.randint(len(AROUND), (len(picture),), device=picture.device)
+        which = torch.tensor(AROUND, device=picture.device)[batch.target]
+        pair = patches[:, MIDDLE], patches[torch.arange(len(picture), device=picture.device), which]
+        recolor = {"drop": drop_colors, "project": project_colors, "keep": lambda x: x}[self.color]
+        batch.views["image"] = [recolor(patch) for patch in pair]
+        return batch
+
+
+def drop_colors(x: Tensor) -> Tensor:
+    """Leaves each of pictures (B, 3, H, W) one random channel; the others hold noise of 1/100 its deviation."""
+    x = as_unit(x)
+    kept = torch.arange(3, device=x.device) == torch.randint(3, (len(x), 1), device=x.device)
+    kept = kept[:, :, None, None]  # (B, 3, 1, 1)
+    deviation = (x.std((2, 3), keepdim=True) * kept).sum(dim=1, keepdim=True)
+    mean = x.new_tensor(IMAGENET_MEAN)[:, None, None]
+    return torch.where(kept, x, mean + deviation / 100 * torch.randn_like(x))
+
+
+def project_colors(x: Tensor) -> Tensor:
+    """Takes from colours (B, 3, H, W) their part along the axis from magenta to green; grey stays as it is."""
+    axis = torch.tensor(MAGENTA_GREEN, device=x.device)
+    matrix = torch.eye(3, device=x.device) - torch.outer(axis, axis) / axis.square().sum()
+    return torch.einsum("dc,bchw->bdhw", matrix, as_unit(x))
+
+
+class RelativePosition(Several):
+    """Classifies the place of the second patch from both patches' pooled features. Doersch et al., ICCV 2015.
+
+    hidden: layers before the answer, each with BatchNorm.
+    """
+
+    modalities = ("image",)
+
+    def __init__(self, encoders: Mapping[str, Encoder], *, hidden: Sequence[int] = (4096, 4096)) -> None:
+        super().__init__(encoders, encoder="image")
+        self.answer = mlp((2 * self.dim, *hidden, len(AROUND)), bias=True)
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        pair = self.pooled(encoders, batch)[:2]
+        loss = classified(self.answer(torch.cat(pair, dim=1)), batch.target, self.present(batch))
+        loss.embeddings = {self.key: pair[0].detach()}
+        return loss
+
+
+method = Method(Neighbors, RelativePosition)
