@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmssl import dist
+from mmssl.errors import UserError
 from mmssl.evals.cues import look, loudness, pair_features, together
 from mmssl.evals.pretext import Answers, answer, gathered, per_group, show
 from mmssl.evals.score import bootstrap
@@ -57,7 +58,10 @@ class Shortcut:
         found = []
         options = {"seed": self.seed, "batch": self.batch, "rounds": self.rounds, **changed}
         for numbers, batch in show(trained, self.task, self.source, **options):
-            row = {"sample": numbers, "correct": answer(trained, self.task, batch).answers["correct"]}
+            answers = answer(trained, self.task, batch).answers
+            if "correct" not in answers:
+                raise UserError(f"the task {self.task!r} has no right answer to take a shortcut to; judge another task")
+            row = {"sample": numbers, "correct": answers["correct"]}
             row |= labelled(trained.task(self.task).objective, batch)
             asked = ~row["correct"].isnan()
             found.append({key: value[asked.to(value.device)] for key, value in row.items()})
@@ -67,8 +71,8 @@ class Shortcut:
 def labelled(objective: Objective, batch: Batch) -> Answers:
     """Returns the questions of a batch for the linear model: `features` (B, Q, F) and `label` (B, Q) of each sample.
 
-    A class is one question; a pair is two, with its own sound and with the wrong one. Nothing where a task asks
-    something else.
+    A class is one question; a class of each view (B, V) is one about each view alone; a pair is two, with its own
+    sound and with the wrong one. Nothing where a task asks something else.
     """
     if isinstance(objective, Matching):
         seen, sounds = batch.views[objective.visual][0], batch.views["audio"]
@@ -80,10 +84,14 @@ def labelled(objective: Objective, batch: Batch) -> Answers:
             [pair_features(look(seen), loudness(sound), together(seen, sound)) for sound in (sounds[0], wrong)], dim=1
         )
         return {"features": features, "label": torch.tensor([[1, 0]]).expand(len(seen), 2)}
-    if batch.target is not None and batch.target.ndim == 1 and not batch.target.is_floating_point():
+    if batch.target is None or batch.target.is_floating_point() or batch.target.ndim > 2:
+        return {}
+    if batch.target.ndim == 1:
         features = torch.cat(list(statistics(batch.views).values()), dim=1)
         return {"features": features[:, None], "label": batch.target[:, None]}
-    return {}
+    alone = [{key: [views[number]] for key, views in batch.views.items()} for number in range(batch.target.shape[1])]
+    features = torch.stack([torch.cat(list(statistics(one).values()), dim=1) for one in alone], dim=1)  # (B, Q, F)
+    return {"features": features, "label": batch.target}
 
 
 def linear_model(rows: Answers) -> Tensor:

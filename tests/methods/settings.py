@@ -173,6 +173,12 @@ SETTINGS = {
         ("video",), {"clusters": 4, "embed_dim": 8, "width": 8, "learn_from": 200}, colored_cells
     ),
     "directclr": Setting(("image",), {"dims": 6}, several(2)),
+    "dvae": Setting(
+        ("image",),
+        {"width": 4, "first": 8, "depth": 1, "kl_over": 1.0, "cool_over": 1.0},
+        seeded,
+        {"image": ("codes", {"image_size": 16, "codes": 8, "width": 4, "groups": 2, "depth": 1})},
+    ),
     "inpainting": Setting(("image",), {"overlap": 1, "adversarial": 0.1, "judges": (8, 8), "widths": (8, 8)}, holed),
     "jigsaw": Setting(("image",), {"permutations": 5, "width": 8, "hidden": (16,), "dropout": 0.0}, asked(9, 5)),
     "mae": Setting(("image",), {"ratio": 0.5, "width": 8, "depth": 1, "heads": 2}, seeded),
