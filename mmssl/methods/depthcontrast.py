@@ -75,7 +75,7 @@ class DepthContrast(Objective):
 
     Every encoder whose key is points or points_... is a format. Keys come from averages of the encoders (momentum),
     one queue per format; with gradients accumulated, of the step's last part. Each of the losses is weighed by
-    `within` or `across`. answers: for what share of these questions a scan's own key came first.
+    `within` or `across`. norm: BatchNorm in the heads; without it, few scans that look alike collapsed. answers: for what share of these questions a scan's own key came first.
     Zhang et al., ICCV 2021.
     """
 
@@ -90,13 +90,17 @@ class DepthContrast(Objective):
         momentum: float = 0.999,
         within: float = 0.5,
         across: float = 0.5,
+        norm: bool = False,
     ) -> None:
         super().__init__(encoders)
         self.uses = tuple(key for key in encoders if key.partition("_")[0] == "points")
         if not self.uses:
             raise UserError(f"depthcontrast needs an encoder under points or points_...; found {', '.join(encoders)}")
         self.heads = nn.ModuleDict(
-            {key: Projection(encoders[key].dim, out=embed_dim, hidden=hidden, norm=False) for key in self.uses}
+            {
+                key: Projection(encoders[key].dim, out=embed_dim, hidden=hidden, norm=norm, last_norm=norm)
+                for key in self.uses
+            }
         )
         self.teachers = nn.ModuleDict({key: copy.deepcopy(encoders[key]) for key in self.uses}).requires_grad_(False)
         self.teacher_heads = copy.deepcopy(self.heads).requires_grad_(False)
