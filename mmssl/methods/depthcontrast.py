@@ -75,7 +75,8 @@ class DepthContrast(Objective):
 
     Every encoder whose key is points or points_... is a format. Keys come from averages of the encoders (momentum),
     one queue per format; with gradients accumulated, of the step's last part. Each of the losses is weighed by
-    `within` or `across`. norm: BatchNorm in the heads; without it, few scans that look alike collapsed. answers: for what share of these questions a scan's own key came first.
+    `within` or `across`. norm: BatchNorm in the heads; without it, few scans that look alike collapsed. answers: for
+    what share of these questions a scan's own key came first.
     Zhang et al., ICCV 2021.
     """
 
