@@ -50,6 +50,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
             },
         ),
     ],
+    "codes": [("", {"image_size": 16, "codes": 10, "width": 8, "groups": 3, "depth": 1})],
     "timm": [
         (":resnet18", {"image_size": 32}),
         (":vit_tiny_patch16_224", {"image_size": 32}),
@@ -58,6 +59,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "torchvision": [(":r3d_18", {"image_size": 16, "frames": 2})],
     "raw": [(":image", {"size": 32}), (":video", {"size": 32}), (":audio", {}), (":points", {})],
     "l3": [("", {"image_size": 32, "widths": [8, 16]}), ("", {"image_size": 32, "widths": [4, 8, 8, 16], "stride": 2})],
+    "lab": [("", {"part": part, "image": CONVNET}) for part in ("lightness", "color")],
     "frames": [("", {"image": CONVNET, "frames": 3}), ("", {"image": CONVNET, "frames": 3, "temporal": 2})],
     "spectrogram": [
         ("", {"seconds": 0.5}),
