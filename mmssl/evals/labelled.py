@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmssl.data.shards import Source
-from mmssl.data.subset import limited
+from mmssl.data.subset import counted, limited
 from mmssl.encoders.raw import PREPROCESS, Raw
 from mmssl.errors import UserError, did_you_mean
 from mmssl.evals.layers import POOLED, Tapped, has
@@ -25,10 +25,11 @@ WARM = 512  # samples that set the statistics of random weights
 
 @dataclass(slots=True)
 class Rows:
-    """Features x (N, D), float32 on the CPU, and classes y (N,)."""
+    """Features x (N, D), float32 on the CPU, classes y (N,), and each sample's number (its place in the set) (N,)."""
 
     x: Tensor
     y: Tensor
+    number: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
 
 class Labelled:
@@ -62,11 +63,36 @@ class Labelled:
         tapped = Tapped(encoder, places)
         train, test = (self._embedded(source, tapped, key) for source in (self.train, self.test))
         number = self.numbered(train[1])
-        for name in set(test[1]) - set(number):
+        y = [self._classes(labels, number) for _, labels, _ in (train, test)]
+        parts = [x.split(tapped.sizes, dim=1) for x, _, _ in (train, test)]
+        return {
+            place: (Rows(one, y[0], train[2]), Rows(two, y[1], test[2]))
+            for place, one, two in zip(places, *parts, strict=True)
+        }
+
+    def labels(self) -> dict[int, int]:
+        """Returns the class of each of the training set's samples by its number (place in the set)."""
+        names = self._names()
+        number = self.numbered(list(names.values()))
+        return {place: number[name] for place, name in names.items()}
+
+    def _names(self) -> dict[int, Any]:
+        def made() -> dict[int, Any]:
+            counted(self.train)
+            samples = self.train.samples({self.label})
+            return {sample["__number__"]: sample.get(self.label) for sample in samples}
+
+        return recall((self.what, "names"), made)
+
+    def asked(self, encoder: Encoder, key: str) -> Rows:
+        """Embeds the test set only; every process gets all rows."""
+        x, labels, number = self._embedded(self.test, encoder, key)
+        return Rows(x, self._classes(labels, self.numbered(list(self._names().values()))), number)
+
+    def _classes(self, labels: Sequence[Any], number: Mapping[Any, int]) -> Tensor:
+        for name in set(labels) - set(number):
             raise UserError(f"the test data has the class {name!r}, the training data only {len(number)} others")
-        y = [torch.tensor([number[name] for name in labels]) for _, labels in (train, test)]
-        parts = [x.split(tapped.sizes, dim=1) for x, _ in (train, test)]
-        return {place: (Rows(one, y[0]), Rows(two, y[1])) for place, one, two in zip(places, *parts, strict=True)}
+        return torch.tensor([number[name] for name in labels])
 
     def numbered(self, labels: Sequence[Any]) -> dict[Any, int]:
         """Returns class -> number; UserError for labels that no class can be told from."""
@@ -84,11 +110,12 @@ class Labelled:
                 f"as in fields: {{{self.label}: json.class}}"
             ) from None
 
-    def _embedded(self, source: Source, encoder: Encoder, key: str) -> tuple[Tensor, list[Any]]:
-        x, kept = embed_stream({key: encoder}, source, [key], space=None, keep=[self.label])
+    def _embedded(self, source: Source, encoder: Encoder, key: str) -> tuple[Tensor, list[Any], Tensor]:
+        """Returns features, labels and numbers of a set."""
+        x, kept = embed_stream({key: encoder}, source, [key], space=None, keep=[self.label, "__number__"])
         labels = [row[self.label] for row in kept]
         self.numbered(labels)
-        return x[key], labels
+        return x[key], labels, torch.tensor([row["__number__"] for row in kept])
 
     def warm(self, encoder: Encoder, key: str) -> Encoder:
         """Lets the BatchNorm of random weights see some of the training set."""

@@ -71,10 +71,15 @@ def tops(ranks: Tensor, classes: int) -> Iterator[tuple[str, Score]]:
 
 
 def probe(
-    known: Rows, asked: Rows, solver: Solver, *, device: torch.device | str = "cpu"
+    known: Rows,
+    asked: Rows,
+    solver: Solver,
+    *,
+    classes: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[Tensor, tuple[float, float]]:
     """Returns the rank of each asked row's class (M,), and how good the setting was on the held-out tenth."""
-    classes = int(known.y.max()) + 1
+    classes = classes or int(known.y.max()) + 1
     mean, deviation = known.x.mean(dim=0), known.x.std(dim=0, correction=0).clamp(min=1e-6)
     x, z = (((rows.x - mean) / deviation).to(device) for rows in (known, asked))
     y = known.y.to(device)

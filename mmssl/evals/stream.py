@@ -38,11 +38,13 @@ def embed_stream(
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Embeds every sample of a source that has all the modalities; damaged ones are left out.
 
-    Returns modality -> (N, D) over all processes on the CPU, and of each sample the values under `keep`.
+    Returns modality -> (N, D) over all processes on the CPU, and of each sample the values under `keep`, among which
+    may be `__key__` and `__number__`.
     """
     rows: dict[str, list[Tensor]] = {name: [] for name in modalities}
     kept: list[dict[str, Any]] = []
-    stream = source.samples({*modalities, *keep}, rank=dist.rank(), world=dist.world())
+    wanted = {*modalities, *(key for key in keep if not key.startswith("__"))}
+    stream = source.samples(wanted, rank=dist.rank(), world=dist.world())
     with ThreadPoolExecutor(2) as pool, torch.inference_mode():
         ahead = pool.map(lambda chunk: [_prepare(s, encoders, modalities) for s in chunk], chunks(stream, batch_size))
         for prepared in ahead:

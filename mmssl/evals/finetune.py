@@ -1,0 +1,177 @@
+"""Fine-tuning: the whole encoder learns the classes, on a copy of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.data.loader import Loader
+from mmssl.data.shards import Source
+from mmssl.errors import UserError
+from mmssl.evals.labelled import Probe, Rows
+from mmssl.evals.linear import ranked, tops
+from mmssl.optim.groups import layer_groups
+from mmssl.optim.schedule import warmup_cosine
+from mmssl.types import Encoder, Score
+from mmssl.views.single import Single
+
+
+@dataclass(kw_only=True, slots=True)
+class Tuning:
+    """How an encoder is fine-tuned: AdamW, its rate falling along a cosine after a tenth of the steps.
+
+    layer_decay: factor on the rate from each layer to the one before. crop_scale: share of the area that crops of
+    pictures and films keep; flip: a probability; sounds are heard from a random moment. workers: data processes.
+    """
+
+    epochs: int = 5
+    batch: int = 128
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    layer_decay: float = 0.75
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    flip: float = 0.5
+    workers: int = 1
+    seed: int = 0
+    view: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch) < 1 or self.lr <= 0 or not 0 < self.layer_decay <= 1:
+            raise UserError(
+                f"fine-tuning has epochs {self.epochs}, batch {self.batch}, lr {self.lr}, layer_decay "
+                f"{self.layer_decay}; expected numbers above 0, and a decay of at most 1"
+            )
+        self.view = {"crop_scale": self.crop_scale, "crop_ratio": (3 / 4, 4 / 3), "flip": self.flip}
+
+
+class Finetune(Probe):
+    """Top-1 and top-5 accuracy after fine-tuning from the encoder; beside it, from random weights.
+
+    Of the raw input only the linear classifier learns. The options are those of Tuning and of a Probe; the encoder that
+    is judged stays as it is. Layer decay as in Clark et al., ICLR 2020; defaults near those of He et al., CVPR 2022.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: dict[str, Any],
+        data: dict[str, Any],
+        label: str = "label",
+        encoder: str | None = None,
+        baselines: bool = True,
+        limit: int | None = None,
+        epochs: int = 5,
+        batch: int = 128,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        layer_decay: float = 0.75,
+        crop_scale: tuple[float, float] = (0.2, 1.0),
+        flip: float = 0.5,
+        workers: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(train=train, data=data, label=label, encoder=encoder, baselines=baselines, limit=limit)
+        self.tuning = Tuning(
+            epochs=epochs,
+            batch=batch,
+            lr=lr,
+            weight_decay=weight_decay,
+            layer_decay=layer_decay,
+            crop_scale=crop_scale,
+            flip=flip,
+            workers=workers,
+            seed=seed,
+        )
+
+    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+        """Yields top1, and top5 where there are more classes than five."""
+        labels = self.sets.labels()
+        tuned = finetuned(encoder, key, self.sets.train, labels, self.tuning)
+        classes = max(labels.values()) + 1
+        yield from tops(tuned.ranks(self.sets.asked(tuned.encoder, key)), classes)
+
+
+class Classifier(nn.Module):
+    """An encoder and a linear layer on its normalised features, which starts from zero."""
+
+    def __init__(self, encoder: Encoder, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.norm = nn.LayerNorm(encoder.dim, elementwise_affine=False)
+        self.linear = nn.Linear(encoder.dim, classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.linear.to(encoder.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(self.encoder(x).pooled))
+
+    @torch.inference_mode()
+    def ranks(self, asked: Rows) -> Tensor:
+        """Returns the place of each embedded row's class among all (N,)."""
+        return ranked(self.linear(self.norm(asked.x.to(self.encoder.device))).cpu(), asked.y)
+
+
+@torch.enable_grad()
+def finetuned(encoder: Encoder, key: str, source: Source, labels: Mapping[int, int], tuning: Tuning) -> Classifier:
+    """Returns a copy of an encoder that was fine-tuned, with its classifier, in evaluation mode.
+
+    labels: the class of each of the source's samples by its number. Every process works on its share.
+    """
+    numbers = torch.full((max(labels) + 1,), -1)
+    numbers[list(labels)] = torch.tensor(list(labels.values()))
+    mine = copy.deepcopy(encoder).requires_grad_(True)
+    mine.spaces.clear()
+    device = encoder.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(tuning.seed + dist.rank())
+        model = Classifier(mine, max(labels.values()) + 1).train()
+        groups = layer_groups(mine, lr=tuning.lr, decay=tuning.layer_decay)
+        groups.append({"params": list(model.linear.parameters()), "lr": tuning.lr})
+        optimizer = torch.optim.AdamW(groups, lr=tuning.lr, weight_decay=tuning.weight_decay)
+        loader = Loader(
+            source,
+            Single({key: encoder.preprocess}, **tuning.view),
+            batch=max(1, min(tuning.batch, len(labels)) // dist.world()),
+            seed=tuning.seed,
+            workers=tuning.workers,
+            rank=dist.rank(),
+            world=dist.world(),
+        )
+        _steps(model, key, loader, numbers, optimizer, tuning.epochs)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():  # each process saw its own share
+            buffer.copy_(dist.total(buffer) / dist.world())
+    return model.eval()
+
+
+def _steps(
+    model: Classifier, key: str, loader: Loader, numbers: Tensor, optimizer: torch.optim.Optimizer, epochs: int
+) -> None:
+    device = model.encoder.device
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    steps = epochs * len(loader)
+    batches = (batch for epoch in range(epochs) for batch in loader.epoch(epoch))
+    for step, batch in enumerate(batches):
+        factor = warmup_cosine(step, steps=steps, warmup=steps // 10)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+        truth = numbers[batch.extra["index"]].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            scores = model(batch.views[key][0].to(device))
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(scores.float(), truth).backward()
+        for weight in model.parameters() if dist.world() > 1 else ():
+            if weight.grad is not None:
+                weight.grad = dist.total(weight.grad) / dist.world()
+        optimizer.step()
+
+
+evaluation = Finetune
