@@ -21,6 +21,7 @@ from mmssl.nn.teacher import Teacher
 from mmssl.optim.schedule import cosine
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces
 from mmssl.views.asymmetric import Asymmetric
+from mmssl.views.blurred import Blurred
 from mmssl.views.pair import Pair
 
 
@@ -38,20 +39,6 @@ class Jittered(Pair):
         **rest: Any,
     ) -> None:
         super().__init__(preprocess, crop_scale=crop_scale, color_jitter=color_jitter, jitter=jitter, blur=blur, **rest)
-
-
-class Blurred(Pair):
-    """Shows two views jittered half as much as Pair's, whose options these are. Chen et al., 2020 (MoCo v2)."""
-
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
-        **rest: Any,
-    ) -> None:
-        super().__init__(preprocess, crop_scale=crop_scale, jitter=jitter, **rest)
 
 
 class MoCo(Several):
