@@ -17,13 +17,13 @@ LEVELS = [
     {"encoders", "views", "data"},
     {"methods", "evals"},
     {"recipe", "checkpoint", "log", "multitask", "prepare", "pictures"},
-    {"judge", "classify", "assembly"},
+    {"judge", "classify", "assembly", "protocols"},
     {"trainer", "draw"},
     {"demo", "doctor"},
     {"cli", "__main__"},
 ]
 # Inside a level these may see each other, in this direction only.
-ALLOWED = {("__main__", "cli"), ("types", "errors"), ("names", "errors"), ("classify", "judge"), ("judge", "assembly")}
+ALLOWED = {("__main__", "cli"), ("types", "errors"), ("names", "errors"), ("classify", "judge"), ("judge", "assembly"), ("protocols", "judge")}
 
 
 def level(room: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
 import sys
 import time
@@ -75,6 +76,64 @@ def test_runs_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     classes.write_text("red\nred\n")
     arguments = ("zero-shot", str(tmp_path), "--images", str(tmp_path), "--classes", str(classes))
     assert "is no run folder" in says(capsys, *arguments)
+
+
+def test_judging_encoders_on_shards(
+    capsys: pytest.CaptureFixture[str], recipe_file: str, color_shards: Path, tmp_path: Path
+) -> None:
+    run, sets = str(tmp_path / "run"), ["--train", str(color_shards), "--data", str(color_shards)]
+    assert cli.main(["train", recipe_file, "--quiet", "--out", run, "train.samples=32"]) == 0
+    capsys.readouterr()
+    small = ["encoder=image", "few_shot.ways=2", "few_shot.episodes=20", "limit=40", "knn.k=[3]"]
+    assert cli.main(["eval", run, *sets, "--protocol", "knn,few_shot", *small]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{p}{name}" in said for p in ("knn/raw/", "knn/random_weights/", "knn/") for name in ("k3",))
+    assert "few_shot/2-way/1-shot" in said and f"written to {run}/eval.json" in said
+    assert cli.main(["eval", f"{run}/encoders/image", *sets, "--out", f"{run}/eval.json", "baselines=false"]) == 0
+    assert "linear/top1" in capsys.readouterr().out
+    found = json.loads((tmp_path / "run" / "eval.json").read_text())
+    assert found["encoder"].endswith("image") and set(found["scores"]) >= {"knn/k5", "linear/top1"}
+    again = ["--protocol", "cluster", "--out", f"{run}/eval.json", "baselines=false"]
+    assert cli.main(["eval", f"{run}/encoders/image", *sets, *again]) == 0
+    merged = json.loads((tmp_path / "run" / "eval.json").read_text())["scores"]
+    assert set(merged) >= {"knn/k5", "linear/top1", "cluster/NMI"}
+    named = ["timm:resnet10t", *sets, "--protocol", "knn", "--out", str(tmp_path / "t.json"), "limit=8"]
+    assert cli.main(["eval", *named, "model.pretrained=false", "model.image_size=32", "baselines=false"]) == 0
+    assert "knn/k5" in json.loads((tmp_path / "t.json").read_text())["scores"]
+
+
+def test_wrong_words_about_judging_encoders(
+    capsys: pytest.CaptureFixture[str], color_shards: Path, tmp_path: Path
+) -> None:
+    sets = ["--train", str(color_shards), "--data", str(color_shards)]
+    assert "--train SHARDS and --data SHARDS go together" in says(capsys, "eval", "x", "--train", "y")
+    assert "say on what to judge" in says(capsys, "eval", "x", "--protocol", "knn")
+    assert "there is no eval 'knnn'; did you mean 'knn'" in says(capsys, "eval", "x", *sets, "--protocol", "knnn")
+    assert "learns from no labels" in says(capsys, "eval", "x", *sets, "--protocol", "retrieval")
+    assert "no protocol has the option 'limits'" in says(capsys, "eval", "x", *sets, "limits=3")
+    assert "there is no folder runs/none" in says(capsys, "eval", "runs/none", *sets)
+    assert "neither a run nor an encoder" in says(capsys, "eval", str(tmp_path), *sets)
+    assert "no protocol has the option 'knn'" in says(capsys, "eval", "x", *sets, "knn=3")
+    said = says(capsys, "eval", "raw:image", *sets, "knn.kk=3")
+    assert "KNN has no option 'kk'; did you mean 'k'" in said
+
+
+def test_folders_of_transformers_are_judged(color_shards: Path, tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTModel
+
+    from mmssl.protocols import judge_encoder
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(**small, image_size=16, patch_size=8)).save_pretrained(tmp_path / "vit")
+    scores, file = judge_encoder(
+        str(tmp_path / "vit"),
+        ["knn"],
+        ["knn.k=[3]", "baselines=false", "limit=16"],
+        train=str(color_shards),
+        data=str(color_shards),
+        out=tmp_path / "found.json",
+    )
+    assert list(scores) == ["knn/k3"] and file == tmp_path / "found.json"
 
 
 def test_unknown_words(capsys: pytest.CaptureFixture[str]) -> None:
