@@ -328,6 +328,10 @@ class View:
         """
         raise NotImplementedError
 
+    def blanks(self, modality: str) -> list[Any]:
+        """Returns what stands in for a modality's views in a sample that lacks it."""
+        return [self.preprocess[modality].blank()] * self.shows.get(modality, 1)
+
     def on_device(self, batch: Batch) -> Batch:
         """Changes a whole batch on the accelerator; by default nothing."""
         return batch

@@ -17,7 +17,7 @@ def collate(samples: Sequence[Sample], view: View) -> Batch:
     batch = Batch({})
     for modality, prepare in view.preprocess.items():
         there = [bool(sample.get(modality)) for sample in samples]
-        blanks = [prepare.blank()] * view.shows.get(modality, 1) if not all(there) else []
+        blanks = view.blanks(modality) if not all(there) else []
         rows = [sample[modality] if has else blanks for sample, has in zip(samples, there, strict=True)]
         batch.views[modality] = [prepare.collate(list(items)) for items in zip(*rows, strict=True)]
         batch.extra[f"{modality}_present"] = torch.tensor(there)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from mmssl.errors import UserError
 from mmssl.transforms import image
 from mmssl.types import Preprocess, Sample
@@ -45,6 +47,12 @@ class MultiCrop(Pair):
         whole = {**given, **{name: (*value, value[-1]) for name, value in large.items()}}
         found = [chances(name, value, self.views + 1) for name, value in whole.items()]
         return found if self.small else [each[:-1] for each in found]
+
+    def blanks(self, modality: str) -> list[Tensor]:
+        """Returns blank crops, small ones of their own size."""
+        found = super().blanks(modality)
+        large = found[: self.views]
+        return large + [blank[..., : self.small_size, : self.small_size] for blank in found[self.views :]]
 
     def __call__(self, sample: Sample) -> Sample:
         shown = super().__call__(sample)

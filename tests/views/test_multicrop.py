@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmssl.data.collate import collate
 from mmssl.errors import UserError
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
@@ -24,6 +25,14 @@ def test_large_crops_come_first_and_small_ones_have_their_size() -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
     shown = MultiCrop(PREPROCESS, small=3)({"image": picture})["image"]
     assert [tuple(view.shape) for view in shown] == [(3, 28, 28)] * 2 + [(3, 12, 12)] * 3
+
+
+def test_a_sample_without_a_picture_has_blank_crops_of_both_sizes() -> None:
+    view = MultiCrop(PREPROCESS, small=2)
+    batch = collate([view({"image": Image.new("RGB", (40, 40), "red")}), {}], view)
+    assert [tuple(x.shape) for x in batch.views["image"]] == [(2, 3, 28, 28)] * 2 + [(2, 3, 12, 12)] * 2
+    assert batch.present("image").tolist() == [True, False]
+    assert not any(x[1].any() for x in batch.views["image"])
 
 
 def test_small_crops_are_changed_as_the_last_large_one_or_in_their_own_way() -> None:
