@@ -13,10 +13,11 @@ from mmssl.errors import UserError
 from mmssl.losses.patches import patch_error
 from mmssl.nn.masking import block_mask, token_encoder
 from mmssl.nn.normalize import pixel_normalize
+from mmssl.nn.probe import pixels_per_cell
 from mmssl.nn.several import Several
 from mmssl.transforms.color import as_unit
 from mmssl.transforms.patches import cut
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, TokenEncoder, evaluating
+from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, TokenEncoder
 from mmssl.views.seeded import Seeded
 
 
@@ -43,7 +44,7 @@ class SimMIM(Several):
         super().__init__(encoders, encoder=encoder)
         seen = encoders[self.key]
         self.in_tokens = isinstance(seen, TokenEncoder) or seen.modality != "image"
-        cell = token_encoder(seen).cell if self.in_tokens else _stride(seen)
+        cell = token_encoder(seen).cell if self.in_tokens else (pixels_per_cell(seen),) * 2
         if any(mask_size % side for side in cell[-2:]):
             raise UserError(f"mask_size is {mask_size}; expected a multiple of the encoder's patches of {cell[-2:]}")
         self.block = (*(1 for _ in cell[:-2]), *(mask_size // side for side in cell[-2:]))
@@ -76,16 +77,6 @@ class SimMIM(Several):
         hidden = mask.view(-1, 1, *grid).repeat_interleave(height, dim=2).repeat_interleave(width, dim=3)
         shown = torch.where(hidden, self.mask_token[:, None, None], as_unit(x))
         return mask, cut(self.normalize(x), cell=height).flatten(2), encoder(shown)
-
-
-def _stride(encoder: Encoder) -> tuple[int, int]:
-    """Returns how many pixels a cell of the encoder's grid stands for; UserError for one without a grid."""
-    blank = encoder.preprocess.blank()[None].to(encoder.device)
-    with torch.no_grad(), evaluating(encoder):
-        grid = encoder(blank).grid
-    if grid is None or grid[0] != grid[1] or blank.shape[2] % grid[0]:
-        raise UserError(f"pixels are predicted from a square grid of cells, and this encoder's grid is {grid}")
-    return blank.shape[2] // grid[0], blank.shape[3] // grid[1]
 
 
 method = Method(Cropped, SimMIM)

@@ -18,7 +18,12 @@ def draws(seeds: Tensor, *shape: int) -> Tensor:
     """
     places = _mixed(torch.arange(1, prod(shape) + 1, device=seeds.device) * STEP & WORD)
     words = _mixed((_mixed(seeds.long() & WORD)[:, None] + places) & WORD)  # (B, n), 32 bits
-    return (((words >> 8).float() + 0.5) / 2**24).view(-1, *shape)
+    return _unit(words).view(-1, *shape)
+
+
+def _unit(words: Tensor) -> Tensor:
+    """Takes words of 32 bits to (0, 1); of 23 bits, so that half a step more than the last is not rounded to 1."""
+    return ((words >> 9).float() + 0.5) / 2**23
 
 
 def _mixed(x: Tensor) -> Tensor:

@@ -187,7 +187,7 @@ def test_simmim_hides_squares_of_films_and_sounds() -> None:
 def test_simmim_says_what_it_cannot_mask() -> None:
     with pytest.raises(UserError, match=r"mask_size is 6; expected a multiple of the encoder's patches of \(4, 4\)"):
         SimMIM({"image": create_encoder("vit", **PICTURES)}, mask_size=6)
-    with pytest.raises(UserError, match="this encoder's grid is None"):
+    with pytest.raises(UserError, match="the tokens of 'raw:image' lie on no grid"):
         SimMIM({"image": create_encoder("raw:image")})
     with pytest.raises(UserError, match="'frames' gives none to hide"):
         SimMIM({"video": create_encoder("frames", image={"name": "convnet"})})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.nn.draws import draws
+from mmssl.nn.draws import _unit, draws
 from mmssl.nn.masking import block_mask, blockwise_mask, pick, random_mask, token_encoder
 from mmssl.nn.positions import sincos
 
@@ -27,6 +27,11 @@ def test_draws_are_even_and_independent() -> None:
         assert (torch.corrcoef(x) - torch.eye(len(x))).abs().max() < 0.35
     near = draws(torch.arange(400), 300)  # neighbouring seeds are no closer
     assert (torch.corrcoef(near) - torch.eye(400)).abs().max() < 0.35
+
+
+def test_draws_never_reach_the_ends() -> None:
+    ends = _unit(torch.tensor([0, 2**32 - 1]))
+    assert 0 < ends[0] < ends[1] < 1
 
 
 def test_draws_belong_to_the_sample_not_to_its_batch() -> None:
