@@ -1,0 +1,137 @@
+"""Autoencoder: draw a picture again from a short code of it, or of a damaged copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.losses.pixels import Error, pixel_error
+from mmssl.losses.sparsity import kl_sparsity
+from mmssl.nn.decoder import Decoder
+from mmssl.nn.head import Projection
+from mmssl.transforms.color import as_unit
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Spaces
+from mmssl.views.single import Single
+
+
+class Damaged(Single):
+    """Shows a picture and, if it is damaged, the sound one after it.
+
+    masked: the share of pixels that is made black (Vincent et al., ICML 2008). noise: the deviation of Gaussian noise,
+    of pixels from 0 to 1; salt: the share of pixels that is made black or white (Vincent et al., JMLR 2010).
+    crop_scale, flip: as Single has them, and all the rest of it; both pictures are of one crop and colour.
+    """
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        masked: float = 0.0,
+        noise: float = 0.0,
+        salt: float = 0.0,
+        crop_scale: tuple[float, float] = (0.35, 1.0),
+        flip: float = 0.5,
+        **rest: Any,
+    ) -> None:
+        super().__init__(preprocess, crop_scale=crop_scale, flip=flip, **rest)
+        if not (0 <= masked < 1 and 0 <= salt < 1 and noise >= 0):
+            raise UserError(f"masked is {masked}, salt {salt}, noise {noise}; expected shares below 1, and 0 or more")
+        self.masked, self.noise, self.salt = masked, noise, salt
+
+    def on_device(self, batch: Batch) -> Batch:
+        batch = super().on_device(batch)
+        sound = as_unit(batch.views["image"][0])
+        batch.views["image"] = [self._damaged(sound), sound] if self.masked or self.noise or self.salt else [sound]
+        return batch
+
+    def _damaged(self, x: Tensor) -> Tensor:
+        if self.noise:
+            x = x + self.noise * torch.randn_like(x)
+        drawn = torch.rand_like(x[:, :1])
+        x = torch.where(drawn < self.masked, 0.0, x)
+        grain = (torch.rand_like(drawn) < 0.5).to(x.dtype)
+        return torch.where(torch.rand_like(drawn) < self.salt, grain, x)
+
+
+class Denoising(Damaged):
+    """Shows a picture of which a quarter of the pixels is missing, and the sound one. Vincent et al., ICML 2008."""
+
+    def __init__(self, preprocess: Mapping[str, Preprocess], *, masked: float = 0.25, **rest: Any) -> None:
+        super().__init__(preprocess, masked=masked, **rest)
+
+
+class Autoencoder(Objective):
+    """Draws the last view's pixels from a code of the first. Hinton & Salakhutdinov, Science 2006.
+
+    code: its size, made of the pooled features by a linear layer. start, widths: the decoder's first side, and its
+    channels, which double the side each. error: of pixels from 0 to 1. sparsity: what keeps the code sparse, `sparse`
+    times: the mean size of its units behind a ReLU (l1), or how far each unit's mean, behind a sigmoid, is from `rate`
+    over the batch (kl; Ng, lecture notes CS294A, 2011).
+    """
+
+    modalities = ("image",)
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        code: int = 128,
+        start: int = 7,
+        widths: Sequence[int] = (512, 256, 128, 64, 32),
+        error: Error = "l2",
+        sparsity: Literal["none", "kl", "l1"] = "none",
+        sparse: float = 0.01,
+        rate: float = 0.05,
+    ) -> None:
+        super().__init__(encoders)
+        if not 0 < rate < 1 or sparse < 0:
+            raise UserError(f"rate is {rate} and sparse {sparse}; expected a share between 0 and 1, and 0 or more")
+        self.head = Projection(encoders["image"].dim, out=code, norm=False, bias=True)
+        self.decoder = Decoder(code, widths=widths, start=start, at_first=0.5)
+        self.error, self.sparsity, self.sparse, self.rate = error, sparsity, sparse, rate
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        shown, sound = batch.views["image"][0], as_unit(batch.views["image"][-1])
+        present = batch.present("image")
+        code = self._code(encoders["image"](shown).pooled)
+        apart = dist.mean(pixel_error(self.decoder(code, sound.shape[2:]), sound, error=self.error), present)
+        logs, total = {"error": apart.detach()}, apart
+        if self.sparsity != "none":
+            dense = dist.mean(code.mean(dim=1), present)
+            if self.sparsity == "kl":
+                dense = kl_sparsity(code, rate=self.rate, present=present)
+            total = apart + self.sparse * dense
+            logs["sparsity"] = dense.detach()
+        return Loss(total, logs, {"image": code.detach()})
+
+    def _code(self, pooled: Tensor) -> Tensor:
+        code = self.head.project(pooled)
+        return {"none": code, "kl": code.sigmoid(), "l1": F.relu(code)}[self.sparsity]
+
+    def spaces(self) -> Spaces:
+        return {"image": self.head}
+
+
+class Sparse(Autoencoder):
+    """Draws a picture from a code, larger than the plain one, of which few units are active. Ng, CS294A, 2011."""
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        code: int = 1024,
+        sparsity: Literal["none", "kl", "l1"] = "kl",
+        **rest: Any,
+    ) -> None:
+        super().__init__(encoders, code=code, sparsity=sparsity, **rest)
+
+
+method = Method(Damaged, Autoencoder)
+sparse = Method(Damaged, Sparse)
+denoising = Method(Denoising, Autoencoder)
