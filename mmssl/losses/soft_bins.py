@@ -1,4 +1,4 @@
-"""Cross-entropy where the right answer is shared by a few classes."""
+"""Cross-entropy where the right answer at each place is shared by a few classes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 
-def soft_nll(logits: Tensor, classes: Tensor, shares: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, K, ...) for the shares (B, k, ...) of the k classes (B, k, ...): (B, ...), float32.
+def soft_nll(logits: Tensor, classes: Tensor, shares: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, K, H, W) for the shares (B, k, H, W) of k classes, averaged over places: (B,).
 
-    The other classes' shares are 0, so that a target over all K need not be held.
+    classes (B, k, H, W): whole numbers; all others' shares are 0, so that no target over all K need be held.
+    weight (B, H, W): what each place counts. In float32.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        return -(logits.float().log_softmax(dim=1).gather(1, classes) * shares).sum(dim=1)
+        found = (logits.float().log_softmax(dim=1).gather(1, classes) * shares).sum(dim=1)  # (B, H, W)
+        return -(weight * found).mean((1, 2))

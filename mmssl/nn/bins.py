@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.losses.soft_bins import soft_nll
 from mmssl.nn.color import lab
 from mmssl.nn.kmeans import CHUNK, kmeans
 
@@ -62,17 +61,19 @@ class Bins(nn.Module):
         """Returns the nearest bin of each of values (N, C): (N,)."""
         return self.soften(values)[0][:, 0]
 
-    def nll(self, logits: Tensor, values: Tensor) -> Tensor:
-        """Returns the weighed cross-entropy of logits (B, K, H, W) for values (B, C, H, W), one loss per sample."""
+    def target(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the nearest bins of values (B, C, H, W), their shares (both B, k, H, W), and weights (B, H, W)."""
         shape = (len(values), *values.shape[2:])
-        bins, shares = (x.unflatten(0, shape).movedim(-1, 1) for x in self.soften(_rows(values)))  # (B, k, H, W)
-        return (self.weights[bins[:, 0]] * soft_nll(logits, bins, shares)).mean((1, 2))
+        bins, shares = (x.unflatten(0, shape).movedim(-1, 1) for x in self.soften(_rows(values)))
+        return bins, shares, self.weights[bins[:, 0]]
 
-    def right(self, drawn: Tensor, values: Tensor) -> Tensor:
-        """Returns for what share of places (B,) the bin is right: of logits (B, K, H, W), or of values (B, C, H, W)."""
-        is_value = drawn.shape[1] == values.shape[1]
-        said = self.nearest(_rows(drawn)) if is_value else _rows(drawn).argmax(dim=1)
-        return (said == self.nearest(_rows(values))).float().unflatten(0, (len(values), -1)).mean(dim=1)
+    def numbers(self, values: Tensor) -> Tensor:
+        """Returns the nearest bin at every place of values (B, C, H, W): (B, H, W)."""
+        return self.nearest(_rows(values)).unflatten(0, (len(values), *values.shape[2:]))
+
+    def right(self, said: Tensor, values: Tensor) -> Tensor:
+        """Returns at what share of places (B,) the bins that were said (B, H, W) are those of values (B, C, H, W)."""
+        return (said == self.numbers(values)).float().mean((1, 2))
 
     def annealed_mean(self, logits: Tensor, *, temperature: float = 0.38) -> Tensor:
         """Decodes logits (B, K, H, W): the mean of the centres by their probabilities, sharpened: (B, C, H, W)."""

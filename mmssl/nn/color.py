@@ -29,3 +29,15 @@ def lab(x: Tensor) -> Tensor:
     bent = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-6) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
     fx, fy, fz = bent.unbind(1)
     return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], dim=1)
+
+
+def srgb(x: Tensor) -> Tensor:
+    """Turns Lab (B, 3, ...) back to sRGB, float32; colours that sRGB has not lie outside 0 to 1, and `lab` undoes them.
+
+    So a picture can be shown without its colour, or at one lightness, and still be a picture to any encoder.
+    """
+    fy = (x[:, 0].float() + 16) / 116
+    bent = torch.stack([fy + x[:, 1] / 500, fy, fy - x[:, 2] / 200], dim=1)
+    xyz = torch.where(bent > 6 / 29, bent**3, (bent - 4 / 29) * 3 * (6 / 29) ** 2)
+    linear = torch.einsum("bd...,cd->bc...", xyz, torch.tensor(XYZ, device=x.device).inverse())
+    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055)

@@ -15,7 +15,11 @@ def test_value_and_gradient() -> None:
     shares = torch.rand(2, 3, 3, 4).softmax(dim=1)
     dense = torch.zeros_like(raw).scatter(1, classes, shares)
     found = []
-    for loss in (lambda x: soft_nll(x, classes, shares), lambda x: F.cross_entropy(x, dense, reduction="none")):
+    weight = torch.rand(2, 3, 4)
+    for loss in (
+        lambda x: soft_nll(x, classes, shares, weight),
+        lambda x: (weight * F.cross_entropy(x, dense, reduction="none")).mean((1, 2)),
+    ):
         x = raw.clone().requires_grad_()
         value = loss(x)
         value.sum().backward()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmssl.errors import UserError
+from mmssl.losses.soft_bins import soft_nll
 from mmssl.nn import bins as binning
 from mmssl.nn.bins import Bins, ab_grid, sampled
 from mmssl.nn.color import lab
@@ -89,7 +90,7 @@ def test_the_loss_is_the_weighed_cross_entropy_of_every_place() -> None:
         return torch.stack(losses)
 
     found = []
-    for loss in (lambda x: bins.nll(x, values), plain):
+    for loss in (lambda x: soft_nll(x, *bins.target(values)), plain):
         x = raw.clone().requires_grad_()
         value = loss(x)
         value.sum().backward()
@@ -101,8 +102,9 @@ def test_right_answers_and_the_annealed_mean() -> None:
     bins = Bins(torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]), neighbors=1)
     values = torch.tensor([[1.0, 9.0], [0.0, 1.0]]).view(1, 2, 1, 2)
     logits = torch.tensor([[5.0, 0.0], [0.0, 0.0], [0.0, 5.0]]).view(1, 3, 1, 2)
-    assert bins.right(logits, values).tolist() == [0.5]
-    assert bins.right(values + 0.1, values).tolist() == [1.0]
+    assert bins.numbers(values).tolist() == [[[0, 1]]]
+    assert bins.right(logits.argmax(dim=1), values).tolist() == [0.5]
+    assert bins.right(bins.numbers(values + 0.1), values).tolist() == [1.0]
     sharp = bins.annealed_mean(logits, temperature=0.01)
     torch.testing.assert_close(sharp, torch.tensor([[0.0, 0.0], [0.0, 10.0]]).view(1, 2, 1, 2))
     p = torch.tensor([math.exp(5 / 0.38), 1.0, 1.0]) / (math.exp(5 / 0.38) + 2)

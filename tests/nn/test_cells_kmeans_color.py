@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.nn import kmeans as clustering
-from mmssl.nn.color import gray, lab
+from mmssl.nn.color import gray, lab, srgb
 from mmssl.nn.head import Cells, Dilated, append_coordinates
 from mmssl.nn.kmeans import kmeans, nearest
 from mmssl.types import Features
@@ -120,6 +120,15 @@ def test_dark_colours_lie_on_the_straight_part_of_the_curve() -> None:
     expected = torch.tensor([[903.2963 * y, 500 * 7.787037 * (x - y), 200 * 7.787037 * (y - z)]])
     found = lab(torch.tensor([[3, 2, 1]], dtype=torch.uint8))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_lab_and_back() -> None:
+    torch.manual_seed(0)
+    rgb = torch.rand(50, 3, 7)
+    torch.testing.assert_close(srgb(lab(rgb)), rgb, rtol=1e-4, atol=1e-4)
+    wide = torch.cat([torch.full((50, 1), 50.0), 90 * torch.randn(50, 2)], dim=1)
+    assert srgb(wide).min() < 0 and srgb(wide).max() > 1
+    torch.testing.assert_close(lab(srgb(wide)), wide, rtol=1e-3, atol=0.05)
 
 
 def test_gray_keeps_the_luma_in_three_equal_channels() -> None:

@@ -1,0 +1,126 @@
+"""Colorization: say what colour each place of a grey picture has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.losses.pixels import pixel_error
+from mmssl.losses.soft_bins import soft_nll
+from mmssl.nn.bins import Bins, ab_grid, sampled
+from mmssl.nn.color import lab, srgb
+from mmssl.nn.decoder import Decoder
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess
+from mmssl.views.single import Single
+
+LEARN_BATCHES = 1000  # at most, for how common colours are
+REACH = 110.0  # of a and b
+
+
+class Lightness(Single):
+    """Shows the grey picture of the same lightness, and hands on a and b of Lab of each cell as `colors` (B, 2, h, w).
+
+    cell: side, in pixels, of the squares whose colour is averaged. gray: off, the network is shown the colours that it
+    is asked for. The rest as Single has it; colours that it changes are the ones to be found. The encoder `lab` with
+    part lightness sees no more when it is judged, on pictures in colour, than here.
+    """
+
+    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"grey": {"gray": False}}
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        cell: int = 4,
+        gray: bool = True,
+        crop_scale: tuple[float, float] = (0.35, 1.0),
+        flip: float = 0.5,
+        **rest: Any,
+    ) -> None:
+        super().__init__(preprocess, crop_scale=crop_scale, flip=flip, **rest)
+        if self.prepare["image"].size % cell:
+            size = self.prepare["image"].size
+            raise UserError(f"pictures of {size} pixels do not divide into cells of {cell}; set view.cell")
+        self.cell, self.gray = cell, gray
+
+    def on_device(self, batch: Batch) -> Batch:
+        batch = super().on_device(batch)
+        (picture,) = batch.views["image"]
+        split = lab(picture)
+        batch.extra["colors"] = F.avg_pool2d(split[:, 1:], self.cell)
+        if self.gray:
+            batch.views["image"] = [srgb(F.pad(split[:, :1], (0, 0, 0, 0, 0, 2)))]
+        return batch
+
+
+class Colorization(Objective):
+    """Asks for the bin of each cell's colour, softly, the rare ones weighed up. Zhang et al., ECCV 2016.
+
+    target: bins, or the values of a and b themselves (l2). bins: how many, by k-means on the training stream; None has
+    those that sRGB reaches on a grid of 10. neighbors, sigma: a colour is shared by its nearest bins. uniform: between
+    0, where bins count by how rare they are, and 1, where all count alike (the paper's lambda); as it has it, how
+    common bins are is smoothed, and found on `learn_from` cells before training. widths: of the decoder's stages, each
+    of which doubles the side of the encoder's grid.
+    """
+
+    modalities = ("image",)
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        target: Literal["bins", "l2"] = "bins",
+        bins: int | None = None,
+        neighbors: int = 5,
+        sigma: float = 5.0,
+        uniform: float = 0.5,
+        widths: Sequence[int] = (256, 256, 128),
+        learn_from: int = 200_000,
+    ) -> None:
+        super().__init__(encoders)
+        if not 0 < uniform <= 1:
+            raise UserError(f"uniform is {uniform}; expected more than 0, so that no bin's weight is endless, up to 1")
+        self.target, self.find, self.uniform, self.learn_from = target, bins is not None, uniform, learn_from
+        self.bins = Bins(torch.zeros(bins, 2) if bins else ab_grid(), neighbors=neighbors, sigma=sigma)
+        out = len(self.bins.centers) if target == "bins" else 2
+        self.decoder = Decoder(encoders["image"].dim, out=out, widths=widths)
+
+    def learn(self, batches: Iterator[Batch]) -> None:
+        """Finds the bins, where their number is given, and how common each is; the same on every process."""
+        cells = (b.extra["colors"][b.present("image")].movedim(1, -1).flatten(0, -2) for b in batches)
+        self.bins.learn(
+            sampled(islice(cells, LEARN_BATCHES), self.learn_from).to(self.bins.centers.device),
+            find=self.find,
+            uniform=self.uniform,
+        )
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        (shown,), colors, present = batch.views["image"], batch.extra["colors"], batch.present("image")
+        features = encoders["image"](shown)
+        drawn = self.decoder(features, colors.shape[2:])
+        if self.target == "bins":
+            losses, said = soft_nll(drawn, *self.bins.target(colors)), drawn.argmax(dim=1)
+        else:
+            losses, said = pixel_error(drawn, colors / REACH), self.bins.numbers(drawn * REACH)
+        right = self.bins.right(said, colors).where(present, torch.nan)
+        return Loss(
+            dist.mean(losses, present),
+            {"accuracy": right.nanmean()},
+            {"image": features.pooled.detach()},
+            {"correct": right},
+        )
+
+    def decode(self, encoders: Mapping[str, Encoder], shown: Tensor, *, size: Sequence[int]) -> Tensor:
+        """Returns a and b (B, 2, height, width) of grey pictures: of bins their annealed mean."""
+        drawn = self.decoder(encoders["image"](shown), size)
+        return self.bins.annealed_mean(drawn) if self.target == "bins" else drawn * REACH
+
+
+method = Method(Lightness, Colorization)
