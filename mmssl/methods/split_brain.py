@@ -1,0 +1,124 @@
+"""Split-brain autoencoder: one half draws colours from brightness, the other brightness from colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.losses.soft_bins import soft_nll
+from mmssl.nn.bins import Bins, ab_grid, sampled
+from mmssl.nn.color import lab, srgb
+from mmssl.nn.decoder import Decoder
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample
+from mmssl.views.single import Single
+
+LEARN_BATCHES = 1000  # at most, for the clusters of colour
+EVEN = 50.0  # the lightness that all colours are shown with
+HALVES = {"image": "colors", "image_ab": "lightness"}  # which encoder is asked for what
+
+
+class Halves(Single):
+    """Shows a picture without its colour to `image`, and with its lightness made even to `image_ab`.
+
+    What each half is asked for is handed on, averaged over cells of so many pixels: `colors` (B, 2, h, w), a and b of
+    Lab, and `lightness` (B, 1, h, w). split: off, both see the whole picture. The rest as Single has it. Encoders
+    `lab`, with part lightness and part color, see no more of whole pictures when they are judged than here.
+    """
+
+    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"split": {"split": False}}
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        cell: int = 4,
+        split: bool = True,
+        crop_scale: tuple[float, float] = (0.35, 1.0),
+        flip: float = 0.5,
+        **rest: Any,
+    ) -> None:
+        super().__init__(preprocess, crop_scale=crop_scale, flip=flip, **rest)
+        size, other = (self.prepare[key].size for key in HALVES)
+        if size != other or size % cell:
+            raise UserError(f"pictures of {size} and {other} pixels in cells of {cell}; expected one size they divide")
+        self.reads, self.cell, self.split = ("image",), cell, split
+
+    def __call__(self, sample: Sample) -> Sample:
+        shown = super().__call__({"image": sample.get("image")})
+        return dict.fromkeys(HALVES, shown["image"]) if shown else {}
+
+    def on_device(self, batch: Batch) -> Batch:
+        batch = super().on_device(batch)
+        (picture,) = batch.views["image"]
+        lightness, colors = lab(picture).split([1, 2], dim=1)
+        batch.extra |= {"lightness": F.avg_pool2d(lightness, self.cell), "colors": F.avg_pool2d(colors, self.cell)}
+        batch.views["image_ab"] = [picture]
+        if self.split:
+            gray, even = torch.zeros_like(colors), torch.full_like(lightness, EVEN)
+            halves = torch.cat([lightness, gray], dim=1), torch.cat([even, colors], dim=1)
+            batch.views = {key: [srgb(half)] for key, half in zip(HALVES, halves, strict=True)}
+        return batch
+
+
+class SplitBrain(Objective):
+    """Asks each half for the bin of what the other sees, cell by cell. Zhang et al., CVPR 2017.
+
+    bins: of colour, by k-means on `learn_from` cells of the training stream; None has those that sRGB reaches on a grid
+    of 10. neighbors, sigma: a colour is shared by its nearest bins. lightness_bins: of L. widths: of the decoders'
+    stages, each of which doubles the side of the encoder's grid. The encoders need not be alike; the paper's features
+    are those of both, side by side.
+    """
+
+    modalities = ("image", "image_ab")
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        bins: int | None = None,
+        neighbors: int = 5,
+        sigma: float = 5.0,
+        lightness_bins: int = 100,
+        widths: Sequence[int] = (256, 256, 128),
+        learn_from: int = 50_000,
+    ) -> None:
+        super().__init__(encoders)
+        if lightness_bins < 2:
+            raise UserError(f"lightness_bins is {lightness_bins}; expected at least 2")
+        self.find, self.learn_from = bins is not None, learn_from
+        middles = (torch.arange(lightness_bins)[:, None] + 0.5) * 100 / lightness_bins
+        self.colors = Bins(torch.zeros(bins, 2) if bins else ab_grid(), neighbors=neighbors, sigma=sigma)
+        self.lightness = Bins(middles, neighbors=1)
+        outs = {"image": len(self.colors.centers), "image_ab": lightness_bins}
+        self.decoders = nn.ModuleDict({key: Decoder(encoders[key].dim, out=outs[key], widths=widths) for key in HALVES})
+
+    def learn(self, batches: Iterator[Batch]) -> None:
+        """Finds the bins of colour where their number is given; the same on every process."""
+        if self.find:
+            cells = (b.extra["colors"][b.present("image")].movedim(1, -1).flatten(0, -2) for b in batches)
+            found = sampled(islice(cells, LEARN_BATCHES), self.learn_from).to(self.colors.centers.device)
+            self.colors.learn(found, find=True, uniform=1.0)
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        present = batch.present("image") & batch.present("image_ab")
+        bins = {"colors": self.colors, "lightness": self.lightness}
+        totals, rights, embeddings = [], {}, {}
+        for key, asked in HALVES.items():
+            features, truth = encoders[key](batch.views[key][0]), batch.extra[asked]
+            logits = self.decoders[key](features, truth.shape[2:])
+            totals.append(dist.mean(soft_nll(logits, *bins[asked].target(truth)), present))
+            rights[asked] = bins[asked].right(logits.argmax(dim=1), truth).where(present, torch.nan)
+            embeddings[key] = features.pooled.detach()
+        logs = {f"{asked}_accuracy": right.nanmean() for asked, right in rights.items()}
+        correct: Tensor = torch.stack(list(rights.values())).mean(dim=0)
+        return Loss(torch.stack(totals).sum(), logs, embeddings, {"correct": correct, **rights})
+
+
+method = Method(Halves, SplitBrain)
