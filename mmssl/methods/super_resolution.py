@@ -1,0 +1,97 @@
+"""Super-resolution: draw a picture's fine detail from a small copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.losses.pixels import Error, pixel_error
+from mmssl.nn.adversary import Adversary
+from mmssl.nn.decoder import Decoder
+from mmssl.transforms.color import as_unit
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess
+from mmssl.views.single import Single
+
+
+class Shrunk(Single):
+    """Shows a picture shrunk by a factor, and the whole one after it.
+
+    enlarge: the small one is blown up to the old size again, so that any encoder reads it, and things are as large as
+    the encoder will find them later; without it the encoder sees the small picture. The rest as Single has it.
+    """
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        factor: int = 4,
+        enlarge: bool = True,
+        crop_scale: tuple[float, float] = (0.35, 1.0),
+        flip: float = 0.5,
+        **rest: Any,
+    ) -> None:
+        super().__init__(preprocess, crop_scale=crop_scale, flip=flip, **rest)
+        size = self.prepare["image"].size
+        if factor < 2 or size % factor:
+            raise UserError(f"pictures of {size} pixels cannot be shrunk by {factor}; expected a divisor above 1")
+        self.factor, self.enlarge = factor, enlarge
+
+    def on_device(self, batch: Batch) -> Batch:
+        batch = super().on_device(batch)
+        whole = as_unit(batch.views["image"][0])
+        small = F.interpolate(whole, scale_factor=1 / self.factor, mode="bicubic", antialias=True).clamp(0, 1)
+        if self.enlarge:
+            small = F.interpolate(small, whole.shape[2:], mode="bicubic").clamp(0, 1)
+        batch.views["image"] = [small, whole]
+        return batch
+
+
+class SuperResolution(Objective):
+    """Draws, from the encoder's grid, what a small picture lacks of the whole one. Ledig et al., CVPR 2017 (SRGAN).
+
+    Only the difference is drawn (Kim et al., CVPR 2016), since the grid of an encoder that shrinks has not the pixels
+    that SRGAN's keeps. error: of pixels from 0 to 1. adversarial: the weight of being found out by a discriminator,
+    0.001 in the paper, 0 for none (SRResNet). judges: channels of the discriminator's layers. widths: of the decoder's
+    stages, each of which doubles the side of the encoder's grid.
+    """
+
+    modalities = ("image",)
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        error: Error = "l2",
+        adversarial: float = 0.0,
+        judges: Sequence[int] = (64, 128, 256, 512),
+        widths: Sequence[int] = (512, 256, 128, 64, 32),
+    ) -> None:
+        super().__init__(encoders)
+        if adversarial < 0:
+            raise UserError(f"adversarial is {adversarial}; expected 0 or more")
+        self.decoder = Decoder(encoders["image"].dim, widths=widths)
+        self.adversary = Adversary(widths=judges) if adversarial else None
+        self.error, self.adversarial = error, adversarial
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        small, whole = (as_unit(view) for view in batch.views["image"])
+        present, size = batch.present("image"), whole.shape[2:]
+        features = encoders["image"](small)
+        blurred = small if small.shape == whole.shape else F.interpolate(small, size, mode="bicubic")
+        drawn = blurred + self.decoder(features, size)
+        total = dist.mean(pixel_error(drawn, whole, error=self.error), present)
+        gained = 1 - total.detach() / dist.mean(pixel_error(blurred, whole, error=self.error), present).clamp(min=1e-9)
+        logs = {"error": total.detach(), "gained": gained}
+        if self.adversary is not None:
+            deceit, mistakes = self.adversary.losses(drawn, whole)
+            fooling, judging = dist.mean(deceit, present), dist.mean(mistakes, present)
+            total = total + self.adversarial * fooling + judging
+            logs |= {"fooling": fooling.detach(), "judging": judging.detach()}
+        return Loss(total, logs, {"image": features.pooled.detach()})
+
+
+method = Method(Shrunk, SuperResolution)
