@@ -24,7 +24,7 @@ from mmssl.judge import Judge, write_results
 from mmssl.log import RunLog
 from mmssl.multitask import MultiTask, equal_everywhere, freeze_idle
 from mmssl.nn.ema import ema_update
-from mmssl.nn.monitors import monitors
+from mmssl.nn.monitors import Alarm, monitors
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
 from mmssl.recipe import Recipe, check, load, split
@@ -45,6 +45,7 @@ class Trainer:
         self.judge = Judge(recipe.evals)
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and dist.computes_bf16(device))
         self.told: set[tuple[str, str]] = set()
+        self.alarm = Alarm(min(max(10, self.steps // options.log_every // 4), 100))
         self._start(state)
 
     def write_start(self) -> None:
@@ -179,6 +180,15 @@ class Trainer:
         values |= {"skipped_steps": bad} if bad else {}
         return {key: float(value) for key, value in values.items()}
 
+    def warn(self, losses: dict[str, Loss], values: Mapping[str, float]) -> None:
+        """Says once when the figures of a log line, and of those before, mean that nothing is learnt."""
+        for task, loss in losses.items():
+            prefix = f"{task}/" if len(losses) > 1 else ""
+            mine = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+            said = self.alarm.look(task, mine, {name: x.shape[1] for name, x in loss.embeddings.items()})
+            if said:
+                tqdm.write(said)
+
     def tell_notes(self) -> None:
         """Says once of each kind of note what the loaders have to tell, such as truncated texts."""
         for key, stream in self.streams.items():
@@ -311,6 +321,7 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
             values = trainer.figures(losses, waited, time.perf_counter() - began, counted)
             log.write(trainer.step, values)
             trainer.tell_notes()
+            trainer.warn(losses, values)
             bar.set_postfix(loss=f"{values['total']:.3f}", data_wait=f"{values['data_wait']:.0%}")
             began, waited, counted = time.perf_counter(), 0.0, 0
         if trainer.step % save_every == 0 or done:

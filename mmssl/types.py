@@ -78,6 +78,8 @@ class Features:
 class Loss:
     """What an objective returns: `total` to differentiate, `logs` to show, `embeddings` to monitor.
 
+    logs: name -> scalar. Watched are `chance_loss`, what guessing costs, and `assignment_entropy`, how evenly clusters
+        are used, from 0 to 1.
     embeddings: modality -> (B, D) detached; collapse and the gap between modalities are read off them.
     answers: name -> (B,) float detached, how each sample was answered (`correct`: 1 or 0), NaN where it was not
         asked; evaluations of the pretext read them.

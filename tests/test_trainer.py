@@ -224,6 +224,24 @@ def test_steps_with_bad_gradients_are_skipped_then_stop_the_run(
         train(with_train(color_recipe, log_every=12), out=tmp_path / "run", progress=False)
 
 
+def test_a_run_that_collapses_is_warned_of_once(
+    color_recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmssl.methods.clip import CLIP
+
+    real = CLIP.forward
+
+    def same(self: Any, encoders: Any, batch: Any) -> Any:
+        loss = real(self, encoders, batch)
+        loss.embeddings = {name: torch.ones_like(x) for name, x in loss.embeddings.items()}
+        return loss
+
+    monkeypatch.setattr(CLIP, "forward", same)
+    train({**with_train(color_recipe, log_every=1), "evals": {}}, out=tmp_path / "run", progress=False)
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("The features have collapsed") == 1
+
+
 def test_a_batch_that_does_not_divide_is_refused(color_recipe: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="batch is 16; expected a multiple of processes x accumulate = 3"):
         train(with_train(color_recipe, accumulate=3), out=tmp_path / "run", progress=False)

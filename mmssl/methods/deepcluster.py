@@ -15,6 +15,7 @@ from mmssl.nn.bank import Bank
 from mmssl.nn.clustering import Labels, agreed, by_number, check_clusters, survey
 from mmssl.nn.head import Projection
 from mmssl.nn.kmeans import kmeans, most_similar, nearest, spherical_kmeans
+from mmssl.nn.monitors import assignment_entropy
 from mmssl.nn.several import Several, pooled_views
 from mmssl.nn.whiten import pca_whiten
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces, evaluating
@@ -93,7 +94,8 @@ class DeepCluster(Several):
         losses = torch.stack([F.cross_entropy(self.classifier(x).float(), sought, reduction="none") for x in views])
         even = self.sizes.sum() / ((self.sizes > 0).sum() * self.sizes[sought]).clamp(min=1)
         total = dist.mean(losses.mean(dim=0) * even, counts)
-        return Loss(total, {"clusters": (self.sizes > 0).sum()}, {self.key: views[0].detach()})
+        logs = {"clusters": (self.sizes > 0).sum(), "assignment_entropy": assignment_entropy(self.sizes)}
+        return Loss(total, logs, {self.key: views[0].detach()})
 
 
 class DeepClusterV2(Several):

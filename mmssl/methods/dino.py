@@ -15,6 +15,7 @@ from mmssl.losses.self_distillation import self_distillation
 from mmssl.nn.blocks import stop_drop_path
 from mmssl.nn.ema import ema_update
 from mmssl.nn.head import Projection
+from mmssl.nn.monitors import assignment_entropy
 from mmssl.nn.prototypes import Prototypes
 from mmssl.nn.several import Several
 from mmssl.nn.teacher import Teacher
@@ -90,7 +91,7 @@ class DINO(Several):
         self.register_buffer("temperature", torch.zeros(()))  # the teacher's, now
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.warmup, self.memory, self.momentum, self.frozen = warmup, memory, momentum, frozen
-        self.newest = torch.zeros(0, prototypes)
+        self.newest = torch.zeros(prototypes + 1)  # the sum of the teacher's last scores, and of how many
         self._arrive(0.0)
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
@@ -107,18 +108,18 @@ class DINO(Several):
         )
         seen = torch.cat([scores[present] for scores in targets])
         if self.training:
-            self.newest = seen
+            self.newest = torch.cat([seen.sum(dim=0), seen.new_full((1,), len(seen))])
         shares = ((seen - self.centre) / self.temperature).softmax(dim=1).mean(dim=0)
-        logs = {"entropy": torch.special.entr(shares).sum(), "teacher_temperature": self.temperature.clone()}
+        logs = {"assignment_entropy": assignment_entropy(shares), "teacher_temperature": self.temperature.clone()}
         return Loss(dist.mean(losses, present), logs, {self.key: embedded[0].detach()})
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         decay = cosine(progress, start=self.momentum, end=1.0)
         self.teacher.follow(encoders[self.key], self.head, decay=decay)
         ema_update(self.teacher_prototypes, self.prototypes, decay=decay)
-        count = dist.total(torch.tensor(len(self.newest), device=self.newest.device))
-        if count:
-            self.centre.lerp_(dist.total(self.newest.sum(dim=0)) / count, 1 - self.memory)
+        total = dist.total(self.newest)
+        if total[-1] > 0:
+            self.centre.lerp_(total[:-1] / total[-1], 1 - self.memory)
         self._arrive(progress)
 
     def _arrive(self, progress: float) -> None:

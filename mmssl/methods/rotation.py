@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ class Rotation(Several):
         scores = self.answer(pooled.flatten(0, 1)).float().unflatten(0, target.shape)  # (B, 4, 4)
         losses = F.cross_entropy(scores.mT, target, reduction="none").mean(dim=1)
         correct = (scores.argmax(dim=2) == target).float().mean(dim=1).where(present, torch.nan)
-        logs = {"accuracy": correct.nanmean()}
+        logs = {"accuracy": correct.nanmean(), "chance_loss": torch.tensor(math.log(scores.shape[2]))}
         return Loss(dist.mean(losses, present), logs, {self.key: pooled[:, 0].detach()}, {"correct": correct})
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.nn.clustering import Labels, by_number, check_clusters, survey
+from mmssl.nn.monitors import assignment_entropy
 from mmssl.nn.several import Several, pooled_views
 from mmssl.nn.sinkhorn import sinkhorn
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, evaluating
@@ -98,6 +99,7 @@ class SeLa(Several):
         losses = F.cross_entropy(scores, sought, reduction="none").mean(dim=1).unflatten(0, (len(views), -1))
         told = (scores.argmax(dim=1) == sought).float().mean(dim=1).unflatten(0, (len(views), -1)).mean(dim=0)
         logs = {"accuracy": told.masked_fill(~counts, torch.nan).nanmean(), "labelings": self.labelled}
+        logs["assignment_entropy"] = assignment_entropy(torch.bincount(labels[counts, 0], minlength=self.clusters))
         return Loss(dist.mean(losses.mean(dim=0), counts), logs, {self.key: views[0].detach()})
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:

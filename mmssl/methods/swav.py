@@ -13,6 +13,7 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.swapped import swapped_prediction
 from mmssl.nn.head import Projection
+from mmssl.nn.monitors import assignment_entropy
 from mmssl.nn.queue import Queue
 from mmssl.nn.several import Several
 from mmssl.nn.sinkhorn import sinkhorn
@@ -73,7 +74,8 @@ class SwAV(Several):
         total = dist.mean(swapped_prediction(scores, assigned, temperature=self.temperature), present)
         if self.training:
             self.newest = [view[present].detach() for view in views[: self.assign]]
-        return Loss(total, embeddings={self.key: views[0].detach()})
+        logs = {"assignment_entropy": assignment_entropy(torch.cat(assigned)[present.repeat(len(assigned))])}
+        return Loss(total, logs, {self.key: views[0].detach()})
 
     def _assign(self, number: int, scores: Tensor, present: Tensor) -> Tensor:
         """Returns the assignments (B, K) of a view, made together with its queue."""

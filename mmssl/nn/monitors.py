@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping
 from itertools import combinations
 
 import torch
@@ -28,6 +31,76 @@ def monitors(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
             logs[f"{a}-{b}/alignment"] = (x - y).square().sum(dim=1).mean()
             logs[f"{a}-{b}/gap"] = (x.mean(dim=0) - y.mean(dim=0)).norm()
     return logs
+
+
+@torch.no_grad()
+def assignment_entropy(assigned: Tensor) -> Tensor:
+    """Returns how evenly clusters are used: 1 where all are alike or nothing is assigned, 0 where one takes all.
+
+    assigned: soft assignments (B, K), or how many samples each cluster has (K,).
+    """
+    counts = assigned.float().sum(dim=0) if assigned.ndim == 2 else assigned.float()
+    shares = counts / counts.sum().clamp(min=1e-12)
+    even = torch.special.entr(shares).sum() / math.log(max(2, len(shares)))
+    return torch.where(counts.sum() > 0, even, 1.0)
+
+
+class Alarm:
+    """Notices in the lines of a log that features have collapsed or that nothing is learnt, and says so once a run.
+
+    lines: a sign must stand in so many in a row, for many runs begin with one.
+    """
+
+    def __init__(self, lines: int) -> None:
+        self.lines, self.rung = lines, False
+        self.seen: Counter[tuple[str, str]] = Counter()
+
+    def look(self, task: str, logs: Mapping[str, float], sizes: Mapping[str, int]) -> str | None:
+        """Returns what is to be said after one more line of a task's figures.
+
+        logs: as Loss.logs and `monitors` name them, with `loss`. sizes: dimensions of each of the embeddings.
+        """
+        signs = {**_collapsed(logs, sizes), **_idle(logs)}
+        for name in [key[1] for key in self.seen if key[0] == task and key[1] not in signs]:
+            del self.seen[task, name]
+        for name, meaning in signs.items():
+            self.seen[task, name] += 1
+            if self.seen[task, name] >= self.lines and not self.rung:
+                self.rung = True
+                return f"{task}: for {self.lines} lines of the log, {meaning}"
+        return None
+
+
+def _collapsed(logs: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, str]:
+    """Returns the signs of collapse: name -> what it means."""
+    found = {}
+    for name, size in sizes.items():
+        even = size**-0.5
+        std, rank = logs.get(f"{name}/std", even), logs.get(f"{name}/rank", float(size))
+        if std < 0.02 * even or (rank < 1.1 and size > 2):
+            found[name] = (
+                f"all samples have had nearly the same {name} embedding (std {std:.1e}, where {even:.1e} is spread "
+                f"evenly; effective rank {rank:.1f}). The features have collapsed: they tell nothing apart, "
+                "however low the loss. Try a lower optim.lr, and look at what keeps the method from collapsing: negatives and "
+                "temperature, stop-gradient and predictor, centring, the weights of variance and redundancy"
+            )
+    if logs.get("assignment_entropy", 1.0) < 0.05:
+        found["assignment"] = (
+            "nearly all samples have been assigned to one cluster (assignment_entropy "
+            f"{logs['assignment_entropy']:.2f} of 1). The clusters have collapsed: telling them teaches nothing. Try a "
+            "lower optim.lr, fewer clusters, or what evens them out: epsilon, centring, rebalanced sampling"
+        )
+    return found
+
+
+def _idle(logs: Mapping[str, float]) -> dict[str, str]:
+    chance = logs.get("chance_loss")
+    if chance is None or abs(logs["loss"] - chance) > 0.02 * chance:
+        return {}
+    return {
+        "idle": f"the loss has stayed at {chance:.2f}, which is what guessing gives: nothing is learnt yet. Try "
+        "another optim.lr or a longer train.warmup, and check that what is shown can be answered (view, data)"
+    }
 
 
 def effective_rank(x: Tensor) -> Tensor:

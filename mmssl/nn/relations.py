@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 
@@ -55,4 +56,5 @@ def classified(scores: Tensor, target: Tensor | None, present: Tensor) -> Loss:
     said = scores.detach().argmax(dim=1)
     correct = torch.where(present, (said == target).float(), torch.nan)
     answers = {"correct": correct, "said": torch.where(present, said.float(), torch.nan)}
-    return Loss(loss, {"accuracy": correct.nanmean()}, answers=answers)
+    logs = {"accuracy": correct.nanmean(), "chance_loss": torch.tensor(math.log(scores.shape[1]))}
+    return Loss(loss, logs, answers=answers)
