@@ -81,8 +81,8 @@ def _collapsed(logs: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str,
             found[name] = (
                 f"all samples have had nearly the same {name} embedding (std {std:.1e}, where {even:.1e} is spread "
                 f"evenly; effective rank {rank:.1f}). The features have collapsed: they tell nothing apart, "
-                "however low the loss. Try a lower optim.lr, and look at what keeps the method from collapsing: negatives and "
-                "temperature, stop-gradient and predictor, centring, the weights of variance and redundancy"
+                "however low the loss. Try a lower optim.lr, and look at what keeps the method from collapsing: "
+                "negatives and temperature, stop-gradient and predictor, centring, weights of variance and redundancy"
             )
     if logs.get("assignment_entropy", 1.0) < 0.05:
         found["assignment"] = (
