@@ -111,11 +111,13 @@ class Labelled:
             ) from None
 
     def _embedded(self, source: Source, encoder: Encoder, key: str) -> tuple[Tensor, list[Any], Tensor]:
-        """Returns features, labels and numbers of a set."""
+        """Returns features, labels and numbers of a set, in the order of the numbers."""
         x, kept = embed_stream({key: encoder}, source, [key], space=None, keep=[self.label, "__number__"])
-        labels = [row[self.label] for row in kept]
+        number = torch.tensor([row["__number__"] for row in kept])
+        order = number.argsort(stable=True)  # the same, however many processes embedded them
+        labels = [kept[place][self.label] for place in order.tolist()]
         self.numbered(labels)
-        return x[key], labels, torch.tensor([row["__number__"] for row in kept])
+        return x[key][order], labels, number[order]
 
     def warm(self, encoder: Encoder, key: str) -> Encoder:
         """Lets the BatchNorm of random weights see some of the training set."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +121,15 @@ def test_picked_rows_are_those_of_the_samples(shards: dict[str, dict[str, Any]])
 def test_wrong_choices(shards: dict[str, dict[str, Any]]) -> None:
     with pytest.raises(UserError, match="layer_decay 2"):
         Finetune(**shards, layer_decay=2.0)
+
+
+def test_two_processes_judge_as_one(shards: dict[str, dict[str, Any]]) -> None:
+    script = [str(Path(__file__).with_name("two_judges.py")), json.dumps(shards)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = []
+    for command in ([sys.executable, *script], [*launcher, *script]):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    assert found[0]["linear/top1"] == pytest.approx(found[1]["linear/top1"])
+    assert found[1]["finetune/top1"] > 0.6
