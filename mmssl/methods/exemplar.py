@@ -22,8 +22,8 @@ from mmssl.views.pair import Pair
 class Distorted(Pair):
     """Shows one view: moved and scaled, turned, recoloured. Dosovitskiy et al., NeurIPS 2014.
 
-    tilt: pictures turn by up to so many degrees either way. The other options are Pair's; crops keep their shape, and change of
-    brightness, contrast and saturation stands for the paper's factors along principal components and in HSV.
+    tilt: pictures turn by up to so many degrees either way. The other options are Pair's; crops keep their shape, and
+    change of brightness, contrast and saturation stands for the paper's factors along principal components and in HSV.
     """
 
     def __init__(
@@ -83,7 +83,9 @@ class Exemplar(Several):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         views, present, index = self.views(batch, least=1), self.present(batch), batch.extra["index"]
         pooled = pooled_views(encoders[self.key], views, len(present))
-        scores = [F.linear(self.hidden(x), self.classes.rows).float() for x in pooled]
+        hidden = [self.hidden(x) for x in pooled]
+        with torch.autocast(pooled[0].device.type, enabled=False):
+            scores = [x.float() @ self.classes.rows.float().T for x in hidden]
         losses = torch.stack([F.cross_entropy(x, index, reduction="none") for x in scores])
         correct = (scores[0].argmax(dim=1) == index).float().masked_fill(~present, torch.nan)
         return Loss(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,49 +19,37 @@ from mmssl.nn.queue import Queue
 from mmssl.nn.several import Several, pooled_views
 from mmssl.nn.teacher import Teacher
 from mmssl.optim.schedule import cosine
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views.asymmetric import Asymmetric
 from mmssl.views.blurred import Blurred
-from mmssl.views.pair import Pair
-
-
-class Jittered(Pair):
-    """Shows two views whose colour is always jittered, without blur; the options are Pair's. He et al., CVPR 2020."""
-
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
-        color_jitter: float = 1.0,
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.4),
-        blur: float = 0.0,
-        **rest: Any,
-    ) -> None:
-        super().__init__(preprocess, crop_scale=crop_scale, color_jitter=color_jitter, jitter=jitter, blur=blur, **rest)
+from mmssl.views.jittered import Jittered
 
 
 class MoCo(Several):
     """InfoNCE of one view's projection with the teacher's of the other, against a queue. He et al., CVPR 2020.
 
-    embed_dim: of the projection; hidden: its hidden layers, none in the first version. queue: how many keys of earlier
+    embed_dim: of the projection; hidden: its hidden layers, by default none, and in the second version one as wide as
+    the features. queue: how many keys of earlier
     samples are the negatives. momentum: how slowly the teacher follows. With gradients accumulated, the queue takes the
     keys of a step's last part. encoder: as Several has it.
     """
+
+    depth: ClassVar[int] = 0
 
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
         *,
         embed_dim: int = 128,
-        hidden: Sequence[int] = (),
+        hidden: Sequence[int] | None = None,
         temperature: float = 0.07,
         queue: int = 65536,
         momentum: float = 0.999,
         encoder: str | None = None,
     ) -> None:
         super().__init__(encoders, encoder=encoder)
-        self.head = Projection(self.dim, out=embed_dim, hidden=hidden, norm=False, bias=True)
+        layers = (self.dim,) * self.depth if hidden is None else hidden
+        self.head = Projection(self.dim, out=embed_dim, hidden=layers, norm=False, bias=True)
         self.teacher = Teacher(encoders[self.key], self.head)
         self.queue = Queue(queue, embed_dim)
         self.temperature, self.momentum = temperature, momentum
@@ -75,8 +63,9 @@ class MoCo(Several):
         if self.training:
             self.newest = keys[present]
         losses = queue_nce(queries, keys, self.queue.rows, scale=1 / self.temperature)
-        nearest = (queries * keys).sum(dim=1) > (queries @ self.queue.rows.T).amax(dim=1)
-        correct = nearest.float().masked_fill(~present, torch.nan)
+        with torch.no_grad():
+            nearest = (queries * keys).sum(dim=1) > (queries @ self.queue.rows.T).amax(dim=1)
+            correct = nearest.float().masked_fill(~present, torch.nan)
         return Loss(
             dist.mean(losses, present),
             {"accuracy": correct.nanmean()},
@@ -95,19 +84,12 @@ class MoCo(Several):
 
 
 class MoCoV2(MoCo):
-    """MoCo with a hidden layer, by default as wide as the features, and SimCLR's blur. Chen et al., 2020."""
+    """MoCo with a hidden layer and SimCLR's blur; the options are MoCo's. Chen et al., 2020."""
 
-    def __init__(
-        self,
-        encoders: Mapping[str, Encoder],
-        *,
-        hidden: Sequence[int] | None = None,
-        temperature: float = 0.2,
-        encoder: str | None = None,
-        **rest: Any,
-    ) -> None:
-        layers = (encoders[encoder or next(iter(encoders))].dim,) if hidden is None else hidden
-        super().__init__(encoders, hidden=layers, temperature=temperature, encoder=encoder, **rest)
+    depth = 1
+
+    def __init__(self, encoders: Mapping[str, Encoder], *, temperature: float = 0.2, **rest: Any) -> None:
+        super().__init__(encoders, temperature=temperature, **rest)
 
 
 class MoCoV3(Several):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +23,8 @@ class SimCLR(Several):
     suits batches of some hundred small pictures, 0.1 large ones, as the paper found. encoder: as Several has it.
     """
 
+    depth: ClassVar[int] = 1
+
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
@@ -33,7 +35,7 @@ class SimCLR(Several):
         encoder: str | None = None,
     ) -> None:
         super().__init__(encoders, encoder=encoder)
-        layers = (self.dim,) if hidden is None else hidden
+        layers = (self.dim,) * self.depth if hidden is None else hidden
         self.head = Projection(self.dim, out=embed_dim, hidden=layers, last_norm=True)
         self.temperature = temperature
 
@@ -56,16 +58,7 @@ class SimCLRv2(SimCLR):
     The encoder keeps the first of them as the space `TASK_middle`, from which the paper transfers.
     """
 
-    def __init__(
-        self,
-        encoders: Mapping[str, Encoder],
-        *,
-        hidden: Sequence[int] | None = None,
-        encoder: str | None = None,
-        **rest: Any,
-    ) -> None:
-        width = encoders[encoder or next(iter(encoders))].dim
-        super().__init__(encoders, hidden=(width, width) if hidden is None else hidden, encoder=encoder, **rest)
+    depth = 2
 
     def spaces(self) -> Spaces:
         return {self.key: self.head, f"{self.key}/middle": Middle.of(self.head)}

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods import exemplar, npid, pic
+from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import batch, build
@@ -76,6 +77,17 @@ def test_samples_must_be_counted_and_saved_ones_load_without_being_told(make: ty
     again.load_state_dict(made.state_dict())
     rows = [value for key, value in again.state_dict().items() if key.endswith("rows")]
     assert [len(value) for value in rows] == [30]
+
+
+def test_exemplar_turns_pictures_on_the_device() -> None:
+    preprocess = {"image": create_encoder("convnet", image_size=16).preprocess}
+    x = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    still, tilted = (
+        exemplar.Distorted(preprocess, color_jitter=0.0, tilt=tilt).on_device(Batch({"image": [x]})).views["image"][0]
+        for tilt in (0.0, 20.0)
+    )
+    assert torch.equal(still, x)
+    assert tilted.shape == x.shape and ((tilted - x / 255).abs() > 0.01).any(dim=(1, 2, 3)).all()
 
 
 @pytest.mark.parametrize("method", [npid.method, pic.method, exemplar.method])
