@@ -110,7 +110,8 @@ class CPC(Several):
             found = info_nce(foretold, keys, scale=self.scale, positives=sought, keep=keep)
             losses.append(found.view(samples, -1).mean(dim=1))
         total = dist.mean(torch.stack(losses).mean(dim=0), present)
-        return Loss(total, embeddings={"image": latents.mean(dim=1).detach()})
+        logs = {"chance_loss": keep.sum().clamp(min=1).float().log()}
+        return Loss(total, logs, {"image": latents.mean(dim=1).detach()})
 
 
 class RowsAbove(nn.Module):

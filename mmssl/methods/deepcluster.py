@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import log
 from typing import Any, cast
 
 import torch
@@ -94,7 +95,12 @@ class DeepCluster(Several):
         losses = torch.stack([F.cross_entropy(self.classifier(x).float(), sought, reduction="none") for x in views])
         even = self.sizes.sum() / ((self.sizes > 0).sum() * self.sizes[sought]).clamp(min=1)
         total = dist.mean(losses.mean(dim=0) * even, counts)
-        logs = {"clusters": (self.sizes > 0).sum(), "assignment_entropy": assignment_entropy(self.sizes)}
+        filled = (self.sizes > 0).sum()
+        logs = {
+            "clusters": filled,
+            "assignment_entropy": assignment_entropy(self.sizes),
+            "chance_loss": filled.float().log(),
+        }
         return Loss(total, logs, {self.key: views[0].detach()})
 
 
@@ -171,7 +177,12 @@ class DeepClusterV2(Several):
         if self.training:
             for bank, new in zip(self.memories, kept, strict=False):
                 bank.note(batch.extra["index"], new, present)
-        return Loss(total, embeddings={self.key: kept[0]})
+        counts = torch.bincount(labels.clamp(min=0)[:, 0], minlength=self.clusters[0])
+        logs = {
+            "assignment_entropy": assignment_entropy(counts),
+            "chance_loss": torch.tensor(sum(log(k) for k in self.clusters) / len(self.clusters)),
+        }
+        return Loss(total, logs, {self.key: kept[0]})
 
     def _embed(self, pooled: Tensor) -> Tensor:
         return F.normalize(self.head.project(pooled), dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import log
 from typing import Any
 
 import torch
@@ -99,6 +100,7 @@ class SeLa(Several):
         losses = F.cross_entropy(scores, sought, reduction="none").mean(dim=1).unflatten(0, (len(views), -1))
         told = (scores.argmax(dim=1) == sought).float().mean(dim=1).unflatten(0, (len(views), -1)).mean(dim=0)
         logs = {"accuracy": told.masked_fill(~counts, torch.nan).nanmean(), "labelings": self.labelled}
+        logs["chance_loss"] = torch.tensor(log(self.clusters))
         logs["assignment_entropy"] = assignment_entropy(torch.bincount(labels[counts, 0], minlength=self.clusters))
         return Loss(dist.mean(losses.mean(dim=0), counts), logs, {self.key: views[0].detach()})
 

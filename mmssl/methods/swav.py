@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import log
 from typing import cast
 
 import torch
@@ -14,6 +15,7 @@ from mmssl.errors import UserError
 from mmssl.losses.swapped import swapped_prediction
 from mmssl.nn.head import Projection
 from mmssl.nn.monitors import assignment_entropy
+from mmssl.nn.prototypes import Prototypes
 from mmssl.nn.queue import Queue
 from mmssl.nn.several import Several
 from mmssl.nn.sinkhorn import sinkhorn
@@ -53,7 +55,8 @@ class SwAV(Several):
         if assign < 1:
             raise UserError(f"assign is {assign}; expected at least 1 view whose assignment the others predict")
         self.head = Projection(self.dim, out=embed_dim, hidden=hidden, bias=True)
-        self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, embed_dim), dim=1))
+        self.prototypes = Prototypes(embed_dim, prototypes)
+        self.prototypes.thaw.fill_(frozen <= 0)
         self.queues = nn.ModuleList(Queue(queue, embed_dim) for _ in range(assign if queue else 0))
         for empty in self.queues:
             cast("Queue", empty).rows.zero_()  # rows that no embedding has reached yet do not count
@@ -66,29 +69,33 @@ class SwAV(Several):
         self.views(batch, least=max(2, self.assign))
         pooled, present = self.pooled(encoders, batch), self.present(batch)
         views = F.normalize(self.head.project(torch.cat(pooled)), dim=1).split(len(present))
-        fixed = self.prototypes.detach()
-        prototypes = fixed + (self.prototypes - fixed) * (self.done >= self.frozen)  # frozen ones have a gradient of 0
-        with torch.autocast(fixed.device.type, enabled=False):
-            scores = [view @ prototypes.T for view in views]
-        assigned = [self._assign(number, scores[number].detach(), present) for number in range(self.assign)]
+        scores = [self.prototypes(view) for view in views]
+        assigned = [self._assign(number, scores[number], present) for number in range(self.assign)]
         total = dist.mean(swapped_prediction(scores, assigned, temperature=self.temperature), present)
         if self.training:
             self.newest = [view[present].detach() for view in views[: self.assign]]
-        logs = {"assignment_entropy": assignment_entropy(torch.cat(assigned)[present.repeat(len(assigned))])}
+        # Sinkhorn's assignments are even whatever happens, so what the scores alone would choose is watched.
+        chosen = torch.bincount(scores[0].argmax(dim=1)[present], minlength=scores[0].shape[1])
+        logs = {
+            "assignment_entropy": assignment_entropy(chosen),
+            "chance_loss": torch.tensor(log(scores[0].shape[1])),
+        }
         return Loss(total, logs, {self.key: views[0].detach()})
 
+    @torch.no_grad()
     def _assign(self, number: int, scores: Tensor, present: Tensor) -> Tensor:
         """Returns the assignments (B, K) of a view, made together with its queue."""
         rows = len(scores)
         if self.queues and self.done >= self.queue_from:
             waiting = cast("Queue", self.queues[number]).rows[dist.rank() :: dist.world()]
-            scores = torch.cat([scores, waiting @ self.prototypes.detach().T])
+            scores = torch.cat([scores, self.prototypes(waiting)])
             present = torch.cat([present, waiting.any(dim=1)])
         return sinkhorn(scores, epsilon=self.epsilon, iterations=self.iterations, present=present)[:rows]
 
     @torch.no_grad()
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
-        self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
+        self.prototypes.directions.copy_(F.normalize(self.prototypes.directions, dim=1))
+        self.prototypes.thaw.fill_(progress >= self.frozen)
         for queue, new in zip(self.queues, self.newest, strict=False):
             cast("Queue", queue).push(new)
         self.done.fill_(progress)

@@ -78,16 +78,16 @@ def test_offline_labels_are_loaded_without_a_reserve_and_need_counted_samples(na
 def test_swav_freezes_its_prototypes_at_first_and_keeps_them_at_unit_length() -> None:
     encoders = encoders_of("image")
     objective = SwAV(encoders, embed_dim=8, hidden=[16], prototypes=5, frozen=0.5)
-    shown, start = batch("swav"), objective.prototypes.detach().clone()
+    shown, start = batch("swav"), objective.prototypes.directions.detach().clone()
     optimizer = torch.optim.SGD(objective.parameters(), lr=1.0, weight_decay=0.1)
     for progress in (0.2, 0.5, 0.6):
         optimizer.zero_grad()
         objective(encoders, shown).total.backward()
         optimizer.step()
         objective.after_step(encoders, progress)
-        moved = not torch.allclose(objective.prototypes, start, atol=1e-5)
+        moved = not torch.allclose(objective.prototypes.directions, start, atol=1e-5)
         assert moved == (progress > 0.5), "the step that ends at 0.5 began frozen"
-        torch.testing.assert_close(objective.prototypes.norm(dim=1), torch.ones(5))
+        torch.testing.assert_close(objective.prototypes.directions.norm(dim=1), torch.ones(5))
 
 
 def test_swav_assigns_with_the_queue_once_it_is_due() -> None:
@@ -99,7 +99,7 @@ def test_swav_assigns_with_the_queue_once_it_is_due() -> None:
     objective.queues[0].push(new)
     torch.testing.assert_close(objective._assign(0, scores, present), alone)
     objective.done.fill_(0.3)
-    together = torch.cat([scores, new @ objective.prototypes.detach().T])
+    together = torch.cat([scores, objective.prototypes(new).detach()])
     expected = sinkhorn(together, epsilon=0.05, iterations=3)[:4]
     torch.testing.assert_close(objective._assign(0, scores, present), expected)
 
