@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mmssl import dist, names
+from mmssl.checkpoint import load_weights
 from mmssl.data.loader import Loader
 from mmssl.data.plan import seed_of
 from mmssl.data.shards import Source
@@ -74,6 +75,8 @@ def assemble(
     """
     torch.manual_seed(recipe.train.seed)
     encoders = {key: build_encoder(key, node) for key, node in recipe.encoders.items()}
+    for key, start in ({} if resume else recipe.train.start).items():
+        _start_from(encoders[key], Path(start), where=f"train.start.{key}")
     for key in recipe.train.freeze:
         encoders[key].requires_grad_(False).eval()  # running statistics stay as well
     sources = {key: Source(**split_data(t.data, where=f"tasks.{key}.data")[0]) for key, t in recipe.tasks.items()}
@@ -105,6 +108,15 @@ def build_encoder(key: str, node: Mapping[str, Any]) -> Encoder:
     if encoder.modality != key.partition("_")[0]:  # a second one of a modality is `points_voxels`, say
         raise UserError(f"encoders.{key}: {name!r} reads {encoder.modality}, list it under {encoder.modality!r}")
     return encoder
+
+
+def _start_from(encoder: Encoder, folder: Path, *, where: str) -> None:
+    """Gives an encoder the weights, and what its preprocessing learnt, of a trained one of its architecture."""
+    try:
+        load_weights(encoder, folder / "model.safetensors", prefix="encoder.")
+        encoder.load_files(folder)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def build_objective(recipe: Recipe, key: str, encoders: Mapping[str, Encoder]) -> Objective:

@@ -27,7 +27,8 @@ class TrainOptions:
     ema: decay of the averaged weights that are evaluated and saved, 0 for none. final_lr: the last rate as a
     share of the peak. save_every: samples between checkpoints; keep: how many of them stay.
     max_bad_steps: steps with a gradient that is not finite are skipped, and after so many the run stops.
-    freeze: encoders that do not train. threads: torch's threads per process, by default torch's own choice.
+    freeze: encoders that do not train. start: encoder -> folder of a trained one of the same architecture, whose
+    weights it begins with. threads: torch's threads per process, by default torch's own choice.
     """
 
     samples: int
@@ -42,6 +43,7 @@ class TrainOptions:
     device: str | None = None
     threads: int | None = None
     freeze: list[str] = field(default_factory=list)
+    start: dict[str, str] = field(default_factory=dict)
     log_every: int = 10
     save_every: int | None = None
     keep: int = 2
@@ -154,9 +156,10 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
     optim = tree.get("optim", {"name": "adamw"})
     _checked("optim", optim, "optim", default="adamw")
     train = TrainOptions(**names.check_options(TrainOptions, tree.get("train") or {}, where="train"))
-    for key in train.freeze:
-        if key not in encoders:
-            raise UserError(f"train.freeze names {key!r}; {did_you_mean(key, encoders)}")
+    for name, keys in (("freeze", train.freeze), ("start", train.start)):
+        for key in keys:
+            if key not in encoders:
+                raise UserError(f"train.{name} names {key!r}; {did_you_mean(key, encoders)}")
     evals = {key: _evaluation(node, key) for key, node in (tree.get("evals") or {}).items()}
     return Recipe(str(tree.get("name", "run")), encoders, checked_tasks, optim, train, evals, tree)
 

@@ -52,6 +52,7 @@ WRONG = [
     ("optim.name", "adamm", "there is no optim 'adamm'"),
     ("train.precision", "fp8", "train: precision is 'fp8'; expected one of 'auto', 'fp32', 'bf16'"),
     ("train.freeze", ["sound"], "train.freeze names 'sound'"),
+    ("train.start", {"sound": "runs/x/encoders/sound"}, "train.start names 'sound'"),
     ("evals.zero_shot.clases", [], "evals.zero_shot: ZeroShot has no option 'clases'; did you mean 'classes'"),
     ("evals.retrieval.every", "often", "evals.retrieval.every is 'often'"),
 ]

@@ -146,6 +146,13 @@ def seeded(keys: tuple[str, ...], rows: int) -> Batch:
     return made
 
 
+def tokenized(keys: tuple[str, ...], rows: int) -> Batch:
+    """One picture each, what its mask is drawn from, and a smaller copy for a tokenizer."""
+    made = seeded(keys[:1], rows)
+    made.views[keys[1]] = [made.views[keys[0]][0][:, :, ::2, ::2]]
+    return made
+
+
 SETTINGS = {
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
     "autoencoder:denoising": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(2)),
@@ -155,6 +162,15 @@ SETTINGS = {
     "avol": Setting(("image", "audio"), {"embed_dim": 8}),
     "avts": Setting(("video", "audio"), {"embed_dim": 8}, shifted_sounds),
     "barlow_twins": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16]}, several(2)),
+    "beit": Setting(
+        ("image", "image_tokenizer"),
+        {"block": 1},
+        tokenized,
+        {
+            "image": ("vit", VIT | {"patch_size": 4}),
+            "image_tokenizer": ("codes", {"image_size": 8, "codes": 6, "width": 4, "groups": 2, "depth": 1}),
+        },
+    ),
     "byol": Setting(("image",), {"embed_dim": 8, "hidden": [16], "momentum": 0.9}, several(2)),
     "clip": Setting(("image", "text"), {"embed_dim": 8}),
     "colorization": Setting(

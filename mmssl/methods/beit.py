@@ -1,0 +1,110 @@
+"""BEiT: hide blocks of a picture, and predict which codes a tokenizer gives to the hidden patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.nn.masking import blockwise_mask, token_encoder
+from mmssl.nn.probe import grid_of
+from mmssl.transforms.color import as_unit
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess
+from mmssl.views.seeded import Seeded
+from mmssl.views.single import Chance
+
+TOKENIZER = "image_tokenizer"
+
+
+class TwoSizes(Seeded):
+    """Shows one crop to the encoder, and the same one, at the size that it reads, to the tokenizer.
+
+    The options are Seeded's, and the defaults BEiT's.
+    """
+
+    def __init__(
+        self,
+        preprocess: Mapping[str, Preprocess],
+        *,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+        color_jitter: Chance = 1.0,
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.0),
+        **rest: Any,
+    ) -> None:
+        own = {"image": preprocess["image"]}
+        super().__init__(own, crop_scale=crop_scale, color_jitter=color_jitter, jitter=jitter, **rest)
+        reads: Any = preprocess[TOKENIZER]
+        self.size = reads.size
+
+    def on_device(self, batch: Batch) -> Batch:
+        batch = super().on_device(batch)
+        (shown,) = batch.views["image"]
+        size = (self.size, self.size)
+        if shown.shape[2:] != size:
+            shown = F.interpolate(as_unit(shown), size, mode="bicubic", antialias=True).clamp(0, 1)
+        batch.views[TOKENIZER] = [shown]
+        batch.extra[f"{TOKENIZER}_present"] = batch.present("image")
+        return batch
+
+
+class BEiT(Objective):
+    """The cross-entropy of hidden patches' codes, which a second encoder names. Bao et al., ICLR 2022.
+
+    ratio: the share that is hidden, in rectangles of at least `block` patches. The second encoder is listed as
+    image_tokenizer: its tokens are logits over the codes, as those of `codes`, and it does not learn;
+    train.start.image_tokenizer says from which folder, such as one that `dvae` trained, its weights are taken.
+    """
+
+    modalities = ("image",)
+
+    def __init__(self, encoders: Mapping[str, Encoder], *, ratio: float = 0.4, block: int = 16) -> None:
+        super().__init__(encoders)
+        if TOKENIZER not in encoders:
+            raise UserError(
+                f"beit predicts a tokenizer's codes, and the run has only {', '.join(encoders)}; list {TOKENIZER}: "
+                f"{{name: codes}} among its encoders, and in train.start the folder of one that dvae trained"
+            )
+        self.uses = ("image", TOKENIZER)
+        encoder, tokenizer = token_encoder(encoders["image"]), encoders[TOKENIZER].requires_grad_(False).eval()
+        grids = [grid_of(each) for each in (encoder, tokenizer)]
+        if grids[0] != grids[1]:
+            raise UserError(f"the encoder has {grids[0]} patches and the tokenizer {grids[1]} cells; change image_size")
+        self.head = nn.Linear(encoder.dim, tokenizer.dim)
+        self.mask_token = nn.Parameter(torch.randn(encoder.dim) * 0.02)
+        self.ratio, self.block = ratio, block
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        encoder = token_encoder(encoders["image"])
+        patches = encoder.patches(batch.views["image"][0])
+        mask = blockwise_mask(batch.extra["seed"], patches.grid, ratio=self.ratio, least=self.block)
+        features = encoder.encode_tokens(encoder.tokenize(patches, mask=mask, mask_token=self.mask_token))
+        assert features.tokens is not None, "encoders of tokens return tokens"
+        codes = self._codes(encoders[TOKENIZER], batch)[mask]  # (M,)
+        logits = self.head(features.tokens[mask]).float()  # (M, K)
+        present = batch.present("image") & batch.present(TOKENIZER)
+        counted = present[:, None].expand_as(mask)[mask]
+        total = dist.mean(F.cross_entropy(logits, codes, reduction="none"), counted)
+        right = torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, (logits.argmax(1) == codes).float())
+        correct = (right.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).masked_fill(~present, torch.nan)
+        logs = {"correct": correct.nanmean(), "commonest": _commonest(codes[counted])}
+        return Loss(total, logs, {"image": features.pooled.detach()}, {"correct": correct})
+
+    @torch.no_grad()
+    def _codes(self, tokenizer: Encoder, batch: Batch) -> Tensor:
+        """Returns the code of every patch (B, N)."""
+        named = tokenizer(batch.views[TOKENIZER][0]).tokens
+        assert named is not None, "its grid was looked at"
+        return named.argmax(dim=2)
+
+
+def _commonest(codes: Tensor) -> Tensor:
+    """Returns the share of the commonest code: how often naming always that one would be right."""
+    return torch.bincount(codes, minlength=1).max() / max(len(codes), 1)
+
+
+method = Method(TwoSizes, BEiT)
