@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import torch
+from torch.func import functional_call
 
 from mmssl.errors import UserError
 from mmssl.types import Encoder, evaluating
 
 
 def grid_of(encoder: Encoder) -> tuple[int, ...]:
-    """Returns the grid of the tokens of an input of the encoder's own size; UserError where they lie on none."""
-    blank = encoder.preprocess.blank()[None].to(encoder.device)
+    """Returns the grid of the tokens of a picture or film of the encoder's own size; UserError where there is none."""
+    blank = encoder.preprocess.blank()[None].to("meta")  # sizes alone, nothing is worked out
+    weights = {key: value.to("meta") for key, value in (*encoder.named_parameters(), *encoder.named_buffers())}
     with torch.no_grad(), evaluating(encoder):
-        grid = encoder(blank).grid
+        grid: tuple[int, ...] | None = functional_call(encoder, weights, (blank,)).grid
     if grid is None:
         name = encoder.name or type(encoder).__name__
         raise UserError(
