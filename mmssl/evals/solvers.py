@@ -54,7 +54,7 @@ class SGD:
                 part = with_bias(x[rows]).expand(len(settings), -1, -1)  # (R, B, D + 1)
                 off = (part @ weight).softmax(dim=2)
                 off[:, torch.arange(batch), y[rows]] -= 1
-                speed = 0.9 * speed + part.mT @ off / batch
+                speed = 0.9 * speed + (off.mT @ part).mT / batch
                 factor = warmup_cosine(epoch * steps + step, steps=self.epochs * steps, warmup=0)
                 weight = weight - factor * rates * speed
         return weight
@@ -80,7 +80,7 @@ def logistic(
             truth = wanted if wanted.ndim == 2 else torch.nn.functional.one_hot(wanted, classes).to(x.dtype)
             total = total - (truth * log_p).sum()
             off = log_p.exp() * truth.sum(dim=1, keepdim=True) - truth
-            grad[:-1] += part.T @ off
+            grad[:-1] += (off.T @ part).T  # several times as fast as part.T @ off
             grad[-1] += off.sum(dim=0)
         grad /= len(x)
         grad[:-1] += 2 * decay * weight[:-1]
@@ -107,7 +107,7 @@ def squared_hinge(x: Tensor, y: Tensor, classes: int, *, cost: float, positive: 
     def loss(weight: Tensor) -> tuple[Tensor, Tensor]:
         short = (1 - sign * (rows @ weight)).clamp(min=0)
         value = weight.square().sum() / 2 + (weigh * short.square()).sum()
-        return value / len(x), (weight - 2 * rows.mT @ (weigh * sign * short)) / len(x)
+        return value / len(x), (weight - 2 * ((weigh * sign * short).mT @ rows).mT) / len(x)
 
     weight = minimise(loss, x.new_zeros(len(x), rows.shape[2], classes), iterations=100)
     return basis @ weight if wide else weight
