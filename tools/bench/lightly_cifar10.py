@@ -163,6 +163,8 @@ def ours(recipe: Recipe, device: torch.device, folder: Path) -> Encoder:
     trainer = Trainer(recipe, folder, device=device, state=None)
     while trainer.step < trainer.steps:
         trainer.train_step()
+    for stream in trainer.streams.values():
+        stream.batches.close()  # its workers end here, and not within the next run's
     return trainer.model.named_encoders["image"]
 
 
@@ -186,6 +188,7 @@ def theirs(name: str, recipe: Recipe, device: torch.device, folder: Path) -> Enc
         peer.before_step(step / steps)
         optimizer.step()
         peer.after_step(step, steps)
+    stream.batches.close()
     return encoder
 
 
