@@ -14,6 +14,8 @@ from mmssl.data.shards import Source
 from mmssl.data.tar import Entry
 from mmssl.errors import UserError
 
+KEPT = 2**28  # bytes of encoded samples that a subset keeps, so that reading it again costs nothing
+
 
 class Subset(Source):
     """The samples of a source whose numbers (places in the set) are given; they keep the numbers that they had."""
@@ -27,6 +29,8 @@ class Subset(Source):
             shard = bisect_right(ends, number)
             self.places.setdefault(shard, []).append(number - ends[shard] + counts[shard])
         self.shards = [source.shards[shard] for shard in self.places]
+        self.kept: dict[int, list[Entry]] = {}
+        self.room = KEPT
 
     @cached_property
     def counts(self) -> list[int] | None:
@@ -34,13 +38,21 @@ class Subset(Source):
         return [len(places) for places in self.places.values()]
 
     def entries(self, shard: int, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Entry]:
-        """Yields samples of one shard still encoded."""
+        """Returns samples of one shard still encoded."""
+        if shard not in self.kept:
+            found = list(self._read(shard))
+            size = sum(entry.size for entry in found)
+            if size > self.room:
+                return iter(found[start:stop:step])
+            self.room -= size
+            self.kept[shard] = found
+        return iter(self.kept[shard][start:stop:step])
+
+    def _read(self, shard: int) -> Iterator[Entry]:
         number, places = list(self.places.items())[shard]
-        wanted = set(places[start:stop:step])
-        if wanted:
-            first = min(wanted)
-            all_between = self.source.entries(number, start=first, stop=max(wanted) + 1)
-            yield from (entry for place, entry in enumerate(all_between, first) if place in wanted)
+        wanted = set(places)
+        all_between = self.source.entries(number, start=places[0], stop=places[-1] + 1)
+        return (entry for place, entry in enumerate(all_between, places[0]) if place in wanted)
 
 
 def counted(source: Source) -> list[int]:
