@@ -23,7 +23,14 @@ LEVELS = [
     {"cli", "__main__"},
 ]
 # Inside a level these may see each other, in this direction only.
-ALLOWED = {("__main__", "cli"), ("types", "errors"), ("names", "errors"), ("classify", "judge"), ("judge", "assembly"), ("protocols", "judge")}
+ALLOWED = {
+    ("__main__", "cli"),
+    ("types", "errors"),
+    ("names", "errors"),
+    ("classify", "judge"),
+    ("judge", "assembly"),
+    ("protocols", "judge"),
+}
 
 
 def level(room: str) -> int:
