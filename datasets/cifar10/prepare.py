@@ -8,7 +8,6 @@ import pickle
 import random
 import re
 import sys
-import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmssl.data.own_files import read_files
 from mmssl.data.writer import build_from
 from mmssl.errors import UserError
 
@@ -61,7 +61,7 @@ def splits(options: argparse.Namespace) -> dict[str, list[Picture]]:
 def official(source: Path) -> dict[str, list[Picture]]:
     """Reads the batches of the official archive."""
     found: dict[str, list[Picture]] = {"train": [], "test": []}
-    for name, data in files_of(source):
+    for name, data in read_files(source, expected="data_batch_1 ... test_batch").items():
         if told := BATCH.fullmatch(name):
             batch = Plain(io.BytesIO(data), encoding="bytes").load()
             pixels = np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -85,23 +85,12 @@ class Plain(pickle.Unpickler):
 def pictures_of(source: Path) -> list[Picture]:
     """Returns the pictures of a tar or folder with one folder per class."""
     found = []
-    for name, data in files_of(source):
+    for name, data in read_files(source, expected="CLASS/NAME.jpg").items():
         if (told := PICTURE.fullmatch(name)) and told[1] in CLASSES:
             found.append((CLASSES.index(told[1]), told[2], data))
     if not found:
         raise UserError(f"{source} has no picture such as airplane/0001.jpg")
     return found
-
-
-def files_of(source: Path) -> list[tuple[str, bytes]]:
-    """Returns name and bytes of every file of a tar or folder."""
-    if source.is_dir():
-        return [(p.relative_to(source).as_posix(), p.read_bytes()) for p in sorted(source.rglob("*")) if p.is_file()]
-    if source.is_file() and tarfile.is_tarfile(source):
-        with tarfile.open(source) as tar:
-            members = sorted((member for member in tar if member.isreg()), key=lambda member: member.name)
-            return [(member.name.removeprefix("./"), tar.extractfile(member).read()) for member in members]
-    raise UserError(f"{source} is neither a tar nor a folder")
 
 
 def png(pixels: np.ndarray) -> bytes:

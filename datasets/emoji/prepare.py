@@ -8,11 +8,11 @@ import hashlib
 import json
 import re
 import sys
-import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmssl.data.own_files import read_files
 from mmssl.data.writer import build_from
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import image
@@ -53,14 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 def read(source: Path) -> tuple[list[Row], dict[str, bytes]]:
     """Returns the table's rows and every picture's bytes by file name."""
-    if source.is_dir():
-        files = {p.relative_to(source).as_posix(): p.read_bytes() for p in sorted(source.rglob("*")) if p.is_file()}
-    elif source.is_file() and tarfile.is_tarfile(source):
-        with tarfile.open(source) as tar:
-            members = [member for member in tar if member.isreg()]
-            files = {member.name.removeprefix("./"): tar.extractfile(member).read() for member in members}
-    else:
-        raise UserError(f"{source} is neither a tar nor a folder; expected one with pairs.csv and the PNGs it names")
+    files = read_files(source, expected="pairs.csv and the PNGs it names")
     if "pairs.csv" not in files:
         raise UserError(f"{source} has no pairs.csv; expected the columns file, name, keywords, group, subgroup")
     rows = list(csv.DictReader(files["pairs.csv"].decode("utf-8-sig").splitlines()))

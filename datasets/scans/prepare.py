@@ -7,7 +7,6 @@ import io
 import json
 import random
 import sys
-import tarfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from mmssl.data.own_files import read_files
 from mmssl.data.writer import build_from
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points
@@ -62,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not 0 < options.held_out < 1:
             raise UserError(f"--held-out {options.held_out:g}: expected a share between 0 and 1")
-        splits, skipped = pairs_of(read(Path(options.source)), options)
+        splits, skipped = pairs_of(
+            read_files(options.source, expected="frame-*.depth.png and frame-*.pose.txt"), options
+        )
         for split, found in splits.items():
             if not found:
                 raise UserError(
@@ -109,17 +111,6 @@ def parser() -> argparse.ArgumentParser:
     add("--normals", action="store_true", help="keep the normal of the surface at each point, towards the camera")
     add("--seed", type=int, default=0, metavar="S", help="draws the pairs (default 0)")
     return command
-
-
-def read(source: Path) -> Files:
-    """Returns every file of a tar or folder by its path there."""
-    if source.is_dir():
-        return {p.relative_to(source).as_posix(): p.read_bytes() for p in sorted(source.rglob("*")) if p.is_file()}
-    if source.is_file() and tarfile.is_tarfile(source):
-        with tarfile.open(source) as tar:
-            members = [member for member in tar if member.isreg()]
-            return {member.name.removeprefix("./"): tar.extractfile(member).read() for member in members}
-    raise UserError(f"{source} is neither a tar nor a folder; expected one with frame-*.depth.png and frame-*.pose.txt")
 
 
 def pairs_of(files: Files, options: argparse.Namespace) -> tuple[dict[str, list[Pair]], Counter[str]]:

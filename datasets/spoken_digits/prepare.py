@@ -7,12 +7,12 @@ import json
 import random
 import re
 import sys
-import tarfile
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
+from mmssl.data.own_files import read_files
 from mmssl.data.writer import build_from
 from mmssl.errors import UserError
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Writes OUT/train and OUT/test; an interrupted run continues where it stopped."""
     options = parser().parse_args(arguments)
     try:
-        sounds = read(Path(options.audio))
+        sounds = read_files(options.audio, expected="digit_speaker_take.wav")
         recordings = recordings_of(sounds, options.audio)
         speakers = sorted({recording.speaker for recording in recordings})
         if options.speaker not in speakers:
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             ("test", options.test_pictures, 1),
         ):
             chosen = [r for r in recordings if (r.speaker == options.speaker) == (split == "test")]
-            pictures = read(Path(source))
+            pictures = read_files(source, expected="digit/name.png")
             pairs = pair(chosen, pictures, source, pairings=pairings, seed=options.seed)
             about = f"spoken digits {split}: {options.speaker} held out, {pairings} pictures each, seed {options.seed}"
             samples = Samples(pairs, sounds, pictures)
@@ -66,17 +66,6 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--pairings", type=int, default=4, metavar="N", help="pictures per recording (default 4)")
     command.add_argument("--seed", type=int, default=0, metavar="S", help="of the pairing (default 0)")
     return command
-
-
-def read(source: Path) -> dict[str, bytes]:
-    """Returns every file's bytes by its name, in order of the names."""
-    if source.is_dir():
-        return {p.relative_to(source).as_posix(): p.read_bytes() for p in sorted(source.rglob("*")) if p.is_file()}
-    if source.is_file() and tarfile.is_tarfile(source):
-        with tarfile.open(source) as tar:
-            members = sorted((member for member in tar if member.isreg()), key=lambda member: member.name)
-            return {member.name.removeprefix("./"): tar.extractfile(member).read() for member in members}
-    raise UserError(f"{source} is neither a tar nor a folder")
 
 
 def recordings_of(sounds: dict[str, bytes], source: str) -> list[Recording]:

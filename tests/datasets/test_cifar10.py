@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import pickle
-import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,18 +13,11 @@ import numpy as np
 import pytest
 
 from mmssl.data.shards import Source
-from mmssl.names import home
 
 
 @pytest.fixture(scope="module")
-def cifar10() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cifar10_prepare", home("datasets") / "cifar10" / "prepare.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def cifar10(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("cifar10")
 
 
 def pixels() -> np.ndarray:

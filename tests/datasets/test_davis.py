@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,18 +13,11 @@ import pytest
 from PIL import Image
 
 from mmssl.data.shards import Source
-from mmssl.names import home
 
 
 @pytest.fixture(scope="module")
-def davis() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("davis_prepare", home("datasets") / "davis" / "prepare.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def davis(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("davis")
 
 
 def written(folder: Path, sequence: str, masks: np.ndarray, *, palette: bool) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,18 +11,11 @@ import pytest
 from PIL import Image
 
 from mmssl.data.shards import Source
-from mmssl.names import home
 
 
 @pytest.fixture(scope="module")
-def emoji() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("emoji_prepare", home("datasets") / "emoji" / "prepare.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def emoji(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("emoji")
 
 
 @pytest.fixture

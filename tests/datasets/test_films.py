@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,20 +14,13 @@ import pytest
 from mmssl.data.index import read_index
 from mmssl.data.shards import Source
 from mmssl.modalities import video
-from mmssl.names import home
 
 ALIGN = "0 23750 sil\n23750 29500 bin\n29500 34000 blue\n34000 35000 sp\n35000 74500 sil\n"
 
 
 @pytest.fixture(scope="module")
-def films() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("films_prepare", home("datasets") / "films" / "prepare.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def films(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("films")
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +13,6 @@ import pytest
 from PIL import Image
 
 from mmssl.data.shards import Source
-from mmssl.names import home
 from mmssl.transforms.pairs import move
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.views.cloud_pair import CloudPair
@@ -23,14 +21,8 @@ FRAMES = 30
 
 
 @pytest.fixture(scope="module")
-def scans() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scans_prepare", home("datasets") / "scans" / "prepare.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def scans(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("scans")
 
 
 def png(pixels: np.ndarray) -> bytes:

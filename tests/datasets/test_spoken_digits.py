@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import sys
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,19 +16,11 @@ from PIL import Image
 
 from mmssl.data.shards import Source
 from mmssl.modalities import audio
-from mmssl.names import home
 
 
 @pytest.fixture(scope="module")
-def digits() -> ModuleType:
-    script = home("datasets") / "spoken_digits" / "prepare.py"
-    spec = importlib.util.spec_from_file_location("spoken_digits_prepare", script)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def digits(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("spoken_digits")
 
 
 @pytest.fixture(scope="module")
