@@ -32,6 +32,13 @@ class AudioPreprocess(Preprocess):
         """Opens a path, bytes, a clip or a waveform, which is taken to be at this rate."""
         return sounds.load(raw, sample_rate=self.sample_rate)
 
+    def whole(self, raw: Any, *, longest: float) -> sounds.Audio | sounds.Waveform:
+        """Opens a sound and, unless it lasts longer than so many seconds, reads it at once for several windows."""
+        sound = self.opened(raw)
+        if sound.duration > longest:
+            return sound
+        return sounds.Waveform(sound.read(sample_rate=self.sample_rate), self.sample_rate)
+
     def window(self, sound: sounds.Audio | sounds.Waveform, start: float) -> Tensor:
         """Returns what is heard for `seconds` from a time on; times before the beginning count as it."""
         return sound.read(sample_rate=self.sample_rate, start=max(0.0, start), seconds=self.seconds)

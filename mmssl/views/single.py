@@ -74,9 +74,11 @@ class Single(View):
 
     def __call__(self, sample: Sample) -> Sample:
         shown = {name: sample[name] for name in self.preprocess if sample.get(name) is not None}
-        for name in ("video", "audio"):
-            if name in shown:
-                shown[name] = self.prepare[name].opened(shown[name])
+        if "video" in shown:
+            shown["video"] = self.prepare["video"].opened(shown["video"])
+        if "audio" in shown:  # a second window costs as much as the rest of a sound twice as long
+            longest = 2 * self.views * self.prepare["audio"].seconds if self.views > 1 else 0.0
+            shown["audio"] = self.prepare["audio"].whole(shown["audio"], longest=longest)
         moments = [self._moment(shown) for _ in range(self.views)]
         return {name: [self._show(name, raw, moment) for moment in moments] for name, raw in shown.items()}
 

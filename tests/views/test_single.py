@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from mmssl.errors import UserError
+from mmssl.modalities import audio as sounds
 from mmssl.modalities.audio import Audio, Waveform
 from mmssl.modalities.points import Cloud
 from mmssl.modalities.video import Frames, Video, encode
@@ -123,3 +124,20 @@ def test_pickles():
     assert view is Single
     again = pickle.loads(pickle.dumps(Single(PREPROCESS)))
     assert again({"image": Image.new("RGB", (30, 20))})["image"][0].shape == (3, 8, 8)
+
+
+def test_windows_of_a_short_sound_are_cut_from_one_reading(monkeypatch: pytest.MonkeyPatch):
+    data = sounds.encode(ramp(1.5)[1].samples, sample_rate=RATE)
+    reads, read = [], Audio.read
+    monkeypatch.setattr(Audio, "read", lambda self, **how: reads.append(how) or read(self, **how))
+    shown = []
+    for read_whole in (True, False):
+        if not read_whole:
+            monkeypatch.setattr(AudioPreprocess, "whole", lambda self, raw, longest: self.opened(raw))
+        reads.clear()
+        seeded(5)
+        shown.append(Single({"audio": PREPROCESS["audio"]}, views=2)({"audio": Audio(data)})["audio"])
+        assert len(reads) == (1 if read_whole else 2)
+    for one, other in zip(*shown, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
+    assert not torch.equal(*shown[0])
