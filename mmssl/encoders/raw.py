@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mmssl.encoders.mel import LogMel
 from mmssl.errors import UserError
+from mmssl.nn.color import as_unit
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.points import PointsPreprocess
@@ -54,16 +55,12 @@ class Raw(Encoder):
         return torch.cat([mel.mean(dim=2), mel.std(dim=2)], dim=1)
 
 
-def _unit(x: Tensor) -> Tensor:
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
-
-
 def _picture(x: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(_unit(x), 32).flatten(1)
+    return F.adaptive_avg_pool2d(as_unit(x), 32).flatten(1)
 
 
 def _film(x: Tensor) -> Tensor:
-    x = _unit(x)
+    x = as_unit(x)
     change = x.diff(dim=2).abs().mean(dim=2) if x.shape[2] > 1 else torch.zeros_like(x[:, :, 0])
     return torch.cat([F.adaptive_avg_pool2d(part, 16).flatten(1) for part in (x.mean(dim=2), change)], dim=1)
 

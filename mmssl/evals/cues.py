@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from mmssl.evals.trivial import linear_answers
+from mmssl.nn.color import as_unit
 
 
 def look(x: Tensor) -> Tensor:
     """Returns brightness, contrast and motion (mean absolute difference of frames) of pictures or clips: (B, 3)."""
-    x = _unit(x)
+    x = as_unit(x)
     motion = _motion(x).mean(dim=1) if x.ndim == 5 else torch.zeros(len(x))
     return torch.stack([x.flatten(1).mean(dim=1), x.flatten(1).std(dim=1), motion], dim=1)
 
@@ -25,15 +26,11 @@ def together(x: Tensor, sounds: Tensor) -> Tensor:
     """Returns the correlation of motion and loudness from frame to frame, (B, 1); of single pictures none, (B, 0)."""
     if x.ndim < 5 or x.shape[2] < 3:
         return torch.zeros(len(x), 0)
-    motion = _motion(_unit(x))  # (B, T - 1)
+    motion = _motion(as_unit(x))  # (B, T - 1)
     length = sounds.shape[1] // motion.shape[1] * motion.shape[1]
     power = sounds[:, :length].float().square().unflatten(1, (motion.shape[1], -1)).mean(dim=2)
     a, b = (curve - curve.mean(dim=1, keepdim=True) for curve in (motion, power.add(1e-8).log()))
     return (a * b).sum(dim=1, keepdim=True) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)[:, None]
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
 
 
 def _motion(x: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmssl.nn.color import as_unit
+
 DECAY = 1e-2  # on the squared weights of standardised features
 
 
@@ -70,7 +72,7 @@ def statistics(views: dict[str, list[Tensor]]) -> dict[str, Tensor]:
 
 def _of_pictures(pictures: Tensor) -> Tensor:
     """Describes pictures (B, 3, T, H, W), uint8 or up to 1: (B, F)."""
-    x = pictures.float() / (255 if pictures.dtype == torch.uint8 else 1)
+    x = as_unit(pictures).float()
     grey = x.mean(dim=1)
     gradient = (grey.diff(dim=-1).square().mean((-1, -2)) + grey.diff(dim=-2).square().mean((-1, -2))).sqrt()
     each = torch.stack([*x.mean((-1, -2)).unbind(1), grey.std((-1, -2)), gradient], dim=1)  # (B, 5, T)

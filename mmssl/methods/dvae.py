@@ -12,11 +12,11 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.logit_laplace import inside, logit_laplace, outside
 from mmssl.nn.bottleneck import Bottleneck, conv
+from mmssl.nn.color import as_unit
 from mmssl.nn.draws import draws
 from mmssl.nn.probe import pixels_per_cell
 from mmssl.nn.several import Several
 from mmssl.optim.schedule import cosine, ramp
-from mmssl.transforms.color import as_unit
 from mmssl.types import Batch, Encoder, Loss, Method
 from mmssl.views.seeded import Seeded
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.nn.bank import Rows
+from mmssl.nn.color import as_unit
 from mmssl.nn.mlp import mlp
 from mmssl.nn.several import Several, pooled_views
-from mmssl.transforms import color
 from mmssl.transforms.geometry import rotate
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
 from mmssl.views.pair import Pair
@@ -58,7 +58,7 @@ class Distorted(Pair):
     def on_device(self, batch: Batch) -> Batch:
         batch = super().on_device(batch)
         if self.tilt and "image" in batch.views:
-            batch.views["image"] = [rotate(color.as_unit(x), degrees=self.tilt) for x in batch.views["image"]]
+            batch.views["image"] = [rotate(as_unit(x), degrees=self.tilt) for x in batch.views["image"]]
         return batch
 
 

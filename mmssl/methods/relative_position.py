@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mmssl.errors import UserError
+from mmssl.nn.color import as_unit
 from mmssl.nn.mlp import mlp
 from mmssl.nn.normalize import IMAGENET_MEAN
 from mmssl.nn.relations import classified
 from mmssl.nn.several import Several
-from mmssl.transforms.color import as_unit
 from mmssl.transforms.patches import cut
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
 from mmssl.views.single import Single

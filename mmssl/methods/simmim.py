@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.patches import patch_error
+from mmssl.nn.color import as_unit
 from mmssl.nn.masking import block_mask, token_encoder
 from mmssl.nn.normalize import pixel_normalize
 from mmssl.nn.probe import pixels_per_cell
 from mmssl.nn.several import Several
-from mmssl.transforms.color import as_unit
 from mmssl.transforms.patches import cut
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, TokenEncoder
 from mmssl.views.seeded import Seeded

@@ -14,6 +14,11 @@ XYZ = (
 )
 
 
+def as_unit(x: Tensor) -> Tensor:
+    """Returns pictures or films, uint8 or floats in [0, 1], as floats."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
 def gray(x: Tensor) -> Tensor:
     """Takes the colour from RGB (B, 3, ...), uint8 or floats in [0, 1]: three equal channels of the same type."""
     luma = torch.einsum("bc...,c->b...", x.float(), torch.tensor(LUMA, device=x.device))
@@ -23,7 +28,7 @@ def gray(x: Tensor) -> Tensor:
 
 def lab(x: Tensor) -> Tensor:
     """Turns sRGB (B, 3, ...), uint8 or floats in [0, 1], to CIE L (0 to 100), a and b (about -110 to 110), float32."""
-    unit = x.float() if x.is_floating_point() else x.float() / 255
+    unit = as_unit(x).float()
     linear = torch.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
     xyz = torch.einsum("bc...,dc->bd...", linear, torch.tensor(XYZ, device=x.device))
     bent = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-6) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29)

@@ -12,14 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+from mmssl.nn.color import LUMA, as_unit
+
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 Affine = tuple[Tensor, Tensor]  # matrix (B, 3, 3) and shift (B, 3): colour -> matrix colour + shift
-
-
-def as_unit(x: Tensor) -> Tensor:
-    """Returns pictures, uint8 or floats in [0, 1], as floats."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def color_jitter(

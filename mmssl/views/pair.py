@@ -13,7 +13,7 @@ class Pair(Single):
     """Shows a sample twice, or `views` times: cropped, mirrored, recoloured and blurred pictures as SimCLR has them.
 
     The options, and those of sound and points, are Single's with other defaults; for pictures of 32 pixels papers
-    leave blur away. Chen et al., ICML 2020 (strength 0.5: jitter is 0.8 times theirs in ImageNet's recipe at 1.0).
+    leave blur away and halve the jitter, which is that of strength 1 here. Chen et al., ICML 2020.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmssl.errors import UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
+from mmssl.nn.color import as_unit
 from mmssl.transforms import audio, color, image, points, text, video
 from mmssl.types import Batch, Preprocess, Sample, View
 
@@ -91,7 +92,7 @@ class Single(View):
         return batch
 
     def _colored(self, x: Tensor, chances: Mapping[str, float]) -> Tensor:
-        x = color.as_unit(x)
+        x = as_unit(x)
         if chances["color_jitter"] or chances["grayscale"]:
             x = color.color_jitter(x, jittered=chances["color_jitter"], grayscale=chances["grayscale"], **self.jitter)
         if chances["blur"]:
