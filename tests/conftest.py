@@ -18,11 +18,27 @@ from PIL import Image
 torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
+def seed() -> None:
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_make_collect_report() -> None:
+    """What a test module draws as it is imported is the same in every process."""
+    seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """So is what a module's or session's fixture draws, whichever test asks for it first."""
+    seed()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    seed()
 
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "white": (240, 240, 240)}

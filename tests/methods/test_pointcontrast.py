@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import settings
 from settings import cloud_pairs
 
-ENCODERS = {"points": create_encoder("pointnet", widths=[8, 16]).eval()}
+# wide enough that no two points share an embedding, whatever is drawn: ties have no nearest
+ENCODERS = {"points": create_encoder("pointnet", widths=[64, 64]).eval()}
 
 
 def asked(batch: Batch, **options: object) -> tuple[Tensor, dict[str, Tensor], list[Tensor], PointContrast]:
