@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import os
 import random
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,20 @@ def pytest_runtest_setup() -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     seed()
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Callable[..., str]:
+    """Runs a script, or `-m module`, with its arguments in two gloo processes, and returns what they print."""
+
+    def run(*command: str | Path) -> str:
+        line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
+        said = os.environ | {"PYTHONFAULTHANDLER": "1"}  # a process that dies says where
+        done = subprocess.run(line, capture_output=True, text=True, timeout=240, env=said)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "white": (240, 240, 240)}

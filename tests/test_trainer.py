@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +130,12 @@ def test_sigkill_and_the_same_command_with_resume(color_recipe: dict[str, Any], 
     assert "zero_shot/top1" in done.stdout
 
 
-def test_two_processes_train_as_one_run(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_two_processes_train_as_one_run(
+    color_recipe: dict[str, Any], tmp_path: Path, two_processes: Callable[..., str]
+) -> None:
     file, run = tmp_path / "r.yaml", tmp_path / "run"
     file.write_text(yaml.safe_dump(with_train(color_recipe, accumulate=2, threads=1)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmssl"]
-    done = subprocess.run(
-        [*launcher, "train", str(file), "--out", str(run)], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    two_processes("-m", "mmssl", "train", file, "--out", run)
     assert read_scores(run)["zero_shot/top1"].n == 64
     assert read_scores(run)["zero_shot/top1"].value > 0.5
     state = torch.load(steps(run / "checkpoints")[0] / "state.pt", weights_only=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +104,9 @@ def test_a_batch_without_any_whole_sample_is_zero_and_differentiable(name: str) 
 
 
 @pytest.fixture(scope="module")
-def under_ddp(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def under_ddp(tmp_path_factory: pytest.TempPathFactory, two_processes: Callable[..., str]) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("ddp") / "found.pt"
-    script = Path(__file__).parent / "two_processes.py"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*launcher, str(script), str(out)], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    two_processes(Path(__file__).parent / "two_processes.py", out)
     return torch.load(out, weights_only=True)
 
 

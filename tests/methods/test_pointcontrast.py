@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,12 +120,12 @@ if td.get_rank() == 0:
 """
 
 
-def test_hardest_on_two_processes_equals_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hardest_on_two_processes_equals_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_processes: Callable[..., str]
+) -> None:
     script, out = tmp_path / "two.py", tmp_path / "found.pt"
     script.write_text(TWO.format(here=str(Path(__file__).parent), out=str(out)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*launcher, str(script)], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    two_processes(script)
     monkeypatch.setattr(settings.SETTINGS["pointcontrast"], "options", {"embed_dim": 8, "loss": "hardest"})
     model = settings.build("pointcontrast")
     model({"pointcontrast": settings.batch("pointcontrast")})[0].backward()
