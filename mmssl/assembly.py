@@ -126,6 +126,12 @@ def build_objective(recipe: Recipe, key: str, encoders: Mapping[str, Encoder]) -
     for modality in method.objective.modalities:
         if modality not in encoders:
             raise UserError(f"tasks.{key} needs an encoder for {modality!r}; the run has {', '.join(encoders)}")
+    for given in method.objective.given:
+        if given in encoders and given not in recipe.train.start:
+            raise UserError(
+                f"tasks.{key} learns from {given} and does not train it; set train.start.{given} to a trained "
+                f"encoder's folder, such as RUN/encoders/..."
+            )
     options = names.check_options(method.objective, parts.get("objective", {}), where=f"tasks.{key}")
     objective: Objective = method.objective(encoders, **options)
     return objective

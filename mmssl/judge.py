@@ -74,9 +74,10 @@ def load_run(run: str | Path, *, device: str = "cpu", trust_code: bool = False) 
         raise UserError(f"{run} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
     made = recipe.load(folder / "recipe.yaml", trust_code=trust_code)
     encoders = load_encoders(folder, device=device, trust_code=trust_code)
+    learnt = {key: encoder for key, encoder in encoders.items() if key in made.encoders}  # teachers are not among them
     objectives = {}
     for key in made.tasks:
-        objectives[key] = build_objective(made, key, encoders).to(device).eval()
+        objectives[key] = build_objective(made, key, learnt).to(device).eval()
         checkpoint.load_weights(objectives[key], folder / "objectives" / f"{key}.safetensors")
     return Trained(encoders, pretexts(made, objectives))
 

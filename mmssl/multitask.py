@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from typing import cast
 
@@ -32,6 +33,12 @@ class MultiTask(nn.Module):
     def named_encoders(self) -> dict[str, Encoder]:
         """Modality -> encoder."""
         return cast("dict[str, Encoder]", dict(self.encoders.items()))
+
+    @property
+    def finished(self) -> dict[str, Encoder]:
+        """What is judged and saved for use: the encoders, and the objectives' own."""
+        own = (objective.extra_encoders() for objective in self.named_objectives.values())
+        return self.named_encoders | dict(ChainMap(*own))
 
     @property
     def named_objectives(self) -> dict[str, Objective]:

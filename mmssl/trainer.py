@@ -152,7 +152,7 @@ class Trainer:
 
     def trained(self) -> Trained:
         """Returns what evaluations judge."""
-        return Trained(self.best.named_encoders, pretexts(self.recipe, self.best.named_objectives))
+        return Trained(self.best.finished, pretexts(self.recipe, self.best.named_objectives))
 
     def figures(self, losses: dict[str, Loss], waited: float, seconds: float, steps: int) -> dict[str, float]:
         """Reads off what a log line holds."""
@@ -209,7 +209,7 @@ class Trainer:
             "random": dist.gather_objects(checkpoint.random_state()),
         }
         if dist.rank() == 0:
-            for key, encoder in self.best.named_encoders.items():
+            for key, encoder in self.best.finished.items():
                 checkpoint.save_encoder(encoder, self.folder / "encoders" / key)
             for key, objective in self.best.named_objectives.items():
                 path = self.folder / "objectives" / f"{key}.safetensors"

@@ -340,9 +340,14 @@ class View:
 
 
 class Objective(nn.Module):
-    """What the network is asked; owns heads, queues and teachers, and never the encoders."""
+    """What the network is asked; owns heads, queues and teachers, and never the encoders.
+
+    modalities: the encoders that it needs, by default any. given: those that do not learn here, so that their weights
+    must come from train.start.
+    """
 
     modalities: ClassVar[tuple[str, ...]] = ()
+    given: ClassVar[tuple[str, ...]] = ()
     uses: tuple[str, ...]
 
     def __init__(self, encoders: Mapping[str, Encoder]) -> None:
@@ -379,6 +384,10 @@ class Objective(nn.Module):
 
         `modality/part` is a further one, which the encoder knows as `task_part`.
         """
+        return {}
+
+    def extra_encoders(self) -> dict[str, Encoder]:
+        """Returns key -> encoder (`image_teacher`): its own that are judged and saved beside those of the run."""
         return {}
 
 

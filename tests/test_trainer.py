@@ -251,3 +251,29 @@ def test_an_encoder_under_the_wrong_modality_is_refused(color_recipe: dict[str, 
     recipe["encoders"]["video"] = recipe["encoders"].pop("image")
     with pytest.raises(UserError, match="encoders.video: 'convnet' reads image, list it under 'image'"):
         train(recipe, out=tmp_path / "run", progress=False)
+
+
+def test_a_teacher_is_judged_and_saved_beside_the_network(color_shards: Path, tmp_path: Path) -> None:
+    sets = {side: {"shards": str(color_shards), "fields": {"label": "cls"}} for side in ("train", "data")}
+    view = {"small": 1, "small_size": 8, "blur": 0.0}
+    objective = {"prototypes": 8, "bottleneck": 4, "hidden": [8], "momentum": 0.5}
+    made = {
+        "encoders": {"image": {"name": "convnet", "image_size": 16, "widths": [8, 16], "depths": [1, 1]}},
+        "tasks": {
+            "dino": {
+                "data": {"shards": str(color_shards), "workers": 0},
+                "method": {"view": view, "objective": objective},
+                "batch": 16,
+            }
+        },
+        "optim": {"lr": 0.01},
+        "train": {"samples": 64, "precision": "fp32"},
+        "evals": {"knn": {**sets, "encoder": "image_teacher", "k": [5], "baselines": False}},
+    }
+    run = train(made, out=tmp_path / "run", progress=False)
+    saved = load_encoders(run)
+    assert set(saved) == {"image", "image_teacher"}
+    weights = [encoder.state_dict()["stem.0.weight"] for encoder in saved.values()]
+    assert not torch.equal(*weights)
+    before = read_scores(run)["knn/k5"]
+    assert evaluate(run)["knn/k5"] == before  # loads the objective too, with a teacher of its own

@@ -20,9 +20,10 @@ from pathlib import Path
 
 from mmssl import names
 from mmssl.judge import read_scores
+from mmssl.recipe import load
 from mmssl.types import Score
 
-SETS = "train: {shards: data/cifar10/train}, data: {shards: data/cifar10/test}, encoder: image"
+SETS = "train: {shards: data/cifar10/train}, data: {shards: data/cifar10/test}"
 FIRST, SECOND = "dvae_cifar10", "beit_cifar10"  # the second is trained on what the first has learnt
 FIGURES = {"kNN, k = 20": "knn/k20", "linear": "linear/top1"}
 
@@ -50,10 +51,12 @@ def train(recipe: str, *, out: Path, jobs: int, overrides: list[str]) -> bool:
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
+    judged = load(f"image/{recipe}").evals["knn"].get("encoder", "image")
+    sets = f"{SETS}, encoder: {judged}, baselines: {str(recipe == 'simclr_cifar10').lower()}"
     changes = [
         f"train.threads={threads}",
-        f"evals.knn={{{SETS}, k: [5, 20, 200], baselines: {str(recipe == 'simclr_cifar10').lower()}}}",
-        f"evals.linear={{{SETS}, baselines: {str(recipe == 'simclr_cifar10').lower()}}}",
+        f"evals.knn={{{sets}, k: [5, 20, 200]}}",
+        f"evals.linear={{{sets}}}",
         *([f"train.start.image_tokenizer={out / FIRST}/encoders/image"] if recipe == SECOND else []),
     ]
     line = [sys.executable, "-m", "mmssl", "train", f"image/{recipe}", *changes, *overrides]

@@ -38,9 +38,9 @@ class Cluster(Probe):
         super().__init__(**rest)
         self.clusters, self.pca, self.restarts, self.iterations = clusters, pca, restarts, iterations
 
-    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+    def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields NMI, ARI and accuracy."""
-        known, asked = self.sets.read(encoder, key, places)[places[0]]
+        known, asked = self.sets.read(encoder, places)[places[0]]
         classes = int(known.y.max()) + 1
         count = self.clusters or classes
         x, z = reduced(known.x.to(encoder.device), asked.x.to(encoder.device), self.pca)

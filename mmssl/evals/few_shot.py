@@ -43,9 +43,9 @@ class FewShot(Probe):
         self.ways, self.shots, self.queries, self.episodes, self.seed = ways, shots, queries, episodes, seed
         self.answers = nearest_centroid if classifier == "centroid" else logistic_scores
 
-    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+    def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields <ways>-way/<shots>-shot; n is the number of episodes."""
-        known, asked = self.sets.read(encoder, key, places)[places[0]]
+        known, asked = self.sets.read(encoder, places)[places[0]]
         centre = known.x.mean(dim=0)
         rows = [F.normalize(part.x - centre, dim=1).to(encoder.device) for part in (known, asked)]
         for shots in self.shots:

@@ -90,12 +90,12 @@ class Finetune(Probe):
             seed=seed,
         )
 
-    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+    def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields top1, and top5 where there are more classes than five."""
         labels = self.sets.labels()
-        tuned = finetuned(encoder, key, self.sets.train, labels, self.tuning)
+        tuned = finetuned(encoder, self.sets.train, labels, self.tuning)
         classes = max(labels.values()) + 1
-        yield from tops(tuned.ranks(self.sets.asked(tuned.encoder, key)), classes)
+        yield from tops(tuned.ranks(self.sets.asked(tuned.encoder)), classes)
 
 
 class Classifier(nn.Module):
@@ -120,7 +120,7 @@ class Classifier(nn.Module):
 
 
 @torch.enable_grad()
-def finetuned(encoder: Encoder, key: str, source: Source, labels: Mapping[int, int], tuning: Tuning) -> Classifier:
+def finetuned(encoder: Encoder, source: Source, labels: Mapping[int, int], tuning: Tuning) -> Classifier:
     """Returns a copy of an encoder that was fine-tuned, with its classifier, in evaluation mode.
 
     labels: the class of each of the source's samples by its number. Every process works on its share.
@@ -138,23 +138,21 @@ def finetuned(encoder: Encoder, key: str, source: Source, labels: Mapping[int, i
         optimizer = torch.optim.AdamW(groups, lr=tuning.lr, weight_decay=tuning.weight_decay)
         loader = Loader(
             source,
-            Single({key: encoder.preprocess}, **tuning.view),
+            Single({encoder.modality: encoder.preprocess}, **tuning.view),
             batch=max(1, min(tuning.batch, len(labels)) // dist.world()),
             seed=tuning.seed,
             workers=tuning.workers,
             rank=dist.rank(),
             world=dist.world(),
         )
-        _steps(model, key, loader, numbers, optimizer, tuning.epochs)
+        _steps(model, loader, numbers, optimizer, tuning.epochs)
     for buffer in model.buffers():
         if buffer.is_floating_point():  # each process saw its own share
             buffer.copy_(dist.total(buffer) / dist.world())
     return model.eval()
 
 
-def _steps(
-    model: Classifier, key: str, loader: Loader, numbers: Tensor, optimizer: torch.optim.Optimizer, epochs: int
-) -> None:
+def _steps(model: Classifier, loader: Loader, numbers: Tensor, optimizer: torch.optim.Optimizer, epochs: int) -> None:
     device = model.encoder.device
     peaks = [group["lr"] for group in optimizer.param_groups]
     steps = epochs * len(loader)
@@ -165,7 +163,7 @@ def _steps(
             group["lr"] = peak * factor
         truth = numbers[batch.extra["index"]].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            scores = model(batch.views[key][0].to(device))
+            scores = model(batch.views[model.encoder.modality][0].to(device))
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(scores.float(), truth).backward()
         for weight in model.parameters() if dist.world() > 1 else ():

@@ -29,9 +29,9 @@ class KNN(Probe):
         super().__init__(**rest)
         self.k, self.temperature = k, temperature
 
-    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+    def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields k<number>."""
-        known, asked = self.sets.read(encoder, key, places)[places[0]]
+        known, asked = self.sets.read(encoder, places)[places[0]]
         x, y, z = (part.to(encoder.device) for part in (known.x, known.y, asked.x))
         for k in self.k:
             right = vote(x, y, z, k=k, temperature=self.temperature).cpu() == asked.y

@@ -45,23 +45,23 @@ class Labelled:
         self.label = label
         self.what = repr((sorted(train.items()), sorted(data.items()), label, limit))
 
-    def rows(self, encoder: Encoder, key: str, *, space: str | None = None) -> tuple[Rows, Rows]:
+    def rows(self, encoder: Encoder, *, space: str | None = None) -> tuple[Rows, Rows]:
         """Embeds both sets; every process gets all rows."""
-        return self.read(encoder, key, [space or POOLED])[space or POOLED]
+        return self.read(encoder, [space or POOLED])[space or POOLED]
 
-    def read(self, encoder: Encoder, key: str, places: Sequence[str]) -> dict[str, tuple[Rows, Rows]]:
+    def read(self, encoder: Encoder, places: Sequence[str]) -> dict[str, tuple[Rows, Rows]]:
         """Embeds both sets, by what the encoder gives at each place; place -> training and test rows."""
 
         def made() -> tuple[Encoder, dict[str, tuple[Rows, Rows]]]:
-            return encoder, self._read(encoder, key, places)  # the encoder, so that its id stays its own
+            return encoder, self._read(encoder, places)  # the encoder, so that its id stays its own
 
         return recall(
             (self.what, id(encoder), *places), made, size=lambda it: sum(r.x.nbytes for p in it[1].values() for r in p)
         )[1]
 
-    def _read(self, encoder: Encoder, key: str, places: Sequence[str]) -> dict[str, tuple[Rows, Rows]]:
+    def _read(self, encoder: Encoder, places: Sequence[str]) -> dict[str, tuple[Rows, Rows]]:
         tapped = Tapped(encoder, places)
-        train, test = (self._embedded(source, tapped, key) for source in (self.train, self.test))
+        train, test = (self._embedded(source, tapped) for source in (self.train, self.test))
         number = self.numbered(train[1])
         y = [self._classes(labels, number) for _, labels, _ in (train, test)]
         parts = [x.split(tapped.sizes, dim=1) for x, _, _ in (train, test)]
@@ -84,9 +84,9 @@ class Labelled:
 
         return recall((self.what, "names"), made)
 
-    def asked(self, encoder: Encoder, key: str) -> Rows:
+    def asked(self, encoder: Encoder) -> Rows:
         """Embeds the test set only; every process gets all rows."""
-        x, labels, number = self._embedded(self.test, encoder, key)
+        x, labels, number = self._embedded(self.test, encoder)
         return Rows(x, self._classes(labels, self.numbered(list(self._names().values()))), number)
 
     def _classes(self, labels: Sequence[Any], number: Mapping[Any, int]) -> Tensor:
@@ -110,8 +110,9 @@ class Labelled:
                 f"as in fields: {{{self.label}: json.class}}"
             ) from None
 
-    def _embedded(self, source: Source, encoder: Encoder, key: str) -> tuple[Tensor, list[Any], Tensor]:
+    def _embedded(self, source: Source, encoder: Encoder) -> tuple[Tensor, list[Any], Tensor]:
         """Returns features, labels and numbers of a set, in the order of the numbers."""
+        key = encoder.modality
         x, kept = embed_stream({key: encoder}, source, [key], space=None, keep=[self.label, "__number__"])
         number = torch.tensor([row["__number__"] for row in kept])
         order = number.argsort(stable=True)  # the same, however many processes embedded them
@@ -119,8 +120,9 @@ class Labelled:
         self.numbered(labels)
         return x[key][order], labels, number[order]
 
-    def warm(self, encoder: Encoder, key: str) -> Encoder:
+    def warm(self, encoder: Encoder) -> Encoder:
         """Lets the BatchNorm of random weights see some of the training set."""
+        key = encoder.modality
         with warming(encoder), torch.inference_mode():
             for samples in chunks(islice(self.train.samples({key}), WARM), 64):
                 x = encoder.preprocess.collate([encoder.preprocess(sample[key]) for sample in samples])
@@ -132,7 +134,8 @@ class Probe:
     """An evaluation of an encoder on labelled sets, with the raw input and random weights beside it.
 
     train, data: shards, with their labels, of what is learnt from and of what is asked. label: the sample's key that
-    holds the class, a name or a number. encoder: its key, by default the only one's. space: the task whose embedding
+    holds the class, a name or a number. encoder: its key, by default the only one's; it reads what the
+    samples have of its modality. space: the task whose embedding
     is used, None for pooled features. baselines: also judges the raw input, which becomes the trivial figure, and
     random weights; in a run that trains they are judged once. limit: of each set so many samples at most, which keeps
     an evaluation during training cheap.
@@ -156,26 +159,25 @@ class Probe:
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields what `judge` does of the encoder, and with baselines before it raw/ and random_weights/."""
-        key = chosen(trained, self.encoder)
-        encoder = trained.encoders[key]
-        floor = self._floor(trained, key) if self.baselines else []
+        encoder = chosen(trained, self.encoder)
+        floor = self._floor(encoder) if self.baselines else []
         yield from floor
         trivial = {name.removeprefix("raw/"): float(score) for name, score in floor if name.startswith("raw/")}
-        for name, score in self.judge(encoder, key, self.places):
+        for name, score in self.judge(encoder, self.places):
             yield name, replace(score, trivial=trivial.get(name))
 
-    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+    def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields the figures of one encoder, read at some places."""
         raise NotImplementedError
 
-    def _floor(self, trained: Trained, key: str) -> list[tuple[str, Score]]:
-        what = repr((key, trained.encoders[key].config(), trained.encoders[key].preprocess.config()))
+    def _floor(self, encoder: Encoder) -> list[tuple[str, Score]]:
+        what = repr((encoder.config(), encoder.preprocess.config()))
         if what not in self.floors:
             self.floors[what] = [
                 (prefix + name, score)
-                for prefix, rival in rivals(self.sets, trained, key, baselines=True)
+                for prefix, rival in rivals(self.sets, encoder, baselines=True)
                 if prefix
-                for name, score in self.judge(rival, key, common(rival, self.places))
+                for name, score in self.judge(rival, common(rival, self.places))
             ]
         return self.floors[what]
 
@@ -185,23 +187,22 @@ def common(rival: Encoder, places: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(place for place in places if has(rival, place)) or (POOLED,)
 
 
-def chosen(trained: Trained, key: str | None) -> str:
-    """Returns the key of the encoder to judge: the one named, or the only one."""
+def chosen(trained: Trained, key: str | None) -> Encoder:
+    """Returns the encoder to judge: the one named, or the only one."""
     if key is None and len(trained.encoders) > 1:
         raise UserError(f"the run has the encoders {', '.join(trained.encoders)}; say which with encoder")
     found = key or next(iter(trained.encoders))
     if found not in trained.encoders:
         raise UserError(f"there is no encoder {found!r}; {did_you_mean(found, trained.encoders)}")
-    return found
+    return trained.encoders[found]
 
 
-def rivals(sets: Labelled, trained: Trained, key: str, *, baselines: bool) -> Iterator[tuple[str, Encoder]]:
+def rivals(sets: Labelled, encoder: Encoder, *, baselines: bool) -> Iterator[tuple[str, Encoder]]:
     """Yields the encoder under "", and where baselines are wanted before it "raw/" and "random_weights/"."""
-    encoder = trained.encoders[key]
     if baselines and encoder.modality in PREPROCESS:
         yield "raw/", recall(("raw", id(encoder)), lambda: _raw(encoder))
     if baselines:
-        yield "random_weights/", recall((sets.what, id(encoder)), lambda: sets.warm(untrained(encoder), key))
+        yield "random_weights/", recall((sets.what, id(encoder)), lambda: sets.warm(untrained(encoder)))
     yield "", encoder
 
 

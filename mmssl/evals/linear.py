@@ -51,11 +51,11 @@ class Linear(Probe):
         self.places = layers or self.places
         self.solver: Solver = LBFGS(decays) if solver == "lbfgs" else SGD(rates, epochs=epochs, batch=batch)
 
-    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+    def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields top1, top5 where there are more classes, and of several layers <layer>/top1 and <layer>/top5."""
         found: dict[str, list[tuple[str, Score]]] = {}
         quality: dict[str, tuple[float, float]] = {}
-        for place, (known, asked) in self.sets.read(encoder, key, places).items():
+        for place, (known, asked) in self.sets.read(encoder, places).items():
             ranks, quality[place] = probe(known, asked, self.solver, device=encoder.device)
             found[place] = list(tops(ranks, int(known.y.max()) + 1))
         for place, scores in found.items() if len(found) > 1 else ():

@@ -41,9 +41,9 @@ class LowShotSVM(Probe):
         super().__init__(**rest)
         self.k, self.draws, self.costs, self.seed = k, draws, costs, seed
 
-    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+    def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields k<number>."""
-        known, asked = (Rows(F.normalize(r.x, dim=1), r.y) for r in self.sets.read(encoder, key, places)[places[0]])
+        known, asked = (Rows(F.normalize(r.x, dim=1), r.y) for r in self.sets.read(encoder, places)[places[0]])
         held, classes = held_out(len(known.y)), int(known.y.max()) + 1
         of_class = [((known.y == number) & ~held).nonzero()[:, 0] for number in range(classes)]
         table = torch.nn.utils.rnn.pad_sequence(of_class, batch_first=True, padding_value=-1)  # (C, M)

@@ -66,7 +66,7 @@ class SemiSupervised(Probe):
         )
         self.tunings = {share: replace(tuning, epochs=n) for share, n in zip(shares, epochs, strict=True)}
 
-    def judge(self, encoder: Encoder, key: str, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
+    def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields <share>%/linear/top1, <share>%/finetune/top1, and top5 of each where there are more classes than 5."""
         labels = self.sets.labels()
         classes = max(labels.values()) + 1
@@ -75,10 +75,10 @@ class SemiSupervised(Probe):
             source = Subset(self.sets.train, some)
             for way in self.how:
                 if way == "finetune":
-                    tuned = finetuned(encoder, key, source, some, tuning)
-                    ranks = tuned.ranks(self.sets.asked(tuned.encoder, key))
+                    tuned = finetuned(encoder, source, some, tuning)
+                    ranks = tuned.ranks(self.sets.asked(tuned.encoder))
                 else:
-                    known, asked = self.sets.rows(encoder, key)
+                    known, asked = self.sets.rows(encoder)
                     ranks = probe(picked(known, some), asked, LBFGS(DECAYS), classes=classes, device=encoder.device)[0]
                 yield from ((f"{100 * share:g}%/{way}/{name}", score) for name, score in tops(ranks, classes))
 

@@ -65,23 +65,22 @@ class TransferDense:
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields mIoU and accuracy, and with baselines before them raw/ and random_weights/."""
-        key = chosen(trained, self.encoder)
-        encoder = trained.encoders[key]
+        encoder = chosen(trained, self.encoder)
         rivals: dict[str, Cells] = {}
         if self.baselines and encoder.modality in PREPROCESS:
             rivals["raw/"] = self._raw(encoder)
         if self.baselines:
-            rivals["random_weights/"] = _cells(recall((self.what, id(encoder)), lambda: self._fresh(encoder, key)))
+            rivals["random_weights/"] = _cells(recall((self.what, id(encoder)), lambda: self._fresh(encoder)))
         for prefix, cells in {**rivals, "": _cells(encoder)}.items():
-            yield from ((f"{prefix}{name}", score) for name, score in self._judge(encoder, key, cells))
+            yield from ((f"{prefix}{name}", score) for name, score in self._judge(encoder, cells))
 
-    def _judge(self, encoder: Encoder, key: str, cells: Cells) -> Iterator[tuple[str, Score]]:
-        x, shares, owner = self._learnt_from(encoder, key, cells)
+    def _judge(self, encoder: Encoder, cells: Cells) -> Iterator[tuple[str, Score]]:
+        x, shares, owner = self._learnt_from(encoder, cells)
         classes = int((shares.sum(dim=0) > 0).nonzero().max()) + 1
         mean, deviation = x.mean(dim=0), x.std(dim=0, correction=0).clamp(min=1e-6)
         weight = self._fitted((x - mean) / deviation, shares[:, :classes], owner)
         found = []
-        for pixels, truth in self._batches(self.test, encoder, key):
+        for pixels, truth in self._batches(self.test, encoder):
             with torch.inference_mode():
                 rows, grid = cells(pixels)
                 scores = with_bias((rows.float() - mean) / deviation) @ weight
@@ -90,7 +89,7 @@ class TransferDense:
         mine = torch.stack(found) if found else torch.zeros(0, classes + 1, classes)
         yield from scored(dist.gather(mine), commonest=int(shares.sum(dim=0).argmax()))
 
-    def _learnt_from(self, encoder: Encoder, key: str, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
+    def _learnt_from(self, encoder: Encoder, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
         """Returns cells (N, D), the share of each class in them (N, 255), and the sample of each (N,)."""
         rows, shares, owner = [], [], []
         count = self.train.count
@@ -98,7 +97,7 @@ class TransferDense:
             raise UserError(f"{self.train.shards[0]}, ... are not counted; give them an index.json")
         each, number = max(1, self.cells // count), dist.rank()
         generator = torch.Generator().manual_seed(self.seed)
-        for pixels, truth in self._batches(self.train, encoder, key):
+        for pixels, truth in self._batches(self.train, encoder):
             with torch.inference_mode():
                 found, grid = cells(pixels)
             for cell, share in zip(found.float(), inside(truth.to(found.device), grid), strict=True):
@@ -109,7 +108,9 @@ class TransferDense:
                 owner.append(torch.full((len(seen),), number))
                 number += dist.world()
         if not rows and dist.world() == 1:
-            raise UserError(f"no sample of {self.train.shards[0]} has a {key} with {self.mask!r} that fits it")
+            raise UserError(
+                f"no sample of {self.train.shards[0]} has a {encoder.modality} with {self.mask!r} that fits it"
+            )
         return dist.gather(torch.cat(rows)), dist.gather(torch.cat(shares)), dist.gather(torch.cat(owner))
 
     def _fitted(self, x: Tensor, shares: Tensor, owner: Tensor) -> Tensor:
@@ -123,8 +124,9 @@ class TransferDense:
         best = losses.index(min(losses))
         return logistic(x, shares, classes, decay=self.solver.settings[best], start=tried[best])
 
-    def _batches(self, source: Source, encoder: Encoder, key: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, source: Source, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields what the encoder sees, on its device, and the classes of the pixels (B, T, H, W)."""
+        key = encoder.modality
         samples = source.samples({key, self.mask}, rank=dist.rank(), world=dist.world())
         for chunk in chunks(samples, self.batch):
             whole = []
@@ -140,10 +142,10 @@ class TransferDense:
                     truth = truth.where((truth == 0) | (truth == VOID), 1)
                 yield encoder.preprocess.collate([x for x, _ in whole]).to(encoder.device), truth
 
-    def _fresh(self, encoder: Encoder, key: str) -> Encoder:
+    def _fresh(self, encoder: Encoder) -> Encoder:
         fresh = untrained(encoder)
         with warming(fresh), torch.inference_mode():
-            for number, (pixels, _) in enumerate(self._batches(self.train, encoder, key)):
+            for number, (pixels, _) in enumerate(self._batches(self.train, encoder)):
                 fresh(pixels)
                 if number * self.batch > 512:
                     break

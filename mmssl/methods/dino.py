@@ -57,8 +57,8 @@ class DINO(Several):
     start, and from when the share `warmup` of training is over. memory: weight of the past in the centre, the average
     of the teacher's scores. momentum: how slowly the teacher follows at the start; it rises to 1 by a cosine (0.9995
     for batches of 256). frozen: share of training during which the prototypes stay as they are, one of 300 epochs. The
-    teacher has no drop path. With gradients accumulated, the centre is of a step's last part. encoder: as Several has
-    it. Caron et al., ICCV 2021.
+    teacher has no drop path; it is what the paper judges, and is saved beside the network as image_teacher. With
+    gradients accumulated, the centre is of a step's last part. encoder: as Several has it. Caron et al., ICCV 2021.
     """
 
     centre: Tensor
@@ -130,6 +130,9 @@ class DINO(Several):
 
     def spaces(self) -> Spaces:
         return {self.key: self.head}
+
+    def extra_encoders(self) -> dict[str, Encoder]:
+        return {f"{self.key}_teacher": self.teacher.encoder}
 
 
 method = Method(Crops, DINO)

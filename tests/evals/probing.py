@@ -30,7 +30,7 @@ class Known(Labelled):
     def __init__(self, known: Rows, asked: Rows) -> None:
         self.known, self.asked = known, asked
 
-    def read(self, encoder: Encoder, key: str, places: Any) -> dict[str, tuple[Rows, Rows]]:
+    def read(self, encoder: Encoder, places: Any) -> dict[str, tuple[Rows, Rows]]:
         return dict.fromkeys(places, (self.known, self.asked))
 
 
@@ -43,7 +43,7 @@ class Anything(torch.nn.Module):
 def judged(probe: Probe, known: Rows, asked: Rows) -> dict[str, Any]:
     """Returns what a probe makes of known features."""
     probe.sets = Known(known, asked)
-    return dict(probe.judge(Anything(), "image", probe.places))  # type: ignore[arg-type]
+    return dict(probe.judge(Anything(), probe.places))  # type: ignore[arg-type]
 
 
 def sides(folder: Path, **counts: int) -> Nodes:

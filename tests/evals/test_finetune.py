@@ -53,8 +53,8 @@ def test_the_same_seed_gives_the_same_weights(shards: dict[str, dict[str, Any]])
     assert list(labels.values()) == [number % 2 for number in range(40)]
     small()
     global_state = torch.get_rng_state()
-    one, two = (finetuned(small(), "image", sets.train, labels, Tuning(**FEW)) for _ in range(2))
-    other = finetuned(small(), "image", sets.train, labels, Tuning(**{**FEW, "seed": 1}))
+    one, two = (finetuned(small(), sets.train, labels, Tuning(**FEW)) for _ in range(2))
+    other = finetuned(small(), sets.train, labels, Tuning(**{**FEW, "seed": 1}))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not torch.equal(one.linear.weight, other.linear.weight)
     assert torch.equal(torch.get_rng_state(), global_state)
@@ -112,7 +112,7 @@ def test_semi_supervised(shards: dict[str, dict[str, Any]]) -> None:
 
 def test_picked_rows_are_those_of_the_samples(shards: dict[str, dict[str, Any]]) -> None:
     sets = Labelled(**shards, label="label")
-    known = sets.rows(create_encoder("raw:image"), "image")[0]
+    known = sets.rows(create_encoder("raw:image"))[0]
     some = {3: 1, 8: 0, 21: 1}
     found = picked(known, some)
     assert found.number.tolist() == [3, 8, 21] and found.y.tolist() == [1, 0, 1]

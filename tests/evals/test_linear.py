@@ -152,9 +152,9 @@ def test_layers_of_every_modality_give_a_row_for_each_sample(name: str) -> None:
 
 def test_limit_takes_samples_from_all_over_the_set(shards: dict[str, dict[str, str]]) -> None:
     sets = Labelled(**shards, label="label", limit=11)
-    train, test = sets.rows(create_encoder("raw:image"), "image")
+    train, test = sets.rows(create_encoder("raw:image"))
     assert (len(train.y), len(test.y)) == (11, 11)
-    whole = Labelled(**shards, label="label").rows(create_encoder("raw:image"), "image")[0]
+    whole = Labelled(**shards, label="label").rows(create_encoder("raw:image"))[0]
     places = [int((whole.x == row).all(1).nonzero()[0, 0]) for row in train.x]
     assert places == sorted(set(places)) and max(places) > 25 and set(train.y.tolist()) == {0, 1}
     with pytest.raises(UserError, match="limit is 0"):

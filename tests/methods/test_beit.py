@@ -113,3 +113,6 @@ def test_a_tokenizer_is_trained_then_taken_and_stays(recipes: tuple[dict[str, An
 def test_a_start_that_is_not_there_is_told(recipes: tuple[dict[str, Any], ...], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="train.start.image_tokenizer: there are no weights at"):
         train(recipes[1], out=tmp_path / "beit", progress=False)
+    del recipes[1]["train"]["start"]
+    with pytest.raises(UserError, match=r"set train\.start\.image_tokenizer"):
+        train(recipes[1], out=tmp_path / "beit", progress=False)

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightly import loss as losses
@@ -65,6 +65,11 @@ class Peer(nn.Module):
     def student(self, x: Tensor) -> Tensor:
         """Returns the head's output for one view."""
         return self.head(self.encoder(x).pooled)
+
+    @property
+    def judged(self) -> Encoder:
+        """The encoder whose features are compared."""
+        return self.encoder
 
     @torch.no_grad()
     def teacher(self, x: Tensor) -> Tensor:
@@ -145,6 +150,10 @@ class DINO(Peer):
         )
         self.temperature, self.warmup, self.frozen = ours.teacher_temperature, ours.warmup, ours.frozen
 
+    @property
+    def judged(self) -> Encoder:
+        return cast("Encoder", self.slow[0])
+
     def forward(self, views: list[Tensor], done: float) -> Tensor:
         start, end = self.temperature
         taught = [self.teacher(x) for x in views[:2]]
@@ -165,7 +174,7 @@ def ours(recipe: Recipe, device: torch.device, folder: Path) -> Encoder:
         trainer.train_step()
     for stream in trainer.streams.values():
         stream.batches.close()  # its workers end here, and not within the next run's
-    return trainer.model.named_encoders["image"]
+    return trainer.model.finished[recipe.evals["knn"].get("encoder", "image")]
 
 
 def theirs(name: str, recipe: Recipe, device: torch.device, folder: Path) -> Encoder:
@@ -189,7 +198,7 @@ def theirs(name: str, recipe: Recipe, device: torch.device, folder: Path) -> Enc
         optimizer.step()
         peer.after_step(step, steps)
     stream.batches.close()
-    return encoder
+    return peer.judged
 
 
 class Probe:
@@ -248,7 +257,7 @@ def main() -> None:
             changes = [f"train.samples={options.samples}", f"train.seed={seed}", "train.precision=fp32"]
             changes += [f"tasks.{name}.batch={options.batch}"] if options.batch else []
             recipe = load(f"image/{RECIPES[name]}", [*changes, *options.overrides])
-            probe_node = recipe.evals.pop("knn")
+            probe_node = recipe.evals["knn"]
             for side, found in figures.items():
                 with tempfile.TemporaryDirectory() as place:
                     folder = Path(place)
