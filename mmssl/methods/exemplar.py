@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import log
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class Exemplar(Several):
         correct = (scores[0].argmax(dim=1) == index).float().masked_fill(~present, torch.nan)
         return Loss(
             dist.mean(losses.mean(dim=0), present),
-            {"accuracy": correct.nanmean()},
+            {"accuracy": correct.nanmean(), "chance_loss": torch.tensor(log(len(self.classes.rows)))},
             {self.key: pooled[0].detach()},
             {"correct": correct},
         )

@@ -16,6 +16,7 @@ from mmssl.losses.queue_nce import queue_nce
 from mmssl.nn.clustering import Labels, agreed, by_number, check_clusters, survey
 from mmssl.nn.head import Projection
 from mmssl.nn.kmeans import kmeans, nearest
+from mmssl.nn.monitors import assignment_entropy
 from mmssl.nn.queue import Queue
 from mmssl.nn.several import Several, pooled_views
 from mmssl.nn.teacher import Teacher
@@ -101,7 +102,12 @@ class PCL(Several):
         instance = dist.mean(queue_nce(queries, keys, self.queue.rows, scale=1 / self.temperature), present)
         labels = self.labels.of(batch)
         clustered = dist.mean(self._among_clusters(queries, labels.clamp(min=0)), present & (labels[:, 0] >= 0))
-        logs = {"loss_instance": instance.detach(), "loss_clusters": clustered.detach()}
+        counts = torch.bincount(labels[labels[:, 0] >= 0, 0], minlength=self.clusters[0])
+        logs = {
+            "loss_instance": instance.detach(),
+            "loss_clusters": clustered.detach(),
+            "assignment_entropy": assignment_entropy(counts),
+        }
         return Loss(instance + clustered, logs, {self.key: queries.detach()})
 
     def _among_clusters(self, queries: Tensor, labels: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import log
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class PIC(Several):
             correct = ((embedded[0] @ classes.T).argmax(dim=1) == index).float().masked_fill(~present, torch.nan)
         return Loss(
             dist.mean(losses.mean(dim=0), present),
-            {"accuracy": correct.nanmean()},
+            {"accuracy": correct.nanmean(), "chance_loss": torch.tensor(log(len(self.classes.rows)))},
             {self.key: embedded[0].detach()},
             {"correct": correct},
         )
