@@ -25,7 +25,7 @@ from mmssl.types import Score
 
 SETS = "train: {shards: data/cifar10/train}, data: {shards: data/cifar10/test}"
 FIRST, SECOND = "dvae_cifar10", "beit_cifar10"  # the second is trained on what the first has learnt
-FIGURES = {"kNN, k = 20": "knn/k20", "linear": "linear/top1"}
+FIGURES = {"5-NN": "knn/k5", "20-NN": "knn/k20", "linear": "linear/top1"}
 
 
 def main() -> int:
@@ -79,7 +79,7 @@ def table(out: Path) -> str:
             found = {key: scores.get(figure.replace("/", f"/{prefix}")) for key, figure in FIGURES.items()}
             if all(found.values()):
                 rows[title] = {key: score for key, score in found.items() if score}
-    ordered = sorted(rows.items(), key=lambda row: -row[1]["kNN, k = 20"].value)
+    ordered = sorted(rows.items(), key=lambda row: -row[1]["20-NN"].value)
     lines = [f"| | {' | '.join(FIGURES)} |", "|---" * (1 + len(FIGURES)) + "|"]
     for title, row in ordered:
         cells = [f"{score.value:.3f} ({score.low:.3f} - {score.high:.3f})" for score in row.values()]

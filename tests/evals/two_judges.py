@@ -22,4 +22,5 @@ judge = Judge({"linear": {**sets, "baselines": False}, "finetune": {**sets, **qu
 scores = judge.run(Trained({"image": encoder}))
 if dist.rank() == 0:
     print(json.dumps({key: score.value for key, score in scores.items()}))
+dist.barrier()  # a process that leaves early takes its sockets with it
 dist.stop()

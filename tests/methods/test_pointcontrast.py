@@ -117,6 +117,8 @@ total, _ = wrapped({{"pointcontrast": mine}})
 total.backward()
 if td.get_rank() == 0:
     torch.save({{k: p.grad for k, p in model.named_parameters()}}, {out!r})
+td.barrier()
+td.destroy_process_group()
 """
 
 

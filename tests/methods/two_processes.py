@@ -36,6 +36,7 @@ def main(out: str) -> None:
         }
     if rank == 0:
         torch.save(found, out)
+    td.barrier()  # a process that leaves early takes its sockets with it
     td.destroy_process_group()
 
 
