@@ -4,7 +4,7 @@
         [--batch 256] [--k 5] [--known 20000] [--asked 10000] [--threads 2] [--device cpu]
         [OVERRIDES, as `mmssl train` takes them]
 
-Both see the same batches of the same views, in the same order, and start from the same encoder. Settings are those of
+Both see the same batches of the same views, in the same order, and start from the same weights. Settings are those of
 our recipe: heads' sizes, temperatures, momentum, optimizer, learning rate and budget. lightly's side has its heads and
 losses and a plain loop, as in its examples. A quick look:
 --seeds 0 --samples 512 --batch 64 --known 500 --asked 200 "encoders.image.widths=[16,32]"
@@ -61,6 +61,19 @@ class Peer(nn.Module):
             head.load_state_dict(self.head.state_dict())
         self.slow = nn.ModuleList([copy.deepcopy(self.encoder), head or copy.deepcopy(self.head)])
         deactivate_requires_grad(self.slow)
+
+    def start_as(self, ours: nn.Module) -> None:
+        """Takes over the matrices that our objective learns, in their order, so that both sides start alike."""
+        left = [p for p in ours.parameters() if p.requires_grad and p.ndim > 1]
+        with torch.no_grad():
+            for name, mine in self.named_parameters():
+                if name.startswith(("encoder.", "slow.")) or mine.ndim < 2:
+                    continue
+                same = next((place for place, other in enumerate(left) if other.shape == mine.shape), None)
+                if same is not None:
+                    mine.copy_(left.pop(same))
+        for slow, fast in zip(self.slow, (self.encoder, self.head), strict=False):
+            slow.load_state_dict(fast.state_dict())
 
     def student(self, x: Tensor) -> Tensor:
         """Returns the head's output for one view."""
@@ -184,6 +197,7 @@ def theirs(name: str, recipe: Recipe, device: torch.device, folder: Path) -> Enc
     encoder = model.named_encoders["image"]
     encoder.spaces.clear()
     peer = PEERS[name](encoder, objective).to(device).train()
+    peer.start_as(objective)
     kind, options = split(recipe.optim)
     optimizer = names.build("optim", kind, param_groups(peer), where="optim", **options)
     steps = max(1, recipe.train.samples // recipe.per_step)
