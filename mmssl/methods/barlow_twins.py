@@ -19,6 +19,8 @@ class BarlowTwins(Several):
     of the paper. encoder: as Several has it. Zbontar et al., ICML 2021.
     """
 
+    apart = True
+
     def __init__(
         self,
         encoders: Mapping[str, Encoder],

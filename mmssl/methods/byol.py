@@ -25,6 +25,8 @@ class BYOL(Several):
     Grill et al., NeurIPS 2020.
     """
 
+    apart = True
+
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
@@ -37,7 +39,7 @@ class BYOL(Several):
         super().__init__(encoders, encoder=encoder)
         self.head = Projection(self.dim, out=embed_dim, hidden=hidden)
         self.predictor = mlp((embed_dim, *hidden, embed_dim))
-        self.teacher = Teacher(encoders[self.key], self.head)
+        self.teacher = Teacher(encoders[self.key], self.head, apart=self.apart)
         self.momentum = momentum
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:

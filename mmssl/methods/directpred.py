@@ -27,6 +27,7 @@ class DirectPred(Several):
     Tian et al., ICML 2021.
     """
 
+    apart = True
     correlation: Tensor
     predictor: Tensor
 
@@ -43,7 +44,7 @@ class DirectPred(Several):
     ) -> None:
         super().__init__(encoders, encoder=encoder)
         self.head = Projection(self.dim, out=embed_dim, hidden=hidden)
-        self.teacher = Teacher(encoders[self.key], self.head)
+        self.teacher = Teacher(encoders[self.key], self.head, apart=self.apart)
         self.register_buffer("correlation", torch.zeros(embed_dim, embed_dim, dtype=torch.double))
         self.register_buffer("predictor", torch.eye(embed_dim))
         self.momentum, self.memory, self.boost = momentum, memory, boost

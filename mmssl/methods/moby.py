@@ -31,6 +31,8 @@ class MoBY(Several):
     encoder should, of a rate of 0.1 or 0.2. encoder: as Several has it. Xie et al., 2021.
     """
 
+    apart = True
+
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
@@ -45,7 +47,7 @@ class MoBY(Several):
         super().__init__(encoders, encoder=encoder)
         self.head = Projection(self.dim, out=embed_dim, hidden=hidden)
         self.predictor = mlp((embed_dim, *hidden, embed_dim))
-        self.teacher = Teacher(encoders[self.key], self.head)
+        self.teacher = Teacher(encoders[self.key], self.head, apart=self.apart)
         stop_drop_path(self.teacher)
         self.queues = nn.ModuleList(Queue(queue, embed_dim) for _ in range(2))
         self.temperature, self.momentum = temperature, momentum

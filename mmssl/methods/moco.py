@@ -101,6 +101,8 @@ class MoCoV3(Several):
     patch in vit and model.patch_embed.proj in timm, which then stays random and keeps a ViT stable.
     """
 
+    apart = True
+
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
@@ -117,12 +119,12 @@ class MoCoV3(Several):
             _freeze(encoders[self.key], freeze)
         self.head = Projection(self.dim, out=embed_dim, hidden=hidden, last_norm=True, affine=False)
         self.predictor = mlp((embed_dim, *hidden[:1], embed_dim), last_norm=True, affine=False)
-        self.teacher = Teacher(encoders[self.key], self.head)
+        self.teacher = Teacher(encoders[self.key], self.head, apart=self.apart)
         self.temperature, self.momentum = temperature, momentum
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         views, present = self.views(batch)[:2], self.present(batch)
-        projected = [self.head.project(x) for x in pooled_views(encoders[self.key], views, len(present))]
+        projected = [self.head.project(x) for x in self.pooled(encoders, batch)[:2]]
         queries = [F.normalize(self.predictor(x).float(), dim=1) for x in projected]
         keys = [F.normalize(x, dim=1) for x in self.teacher(views, len(present))]
         ways = ((queries[0], keys[1]), (queries[1], keys[0]))

@@ -23,6 +23,8 @@ class SimSiam(Several):
     rate stays at its peak. encoder: as Several has it. Chen & He, CVPR 2021.
     """
 
+    apart = True
+
     def __init__(
         self,
         encoders: Mapping[str, Encoder],

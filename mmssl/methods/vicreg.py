@@ -19,6 +19,8 @@ class VICReg(Several):
     encoder: as Several has it. Bardes et al., ICLR 2022.
     """
 
+    apart = True
+
     def __init__(
         self,
         encoders: Mapping[str, Encoder],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ from mmssl.types import Batch, Encoder, Objective
 class Several(Objective):
     """A task about several views of a sample in one modality, whichever its encoder reads.
 
-    encoder: the key of that encoder, where the run has several; by default the only one.
+    encoder: the key of that encoder, where the run has several; by default the only one. apart: whether views pass
+    through it one by one, as pooled_views has it; a method's class says what its paper does.
     """
+
+    apart: ClassVar[bool] = False
 
     def __init__(self, encoders: Mapping[str, Encoder], *, encoder: str | None = None) -> None:
         super().__init__(encoders)
@@ -31,7 +35,7 @@ class Several(Objective):
 
     def pooled(self, encoders: Mapping[str, Encoder], batch: Batch) -> list[Tensor]:
         """Returns the encoder's pooled features (B, D) of every view."""
-        return pooled_views(encoders[self.key], self.views(batch), len(self.present(batch)))
+        return pooled_views(encoders[self.key], self.views(batch), len(self.present(batch)), apart=self.apart)
 
     def views(self, batch: Batch, least: int = 2) -> list[Tensor]:
         """Returns the views; UserError for fewer than the task compares."""
@@ -45,14 +49,17 @@ class Several(Objective):
         return batch.present(self.key)
 
 
-def pooled_views(encoder: Encoder, views: Sequence[Tensor], samples: int) -> list[Tensor]:
+def pooled_views(encoder: Encoder, views: Sequence[Tensor], samples: int, *, apart: bool = False) -> list[Tensor]:
     """Returns pooled features (B, D) of every view; those of one size pass through the encoder at once.
 
-    As a result BatchNorm sees views of one size together.
+    As a result BatchNorm sees views of one size together; apart: each by itself.
     """
     found: list[Tensor] = []
-    for _, group in groupby(views, key=lambda view: view.shape[1:]):
-        same = list(group)
+    for same in [[view] for view in views] if apart else _alike(views):
         x = together(*same, samples=samples) if encoder.modality == "points" else torch.cat(same)
         found += encoder(x).pooled.split(samples)
     return found
+
+
+def _alike(views: Sequence[Tensor]) -> list[list[Tensor]]:
+    return [list(group) for _, group in groupby(views, key=lambda view: view.shape[1:])]

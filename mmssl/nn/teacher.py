@@ -17,18 +17,21 @@ from mmssl.types import Encoder
 class Teacher(nn.Module):
     """Copies of an encoder and its head that never see a gradient, and follow by a moving average.
 
-    It stays in training mode with the network: its BatchNorm looks at the batch. Tarvainen & Valpola, NeurIPS 2017.
+    It stays in training mode with the network: its BatchNorm looks at the batch. apart: as pooled_views has it.
+    Tarvainen & Valpola, NeurIPS 2017.
     """
 
-    def __init__(self, encoder: Encoder, head: Projection) -> None:
+    def __init__(self, encoder: Encoder, head: Projection, *, apart: bool = False) -> None:
         super().__init__()
         self.encoder, self.head = copy.deepcopy(encoder), copy.deepcopy(head)
+        self.apart = apart
         self.requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, views: Sequence[Tensor], samples: int) -> list[Tensor]:
         """Returns the projection (B, out) of every view, not normalised."""
-        return [self.head.project(pooled) for pooled in pooled_views(self.encoder, views, samples)]
+        seen = pooled_views(self.encoder, views, samples, apart=self.apart)
+        return [self.head.project(pooled) for pooled in seen]
 
     def follow(self, encoder: Encoder, head: Projection, *, decay: float) -> None:
         """Moves towards the network by 1 - decay."""

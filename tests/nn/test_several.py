@@ -22,6 +22,19 @@ def test_views_of_one_size_pass_at_once_and_come_back_in_order() -> None:
         torch.testing.assert_close(pooled, encoder(view).pooled)
 
 
+def test_views_apart_meet_in_no_batch_norm() -> None:
+    encoder = create_encoder("convnet", image_size=16, widths=[8], depths=[1], stem_stride=1).train()
+    views = [torch.rand(3, 3, 16, 16), torch.rand(3, 3, 16, 16) / 2]
+    alone = [encoder(view).pooled for view in views]
+    for made, expected in zip(pooled_views(encoder, views, 3, apart=True), alone, strict=True):
+        torch.testing.assert_close(made, expected)
+    assert not torch.allclose(pooled_views(encoder, views, 3)[0], alone[0], atol=1e-2)
+    head = Projection(8, out=4)
+    taught = Teacher(encoder, head, apart=True)(views, 3)
+    for made, expected in zip(taught, alone, strict=True):
+        torch.testing.assert_close(made, head.project(expected))
+
+
 def test_clouds_are_packed() -> None:
     torch.manual_seed(0)
     encoder = create_encoder("pointnet", widths=[8, 16]).eval()
