@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import container as media
+from mmssl.modalities import wav
 
 EXTENSIONS = ("wav", "flac", "ogg", "mp3", "m4a")
 NO_SOUND = "no sound track"
@@ -23,6 +25,9 @@ NO_SOUND = "no sound track"
 RUN_IN = 0.5
 # Below this it is quicker to decode from the start than to seek.
 SEEK_FROM = 10.0
+# torchaudio's filter grows with the samples after which two rates fall together again: 441 from 44.1 to 16 kHz, but as
+# many as the rate itself for an odd one, which FFmpeg then resamples.
+LONGEST_PERIOD = 1000
 # A jump of the time stamps larger than this is a gap, or an overlap, not rounding.
 JUMP = 0.05
 
@@ -39,6 +44,9 @@ class Audio(media.MediaFile):
     @cached_property
     def duration(self) -> float:
         """When the last sound ends, in seconds on the clock that a video's pictures use."""
+        plain = wav.read(self.data)
+        if plain is not None:
+            return len(plain[0]) / plain[1]
         return media.end_of(self.data, "audio", NO_SOUND)
 
     def read(self, *, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
@@ -46,6 +54,9 @@ class Audio(media.MediaFile):
 
         Without `seconds`, reads to the end of the track.
         """
+        plain = wav.read(self.data)
+        if plain is not None and plain[1] // math.gcd(plain[1], sample_rate) <= LONGEST_PERIOD:
+            return _window(*plain, sample_rate=sample_rate, start=start, seconds=seconds)
         runs = _runs(self.data, sample_rate, start, seconds)
         return _assembled(runs, sample_rate, start, seconds)
 
@@ -63,12 +74,7 @@ class Waveform:
 
     def read(self, *, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
         """Returns float32 (samples,) from `start`, at the rate, padded with silence."""
-        samples = self.samples
-        if sample_rate != self.sample_rate:
-            from torchaudio.functional import resample
-
-            samples = resample(samples, self.sample_rate, sample_rate)
-        return _assembled([(0.0, [samples.numpy()])], sample_rate, start, seconds)
+        return _window(self.samples.numpy(), self.sample_rate, sample_rate=sample_rate, start=start, seconds=seconds)
 
 
 Run = tuple[float, list[np.ndarray]]  # when it starts, and its samples in pieces
@@ -148,6 +154,19 @@ class _Resampler:
 
     def rest(self) -> list[np.ndarray]:
         return self(None)
+
+
+def _window(samples: np.ndarray, own: int, *, sample_rate: int, start: float, seconds: float | None) -> Tensor:
+    """Cuts what is heard out of samples (t,) or (t, channels) at a rate of their own, and only that is resampled."""
+    whole = own // math.gcd(own, sample_rate)  # a cut begins where samples of both rates fall together
+    first = max(0, int((start - RUN_IN) * own) // whole * whole)
+    last = None if seconds is None else max(0, math.ceil((start + seconds + RUN_IN) * own))
+    heard = torch.from_numpy(wav.as_float(samples[first:last]))
+    if own != sample_rate and len(heard):
+        from torchaudio.functional import resample
+
+        heard = resample(heard, own, sample_rate)
+    return _assembled([(first / own, [heard.numpy()])], sample_rate, start, seconds)
 
 
 def _assembled(runs: list[Run], rate: int, start: float, seconds: float | None) -> Tensor:

@@ -48,12 +48,37 @@ def test_sounds_read_back_in_time(format, rate):
 
 def test_a_window_is_the_same_part_of_the_whole():
     wave = np.random.default_rng(0).normal(0, 0.2, 30 * RATE).astype(np.float32)
-    for format in ("flac", "mp3"):
+    for format, rate in (("flac", RATE), ("mp3", RATE), ("wav", RATE), ("wav", 11_025)):
         sound = audio.Audio(audio.encode(wave, sample_rate=RATE, format=format))
-        whole = sound.read(sample_rate=RATE)
+        whole = sound.read(sample_rate=rate)
         for start in (0.0, 3.3, 17.77, 28.9):  # the later ones are found by seeking
-            part = sound.read(sample_rate=RATE, start=start, seconds=1.0)
-            assert torch.allclose(part, whole[round(start * RATE) :][:RATE], atol=1e-3), (format, start)
+            part = sound.read(sample_rate=rate, start=start, seconds=1.0)
+            assert torch.allclose(part, whole[round(start * rate) :][:rate], atol=1e-3), (format, start)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("rate", [RATE, 8000, 15_991])
+def test_plain_wav_is_what_ffmpeg_reads(kind, rate, tmp_path, monkeypatch):
+    """Of every type, mono and stereo, from bytes and from a file; at an odd rate FFmpeg resamples both."""
+    from scipy.io import wavfile
+
+    wave = np.stack([clicks(), 0.5 * clicks(at=(1.0, 2.0))], axis=1)
+    if kind == "uint8":
+        wave = np.round(wave * 127 + 128)
+    elif kind.startswith("int"):
+        wave = np.round(wave * np.iinfo(kind).max)
+    for name, samples in (("stereo", wave), ("mono", wave[:, 0])):
+        path = tmp_path / f"{name}.wav"
+        wavfile.write(path, RATE, samples.astype(kind))
+        options = {"sample_rate": rate, "start": 0.3, "seconds": 2.0}
+        found = [audio.Audio(data).read(**options) for data in (path, path.read_bytes())]
+        with monkeypatch.context() as without:
+            without.setattr(audio.wav, "read", lambda data: None)
+            expected = audio.Audio(path).read(**options)
+            assert audio.Audio(path).duration == pytest.approx(3.0)
+        assert audio.Audio(path).duration == 3.0
+        assert torch.equal(*found)
+        assert torch.allclose(found[0], expected, atol=1e-6 if rate == RATE else 0.02)
 
 
 def test_silence_around_the_sound():
