@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmssl import dist
+from mmssl.errors import UserError
 from mmssl.nn.bank import Rows
 from mmssl.nn.queue import Queue
 from mmssl.types import Batch, Encoder, Loss, Objective
@@ -28,6 +29,7 @@ class MultiTask(nn.Module):
             for place, head in objective.spaces().items():
                 key, _, part = place.partition("/")
                 encoders[key].spaces[f"{task}_{part}" if part else task] = head
+        self._check_names()
 
     @property
     def named_encoders(self) -> dict[str, Encoder]:
@@ -39,6 +41,18 @@ class MultiTask(nn.Module):
         """What is judged and saved for use: the encoders, and the objectives' own."""
         own = (objective.extra_encoders() for objective in self.named_objectives.values())
         return self.named_encoders | dict(ChainMap(*own))
+
+    def _check_names(self) -> None:
+        """Raises UserError where two of what `finished` names would have one name, and one of them be lost."""
+        owners = dict.fromkeys(self.encoders, "the run's encoders")
+        for task, objective in self.named_objectives.items():
+            for key in objective.extra_encoders():
+                if key in owners:
+                    raise UserError(
+                        f"task {task!r} gives an encoder {key!r}, but there is one of that name among {owners[key]}; "
+                        "rename the run's encoder, or train the two tasks in runs of their own"
+                    )
+                owners[key] = f"those of task {task!r}"
 
     @property
     def named_objectives(self) -> dict[str, Objective]:

@@ -277,3 +277,10 @@ def test_a_teacher_is_judged_and_saved_beside_the_network(color_shards: Path, tm
     assert not torch.equal(*weights)
     before = read_scores(run)["knn/k5"]
     assert evaluate(run)["knn/k5"] == before  # loads the objective too, with a teacher of its own
+
+    made["tasks"]["again"] = {**made["tasks"]["dino"], "method": {**made["tasks"]["dino"]["method"], "name": "dino"}}
+    with pytest.raises(
+        UserError,
+        match="task 'again' gives an encoder 'image_teacher', but there is one of that name among those of task 'dino'",
+    ):
+        train(made, out=tmp_path / "two", progress=False)
