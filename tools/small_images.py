@@ -3,7 +3,8 @@
     python tools/small_images.py [--only simclr_cifar10 byol_cifar10 ...] [--out runs/small] [--jobs 2] [OVERRIDES]
 
 Needs data/cifar10. Runs that are finished are not made again, interrupted ones go on. OVERRIDES are for all of them,
-such as train.samples=20_000. The table is written to OUT/table.md as it grows, best first.
+such as train.samples=20_000. The table is written to OUT/table.md as it grows, best first. Beside each method stand the
+random weights of its own network, which one run for each network measures.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from mmssl import names
@@ -28,12 +29,27 @@ FIRST, SECOND = "dvae_cifar10", "beit_cifar10"  # the second is trained on what 
 FIGURES = {"5-NN": "knn/k5", "20-NN": "knn/k20", "linear": "linear/top1"}
 
 
+KNOWN = [name.removeprefix("image/") for name in names.list_names("configs") if name.endswith("_cifar10")]
+
+
+@cache
+def judged(recipe: str) -> tuple[str, str]:
+    """Returns the key of the encoder that a recipe judges, and its network."""
+    made = load(f"image/{recipe}")
+    key = made.evals["knn"].get("encoder", "image")
+    return key, repr(made.encoders[key.removesuffix("_teacher")])
+
+
+def measures_random(recipe: str) -> bool:
+    """Whether a recipe is the first with its network, whose run measures the baselines too."""
+    return recipe == next(name for name in KNOWN if judged(name)[1] == judged(recipe)[1])
+
+
 def main() -> int:
     """Trains what is not finished yet; returns how many recipes failed."""
-    known = [name.removeprefix("image/") for name in names.list_names("configs") if name.endswith("_cifar10")]
     command = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     command.add_argument("overrides", nargs="*", metavar="key=value")
-    command.add_argument("--only", nargs="+", choices=known, default=known, metavar="RECIPE")
+    command.add_argument("--only", nargs="+", choices=KNOWN, default=KNOWN, metavar="RECIPE")
     command.add_argument("--out", type=Path, default=Path("runs/small"))
     command.add_argument("--jobs", type=int, default=2, help="runs at a time")
     options = command.parse_args()
@@ -51,8 +67,7 @@ def train(recipe: str, *, out: Path, jobs: int, overrides: list[str]) -> bool:
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    judged = load(f"image/{recipe}").evals["knn"].get("encoder", "image")
-    sets = f"{SETS}, encoder: {judged}, baselines: {str(recipe == 'simclr_cifar10').lower()}"
+    sets = f"{SETS}, encoder: {judged(recipe)[0]}, baselines: {str(measures_random(recipe)).lower()}"
     changes = [
         f"train.threads={threads}",
         f"evals.knn={{{sets}, k: [5, 20, 200]}}",
@@ -70,21 +85,27 @@ def train(recipe: str, *, out: Path, jobs: int, overrides: list[str]) -> bool:
 
 def table(out: Path) -> str:
     """Lays out the figures of all finished runs as Markdown, with the baselines among them."""
-    rows: dict[str, dict[str, Score]] = {}
-    for results in sorted(out.glob("*/results.json")):
-        scores = read_scores(results.parent)
-        budget = f"{json.loads(results.read_text())['samples']:,} samples"
-        titles = {"": f"{results.parent.name}, {budget}", "raw/": "raw pixels", "random_weights/": "random weights"}
-        for prefix, title in titles.items():
-            found = {key: scores.get(figure.replace("/", f"/{prefix}")) for key, figure in FIGURES.items()}
-            if all(found.values()):
-                rows[title] = {key: score for key, score in found.items() if score}
-    ordered = sorted(rows.items(), key=lambda row: -row[1]["20-NN"].value)
-    lines = [f"| | {' | '.join(FIGURES)} |", "|---" * (1 + len(FIGURES)) + "|"]
+    runs = {results.parent.name: read_scores(results.parent) for results in sorted(out.glob("*/results.json"))}
+    runs = {name: scores for name, scores in runs.items() if all(figure in scores for figure in FIGURES.values())}
+    random = {judged(name)[1]: scores for name, scores in runs.items() if baseline("random_weights", "20-NN") in scores}
+    rows: dict[str, list[Score | None]] = {}
+    for name, scores in runs.items():
+        budget = json.loads((out / name / "results.json").read_text())["samples"]
+        own = random.get(judged(name)[1], {}).get(baseline("random_weights", "20-NN"))
+        rows[f"{name}, {budget:,} samples"] = [*(scores[figure] for figure in FIGURES.values()), own]
+        if baseline("raw", "20-NN") in scores:
+            rows["raw pixels"] = [*(scores[baseline("raw", title)] for title in FIGURES), None]
+    ordered = sorted(rows.items(), key=lambda row: -float(row[1][1] or 0))
+    lines = [f"| | {' | '.join(FIGURES)} | 20-NN, random weights |", "|---" * (2 + len(FIGURES)) + "|"]
     for title, row in ordered:
-        cells = [f"{score.value:.3f} ({score.low:.3f} - {score.high:.3f})" for score in row.values()]
+        cells = [f"{score.value:.3f} ({score.low:.3f} - {score.high:.3f})" if score else "" for score in row]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def baseline(kind: str, title: str) -> str:
+    """Returns the name of a baseline's figure."""
+    return FIGURES[title].replace("/", f"/{kind}/")
 
 
 if __name__ == "__main__":
