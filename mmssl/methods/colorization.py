@@ -90,7 +90,7 @@ class Colorization(Objective):
         self.target, self.find, self.uniform, self.learn_from = target, bins is not None, uniform, learn_from
         self.bins = Bins(torch.zeros(bins, 2) if bins else ab_grid(), neighbors=neighbors, sigma=sigma)
         out = len(self.bins.centers) if target == "bins" else 2
-        self.decoder = Decoder(encoders["image"].dim, out=out, widths=widths)
+        self.decoder = Decoder(encoders["image"].dim, out=out, widths=widths, kernel=1)
 
     def learn(self, batches: Iterator[Batch]) -> None:
         """Finds the bins, where their number is given, and how common each is; the same on every process."""
@@ -106,10 +106,13 @@ class Colorization(Objective):
         features = encoders["image"](shown)
         drawn = self.decoder(features, colors.shape[2:])
         if self.target == "bins":
-            losses, said = soft_nll(drawn, *self.bins.target(colors)), drawn.argmax(dim=1)
+            bins, shares, weights = self.bins.target(colors)
+            losses = soft_nll(drawn, bins, shares, weights)
+            hits = drawn.argmax(dim=1) == bins[:, 0]
         else:
-            losses, said = pixel_error(drawn, colors / REACH), self.bins.numbers(drawn * REACH)
-        right = self.bins.right(said, colors).where(present, torch.nan)
+            losses = pixel_error(drawn, colors / REACH)
+            hits = self.bins.numbers(drawn * REACH) == self.bins.numbers(colors)
+        right = hits.float().mean((1, 2)).where(present, torch.nan)
         return Loss(
             dist.mean(losses, present),
             {"accuracy": right.nanmean()},

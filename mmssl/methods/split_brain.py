@@ -97,7 +97,9 @@ class SplitBrain(Objective):
         self.colors = Bins(torch.zeros(bins, 2) if bins else ab_grid(), neighbors=neighbors, sigma=sigma)
         self.lightness = Bins(middles, neighbors=1)
         outs = {"image": len(self.colors.centers), "image_ab": lightness_bins}
-        self.decoders = nn.ModuleDict({key: Decoder(encoders[key].dim, out=outs[key], widths=widths) for key in HALVES})
+        self.decoders = nn.ModuleDict(
+            {key: Decoder(encoders[key].dim, out=outs[key], widths=widths, kernel=1) for key in HALVES}
+        )
 
     def learn(self, batches: Iterator[Batch]) -> None:
         """Finds the bins of colour where their number is given; the same on every process."""
@@ -113,8 +115,10 @@ class SplitBrain(Objective):
         for key, asked in HALVES.items():
             features, truth = encoders[key](batch.views[key][0]), batch.extra[asked]
             logits = self.decoders[key](features, truth.shape[2:])
-            totals.append(dist.mean(soft_nll(logits, *bins[asked].target(truth)), present))
-            rights[asked] = bins[asked].right(logits.argmax(dim=1), truth).where(present, torch.nan)
+            classes, shares, weights = bins[asked].target(truth)
+            totals.append(dist.mean(soft_nll(logits, classes, shares, weights), present))
+            hits = logits.argmax(dim=1) == classes[:, 0]
+            rights[asked] = hits.float().mean((1, 2)).where(present, torch.nan)
             embeddings[key] = features.pooled.detach()
         logs = {f"{asked}_accuracy": right.nanmean() for asked, right in rights.items()}
         correct: Tensor = torch.stack(list(rights.values())).mean(dim=0)

@@ -71,10 +71,6 @@ class Bins(nn.Module):
         """Returns the nearest bin at every place of values (B, C, H, W): (B, H, W)."""
         return self.nearest(_rows(values)).unflatten(0, (len(values), *values.shape[2:]))
 
-    def right(self, said: Tensor, values: Tensor) -> Tensor:
-        """Returns at what share of places (B,) the bins that were said (B, H, W) are those of values (B, C, H, W)."""
-        return (said == self.numbers(values)).float().mean((1, 2))
-
     def annealed_mean(self, logits: Tensor, *, temperature: float = 0.38) -> Tensor:
         """Decodes logits (B, K, H, W): the mean of the centres by their probabilities, sharpened: (B, C, H, W)."""
         return torch.einsum("bkhw,kc->bchw", (logits.float() / temperature).softmax(dim=1), self.centers)

@@ -18,7 +18,7 @@ class Decoder(nn.Module):
     widths: channels of its stages; each doubles the sides and convolves (Odena et al., Distill 2016, has why that
     leaves no checkerboard), and what is then missing to the wanted size is interpolated. start: the side of the first
     map, which is made of a vector (B, dim); None starts from the tokens on their grid. at_first: about what is drawn
-    before anything is learnt.
+    before anything is learnt. kernel: side of the last convolution; 1 for classes, as Zhang et al., ECCV 2016, have it.
     """
 
     def __init__(
@@ -29,6 +29,7 @@ class Decoder(nn.Module):
         widths: Sequence[int] = (256, 128, 64),
         start: int | None = None,
         at_first: float = 0.0,
+        kernel: int = 3,
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1 or (start is not None and start < 1):
@@ -39,7 +40,7 @@ class Decoder(nn.Module):
         for inputs, outputs in zip((widths[0], *widths), widths, strict=False):
             stages += [nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)]
             stages += [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-        last = nn.Conv2d(widths[-1], out, 3, padding=1)
+        last = nn.Conv2d(widths[-1], out, kernel, padding=kernel // 2)
         nn.init.normal_(last.weight, std=0.01)
         nn.init.constant_(last.bias, at_first)  # type: ignore[arg-type]
         self.stages = nn.Sequential(*stages, last)

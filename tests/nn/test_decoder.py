@@ -18,6 +18,7 @@ def test_every_stage_doubles_the_grid_and_the_rest_is_interpolated() -> None:
     assert drawn.shape == (2, 4, 8, 12) and drawn.dtype == torch.float32
     assert decoder(features, (20, 30)).shape == (2, 4, 20, 30)
     assert [m.out_channels for m in decoder.modules() if isinstance(m, torch.nn.Conv2d)] == [8, 5, 4]
+    assert Decoder(6, out=4, widths=(8, 5), kernel=1).eval()(features, (8, 12)).shape == drawn.shape
 
 
 def test_cells_are_drawn_where_they_lie() -> None:
