@@ -93,8 +93,9 @@ def table(out: Path) -> str:
         budget = json.loads((out / name / "results.json").read_text())["samples"]
         own = random.get(judged(name)[1], {}).get(baseline("random_weights", "20-NN"))
         rows[f"{name}, {budget:,} samples"] = [*(scores[figure] for figure in FIGURES.values()), own]
-        if baseline("raw", "20-NN") in scores:
-            rows["raw pixels"] = [*(scores[baseline("raw", title)] for title in FIGURES), None]
+        raw = [scores.get(baseline("raw", title)) for title in FIGURES]
+        if all(raw):
+            rows["raw pixels"] = [*raw, None]
     ordered = sorted(rows.items(), key=lambda row: -float(row[1][1] or 0))
     lines = [f"| | {' | '.join(FIGURES)} | 20-NN, random weights |", "|---" * (2 + len(FIGURES)) + "|"]
     for title, row in ordered:
