@@ -15,7 +15,8 @@ def read(data: bytes | Path) -> tuple[np.ndarray, int] | None:
     from scipy.io import wavfile
 
     with warnings.catch_warnings():
-        warnings.simplefilter("error", wavfile.WavFileWarning)  # a chunk that ends early, or that nobody knows
+        warnings.simplefilter("error", wavfile.WavFileWarning)  # the file ends early
+        warnings.filterwarnings("ignore", "Chunk", wavfile.WavFileWarning)  # notes of some program's, beside the sound
         try:
             source = data if isinstance(data, Path) else io.BytesIO(data)
             rate, samples = wavfile.read(source, mmap=isinstance(data, Path))

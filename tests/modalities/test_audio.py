@@ -81,6 +81,17 @@ def test_plain_wav_is_what_ffmpeg_reads(kind, rate, tmp_path, monkeypatch):
         assert torch.allclose(found[0], expected, atol=1e-6 if rate == RATE else 0.02)
 
 
+def test_wav_with_notes_of_some_program_is_plain_and_a_truncated_one_is_not():
+    data = audio.encode(clicks(), sample_rate=RATE)
+    place = data.index(b"data")
+    noted = data[:place] + b"cue " + (4).to_bytes(4, "little") + bytes(4) + data[place:]
+    samples, rate = audio.wav.read(noted)
+    assert len(samples) == 3 * RATE and rate == RATE
+    assert audio.wav.read(data[:-1000]) is None
+    half = audio.Audio(data[: len(data) // 2])
+    assert 1.4 < half.duration < 1.6 and len(half.read(sample_rate=RATE)) == round(half.duration * RATE)
+
+
 def test_silence_around_the_sound():
     sound = audio.Audio(audio.encode(np.full(RATE, 0.5), sample_rate=RATE))
     early = sound.read(sample_rate=RATE, start=-1.0, seconds=3.0)
