@@ -4,7 +4,7 @@
 
 Needs data/cifar10. Runs that are finished are not made again, interrupted ones go on. OVERRIDES are for all of them,
 such as train.samples=20_000. The table is written to OUT/table.md as it grows, best first. Beside each method stand the
-random weights of its own network, which one run for each network measures.
+random weights of its own network, once the first recipe by name with that network is trained.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from mmssl.recipe import load
 from mmssl.types import Score
 
 SETS = "train: {shards: data/cifar10/train}, data: {shards: data/cifar10/test}"
+KNOWN = [name.removeprefix("image/") for name in names.list_names("configs") if name.endswith("_cifar10")]
 FIRST, SECOND = "dvae_cifar10", "beit_cifar10"  # the second is trained on what the first has learnt
 FIGURES = {"5-NN": "knn/k5", "20-NN": "knn/k20", "linear": "linear/top1"}
-
-
-KNOWN = [name.removeprefix("image/") for name in names.list_names("configs") if name.endswith("_cifar10")]
 
 
 @cache

@@ -27,10 +27,9 @@ def read(data: bytes | Path) -> tuple[np.ndarray, int] | None:
 
 def as_float(samples: np.ndarray) -> np.ndarray:
     """Makes samples (t,) or (t, channels) mono float32 (t,), whole numbers in [-1, 1)."""
-    if samples.dtype == np.uint8:
-        samples = samples.astype(np.int16) - 128
-        scale = 2**7
-    else:
-        scale = -int(np.iinfo(samples.dtype).min) if samples.dtype.kind == "i" else 1
-    flat = samples.astype(np.float32) / scale
+    flat = samples.astype(np.float32)
+    if samples.dtype == np.uint8:  # silence is 128
+        flat -= 128
+    if samples.dtype.kind in "iu":
+        flat /= 2.0 ** (8 * samples.itemsize - 1)
     return flat.mean(axis=1) if flat.ndim == 2 else flat
