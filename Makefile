@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench clean-demo
+.PHONY: demo test lint bench dependencies clean-demo
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,11 @@ bench: $(READY)
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python tools/bench/clip_loss.py
 	$(BIN)/python tools/bench/sparse_unet.py --octree
+
+# what an installation of today would take under each Python, and what of it is newer than what is tested here
+dependencies: $(READY)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python tools/dependencies.py
 
 clean-demo:
 	rm -rf data/bounce runs/demo

@@ -51,7 +51,7 @@ def two_processes() -> Callable[..., str]:
     def run(*command: str | Path) -> str:
         line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
         said = os.environ | {"PYTHONFAULTHANDLER": "1"}  # a process that dies says where
-        done = subprocess.run(line, capture_output=True, text=True, timeout=240, env=said)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=600, env=said)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

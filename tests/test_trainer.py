@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,20 +108,31 @@ def test_a_run_stopped_between_checkpoints_continues_bit_by_bit(
     assert trained == sorted(set(trained))
 
 
+KILLED_AT_STEP_30 = """
+import os, signal, sys
+from mmssl import checkpoint
+from mmssl.cli import main
+
+real = checkpoint.save_state
+def save_and_die(folder, step, *rest, **options):
+    real(folder, step, *rest, **options)
+    if step == 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.save_state = save_and_die
+main(sys.argv[1:])
+"""
+
+
 def test_sigkill_and_the_same_command_with_resume(color_recipe: dict[str, Any], tmp_path: Path) -> None:
-    recipe = with_train(color_recipe, samples=1600, save_every=16)
+    recipe = with_train(color_recipe, samples=1600, save_every=160)
     file, run = tmp_path / "r.yaml", tmp_path / "run"
     file.write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "mmssl", "train", str(file), "--out", str(run), "--quiet", "--resume"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not steps(run / "checkpoints") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    reached = int(steps(run / "checkpoints")[0].name[5:])
-    assert reached < 100
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    words = ["train", str(file), "--out", str(run), "--quiet", "--resume"]
+    died = subprocess.run([sys.executable, "-c", KILLED_AT_STEP_30, *words], capture_output=True, timeout=600)
+    assert died.returncode == -signal.SIGKILL
+    assert [path.name for path in steps(run / "checkpoints")] == ["step_30", "step_20"]
+    done = subprocess.run([sys.executable, "-m", "mmssl", *words], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert steps(run / "checkpoints")[0].name == "step_100"
     assert [line["step"] for line in figures(run) if "loss" in line] == list(range(4, 101, 4))

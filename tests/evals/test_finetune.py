@@ -126,7 +126,7 @@ def test_wrong_choices(shards: dict[str, dict[str, Any]]) -> None:
 
 def test_two_processes_judge_as_one(shards: dict[str, dict[str, Any]], two_processes: Callable[..., str]) -> None:
     script = [str(Path(__file__).with_name("two_judges.py")), json.dumps(shards)]
-    alone = subprocess.run([sys.executable, *script], capture_output=True, text=True, timeout=240, check=True).stdout
+    alone = subprocess.run([sys.executable, *script], capture_output=True, text=True, timeout=600, check=True).stdout
     found = [json.loads(said.splitlines()[-1]) for said in (alone, two_processes(*script))]
     assert found[0]["linear/top1"] == pytest.approx(found[1]["linear/top1"])
     assert found[1]["finetune/top1"] > 0.6
