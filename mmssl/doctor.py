@@ -8,8 +8,12 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
+
+from packaging.requirements import Requirement
 
 
 @dataclass(slots=True, frozen=True)
@@ -42,6 +46,8 @@ def diagnose() -> Iterator[Finding]:
         yield _import(name, f"pip install {name}", needed=True)
     for name, mend in EXTRAS.items():
         yield _import(name, mend, needed=False)
+    with suppress(metadata.PackageNotFoundError):  # a checkout that is only on the path
+        yield from _outside_bounds(metadata.requires("mmssl") or [])
     for check in (_one_build, _picture, _sound_and_film, _accelerator, _shared_memory):
         yield _guarded(check)
 
@@ -52,6 +58,18 @@ def _import(name: str, mend: str, *, needed: bool) -> Finding:
     except Exception as error:  # a broken library raises what it likes
         return Finding(name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}", mend, needed)
     return Finding(name, True, str(getattr(module, "__version__", "present")), needed=needed)
+
+
+def _outside_bounds(requirements: Sequence[str]) -> Iterator[Finding]:
+    """Names installed packages of a version that mmssl does not support: another major may have changed its calls."""
+    for requirement in map(Requirement, requirements):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        with suppress(metadata.PackageNotFoundError):
+            version = metadata.version(requirement.name)
+            if not requirement.specifier.contains(version, prereleases=True):
+                wanted = f"{requirement.name}{requirement.specifier}"
+                yield Finding(requirement.name, False, f"{version}; mmssl supports {wanted}", f"pip install '{wanted}'")
 
 
 def _guarded(check: Callable[[], Finding]) -> Finding:

@@ -174,6 +174,15 @@ def test_zero_shot_on_a_folder_of_pictures(
     assert done.stdout.split("\t")[0] == picture and len(done.stdout.split("\t")) == 3
 
 
+def test_doctor_names_versions_that_are_not_supported() -> None:
+    from mmssl.doctor import _outside_bounds
+
+    asked = ["numpy>=1.26,<2", "pillow>=1", "scipy<1; extra == 'test'", "scipy<1; python_version < '3'", "no-such<1"]
+    (found,) = _outside_bounds(asked)
+    assert (found.what, found.well, found.needed, found.mend) == ("numpy", False, True, "pip install 'numpy<2,>=1.26'")
+    assert found.found == f"{np.__version__}; mmssl supports numpy<2,>=1.26"
+
+
 def test_doctor_finds_this_installation_well(capsys: pytest.CaptureFixture[str]) -> None:
     from mmssl.doctor import Finding, diagnose, report
 
