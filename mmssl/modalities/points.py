@@ -46,8 +46,10 @@ class Cloud:
             if part.dtype.kind not in "iuf" or part.shape != (len(self.xyz), 3):
                 expected = f"expected numbers ({len(self.xyz)}, 3)"
                 raise DamagedError(f"{name} of a wrong shape", f"{expected}, found {part.dtype} {part.shape}")
-        if not all(np.isfinite(part).all() for part in given.values()):
-            kept = np.all([np.isfinite(part).all(axis=1) for part in given.values()], axis=0)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is no place
+            finite = [np.isfinite(part.astype(np.float32, copy=False)) for part in given.values()]
+        if not all(part.all() for part in finite):
+            kept = np.concatenate(finite, axis=1).all(axis=1)
             self.dropped += len(kept) - int(kept.sum())
             given = {name: part[kept] for name, part in given.items()}
         if not len(given["coordinates"]):

@@ -147,12 +147,13 @@ def mean(cloud: Cloud) -> np.ndarray:
 def nearby(*clouds: Cloud) -> list[Cloud]:
     """Moves clouds in one frame, all by the same, to where float32 holds them to a millimetre.
 
-    Along the axes where one of them is FAR from the origin the mean of the first becomes 0; the others stay.
+    Along the axes where one of them is FAR from the origin the median of the first becomes 0; the others stay.
     """
     if all(cloud.xyz.dtype == np.float32 for cloud in clouds):
         return list(clouds)
     far = np.any([np.abs(cloud.xyz).max(axis=0) >= FAR for cloud in clouds], axis=0)
-    return [replace(cloud, xyz=cloud.xyz - np.where(far, mean(clouds[0]), 0)) for cloud in clouds]
+    shift = np.where(far, np.median(clouds[0].xyz, axis=0), 0)  # a mean would follow a few points in the wild
+    return [replace(cloud, xyz=cloud.xyz - shift) for cloud in clouds]
 
 
 def mirror(cloud: Cloud, *, axis: int) -> Cloud:

@@ -275,6 +275,7 @@ def test_points_where_nothing_came_back_are_dropped_and_counted():
         assert np.array_equal(read.color, color[kept]), way
         assert np.array_equal(read.normal, normal[kept]), way
     assert cloud().dropped == 0
+    assert Cloud(np.array([[1e300, 0, 0], [1, 2, 3]])).xyz.tolist() == [[1, 2, 3]], "what float32 cannot hold"
     lost = cloud().normal
     lost[3, 1] = np.nan
     assert len(Cloud(cloud().xyz, normal=lost)) == 49, "a normal that is not finite would make a network's loss so"

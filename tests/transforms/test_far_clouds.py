@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from mmssl.data.loader import Loader
+from mmssl.data.shards import Source
 from mmssl.methods.depthcontrast import TwoCrops
 from mmssl.modalities.points import Cloud
 from mmssl.transforms import points
@@ -51,14 +57,17 @@ def test_centring(origin: np.ndarray) -> None:
 
 
 def test_what_an_encoder_is_shown() -> None:
-    """Along the axes that are far the mean becomes 0; height stays as it was measured."""
+    """Along the axes that are far the median becomes 0; height stays as it was measured."""
     shown = PointsPreprocess(None)(far(local())).numpy()
     world = local() + UTM
-    expected = world - [*world.mean(axis=0)[:2], 0]
+    expected = world - [*np.median(world, axis=0)[:2], 0]
     assert shown.dtype == np.float32
     assert np.abs(shown - expected).max() < MM / 10
     near = PointsPreprocess(None)(local())
     assert torch.equal(near, torch.from_numpy(local().astype(np.float32))), "near clouds stay where they are"
+    wild = local()
+    wild[0] = 1e37
+    assert np.ptp(PointsPreprocess(None)(wild)[1:].numpy() - local()[1:], axis=0).max() < MM, "one wild point"
     places = UTM, UTM + np.array([3, 0, 0]), UTM * (1, 0, 0)
     moved = points.nearby(*(Cloud(local() + place) for place in places))
     shift = [cloud.xyz - (local() + place) for cloud, place in zip(moved, places, strict=True)]
@@ -177,3 +186,19 @@ def test_dropped_points_are_noted() -> None:
     CloudPair({"points": prepare}, voxel=0.01, overlap=0.1, poses=None)({"points": xyz, "points_b": local()})
     assert prepare.take_notes() == {"points that are not finite": 7}
     assert PointsPreprocess(**prepare.config()) == prepare
+
+
+def test_a_run_reports_dropped_points(tmp_path: Path) -> None:
+    xyz = local(20)
+    xyz[:3, 2] = np.nan
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for number in range(4):
+            stream = io.BytesIO()
+            np.save(stream, xyz)
+            info = tarfile.TarInfo(f"{number}.npy")
+            info.size = len(stream.getvalue())
+            tar.addfile(info, io.BytesIO(stream.getvalue()))
+    view = Single({"points": PointsPreprocess(None)})
+    loader = Loader(Source(shards=str(tmp_path / "0.tar")), view, batch=2, epoch_samples=4, workers=0)
+    assert sum(len(batch.views["points"][0]) for batch in loader.epoch(0)) == 4 * 17
+    assert loader.report() == {"drawn": 4, "damaged": {}, "notes": {"points that are not finite": 12}}
