@@ -47,7 +47,7 @@ def _classes(mask: Any) -> np.ndarray:
         if len(mask) != 1:
             raise DamagedError("masks that are not one array", ", ".join(mask))
         (mask,) = mask.values()
-    found = image.values(mask) if isinstance(mask, Image.Image) else np.asarray(mask)
+    found = image.values(mask)[None] if isinstance(mask, Image.Image) else np.asarray(mask)
     found = found[None] if found.ndim == 2 else found
     if found.ndim != 3 or found.dtype.kind not in "bui" or 0 in found.shape:
         raise DamagedError("masks that are not (H, W) or (T, H, W) whole numbers", f"{found.dtype} {found.shape}")
