@@ -49,7 +49,7 @@ class Cloud:
         with np.errstate(over="ignore"):  # what float32 cannot hold is no place
             finite = [np.isfinite(part.astype(np.float32, copy=False)) for part in given.values()]
         if not all(part.all() for part in finite):
-            kept: np.ndarray = np.concatenate(finite, axis=1).all(axis=1)
+            kept = np.all(np.concatenate(finite, axis=1), axis=1)
             self.dropped += len(kept) - int(kept.sum())
             given = {name: part[kept] for name, part in given.items()}
         if not len(given["coordinates"]):
