@@ -227,7 +227,8 @@ class Encoder(nn.Module):
         """Embeds raw inputs without gradients.
 
         inputs: one or a list of paths, bytes, arrays or opened examples (images also as PIL or tensors).
-        Returns (N, D) float32 on the CPU; with `space`, the normalised joint embedding of that task.
+        Returns (N, D) float32 on the CPU; with `space`, the normalised joint embedding of that task. UserError for one
+        that cannot be read, DamagedError for a damaged one; they name its path, or its place in the list.
         """
         items = self.preprocess.items(inputs)
         if not items:
@@ -235,10 +236,19 @@ class Encoder(nn.Module):
         rows = []
         with torch.inference_mode(), evaluating(self):
             for start in range(0, len(items), batch_size):
-                prepared = [self.preprocess(raw) for raw in items[start : start + batch_size]]
+                prepared = [self._prepared(raw, start + i) for i, raw in enumerate(items[start : start + batch_size])]
                 x = self.preprocess.collate(prepared).to(self.device)
                 rows.append(self.embed(x, space=space).float().cpu())
         return torch.cat(rows)
+
+    def _prepared(self, raw: Any, number: int) -> Any:
+        try:
+            return self.preprocess(raw)
+        except UserError as error:
+            path = str(raw) if isinstance(raw, Path) or (isinstance(raw, str) and self.modality != "text") else ""
+            if not path or repr(path) not in str(error):
+                error.args = (f"{repr(path) if path else f'inputs[{number}]'}: {error}",)
+            raise
 
 
 @contextmanager

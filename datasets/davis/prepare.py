@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmssl.data.writer import build_from
 from mmssl.errors import DamagedError, UserError
-from mmssl.modalities import video
+from mmssl.modalities import image, video
 
 VOID = 255
 CRF = 10  # H.264 without a loss that one sees
@@ -101,9 +101,10 @@ class Samples:
         data = read(self.source, [name for pair in pairs for name in pair if name])
         if any(mask is None for _, mask in pairs):
             raise DamagedError("a sequence with frames without masks", pairs[0][0])
-        frames = [Image.open(io.BytesIO(data[frame])).convert("RGB") for frame, _ in pairs]
+        frames = [image.pixels(image.decode(data[frame])) for frame, _ in pairs]
         size = even(*frames[0].size, self.height)
-        masks = numbered([Image.open(io.BytesIO(data[mask])) for _, mask in pairs if mask], frames[0].size, size)
+        numbers = [Image.fromarray(image.values(image.decode(data[mask]))) for _, mask in pairs if mask]
+        masks = numbered(numbers, frames[0].size, size)
         pixels = np.stack([np.asarray(frame.resize(size, Image.Resampling.BOX)) for frame in frames])
         stream = io.BytesIO()
         np.savez_compressed(stream, masks=masks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import random
 import sys
@@ -14,13 +13,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.spatial import cKDTree
 
 from mmssl.data.own_files import read_files
 from mmssl.data.writer import build_from
 from mmssl.errors import DamagedError, UserError
-from mmssl.modalities import points
+from mmssl.modalities import image, points
 from mmssl.transforms.pairs import move, near_pairs, overlap, rigid
 from mmssl.transforms.points import grid_index
 
@@ -179,7 +177,7 @@ def scan(files: Files, name: str, matrix: Array, options: argparse.Namespace) ->
     if f"{name}.pose.txt" not in files:
         raise DamagedError("a frame without a pose", name)
     pose = rigid(numbers(files[f"{name}.pose.txt"]))
-    depth = picture(files[f"{name}.depth.png"])
+    depth = image.values(image.decode(files[f"{name}.depth.png"]))
     if depth.ndim != 2:
         raise DamagedError("depth that is not one channel", name)
     rows, columns = np.mgrid[0 : depth.shape[0] : STRIDE, 0 : depth.shape[1] : STRIDE]
@@ -207,18 +205,9 @@ def normals(xyz: Array, *, radius: float) -> Array:
 def colors(files: Files, name: str, shape: tuple[int, ...]) -> Array:
     """Returns a frame's colours at the depth's resolution (H, W, 3)."""
     for extension in ("jpg", "png"):
-        if f"{name}.color.{extension}" in files:
-            return picture(files[f"{name}.color.{extension}"], size=(shape[1], shape[0]))
+        if (data := files.get(f"{name}.color.{extension}")) is not None:
+            return np.asarray(image.pixels(image.decode(data)).resize((shape[1], shape[0])))
     raise DamagedError("a frame without colour", name)
-
-
-def picture(data: bytes, *, size: tuple[int, int] | None = None) -> Array:
-    """Opens a picture as it is, or in colour at a size (W, H)."""
-    try:
-        opened = Image.open(io.BytesIO(data))
-        return np.asarray(opened.convert("RGB").resize(size) if size else opened)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedError("a damaged picture", str(error)) from None
 
 
 def overlapping(scans: list[Scan], sequence: str, options: argparse.Namespace) -> list[Pair]:

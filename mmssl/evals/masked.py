@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmssl.errors import DamagedError, UserError
-from mmssl.modalities import video
+from mmssl.modalities import image, video
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.video import VideoPreprocess, centre_square, resized
 from mmssl.types import Preprocess
@@ -47,10 +47,7 @@ def _classes(mask: Any) -> np.ndarray:
         if len(mask) != 1:
             raise DamagedError("masks that are not one array", ", ".join(mask))
         (mask,) = mask.values()
-    try:
-        found = np.asarray(mask)
-    except OSError as error:  # Pillow reads the pixels here
-        raise DamagedError("a damaged mask", str(error)) from None
+    found = image.values(mask)[None] if isinstance(mask, Image.Image) else np.asarray(mask)
     found = found[None] if found.ndim == 2 else found
     if found.ndim != 3 or found.dtype.kind not in "bui" or 0 in found.shape:
         raise DamagedError("masks that are not (H, W) or (T, H, W) whole numbers", f"{found.dtype} {found.shape}")

@@ -1,4 +1,14 @@
-"""Pictures: JPEG, PNG and WebP through Pillow, decoded no larger than needed."""
+"""Pictures: JPEG, PNG, WebP, BMP, TIFF and GIF through Pillow, decoded no larger than needed.
+
+Of several pages or frames the first is read. Every picture becomes RGB of 8 bits by one rule, whether it comes from a
+file, a PIL image, an array or a tensor:
+8 bits or fewer   as they are; palettes, CMYK, YCbCr, LAB and HSV as Pillow converts them; what is clear shows white
+16 bits           the high byte, as Pillow itself has it in 16-bit colour: I;16, uint16
+float             from 0 to 1, times 255: F, float16, float32, float64
+wider integers    from 0 to 255, as they are: I, int16, int32, int64, ...
+Values outside these ranges are refused: DamagedError where they come from a file, UserError where a caller made them.
+`values` returns the numbers as they are stored: depth, masks.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +16,7 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +25,14 @@ from PIL import Image
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import read_file
 
-EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
 
 # Only these: Pillow's rarer readers are slow, and some start other programs.
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
+DAMAGE = "mmssl damage"  # where an image's info keeps why its pixels could not be read
+
+T = TypeVar("T")
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,7 +53,7 @@ def decode(data: bytes, extension: str = "") -> Image.Image:
 def load(raw: Any) -> Image.Image:
     """Opens a PIL image, a path, bytes, an array (H, W), (H, W, 1 | 3) or a tensor (1 | 3, H, W).
 
-    Arrays and tensors are uint8, or float in [0, 1].
+    Arrays and tensors are uint8, uint16, float in [0, 1], bool, or wider integers from 0 to 255.
     """
     if isinstance(raw, Image.Image):
         return raw
@@ -50,6 +63,7 @@ def load(raw: Any) -> Image.Image:
         return decode(bytes(raw))
     if isinstance(raw, torch.Tensor):
         raw = raw.detach().cpu()
+        raw = raw.float() if raw.dtype == torch.bfloat16 else raw
         raw = raw.movedim(0, -1).numpy() if raw.ndim == 3 else raw.numpy()
     if not isinstance(raw, np.ndarray):
         raise UserError(f"expected a picture (path, bytes, PIL image, array or tensor), found {type(raw).__name__}")
@@ -61,17 +75,40 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3) or 0 in array.shape:
         raise UserError(f"expected a picture (H, W), (H, W, 3) or a tensor (3, H, W), found shape {array.shape}")
-    if np.issubdtype(array.dtype, np.floating):
-        if not (array.min() >= 0 and array.max() <= 1):
-            raise UserError("expected a float picture in [0, 1]; scale it, or give uint8")
-        array = (array * 255).round().astype(np.uint8)
-    if array.dtype != np.uint8:
-        raise UserError(f"expected a picture of uint8 or float, found {array.dtype}")
-    return Image.fromarray(np.ascontiguousarray(array))
+    if _is_16_bit(array) and array.ndim == 2:  # Pillow holds these as they are, so that `values` finds them again
+        return Image.fromarray(np.ascontiguousarray(array))
+    return Image.fromarray(np.ascontiguousarray(_eight_bits(array)))
+
+
+def _is_16_bit(array: np.ndarray) -> bool:
+    return array.dtype.kind == "u" and array.dtype.itemsize == 2
+
+
+def _eight_bits(array: np.ndarray) -> np.ndarray:
+    """Brings numbers of any type to uint8 by the rule above; UserError for those outside it."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if _is_16_bit(array):
+        return (array >> 8).astype(np.uint8)
+    if array.dtype.kind not in "iuf":
+        raise UserError(f"expected a picture of numbers, found {array.dtype}")
+    top = 1 if array.dtype.kind == "f" else 255
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= top):
+        found = f"{array.dtype} from {low:g} to {high:g}"
+        raise UserError(f"expected a picture of {array.dtype} in [0, {top}], found {found}; scale it, or give uint8")
+    return (array * 255).round().astype(np.uint8) if top == 1 else array.astype(np.uint8)
 
 
 def size(image: Image.Image) -> tuple[int, int]:
-    """Returns (width, height) as the picture is meant to be seen, without decoding it."""
+    """Returns (width, height) as the picture is meant to be seen, without decoding a JPEG or WebP.
+
+    Raises DamagedError where the other formats, whose orientation may stand behind the pixels, are damaged.
+    """
+    if image.format not in ("JPEG", "MPO", "WEBP"):
+        _guarded(lambda: _load(image))
     return image.size[::-1] if _orientation(image) >= 5 else image.size
 
 
@@ -85,12 +122,35 @@ def pixels(image: Image.Image, *, min_size: int | None = None) -> Image.Image:
 
 
 def _pixels(image: Image.Image, min_size: int | None) -> Image.Image:
-    turn = TURNS.get(_orientation(image))
-    if min_size is not None:
-        image = _shrunk(image, min_size)
-    image.load()
-    image = to_rgb(image)
-    return image.transpose(turn) if turn is not None else image
+    seen = image if min_size is None else _shrunk(image, min_size)
+    _load(seen)
+    return _upright(to_rgb(seen), image)
+
+
+def values(image: Image.Image) -> np.ndarray:
+    """Returns the numbers as they are stored, upright: (H, W), or (H, W, C) where there are several channels.
+
+    16-bit grey is uint16 (depth in mm, say), palettes are their indices, 1 bit is bool; 16-bit colour is 8 bits, for
+    Pillow reads no more of it. Raises DamagedError as `pixels` does.
+    """
+    return _guarded(lambda: _values(image))
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    _load(image)
+    found = np.asarray(_upright(image, image))
+    return found.astype(found.dtype.newbyteorder("="))
+
+
+def _load(image: Image.Image) -> None:
+    """Reads the pixels; asked a second time, Pillow itself takes what it read of a damaged picture for the whole."""
+    if DAMAGE in image.info:
+        raise OSError(image.info[DAMAGE])
+    try:
+        image.load()
+    except Exception as error:
+        image.info[DAMAGE] = str(error)
+        raise
 
 
 def _shrunk(image: Image.Image, min_size: int) -> Image.Image:
@@ -104,7 +164,14 @@ def _shrunk(image: Image.Image, min_size: int) -> Image.Image:
     return again
 
 
+def _upright(picture: Image.Image, image: Image.Image) -> Image.Image:
+    """Turns a picture as the notes of the image say; a TIFF has turned itself when it was loaded."""
+    turn = TURNS.get(_orientation(image))
+    return picture if turn is None else picture.transpose(turn)
+
+
 def _orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation; the pixels must be loaded before, or Pillow loads a PNG in here."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged notes about a picture do not damage the picture
@@ -112,41 +179,66 @@ def _orientation(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any mode to RGB: 16-bit grey is scaled down, what is transparent shows white."""
+    """Converts any mode to RGB by the rule above."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_grey(image)).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
 
 
-def _guarded(work: Callable[[], Image.Image]) -> Image.Image:
+def _grey(image: Image.Image) -> np.ndarray:
+    """Returns grey of more than 8 bits as uint8; what is clear shows white."""
+    array = np.asarray(image)
+    try:
+        grey = _eight_bits(array)
+    except UserError as error:
+        if image.format is None:  # a caller made it
+            raise
+        raise DamagedError("a picture of numbers out of range", str(error)) from None
+    clear = image.info.get("transparency")
+    return np.where(array == clear, np.uint8(255), grey) if isinstance(clear, int) else grey
+
+
+def _guarded(work: Callable[[], T]) -> T:
     """Runs Pillow quietly, and turns whatever its parsers trip over into DamagedError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return work()
+    except UserError:
+        raise
     except Image.UnidentifiedImageError:
-        raise DamagedError("not a JPEG, PNG or WebP picture") from None
+        raise DamagedError("not a picture that can be read as JPEG, PNG, WebP, BMP, TIFF or GIF") from None
     except Image.DecompressionBombError as error:
         raise DamagedError("a picture too large to decode", str(error)) from None
     except Exception as error:  # OSError, SyntaxError, struct.error, zlib.error, IndexError, ...
         raise DamagedError("damaged picture", str(error)) from None
 
 
+# What each format holds as it is; everything else is written as RGB.
+WRITES = {
+    "JPEG": ("L", "RGB"),
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "WEBP": ("RGB", "RGBA"),
+}
+
+
 def encode(image: Any, *, format: str = "jpeg", quality: int = 90) -> bytes:
-    """Writes anything that `load` takes as JPEG, PNG or WebP bytes; quality (1 to 100) counts for JPEG and WebP."""
+    """Writes anything that `load` takes, upright, as JPEG, PNG (which keeps 16-bit grey) or WebP bytes.
+
+    quality: 1 to 100, counts for JPEG and WebP.
+    """
     formats = {"jpeg": "JPEG", "jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
     if format not in formats:
         raise UserError(f"cannot write a picture as {format!r}; known: {', '.join(formats)}")
     picture = load(image)
-    if formats[format] == "JPEG" and picture.mode not in ("L", "RGB"):
-        picture = to_rgb(picture)
+    _guarded(lambda: _load(picture))
+    picture = _upright(picture if picture.mode in WRITES[formats[format]] else to_rgb(picture), picture)
     stream = io.BytesIO()
     picture.save(stream, formats[format], quality=quality)
     return stream.getvalue()

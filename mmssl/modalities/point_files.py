@@ -84,25 +84,32 @@ def _ascii(body: bytes, count: int, fields: Fields) -> Columns:
     if len(values) < count * len(fields):
         raise DamagedError("truncated point cloud")
     table = values.reshape(count, len(fields))
-    return {name: table[:, i].astype(kind) for i, (name, kind) in enumerate(fields)}
+    return {name: _declared(table[:, i], name, np.dtype(kind)) for i, (name, kind) in enumerate(fields)}
+
+
+def _declared(column: np.ndarray, name: str, kind: np.dtype) -> np.ndarray:
+    """Returns a column of text as whole numbers where it is declared so; decimals keep all digits that are written."""
+    if kind.kind == "f":
+        return column
+    limits = np.iinfo(kind)
+    if not ((column >= limits.min) & (column <= limits.max)).all():
+        raise DamagedError("damaged point cloud", f"{name} does not fit {kind}")
+    return column.astype(kind)
 
 
 def write_ply(xyz: np.ndarray, color: np.ndarray | None, normal: np.ndarray | None) -> bytes:
     """Writes a binary little-endian PLY: x y z, then red green blue, then nx ny nz."""
-    table = _table(xyz, color, normal, "red green blue", "nx ny nz")
-    names = {"<f4": "float", "|u1": "uchar"}
+    parts = [("x y z", xyz), ("red green blue", color), ("nx ny nz", normal)]
+    table = _table({n: p[:, i] for names, p in parts if p is not None for i, n in enumerate(names.split())})
+    names = {"<f4": "float", "<f8": "double", "|u1": "uchar"}
     properties = [f"property {names[table.dtype[name].str]} {name}" for name in table.dtype.names or ()]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}", *properties, "end_header", ""]
     return "\n".join(header).encode() + table.tobytes()
 
 
-def _table(
-    xyz: np.ndarray, color: np.ndarray | None, normal: np.ndarray | None, color_names: str, normal_names: str
-) -> np.ndarray:
-    parts = [("x y z", xyz), (color_names, color), (normal_names, normal)]
-    columns = {n: part[:, i] for names, part in parts if part is not None for i, n in enumerate(names.split())}
-    kinds = [(name, "u1" if column.dtype == np.uint8 else "<f4") for name, column in columns.items()]
-    table = np.empty(len(xyz), kinds)
+def _table(columns: Columns) -> np.ndarray:
+    """Lays columns out as rows, little-endian."""
+    table = np.empty(len(columns["x"]), [(name, column.dtype.newbyteorder("<")) for name, column in columns.items()])
     for name, column in columns.items():
         table[name] = column
     return table
@@ -126,9 +133,6 @@ def read_pcd(data: bytes) -> Columns:
         columns = _columnwise(body, count, fields)
     else:
         raise DamagedError("a PCD file of unknown format", way)
-    for name, new in (("normal_x", "nx"), ("normal_y", "ny"), ("normal_z", "nz")):
-        if name in columns:
-            columns[new] = columns.pop(name)
     return _unpack_color(columns)
 
 
@@ -191,7 +195,10 @@ def _unpack_color(columns: Columns) -> Columns:
     packed = columns.pop("rgb", columns.pop("rgba", None))
     if packed is None:
         return columns
-    bits = packed.astype(np.float32).view(np.uint32) if packed.dtype.kind == "f" else packed.astype(np.uint32)
+    bits = packed.astype(np.uint32) if packed.dtype.kind != "f" else packed.astype(np.float32).view(np.uint32)
+    if packed.dtype == np.float64:  # in a text PCL writes the number itself, as old files have it too
+        number = (packed >= 1) & (packed < 2**32)
+        bits[number] = packed[number].astype(np.uint32)
     for name, shift in (("red", 16), ("green", 8), ("blue", 0)):
         columns[name] = (bits >> shift & 255).astype(np.uint8)
     return columns
@@ -205,14 +212,13 @@ def write_pcd(xyz: np.ndarray, color: np.ndarray | None, normal: np.ndarray | No
         columns["rgb"] = (shades[:, 0] << 16 | shades[:, 1] << 8 | shades[:, 2]).view(np.float32)
     if normal is not None:
         columns.update({f"normal_{axis}": normal[:, i] for i, axis in enumerate("xyz")})
-    table = np.stack(list(columns.values()), axis=1).astype("<f4")
-    width = len(columns)
+    table = _table(columns)
     header = [
         "VERSION .7",
         "FIELDS " + " ".join(columns),
-        "SIZE" + " 4" * width,
-        "TYPE" + " F" * width,
-        "COUNT" + " 1" * width,
+        "SIZE " + " ".join(str(column.itemsize) for column in columns.values()),
+        "TYPE" + " F" * len(columns),
+        "COUNT" + " 1" * len(columns),
         f"WIDTH {len(xyz)}",
         "HEIGHT 1",
         "VIEWPOINT 0 0 0 1 0 0 0",

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmssl.errors import DamagedError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import Cloud
-from mmssl.transforms.points import grid_index
+from mmssl.transforms.points import grid_index, mean
 
 Array = NDArray[np.floating]
 POSES = ("points_a.camera_to_world", "points_b.camera_to_world")
@@ -105,7 +105,7 @@ def _scan(cloud: Cloud, pose: Array, rng: np.random.Generator, voxel: float, poi
     vertical = Rotation.from_euler("z", rng.uniform(0, 2 * np.pi)).as_matrix() @ pose[:3, :3]
     to_shown = np.eye(4)
     to_shown[:3, :3] = turn.get(rotation, vertical)
-    to_shown[:3, 3] = -to_shown[:3, :3] @ cloud.xyz.mean(0)
+    to_shown[:3, 3] = -to_shown[:3, :3] @ mean(cloud)
     shown = move(cloud, to_shown)
     kept = grid_index(shown, voxel)
     if len(kept) > points:

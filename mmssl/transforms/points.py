@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
-from mmssl.modalities.points import Cloud
+from mmssl.modalities.points import FAR, Cloud
 from mmssl.types import Preprocess
 
 RADII = (0.1, 0.2, 0.4)  # m, of local shape
@@ -41,6 +42,7 @@ class PointsPreprocess(Preprocess):
         for name in self.features:
             if name not in WIDTH:
                 raise UserError(f"points have no feature {name!r}; known: {', '.join(WIDTH)}")
+        self.notes: Counter[str] = Counter()
 
     def __call__(self, raw: Any) -> Tensor:
         cloud = clouds.load(raw)
@@ -49,9 +51,10 @@ class PointsPreprocess(Preprocess):
         return self.columns(cloud)
 
     def columns(self, cloud: Cloud) -> Tensor:
-        """Lays a cloud out as (N, C), unthinned."""
-        xyz = cloud.xyz - cloud.xyz.mean(0, keepdims=True) if self.centre else cloud.xyz
-        parts = [xyz]
+        """Lays a cloud out as (N, C), unthinned; one far from the origin is moved near it (see `nearby`)."""
+        if cloud.dropped:
+            self.notes["points that are not finite"] += cloud.dropped
+        parts = [centred(cloud).xyz if self.centre else nearby(cloud)[0].xyz]
         for name in self.features:
             part = {"color": clouds.as_float(cloud.color), "normal": cloud.normal}.get(name)
             part = local_shape(cloud.xyz) if name == "shape" else part
@@ -69,6 +72,10 @@ class PointsPreprocess(Preprocess):
     def collate(self, items: Sequence[Tensor]) -> Tensor:
         index = torch.repeat_interleave(torch.arange(len(items)), torch.tensor([len(item) for item in items]))
         return torch.cat([index[:, None].float(), torch.cat(list(items))], dim=1)
+
+    def take_notes(self) -> Counter[str]:
+        notes, self.notes = self.notes, Counter()
+        return notes
 
     def blank(self) -> Tensor:
         return torch.zeros(1, 3 + sum(WIDTH[name] for name in self.features))
@@ -128,7 +135,25 @@ def crop_index(cloud: Cloud, share: float) -> np.ndarray:
 
 def centred(cloud: Cloud) -> Cloud:
     """Moves the mean of a cloud to the origin."""
-    return replace(cloud, xyz=cloud.xyz - cloud.xyz.mean(0, keepdims=True))
+    return replace(cloud, xyz=cloud.xyz - mean(cloud))
+
+
+def mean(cloud: Cloud) -> np.ndarray:
+    """Returns where the middle of a cloud is (3,), float64: a sum in float32 loses metres, or kilometres."""
+    middle: np.ndarray = cloud.xyz.mean(axis=0, dtype=np.float64)
+    return middle
+
+
+def nearby(*clouds: Cloud) -> list[Cloud]:
+    """Moves clouds in one frame, all by the same, to where float32 holds them to a millimetre.
+
+    Along the axes where one of them is FAR from the origin the median of the first becomes 0; the others stay.
+    """
+    if all(cloud.xyz.dtype == np.float32 for cloud in clouds):
+        return list(clouds)
+    far = np.any([np.abs(cloud.xyz).max(axis=0) >= FAR for cloud in clouds], axis=0)
+    shift = np.where(far, np.median(clouds[0].xyz, axis=0), 0)  # a mean would follow a few points in the wild
+    return [replace(cloud, xyz=cloud.xyz - shift) for cloud in clouds]
 
 
 def mirror(cloud: Cloud, *, axis: int) -> Cloud:
@@ -146,7 +171,8 @@ def local_shape(xyz: np.ndarray) -> np.ndarray:
     from scipy.sparse import coo_matrix
     from scipy.spatial import cKDTree
 
-    xyz = xyz.astype(np.float64) - xyz.mean(axis=0)
+    xyz = xyz.astype(np.float64)
+    xyz -= xyz.mean(axis=0)
     tree, own, found = cKDTree(xyz), np.arange(len(xyz)), []
     moments = np.concatenate([np.ones((len(xyz), 1)), xyz, _outer(xyz)], axis=1)  # (N, 1 + 3 + 9)
     for radius in RADII:

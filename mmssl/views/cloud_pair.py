@@ -72,7 +72,7 @@ class CloudPair(View):
             return {"extra": {"matches": torch.full((self.matches, 2), -1)}}
         a, b = self._crops(sample) if self.crop else [move(*scan) for scan in posed_pair(sample, self.poses)]
         scale = random.uniform(*self.scale)
-        a, b = (points.random_scale(cloud, scale=(scale, scale)) for cloud in (a, b))
+        a, b = points.nearby(*(points.random_scale(cloud, scale=(scale, scale)) for cloud in (a, b)))
         (view_a, place_a), (view_b, place_b) = self._turned(a), self._turned(b)
         pairs = near_pairs(place_a, place_b, self.radius * self.voxel)
         share = overlap(pairs, len(place_a), len(place_b))

@@ -78,7 +78,12 @@ def test_masks_are_cropped_as_their_pictures_are() -> None:
     coded = Image.fromarray(mask)
     coded.putpalette([0] * 768)
     assert torch.equal(prepared(ImagePreprocess(size=16), picture, coded)[1].unique(), torch.tensor([0, 7]).byte())
-    for wrong in (np.zeros((4, 4, 3, 3), np.uint8), np.full((4, 4), 300), {"a": mask, "b": mask}, np.zeros((4, 4))):
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 9, (20, 40), np.uint8)).save(stream, "PNG")
+    broken = bytearray(stream.getvalue())
+    broken[len(broken) // 2] ^= 1
+    several = np.zeros((4, 4, 3, 3), np.uint8), np.full((4, 4), 300), {"a": mask, "b": mask}, np.zeros((4, 4))
+    for wrong in (*several, image.decode(bytes(broken)), Image.fromarray(picture)):  # colours are no classes
         with pytest.raises(DamagedError):
             prepared(ImagePreprocess(size=16), picture, wrong)
     with pytest.raises(UserError, match="reads audio"):

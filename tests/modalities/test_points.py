@@ -96,10 +96,11 @@ def test_pcd_of_every_kind(way):
 
 
 def test_unusable_clouds_are_damaged():
-    with pytest.raises(DamagedError, match="not finite"):
-        points.decode(
-            points.encode(cloud()).replace(cloud().xyz[:1].tobytes(), np.full(3, np.nan, "f4").tobytes()), "ply"
-        )
+    with pytest.raises(DamagedError, match="without points: 5 are not finite"):
+        points.load(np.full((5, 3), np.nan))
+    for strange in (np.zeros((5, 3), complex), np.full((5, 3), "a"), np.zeros((5, 3), object)):
+        with pytest.raises(DamagedError, match="coordinates of a wrong shape"):
+            points.load(strange)
     with pytest.raises(DamagedError, match="without points"):
         Cloud(np.zeros((0, 3)))
     with pytest.raises(DamagedError, match="wrong shape"):
@@ -133,3 +134,210 @@ def test_flipped_bytes_give_points_or_damage(format):
             wrong[rng.randrange(min(len(wrong), 300 if trial % 3 else len(wrong)))] = rng.randrange(256)
         with suppress(DamagedError):
             assert np.isfinite(points.decode(bytes(wrong), format).xyz).all()
+
+
+def columns_of(xyz, **more):
+    """Returns property -> column, as files have them."""
+    return {**dict(zip("xyz", np.asarray(xyz).T, strict=True)), **more}
+
+
+def text(columns):
+    return "\n".join(
+        " ".join(repr(value) for value in row) for row in zip(*map(np.ndarray.tolist, columns.values()), strict=True)
+    )
+
+
+def as_ply(columns, order, declared=None):
+    """Writes columns as PLY: ascii where there is no byte order; declared: the type that the header claims."""
+    names = {"f4": "float", "f8": "double", "u1": "uchar", "u2": "ushort", "i4": "int", "u4": "uint"}
+    kinds = {name: column.dtype.str[1:] for name, column in columns.items()}
+    lines = [f"property {declared or names[kind]} {name}" for name, kind in kinds.items()]
+    form = {"": "ascii", "<": "binary_little_endian", ">": "binary_big_endian"}[order]
+    count = len(columns["x"])
+    head = "\n".join(["ply", f"format {form} 1.0", f"element vertex {count}", *lines, "end_header", ""]).encode()
+    return head + (table(columns, order).tobytes() if order else text(columns).encode())
+
+
+def table(columns, order="<"):
+    rows = np.empty(len(columns["x"]), [(name, order + column.dtype.str[1:]) for name, column in columns.items()])
+    for name, column in columns.items():
+        rows[name] = column
+    return rows
+
+
+def as_pcd(columns, way, size=(0, 0)):
+    kinds = [column.dtype.str[1:] for column in columns.values()]
+    lines = {
+        "FIELDS": columns,
+        "SIZE": [kind[1] for kind in kinds],
+        "TYPE": [kind[0].upper() for kind in kinds],
+        "COUNT": "1" * len(kinds),
+        "WIDTH": [str(size[0] or len(columns["x"]))],
+        "HEIGHT": [str(size[1] or 1)],
+        "POINTS": [str(len(columns["x"]))],
+        "DATA": [way],
+    }
+    body = table(columns).tobytes() if way == "binary" else text(columns).encode()
+    if way == "binary_compressed":
+        plain = b"".join(column.tobytes() for column in columns.values())
+        packed = compressed(plain)
+        body = np.array([len(packed), len(plain)], "<u4").tobytes() + packed
+    return "".join(f"{name} {' '.join(words)}\n" for name, words in lines.items()).encode() + body
+
+
+def saved(save, *arrays, **named):
+    stream = io.BytesIO()
+    save(stream, *arrays, **named)
+    return stream.getvalue()
+
+
+def read_every_way(xyz):
+    """Yields a cloud of coordinates (N, 3) float64 by every way that it can come in with their precision."""
+    columns = columns_of(xyz)
+    for order in ("", "<", ">"):
+        yield f"ply {order}", points.decode(as_ply(columns, order), "ply")
+    yield "ply text, declared float", points.decode(as_ply(columns, "", declared="float"), "ply")
+    for way in ("ascii", "binary", "binary_compressed"):
+        yield f"pcd {way}", points.decode(as_pcd(columns, way), "pcd")
+    yield "npz", points.decode(saved(np.savez, xyz=xyz), "npz")
+    yield "npy", points.decode(saved(np.save, xyz), "npy")
+    for name, raw in {"array": xyz, "big-endian": xyz.astype(">f8"), "tensor": torch.from_numpy(xyz)}.items():
+        yield name, points.load(raw)
+    yield "cloud", Cloud(xyz)
+
+
+UTM = np.array([448_262.0, 5_411_932.0, 312.0])
+
+
+def test_far_coordinates_keep_their_precision():
+    """In float32, 1,000 points of a metre's width in UTM have 33 x and 3 y."""
+    xyz = UTM + np.random.default_rng(0).uniform(0, 1, (1000, 3))
+    assert len(np.unique(xyz[:, 0].astype(np.float32))) < 40
+    for way, read in read_every_way(xyz):
+        assert read.xyz.dtype == np.float64, way
+        assert np.array_equal(read.xyz, xyz), way
+        assert np.array_equal(read.pick(np.arange(5)).xyz, xyz[:5]), way
+    for format in points.EXTENSIONS:
+        for sent in (Cloud(xyz), Cloud(xyz, np.zeros((1000, 3), np.uint8), np.ones((1000, 3)))):
+            assert np.array_equal(points.decode(points.encode(sent, format=format), format).xyz, xyz), format
+
+
+def test_near_coordinates_are_float32():
+    xyz = np.random.default_rng(0).normal(size=(100, 3)) * 1000
+    for way, read in read_every_way(xyz):
+        assert read.xyz.dtype == np.float32, way
+        assert np.array_equal(read.xyz, xyz.astype(np.float32)), way
+    edge = np.nextafter(np.float32(points.FAR), np.float32(0))
+    assert points.FAR - edge < 1e-3 < np.spacing(np.float32(points.FAR)), "float32 holds a millimetre up to there"
+    for sign in (1, -1):
+        assert Cloud(np.array([[0, 0, sign * edge]])).xyz.dtype == np.float32
+        assert Cloud(np.array([[0, sign * points.FAR, 0]])).xyz.dtype == np.float64
+
+
+HOLES = (0, 7, 8, 19)
+
+
+def organised():
+    """Five rows of four pixels of a depth camera, nothing in four of them; grey tells the pixel."""
+    xyz, grey = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32), np.arange(20, dtype=np.uint8)
+    xyz[list(HOLES[:3])], xyz[HOLES[3], 2] = np.nan, np.inf
+    return xyz, np.stack([grey] * 3, axis=1), -xyz
+
+
+def with_holes():
+    xyz, color, normal = organised()
+    shades = dict.fromkeys(("red", "green", "blue"), color[:, 0])
+    normals = dict(zip(("nx", "ny", "nz"), normal.T, strict=True))
+    packed = (color[:, 0].astype(np.uint32) * 0x10101).view(np.float32)
+    columns = columns_of(xyz)
+    for order in ("", "<", ">"):
+        yield f"ply {order}", points.decode(as_ply({**columns, **shades, **normals}, order), "ply")
+    normals = {f"normal_{name[1]}": column for name, column in normals.items()}
+    for way in ("ascii", "binary", "binary_compressed"):
+        made = as_pcd({**columns, "rgb": packed, **normals}, way, size=(4, 5))
+        yield f"pcd {way}", points.decode(made, "pcd")
+    yield "npz", points.decode(saved(np.savez, xyz=xyz, color=color, normal=normal), "npz")
+    yield "npy", points.decode(saved(np.save, np.concatenate([xyz, color, normal], axis=1)), "npy")
+    rows = np.concatenate([xyz, color, normal], axis=1)
+    rows[list(HOLES), 3:6] = np.nan  # colours too may be missing where nothing came back
+    yield "array", points.load(rows)
+    yield "tensor", points.load(torch.from_numpy(rows))
+    yield "cloud", Cloud(xyz, color, normal)
+
+
+def test_points_where_nothing_came_back_are_dropped_and_counted():
+    xyz, color, normal = organised()
+    kept = np.delete(np.arange(20), HOLES)
+    for way, read in with_holes():
+        assert read.dropped == 4, way
+        assert read.pick(np.arange(3)).dropped == 4, way
+        assert np.array_equal(read.xyz, xyz[kept]), way
+        assert np.array_equal(read.color, color[kept]), way
+        assert np.array_equal(read.normal, normal[kept]), way
+    assert cloud().dropped == 0
+    assert Cloud(np.array([[1e300, 0, 0], [1, 2, 3]])).xyz.tolist() == [[1, 2, 3]], "what float32 cannot hold"
+    lost = cloud().normal
+    lost[3, 1] = np.nan
+    assert len(Cloud(cloud().xyz, normal=lost)) == 49, "a normal that is not finite would make a network's loss so"
+
+
+def colors_as(numbers):
+    """Yields colours (N, 3) as every source has them, under every name."""
+    for names in ("red green blue", "r g b", "diffuse_red diffuse_green diffuse_blue", "Red Green Blue"):
+        more = dict(zip(names.split(), numbers.T, strict=True))
+        columns = columns_of(cloud(len(numbers)).xyz, **more)
+        for order in ("", "<", ">"):
+            yield points.decode(as_ply(columns, order), "ply").color
+        for way in ("ascii", "binary"):
+            yield points.decode(as_pcd(columns, way), "pcd").color
+    yield points.decode(saved(np.savez, xyz=cloud(len(numbers)).xyz, color=numbers), "npz").color
+    yield Cloud(cloud(len(numbers)).xyz, numbers).color
+
+
+EIGHT = np.arange(0, 255, 5).repeat(3).reshape(-1, 3) + np.array([0, 0, 1])
+WIDTHS = [(EIGHT, kind) for kind in ("u1", "u2", "i4", "f4", "f8")]
+WIDTHS += [(EIGHT * 256, kind) for kind in ("u2", "i4", "u4", "f4", "f8")]
+WIDTHS += [(EIGHT * 257, kind) for kind in ("u2", "i4", "f8")]
+
+
+@pytest.mark.parametrize(("numbers", "kind"), WIDTHS)
+def test_colours_of_8_and_16_bits(numbers, kind):
+    """The eight bits that were meant, whether LAS widened them by 256 or by 257."""
+    for found in colors_as(numbers.astype(kind)):
+        assert found.dtype == np.uint8
+        assert np.array_equal(found, EIGHT)
+
+
+def test_whole_numbers_are_never_shares():
+    assert Cloud(np.zeros((2, 3)), np.array([[0, 1, 0], [1, 1, 1]])).color.tolist() == [[0, 1, 0], [1, 1, 1]]
+    assert Cloud(np.zeros((1, 3)), np.array([[0, 1, 0]])).color.dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_colours_from_0_to_1(kind):
+    for found in colors_as((EIGHT / 255).astype(kind)):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, EIGHT / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize("wrong", [-1, -0.1, 65_536, 1e9])
+def test_colours_out_of_range(wrong):
+    with pytest.raises(DamagedError, match="colours out of range: expected 0 to 1, 255 or 65535"):
+        Cloud(np.zeros((2, 3)), np.array([[0, 0, 0], [1, 1, wrong]]))
+    with pytest.raises(DamagedError, match="red does not fit uint8"):
+        points.decode(as_ply(columns_of(np.zeros((1, 3)), red=np.array([300])), "", declared="uchar"), "ply")
+
+
+SHADE = 0x804020
+
+
+@pytest.mark.parametrize("alpha", [0, 0xFF])
+@pytest.mark.parametrize("kind", ["u4", "i4", "f4"])
+@pytest.mark.parametrize("way", ["ascii", "binary", "binary_compressed"])
+def test_packed_colours(way, kind, alpha):
+    """One number of 32 bits; where it is declared a float, texts hold that float (old PCL) or the number (new PCL)."""
+    bits = np.full(64, alpha << 24 | SHADE, np.uint32)
+    columns = columns_of(np.zeros((64, 3), np.float32), rgb=bits.view(f"<{kind}"))
+    if kind == "f4" and alpha and way == "ascii":  # the float is NaN, so only the number can be written
+        columns["rgb"] = bits.astype(np.float64)
+    assert (points.decode(as_pcd(columns, way), "pcd").color == (0x80, 0x40, 0x20)).all()
