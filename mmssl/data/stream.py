@@ -59,6 +59,11 @@ class Stream(IterableDataset[Parcel]):
     max_damaged: float
     strict: bool
 
+    @property
+    def whole(self) -> int:
+        """Samples of the set or of an epoch over all ranks, whichever are more."""
+        return max(sum(self.plan.counts or ()), self.full * self.plan.batch * self.plan.world)
+
     def __iter__(self) -> Iterator[Parcel]:
         info = get_worker_info()
         place = info.id if info else 0
@@ -114,10 +119,11 @@ class _Slot:
                 raise UserError(f"{entry.key or 'a shard'} of {entry.shard} is unusable: {error}") from None
             now.damaged[error.reason, entry.shard] += 1
             shown = []
-            self.in_a_row += 1
+            self.in_a_row += bool(entry.key)  # the samples of a lost shard come all in a row
         since.add(now)
         self.tally.add(now)
-        self.tally.check(most=self.stream.max_damaged)
+        if not shown:
+            self.tally.check(most=self.stream.max_damaged, of=self.stream.whole)
         if self.in_a_row >= IN_A_ROW:
             raise UserError(f"{IN_A_ROW} samples in a row are unusable: {self.tally.text()}")
         return shown
@@ -139,10 +145,10 @@ class _Slot:
         order = random.Random(seed_of(plan.seed, plan.epoch, plan.base, "order", self.slot))
         empty = 0
         for segments in plan.passes(self.slot):
-            entry = None
+            empty += 1
             for entry in shuffled(self._read(segments), self.stream.shuffle_bytes, order):
+                empty = 0 if entry.key else empty
                 yield entry
-            empty = 0 if entry else empty + 1
             if empty > 2 * plan.shards:  # by then it has had its turn at every shard, nearly surely
                 raise UserError(
                     f"worker {self.slot} of {plan.slots} (ranks x workers) finds no samples left for it in "
