@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmssl.data.writer import build_from
+from mmssl.data.own_files import files_of, is_tar, members_of
+from mmssl.data.writer import build_from, summary
 from mmssl.errors import DamagedError, UserError
-from mmssl.modalities import video
+from mmssl.modalities import read_file, video
 
 VOID = 255
 CRF = 10  # H.264 without a loss that one sees
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             if chosen:
                 make = Samples(source, chosen, options.fps, options.height)
                 about = f"davis {split}: height {options.height or options.resolution}, {options.fps:g} fps"
-                build_from(make, len(chosen), Path(options.out) / split, shard_samples=10, description=about)
+                index = build_from(make, len(chosen), Path(options.out) / split, shard_samples=10, description=about)
+                print(f"{split}: {summary(index)}")
     except UserError as error:
         print(f"davis: {error}", file=sys.stderr)
         return 2
@@ -58,17 +60,17 @@ def parser() -> argparse.ArgumentParser:
 def names(source: Path) -> list[str]:
     """Returns the paths of a folder's or a tar's files, in order."""
     if source.is_dir():
-        return sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
-    if source.is_file() and tarfile.is_tarfile(source):
+        return sorted(name.as_posix() for name in files_of(source)[0])
+    if is_tar(source):
         with tarfile.open(source) as tar:
-            return sorted(member.name for member in tar if member.isreg())
+            return sorted(member.name for _, member in members_of(tar))
     raise UserError(f"{source} is neither a tar nor a folder; expected one with JPEGImages and Annotations")
 
 
 def read(source: Path, wanted: list[str]) -> dict[str, bytes]:
     """Returns the bytes of some of the files."""
     if source.is_dir():
-        return {name: (source / name).read_bytes() for name in wanted}
+        return {name: read_file(source / name) for name in wanted}
     with tarfile.open(source) as tar:
         opened = {name: tar.extractfile(name) for name in wanted}
         return {name: file.read() for name, file in opened.items() if file is not None}
@@ -101,9 +103,9 @@ class Samples:
         data = read(self.source, [name for pair in pairs for name in pair if name])
         if any(mask is None for _, mask in pairs):
             raise DamagedError("a sequence with frames without masks", pairs[0][0])
-        frames = [Image.open(io.BytesIO(data[frame])).convert("RGB") for frame, _ in pairs]
+        frames = [opened(data[frame], frame).convert("RGB") for frame, _ in pairs]
         size = even(*frames[0].size, self.height)
-        masks = numbered([Image.open(io.BytesIO(data[mask])) for _, mask in pairs if mask], frames[0].size, size)
+        masks = numbered([opened(data[mask], mask) for _, mask in pairs if mask], frames[0].size, size)
         pixels = np.stack([np.asarray(frame.resize(size, Image.Resampling.BOX)) for frame in frames])
         stream = io.BytesIO()
         np.savez_compressed(stream, masks=masks)
@@ -115,6 +117,16 @@ class Samples:
             "masks.npz": stream.getvalue(),
             "json": json.dumps(meta).encode(),
         }
+
+
+def opened(data: bytes, name: str) -> Image.Image:
+    """Opens a frame or a mask as it is."""
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DamagedError("a damaged frame or mask", f"{name}: {error}") from None
+    return picture
 
 
 def even(width: int, height: int, wanted: int | None) -> tuple[int, int]:

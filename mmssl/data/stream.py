@@ -132,7 +132,13 @@ class _Slot:
         """Decodes and views one sample with generators that depend on its place in the plan alone."""
         _seed(seed_of(self.plan.seed, self.plan.epoch, self.plan.base, self.slot, draw))
         view = self.stream.view
-        shown = view(self.stream.source.open(entry, view.reads))
+        sample = self.stream.source.open(entry, view.reads)
+        try:
+            shown = view(sample)
+        except DamagedError:
+            raise
+        except UserError as error:  # what stands in a shard is no mistake of the recipe's
+            raise DamagedError(str(error)) from None
         if not any(shown.get(modality) for modality in view.preprocess):
             raise DamagedError(f"a view without {' or '.join(sorted(view.preprocess))}")
         if entry.number >= 0:

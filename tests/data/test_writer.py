@@ -170,7 +170,7 @@ def test_manifest(tmp_path: Path, kind: str) -> None:
     assert (first["text"], first["label"], index["classes"]) == ("one, two", 1, ["cat", "dog"])
     assert first["image_b"].getpixel((0, 0)) == (2, 2, 2)
     assert "image_b" not in second
-    assert second["meta"] == {"label": "cat", "year": "2000"}
+    assert second["meta"] == {"label": "cat", "class": "cat", "year": "2000"}
 
 
 def test_manifest_columns(tmp_path: Path) -> None:
@@ -236,4 +236,4 @@ def test_verify_and_show(tmp_path: Path) -> None:
     assert "checksum" in problems[1]
     assert "missing" in problems[2]
     assert "5 bytes" in problems[3]
-    assert "jpg: not a JPEG, PNG or WebP picture (1 samples)" in problems[4]
+    assert problems[4] == "other.tar: 1, jpg: not a JPEG, PNG or WebP picture"

@@ -1,0 +1,68 @@
+"""Whether all of a field decodes: every pixel of a picture, and films and sounds from the first to the last moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mmssl import modalities
+from mmssl.errors import DamagedError
+from mmssl.modalities import container as media
+from mmssl.modalities import wav
+from mmssl.modalities.audio import NO_SOUND, Audio
+from mmssl.modalities.image import pixels
+from mmssl.modalities.playback import NO_PICTURES
+
+GUESSED = {"mp3", "mpeg", "mpegts", "mpegvideo"}  # formats without a length of their own, which FFmpeg estimates
+SHORT = 0.5  # seconds that may be missing
+
+
+def check(field: str, data: bytes) -> None:
+    """Raises DamagedError if a shard's field does not decode from its first byte to its last."""
+    handle = modalities.decode(field, data)
+    kind = modalities.EXTENSIONS.get(field.lower().rpartition(".")[2])
+    if kind == "image":
+        pixels(handle)
+    elif kind == "video":
+        _play(data, "video", NO_PICTURES)
+        if Audio(data).is_there:
+            _play(data, "audio", NO_SOUND)
+    elif kind == "audio" and (plain := wav.read(data)) is None:
+        _play(data, "audio", NO_SOUND)
+    elif kind == "audio" and plain is not None and not np.isfinite(wav.as_float(plain[0])).all():
+        raise DamagedError("sound that is not finite")
+
+
+def _play(data: bytes, kind: str, missing: str) -> None:
+    with media.opened(data) as container:
+        stream = media.track(container, kind, missing)
+        start = float((stream.start_time or 0) * stream.time_base)
+        sure = stream.duration and not GUESSED & set(container.format.name.split(","))
+        promised = float(stream.duration * stream.time_base) if sure else 0.0
+        end = None
+        for frame in _frames(container, stream, kind):
+            stamp = media.time_of(frame, stream)
+            length = frame.samples / frame.sample_rate if kind == "audio" else media.step_of(stream)
+            end = end if stamp is None else max(end or 0.0, stamp + length - start)
+    if end is None:
+        raise DamagedError(f"{kind} that does not decode")
+    if promised - end > SHORT:
+        raise DamagedError(f"{kind} that ends before its header says", f"after {end:.2f} of {promised:.2f} s")
+
+
+def _frames(container: Any, stream: Any, kind: str) -> Iterator[Any]:
+    """Yields every picture or stretch of sound; raises DamagedError where FFmpeg stumbles or had to make it up."""
+    import av
+
+    at = 0.0
+    try:
+        for packet in container.demux(stream):
+            for frame in packet.decode():
+                if packet.is_corrupt or frame.is_corrupt:
+                    raise DamagedError(f"{kind} that is damaged within", f"at {at:.2f} s")
+                at = media.time_of(frame, stream) or at
+                yield frame
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise DamagedError(f"{kind} that is damaged within", f"after {at:.2f} s: {error}") from None
