@@ -34,9 +34,8 @@ def verify(folder: str | Path, *, decode: bool = False) -> list[str]:
     index = read_index(home) or {"shards": []}
     listed = {entry["name"]: entry for entry in index["shards"]}
     problems = [] if listed else [f"{home / INDEX} is missing; only the tars themselves were checked"]
-    problems += [
-        f"{name} is not in the index" for name in sorted(p.name for p in home.glob("*.tar")) if name not in listed
-    ]
+    names = sorted(path.name for path in home.glob("*.tar"))
+    problems += [f"{name} is not in the index" for name in names if listed and name not in listed]
     for path in tqdm(sorted({*home.glob("*.tar"), *(home / name for name in listed)}), unit=" shards", disable=None):
         problems += [f"{path.name}: {problem}" for problem in _verify_shard(path, listed.get(path.name), decode)]
     if listed and not sum(entry["samples"] for entry in listed.values()):

@@ -26,30 +26,41 @@ def check(field: str, data: bytes) -> None:
     if kind == "image":
         pixels(handle)
     elif kind == "video":
-        _play(data, "video", NO_PICTURES)
-        if Audio(data).is_there:
-            _play(data, "audio", NO_SOUND)
+        _play(data, {"video": NO_PICTURES, **({"audio": NO_SOUND} if Audio(data).is_there else {})})
     elif kind == "audio" and (plain := wav.read(data)) is None:
-        _play(data, "audio", NO_SOUND)
+        _play(data, {"audio": NO_SOUND})
     elif kind == "audio" and plain is not None and not np.isfinite(wav.as_float(plain[0])).all():
         raise DamagedError("sound that is not finite")
 
 
-def _play(data: bytes, kind: str, missing: str) -> None:
-    with media.opened(data) as container:
-        stream = media.track(container, kind, missing)
-        start = float((stream.start_time or 0) * stream.time_base)
-        sure = stream.duration and not GUESSED & set(container.format.name.split(","))
-        promised = float(stream.duration * stream.time_base) if sure else 0.0
-        end = None
-        for frame in _frames(container, stream, kind):
-            stamp = media.time_of(frame, stream)
-            length = frame.samples / frame.sample_rate if kind == "audio" else media.step_of(stream)
-            end = end if stamp is None else max(end or 0.0, stamp + length - start)
+def _play(data: bytes, tracks: dict[str, str]) -> None:
+    """Plays each track (kind -> what it is called where it is missing), and compares its end with what is promised."""
+    ends, promised = [], 0.0
+    for kind, missing in tracks.items():
+        with media.opened(data) as container:
+            stream = media.track(container, kind, missing)
+            end = _end(container, stream, kind)
+            sure = not GUESSED & set(container.format.name.split(","))
+            track = float(stream.duration * stream.time_base) if stream.duration and sure else 0.0
+            promised = (container.duration or 0) / 1_000_000 if sure else 0.0
+        ends.append(end)
+        if end < track - SHORT:
+            raise DamagedError(f"{kind} that ends before its header says", f"after {end:.2f} of {track:.2f} s")
+    if max(ends) < promised - SHORT:
+        raise DamagedError("a film or sound that ends before its header says", f"{max(ends):.2f} of {promised:.2f} s")
+
+
+def _end(container: Any, stream: Any, kind: str) -> float:
+    """Returns when the last picture or sound of a track ends, in seconds from the track's start."""
+    end = None
+    start = float((stream.start_time or 0) * stream.time_base)
+    for frame in _frames(container, stream, kind):
+        stamp = media.time_of(frame, stream)
+        length = frame.samples / frame.sample_rate if kind == "audio" else media.step_of(stream)
+        end = end if stamp is None else max(end or 0.0, stamp + length - start)
     if end is None:
         raise DamagedError(f"{kind} that does not decode")
-    if promised - end > SHORT:
-        raise DamagedError(f"{kind} that ends before its header says", f"after {end:.2f} of {promised:.2f} s")
+    return end
 
 
 def _frames(container: Any, stream: Any, kind: str) -> Iterator[Any]:

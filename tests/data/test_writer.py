@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import gc
-import io
-import json
 import os
 import signal
 import subprocess
@@ -15,11 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import webdataset
 from numbered import number_set, write_tar
-from PIL import Image
+from own_files import png, write_table
 from slow import make_slowly
 
 from mmssl.data import journal
@@ -36,12 +32,6 @@ def make(number: int) -> dict[str, bytes]:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def png(color: int) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.full((6, 6, 3), color, np.uint8)).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def test_killed_build_continues_and_ends_the_same(tmp_path: Path) -> None:
@@ -138,20 +128,6 @@ def test_folder_of_classes(classes: Path, tmp_path: Path) -> None:
     assert [s["meta"]["file"] for s in samples] != sorted(found), "classes are mixed"
     with pytest.raises(DamagedError, match="not a JPEG"):
         build(classes, tmp_path / "b", workers=1, strict=True)
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif path.suffix == ".parquet":
-        pa = pytest.importorskip("pyarrow")
-        pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(rows), path)
-    else:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
-            writer.writeheader()
-            writer.writerows(rows)
-    return path
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
