@@ -142,7 +142,8 @@ class Source:
         key, known = min(missing), sorted(place for place in seen if ".json." not in f".{place}")
         if key in self.fields:
             asked = self.fields[key]
-            raise UserError(f"no sample of {self.shards[0]} has {asked!r} for {key!r}; {did_you_mean(asked, seen)}")
+            hint = f"what is there is no {key}" if asked in seen else did_you_mean(asked, seen)
+            raise UserError(f"no sample of {self.shards[0]} has {asked!r} for {key!r}; {hint}")
         keys = sorted({name for name in map(key_of, known) if name})
         raise UserError(
             f"no sample of {self.shards[0]} has {key!r}; its fields are {', '.join(known)}"
