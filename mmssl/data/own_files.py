@@ -57,14 +57,11 @@ def read_files(source: str | Path, *, expected: str) -> dict[str, bytes]:
     if not is_tar(path):
         raise UserError(f"{source} is neither a tar nor a folder; expected one with {expected}")
     found = {}
-    try:
-        with tarfile.open(path) as tar:
-            for name, member in members_of(tar):
-                file = tar.extractfile(member)
-                assert file, "a regular member"
-                found[name] = file.read()
-    except BROKEN as error:
-        raise UserError(f"{source} cannot be read to its end: {error}; fetch or pack it again") from None
+    with tarfile.open(path) as tar:
+        for name, member in members_of(tar):
+            file = tar.extractfile(member)
+            assert file, "a regular member"
+            found[name] = file.read()
     return found
 
 
@@ -74,6 +71,17 @@ def is_tar(path: Path) -> bool:
 
 
 def members_of(tar: tarfile.TarFile) -> list[tuple[str, tarfile.TarInfo]]:
-    """Returns the files of an opened tar that are not hidden, with their paths, in order of the paths."""
-    files = [(member.name.removeprefix("./"), member) for member in tar if member.isreg() and not hidden(member.name)]
-    return sorted(files, key=lambda file: file[0])
+    """Returns the files of an opened tar that are not hidden, with their paths, in order of the paths.
+
+    Raises UserError for a tar that breaks off.
+    """
+    try:
+        members = [member for member in tar if member.isreg() and not hidden(member.name)]
+        assert tar.fileobj, "a tar that is open"
+        tar.fileobj.seek(tar.offset)
+        while block := tar.fileobj.read(1 << 20):
+            if block.strip(b"\0"):  # tarfile takes a garbled or cut header for the end
+                raise tarfile.ReadError("a garbled or cut header")
+    except BROKEN as error:
+        raise UserError(f"{tar.name!s} cannot be read to its end: {error}; fetch or pack it again") from None
+    return sorted(((m.name.removeprefix("./"), m) for m in members), key=lambda file: file[0])

@@ -102,7 +102,7 @@ def test_json_is_no_picture_and_opens_no_file(tmp_path: Path, key: str) -> None:
     source = Source(
         shards=jsons(tmp_path, [str(tmp_path / "own.png"), [[1.0, 2.0, 3.0]]]), fields={key: "json.caption"}
     )
-    with pytest.raises(UserError, match="no sample of .* has 'json.caption'"):
+    with pytest.raises(UserError, match=f"has 'json.caption' for '{key}'; what is there is no {key}$"):
         list(source.samples({key}))
 
 

@@ -33,6 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / f"s{n % 2}-film.{n}.mp4").write_bytes(sounding + bytes(n))
     (source / "s0-mute.mp4").write_bytes(video.encode(pictures, fps=5))
     (source / "s1-garbled.mp4").write_bytes(b"no film")
+    (source / "._s0-film.0.mp4").write_bytes(b"hidden")
+    (source / "._clips.csv").write_bytes(b"\xff\x00hidden")
     (source / "s0-film.0.align").write_text(ALIGN)
     (source / "s1-film.1.json").write_text(json.dumps({"place": "attic"}))
     rows = ["file,fold,seconds", "s0-film.2.mp4,test,1.5", "s1-film.3.mp4,train,", "s0-film.4.mp4,test,1"]
