@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+import statistics
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from mmssl.data.collate import collate
 from mmssl.data.plan import Plan, Segment, seed_of
 from mmssl.data.shards import Source
 from mmssl.data.tally import IN_A_ROW, Tally
-from mmssl.data.tar import Entry
+from mmssl.data.tar import LOST, Entry
 from mmssl.errors import DamagedError, UserError
 from mmssl.types import Batch, Sample, View
 
@@ -89,6 +90,7 @@ class _Slot:
         self.slot = stream.rank * plan.workers + worker
         self.tally = Tally()
         self.in_a_row = 0
+        self.lengths: list[int] = []  # of the whole shards that this slot has read
 
     def run(self, done: int, draws: int, *, alone: bool) -> Iterator[Parcel]:
         """Yields the slot's batches after the first `done` of its rank, for which it had made `draws` draws."""
@@ -162,10 +164,16 @@ class _Slot:
                 )
 
     def _read(self, segments: Iterable[Segment]) -> Iterator[Entry]:
+        """Yields samples in the plan's order; a broken shard of unknown length misses as many as the others had."""
         source, wanted = self.stream.source, self.stream.view.reads
         for part in segments:
+            given, broken = 0, False
             for entry in source.entries(part.shard, start=part.start, stop=part.stop, step=part.step):
-                yield source.keep(entry, wanted)
+                broken = part.stop is None and entry.fault in LOST
+                missing = int(statistics.median(self.lengths or [0])) - given if broken else 1
+                yield from itertools.repeat(source.keep(entry, wanted), max(1, missing))
+                given += 1
+            self.lengths += [] if broken else [given]
 
 
 def shuffled(entries: Iterable[Entry], limit: float, order: random.Random) -> Iterator[Entry]:

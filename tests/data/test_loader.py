@@ -246,6 +246,24 @@ def test_fifteen_of_twenty_shards_cut_stop_a_run_with_and_without_an_index(tmp_p
         list(own.epoch(0))
 
 
+@pytest.mark.parametrize("lost", ["false", "head -c 3000 {}"])
+def test_lost_shards_of_unknown_length_miss_as_many_as_the_others_had(tmp_path: Path, lost: str) -> None:
+    whole = Source(shards=number_set(tmp_path / "a", [100] * 20)).shards
+    shards = [f"pipe:cat {s}" if n < 5 else f"pipe:{lost.format(s)}" for n, s in enumerate(whole)]
+    own = loader(shards, batch=10, workers=0, epoch_samples=2000)
+    with pytest.raises(UserError, match=r"\d+ of \d+ samples are unusable, more than max_damaged=0.05: the"):
+        list(own.epoch(0))
+    one = loader([*shards[:5] * 6, shards[-1]], batch=10, workers=0, epoch_samples=3000)
+    batches = one.epoch(0)
+    found = list(itertools.islice(batches, 250))
+    again = loader([*shards[:5] * 6, shards[-1]], batch=10, workers=0, epoch_samples=3000)
+    resumed = again.epoch(0, resume=json.loads(json.dumps(one.state())))
+    assert drawn(itertools.islice(resumed, 40)) == drawn(itertools.islice(batches, 40))
+    assert again.report() == one.report()
+    assert len(found) == 250
+    assert sum(n for shards in one.report()["damaged"].values() for n in shards.values()) in range(80, 101)
+
+
 def test_one_lost_shard_of_many_stops_no_run(tmp_path: Path) -> None:
     shards = number_set(tmp_path / "a", [60] * 21)
     own = loader(shards, batch=10, workers=0, shuffle_mb=0)
