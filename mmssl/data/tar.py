@@ -59,6 +59,7 @@ def read_tar(url: str, *, start: int = 0, stop: int | None = None, step: int = 1
     A part of a sample that stands apart from its first is an entry with a fault and without fields.
     """
     number, twins, fault = -1, list[str](), ""
+    stream: _Stream | None = None
     try:
         with _opened(url) as stream:
             groups = _grouped(_read_members(stream), twins)
@@ -71,8 +72,8 @@ def read_tar(url: str, *, start: int = 0, stop: int | None = None, step: int = 1
                 stream.close()  # here a command that failed says so
                 if stop is not None:
                     fault = fault or TOO_FEW
-    except BROKEN as error:
-        fault = CLOSED if number < 0 and isinstance(error, OSError) else ENDS_EARLY
+    except BROKEN:
+        fault = ENDS_EARLY if stream and stream.bytes else CLOSED
     fault = fault or ("two files of a sample bear one name" if twins else "")
     if fault:
         yield Entry("", url, {}, fault)

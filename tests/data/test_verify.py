@@ -60,12 +60,23 @@ def cloud(last: float) -> bytes:
     return stream.getvalue()
 
 
+def audio_of(last: float) -> bytes:
+    """Writes a WAV of floats."""
+    from scipy.io import wavfile
+
+    samples, stream = SOUND.copy(), io.BytesIO()
+    samples[-1] = last
+    wavfile.write(stream, 16_000, samples)
+    return stream.getvalue()
+
+
 WHOLE = {
     "jpg": picture("JPEG"),
     "png": picture("PNG"),
     "webp": picture("WEBP"),
     "mp4": film(audio=SOUND, sample_rate=16_000),
     "mute.mp4": film(),
+    "nan.wav": audio_of(0.5),
     "wav": audio.encode(SOUND, sample_rate=16_000),
     "flac": audio.encode(SOUND, sample_rate=16_000, format="flac"),
     "mp3": audio.encode(SOUND, sample_rate=16_000, format="mp3"),
@@ -88,6 +99,7 @@ DAMAGED = {
     "wav": WHOLE["wav"][:20_000],
     "flac": WHOLE["flac"][: len(WHOLE["flac"]) // 2],
     "mp3": bytes(200),
+    "nan.wav": audio_of(np.nan),
     "ply": WHOLE["ply"][:-4],
     "npy": cloud(np.nan)[:-8],
     "txt": b"\xff\xfe",
