@@ -214,7 +214,9 @@ def _shards(verbs: Verbs) -> None:
     build.add_argument("out", help="folder for the shards and their index.json")
     build.add_argument("--shard-samples", type=int, default=1000, help="samples a shard at most (default 1000)")
     build.add_argument("--shard-mb", type=float, default=256, help="size of a shard at most (default 256)")
-    build.add_argument("--columns", nargs="+", default=[], metavar="KEY=COLUMN", help="columns of a manifest")
+    build.add_argument(
+        "--columns", "--column", nargs="+", action="extend", metavar="KEY=COLUMN", help="columns of a manifest"
+    )
     build.add_argument("--shuffle", action=argparse.BooleanOptionalAction, help="default: all but shards")
     build.add_argument("--seed", type=int, default=0, help="of the shuffle (default 0)")
     build.add_argument("--workers", type=int, help="processes (default: one a core)")
@@ -232,15 +234,13 @@ def _shards(verbs: Verbs) -> None:
 
 
 def _run_build(a: argparse.Namespace) -> None:
-    from mmssl.data.writer import build
+    from mmssl.data.manifest import parse_columns
+    from mmssl.data.writer import build, summary
 
-    for pair in a.columns:
-        if "=" not in pair:
-            raise UserError(f"--columns got {pair!r}; write it as KEY=COLUMN, such as image=path")
-    build(
+    index = build(
         a.source,
         a.out,
-        columns=dict(pair.split("=", 1) for pair in a.columns),
+        columns=parse_columns(a.columns or ()),
         shuffle=a.shuffle,
         seed=a.seed,
         shard_samples=a.shard_samples,
@@ -248,6 +248,7 @@ def _run_build(a: argparse.Namespace) -> None:
         workers=a.workers,
         strict=a.strict,
     )
+    print(f"{a.out}: {summary(index)}")
 
 
 def _run_verify(a: argparse.Namespace) -> int:

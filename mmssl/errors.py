@@ -13,15 +13,15 @@ class UserError(ValueError):
 class DamagedError(UserError):
     """One sample that cannot be used; loaders skip it and count it under `reason`.
 
-    `reason` is short and free of file names, so that equal faults count as one.
+    `reason` is short and free of file names, so that equal faults count as one; `detail` is what this one adds.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
+        self.reason, self.detail = reason, detail
 
-    def __reduce__(self) -> tuple[type[DamagedError], tuple[str]]:
-        return (type(self), (self.reason,))
+    def __reduce__(self) -> tuple[type[DamagedError], tuple[str, str]]:
+        return (type(self), (self.reason, self.detail))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

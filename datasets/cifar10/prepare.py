@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmssl import modalities
 from mmssl.data.own_files import read_files
-from mmssl.data.writer import build_from
+from mmssl.data.writer import build_from, summary
 from mmssl.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -32,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         for split, pictures in splits(options).items():
             random.Random(0).shuffle(pictures)
             about = f"CIFAR-10 {split}"
-            build_from(Samples(pictures), len(pictures), Path(options.out) / split, workers=1, description=about)
+            out = Path(options.out) / split
+            index = build_from(Samples(pictures), len(pictures), out, workers=1, description=about)
+            print(f"{split}: {summary(index)}")
     except UserError as error:
         print(f"cifar10: {error}", file=sys.stderr)
         return 2
@@ -84,12 +87,16 @@ class Plain(pickle.Unpickler):
 
 def pictures_of(source: Path) -> list[Picture]:
     """Returns the pictures of a tar or folder with one folder per class."""
-    found = []
+    found, others = [], []
     for name, data in read_files(source, expected="CLASS/NAME.jpg").items():
         if (told := PICTURE.fullmatch(name)) and told[1] in CLASSES:
             found.append((CLASSES.index(told[1]), told[2], data))
+        else:
+            others.append(name)
     if not found:
         raise UserError(f"{source} has no picture such as airplane/0001.jpg")
+    if others:
+        print(f"{source}: passed over {len(others)} files that are not CLASS/NAME.jpg or .png, such as {others[0]}")
     return found
 
 
@@ -108,6 +115,7 @@ class Samples:
 
     def __call__(self, number: int) -> dict[str, bytes]:
         label, extension, data = self.pictures[number]
+        modalities.decode(extension, data)
         return {extension: data, "cls": str(label).encode()}
 
 

@@ -7,16 +7,20 @@ import io
 import json
 import sys
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from mmssl.data.writer import build_from
+from mmssl.data.own_files import files_of, is_tar, members_of
+from mmssl.data.writer import build_from, summary
 from mmssl.errors import DamagedError, UserError
-from mmssl.modalities import image, video
+from mmssl.modalities import image, read_file, video
 
+T = TypeVar("T")
 VOID = 255
 CRF = 10  # H.264 without a loss that one sees
 
@@ -37,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
             if chosen:
                 make = Samples(source, chosen, options.fps, options.height)
                 about = f"davis {split}: height {options.height or options.resolution}, {options.fps:g} fps"
-                build_from(make, len(chosen), Path(options.out) / split, shard_samples=10, description=about)
+                index = build_from(make, len(chosen), Path(options.out) / split, shard_samples=10, description=about)
+                print(f"{split}: {summary(index)}")
     except UserError as error:
         print(f"davis: {error}", file=sys.stderr)
         return 2
@@ -58,17 +63,17 @@ def parser() -> argparse.ArgumentParser:
 def names(source: Path) -> list[str]:
     """Returns the paths of a folder's or a tar's files, in order."""
     if source.is_dir():
-        return sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
-    if source.is_file() and tarfile.is_tarfile(source):
+        return sorted(name.as_posix() for name in files_of(source)[0])
+    if is_tar(source):
         with tarfile.open(source) as tar:
-            return sorted(member.name for member in tar if member.isreg())
+            return sorted(member.name for _, member in members_of(tar))
     raise UserError(f"{source} is neither a tar nor a folder; expected one with JPEGImages and Annotations")
 
 
 def read(source: Path, wanted: list[str]) -> dict[str, bytes]:
     """Returns the bytes of some of the files."""
     if source.is_dir():
-        return {name: (source / name).read_bytes() for name in wanted}
+        return {name: read_file(source / name) for name in wanted}
     with tarfile.open(source) as tar:
         opened = {name: tar.extractfile(name) for name in wanted}
         return {name: file.read() for name, file in opened.items() if file is not None}
@@ -101,9 +106,9 @@ class Samples:
         data = read(self.source, [name for pair in pairs for name in pair if name])
         if any(mask is None for _, mask in pairs):
             raise DamagedError("a sequence with frames without masks", pairs[0][0])
-        frames = [image.pixels(image.decode(data[frame])) for frame, _ in pairs]
+        frames = [opened(data[frame], frame, image.pixels) for frame, _ in pairs]
         size = even(*frames[0].size, self.height)
-        numbers = [Image.fromarray(image.values(image.decode(data[mask]))) for _, mask in pairs if mask]
+        numbers = [Image.fromarray(opened(data[mask], mask, image.values)) for _, mask in pairs if mask]
         masks = numbered(numbers, frames[0].size, size)
         pixels = np.stack([np.asarray(frame.resize(size, Image.Resampling.BOX)) for frame in frames])
         stream = io.BytesIO()
@@ -116,6 +121,14 @@ class Samples:
             "masks.npz": stream.getvalue(),
             "json": json.dumps(meta).encode(),
         }
+
+
+def opened(data: bytes, name: str, read: Callable[[Image.Image], T]) -> T:
+    """Reads a frame or a mask; DamagedError names the file."""
+    try:
+        return read(image.decode(data))
+    except DamagedError as error:
+        raise DamagedError("a damaged frame or mask", f"{name}: {error}") from None
 
 
 def even(width: int, height: int, wanted: int | None) -> tuple[int, int]:

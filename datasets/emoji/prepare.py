@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmssl.data.own_files import read_files
-from mmssl.data.writer import build_from
+from mmssl.data.writer import build_from, summary
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import image
 
@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         for split in ("train", "test"):
             chosen = [row for row in rows if (base(row["name"]) in held_out) == (split == "test")]
             about = f"emoji {split}: {options.held_out:g} held out by seed {options.seed}"
-            build_from(Samples(chosen, pictures), len(chosen), Path(options.out) / split, workers=1, description=about)
+            out = Path(options.out) / split
+            index = build_from(Samples(chosen, pictures), len(chosen), out, workers=1, description=about)
+            print(f"{split}: {summary(index)}")
     except UserError as error:
         print(f"emoji: {error}", file=sys.stderr)
         return 2
@@ -60,6 +62,9 @@ def read(source: Path) -> tuple[list[Row], dict[str, bytes]]:
     missing = {"file", "name", "keywords", "group", "subgroup"} - set(rows[0] if rows else ())
     if missing:
         raise UserError(f"{source}: pairs.csv lacks {', '.join(sorted(missing))}")
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise UserError(f"{source}: row {number} of pairs.csv has more or fewer cells than the header")
     return rows, files
 
 

@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmssl import modalities
-from mmssl.data.writer import build_from
+from mmssl.data.own_files import files_of, is_tar, members_of
+from mmssl.data.writer import build_from, summary
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import audio, video
 
@@ -46,8 +47,7 @@ def write(films: Films, options: argparse.Namespace) -> None:
     for split, names in splits.items():
         out, about = Path(options.out) / split, f"films of {films.source.name}, {split}"
         index = build_from(Samples(names, films), len(names), out, shard_samples=100, workers=1, description=about)
-        for reason, count in index["damaged"].items():
-            print(f"{split}: {count} of {len(names)} films left out: {reason}")
+        print(f"{split}: {summary(index)}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,14 +70,11 @@ class Films:
         self.source = Path(source)
         self.close = lambda: None
         if self.source.is_dir():
-            self.members: dict[str, Any] = {
-                p.relative_to(self.source).as_posix(): p for p in sorted(self.source.rglob("*")) if p.is_file()
-            }
-        elif self.source.is_file() and tarfile.is_tarfile(self.source):
+            self.members: dict[str, Any] = {name.as_posix(): self.source / name for name in files_of(self.source)[0]}
+        elif is_tar(self.source):
             self.tar = tarfile.open(self.source)  # noqa: SIM115 - `close` closes it
             self.close = self.tar.close
-            members = sorted((m for m in self.tar if m.isreg()), key=lambda member: member.name)
-            self.members = {member.name.removeprefix("./"): member for member in members}
+            self.members = dict(members_of(self.tar))
         else:
             raise UserError(f"{source} is neither a tar nor a folder; expected one with video files")
         self.names = [name for name in self.members if extension(name) in video.EXTENSIONS]
@@ -88,7 +85,7 @@ class Films:
     def read(self, name: str) -> bytes:
         """Returns a file's bytes."""
         member = self.members[name]
-        return member.read_bytes() if isinstance(member, Path) else self.tar.extractfile(member).read()
+        return modalities.read_file(member) if isinstance(member, Path) else self.tar.extractfile(member).read()
 
     def _rows(self, name: str) -> Iterator[dict[str, Any]]:
         for row in csv.DictReader(self.read(name).decode("utf-8-sig").splitlines()):
@@ -104,10 +101,13 @@ class Films:
         stem = str(PurePosixPath(name).with_suffix(""))
         told: dict[str, Any] = {"name": PurePosixPath(name).stem, **self.row(name)}
         if f"{stem}.align" in self.members:
-            told["words"] = words(self.read(f"{stem}.align").decode())
+            told["words"] = words(self.read(f"{stem}.align").decode("utf-8", "replace"))
             told["text"] = " ".join(word["word"] for word in told["words"])
         if f"{stem}.json" in self.members:
-            told |= modalities.decode("json", self.read(f"{stem}.json"))
+            own = modalities.decode("json", self.read(f"{stem}.json"))
+            if not isinstance(own, dict):
+                raise DamagedError("JSON beside a film that is no object", f"{stem}.json")
+            told |= own
         return told
 
 
@@ -159,11 +159,15 @@ class Samples:
     def __call__(self, number: int) -> dict[str, Any]:
         name = self.names[number]
         data = self.films.read(name)
-        check(data)
+        try:
+            check(data)
+            about = self.films.about(name)
+        except DamagedError as error:
+            raise DamagedError(error.reason, name) from None
         return {
             "__key__": re.sub(r"[^\w+-]", "_", str(PurePosixPath(name).with_suffix(""))),
             extension(name): data,
-            "json": json.dumps(self.films.about(name), ensure_ascii=False).encode(),
+            "json": json.dumps(about, ensure_ascii=False).encode(),
         }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmssl.data.writer import build
+from mmssl.data.writer import build, summary
 from mmssl.errors import UserError
 
 
@@ -18,7 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
     options = command.parse_args(arguments)
     try:
-        build(options.source, options.out, workers=options.workers, strict=options.strict)
+        index = build(options.source, options.out, workers=options.workers, strict=options.strict)
+        print(f"{options.out}: {summary(index)}")
     except UserError as error:
         print(f"image_folder: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmssl.data.writer import build
+from mmssl.data.manifest import parse_columns
+from mmssl.data.writer import build, summary
 from mmssl.errors import UserError
 
 
@@ -14,16 +15,15 @@ def main(arguments: list[str] | None = None) -> int:
     command = argparse.ArgumentParser(description="Makes shards of a table of files, captions and labels.")
     command.add_argument("out", metavar="OUT", help="folder for the shards")
     command.add_argument("--source", required=True, metavar="TABLE", help="a CSV, TSV, Parquet or JSONL file")
-    command.add_argument("--column", action="append", default=[], metavar="KEY=COLUMN", help="which column fills a key")
+    about = "which column fills a key"
+    command.add_argument("--columns", "--column", nargs="+", action="extend", metavar="KEY=COLUMN", help=about)
     command.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     command.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
     options = command.parse_args(arguments)
     try:
-        pairs = [pair.partition("=") for pair in options.column]
-        if any(not column for _, _, column in pairs):
-            raise UserError(f"--column {' '.join(options.column)}: expected KEY=COLUMN, such as text=title")
-        columns = {key: column for key, _, column in pairs}
-        build(options.source, options.out, columns=columns, workers=options.workers, strict=options.strict)
+        columns = parse_columns(options.columns or ())
+        index = build(options.source, options.out, columns=columns, workers=options.workers, strict=options.strict)
+        print(f"{options.out}: {summary(index)}")
     except UserError as error:
         print(f"manifest: {error}", file=sys.stderr)
         return 2

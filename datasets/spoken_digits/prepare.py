@@ -13,8 +13,9 @@ from itertools import cycle
 from pathlib import Path
 
 from mmssl.data.own_files import read_files
-from mmssl.data.writer import build_from
+from mmssl.data.writer import build_from, summary
 from mmssl.errors import UserError
+from mmssl.modalities.whole import check
 
 RECORDING = re.compile(r"(?:.*/)?(\d)_([a-z]+)_(\d+)\.wav")
 PICTURE = re.compile(r"(?:.*/)?(\d)/[^/]+\.png")
@@ -48,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
             pairs = pair(chosen, pictures, source, pairings=pairings, seed=options.seed)
             about = f"spoken digits {split}: {options.speaker} held out, {pairings} pictures each, seed {options.seed}"
             samples = Samples(pairs, sounds, pictures)
-            build_from(samples, len(pairs), Path(options.out) / split, shard_samples=1000, workers=1, description=about)
+            out = Path(options.out) / split
+            index = build_from(samples, len(pairs), out, shard_samples=1000, workers=1, description=about)
+            print(f"{split}: {summary(index)}")
     except UserError as error:
         print(f"spoken_digits: {error}", file=sys.stderr)
         return 2
@@ -74,6 +77,8 @@ def recordings_of(sounds: dict[str, bytes], source: str) -> list[Recording]:
     recordings = [Recording(file, told[1], told[2], int(told[3])) for file, told in found if told]
     if not recordings:
         raise UserError(f"{source} has no digit_speaker_take.wav such as 7_george_12.wav")
+    if others := [file for file, told in found if not told]:
+        print(f"{source}: passed over {len(others)} files that are not digit_speaker_take.wav, such as {others[0]}")
     return recordings
 
 
@@ -109,6 +114,8 @@ class Samples:
 
     def __call__(self, number: int) -> dict[str, bytes]:
         recording, picture = self.pairs[number]
+        check("wav", self.sounds[recording.file])
+        check("png", self.pictures[picture])
         meta = {"digit": recording.digit, "speaker": recording.speaker, "take": recording.take}
         return {
             "wav": self.sounds[recording.file],

@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from mmssl import modalities
-from mmssl.errors import DamagedError
+from mmssl.errors import DamagedError, UserError
+from mmssl.modalities import text
 from mmssl.types import Sample
 
 Raw = dict[str, bytes]  # field -> encoded bytes; `__key__` is held apart
@@ -56,7 +57,8 @@ def places(raw: Raw) -> set[str]:
     for field in raw:
         if field.rpartition(".")[2] == "json":
             with suppress(DamagedError):
-                found |= {f"{field}.{name}" for name in modalities.decode(field, raw[field])}
+                value = modalities.decode(field, raw[field])
+                found |= {f"{field}.{name}" for name in value} if isinstance(value, dict) else set()
     return found
 
 
@@ -70,7 +72,8 @@ def decode(key: str, raw: Raw, renamed: Mapping[str, str]) -> Any:
         sound = importlib.import_module("mmssl.modalities.audio").decode(raw[field], extension)
         return sound if sound.is_there else None
     path = split_path(renamed[key])[1] if key in renamed else ()
-    return _follow(modalities.decode(field, raw[field]), path)
+    value = _follow(modalities.decode(field, raw[field]), path)
+    return _of_kind(key, value) if extension == "json" else value
 
 
 def _follow(value: Any, path: tuple[str, ...]) -> Any:
@@ -78,6 +81,27 @@ def _follow(value: Any, path: tuple[str, ...]) -> Any:
         if not isinstance(value, dict) or value.get(name) is None:
             return None
         value = value[name]
+    return value
+
+
+def _of_kind(key: str, value: Any) -> Any:
+    """Returns what JSON holds for a key, null and NaN as None; raises DamagedError for what the key cannot be."""
+    kind = key.partition("_")[0]
+    if value is None or value != value:
+        return None
+    if kind == "text":
+        try:
+            return text.load(value)
+        except DamagedError:
+            raise
+        except UserError:
+            raise DamagedError("a caption that is neither text nor a list of texts", f"{value!r:.60}") from None
+    if kind == "label" and not isinstance(value, str):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+            raise DamagedError("a label that is neither a name nor a whole number", f"{value!r:.60}")
+        return int(value)
+    if kind in modalities.MODALITIES:
+        raise DamagedError(f"JSON that is no {kind}", f"{value!r:.60}")
     return value
 
 

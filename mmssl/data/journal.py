@@ -21,10 +21,13 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from mmssl.data.index import FORMAT, INDEX, JOURNAL, write_json
+from mmssl.data.summary import account
 from mmssl.errors import DamagedError, UserError
 from mmssl.files import sync_folder
 
 Fields = dict[str, bytes]
+EXAMPLES = 3  # of what was left out for one reason
+OPTIONAL = ("examples", "empty_classes")  # in the index only where there are any
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,39 @@ def write(plan: Plan, out: str | Path, *, workers: int | None = None, strict: bo
                 journal.note(number, entry)
                 bar.update(len(plan.shards[number]))
         index = _index(plan, [journal.done[i] for i in range(len(plan.shards))])
-        write_json(folder / INDEX, index)
+        if index["samples"]:
+            write_json(folder / INDEX, index)
+    if not index["samples"]:
+        _remove(folder, index)
+        raise UserError(f"no sample could be written to {folder}; {'; '.join(account(index))}")
     (folder / JOURNAL).unlink()
     return index
 
 
 def _index(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the index: what is known of the source, and over all shards what was left out, and why, with examples."""
     damaged: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+    labels: Counter[str] = Counter()
     for entry in entries:
-        damaged.update(entry.pop("damaged"))
-    samples = sum(entry["samples"] for entry in entries)
-    return {"format": FORMAT, **plan.about, "samples": samples, "damaged": dict(damaged), "shards": entries}
+        labels.update(entry.pop("labels"))
+        for reason, (count, named) in entry.pop("damaged").items():
+            damaged[reason] += count
+            examples[reason] = [*examples.get(reason, ()), *named][:EXAMPLES]
+    empty = [name for number, name in enumerate(plan.about.get("classes", ())) if not labels[str(number)]]
+    about = {**plan.about, "empty_classes": sorted({*plan.about.get("empty_classes", ()), *empty})}
+    counts = {"samples": sum(entry["samples"] for entry in entries), "damaged": dict(damaged), "examples": examples}
+    kept = {name: value for name, value in {**about, **counts}.items() if value or name not in OPTIONAL}
+    return {"format": FORMAT, **kept, "shards": entries}
+
+
+def _remove(folder: Path, index: dict[str, Any]) -> None:
+    """Removes the shards of a build that wrote no sample, so that nothing looks finished."""
+    for entry in index["shards"]:
+        (folder / entry["name"]).unlink(missing_ok=True)
+    (folder / JOURNAL).unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 class _Journal:
@@ -200,8 +225,9 @@ def _write_shard(path: Path, items: Sequence[Any], make: Callable[[Any], Fields]
     from webdataset import TarWriter
 
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    damaged: Counter[str] = Counter()
+    damaged: dict[str, tuple[int, list[str]]] = {}
     fields: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
     keys: set[str] = set()
     try:
         with open(aside, "wb") as file:
@@ -212,6 +238,7 @@ def _write_shard(path: Path, items: Sequence[Any], make: Callable[[Any], Fields]
                     sample["__key__"] = _unused(str(sample["__key__"]), keys)
                     tar.write(sample)
                     fields.update(name for name in sample if name != "__key__")
+                    labels.update([sample["cls"].strip().decode("latin-1")] if "cls" in sample else [])
             file.flush()
             os.fsync(file.fileno())
         size = aside.stat().st_size
@@ -220,11 +247,11 @@ def _write_shard(path: Path, items: Sequence[Any], make: Callable[[Any], Fields]
         aside.unlink(missing_ok=True)
     sync_folder(path.parent)
     entry = {"name": path.name, "samples": len(keys), "bytes": size, "fields": dict(sorted(fields.items()))}
-    return {**entry, "sha256": hashed.sha.hexdigest(), "damaged": dict(damaged)}
+    return {**entry, "sha256": hashed.sha.hexdigest(), "damaged": damaged, "labels": dict(labels)}
 
 
 def _make_all(
-    items: Sequence[Any], make: Callable[[Any], Fields], damaged: Counter[str], strict: bool
+    items: Sequence[Any], make: Callable[[Any], Fields], damaged: dict[str, tuple[int, list[str]]], strict: bool
 ) -> Iterator[dict[str, Any]]:
     for item in items:
         try:
@@ -232,7 +259,10 @@ def _make_all(
         except DamagedError as error:
             if strict:
                 raise
-            damaged[error.reason] += 1
+            count, examples = damaged.get(error.reason, (0, []))
+            named = [f"sample {item}"] if isinstance(item, int) else []
+            example = ", ".join([*named, *([error.detail] if error.detail else [])])
+            damaged[error.reason] = count + 1, [*examples, example][:EXAMPLES]
         else:
             yield {"__key__": f"{item:08d}" if isinstance(item, int) else str(item), **made}
 

@@ -44,6 +44,7 @@ class Loader:
         self.source, self.view = source, view
         self.batch, self.seed, self.workers, self.rank, self.world = batch, seed, workers, rank, world
         self.shuffle_bytes, self.max_damaged, self.strict = shuffle_mb * 2**20, max_damaged, strict
+        source.check_whole(max_damaged)
         source.check(view.reads)
         self.epoch_samples = self._epoch_samples(epoch_samples)
         self._tally = Tally()
@@ -145,7 +146,8 @@ class Loader:
                     raise UserError(parcel.error)
                 state["batches"] += 1
                 state["draws"][parcel.worker] = parcel.draws
-                self._tally.check(most=self.max_damaged, complete=state["batches"] == plan.batches)
+                whole = max(self.source.count or 0, self.epoch_samples)
+                self._tally.check(most=self.max_damaged, of=whole, complete=state["batches"] == plan.batches)
                 yield parcel.batch
             self._waiting = plan.epoch + 1, parcels
         finally:

@@ -2,121 +2,221 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmssl import modalities
-from mmssl.errors import UserError, did_you_mean
+from mmssl.data.table import Record, read_table
+from mmssl.errors import DamagedError, UserError, did_you_mean
 
 FILES = ("file", "path", "filename", "filepath", "file_name")  # columns of files whose extension tells the modality
 TEXTS = ("text", "caption", "txt")
 LABELS = ("label", "class", "cls")
-Record = dict[str, Any]
+KINDS = {**modalities.EXTENSIONS, "cls": "label", "json": "meta"}  # what a column named as an extension holds
+WHOLE = re.compile(r"-?\d+(\.0*)?")
+Roles = dict[str, list[str]]  # column -> keys that it fills; columns without one go into the JSON
+
+
+@dataclass(slots=True)
+class Line:
+    """Of one row, field -> file, field -> text, and what becomes JSON; or why it cannot be a sample."""
+
+    where: str
+    files: dict[str, Path] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    fault: str = ""
 
 
 @dataclass(slots=True)
 class Manifest:
-    """Of each row, field -> file and field -> text; and the class names, if the labels are names."""
+    """The rows, the class names if the labels are names, and how many files of which unknown extensions it names."""
 
-    rows: list[tuple[dict[str, str], dict[str, str]]]
+    rows: list[Line]
     classes: list[str]
+    passed_over: Counter[str]
+
+
+def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
+    """Reads KEY=COLUMN of a command line; raises UserError for anything else and for a key that comes twice."""
+    columns: dict[str, str] = {}
+    for pair in pairs:
+        key, _, column = pair.partition("=")
+        if not key or not column or key in columns:
+            raise UserError(f"--columns got {pair!r}; write each key once, as KEY=COLUMN, such as image=path")
+        columns[key] = column
+    return columns
 
 
 def read_manifest(path: Path, columns: dict[str, str]) -> Manifest:
-    """Reads a CSV, TSV, Parquet or JSONL table; `columns` (key -> column) overrules the columns' names."""
-    records = _records(path)
-    if not records:
-        raise UserError(f"{path} has no rows")
-    names = list(dict.fromkeys(name for record in records for name in record))
+    """Reads a CSV, TSV, Parquet or JSONL table; `columns` (key -> column) overrules the columns' names.
+
+    A row is left out, with its place, where a cell is of a wrong type, where it has another number of cells than the
+    header, and where it has neither a file nor a caption. Empty, null and NaN cells are missing.
+    """
+    records = read_table(path)
+    names = list(dict.fromkeys(name for record in records for name in record.cells))
     for key, column in columns.items():
         if column not in names:
             raise UserError(f"{path} has no column {column!r} for {key!r}; {did_you_mean(column, names)}")
-    roles = _roles(names, columns)
-    if not any(role in modalities.MODALITIES or "_" in role or role in FILES for role in roles.values()):
+    roles = _roles(records, names, columns)
+    if not any(role not in ("label", "meta") for found in roles.values() for role in found):
         raise UserError(
             f"{path} has the columns {', '.join(names)}; expected one of {', '.join(modalities.MODALITIES)} or file,"
             " or say which is which with columns"
         )
-    label = next((column for column, role in roles.items() if role == "label"), None)
-    values = {str(record[label]) for record in records if record.get(label) not in (None, "")} if label else set()
-    classes = [] if all(value.isdecimal() for value in values) else sorted(values)
-    places = {name: place for place, name in enumerate(classes)}
-    return Manifest([_row(record, roles, places) for record in records], classes)
+    classes = _classes(records, roles)
+    reader = _Reader(path.parent, roles, {name: str(number) for number, name in enumerate(classes)})
+    return Manifest([reader.line(record) for record in records], classes, reader.passed_over)
 
 
-def _roles(names: Iterable[str], columns: dict[str, str]) -> dict[str, str]:
-    """Returns column -> key of what it holds; columns of no role go into the JSON."""
-    given = {column: key for key, column in columns.items()}
-    roles = {}
-    for name in names:
+def missing(value: Any) -> bool:
+    """Tells whether a cell holds nothing: null, NaN, empty or blank."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def _roles(records: list[Record], names: list[str], columns: dict[str, str]) -> Roles:
+    """Returns which keys each column fills: as given, or by its name in small letters."""
+    roles: Roles = {}
+    for key, column in columns.items():
+        roles.setdefault(column, []).append(KINDS.get(key, key))
+    own = {name.lower(): name for name in reversed(names) if name not in roles}
+    for known, key in ((TEXTS, "text"), (LABELS, "label"), (FILES, "file")):
+        found = [own.pop(name) for name in known if name in own]
+        if found and key not in columns:
+            roles[found[0]] = [key]
+    for name, column in own.items():
         kind = name.partition("_")[0]
-        if name in given:
-            roles[name] = given[name]
-        elif name in TEXTS and "text" not in columns:
-            roles[name] = "text"
-        elif name in LABELS and "label" not in columns:
-            roles[name] = "label"
-        elif name in FILES or (kind in modalities.MODALITIES and kind != "text"):
-            roles[name] = name
+        if name in KINDS or name in modalities.MODALITIES:
+            roles[column] = [KINDS.get(name, name)]
+        elif kind in modalities.MODALITIES and kind != "text" and _names_files(records, column):
+            roles[column] = [name]
     return roles
 
 
-def _row(record: Record, roles: dict[str, str], places: dict[str, int]) -> tuple[dict[str, str], dict[str, str]]:
-    files: dict[str, str] = {}
-    texts: dict[str, str] = {}
-    others: Record = {}
-    for column, value in record.items():
-        role = roles.get(column)
-        extension = str(value).rpartition(".")[2].lower()
-        if role is not None and value in (None, ""):
-            continue
-        if role is None or (role not in ("text", "label") and extension not in modalities.EXTENSIONS):
-            others[column] = value
-        elif role == "text":
-            texts["txt"] = str(value)
-        elif role == "label":
-            texts["cls"] = str(places.get(str(value), value))
-            others[column] = value
+def _names_files(records: list[Record], column: str) -> bool:
+    """Tells whether any cell of a column is a file that could be read: not so image_id, nor image_url."""
+    cells = (record.cells.get(column) for record in records)
+    return any(isinstance(cell, str) and "://" not in cell and _extension(cell) in KINDS for cell in cells)
+
+
+def _extension(name: str) -> str:
+    return PurePosixPath(name.strip().replace("\\", "/")).suffix[1:].lower()
+
+
+def _classes(records: list[Record], roles: Roles) -> list[str]:
+    """Returns the sorted names of the classes; none where all labels are whole numbers."""
+    column = next((column for column, keys in roles.items() if "label" in keys), None)
+    cells = (record.cells.get(column) for record in records if not record.fault) if column is not None else ()
+    labels = {label for cell in cells if not missing(cell) and (label := _label(cell)) is not None}
+    return [] if all(map(WHOLE.fullmatch, labels)) else sorted(labels)
+
+
+def _label(value: Any) -> str | None:
+    """Returns the name or whole number that a label is, as text; None for anything else. 3.0 is 3."""
+    if isinstance(value, str):
+        return value.strip()
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+    return str(int(value)) if whole else None
+
+
+@dataclass
+class _Reader:
+    """Makes lines of records; `numbers`: class -> its number as text."""
+
+    home: Path
+    roles: Roles
+    numbers: dict[str, str]
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    def line(self, record: Record) -> Line:
+        """Returns what a row says; a cell that cannot be used is the fault of the whole row."""
+        line = Line(record.where)
+        try:
+            if record.fault:
+                raise DamagedError(record.fault)
+            self._fill(line, record.cells)
+        except DamagedError as error:
+            where = f"{record.where}, {error.detail}" if error.detail else record.where
+            return Line(where, fault=error.reason)
+        return line
+
+    def _fill(self, line: Line, cells: dict[str, Any]) -> None:
+        for column, value in cells.items():
+            roles = self.roles.get(column, ())
+            if not roles or "label" in roles:
+                line.meta[column] = None if value != value else value
+            for role in () if missing(value) else roles:
+                self._cell(line, role, column, value)
+        if not line.files and not line.texts.keys() - {"cls"}:
+            raise DamagedError("a row with neither a file nor a caption")
+        if line.meta:
+            line.texts["json"] = json.dumps(line.meta, ensure_ascii=False, default=_plain)
+
+    def _cell(self, line: Line, role: str, column: str, value: Any) -> None:
+        if role == "label":
+            self._class(line, column, value)
+        elif role.partition("_")[0] == "text":
+            self._caption(line, role, column, value)
+        elif role == "meta" and isinstance(value, dict):
+            line.meta |= value
+        elif role == "meta" and isinstance(value, str) and self._path(value).is_file():
+            line.files["json"] = self._path(value)
+        elif role == "meta":
+            line.meta[column] = value
         else:
-            plain = role in FILES or role == modalities.EXTENSIONS[extension]
-            files[extension if plain else f"{role}.{extension}"] = str(value)
-    if others:
-        texts["json"] = json.dumps(others, ensure_ascii=False, default=str)
-    return files, texts
+            self._file(line, role, column, value)
+
+    def _class(self, line: Line, column: str, value: Any) -> None:
+        label = _label(value)
+        if label is None:
+            raise DamagedError("a label that is neither a name nor a whole number", f"{column} {value!r:.60}")
+        if self.numbers:
+            line.meta.setdefault("class", label)
+        line.texts["cls"] = self.numbers[label] if self.numbers else str(int(label.partition(".")[0]))
+
+    def _caption(self, line: Line, role: str, column: str, value: Any) -> None:
+        """Takes a text, a list of texts, or the path of a text file that is there."""
+        plain = "txt" if role == "text" else f"{role}.txt"
+        if isinstance(value, str) and _extension(value) == "txt" and self._path(value).is_file():
+            line.files[plain] = self._path(value)
+        elif isinstance(value, str):
+            line.texts[plain] = value.strip()
+        elif isinstance(value, list | tuple) and all(isinstance(caption, str) for caption in value):
+            if captions := [caption.strip() for caption in value if caption.strip()]:
+                line.texts[f"{role}.json"] = json.dumps(captions, ensure_ascii=False)
+        else:
+            raise DamagedError("a caption that is neither text nor a list of texts", f"{column} {value!r:.60}")
+
+    def _file(self, line: Line, role: str, column: str, value: Any) -> None:
+        if not isinstance(value, str):
+            raise DamagedError("a cell that is not the path of a file", f"{column} {value!r:.60}")
+        extension, kind = _extension(value), role.partition("_")[0]
+        if extension not in modalities.EXTENSIONS:
+            self.passed_over[f".{extension}" if extension else "without extension"] += 1
+            return
+        found = modalities.EXTENSIONS[extension]
+        if kind in modalities.MODALITIES and kind != found and (kind, found) != ("audio", "video"):
+            raise DamagedError("a file of another kind than its column", f"{column} {value!r:.60}")
+        name = extension if role in ("file", found) else f"{role}.{extension}"
+        if name in line.files:
+            raise DamagedError("two files for one key", f"{column} {value!r:.60}")
+        line.files[name] = self._path(value)
+
+    def _path(self, name: str) -> Path:
+        """Returns where a file is, from the table's folder on; backslashes part folders where the file is there so."""
+        path = self.home / name.strip()
+        windows = self.home / name.strip().replace("\\", "/")
+        return windows if "\\" in name and not path.exists() and windows.exists() else path
 
 
-def _records(path: Path) -> list[Record]:
-    if not path.is_file():
-        raise UserError(f"there is no manifest {path}")
-    kind = path.suffix.lower()
-    try:
-        if kind == ".parquet":
-            return _parquet(path)
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            if kind in (".csv", ".tsv"):
-                return list(csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ","))
-            return [_object(line, f"{path}, line {n}") for n, line in enumerate(file, 1) if line.strip()]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as {kind[1:]} in UTF-8: {error}") from None
-
-
-def _object(line: str, where: str) -> Record:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected one JSON object per line")
-    return value
-
-
-def _parquet(path: Path) -> list[Record]:
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise UserError(f"reading {path} needs pyarrow: pip install pyarrow") from None
-    return pyarrow.parquet.read_table(path).to_pylist()
+def _plain(value: Any) -> str:
+    """Writes what JSON has no word for, such as a date."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise DamagedError("a cell of bytes, which JSON cannot hold")
+    return str(value)

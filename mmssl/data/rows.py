@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,8 @@ from mmssl import modalities
 from mmssl.data.fields import KEYS
 from mmssl.data.journal import Fields
 from mmssl.data.manifest import read_manifest
-from mmssl.data.shards import Source
-from mmssl.data.tar import scan_tar
-from mmssl.errors import DamagedError, UserError
+from mmssl.data.own_files import files_of
+from mmssl.errors import DamagedError
 
 Spot = tuple[str, int, int | None]
 
@@ -27,6 +28,7 @@ class Row:
     texts: dict[str, str] = field(default_factory=dict)
     check: bool = True  # whether to look at the files' headers: not when they come out of shards
     fault: str = ""  # why there is no such sample
+    where: str = ""  # what the source calls it
 
     def __repr__(self) -> str:
         return json.dumps(asdict(self))
@@ -40,28 +42,72 @@ class Row:
         return total + 1024 * (len(self.files) + len(self.texts))
 
 
+@dataclass(slots=True)
+class Rows:
+    """The rows of a source, its class names, and what of it becomes no row: kind of file -> count, and classes."""
+
+    rows: list[Row]
+    classes: list[str] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    without: list[str] = field(default_factory=list)  # classes all of whose files are passed over
+
+    def about(self) -> dict[str, Any]:
+        """Returns what the index says of the source."""
+        told = {"classes": self.classes, "passed_over": dict(self.passed_over), "empty_classes": self.without}
+        return {name: value for name, value in told.items() if value}
+
+
 def read_row(row: Row) -> Fields:
     """Returns the sample that a row stands for; raises DamagedError if a file cannot be read or opened."""
     if row.fault:
-        raise DamagedError(row.fault, row.key)
+        raise DamagedError(row.fault, row.where)
     sample: dict[str, Any] = {"__key__": row.key, **{name: text.encode() for name, text in row.texts.items()}}
     for name, (path, start, length) in row.files.items():
+        where = f"{row.where}, its {name}" if len(row.files) > 1 else row.where
         try:
             with open(path, "rb") as file:
                 file.seek(start)
                 data = file.read() if length is None else file.read(length)
+            if row.check:
+                modalities.decode(name, data)
         except OSError as error:
-            raise DamagedError("a file that cannot be read", f"{path}: {error.strerror}") from None
-        if row.check:
-            modalities.decode(name, data)
-        sample[name] = data
+            raise DamagedError("a file that cannot be read", f"{where}: {error.strerror}") from None
+        except DamagedError as error:
+            raise DamagedError(error.reason, f"{where}: {error.detail}" if error.detail else where) from None
+        sample[name] = _merged(data, row.texts["json"]) if name == "json" and "json" in row.texts else data
     return sample
 
 
-def rows_of_folder(root: Path) -> tuple[list[Row], list[str]]:
+def _merged(data: bytes, ours: str) -> bytes:
+    """Adds to a user's own JSON what we know of the sample; what it says itself stays."""
+    theirs = json.loads(data)
+    return json.dumps({**json.loads(ours), **theirs}, ensure_ascii=False).encode() if isinstance(theirs, dict) else data
+
+
+def rows_of_folder(root: Path) -> Rows:
     """Returns a row for each sample of a folder per class; files that differ only in extension are one sample."""
-    files = [p.relative_to(root) for p in sorted(root.rglob("*")) if p.suffix[1:].lower() in KEYS and p.is_file()]
+    every, hidden = files_of(root)
+    files = [file for file in every if file.suffix[1:].lower() in KEYS]
+    others = [file for file in every if file.suffix[1:].lower() not in KEYS]
     classes = sorted({file.parts[0] for file in files if len(file.parts) > 1})
+    rows = []
+    for number, sample in enumerate(_joined(files)):
+        first = next(iter(sample.values()))
+        meta, texts = {"file": first.as_posix()}, {}
+        if len(first.parts) > 1:
+            texts["cls"] = str(classes.index(first.parts[0]))
+            meta["class"] = first.parts[0]
+        texts["json"] = json.dumps(meta, ensure_ascii=False)
+        paths: dict[str, Spot] = {name: (str((root / file).resolve()), 0, None) for name, file in sample.items()}
+        rows.append(Row(f"{number:09d}", paths, texts, where=first.as_posix()))
+    passed_over = Counter(file.suffix.lower() or "without extension" for file in others)
+    passed_over.update({"hidden": len(hidden)} if hidden else {})
+    without = {file.parts[0] for file in others if len(file.parts) > 1} - set(classes)
+    return Rows(rows, classes, passed_over, sorted(without))
+
+
+def _joined(files: list[Path]) -> list[dict[str, Path]]:
+    """Returns field -> file of each sample: files that differ only in extension, one of a kind."""
     samples: list[dict[str, Path]] = []
     last: Path | None = None
     for file in sorted(files, key=lambda f: (f.with_suffix(""), f.suffix)):
@@ -70,45 +116,16 @@ def rows_of_folder(root: Path) -> tuple[list[Row], list[str]]:
             samples.append({})
         samples[-1][name] = file
         last = file.with_suffix("")
-    rows = []
-    for number, sample in enumerate(samples):
-        first = next(iter(sample.values()))
-        texts = {}
-        meta = {"file": first.as_posix()}
-        if len(first.parts) > 1:
-            texts["cls"] = str(classes.index(first.parts[0]))
-            meta["class"] = first.parts[0]
-        if "json" not in sample:
-            texts["json"] = json.dumps(meta, ensure_ascii=False)
-        paths: dict[str, Spot] = {name: (str((root / file).resolve()), 0, None) for name, file in sample.items()}
-        rows.append(Row(f"{number:09d}", paths, texts))
-    return rows, classes
+    return samples
 
 
-def rows_of_manifest(path: Path, columns: dict[str, str]) -> tuple[list[Row], list[str]]:
+def rows_of_manifest(path: Path, columns: dict[str, str]) -> Rows:
+    """Returns a row for each row of a table."""
     manifest = read_manifest(path, columns)
     rows = []
-    for number, (files, texts) in enumerate(manifest.rows):
-        paths: dict[str, Spot] = {name: (str((path.parent / file).resolve()), 0, None) for name, file in files.items()}
-        rows.append(Row(f"{number:09d}", paths, texts))
-    return rows, manifest.classes
-
-
-def has_shards(folder: Path) -> bool:
-    return any(folder.glob("*.tar"))
-
-
-def rows_of_shards(shards: str) -> list[Row]:
-    """Returns a row for each sample of local uncompressed tars; what follows a break in a tar is left out."""
-    rows = []
-    for shard in Source(shards=shards).shards:
-        path = Path(shard)
-        if not path.is_file() or path.suffix != ".tar":
-            raise UserError(f"{shard} is not a local uncompressed tar; download or unpack it before building from it")
-        try:
-            for place in scan_tar(path):
-                spots: dict[str, Spot] = {name: (str(path.resolve()), *spot) for name, spot in place.fields.items()}
-                rows.append(Row(place.key, spots, check=False))
-        except DamagedError as error:
-            rows.append(Row(path.name, fault=error.reason))
-    return rows
+    for number, line in enumerate(manifest.rows):
+        paths: dict[str, Spot] = {name: (str(file.absolute()), 0, None) for name, file in line.files.items()}
+        first = next(iter(line.files.values()), None)
+        where = f"{line.where}, {os.path.relpath(first, path.parent)}" if first else line.where
+        rows.append(Row(f"{number:09d}", paths, line.texts, fault=line.fault, where=where))
+    return Rows(rows, manifest.classes, manifest.passed_over)

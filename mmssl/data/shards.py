@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import itertools
+import statistics
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from urllib.parse import urlparse
 
 from mmssl.data.fields import decode_all, fills, find, key_of, places
 from mmssl.data.index import JOURNAL, read_index
-from mmssl.data.tar import Entry, read_tar, scan_tar
+from mmssl.data.tar import TORN, Entry, read_tar, scan_tar
 from mmssl.errors import DamagedError, UserError, did_you_mean
 from mmssl.types import Sample
 
@@ -38,20 +39,45 @@ class Source:
         self.damaged: Counter[tuple[str, str]] = Counter()
 
     @cached_property
-    def counts(self) -> list[int] | None:
-        """Samples in each shard, from index.json or, for a moderate number of local tars, their headers."""
+    def _held(self) -> list[tuple[int, int]] | None:
+        """Of each shard its samples and how many of them are there, from index.json or the headers of local tars.
+
+        A broken tar without an index has as many as the set's others hold (their median), or one more than are there.
+        """
         indexed = _indexed(self.shards)
         unknown = [shard for shard in self.shards if shard not in indexed]
         if len(unknown) > SCAN_SHARDS or not all(shard.endswith(".tar") and _is_local(shard) for shard in unknown):
             return None
-        left = SCAN_FILES
-        for shard in unknown:
-            count, files = _scan(shard, left)
-            indexed[shard] = {"samples": count}
-            left -= files
-            if left <= 0:
-                return None
-        return [indexed[shard]["samples"] for shard in self.shards]
+        whole = {s: e["samples"] for s, e in indexed.items() if "bytes" not in e or _size(s) == e["bytes"]}
+        broken, left = dict[str, int](), SCAN_FILES
+        for shard in self.shards:
+            if shard not in whole:
+                count, files, ends_well = _scan(shard, left)
+                (whole if ends_well and shard not in indexed else broken)[shard] = count
+                left -= files
+                if left <= 0:
+                    return None
+        usual = int(statistics.median(whole.values())) if whole else 0
+        held = {shard: (count, count) for shard, count in whole.items()}
+        for shard, count in broken.items():
+            held[shard] = indexed[shard]["samples"] if shard in indexed else max(usual, count + 1), count
+        return [held[shard] for shard in self.shards]
+
+    @property
+    def counts(self) -> list[int] | None:
+        """Samples in each shard, or None where that is not known without reading them all."""
+        return None if self._held is None else [samples for samples, _ in self._held]
+
+    def check_whole(self, most: float) -> None:
+        """Raises UserError if more than the ratio `most` of the samples is missing from broken local shards."""
+        missing = {shard: max(0, n - there) for shard, (n, there) in zip(self.shards, self._held or (), strict=False)}
+        lost, broken = sum(missing.values()), [shard for shard, count in missing.items() if count]
+        if lost > most * sum(self.counts or ()):
+            named = ", ".join(broken[:5]) + (", ..." if broken[5:] else "")
+            raise UserError(
+                f"{len(broken)} of {len(self.shards)} shards are cut, garbled or gone, and with them {lost} of "
+                f"{self.count} samples, more than max_damaged={most:g}: {named}"
+            )
 
     @property
     def count(self) -> int | None:
@@ -59,10 +85,16 @@ class Source:
         return None if self.counts is None else sum(self.counts)
 
     def entries(self, shard: int, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Entry]:
-        """Yields samples of one shard still encoded; a broken shard ends with an entry that tells the fault."""
+        """Yields samples of one shard still encoded; for each that is missing, an entry that tells the fault."""
         counts = self.counts
         before = sum(counts[:shard]) if counts else None
+        stop = counts[shard] if stop is None and counts else stop
+        left = 0 if stop is None else len(range(start, stop, step))
         for entry in read_tar(self.shards[shard], start=start, stop=stop, step=step):
+            if not entry.key:
+                yield from itertools.repeat(entry, max(1, left))
+                return
+            left -= 1
             entry.number = -1 if before is None else before + entry.number
             yield entry
 
@@ -103,12 +135,15 @@ class Source:
                 return
             seen |= places(entry.fields)
             fault = fault or entry.fault
+            if entry.fault and entry.key:
+                raise UserError(f"{entry.shard} holds {entry.fault}; such as {entry.key}")
         if not seen:
             raise UserError(f"{self.shards[0]} holds no samples{': ' + fault if fault else ''}")
         key, known = min(missing), sorted(place for place in seen if ".json." not in f".{place}")
         if key in self.fields:
             asked = self.fields[key]
-            raise UserError(f"no sample of {self.shards[0]} has {asked!r} for {key!r}; {did_you_mean(asked, seen)}")
+            hint = f"what is there is no {key}" if asked in seen else did_you_mean(asked, seen)
+            raise UserError(f"no sample of {self.shards[0]} has {asked!r} for {key!r}; {hint}")
         keys = sorted({name for name in map(key_of, known) if name})
         raise UserError(
             f"no sample of {self.shards[0]} has {key!r}; its fields are {', '.join(known)}"
@@ -148,8 +183,8 @@ def _expand_one(url: str) -> list[str]:
         return _of_folder(path)
     if path.exists():
         return [str(path)]
-    if matches := sorted(glob.glob(str(path))):  # noqa: PTH207 - the pattern may be absolute
-        return matches
+    if matches := sorted(map(Path, glob.glob(str(path)))):  # noqa: PTH207 - the pattern may be absolute
+        return [shard for match in matches for shard in (_of_folder(match) if match.is_dir() else [str(match)])]
     raise UserError(f"there is no shard {url}; {_near(path)}")
 
 
@@ -184,15 +219,22 @@ def _indexed(shards: list[str]) -> dict[str, dict[str, Any]]:
     return {shard: found[shard] for shard in shards if shard in found}
 
 
-def _scan(shard: str, most: int) -> tuple[int, int]:
-    """Returns how many samples, and files up to `most`, a local tar has; where it breaks counts as one sample."""
+def _size(shard: str) -> int:
+    return Path(shard).stat().st_size if Path(shard).is_file() else -1
+
+
+def _scan(shard: str, most: int) -> tuple[int, int, bool]:
+    """Returns how many samples, and files up to `most`, a local tar has, and whether it is whole."""
     count = files = 0
     try:
         for place in scan_tar(shard):
+            if place.torn:
+                apart = ", ".join(place.fields)
+                raise UserError(f"{shard} holds {TORN}; such as {place.key}, whose {apart} comes later")
             count += 1
             files += len(place.fields)
             if files >= most:
                 break
     except DamagedError:
-        count += 1
-    return count, files
+        return count, files, False
+    return count, files, True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+import statistics
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from mmssl.data.collate import collate
 from mmssl.data.plan import Plan, Segment, seed_of
 from mmssl.data.shards import Source
 from mmssl.data.tally import IN_A_ROW, Tally
-from mmssl.data.tar import Entry
+from mmssl.data.tar import LOST, Entry
 from mmssl.errors import DamagedError, UserError
 from mmssl.types import Batch, Sample, View
 
@@ -59,6 +60,11 @@ class Stream(IterableDataset[Parcel]):
     max_damaged: float
     strict: bool
 
+    @property
+    def whole(self) -> int:
+        """Samples of the set or of an epoch over all ranks, whichever are more."""
+        return max(sum(self.plan.counts or ()), self.full * self.plan.batch * self.plan.world)
+
     def __iter__(self) -> Iterator[Parcel]:
         info = get_worker_info()
         place = info.id if info else 0
@@ -84,6 +90,7 @@ class _Slot:
         self.slot = stream.rank * plan.workers + worker
         self.tally = Tally()
         self.in_a_row = 0
+        self.lengths: list[int] = []  # of the whole shards that this slot has read
 
     def run(self, done: int, draws: int, *, alone: bool) -> Iterator[Parcel]:
         """Yields the slot's batches after the first `done` of its rank, for which it had made `draws` draws."""
@@ -114,10 +121,11 @@ class _Slot:
                 raise UserError(f"{entry.key or 'a shard'} of {entry.shard} is unusable: {error}") from None
             now.damaged[error.reason, entry.shard] += 1
             shown = []
-            self.in_a_row += 1
+            self.in_a_row += bool(entry.key)  # the samples of a lost shard come all in a row
         since.add(now)
         self.tally.add(now)
-        self.tally.check(most=self.stream.max_damaged)
+        if not shown:
+            self.tally.check(most=self.stream.max_damaged, of=self.stream.whole)
         if self.in_a_row >= IN_A_ROW:
             raise UserError(f"{IN_A_ROW} samples in a row are unusable: {self.tally.text()}")
         return shown
@@ -126,7 +134,13 @@ class _Slot:
         """Decodes and views one sample with generators that depend on its place in the plan alone."""
         _seed(seed_of(self.plan.seed, self.plan.epoch, self.plan.base, self.slot, draw))
         view = self.stream.view
-        shown = view(self.stream.source.open(entry, view.reads))
+        sample = self.stream.source.open(entry, view.reads)
+        try:
+            shown = view(sample)
+        except DamagedError:
+            raise
+        except UserError as error:  # what stands in a shard is no mistake of the recipe's
+            raise DamagedError(str(error)) from None
         if not any(shown.get(modality) for modality in view.preprocess):
             raise DamagedError(f"a view without {' or '.join(sorted(view.preprocess))}")
         if entry.number >= 0:
@@ -139,10 +153,10 @@ class _Slot:
         order = random.Random(seed_of(plan.seed, plan.epoch, plan.base, "order", self.slot))
         empty = 0
         for segments in plan.passes(self.slot):
-            entry = None
+            empty += 1
             for entry in shuffled(self._read(segments), self.stream.shuffle_bytes, order):
+                empty = 0 if entry.key else empty
                 yield entry
-            empty = 0 if entry else empty + 1
             if empty > 2 * plan.shards:  # by then it has had its turn at every shard, nearly surely
                 raise UserError(
                     f"worker {self.slot} of {plan.slots} (ranks x workers) finds no samples left for it in "
@@ -150,10 +164,16 @@ class _Slot:
                 )
 
     def _read(self, segments: Iterable[Segment]) -> Iterator[Entry]:
+        """Yields samples in the plan's order; a broken shard of unknown length misses as many as the others had."""
         source, wanted = self.stream.source, self.stream.view.reads
         for part in segments:
+            given, broken = 0, False
             for entry in source.entries(part.shard, start=part.start, stop=part.stop, step=part.step):
-                yield source.keep(entry, wanted)
+                broken = part.stop is None and entry.fault in LOST
+                missing = int(statistics.median(self.lengths or [0])) - given if broken else 1
+                yield from itertools.repeat(source.keep(entry, wanted), max(1, missing))
+                given += 1
+            self.lengths += [] if broken else [given]
 
 
 def shuffled(entries: Iterable[Entry], limit: float, order: random.Random) -> Iterator[Entry]:

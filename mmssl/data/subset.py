@@ -33,9 +33,9 @@ class Subset(Source):
         self.room = KEPT
 
     @cached_property
-    def counts(self) -> list[int] | None:
-        """Samples of each shard that belong to the subset."""
-        return [len(places) for places in self.places.values()]
+    def _held(self) -> list[tuple[int, int]] | None:
+        """Samples of each shard that belong to the subset; all are taken to be there, for the source was looked at."""
+        return [(len(places), len(places)) for places in self.places.values()]
 
     def entries(self, shard: int, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Entry]:
         """Returns samples of one shard still encoded."""

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmssl.data.tar import LOST
 from mmssl.errors import UserError
 
 ENOUGH = 1000  # draws before which a ratio is not yet judged, except at the end of an epoch
@@ -26,10 +27,15 @@ class Tally:
         self.damaged.update(other.damaged)
         self.notes.update(other.notes)
 
-    def check(self, *, most: float, complete: bool = False) -> None:
-        """Raises UserError if more than the ratio `most` of the draws was unusable."""
+    def check(self, *, most: float, of: int, complete: bool = False) -> None:
+        """Raises UserError if more than the ratio `most` of the draws was unusable.
+
+        Samples of lost shards come all at once, so they are judged against the whole set or epoch (`of` samples).
+        """
         bad = self.damaged.total()
-        if bad > most * (self.drawn if complete else max(self.drawn, ENOUGH)):
+        lost = sum(count for (reason, _), count in self.damaged.items() if reason in LOST)
+        drawn = self.drawn if complete else max(self.drawn, ENOUGH)
+        if bad - lost > most * drawn or lost > most * max(drawn, of):
             raise UserError(
                 f"{bad} of {self.drawn} samples are unusable, more than max_damaged={most:g}: {self.text()}"
             )

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import lzma
 import re
 import tarfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar
 
 from mmssl.data.fields import Raw
+from mmssl.data.own_files import BROKEN, hidden
 from mmssl.errors import DamagedError
 
-BROKEN = (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
 META = re.compile(r"__[^/]*__($|/)")  # what webdataset skips
 ENDS_EARLY = "the tar ends in the middle or is garbled"
+TORN = "files of one sample that do not stand together in the tar; `mmssl shards build TAR OUT` joins them"
+TOO_FEW = "the shard has fewer samples than expected"
+CLOSED = "the shard cannot be opened"
+LOST = {ENDS_EARLY, TOO_FEW, CLOSED}  # faults of many samples at once
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Entry:
-    """One still encoded sample; or, with `fault`, what is wrong with the shard from there on."""
+    """One still encoded sample; or with `fault`, what is wrong with it or, without a key, with the shard."""
 
     key: str
     shard: str
@@ -37,24 +41,39 @@ class Entry:
         return sum(map(len, self.fields.values()))
 
 
+@dataclass(slots=True)
+class Place:
+    """Where in a local tar the fields of a sample lie: field -> (offset, bytes).
+
+    torn: whether an earlier place of the same key has other fields, so that the two are one sample.
+    """
+
+    key: str
+    fields: dict[str, tuple[int, int]] = field(default_factory=dict)
+    torn: bool = False
+
+
 def read_tar(url: str, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Entry]:
-    """Yields samples start, start + step, ... before `stop`; a broken tar ends with an entry that tells the fault."""
-    number, twins, fault = -1, list[Exception](), ""
+    """Yields samples start, start + step, ... before `stop`; a broken tar ends with an entry that tells the fault.
+
+    A part of a sample that stands apart from its first is an entry with a fault and without fields.
+    """
+    number, twins, fault = -1, list[str](), ""
+    stream: _Stream | None = None
     try:
         with _opened(url) as stream:
-            for number, group in enumerate(itertools.islice(_groups(stream, url, twins), stop)):
+            groups = _grouped(_read_members(stream), twins)
+            for number, (key, fields, torn) in enumerate(itertools.islice(groups, stop)):
                 if number >= start and (number - start) % step == 0:
-                    key = group.pop("__key__")
-                    del group["__url__"]
-                    yield Entry(key, url, group, number=number)
+                    yield Entry(key, url, {}, TORN, number=number) if torn else Entry(key, url, fields, number=number)
             if stop is None or number + 1 < stop:
                 whole = stream.ends_well() if url.endswith(".tar") else True
                 fault = "" if whole else ENDS_EARLY
                 stream.close()  # here a command that failed says so
                 if stop is not None:
-                    fault = fault or "the shard has fewer samples than expected"
-    except BROKEN as error:
-        fault = "the shard cannot be opened" if number < 0 and isinstance(error, OSError) else ENDS_EARLY
+                    fault = fault or TOO_FEW
+    except BROKEN:
+        fault = ENDS_EARLY if stream and stream.bytes else CLOSED
     fault = fault or ("two files of a sample bear one name" if twins else "")
     if fault:
         yield Entry("", url, {}, fault)
@@ -95,49 +114,83 @@ def _opened(url: str) -> Iterator[_Stream]:
             stream.close()
 
 
-def _groups(stream: _Stream, url: str, twins: list[Exception]) -> Iterator[dict[str, Any]]:
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
-
-    def keep_first(error: Exception) -> bool:
-        twins.append(error)
-        return True
-
-    files = ({**file, "__url__": url} for file in tar_file_iterator(stream))
-    return group_by_keys(files, handler=keep_first)
+def _is_field(member: tarfile.TarInfo) -> bool:
+    return member.isreg() and not META.match(member.name) and not hidden(member.name)
 
 
-@dataclass(slots=True)
-class Place:
-    """Where in a local tar the fields of a sample lie: field -> (offset, bytes)."""
+def _read_members(stream: _Stream) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=stream, mode="r|*") as tar:  # type: ignore[call-overload]
+        for member in tar:
+            tar.members = []  # else memory grows
+            if _is_field(member):
+                file = tar.extractfile(member)
+                assert file, "a regular member"
+                yield member.name, file.read()
 
-    key: str
-    fields: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+def _grouped(files: Iterable[tuple[str, T]], twins: list[str]) -> Iterator[tuple[str, dict[str, T], bool]]:
+    """Yields key, fields and whether they are torn off, of neighbouring files with one key, as webdataset reads them.
+
+    Of files that bear one name the first counts, and the others are noted.
+    """
+    from webdataset.tariterators import base_plus_ext
+
+    seen = _Seen()
+    key: str | None = None
+    fields: dict[str, T] = {}
+    for name, value in files:
+        base, extension = base_plus_ext(name)
+        if base is None:
+            continue
+        if base != key:
+            if key is not None:
+                yield key, fields, seen.torn(key, fields)
+            key, fields = base, {}
+        if extension.lower() in fields:
+            twins.append(name)
+        fields.setdefault(extension.lower(), value)
+    if key is not None:
+        yield key, fields, seen.torn(key, fields)
+
+
+class _Seen:
+    """The fields of each key that a tar has shown.
+
+    A key that comes back with a field that it had before is another sample (two sets in one tar); with others only,
+    it is a sample whose files do not stand together.
+    """
+
+    def __init__(self) -> None:
+        self.fields: dict[str, frozenset[str]] = {}
+        self.kinds: dict[frozenset[str], frozenset[str]] = {}  # one set for the many keys with the same fields
+
+    def torn(self, key: str, found: Iterable[str]) -> bool:
+        """Notes a key's fields, and tells whether they belong to a sample that came before."""
+        mine, before = frozenset(found), self.fields.get(key)
+        torn = before is not None and before.isdisjoint(mine)
+        now = mine | before if torn and before else mine
+        self.fields[key] = self.kinds.setdefault(now, now)
+        return torn
 
 
 def scan_tar(path: str | Path) -> Iterator[Place]:
     """Yields the places of a local uncompressed tar's samples, reading headers only; raises DamagedError if broken."""
-    from webdataset.tariterators import base_plus_ext
-
-    place: Place | None = None
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # else memory grows
-                base, extension = base_plus_ext(member.name) if member.isreg() else (None, None)
-                if base is None or extension is None or META.match(member.name):
-                    continue
-                if place is None or place.key != base:
-                    if place is not None:
-                        yield place
-                    place = Place(base)
-                place.fields.setdefault(extension.lower(), (member.offset_data, member.size))
+            for key, fields, torn in _grouped(_places(tar), []):
+                yield Place(key, fields, torn)
             broken = _bad_end(path, tar.offset)
     except BROKEN:
         raise DamagedError(ENDS_EARLY, str(path)) from None
-    if place is not None:
-        yield place
     if broken:
         raise DamagedError(ENDS_EARLY, str(path))
+
+
+def _places(tar: tarfile.TarFile) -> Iterator[tuple[str, tuple[int, int]]]:
+    for member in tar:
+        tar.members = []  # type: ignore[attr-defined]  # else memory grows
+        if _is_field(member):
+            yield member.name, (member.offset_data, member.size)
 
 
 def _bad_end(path: str | Path, offset: int) -> bool:

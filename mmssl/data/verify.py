@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
+import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from mmssl import modalities
-from mmssl.data.fields import KEYS
+from mmssl.data.fields import decode as open_key
+from mmssl.data.fields import key_of
 from mmssl.data.index import INDEX, read_index
+from mmssl.data.own_files import BROKEN, hidden
 from mmssl.data.shards import Source
-from mmssl.data.tar import read_tar, scan_tar
+from mmssl.data.summary import account
+from mmssl.data.tar import TORN, read_tar, scan_tar
 from mmssl.errors import DamagedError, UserError
 
 
 def verify(folder: str | Path, *, decode: bool = False) -> list[str]:
     """Returns what is wrong with a shard set, a line for each problem: against its index.json, and each tar in itself.
 
-    decode: also opens every field, and decodes the pixels of every image.
+    Among them are an empty set, samples whose files do not stand together, and hidden files. decode: also decodes all
+    of every field that has a reader, films and sounds from first to last, and names each that is damaged.
     """
     home = Path(folder)
     if not home.is_dir():
@@ -29,12 +34,13 @@ def verify(folder: str | Path, *, decode: bool = False) -> list[str]:
     index = read_index(home) or {"shards": []}
     listed = {entry["name"]: entry for entry in index["shards"]}
     problems = [] if listed else [f"{home / INDEX} is missing; only the tars themselves were checked"]
-    problems += [
-        f"{name} is not in the index" for name in sorted(p.name for p in home.glob("*.tar")) if name not in listed
-    ]
+    names = sorted(path.name for path in home.glob("*.tar"))
+    problems += [f"{name} is not in the index" for name in names if listed and name not in listed]
     for path in tqdm(sorted({*home.glob("*.tar"), *(home / name for name in listed)}), unit=" shards", disable=None):
         problems += [f"{path.name}: {problem}" for problem in _verify_shard(path, listed.get(path.name), decode)]
-    return problems
+    if listed and not sum(entry["samples"] for entry in listed.values()):
+        problems.append(f"{home} holds no samples")
+    return problems if listed or any(home.glob("*.tar")) else [f"{home} holds no shards"]
 
 
 def _verify_shard(path: Path, entry: dict[str, Any] | None, decode: bool) -> list[str]:
@@ -51,7 +57,20 @@ def _verify_shard(path: Path, entry: dict[str, Any] | None, decode: bool) -> lis
         if (found["samples"], found["fields"]) != (entry["samples"], entry["fields"]):
             return [f"has {found['samples']} samples with {found['fields']}; the index says {entry['samples']}"]
     problems = [found["fault"]] if found["fault"] else []
+    if entry is None and not found["samples"]:
+        problems.append("holds no samples")
+    if found["torn"]:
+        problems.append(f"{len(found['torn'])} {TORN}; such as {found['torn'][0]}")
+    if odd := _hidden(path):
+        problems.append(f"{len(odd)} hidden files, which are passed over; such as {odd[0]}")
     return problems + (_undecodable(path) if decode else [])
+
+
+def _hidden(path: Path) -> list[str]:
+    odd: list[str] = []
+    with contextlib.suppress(*BROKEN), tarfile.open(path, "r:") as tar:
+        odd.extend(member.name for member in tar if member.isreg() and hidden(member.name))
+    return odd
 
 
 def _checksum(path: Path) -> str:
@@ -63,31 +82,32 @@ def _checksum(path: Path) -> str:
 
 
 def _contents(path: Path) -> dict[str, Any]:
-    samples, fields, fault = 0, Counter[str](), ""
+    samples, fields, torn, fault = 0, Counter[str](), list[str](), ""
     try:
         for place in scan_tar(path):
             samples += 1
             fields.update(list(place.fields))
+            torn += [place.key] if place.torn else []
     except DamagedError as error:
         fault = error.reason
-    return {"samples": samples, "fields": dict(sorted(fields.items())), "fault": fault}
+    return {"samples": samples, "fields": dict(sorted(fields.items())), "torn": torn, "fault": fault}
 
 
 def _undecodable(path: Path) -> list[str]:
-    problems: Counter[str] = Counter()
+    """Returns a line for each field that is damaged, with the sample's key."""
+    from mmssl.modalities.whole import check
+
+    problems = []
     for entry in read_tar(str(path)):
         for field, data in entry.fields.items():
-            if field.rpartition(".")[2] not in KEYS:
+            if (key := key_of(field)) is None:
                 continue
             try:
-                handle = modalities.decode(field, data)
-                if KEYS[field.rpartition(".")[2]] == "image":
-                    from mmssl.modalities.image import pixels
-
-                    pixels(handle)
+                check(field, data)
+                open_key(key, {field: data}, {})
             except DamagedError as error:
-                problems[f"{field}: {error.reason}"] += 1
-    return [f"{problem} ({count} samples)" for problem, count in sorted(problems.items())]
+                problems.append(f"{entry.key}, {field}: {error}")
+    return problems
 
 
 def show(shards: str | Path) -> str:
@@ -99,9 +119,7 @@ def show(shards: str | Path) -> str:
     lines = [f"{count} samples in {len(source.shards):,} shards, {sum(sizes) / 2**20:,.1f} MiB"]
     if index.get("description"):
         lines.append(index["description"])
-    if index.get("damaged"):
-        left_out = ", ".join(f"{n} ({reason})" for reason, n in index["damaged"].items())
-        lines.append(f"left out when it was built: {left_out}")
+    lines += [f"when it was built, {line}" for line in account(index)]
     fields: Counter[str] = Counter()
     for entry in index.get("shards", []):
         fields.update(entry["fields"])

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.data.journal import Fields, Plan, write
-from mmssl.data.rows import Row, has_shards, read_row, rows_of_folder, rows_of_manifest, rows_of_shards
+from mmssl.data.rows import Row, Rows, read_row, rows_of_folder, rows_of_manifest
+from mmssl.data.rows_of_shards import has_shards, rows_of_shards
+from mmssl.data.summary import account, summary
 from mmssl.data.verify import show, verify
-from mmssl.errors import UserError
+from mmssl.errors import DamagedError, UserError
 
-__all__ = ["build", "build_from", "show", "verify"]
+__all__ = ["build", "build_from", "show", "summary", "verify"]
 
 MANIFESTS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 
@@ -36,7 +38,7 @@ def build_from(
 
 
 def build(
-    source: str | Path,
+    source: str | Path | list[str],
     out: str | Path,
     *,
     shard_samples: int = 1000,
@@ -51,26 +53,37 @@ def build(
     """Writes the source as the shard set `out` and returns its index; run again, it continues where it stopped.
 
     source: a folder (`class/name.jpg`, files with one name joined into a sample; or files without classes), a manifest
-        (CSV, TSV, Parquet, JSONL), or a shard set of local tars. columns: sample key -> column of the manifest.
+        (CSV, TSV, Parquet, JSONL), or shard sets of local tars. columns: sample key -> column of the manifest.
     shard_samples, shard_mb: a shard ends where it reaches either. shuffle: samples in seeded random order, except from
-        shards by default. strict: stop at the first file that cannot be read; else it is left out and counted.
+        shards by default. strict: stop at the first row or file that cannot be read; else it is left out and counted.
+    `summary` says in words what the index counts: samples, and what was left out or passed over.
     """
-    path = Path(source)
-    classes: list[str] = []
-    ordered = False
-    if path.suffix.lower() in MANIFESTS:
-        rows, classes = rows_of_manifest(path, columns or {})
-    elif path.is_dir() and not has_shards(path):
-        rows, classes = rows_of_folder(path)
-    else:
-        rows, ordered = rows_of_shards(str(source)), True
+    found, ordered = _rows(source, columns or {})
+    rows = found.rows
     if not rows:
-        raise UserError(f"{source} holds nothing to build from; expected class/name.jpg, a manifest, or shards (*.tar)")
+        passed = "; ".join(account(found.about()))
+        raise UserError(
+            f"{source} holds nothing to build from; expected class/name.jpg, a manifest, or shards (*.tar)"
+            + (f"; {passed}" if passed else "")
+        )
+    if strict and (bad := next((row for row in rows if row.fault), None)):
+        raise DamagedError(bad.fault, bad.where)
     if shuffle or (shuffle is None and not ordered):
         random.Random(seed).shuffle(rows)
-    about = {"description": description, **({"classes": classes} if classes else {})}
+    about = {"description": description, **found.about()}
     shards = list(_packed(rows, shard_samples, shard_mb * 2**20))
     return write(Plan(shards, read_row, about), out, workers=workers, strict=strict)
+
+
+def _rows(source: str | Path | list[str], columns: dict[str, str]) -> tuple[Rows, bool]:
+    """Returns a source's rows, and whether their order is to be kept."""
+    if not isinstance(source, list):
+        path = Path(source)
+        if path.suffix.lower() in MANIFESTS:
+            return rows_of_manifest(path, columns), False
+        if path.is_dir() and not has_shards(path):
+            return rows_of_folder(path), False
+    return rows_of_shards(source if isinstance(source, list) else str(source)), True
 
 
 def _packed(rows: Sequence[Row], most: int, most_bytes: float) -> Iterator[list[Row]]:

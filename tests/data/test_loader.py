@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -211,15 +212,67 @@ def test_strict_stops_at_the_first(tmp_path: Path, workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_broken_shard_is_counted_once_and_left_out(tmp_path: Path, workers: int) -> None:
+def test_samples_of_a_broken_shard_are_missed_each(tmp_path: Path, workers: int) -> None:
     shards = number_set(tmp_path / "a", [40, 40, 40])
     path = tmp_path / "a/001.tar"
     path.write_bytes(path.read_bytes()[:700])
-    own = loader(shards, batch=8, workers=workers)
+    with pytest.raises(
+        UserError, match=r"1 of 3 shards are .* 40 of 120 samples, more than max_damaged=0.05: .*/001.tar"
+    ):
+        loader(shards, batch=8, workers=workers)
+    own = loader(shards, batch=8, workers=workers, max_damaged=0.7)
     found = numbers(own.epoch(0))
-    assert len(found) == 8 * len(own) == 80
-    assert set(found) <= set(range(40)) | set(range(80, 120))
-    assert {Path(s).name for shards in own.report()["damaged"].values() for s in shards} <= {"001.tar"}
+    assert len(found) == 8 * len(own) == 120
+    assert set(found) == set(range(40)) | set(range(80, 120)), "others stand in for them"
+    damaged = [(Path(s).name, count) for shards in own.report()["damaged"].values() for s, count in shards.items()]
+    assert [name for name, _ in damaged] == ["001.tar"]
+    assert damaged[0][1] >= 40
+    assert own.report()["drawn"] == 120 + damaged[0][1]
+
+
+def test_fifteen_of_twenty_shards_cut_stop_a_run_with_and_without_an_index(tmp_path: Path) -> None:
+    shards = number_set(tmp_path / "a", [100] * 20)
+    index = {"format": "mmssl-shards-1", "shards": [{"name": f"{i:03d}.tar", "samples": 100} for i in range(20)]}
+    for i in range(15):
+        path = tmp_path / f"a/{i:03d}.tar"
+        path.write_bytes(path.read_bytes()[:1100])
+    with pytest.raises(UserError, match=r"15 of 20 shards .* with them 1485 of 2000 samples"):
+        loader(shards, batch=10, workers=0)
+    (tmp_path / "a/index.json").write_text(json.dumps(index))
+    own = loader(shards, batch=10, workers=0)  # nothing tells before they are read
+    with pytest.raises(
+        UserError, match=r"samples are unusable, more than max_damaged=0.05: the tar ends in the middle"
+    ):
+        list(own.epoch(0))
+
+
+@pytest.mark.parametrize("lost", ["false", "head -c 3000 {}"])
+def test_lost_shards_of_unknown_length_miss_as_many_as_the_others_had(tmp_path: Path, lost: str) -> None:
+    whole = Source(shards=number_set(tmp_path / "a", [100] * 20)).shards
+    shards = [f"pipe:cat {s}" if n < 5 else f"pipe:{lost.format(s)}" for n, s in enumerate(whole)]
+    own = loader(shards, batch=10, workers=0, epoch_samples=2000)
+    with pytest.raises(UserError, match=r"\d+ of \d+ samples are unusable, more than max_damaged=0.05: the"):
+        list(own.epoch(0))
+    one = loader([*shards[:5] * 6, shards[-1]], batch=10, workers=0, epoch_samples=3000)
+    batches = one.epoch(0)
+    found = list(itertools.islice(batches, 250))
+    again = loader([*shards[:5] * 6, shards[-1]], batch=10, workers=0, epoch_samples=3000)
+    resumed = again.epoch(0, resume=json.loads(json.dumps(one.state())))
+    assert drawn(itertools.islice(resumed, 40)) == drawn(itertools.islice(batches, 40))
+    assert again.report() == one.report()
+    assert len(found) == 250
+    assert sum(n for shards in one.report()["damaged"].values() for n in shards.values()) in range(80, 101)
+
+
+def test_one_lost_shard_of_many_stops_no_run(tmp_path: Path) -> None:
+    shards = number_set(tmp_path / "a", [60] * 21)
+    own = loader(shards, batch=10, workers=0, shuffle_mb=0)
+    (tmp_path / "a/000.tar").write_bytes(b"")  # lost after the start: 4.8% of the samples, but all in a row
+    plan = own._plan(0)
+    epoch = next(e for e in range(500) if next(dataclasses.replace(plan, epoch=e).passes(0))[0].shard == 0)
+    batches = own.epoch(epoch)
+    next(batches)
+    assert own.report()["drawn"] == 70
 
 
 def test_missing_modalities_are_marked(tmp_path: Path) -> None:

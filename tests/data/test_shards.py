@@ -114,8 +114,29 @@ def test_broken_tar_is_counted_and_the_rest_read(tmp_path: Path, damage: str) ->
     found = texts(source)
     assert found[-40:] == [str(n) for n in range(80, 120)]
     assert len(found) == {"cut": 99, "garbled": 100}.get(damage, 80)
-    assert [(Path(shard).name, count) for (_, shard), count in source.damaged.items()] == [("001.tar", 1)]
-    assert abs(Source(shards=str(tmp_path / "a")).count - len(found)) <= 2
+    lost = [(Path(shard).name, count) for (_, shard), count in source.damaged.items()]
+    assert lost == [("001.tar", 120 - len(found))], "as many as the others hold are missed, each of them"
+    assert Source(shards=str(tmp_path / "a")).count == 120
+
+
+@pytest.mark.parametrize(("damage", "left"), [("cut", 2), ("nothing", 0), ("gone", 0), ("swapped", 3)])
+def test_samples_that_an_index_promises_are_missed_each(tmp_path: Path, damage: str, left: int) -> None:
+    folder, names = Path(number_set(tmp_path / "a", [40, 40, 20])), ["000.tar", "001.tar", "002.tar"]
+    sizes = [(folder / name).stat().st_size for name in names]
+    entries = [{"name": n, "samples": c, "bytes": b} for n, c, b in zip(names, [40, 40, 20], sizes, strict=True)]
+    (folder / "index.json").write_text(json.dumps({"format": "mmssl-shards-1", "shards": entries}))
+    source = Source(shards=str(folder))
+    other = Path(number_set(tmp_path / "b", [3])) / "000.tar"
+    path = folder / "002.tar"
+    path.write_bytes({"cut": path.read_bytes()[:3000], "swapped": other.read_bytes()}.get(damage, b""))
+    if damage == "gone":
+        path.unlink()
+    assert len(texts(source)) == 80 + left
+    assert list(source.damaged.values()) == [20 - left]
+    assert source.count == 100
+    source.check_whole(0.2)
+    with pytest.raises(UserError, match=rf"1 of 3 shards .* with them {20 - left} of 100 samples.*002.tar"):
+        source.check_whole(0.16)
 
 
 def test_failing_command_is_counted(tmp_path: Path) -> None:
@@ -134,6 +155,79 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
     source = Source(shards=str(tmp_path / "a.tar"))
     assert texts(source) == ["1"]
     assert [reason for reason, _ in source.damaged] == ["two files of a sample bear one name"]
+
+
+def tar_of(path: Path, files: list[tuple[str, bytes]]) -> str:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+PAIRS = [(f"{n}.jpg", jpeg(n)) for n in range(6)], [(f"{n}.txt", str(n).encode()) for n in range(6)]
+
+
+@pytest.mark.parametrize("order", ["kinds apart", "one apart", "mixed"])
+@pytest.mark.parametrize("way", ["local", "compressed", "command", "index"])
+def test_samples_whose_files_stand_apart_are_named(tmp_path: Path, order: str, way: str) -> None:
+    pictures, words = PAIRS
+    together = [file for pair in zip(pictures, words, strict=True) for file in pair]
+    orders = {
+        "kinds apart": pictures + words,
+        "one apart": [*together[1:], together[0]],
+        "mixed": pictures + words[::-1],
+    }
+    path = tar_of(tmp_path / ("a.tar.gz" if way == "compressed" else "a.tar"), orders[order])
+    if way == "index":
+        index = {
+            "format": "mmssl-shards-1",
+            "shards": [{"name": "a.tar", "samples": {"one apart": 7, "mixed": 11}.get(order, 12)}],
+        }
+        (tmp_path / "index.json").write_text(json.dumps(index))
+    source = Source(shards=f"pipe:cat {path}" if way == "command" else path)
+    apart = "holds files of one sample that do not stand together in the tar; `mmssl shards build TAR OUT` joins them; "
+    if way == "local":
+        with pytest.raises(UserError, match=apart + r"such as [0-5], whose (jpg|txt) comes later$"):
+            source.count  # noqa: B018
+    elif order == "kinds apart":
+        with pytest.raises(UserError, match=apart + "such as 0$"):
+            source.samples({"image", "text"})
+    else:
+        found = [(s["__key__"], "image" in s, "text" in s) for s in source.samples({"image", "text"})]
+        whole = {"one apart": ["1", "2", "3", "4", "5"], "mixed": ["5"]}[order]
+        assert [key for key, *both in found if all(both)] == whole
+        ((reason, _), count), *others = source.damaged.items()
+        assert (count, others) == (6 - len(whole), [])
+        assert apart.startswith(f"holds {reason}")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_two_sets_in_one_tar_keep_their_samples(tmp_path: Path, name: str) -> None:
+    together = [file for pair in zip(*PAIRS, strict=True) for file in pair]
+    path = tar_of(tmp_path / name, together + together)
+    found = list(Source(shards=path).samples({"image", "text"}))
+    assert [(s["__key__"], s["text"]) for s in found] == [(str(n), str(n)) for n in range(6)] * 2
+    assert Source(shards=path).count == (12 if name == "a.tar" else None)
+
+
+HIDDEN = (
+    *("./._0.jpg", "d/._0.jpg", ".DS_Store", "d/.DS_Store", "__MACOSX/d/0.jpg"),
+    *("__MACOSX/._d", ".x/0.txt", "Thumbs.db", "d/desktop.ini"),
+)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_hidden_members_are_passed_over(tmp_path: Path, name: str) -> None:
+    seen = ["./0.jpg", "./0.txt", "d/1.jpg", "d/1.txt", "v1.0/2.jpg", "v1.0/2.txt", "../3.jpg", "../3.txt"]
+    files = [(n, jpeg(1) if n.endswith("jpg") else b"text") for n in seen]
+    for place, odd in enumerate(HIDDEN):
+        files.insert(2 * place + 1, (odd, b"hidden"))  # within samples
+    source = Source(shards=tar_of(tmp_path / name, files))
+    assert [s["__key__"] for s in source.samples({"image", "text"})] == ["./0", "d/1", "v1.0/2", "../3"]
+    assert not source.damaged
+    assert source.count == (4 if name == "a.tar" else None)
 
 
 def test_errors_name_what_is_there(tmp_path: Path, laion: Path) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import webdataset
+from numbered import loader, numbers, write_tar
+from PIL import Image
 
+from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
+from mmssl.data.sweep import Plain
 from mmssl.errors import UserError
 from mmssl.modalities import video
+from mmssl.transforms.image import ImagePreprocess
 
 
 @pytest.fixture
@@ -34,3 +43,100 @@ def test_a_path_into_json_is_followed_and_checked(films: str) -> None:
     assert found == ["a", "b"]
     with pytest.raises(UserError, match=r"has 'json.captoin' for 'text'; did you mean 'json.caption'"):
         list(Source(shards=films, fields={"text": "json.captoin"}).samples({"text"}))
+
+
+def jsons(folder: Path, values: list[Any], name: str = "caption") -> str:
+    lines = [{"__key__": f"{n:03d}", "json": json.dumps({name: value}).encode()} for n, value in enumerate(values)]
+    return str(write_tar(folder / "x.tar", lines))
+
+
+CAPTION = "a caption that is neither text nor a list of texts"
+LABEL = "a label that is neither a name nor a whole number"
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("one", "one"),
+        (["one", "two"], ["one", "two"]),
+        (["", "two"], ["two"]),
+        (None, None),
+        (math.nan, None),
+        (5, CAPTION),
+        (0, CAPTION),
+        (2.5, CAPTION),
+        (True, CAPTION),
+        (False, CAPTION),
+        ({"en": "one"}, CAPTION),
+        (["one", None], CAPTION),
+        ([["one"]], CAPTION),
+        ("", "empty text"),
+        ([], "empty text"),
+    ],
+)
+def test_a_caption_in_json_is_text_or_counted(tmp_path: Path, value: Any, found: Any) -> None:
+    source = Source(shards=jsons(tmp_path, ["first", value]), fields={"text": "json.caption"})
+    texts = [sample["text"] for sample in source.samples({"text"})]
+    damaged = {reason: count for (reason, _), count in source.damaged.items()}
+    if found is None or found in (CAPTION, "empty text"):
+        assert texts == ["first"]
+        assert damaged == {found or "a sample without text": 1}
+    else:
+        assert (texts, damaged) == (["first", found], {})
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [(3, 3), ("ant", "ant"), (3.0, 3), (True, LABEL), (3.5, LABEL), ([3], LABEL), ({"a": 1}, LABEL), (math.inf, LABEL)],
+)
+def test_a_label_in_json_is_a_name_or_a_whole_number(tmp_path: Path, value: Any, found: Any) -> None:
+    source = Source(shards=jsons(tmp_path, [1, value], "class"), fields={"label": "json.class"})
+    labels = [sample["label"] for sample in source.samples({"label"})]
+    assert labels == ([1] if found == LABEL else [1, found])
+    assert [reason for reason, _ in source.damaged] == ([LABEL] if found == LABEL else [])
+
+
+@pytest.mark.parametrize("key", ["image", "audio", "video", "points", "points_b"])
+def test_json_is_no_picture_and_opens_no_file(tmp_path: Path, key: str) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "own.png")
+    source = Source(
+        shards=jsons(tmp_path, [str(tmp_path / "own.png"), [[1.0, 2.0, 3.0]]]), fields={key: "json.caption"}
+    )
+    with pytest.raises(UserError, match=f"has 'json.caption' for '{key}'; what is there is no {key}$"):
+        list(source.samples({key}))
+
+
+def test_a_json_that_is_no_object_is_no_crash(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "x.tar", [{"__key__": str(n), "json": value} for n, value in enumerate((b"5", b"null", b"[1]"))]
+    )
+    with pytest.raises(UserError, match="has 'text'; its fields are json"):
+        list(Source(shards=str(tmp_path / "x.tar")).samples({"text"}))
+    assert len(list(Source(shards=str(tmp_path / "x.tar")).samples({"meta"}))) == 2
+
+
+def test_what_stands_in_a_shard_never_ends_a_run_by_itself(tmp_path: Path) -> None:
+    """A caption of a wrong kind, and a picture that a view refuses as it would a caller's."""
+    values: list[Any] = [str(n) for n in range(100)]
+    values[50] = 7
+    source = Source(shards=jsons(tmp_path, values), fields={"text": "json.caption"})
+    own = loader(source, batch=10, workers=0)
+    assert set(numbers(own.epoch(0))) == set(range(100)) - {50}
+    assert set(own.report()["damaged"]) == {CAPTION}
+
+
+def test_an_array_that_a_view_refuses_is_counted(tmp_path: Path) -> None:
+    arrays = [np.full((8, 8, 3), n, np.uint8) for n in range(60)]
+    arrays[7] = np.zeros((8, 8, 2), np.uint8)  # neither grey nor colour
+    files = []
+    for array in arrays:
+        stream = io.BytesIO()
+        np.save(stream, array)
+        files.append(stream.getvalue())
+    write_tar(tmp_path / "x.tar", [{"__key__": str(n), "image.npy": data} for n, data in enumerate(files)])
+    shown = Plain({"image": ImagePreprocess(size=8)})
+    own = Loader(Source(shards=str(tmp_path / "x.tar")), shown, batch=10, workers=0)
+    assert len(list(own.epoch(0))) == 6
+    ((reason, shards),) = own.report()["damaged"].items()
+    assert reason.startswith("expected a picture (H, W)")
+    assert sum(shards.values()) >= 1

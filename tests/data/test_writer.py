@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import gc
-import io
-import json
 import os
 import signal
 import subprocess
@@ -14,12 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import webdataset
 from killing import KILLS, make_or_kill
 from numbered import number_set, write_tar
-from PIL import Image
+from own_files import png, write_table
 
 from mmssl.data import journal
 from mmssl.data.shards import Source
@@ -35,12 +31,6 @@ def make(number: int) -> dict[str, bytes]:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def png(color: int) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.full((6, 6, 3), color, np.uint8)).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def test_killed_build_continues_and_ends_the_same(tmp_path: Path) -> None:
@@ -137,20 +127,6 @@ def test_folder_of_classes(classes: Path, tmp_path: Path) -> None:
         build(classes, tmp_path / "b", workers=1, strict=True)
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif path.suffix == ".parquet":
-        pa = pytest.importorskip("pyarrow")
-        pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(rows), path)
-    else:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
-            writer.writeheader()
-            writer.writerows(rows)
-    return path
-
-
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 def test_manifest(tmp_path: Path, kind: str) -> None:
     (tmp_path / "x").mkdir()
@@ -167,7 +143,7 @@ def test_manifest(tmp_path: Path, kind: str) -> None:
     assert (first["text"], first["label"], index["classes"]) == ("one, two", 1, ["cat", "dog"])
     assert first["image_b"].getpixel((0, 0)) == (2, 2, 2)
     assert "image_b" not in second
-    assert second["meta"] == {"label": "cat", "year": "2000"}
+    assert second["meta"] == {"label": "cat", "class": "cat", "year": "2000"}
 
 
 def test_manifest_columns(tmp_path: Path) -> None:
@@ -233,4 +209,4 @@ def test_verify_and_show(tmp_path: Path) -> None:
     assert "checksum" in problems[1]
     assert "missing" in problems[2]
     assert "5 bytes" in problems[3]
-    assert "jpg: not a picture that can be read as JPEG, PNG, WebP, BMP, TIFF or GIF (1 samples)" in problems[4]
+    assert problems[4] == "other.tar: 1, jpg: not a picture that can be read as JPEG, PNG, WebP, BMP, TIFF or GIF"

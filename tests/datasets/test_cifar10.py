@@ -53,15 +53,22 @@ def test_the_official_archive(cifar10: ModuleType, tmp_path: Path) -> None:
     assert found(tmp_path / "out" / "test") == dict(zip(names[4:], [3, 4], strict=True))
 
 
-def test_folders_of_pictures(cifar10: ModuleType, tmp_path: Path) -> None:
+def test_folders_of_pictures(cifar10: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, picture in enumerate(pixels()):
         file = tmp_path / ("test" if number > 3 else "train") / cifar10.CLASSES[number] / f"{number}.png"
         file.parent.mkdir(parents=True)
         file.write_bytes(cifar10.png(picture))
+    for name in ("airplane/._0.png", ".x/airplane/0.png", "airplane/broken.png", "zebra/1.png"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).write_bytes(b"no picture")
     with tarfile.open(tmp_path / "test.tar", "w") as tar:
         tar.add(tmp_path / "test", arcname=".")
     given = ["--train", str(tmp_path / "train"), "--test", str(tmp_path / "test.tar")]
     assert cifar10.main([str(tmp_path / "out"), *given]) == 0
+    told = capsys.readouterr().out
+    assert "train: passed over 1 files that are not CLASS/NAME.jpg or .png, such as zebra/1.png" in told
+    assert "train: 4 samples" in told
+    assert "left out 1: not a picture" in told
     names = [picture.tobytes() for picture in pixels()]
     assert found(tmp_path / "out" / "train") == dict(zip(names[:4], range(4), strict=True))
     assert found(tmp_path / "out" / "test") == dict(zip(names[4:], [4, 5], strict=True))

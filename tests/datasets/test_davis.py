@@ -44,15 +44,22 @@ def folder(tmp_path: Path) -> Path:
     written(root, "partial", masks, palette=True)
     (root / "Annotations/480p/partial/00002.png").unlink()
     written(root, "learnt", masks, palette=True)
+    written(root, "cut", masks, palette=True)
+    (root / "JPEGImages/480p/cut/00001.jpg").write_bytes((root / "JPEGImages/480p/cut/00001.jpg").read_bytes()[:300])
+    for name in ("JPEGImages/480p/two/._00000.jpg", "JPEGImages/480p/two/.DS_Store", "Annotations/480p/two/._1.png"):
+        (root / name).write_bytes(b"hidden")
     (root / "ImageSets/2017").mkdir(parents=True)
     (root / "ImageSets/2017/train.txt").write_text("learnt\n")
     return root
 
 
-def test_a_sequence_is_a_clip_with_masks(davis: ModuleType, folder: Path, tmp_path: Path) -> None:
+def test_a_sequence_is_a_clip_with_masks(
+    davis: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with tarfile.open(tmp_path / "in.tar", "w") as tar:
         tar.add(folder, arcname="DAVIS")
     assert davis.main([str(tmp_path / "a"), "--source", str(folder)]) == 0
+    assert "left out 1: a damaged frame or mask (such as sample 0, " in capsys.readouterr().out
     assert davis.main([str(tmp_path / "b"), "--source", str(tmp_path / "in.tar"), "--height", "16"]) == 0
     found = {s["__key__"]: s for s in Source(shards=str(tmp_path / "a/val")).samples({"video", "masks", "meta"})}
     assert sorted(found) == ["one", "two"], "a frame of 'partial' has no mask"

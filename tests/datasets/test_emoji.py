@@ -71,3 +71,19 @@ def test_wrong_source(emoji: ModuleType, tmp_path: Path, capsys: pytest.CaptureF
     assert "has no pairs.csv" in capsys.readouterr().err
     assert emoji.main([str(tmp_path / "a"), "--source", str(tmp_path / "none.tar")]) == 2
     assert "neither a tar nor a folder" in capsys.readouterr().err
+
+
+def test_hidden_and_broken_pictures(
+    emoji: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "noto/._0.png").write_bytes(b"hidden")
+    (folder / "noto/99.png").write_bytes(b"no picture")
+    (folder / "noto/98.png").unlink()
+    assert emoji.main([str(tmp_path / "a"), "--source", str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert told.count("left out 1: ") == 2
+    assert "a picture that is not there (such as sample" in told
+    with (folder / "pairs.csv").open("a") as file:
+        file.write("\nnoto/1.png,short")
+    assert emoji.main([str(tmp_path / "b"), "--source", str(folder)]) == 2
+    assert "row 101 of pairs.csv has more or fewer cells than the header" in capsys.readouterr().err

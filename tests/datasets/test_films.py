@@ -33,6 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / f"s{n % 2}-film.{n}.mp4").write_bytes(sounding + bytes(n))
     (source / "s0-mute.mp4").write_bytes(video.encode(pictures, fps=5))
     (source / "s1-garbled.mp4").write_bytes(b"no film")
+    (source / "._s0-film.0.mp4").write_bytes(b"hidden")
+    (source / "._clips.csv").write_bytes(b"\xff\x00hidden")
     (source / "s0-film.0.align").write_text(ALIGN)
     (source / "s1-film.1.json").write_text(json.dumps({"place": "attic"}))
     rows = ["file,fold,seconds", "s0-film.2.mp4,test,1.5", "s1-film.3.mp4,train,", "s0-film.4.mp4,test,1"]
@@ -53,7 +55,9 @@ def test_films_are_copied_with_what_lies_beside_them(
     with tarfile.open(tmp_path / "in.tar", "w") as tar:
         tar.add(folder, arcname=".")
     assert films.main([str(tmp_path / "a"), "--source", str(folder)]) == 0
-    assert "films left out: no sound track" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "left out 1: no sound track (such as sample 1, s0-mute.mp4)" in told
+    assert "left out 1: not a media file that FFmpeg reads" in told
     assert films.main([str(tmp_path / "b"), "--source", str(tmp_path / "in.tar")]) == 0
     found = read(tmp_path / "a")
     assert not set(found["train"]) & set(found["test"])
@@ -127,5 +131,6 @@ def test_wrong_sources(films: ModuleType, tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "a.mp4").write_bytes(b"")
     (tmp_path / "b.mp4").write_bytes(b"")
     (tmp_path / "b.align").write_text("0 sil")
-    assert films.main([str(tmp_path / "out"), "--source", str(tmp_path), "--test", "0.5"]) == 0
-    assert sum(sum((read_index(tmp_path / "out" / s) or {})["damaged"].values()) for s in ("train", "test")) == 2
+    assert films.main([str(tmp_path / "out"), "--source", str(tmp_path), "--test", "0.5"]) == 2
+    assert "no sample could be written to" in capsys.readouterr().err
+    assert not (tmp_path / "out/train").exists()

@@ -28,8 +28,15 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def test_image_folder(pictures: Path, tmp_path: Path) -> None:
+def test_image_folder(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("cat/._1.png", ".ipynb_checkpoints/1.png", "cat/2.png"):
+        (pictures / name).parent.mkdir(exist_ok=True)
+        (pictures / name).write_bytes(b"no picture")
     assert runpy.run_path(script("image_folder"))["main"]([str(tmp_path / "a"), "--source", str(pictures)]) == 0
+    told = capsys.readouterr().out
+    assert "2 samples in 1 shards" in told
+    assert "left out 1: not a picture that can be read as JPEG, PNG, WebP, BMP, TIFF or GIF (such as cat/2.png)" in told
+    assert "passed over: 1 .csv, 2 hidden" in told
     labels = [sample["label"] for sample in Source(shards=str(tmp_path / "a")).samples({"image", "label"})]
     assert sorted(labels) == [0, 1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -106,3 +107,19 @@ def test_wrong_sources(
     import re
 
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_hidden_and_broken_files(
+    digits: ModuleType, sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sources, tmp_path / "in")
+    (tmp_path / "in/audio/._3_ann_0.wav").write_bytes(b"hidden")
+    (tmp_path / "in/audio/readme.txt").write_bytes(b"about")
+    (tmp_path / "in/train/3/._0.png").write_bytes(b"hidden")
+    (tmp_path / "in/audio/3_ann_0.wav").write_bytes(b"no sound")
+    given = arguments(tmp_path / "a", tmp_path / "in", speaker="bob", pairings="1")
+    assert digits.main(given) == 0
+    told = capsys.readouterr().out
+    assert "audio: passed over 1 files that are not digit_speaker_take.wav, such as readme.txt" in told
+    assert "train: 7 samples" in told
+    assert "left out 1: not a media file that FFmpeg reads" in told
