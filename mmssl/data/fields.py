@@ -14,6 +14,7 @@ from mmssl.types import Sample
 
 Raw = dict[str, bytes]  # field -> encoded bytes; `__key__` is held apart
 KEYS = {**modalities.EXTENSIONS, "json": "meta", "cls": "label"}  # extension -> key
+ORDER = {extension: place for place, extension in enumerate(KEYS)}
 
 
 def key_of(field: str) -> str | None:
@@ -35,10 +36,13 @@ def find(key: str, fields: Collection[str], renamed: Mapping[str, str]) -> str |
     if key in renamed:
         field = split_path(renamed[key])[0]
         return field if field in fields else None
-    named = sorted(field for field in fields if key_of(field) == key)
-    if not named and key == "audio":
-        return find("video", fields, renamed)
-    return named[0] if named else None
+    named = min((field for field in fields if key_of(field) == key), key=_preference, default=None)
+    return find("video", fields, renamed) if named is None and key == "audio" else named
+
+
+def _preference(field: str) -> tuple[int, str]:
+    """Orders the fields that fill one key, as EXTENSIONS does: a jpg before its gif."""
+    return ORDER[field.rpartition(".")[2]], field
 
 
 def fills(key: str, raw: Raw, renamed: Mapping[str, str]) -> bool:

@@ -14,6 +14,7 @@ import webdataset
 from numbered import loader, numbers, write_tar
 from PIL import Image
 
+from mmssl.data.fields import find
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.data.sweep import Plain
@@ -36,6 +37,14 @@ def films(tmp_path: Path) -> str:
 def test_a_silent_film_lacks_sound_and_is_kept(films: str) -> None:
     samples = list(Source(shards=films).samples({"video", "audio"}))
     assert [set(s) & {"video", "audio"} for s in samples] == [{"video"}, {"video", "audio"}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [("gif jpg", "jpg"), ("bmp txt tiff", "bmp"), ("mask.png webp", "webp"), ("wav mp3 mp4", "wav"), ("txt", None)],
+)
+def test_of_fields_that_fill_one_key_the_commonest_format_is_read(fields: str, found: str | None) -> None:
+    assert find("audio" if "wav" in fields else "image", fields.split(), {}) == found
 
 
 def test_a_path_into_json_is_followed_and_checked(films: str) -> None:
