@@ -12,7 +12,7 @@ from mmssl import checkpoint, dist, names, recipe
 from mmssl.assembly import build_objective, pretexts
 from mmssl.errors import UserError, did_you_mean
 from mmssl.evals.memory import remembering
-from mmssl.evals.report import Report, reporting
+from mmssl.evals.report import Report, reporting, warn
 from mmssl.files import write_atomically
 from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
 
@@ -24,6 +24,7 @@ class Judge:
         self.every = {key: node.get("every") for key, node in nodes.items()}
         self.evaluations: dict[str, Evaluation] = {}
         self.reports: dict[str, Report] = {}  # of the evaluations that have run, the latest
+        self.failed: dict[str, UserError] = {}
         for key, node in nodes.items():
             name, options = recipe.split({k: v for k, v in node.items() if k != "every"}, default=key)
             built = names.build("evals", name, where=f"evals.{key}", **options)
@@ -45,17 +46,31 @@ class Judge:
                 raise UserError(f"evals.{key}: {error}") from None
 
     def run(self, trained: Trained, keys: Sequence[str] | None = None) -> dict[str, Score]:
-        """Checks, then runs some evaluations, by default all; returns `evaluation/figure` -> score."""
-        self.check(trained, keys)
+        """Runs some evaluations, by default all; returns `evaluation/figure` -> score.
+
+        One that raises UserError, for all of its data is damaged, say, leaves the others' figures; see `finish`.
+        """
         scores: dict[str, Score] = {}
         judged = (*trained.encoders.values(), *(task.objective for task in trained.tasks.values()))
         with remembering():
             for key in self.evaluations if keys is None else keys:
+                self.failed.pop(key, None)
                 with evaluating(*judged), reporting() as report:
-                    scores |= {f"{key}/{name}": score for name, score in self.evaluations[key].run(trained)}
+                    try:
+                        scores |= {f"{key}/{name}": score for name, score in self.evaluations[key].run(trained)}
+                    except UserError as error:
+                        if dist.world() > 1:  # the others may not have met it, and would wait
+                            raise
+                        self.failed[key] = error
+                        warn(f"not judged: {error}")
                 self.reports[key] = report.everywhere()
                 self.reports[key].tell(key)
         return scores
+
+    def finish(self) -> None:
+        """Raises the first error of the evaluations that could not be run, once what the others say is written."""
+        for key, error in self.failed.items():
+            raise UserError(f"evals.{key}: {error}") from error
 
     def remarks(self) -> dict[str, Any]:
         """Returns what results.json says beside the figures: `left_out` and `warnings` of each evaluation that ran."""
@@ -131,12 +146,15 @@ def evaluate(
     judge = Judge(made.evals)
     device = dist.start(made.train.device)
     try:
-        scores = judge.run(load_run(folder, device=str(device), trust_code=trust_code), evals)
+        trained = load_run(folder, device=str(device), trust_code=trust_code)
+        judge.check(trained, evals)
+        scores = judge.run(trained, evals)
         if dist.rank() == 0:
             newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
             samples = sum(int(path.name[5:]) for path in newest) * made.per_step
             remarks = merged(_read(folder), judge.remarks())
             write_results(folder, made, {**read_scores(folder), **scores}, samples=samples, remarks=remarks)
+        judge.finish()
     finally:
         dist.stop()
     return scores

@@ -44,10 +44,12 @@ def judge_encoder(
     device = dist.start()
     try:
         trained = Trained(open_encoders(path, tree.get(MODEL) or {}, device=str(device), trust_code=trust_code))
+        judge.check(trained)
         scores = judge.run(trained)
         file = Path(out) if out is not None else _home(path) / "eval.json"
         if dist.rank() == 0:
             _write(file, {"encoder": path, "train": train, "data": data}, nodes, scores, judge.remarks())
+        judge.finish()
     finally:
         dist.stop()
     return scores, file

@@ -332,6 +332,8 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
             log.write(trainer.step, {key: score.value for key, score in scores.items()})
             remarks = trainer.judge.remarks()
             write_results(trainer.folder, trainer.recipe, scores, samples=trainer.samples, remarks=remarks)
+        if done:
+            trainer.judge.finish()
 
 
 def _report(trainer: Trainer) -> None:

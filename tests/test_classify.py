@@ -92,7 +92,9 @@ def test_where_no_folder_is_a_class_there_is_no_accuracy_and_a_note(tmp_path: Pa
 
 
 def test_names_of_a_mac_are_the_same_text(tmp_path: Path) -> None:
-    found = run(pictures(tmp_path, café="red", blue="blue"), ["blue", "caf\u00e9"])
+    apart = pictures(tmp_path, blue="blue", other="red")
+    (apart / "other").rename(apart / "cafe\u0301")
+    found = run(apart, ["blue", "caf\u00e9"])
     assert found.scores["top1"].n == 4 and not found.notes
 
 

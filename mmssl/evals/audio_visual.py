@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.data.plan import seed_of
-from mmssl.errors import UserError
+from mmssl.errors import DamagedError, UserError
 from mmssl.evals import cues
 from mmssl.evals.classes import class_of
 from mmssl.evals.compare import Comparer
@@ -107,8 +107,10 @@ class AudioVisual(Evaluation):
                 with skipping(sample):
                     having(sample, *needed)
                     named[clip] = str([class_of(sample[key]) for key in self.labelled])
-                    rng = random.Random(seed_of(self.seed, clip))
-                    asked[clip] = asker.ask(sample, KINDS, self.windows, rng)
+                    found = asker.ask(sample, KINDS, self.windows, random.Random(seed_of(self.seed, clip)))
+                    if not found:
+                        raise DamagedError("a clip shorter than a window")
+                    asked[clip] = found
             yield asked, {clip: named[clip] for clip in asked}
 
     def _retrieval(self, judge: Comparer, clips: Answers, labels: list[str]) -> Iterator[tuple[str, Score]]:

@@ -24,7 +24,8 @@ Label = str | int
 
 def class_of(value: Any) -> Label:
     """Returns a label as a name or a whole number; raises DamagedError for one that is missing or neither."""
-    if value is None or value != value or (isinstance(value, str) and not value.strip()):  # NaN differs from itself
+    nan = isinstance(value, float) and value != value
+    if value is None or nan or (isinstance(value, str) and not value.strip()):
         raise DamagedError("a sample without a label")
     if isinstance(value, str | bool):
         return same(value)

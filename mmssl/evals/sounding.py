@@ -51,9 +51,12 @@ class Sounding:
         self.reads = (visual, "audio", *known[truth])
 
     def __call__(self, sample: Sample) -> list[Moment]:
-        """Returns the moments. Raises DamagedError for a sample that lacks a field or is unusable."""
+        """Returns the moments. Raises DamagedError for a sample that has none, lacks a field or is unusable."""
         having(sample, *self.reads)
-        return [self._moment(sample, time, where) for time, where in self._told(sample)][: self.count]
+        moments = [self._moment(sample, time, where) for time, where in self._told(sample)][: self.count]
+        if not moments:
+            raise DamagedError("no moment at which something sounds and is seen")
+        return moments
 
     def _told(self, sample: Sample) -> Iterator[tuple[float | None, Any]]:
         """Yields when something sounds, None for a still picture, and of which object, None for everything."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from mmssl import names
 from mmssl.data.fields import decode, find
@@ -46,7 +47,8 @@ class Examples(Source):
     @cached_property
     def classes(self) -> dict[str, list[str]]:
         """Shards' folder -> the names of its classes in the order of their numbers, where its index.json lists them."""
-        indexes = {folder: read_index(Path(folder)) or {} for folder in {str(Path(s).parent) for s in self.shards}}
+        folders = {str(Path(shard).parent) for shard in self.shards if not urlparse(shard).scheme}
+        indexes = {folder: read_index(Path(folder)) or {} for folder in folders}
         return {folder: [same(name) for name in i["classes"]] for folder, i in indexes.items() if i.get("classes")}
 
     def _named(self, entry: Entry, number: int) -> Label:

@@ -17,12 +17,15 @@ from named import broken, png, tar
 from PIL import Image
 from test_classes import PROBES, RAW
 from test_evals import Oracle
+from test_register import sample as pair
 
+from mmssl.data.writer import build_from
 from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.knn import KNN
 from mmssl.evals.labelled import Labelled
 from mmssl.evals.pretext import gathered, show
+from mmssl.evals.register import Register
 from mmssl.evals.report import Report, leave_out, reporting, skipping, warn
 from mmssl.evals.retrieval import Retrieval
 from mmssl.evals.transfer_dense import TransferDense
@@ -91,14 +94,29 @@ def test_two_processes_judge_and_count_as_one(sets: dict[str, Any], two_processe
     assert found[1]["finetune/top1"] > 0.6
 
 
+def judged(judge: Judge, trained: Trained) -> None:
+    judge.run(trained)
+    judge.finish()
+
+
+def test_an_evaluation_that_cannot_be_run_leaves_the_others(tmp_path: Path, sets: dict[str, Any]) -> None:
+    nothing = pictures(tmp_path / "bad", 6, bad=range(6))
+    options = {"baselines": False, "k": [3]}
+    judge = Judge({"bad": {"name": "knn", **sets, "data": nothing, **options}, "knn": {**sets, **options}})
+    assert list(judge.run(RAW)) == ["knn/k3"]
+    assert judge.remarks()["warnings"]["bad"][0].startswith("not judged: the evaluation data has no sample")
+    with pytest.raises(UserError, match=r"evals\.bad: the evaluation data has no sample"):
+        judge.finish()
+
+
 def test_all_damaged_is_an_error_that_says_why(tmp_path: Path, sets: dict[str, Any]) -> None:
     nothing = pictures(tmp_path / "bad", 6, bad=range(6))
     with pytest.raises(UserError, match=r"no sample with a whole image.*left out 8 samples: "):
-        Judge({"knn": {"train": sets["train"], "data": nothing, "baselines": False}}).run(RAW)
+        judged(Judge({"knn": {"train": sets["train"], "data": nothing, "baselines": False}}), RAW)
     convnet = Trained({"image": create_encoder("convnet", **SMALL).eval()})
     for train, data in ((nothing, sets["data"]), (sets["train"], nothing)):
-        with pytest.raises(UserError, match="whole image and mask; left out 6 samples"):
-            Judge({"transfer_dense": {"train": train, "data": data, "baselines": False}}).run(convnet)
+        with pytest.raises(UserError, match="whole image and mask; left out [68] samples"):
+            judged(Judge({"transfer_dense": {"train": train, "data": data, "baselines": False}}), convnet)
 
 
 def test_a_lost_shard_counts_each_of_its_samples_that_come(tmp_path: Path) -> None:
@@ -152,6 +170,17 @@ def test_masks_and_tasks_leave_it_out(sets: dict[str, Any], tmp_path: Path) -> N
         rows = gathered([{"sample": numbers} for numbers, _ in show(trained, "task", source, batch=5, rounds=2)])
     assert rows["sample"].unique().numel() == 10 and len(rows["sample"]) == 20
     assert sum(report.counts().values()) == 2
+
+
+def test_pairs_of_clouds_leave_it_out(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs"
+    build_from(pair, 4, pairs, workers=1)
+    node = {"shards": str(pairs), "fields": {"points": "points_a.ply"}}
+    trained = Trained({"points": create_encoder("pointnet", widths=[4, 4])})
+    with reporting() as report:
+        made = Register(data=node, fpfh=False, ransac=False, voxel=0.1)
+        assert dict(made.run(trained))["hit_ratio"].n == 3
+    assert report.counts() == {"a pose that is not rigid": 1}
 
 
 def test_random_weights_are_warmed_by_what_is_whole(tmp_path: Path) -> None:
