@@ -12,19 +12,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from mmssl import modalities
 from mmssl.data.own_files import files_of
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.classes import Label, chance, class_of, listed, matched, numbered
-from mmssl.evals.classifier import read_classes, read_templates, zero_shot_classifier
+from mmssl.evals.classifier import embedded_prompts, read_classes, read_templates
 from mmssl.evals.needs import need_encoder
 from mmssl.evals.report import having, reporting, skipping
 from mmssl.evals.score import bootstrap
 from mmssl.evals.source import Examples
 from mmssl.evals.stream import chunks
-from mmssl.evals.zero_shot import rank_of
+from mmssl.evals.zero_shot import rank_of, warn_of_templates
 from mmssl.judge import load_encoders
 from mmssl.types import Encoder, Sample, Score, Trained
 
@@ -70,35 +71,38 @@ def zero_shot(
     for modality in ("image", "text"):
         need_encoder(trained, modality, space=space)
     encoder, names = trained.encoders["image"], read_classes(classes)
-    weights = zero_shot_classifier(trained.encoders["text"], names, read_templates(templates), space=space)
-    found, scores, labels = Predictions(), list[Tensor](), list[Label | None]()
+    several = read_templates(templates)
+    prompts = embedded_prompts(trained.encoders["text"], names, several, space=space)
+    weights = F.normalize(prompts.mean(dim=0), dim=1)
+    found, embedded, labels = Predictions(), list[Tensor](), list[Label | None]()
     folder = Path(images).is_dir() and not _has_shards(Path(images))
     with reporting() as report:
         stream = _folder(Path(images), found) if folder else _shards(images)
         for chunk in chunks(iter(tqdm(stream, desc="zero-shot", unit="image", disable=not progress)), batch_size):
-            whole = _scored(chunk, encoder, weights, space)
-            scores += [row for _, row in whole]
+            whole = _embedded(chunk, encoder, space)
+            embedded += [x for _, x in whole]
             labels += [_label(sample) for sample, _ in whole]
-            found.rows += [(s["__key__"], names[int(r.argmax())], round(float(r.max()), 4)) for s, r in whole]
+            for sample, x in whole:
+                row = weights @ x
+                found.rows.append((sample["__key__"], names[int(row.argmax())], round(float(row.max()), 4)))
     found.skipped = [(key or shard, reason) for (shard, key, _), reason in report.left_out.items()]
     if not found.rows and not found.skipped:
         raise UserError(f"{images} holds no pictures; expected {', '.join(IMAGES)} or shards")
-    _score(found, scores, labels, names, where=images)
+    _score(found, embedded, labels, dict(zip(several, prompts, strict=True)), names, where=images)
     return found
 
 
-def _scored(samples: list[Sample], encoder: Encoder, weights: Tensor, space: str) -> list[tuple[Sample, Tensor]]:
-    """Returns the readable pictures, each with its similarity to every class (C,)."""
+def _embedded(samples: list[Sample], encoder: Encoder, space: str) -> list[tuple[Sample, Tensor]]:
+    """Returns the readable pictures, each with its embedding (D,) on the CPU."""
     prepared = []
     for sample in samples:
         with skipping(sample):
             prepared.append((sample, encoder.preprocess(_opened(*having(sample, "image")))))
     if not prepared:
         return []
-    x = encoder.preprocess.collate([x for _, x in prepared]).to(encoder.device)
     with torch.inference_mode():
-        rows = encoder.embed(x, space=space) @ weights.T
-    return [(sample, row) for (sample, _), row in zip(prepared, rows, strict=True)]
+        x = encoder.embed(encoder.preprocess.collate([x for _, x in prepared]).to(encoder.device), space=space)
+    return [(sample, row) for (sample, _), row in zip(prepared, x.float().cpu(), strict=True)]
 
 
 def _opened(image: Any) -> Any:
@@ -116,25 +120,32 @@ def _label(sample: Sample) -> Label | None:
 
 
 def _score(
-    found: Predictions, scores: list[Tensor], labels: list[Label | None], names: list[str], *, where: str
+    found: Predictions,
+    embedded: list[Tensor],
+    labels: list[Label | None],
+    prompts: dict[str, Tensor],
+    names: list[str],
+    *,
+    where: str,
 ) -> None:
-    """Adds accuracy over the pictures that have a label, or a note why there is none."""
-    told = [(row, label) for row, label in zip(scores, labels, strict=True) if label is not None]
+    """Adds accuracy over the pictures that have a label, or a note why there is none; prompts: template -> (C, D)."""
+    told = [(x, label) for x, label in zip(embedded, labels, strict=True) if label is not None]
     if not told:
         return
-    asked = [label for _, label in told]
-    try:
-        with reporting() as report:
+    asked, x = [label for _, label in told], torch.stack([row for row, _ in told])
+    with reporting() as report:
+        try:
             numbered(asked, where=where)
             numbers = torch.tensor(matched(asked, listed(names, asked), where=where, known_as="the list of classes"))
-    except UserError as error:
-        found.notes.append(f"accuracy is not scored: {error}")
-        return
+        except UserError as error:
+            found.notes.append(f"accuracy is not scored: {error}")
+            return
+        ranks = rank_of(x @ F.normalize(torch.stack(list(prompts.values())).mean(dim=0), dim=1).T, numbers)
+        found.scores["top1"] = bootstrap(ranks < 1, chance=chance(numbers, len(names)))
+        if len(names) > 5:
+            found.scores["top5"] = bootstrap(ranks < 5, chance=chance(numbers, len(names), guesses=5))
+        warn_of_templates(x, numbers, prompts, found.scores["top1"])
     found.notes += report.warnings
-    ranks = rank_of(torch.stack([row for row, _ in told]), numbers)
-    found.scores["top1"] = bootstrap(ranks < 1, chance=chance(numbers, len(names)))
-    if len(names) > 5:
-        found.scores["top5"] = bootstrap(ranks < 5, chance=chance(numbers, len(names), guesses=5))
 
 
 def _has_shards(folder: Path) -> bool:

@@ -26,11 +26,15 @@ def zero_shot_classifier(
     templates hold `{}` where the class name goes; each prompt's embedding is normalised, their mean too.
     Returns (C, D): scores are `encoder.encode(images, space=space) @ weights.T`. Radford et al., ICML 2021.
     """
+    return F.normalize(embedded_prompts(text_encoder, classes, templates, space=space).mean(dim=0), dim=1)
+
+
+def embedded_prompts(text_encoder: Encoder, classes: Sequence[str], templates: Sequence[str], *, space: str) -> Tensor:
+    """Returns the embedding of each class in each template, (T, C, D) of unit length."""
     classes, templates = check_classes(classes), check_templates(templates)
-    prompts = [template.replace("{}", name) for name in classes for template in templates]
+    prompts = [template.replace("{}", name) for template in templates for name in classes]
     embeddings = F.normalize(text_encoder.encode(prompts, space=space), dim=1)
-    means = embeddings.view(len(classes), len(templates), -1).mean(dim=1)
-    return F.normalize(means, dim=1)
+    return embeddings.view(len(templates), len(classes), -1)
 
 
 def check_classes(classes: Sequence[str]) -> list[str]:

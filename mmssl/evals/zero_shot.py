@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmssl.evals.classes import chance, labels_of, listed, matched, numbered
-from mmssl.evals.classifier import read_classes, read_templates, zero_shot_classifier
+from mmssl.evals.classifier import embedded_prompts, read_classes, read_templates
 from mmssl.evals.needs import need_encoder
+from mmssl.evals.report import warn
 from mmssl.evals.score import bootstrap
 from mmssl.evals.source import meet, needs, open_source
 from mmssl.evals.stream import embed_stream
@@ -52,20 +54,32 @@ class ZeroShot(Evaluation):
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields top1, top5 and class/<name>; trivial is the share of the commonest class."""
         encoders = trained.encoders
-        weights = zero_shot_classifier(encoders["text"], self.classes, self.templates, space=self.space)
+        prompts = embedded_prompts(encoders["text"], self.classes, self.templates, space=self.space)
         embedded, kept = embed_stream(encoders, self.source, [self.modality], space=self.space, keep=[self.label])
         places, found = labels_of(kept, self.label)
         numbered(found, where=self.names["where"])
         labels = torch.tensor(matched(found, listed(self.classes, found), **self.names))
-        ranks = rank_of(embedded[self.modality][places] @ weights.T, labels)
+        x = embedded[self.modality][places]
+        ranks = rank_of(x @ F.normalize(prompts.mean(dim=0), dim=1).T, labels)
         count = len(self.classes)
         commonest = labels[labels < count].bincount().max().item() / len(labels)
-        yield "top1", bootstrap(ranks < 1, chance=chance(labels, count), trivial=commonest)
+        top1 = bootstrap(ranks < 1, chance=chance(labels, count), trivial=commonest)
+        warn_of_templates(x, labels, dict(zip(self.templates, prompts, strict=True)), top1)
+        yield "top1", top1
         if count > 5:
             yield "top5", bootstrap(ranks < 5, chance=chance(labels, count, guesses=5))
         for number, name in enumerate(self.classes if self.per_class else ()):
             if (labels == number).any():
                 yield f"class/{name}", bootstrap(ranks[labels == number] < 1, chance=1 / count)
+
+
+def warn_of_templates(x: Tensor, labels: Tensor, prompts: Mapping[str, Tensor], top1: Score) -> None:
+    """Warns where one template alone, its prompts (C, D), tells more of x (N, D) right than all do, beyond chance."""
+    alone = {template: float((rank_of(x @ rows.T, labels) < 1).float().mean()) for template, rows in prompts.items()}
+    best, *others = sorted(alone.items(), key=lambda one: -one[1])
+    if others and best[1] > top1.high:
+        told = ", ".join(f"{template!r} {value:.3f}" for template, value in [best, *others][:5])
+        warn(f"top1 is {top1.value:.3f}, but one template alone reaches {best[1]:.3f}; choose templates ({told})")
 
 
 def rank_of(scores: Tensor, labels: Tensor) -> Tensor:

@@ -232,3 +232,24 @@ def test_zero_shot_takes_bare_numbers_for_places_in_the_list(tmp_path: Path) -> 
     assert listed(["30", "10", "20"], [10, 20]) == {30: 0, 10: 1, 20: 2}, "these numbers are themselves the names"
     found, (warning,) = zero_shot(node, ["cat", "bee"])
     assert found["top1"].value == pytest.approx(2 / 3) and "(2: 2)" in warning
+
+
+def test_templates_that_do_not_suit_the_data_are_told(tmp_path: Path) -> None:
+    class Choosy(Colored):
+        """Understands names alone; with a word before it, each name means the class after it."""
+
+        def encode(self, texts: list[str], space: str | None = None) -> torch.Tensor:
+            places = [(list(COLORS).index(text.split()[-1]) + (" " in text)) % len(COLORS) for text in texts]
+            return torch.eye(len(COLORS))[places]
+
+    data = bare(tmp_path / "a", list(COLORS) * 4, list(COLORS), classes=list(COLORS))
+    trained = Trained({"image": Choosy("image"), "text": Choosy("text")})  # type: ignore[dict-item]
+    told = []
+    for templates in (["a {}", "{}", "the {}"], ["{}"], ["a {}", "the {}"]):
+        with reporting() as report:
+            found = dict(ZeroShot(data=data, classes=list(COLORS), templates=templates).run(trained))
+        assert found["top1"].value == float(templates == ["{}"])
+        told += report.warnings
+    assert told == [
+        "top1 is 0.000, but one template alone reaches 1.000; choose templates ('{}' 1.000, 'a {}' 0.000, 'the {}' 0.000)"
+    ]
