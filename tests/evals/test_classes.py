@@ -251,5 +251,6 @@ def test_templates_that_do_not_suit_the_data_are_told(tmp_path: Path) -> None:
         assert found["top1"].value == float(templates == ["{}"])
         told += report.warnings
     assert told == [
-        "top1 is 0.000, but one template alone reaches 1.000; choose templates ('{}' 1.000, 'a {}' 0.000, 'the {}' 0.000)"
+        "top1 is 0.000, but one template alone reaches 1.000; "
+        "choose templates ('{}' 1.000, 'a {}' 0.000, 'the {}' 0.000)"
     ]
