@@ -19,6 +19,8 @@ from test_classes import PROBES, RAW
 from test_evals import Oracle
 from test_register import sample as pair
 
+from mmssl.data.shards import Source
+from mmssl.data.tar import Entry
 from mmssl.data.writer import build_from
 from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
@@ -28,6 +30,7 @@ from mmssl.evals.pretext import gathered, show
 from mmssl.evals.register import Register
 from mmssl.evals.report import Report, leave_out, reporting, skipping, warn
 from mmssl.evals.retrieval import Retrieval
+from mmssl.evals.source import open_source
 from mmssl.evals.transfer_dense import TransferDense
 from mmssl.evals.zero_shot import ZeroShot
 from mmssl.judge import Judge
@@ -119,13 +122,25 @@ def test_all_damaged_is_an_error_that_says_why(tmp_path: Path, sets: dict[str, A
             judged(Judge({"transfer_dense": {"train": train, "data": data, "baselines": False}}), convnet)
 
 
-def test_a_lost_shard_counts_each_of_its_samples_that_come(tmp_path: Path) -> None:
-    whole = pictures(tmp_path, 12, bad=())
+def test_a_broken_shard_is_left_out_from_there_on(tmp_path: Path) -> None:
+    samples = ({"png": png("ant", i), "cls": i % 2} for i in range(12))
+    whole = tar(tmp_path, samples, classes=["ant", "bee"])
     path = Path(whole["shards"])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with reporting() as report:
         dict(KNN(train=whole, data=whole, k=(1,), baselines=False).run(RAW))
-    assert sum(report.counts().values()) >= 1 and "the tar ends in the middle" in next(iter(report.counts()))
+    assert report.counts()["the tar ends in the middle or is garbled"] >= 1
+
+
+def test_each_sample_of_a_lost_shard_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(tar(tmp_path, [{"cls": 0}]))
+    lost = Entry("", source.shards[0], {}, "the shard cannot be opened")
+    monkeypatch.setattr(Source, "entries", lambda self, shard, **cut: iter([lost] * 3))
+    with reporting() as report:
+        for _ in range(2):
+            assert not list(source._samples({"label"}, 0, 1))
+    assert report.counts() == {"the shard cannot be opened": 3}
+    assert report.lines()[0].endswith(f"(3, e.g. {source.shards[0]})")
 
 
 def test_zero_shot_and_retrieval_leave_it_out(tmp_path: Path) -> None:
