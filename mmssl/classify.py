@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
-from mmssl.data.shards import Source
+from mmssl import modalities
+from mmssl.data.own_files import files_of
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.classifier import read_classes, read_templates, zero_shot_classifier
+from mmssl.evals.classes import Label, chance, class_of, listed, matched, numbered
+from mmssl.evals.classifier import embedded_prompts, read_classes, read_templates
+from mmssl.evals.needs import need_encoder
+from mmssl.evals.report import having, reporting, skipping
 from mmssl.evals.score import bootstrap
+from mmssl.evals.source import Examples
 from mmssl.evals.stream import chunks
-from mmssl.evals.zero_shot import rank_of
+from mmssl.evals.zero_shot import rank_of, warn_of_templates
 from mmssl.judge import load_encoders
-from mmssl.types import Encoder, Sample, Score
+from mmssl.types import Encoder, Sample, Score, Trained
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+IMAGES = tuple(f".{name}" for name, kind in modalities.EXTENSIONS.items() if kind == "image")
 
 
 @dataclass(slots=True)
 class Predictions:
-    """rows: (picture, class, cosine similarity). skipped: (picture, why). scores: accuracy where labels are known."""
+    """rows: (picture, class, cosine similarity). scores: accuracy, where labels are known.
+
+    skipped: (picture or, where it has no name, its shard; why). notes: what was passed over, and labels that are none
+    of the classes.
+    """
 
     rows: list[tuple[str, str, float]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     scores: dict[str, Score] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Writes the rows as CSV."""
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("image", "class", "similarity"), *self.rows])
 
 
@@ -50,68 +63,112 @@ def zero_shot(
 ) -> Predictions:
     """Classifies a folder of pictures or shards with a run's encoders.
 
-    classes, templates: a list or a file with one per line. Where a picture lies in a folder named as a class,
-    or a shard's `cls` gives its number, accuracy is scored as well. Unreadable pictures are skipped and listed.
+    classes, templates: a list or a file with one per line. Where pictures lie in folders named as classes, or shards
+    have labels, accuracy is scored as well, by the rule of evals/classes.py; where no label is a class it is not, and
+    a note says so. Unreadable pictures are skipped and listed, hidden files passed over.
     """
-    encoders = load_encoders(run)
+    trained = Trained(load_encoders(run))
     for modality in ("image", "text"):
-        if modality not in encoders:
-            raise UserError(f"{run} has no {modality} encoder; it has {', '.join(encoders)}")
-    names = read_classes(classes)
-    weights = zero_shot_classifier(encoders["text"], names, read_templates(templates), space=space)
-    stream: Iterable[dict[str, Any]] = (
-        _folder(Path(images)) if Path(images).is_dir() and not _has_shards(Path(images)) else _shards(images)
-    )
-    found, ranks = Predictions(), []
-    for chunk in chunks(iter(tqdm(stream, desc="zero-shot", unit="image", disable=not progress)), batch_size):
-        ranks += _classify(chunk, encoders["image"], weights, names, space, found)
+        need_encoder(trained, modality, space=space)
+    encoder, names = trained.encoders["image"], read_classes(classes)
+    several = read_templates(templates)
+    prompts = embedded_prompts(trained.encoders["text"], names, several, space=space)
+    weights = F.normalize(prompts.mean(dim=0), dim=1)
+    found, embedded, labels = Predictions(), list[Tensor](), list[Label | None]()
+    folder = Path(images).is_dir() and not _has_shards(Path(images))
+    with reporting() as report:
+        stream = _folder(Path(images), found) if folder else _shards(images)
+        for chunk in chunks(iter(tqdm(stream, desc="zero-shot", unit="image", disable=not progress)), batch_size):
+            whole = _embedded(chunk, encoder, space)
+            embedded += [x for _, x in whole]
+            labels += [_label(sample) for sample, _ in whole]
+            for sample, x in whole:
+                row = weights @ x
+                found.rows.append((sample["__key__"], names[int(row.argmax())], round(float(row.max()), 4)))
+    found.skipped = [(key or shard, reason) for (shard, key, _), reason in report.left_out.items()]
     if not found.rows and not found.skipped:
         raise UserError(f"{images} holds no pictures; expected {', '.join(IMAGES)} or shards")
-    if ranks:
-        found.scores["top1"] = bootstrap(torch.tensor(ranks) < 1, chance=1 / len(names))
-        if len(names) > 5:
-            found.scores["top5"] = bootstrap(torch.tensor(ranks) < 5, chance=5 / len(names))
+    _score(found, embedded, labels, dict(zip(several, prompts, strict=True)), names, where=images)
     return found
 
 
-def _classify(
-    samples: list[Sample], encoder: Encoder, weights: Tensor, names: list[str], space: str, found: Predictions
-) -> list[int]:
-    """Adds a row for each readable picture; returns the rank of the right class of those that have a label."""
-    prepared = [(sample, x) for sample in samples if (x := _prepare(encoder, sample, found)) is not None]
+def _embedded(samples: list[Sample], encoder: Encoder, space: str) -> list[tuple[Sample, Tensor]]:
+    """Returns the readable pictures, each with its embedding (D,) on the CPU."""
+    prepared = []
+    for sample in samples:
+        with skipping(sample):
+            prepared.append((sample, encoder.preprocess(_opened(*having(sample, "image")))))
     if not prepared:
         return []
-    ranks = []
-    x = encoder.preprocess.collate([x for _, x in prepared])
     with torch.inference_mode():
-        scores = encoder.embed(x, space=space) @ weights.T
-    for (sample, _), row in zip(prepared, scores, strict=True):
-        best, label = int(row.argmax()), sample.get("label")
-        found.rows.append((sample["__key__"], names[best], round(float(row[best]), 4)))
-        number = names.index(label) if label in names else label
-        if isinstance(number, int) and 0 <= number < len(names):
-            ranks.append(int(rank_of(row[None], torch.tensor([number]))))
-    return ranks
+        x = encoder.embed(encoder.preprocess.collate([x for _, x in prepared]).to(encoder.device), space=space)
+    return [(sample, row) for (sample, _), row in zip(prepared, x.float().cpu(), strict=True)]
 
 
-def _prepare(encoder: Encoder, sample: dict[str, Any], found: Predictions) -> Any:
+def _opened(image: Any) -> Any:
+    """Returns a file's bytes, and what is already open as it is."""
     try:
-        return encoder.preprocess(sample["image"])
-    except DamagedError as error:
-        found.skipped.append((sample["__key__"], str(error)))
-        return None
+        return image.read_bytes() if isinstance(image, Path) else image
+    except OSError as error:
+        raise DamagedError("a file that cannot be read", error.strerror or "") from None
+
+
+def _label(sample: Sample) -> Label | None:
+    with suppress(DamagedError):
+        return class_of(sample.get("label"))
+    return None
+
+
+def _score(
+    found: Predictions,
+    embedded: list[Tensor],
+    labels: list[Label | None],
+    prompts: dict[str, Tensor],
+    names: list[str],
+    *,
+    where: str,
+) -> None:
+    """Adds accuracy over the pictures that have a label, or a note why there is none; prompts: template -> (C, D)."""
+    told = [(x, label) for x, label in zip(embedded, labels, strict=True) if label is not None]
+    if not told:
+        return
+    asked, x = [label for _, label in told], torch.stack([row for row, _ in told])
+    with reporting() as report:
+        try:
+            numbered(asked, where=where)
+            numbers = torch.tensor(matched(asked, listed(names, asked), where=where, known_as="the list of classes"))
+        except UserError as error:
+            found.notes.append(f"accuracy is not scored: {error}")
+            return
+        ranks = rank_of(x @ F.normalize(torch.stack(list(prompts.values())).mean(dim=0), dim=1).T, numbers)
+        found.scores["top1"] = bootstrap(ranks < 1, chance=chance(numbers, len(names)))
+        if len(names) > 5:
+            found.scores["top5"] = bootstrap(ranks < 5, chance=chance(numbers, len(names), guesses=5))
+        warn_of_templates(x, numbers, prompts, found.scores["top1"])
+    found.notes += report.warnings
 
 
 def _has_shards(folder: Path) -> bool:
     return (folder / "index.json").is_file() or any(folder.glob("*.tar"))
 
 
-def _folder(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.rglob("*")):
+def _folder(folder: Path, found: Predictions) -> Iterator[dict[str, Any]]:
+    """Yields the pictures below a folder with the name of the folder they lie in; notes what is passed over."""
+    files, hidden = files_of(folder)
+    others = Counter(path.suffix.lower() or "no extension" for path in files if path.suffix.lower() not in IMAGES)
+    others.update({"hidden": len(hidden)} if hidden else {})
+    if others:
+        told = ", ".join(f"{kind}: {count}" for kind, count in others.most_common())
+        found.notes.append(f"passed over, as no pictures: {told}")
+    for path in files:
         if path.suffix.lower() in IMAGES:
-            label = path.parent.name if path.parent != folder else None
-            yield {"__key__": str(path.relative_to(folder)), "image": path, "label": label}
+            label = path.parent.name if path.parent != Path() else None
+            yield {"__key__": str(path), "image": folder / path, "label": label}
 
 
-def _shards(shards: str) -> Iterator[dict[str, Any]]:
-    return Source(shards=shards).samples({"image", "label"})
+def _shards(shards: str) -> Iterable[dict[str, Any]]:
+    source = Examples(shards=shards)
+    with suppress(UserError):
+        source.check({"label"})
+        return source.samples({"image", "label"})
+    return source.samples({"image"})

@@ -139,8 +139,8 @@ def _run_zero_shot(a: argparse.Namespace) -> None:
     else:
         for key, name, similarity in found.rows:
             print(f"{key}\t{name}\t{similarity:.4f}")
-    for key, why in found.skipped:
-        print(f"skipped {key}: {why}", file=sys.stderr)
+    for line in (*(f"skipped {key}: {why}" for key, why in found.skipped), *found.notes):
+        print(line, file=sys.stderr)
     if found.scores:
         print(table(found.scores))
 

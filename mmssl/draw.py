@@ -11,6 +11,7 @@ from PIL import Image
 
 from mmssl import names, recipe
 from mmssl.errors import UserError
+from mmssl.evals.report import reporting
 from mmssl.judge import load_run
 from mmssl.types import evaluating
 
@@ -45,7 +46,10 @@ def draw(
         torch.random.fork_rng(devices=[]),
         torch.no_grad(),
     ):
-        return [_save(folder / name, drawn) for name, drawn in picture(trained, **checked)]
+        with reporting() as report:
+            paths = [_save(folder / name, drawn) for name, drawn in picture(trained, **checked)]
+        report.tell(kind)
+        return paths
 
 
 def _options(picture: Any, kind: str, made: recipe.Recipe) -> dict[str, Any]:

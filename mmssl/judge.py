@@ -12,6 +12,7 @@ from mmssl import checkpoint, dist, names, recipe
 from mmssl.assembly import build_objective, pretexts
 from mmssl.errors import UserError, did_you_mean
 from mmssl.evals.memory import remembering
+from mmssl.evals.report import Report, reporting, warn
 from mmssl.files import write_atomically
 from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
 
@@ -22,32 +23,77 @@ class Judge:
     def __init__(self, nodes: Mapping[str, Mapping[str, Any]]) -> None:
         self.every = {key: node.get("every") for key, node in nodes.items()}
         self.evaluations: dict[str, Evaluation] = {}
+        self.reports: dict[str, Report] = {}  # of the evaluations that have run, the latest
+        self.failed: dict[str, UserError] = {}
         for key, node in nodes.items():
             name, options = recipe.split({k: v for k, v in node.items() if k != "every"}, default=key)
-            self.evaluations[key] = names.build("evals", name, where=f"evals.{key}", **options)
+            built = names.build("evals", name, where=f"evals.{key}", **options)
+            if not isinstance(built, Evaluation):
+                raise UserError(f"evals.{key}: {name!r} is no Evaluation; subclass mmssl.types.Evaluation")
+            self.evaluations[key] = built
 
     def due(self, trained: Trained, samples: int, step: int, *, last: bool) -> dict[str, Score]:
         """Runs what falls due within the last `step` samples, and everything at the end."""
         now = [k for k, every in self.every.items() if last or (every and samples // every > (samples - step) // every)]
         return self.run(trained, now)
 
+    def check(self, trained: Trained, keys: Sequence[str] | None = None) -> None:
+        """Raises UserError for the first of some evaluations, by default all, that lacks what it needs."""
+        for key in self.evaluations if keys is None else keys:
+            try:
+                self.evaluations[key].check(trained)
+            except UserError as error:
+                raise UserError(f"evals.{key}: {error}") from None
+
     def run(self, trained: Trained, keys: Sequence[str] | None = None) -> dict[str, Score]:
-        """Runs some evaluations, by default all; returns `evaluation/figure` -> score."""
+        """Runs some evaluations, by default all; returns `evaluation/figure` -> score.
+
+        One that raises UserError, for all of its data is damaged, say, leaves the others' figures; see `finish`.
+        """
         scores: dict[str, Score] = {}
         judged = (*trained.encoders.values(), *(task.objective for task in trained.tasks.values()))
         with remembering():
             for key in self.evaluations if keys is None else keys:
-                with evaluating(*judged):
-                    scores |= {f"{key}/{name}": score for name, score in self.evaluations[key].run(trained)}
+                self.failed.pop(key, None)
+                with evaluating(*judged), reporting() as report:
+                    try:
+                        scores |= {f"{key}/{name}": score for name, score in self.evaluations[key].run(trained)}
+                    except UserError as error:
+                        if dist.world() > 1:  # the others may not have met it, and would wait
+                            raise
+                        self.failed[key] = error
+                        warn(f"not judged: {error}")
+                self.reports[key] = report.everywhere()
+                self.reports[key].tell(key)
         return scores
 
+    def finish(self) -> None:
+        """Raises the first error of the evaluations that could not be run, once what the others say is written."""
+        for key, error in self.failed.items():
+            raise UserError(f"evals.{key}: {error}") from error
 
-def write_results(folder: Path, made: recipe.Recipe, scores: Mapping[str, Score], *, samples: int) -> None:
-    """Writes results.json: every figure with value, 95% interval, chance level and n."""
+    def remarks(self) -> dict[str, Any]:
+        """Returns what results.json says beside the figures: `left_out` and `warnings` of each evaluation that ran."""
+        return {
+            "left_out": {key: report.counts() for key, report in self.reports.items()},
+            "warnings": {key: list(report.warnings) for key, report in self.reports.items()},
+        }
+
+
+def merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns remarks of now, and of before those about evaluations that did not run again."""
+    return {name: {**before.get(name, {}), **values} for name, values in now.items()}
+
+
+def write_results(
+    folder: Path, made: recipe.Recipe, scores: Mapping[str, Score], *, samples: int, remarks: Mapping[str, Any]
+) -> None:
+    """Writes results.json: every figure with value, 95% interval, chance level and n, and what was left out."""
     results = {
         "recipe": made.name,
         "seed": made.train.seed,
         "samples": samples,
+        **remarks,
         "scores": {key: asdict(score) for key, score in scores.items()},
     }
     write_atomically(folder / "results.json", json.dumps(results, indent=2).encode())
@@ -100,11 +146,15 @@ def evaluate(
     judge = Judge(made.evals)
     device = dist.start(made.train.device)
     try:
-        scores = judge.run(load_run(folder, device=str(device), trust_code=trust_code), evals)
+        trained = load_run(folder, device=str(device), trust_code=trust_code)
+        judge.check(trained, evals)
+        scores = judge.run(trained, evals)
         if dist.rank() == 0:
             newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
             samples = sum(int(path.name[5:]) for path in newest) * made.per_step
-            write_results(folder, made, {**read_scores(folder), **scores}, samples=samples)
+            remarks = merged(_read(folder), judge.remarks())
+            write_results(folder, made, {**read_scores(folder), **scores}, samples=samples, remarks=remarks)
+        judge.finish()
     finally:
         dist.stop()
     return scores
@@ -112,10 +162,13 @@ def evaluate(
 
 def read_scores(run: str | Path) -> dict[str, Score]:
     """Reads back the scores in a run's results.json, none when there is none."""
-    path = Path(run) / "results.json"
-    if not path.is_file():
-        return {}
-    return {key: Score(**value) for key, value in json.loads(path.read_text())["scores"].items()}
+    return {key: Score(**value) for key, value in _read(Path(run)).get("scores", {}).items()}
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
 
 
 def table(scores: Mapping[str, Score]) -> str:

@@ -12,7 +12,7 @@ from mmssl import checkpoint, dist, names, recipe
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError, did_you_mean
 from mmssl.files import write_atomically
-from mmssl.judge import Judge, load_encoders
+from mmssl.judge import Judge, load_encoders, merged
 from mmssl.types import Encoder, Score, Trained
 
 MODEL, DATA = "model", "data"  # beside the protocols, what options may be meant for
@@ -44,10 +44,12 @@ def judge_encoder(
     device = dist.start()
     try:
         trained = Trained(open_encoders(path, tree.get(MODEL) or {}, device=str(device), trust_code=trust_code))
+        judge.check(trained)
         scores = judge.run(trained)
         file = Path(out) if out is not None else _home(path) / "eval.json"
         if dist.rank() == 0:
-            _write(file, {"encoder": path, "train": train, "data": data}, nodes, scores)
+            _write(file, {"encoder": path, "train": train, "data": data}, nodes, scores, judge.remarks())
+        judge.finish()
     finally:
         dist.stop()
     return scores, file
@@ -123,11 +125,14 @@ def _home(path: str) -> Path:
     return Path(path) if _is_own(Path(path)) else Path("runs") / path.strip("/").replace("/", "_").replace(":", "_")
 
 
-def _write(file: Path, what: dict[str, str], nodes: Mapping[str, Any], scores: Mapping[str, Score]) -> None:
+def _write(
+    file: Path, what: dict[str, str], nodes: Mapping[str, Any], scores: Mapping[str, Score], remarks: Mapping[str, Any]
+) -> None:
     before = json.loads(file.read_text()) if file.is_file() else {}
     stays = before if all(before.get(key) == value for key, value in what.items()) else {}
     found = {key: score for key, score in stays.get("scores", {}).items() if key.split("/")[0] not in nodes}
     found |= {key: asdict(score) for key, score in scores.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    values = {**what, "protocols": {**stays.get("protocols", {}), **nodes}, "scores": found}
+    protocols = {**stays.get("protocols", {}), **nodes}
+    values = {**what, "protocols": protocols, **merged(stays, remarks), "scores": found}
     write_atomically(file, json.dumps(values, indent=2).encode())

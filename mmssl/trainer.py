@@ -72,6 +72,7 @@ class Trainer:
         )
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
+        self.judge.check(self.trained())
         self.bad_steps = torch.zeros((), device=self.device)
         torch.manual_seed(options.seed + 1 + dist.rank())
         if state is not None:
@@ -329,7 +330,10 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
         scores = trainer.judge.due(trainer.trained(), trainer.samples, trainer.per_step, last=done)
         if log and scores:
             log.write(trainer.step, {key: score.value for key, score in scores.items()})
-            write_results(trainer.folder, trainer.recipe, scores, samples=trainer.samples)
+            remarks = trainer.judge.remarks()
+            write_results(trainer.folder, trainer.recipe, scores, samples=trainer.samples, remarks=remarks)
+        if done:
+            trainer.judge.finish()
 
 
 def _report(trainer: Trainer) -> None:

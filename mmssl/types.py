@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -437,7 +437,14 @@ class Trained:
         return self.tasks[name]
 
 
-class Evaluation(Protocol):
-    """Judges what was trained; a constructor of keyword options and a run that yields named scores."""
+class Evaluation:
+    """Judges what was trained: a constructor of keyword-only options, and `run`. Subclass it."""
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]: ...
+    def check(self, trained: Trained) -> None:
+        """Raises UserError where what is trained, or the data, lacks what `run` needs: an encoder, a space, a task, a
+        field, classes that meet. It is asked before a run's first step, and must be quick; by default nothing.
+        """
+
+    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+        """Yields figures by name; samples that are damaged are left out (mmssl.evals.report)."""
+        raise NotImplementedError

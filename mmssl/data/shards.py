@@ -121,9 +121,13 @@ class Source:
             try:
                 sample = self.open(entry, wanted)
             except DamagedError as error:
-                self.damaged[error.reason, entry.shard] += 1
+                self.skip(entry, error)
             else:
                 yield sample
+
+    def skip(self, entry: Entry, error: DamagedError) -> None:
+        """Counts an entry that cannot be used."""
+        self.damaged[error.reason, entry.shard] += 1
 
     def check(self, wanted: Collection[str]) -> None:
         """Raises UserError if a wanted key is filled by no sample of the first shard, nor by the next ones' first."""

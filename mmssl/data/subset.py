@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from itertools import accumulate
 
@@ -12,7 +12,8 @@ import torch
 
 from mmssl.data.shards import Source
 from mmssl.data.tar import Entry
-from mmssl.errors import UserError
+from mmssl.errors import DamagedError, UserError
+from mmssl.types import Sample
 
 KEPT = 2**28  # bytes of encoded samples that a subset keeps, so that reading it again costs nothing
 
@@ -20,12 +21,19 @@ KEPT = 2**28  # bytes of encoded samples that a subset keeps, so that reading it
 class Subset(Source):
     """The samples of a source whose numbers (places in the set) are given; they keep the numbers that they had."""
 
+    source: Source
+    numbers: set[int]
+
     def __init__(self, source: Source, numbers: Iterable[int]) -> None:
+        self.numbers = set(numbers)
+        if isinstance(source, Subset):
+            self.numbers &= source.numbers
+            source = source.source
         self.source, self.fields, self.damaged = source, source.fields, Counter()
         counts = counted(source)
         ends = list(accumulate(counts))
         self.places: dict[int, list[int]] = {}  # shard of the source -> places in it
-        for number in sorted(set(numbers)):
+        for number in sorted(self.numbers):
             shard = bisect_right(ends, number)
             self.places.setdefault(shard, []).append(number - ends[shard] + counts[shard])
         self.shards = [source.shards[shard] for shard in self.places]
@@ -47,6 +55,18 @@ class Subset(Source):
             self.room -= size
             self.kept[shard] = found
         return iter(self.kept[shard][start:stop:step])
+
+    def open(self, entry: Entry, wanted: Collection[str]) -> Sample:
+        """Decodes the wanted keys as the source does."""
+        return self.source.open(entry, wanted)
+
+    def skip(self, entry: Entry, error: DamagedError) -> None:
+        """Counts an entry that cannot be used, as the source does."""
+        self.source.skip(entry, error)
+
+    def check(self, wanted: Collection[str]) -> None:
+        """Raises UserError if a wanted key is filled by no sample that the source looks at."""
+        self.source.check(wanted)
 
     def _read(self, shard: int) -> Iterator[Entry]:
         number, places = list(self.places.items())[shard]

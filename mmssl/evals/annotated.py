@@ -40,7 +40,8 @@ def annotated(sample: Sample, *, size: int, square: bool = False) -> Annotated:
     clip = video.load(sample["video"])
     given = {name: np.asarray(array) for key in ("masks", "tracks") for name, array in sample.get(key, {}).items()}
     count = _count(given)
-    fps = float(sample.get("meta", {}).get("fps") or clip.fps)
+    meta = sample.get("meta")
+    fps = float((meta.get("fps") if isinstance(meta, dict) else None) or clip.fps)
     if abs(clip.duration - count / fps) > 1.5 / fps:
         raise DamagedError("annotations of another length than the clip", f"{count} frames, {clip.duration:.2f} s")
     pictures = clip.frames([(i + 0.5) / fps for i in range(count)])

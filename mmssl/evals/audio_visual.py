@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
 from collections.abc import Iterator, Sequence
@@ -15,19 +14,22 @@ from mmssl import dist
 from mmssl.data.plan import seed_of
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals import cues
+from mmssl.evals.classes import class_of
 from mmssl.evals.compare import Comparer
 from mmssl.evals.pretext import Answers, gathered, per_group
+from mmssl.evals.report import having, skipping
 from mmssl.evals.retrieval import recalls
 from mmssl.evals.score import bootstrap
-from mmssl.evals.stream import chunks, open_source
+from mmssl.evals.source import needs, open_source
+from mmssl.evals.stream import chunks
 from mmssl.evals.windows import Asker, Kind, Question
-from mmssl.types import Features, Score, Trained
+from mmssl.types import Evaluation, Features, Score, Trained
 
 KINDS: tuple[Kind, ...] = ("easy", "hard", "super_hard")
 CUT = 30  # of nDCG
 
 
-class AudioVisual:
+class AudioVisual(Evaluation):
     """Is the true sound preferred to a false one? That of the next clip (easy), of the same clip some time away (hard),
     or overlapping and out of sync (super-hard: Korbar et al., NeurIPS 2018). And nDCG@30 and recall among clips.
 
@@ -57,6 +59,10 @@ class AudioVisual:
         self.task, self.windows, self.apart, self.shift = task, windows, apart, shift
         self.labelled = () if label is None else (label,)
         self.k, self.seed, self.batch = k, seed, batch
+
+    def check(self, trained: Trained) -> None:
+        """Asks for a task that compares sight and sound, and for data with both, and labels where they are named."""
+        needs(self.source, (*Comparer(trained, self.task).reads, *self.labelled))
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <kind>, where the task says yes or no also <kind>/yes_no, and <a>-<b>/nDCG@30, R@k, median_rank."""
@@ -96,12 +102,16 @@ class AudioVisual:
             if turn % dist.world() != dist.rank():
                 continue
             asked: dict[int, dict[Kind, list[Question]]] = {}
+            named: dict[int, str] = {}
             for clip, sample in enumerate(chunk, start=turn * self.batch):
-                if all(name in sample for name in needed):
-                    with contextlib.suppress(DamagedError):
-                        rng = random.Random(seed_of(self.seed, clip))
-                        asked[clip] = asker.ask(sample, KINDS, self.windows, rng)
-            yield asked, {clip: str([chunk[clip - turn * self.batch][key] for key in self.labelled]) for clip in asked}
+                with skipping(sample):
+                    having(sample, *needed)
+                    named[clip] = str([class_of(sample[key]) for key in self.labelled])
+                    found = asker.ask(sample, KINDS, self.windows, random.Random(seed_of(self.seed, clip)))
+                    if not found:
+                        raise DamagedError("a clip shorter than a window")
+                    asked[clip] = found
+            yield asked, {clip: named[clip] for clip in asked}
 
     def _retrieval(self, judge: Comparer, clips: Answers, labels: list[str]) -> Iterator[tuple[str, Score]]:
         sides = {judge.visual: clips["seen"], "audio": clips["heard"]}

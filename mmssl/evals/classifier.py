@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from mmssl import names
 from mmssl.errors import UserError, did_you_mean
+from mmssl.evals.classes import same
 from mmssl.types import Encoder
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "one {}")
@@ -24,16 +26,20 @@ def zero_shot_classifier(
     templates hold `{}` where the class name goes; each prompt's embedding is normalised, their mean too.
     Returns (C, D): scores are `encoder.encode(images, space=space) @ weights.T`. Radford et al., ICML 2021.
     """
+    return F.normalize(embedded_prompts(text_encoder, classes, templates, space=space).mean(dim=0), dim=1)
+
+
+def embedded_prompts(text_encoder: Encoder, classes: Sequence[str], templates: Sequence[str], *, space: str) -> Tensor:
+    """Returns the embedding of each class in each template, (T, C, D) of unit length."""
     classes, templates = check_classes(classes), check_templates(templates)
-    prompts = [template.replace("{}", name) for name in classes for template in templates]
+    prompts = [template.replace("{}", name) for template in templates for name in classes]
     embeddings = F.normalize(text_encoder.encode(prompts, space=space), dim=1)
-    means = embeddings.view(len(classes), len(templates), -1).mean(dim=1)
-    return F.normalize(means, dim=1)
+    return embeddings.view(len(templates), len(classes), -1)
 
 
 def check_classes(classes: Sequence[str]) -> list[str]:
     """Returns class names, stripped; UserError for none, an empty one or one that comes twice."""
-    found = [str(name).strip() for name in classes]
+    found = [same(name) for name in classes]
     if len(found) < 2:
         raise UserError(f"there is {len(found)} class; expected at least two")
     if "" in found:
@@ -66,10 +72,22 @@ def read_templates(given: str | Sequence[str] | None) -> list[str]:
     return check_templates(_read(given, "templates") if isinstance(given, str) else given)
 
 
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a UTF-8 file, stripped, without blank ones; a byte order mark is no part of the first."""
+    data = path.read_bytes()
+    try:
+        if b"\0" in data:  # UTF-16 and UTF-32 have it beside each letter of English
+            raise UnicodeError
+        text = data.decode("utf-8-sig")
+    except UnicodeError:
+        raise UserError(f'{path} is not UTF-8 text (a spreadsheet\'s "Unicode" is UTF-16); save it as UTF-8') from None
+    return [line.strip() for line in io.StringIO(text, newline=None) if line.strip()]
+
+
 def _read(given: str, what: str) -> list[str]:
     path = Path(given)
     if path.is_file():
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        return read_lines(path)
     dataset, _, factor = given.partition(".")
     cards = names.list_names("datasets")
     if "/" in given or path.suffix == ".txt":

@@ -41,8 +41,8 @@ class Cluster(Probe):
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields NMI, ARI and accuracy."""
         known, asked = self.sets.read(encoder, places)[places[0]]
-        classes = int(known.y.max()) + 1
-        count = self.clusters or classes
+        count = self.clusters or int(known.y.max()) + 1
+        classes = int(max(known.y.max(), asked.y.max())) + 1  # those that the training set lacks count as any
         x, z = reduced(known.x.to(encoder.device), asked.x.to(encoder.device), self.pca)
         tries = [kmeans(x, count, iterations=self.iterations, seed=seed) for seed in range(self.restarts)]
         centres = min(tries, key=lambda centres: float(nearest(x, centres)[1].sum()))

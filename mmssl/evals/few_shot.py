@@ -23,7 +23,8 @@ class FewShot(Probe):
 
     Examples come from the training set, queries from the test set. Features are centred on the training set's mean and
     scaled to unit length, as Wang et al., 2019 (SimpleShot), have it. classifier: the nearest centroid, or logistic
-    regression with C = 1 as in Tian et al., ECCV 2020. The interval is over the episodes. The rest as a Probe has it.
+    regression with C = 1 as in Tian et al., ECCV 2020. The interval is over the episodes. Classes that
+    the test set alone has are not drawn. The rest as a Probe has it.
     """
 
     def __init__(

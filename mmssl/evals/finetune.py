@@ -14,12 +14,15 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
+from mmssl.data.subset import Subset, counted
+from mmssl.data.tally import Tally
 from mmssl.errors import UserError
 from mmssl.evals.labelled import Probe, Rows
 from mmssl.evals.linear import ranked, tops
+from mmssl.evals.report import warn
 from mmssl.optim.groups import layer_groups
 from mmssl.optim.schedule import warmup_cosine
-from mmssl.types import Encoder, Score
+from mmssl.types import Encoder, Score, Trained
 from mmssl.views.single import Single
 
 
@@ -90,6 +93,11 @@ class Finetune(Probe):
             seed=seed,
         )
 
+    def check(self, trained: Trained) -> None:
+        """Asks besides for a training set whose samples are counted."""
+        super().check(trained)
+        counted(self.sets.train)
+
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields top1, and top5 where there are more classes than five."""
         labels = self.sets.labels()
@@ -123,8 +131,9 @@ class Classifier(nn.Module):
 def finetuned(encoder: Encoder, source: Source, labels: Mapping[int, int], tuning: Tuning) -> Classifier:
     """Returns a copy of an encoder that was fine-tuned, with its classifier, in evaluation mode.
 
-    labels: the class of each of the source's samples by its number. Every process works on its share.
+    labels: classes by samples' numbers; the others are not learnt from. Every process works on its share.
     """
+    source = Subset(source, labels)
     numbers = torch.full((max(labels) + 1,), -1)
     numbers[list(labels)] = torch.tensor(list(labels.values()))
     mine = copy.deepcopy(encoder).requires_grad_(True)
@@ -142,14 +151,25 @@ def finetuned(encoder: Encoder, source: Source, labels: Mapping[int, int], tunin
             batch=max(1, min(tuning.batch, len(labels)) // dist.world()),
             seed=tuning.seed,
             workers=tuning.workers,
+            max_damaged=1.0,
             rank=dist.rank(),
             world=dist.world(),
         )
         _steps(model, loader, numbers, optimizer, tuning.epochs)
+    _tell_damaged(loader)
     for buffer in model.buffers():
         if buffer.is_floating_point():  # each process saw its own share
             buffer.copy_(dist.total(buffer) / dist.world())
     return model.eval()
+
+
+def _tell_damaged(loader: Loader) -> None:
+    """Warns of training samples that could not be shown; the loader counts each as often as it was drawn."""
+    whole = Tally()
+    for plain in dist.gather_objects(loader.report()):
+        whole.add(Tally.from_plain(plain))
+    if bad := whole.damaged.total():
+        warn(f"{bad} of {whole.drawn} draws of fine-tuning were left out: {whole.text()}")
 
 
 def _steps(model: Classifier, loader: Loader, numbers: Tensor, optimizer: torch.optim.Optimizer, epochs: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
+from mmssl.evals.classes import chance
 from mmssl.evals.labelled import Probe
 from mmssl.evals.score import bootstrap
 from mmssl.types import Encoder, Score
@@ -35,7 +36,7 @@ class KNN(Probe):
         x, y, z = (part.to(encoder.device) for part in (known.x, known.y, asked.x))
         for k in self.k:
             right = vote(x, y, z, k=k, temperature=self.temperature).cpu() == asked.y
-            yield f"k{k}", bootstrap(right, chance=1 / (int(known.y.max()) + 1))
+            yield f"k{k}", bootstrap(right, chance=chance(asked.y, int(known.y.max()) + 1))
 
 
 def vote(known: Tensor, labels: Tensor, asked: Tensor, *, k: int, temperature: float) -> Tensor:

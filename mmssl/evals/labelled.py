@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -13,12 +13,15 @@ from torch import Tensor
 from mmssl.data.shards import Source
 from mmssl.data.subset import counted, limited
 from mmssl.encoders.raw import PREPROCESS, Raw
-from mmssl.errors import UserError, did_you_mean
-from mmssl.evals.layers import POOLED, Tapped, has
+from mmssl.evals.classes import Label, class_of, labels_of, matched, numbered
+from mmssl.evals.layers import POOLED, Tapped, has, need_place
 from mmssl.evals.memory import recall
-from mmssl.evals.stream import chunks, embed_stream, open_source
+from mmssl.evals.needs import need_encoder
+from mmssl.evals.report import nothing_left, skipping
+from mmssl.evals.source import meet, needs, open_source, warn_of_overlap
+from mmssl.evals.stream import chunks, embed_stream
 from mmssl.evals.untrained import untrained, warming
-from mmssl.types import Encoder, Score, Trained
+from mmssl.types import Encoder, Evaluation, Score, Trained
 
 WARM = 512  # samples that set the statistics of random weights
 
@@ -35,6 +38,7 @@ class Rows:
 class Labelled:
     """A training and a test set. Classes are numbered in the order of the training set's sorted labels.
 
+    Of the test set, classes that the training set lacks are numbered on from there: see evals/classes.py.
     label: the sample's key that holds the class. limit: of each set so many samples at most, drawn from a fixed seed.
     """
 
@@ -44,6 +48,14 @@ class Labelled:
         self.train, self.test = (limited(open_source(node), limit) for node in (train, data))
         self.label = label
         self.what = repr((sorted(train.items()), sorted(data.items()), label, limit))
+        known, asked = f"the training set {_spell(self.train)}", f"the test set {_spell(self.test)}"
+        self.names = {"where": asked, "known_as": known + (f" (limit: {limit})" if limit else "")}
+
+    def check(self, modality: str) -> None:
+        """Raises UserError where a set lacks the modality or labels, or it can be foreseen that classes do not meet."""
+        for where, source in (("train", self.train), ("data", self.test)):
+            needs(source, (modality, self.label), where=where)
+        meet(self.train, self.test, self.label, **self.names)
 
     def rows(self, encoder: Encoder, *, space: str | None = None) -> tuple[Rows, Rows]:
         """Embeds both sets; every process gets all rows."""
@@ -62,8 +74,8 @@ class Labelled:
     def _read(self, encoder: Encoder, places: Sequence[str]) -> dict[str, tuple[Rows, Rows]]:
         tapped = Tapped(encoder, places)
         train, test = (self._embedded(source, tapped) for source in (self.train, self.test))
-        number = self.numbered(train[1])
-        y = [self._classes(labels, number) for _, labels, _ in (train, test)]
+        number = self._numbered(train[1])
+        y = [torch.tensor([number[name] for name in train[1]]), self._asked(test[1], number)]
         parts = [x.split(tapped.sizes, dim=1) for x, _, _ in (train, test)]
         return {
             place: (Rows(one, y[0], train[2]), Rows(two, y[1], test[2]))
@@ -71,74 +83,75 @@ class Labelled:
         }
 
     def labels(self) -> dict[int, int]:
-        """Returns the class of each of the training set's samples by its number (place in the set)."""
-        names = self._names()
-        number = self.numbered(list(names.values()))
+        """Returns the class of each of the training set's samples by its number (place in the set).
+
+        Samples without a label are left out.
+        """
+        names = self._classes()
+        number = self._numbered(names.values())
         return {place: number[name] for place, name in names.items()}
 
-    def _names(self) -> dict[int, Any]:
-        def made() -> dict[int, Any]:
+    def _classes(self) -> dict[int, Label]:
+        def made() -> dict[int, Label]:
             counted(self.train)
-            samples = self.train.samples({self.label})
-            return {sample["__number__"]: sample.get(self.label) for sample in samples}
+            found = {}
+            for sample in self.train.samples({self.label}):
+                with skipping(sample):
+                    found[sample["__number__"]] = class_of(sample.get(self.label))
+            if not found:
+                raise nothing_left(f"{self.train.shards[0]}, ... have no label")
+            return found
 
         return recall((self.what, "names"), made)
 
     def asked(self, encoder: Encoder) -> Rows:
         """Embeds the test set only; every process gets all rows."""
         x, labels, number = self._embedded(self.test, encoder)
-        return Rows(x, self._classes(labels, self.numbered(list(self._names().values()))), number)
+        return Rows(x, self._asked(labels, self._numbered(self._classes().values())), number)
 
-    def _classes(self, labels: Sequence[Any], number: Mapping[Any, int]) -> Tensor:
-        for name in set(labels) - set(number):
-            raise UserError(f"the test data has the class {name!r}, the training data only {len(number)} others")
-        return torch.tensor([number[name] for name in labels])
+    def _numbered(self, labels: Iterable[Label]) -> dict[Label, int]:
+        return numbered(labels, where=self.names["known_as"])
 
-    def numbered(self, labels: Sequence[Any]) -> dict[Any, int]:
-        """Returns class -> number; UserError for labels that no class can be told from."""
-        if None in labels:
-            raise UserError(
-                f"a sample of {self.train.shards[0]} has no {self.label!r}; "
-                f"name the field, fields: {{{self.label}: ...}}"
-            )
-        try:
-            return {name: place for place, name in enumerate(sorted(set(labels)))}
-        except TypeError:
-            found = next((label for label in labels if not isinstance(label, str | int)), labels[0])
-            raise UserError(
-                f"{self.label!r} holds {found!r:.60}; expected whole numbers, or names: say where the class stands, "
-                f"as in fields: {{{self.label}: json.class}}"
-            ) from None
+    def _asked(self, labels: Sequence[Label], number: Mapping[Label, int]) -> Tensor:
+        numbered(labels, where=self.names["where"])
+        return torch.tensor(matched(labels, number, **self.names))
 
-    def _embedded(self, source: Source, encoder: Encoder) -> tuple[Tensor, list[Any], Tensor]:
+    def _embedded(self, source: Source, encoder: Encoder) -> tuple[Tensor, list[Label], Tensor]:
         """Returns features, labels and numbers of a set, in the order of the numbers."""
         key = encoder.modality
-        x, kept = embed_stream({key: encoder}, source, [key], space=None, keep=[self.label, "__number__"])
-        number = torch.tensor([row["__number__"] for row in kept])
+        x, kept = embed_stream({key: encoder}, source, [key], space=None, keep=[self.label])
+        places, labels = labels_of(kept, self.label)
+        number = torch.tensor([kept[place]["__number__"] for place in places])
         order = number.argsort(stable=True)  # the same, however many processes embedded them
-        labels = [kept[place][self.label] for place in order.tolist()]
-        self.numbered(labels)
-        return x[key][order], labels, number[order]
+        return x[key][places][order], [labels[place] for place in order.tolist()], number[order]
 
     def warm(self, encoder: Encoder) -> Encoder:
         """Lets the BatchNorm of random weights see some of the training set."""
         key = encoder.modality
         with warming(encoder), torch.inference_mode():
             for samples in chunks(islice(self.train.samples({key}), WARM), 64):
-                x = encoder.preprocess.collate([encoder.preprocess(sample[key]) for sample in samples])
-                encoder(x.to(encoder.device))
+                items = []
+                for sample in samples:
+                    with skipping(sample):
+                        items.append(encoder.preprocess(sample[key]))
+                if items:
+                    encoder(encoder.preprocess.collate(items).to(encoder.device))
         return encoder
 
 
-class Probe:
+def _spell(source: Source) -> str:
+    return source.shards[0] + (", ..." if len(source.shards) > 1 else "")
+
+
+class Probe(Evaluation):
     """An evaluation of an encoder on labelled sets, with the raw input and random weights beside it.
 
     train, data: shards, with their labels, of what is learnt from and of what is asked. label: the sample's key that
-    holds the class, a name or a number. encoder: its key, by default the only one's; it reads what the
-    samples have of its modality. space: the task whose embedding
-    is used, None for pooled features. baselines: also judges the raw input, which becomes the trivial figure, and
-    random weights; in a run that trains they are judged once. limit: of each set so many samples at most, which keeps
-    an evaluation during training cheap.
+    holds the class, a name or a number; classes meet as evals/classes.py says. encoder: its key, by default the only
+    one's; it reads what the samples have of its modality. space: the task whose embedding is used, None for pooled
+    features. baselines: also judges the raw input, which becomes the trivial figure, and random weights; in a run that
+    trains they are judged once. limit: of each set so many samples at most, which keeps an evaluation during training
+    cheap.
     """
 
     def __init__(
@@ -157,9 +170,17 @@ class Probe:
         self.places: tuple[str, ...] = (space or POOLED,)
         self.floors: dict[str, list[tuple[str, Score]]] = {}  # architecture -> the baselines' figures
 
+    def check(self, trained: Trained) -> None:
+        """Asks for the encoder, what it is read at, and labelled sets whose classes meet."""
+        encoder = need_encoder(trained, self.encoder)
+        for place in self.places:
+            need_place(encoder, place)
+        self.sets.check(encoder.modality)
+
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields what `judge` does of the encoder, and with baselines before it raw/ and random_weights/."""
-        encoder = chosen(trained, self.encoder)
+        encoder = need_encoder(trained, self.encoder)
+        warn_of_overlap(self.sets.train, self.sets.test)
         floor = self._floor(encoder) if self.baselines else []
         yield from floor
         trivial = {name.removeprefix("raw/"): float(score) for name, score in floor if name.startswith("raw/")}
@@ -185,16 +206,6 @@ class Probe:
 def common(rival: Encoder, places: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the places that a baseline can be read at too, at least its pooled features."""
     return tuple(place for place in places if has(rival, place)) or (POOLED,)
-
-
-def chosen(trained: Trained, key: str | None) -> Encoder:
-    """Returns the encoder to judge: the one named, or the only one."""
-    if key is None and len(trained.encoders) > 1:
-        raise UserError(f"the run has the encoders {', '.join(trained.encoders)}; say which with encoder")
-    found = key or next(iter(trained.encoders))
-    if found not in trained.encoders:
-        raise UserError(f"there is no encoder {found!r}; {did_you_mean(found, trained.encoders)}")
-    return trained.encoders[found]
 
 
 def rivals(sets: Labelled, encoder: Encoder, *, baselines: bool) -> Iterator[tuple[str, Encoder]]:

@@ -27,9 +27,7 @@ class Tapped(Encoder):
         self.modality, self.preprocess = encoder.modality, encoder.preprocess
         self.inside = dict(encoder.named_modules())
         for name in self.places:
-            if not has(encoder, name):
-                known = [POOLED, *encoder.spaces, *filter(None, self.inside)]
-                raise UserError(f"this {encoder.modality} encoder has no layer {name!r}; {did_you_mean(name, known)}")
+            need_place(encoder, name)
         self.sizes = [encoder.dim] if self.places == (POOLED,) else self._measured()
         self.dim = sum(self.sizes)
 
@@ -69,6 +67,13 @@ class Tapped(Encoder):
 def has(encoder: Encoder, place: str) -> bool:
     """Tells whether an encoder can be read at a place."""
     return place == POOLED or place in encoder.spaces or (place != "" and place in dict(encoder.named_modules()))
+
+
+def need_place(encoder: Encoder, place: str) -> None:
+    """Raises UserError where an encoder cannot be read at a place."""
+    if not has(encoder, place):
+        known = [POOLED, *encoder.spaces, *filter(None, dict(encoder.named_modules()))]
+        raise UserError(f"this {encoder.modality} encoder has no layer {place!r}; {did_you_mean(place, known)}")
 
 
 def averaged(out: Any, x: Tensor, features: Features, encoder: Encoder) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
+from mmssl.evals.classes import chance
 from mmssl.evals.labelled import Probe, Rows
 from mmssl.evals.score import bootstrap
 from mmssl.evals.solvers import LBFGS, SGD, Solver, with_bias
@@ -65,9 +66,9 @@ class Linear(Probe):
 
 def tops(ranks: Tensor, classes: int) -> Iterator[tuple[str, Score]]:
     """Scores ranks (N,) of the right class: top1, and top5 where there are more classes than five."""
-    yield "top1", bootstrap(ranks < 1, chance=1 / classes)
+    yield "top1", bootstrap(ranks < 1, chance=chance(ranks, classes))
     if classes > 5:
-        yield "top5", bootstrap(ranks < 5, chance=5 / classes)
+        yield "top5", bootstrap(ranks < 5, chance=chance(ranks, classes, guesses=5))
 
 
 def probe(
@@ -89,10 +90,14 @@ def probe(
 
 
 def ranked(scores: Tensor, labels: Tensor) -> Tensor:
-    """Returns the place (N,) of each row's class among all, by scores (N, C); of equals the first comes first."""
-    right = scores.gather(1, labels[:, None])
+    """Returns the place (N,) of each row's class among all, by scores (N, C); of equals the first comes first.
+
+    That of a class that has no score is C.
+    """
+    known = labels < scores.shape[1]
+    right = scores.gather(1, labels.where(known, 0)[:, None])
     before = torch.arange(scores.shape[1]) < labels[:, None]
-    return ((scores > right) | ((scores == right) & before)).sum(dim=1)
+    return ((scores > right) | ((scores == right) & before)).sum(dim=1).where(known, scores.shape[1])
 
 
 def select(x: Tensor, y: Tensor, classes: int, solver: Solver) -> tuple[float, tuple[float, float]]:

@@ -11,20 +11,21 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.data.plan import seed_of
-from mmssl.errors import DamagedError
 from mmssl.evals.compare import Comparer
 from mmssl.evals.pretext import Answers, gathered, per_group
+from mmssl.evals.report import skipping
 from mmssl.evals.score import bootstrap
 from mmssl.evals.sounding import Moment, Sounding, Truth
-from mmssl.evals.stream import chunks, open_source
-from mmssl.types import Score, Trained
+from mmssl.evals.source import needs, open_source
+from mmssl.evals.stream import chunks
+from mmssl.types import Evaluation, Score, Trained
 
 SIZE = 224  # pixels at which map and truth are compared
 THRESHOLDS = torch.linspace(0, 1, 21)
 DRAWS = 4  # random maps for each picture
 
 
-class Localize:
+class Localize(Evaluation):
     """How well the map of what is heard covers what sounds, as Senocak et al. (CVPR 2018) measure it, and more.
 
     cIoU@0.5, the share of pictures with an IoU of 0.5 or more, and AUC, the area under that share over 21 thresholds:
@@ -44,6 +45,12 @@ class Localize:
     ) -> None:
         self.source = open_source(data)
         self.task, self.truth, self.moments, self.batch = task, truth, moments, batch
+
+    def check(self, trained: Trained) -> None:
+        """Asks for a task that compares sight and sound in every cell, and for data with the truth."""
+        judge = Comparer(trained, self.task)
+        judge.need_maps()
+        needs(self.source, Sounding(judge.preprocess, judge.visual, truth=self.truth).reads)
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields cIoU@0.5, AUC, the same with same_area/, pointing, other_sound/pointing."""
@@ -72,11 +79,9 @@ class Localize:
             if turn % dist.world() == dist.rank():
                 moments, clips = list[Moment](), list[int]()
                 for clip, sample in enumerate(chunk, start=turn * self.batch):
-                    try:
+                    with skipping(sample):
                         found = sounding(sample)
-                    except DamagedError:
-                        continue
-                    moments, clips = moments + found, clips + [clip] * len(found)
+                        moments, clips = moments + found, clips + [clip] * len(found)
                 if moments:
                     yield measure(judge, moments, torch.tensor(clips), seed=seed_of("maps", turn))
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
+from mmssl.evals.classes import chance
 from mmssl.evals.few_shot import drawn
 from mmssl.evals.labelled import Probe, Rows
 from mmssl.evals.linear import held_out
@@ -64,7 +65,7 @@ class LowShotSVM(Probe):
             ]
             quality = [float(((tried @ weight).argmax(dim=2) == truth).float().mean()) for weight in fitted]
             right = (x @ fitted[quality.index(max(quality))]).argmax(dim=2) == y  # (draws, N)
-            yield f"k{k}", bootstrap(right.cpu(), chance=1 / classes)
+            yield f"k{k}", bootstrap(right.cpu(), chance=chance(asked.y, classes))
 
 
 evaluation = LowShotSVM

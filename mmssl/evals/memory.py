@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
+from mmssl.evals.report import Report, add, reporting
+
 Made = TypeVar("Made")
 HELD = 2**31  # bytes of features that are remembered; what is beyond is made again
 
-_MEMORY: ContextVar[dict[Hashable, object] | None] = ContextVar("memory", default=None)
+_MEMORY: ContextVar[dict[Hashable, tuple[object, Report]] | None] = ContextVar("memory", default=None)
 _BYTES: ContextVar[list[int]] = ContextVar("bytes")
 
 
@@ -30,10 +32,13 @@ def recall(key: Hashable, make: Callable[[], Made], *, size: Callable[[Made], in
     memory = _MEMORY.get()
     if memory is None:
         return make()
-    if key not in memory:
-        made = make()
-        if _BYTES.get()[0] + size(made) > HELD:
-            return made
-        _BYTES.get()[0] += size(made)
-        memory[key] = made
-    return memory[key]  # type: ignore[return-value]
+    if key in memory:
+        made, report = memory[key]
+    else:
+        with reporting() as report:
+            made = make()
+        if _BYTES.get()[0] + size(made) <= HELD:
+            _BYTES.get()[0] += size(made)
+            memory[key] = made, report
+    add(report)  # what was left out of features is left out of every figure on them
+    return made  # type: ignore[return-value]

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.evals.pretext import Answers, answer, gathered, per_group, show
 from mmssl.evals.score import bootstrap
-from mmssl.evals.stream import open_source
+from mmssl.evals.source import needs, open_source
 from mmssl.evals.trivial import linear_answers, statistics
 from mmssl.nn.relations import each_frame
-from mmssl.types import Batch, Encoder, Score, Trained
+from mmssl.types import Batch, Encoder, Evaluation, Score, Trained
 from mmssl.views.ordered import Ordered
 
 
-class Order:
+class Order(Evaluation):
     """Accuracy of verification (shuffle_and_learn), prediction (opn) or the odd one out, on held-out clips.
 
     data: shards with video. task: the run's task. rounds: how often each clip is shown, other frames each time;
@@ -30,14 +30,16 @@ class Order:
     def __init__(self, *, data: dict[str, Any], task: str = "opn", rounds: int = 3, seed: int = 0) -> None:
         self.source, self.task, self.rounds, self.seed = open_source(data), task, rounds, seed
 
+    def check(self, trained: Trained) -> None:
+        """Asks for a task about the order of frames, and for films."""
+        needs(self.source, ordered(trained, self.task).reads)
+
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields accuracy; chain/pixels and chain/features: the accuracy of taking what is near for near in time;
         nearest: how often a frame's nearest other frame in the encoder's features is its neighbour in time; and
         ambiguous/accuracy, ambiguous/nearest: on motion-ambiguous clips, where the chain of raw pixels is wrong.
         """
-        view = trained.task(self.task).show(trained.encoders)
-        if not isinstance(view, Ordered):
-            raise UserError(f"{self.task!r} is not about the order of frames; name a task of opn or shuffle_and_learn")
+        view = ordered(trained, self.task)
         rows = self._rows(trained, view)
         clip, hard = rows["sample"], rows["by_pixels"] == 0
         linear = linear_answers(rows["statistics"], rows["target"], groups=clip)
@@ -68,6 +70,14 @@ class Order:
                 row[f"near_{name}"], row["near_chance"] = nearest_in_time(distances, batch.extra["order"].cpu())
             found.append(row)
         return gathered(found)
+
+
+def ordered(trained: Trained, task: str) -> Ordered:
+    """Returns the view of a task about the order of frames; UserError for another."""
+    view = trained.task(task).show(trained.encoders)
+    if not isinstance(view, Ordered):
+        raise UserError(f"{task!r} is not about the order of frames; name a task of opn or shuffle_and_learn")
+    return view
 
 
 def described(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:

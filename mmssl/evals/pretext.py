@@ -15,7 +15,8 @@ from mmssl import dist
 from mmssl.data.collate import collate
 from mmssl.data.plan import seed_of
 from mmssl.data.shards import Source
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import DamagedError
+from mmssl.evals.report import nothing_left, skipping
 from mmssl.evals.stream import chunks
 from mmssl.types import Batch, Loss, Sample, Trained, View, evaluating
 
@@ -48,8 +49,8 @@ def show(
         for round_ in range(rounds):
             whole = []
             for number, sample in enumerate(chunk, start=turn * batch):
-                with seeded(seed_of(seed, round_, number)):
-                    whole += [(number, shown) for shown in _shown(view, sample)]
+                with seeded(seed_of(seed, round_, number)), skipping(sample):
+                    whole.append((number, _shown(view, sample)))
             if whole:
                 made = collate([shown for _, shown in whole], view).to(device)
                 with seeded(seed_of(seed, round_, "batch", turn), device):
@@ -57,13 +58,12 @@ def show(
                 yield torch.tensor([number for number, _ in whole]), made
 
 
-def _shown(view: View, sample: Sample) -> list[Sample]:
-    """Returns the viewed sample, or nothing if it cannot be shown."""
-    try:
-        shown = view(sample)
-    except DamagedError:
-        return []
-    return [shown] if any(shown.get(key) for key in view.preprocess) else []
+def _shown(view: View, sample: Sample) -> Sample:
+    """Returns the viewed sample; raises DamagedError if it cannot be shown."""
+    shown = view(sample)
+    if not any(shown.get(key) for key in view.preprocess):
+        raise DamagedError(f"a view without {' or '.join(sorted(view.preprocess))}")
+    return shown
 
 
 def gathered(found: Sequence[Answers]) -> Answers:
@@ -71,7 +71,7 @@ def gathered(found: Sequence[Answers]) -> Answers:
     everywhere = [{k: v.cpu() for k, v in part.items()} for part in found]
     parts = [part for share in dist.gather_objects(everywhere) for part in share]
     if not parts:
-        raise UserError("the evaluation data has no sample that the task can be asked about")
+        raise nothing_left("the evaluation data has no sample that the task can be asked about")
     rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     order = rows["sample"].argsort(stable=True)
     return {name: values[order] for name, values in rows.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -11,25 +10,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mmssl import dist
 from mmssl.data.shards import Source
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import UserError
 from mmssl.evals.annotated import VOID, Annotated, annotated
+from mmssl.evals.needs import need_encoder
 from mmssl.evals.propagation import carried, cells_of, moved
 from mmssl.evals.regions import boundary, jaccard
+from mmssl.evals.report import nothing_left, skipping
 from mmssl.evals.score import bootstrap
-from mmssl.evals.stream import open_source
+from mmssl.evals.source import open_source
 from mmssl.evals.untrained import untrained
-from mmssl.types import Encoder, Score, Trained, evaluating
+from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
 
 Row = dict[str, float]  # figure of one object or key point -> value, by who answered it
 
+SEEING = ("video", "image")
 PCK = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
-class Propagate:
+class Propagate(Evaluation):
     """J (region), F (boundary) and their mean J&F of masks per object, and PCK of key points, all without training.
 
     Protocol of Jabri et al., NeurIPS 2020, and Caron et al., ICCV 2021: cells copy the labels of the `topk` most
@@ -67,42 +68,35 @@ class Propagate:
         self.copies: dict[str, Any] = {"context": context, "radius": radius, "topk": topk, "temperature": temperature}
         self.untrained, self.clips, self.seed = untrained, clips, seed
 
+    def check(self, trained: Trained) -> None:
+        """Asks for an encoder of films or pictures, its space and size, and for films with masks or tracks."""
+        side(need_encoder(trained, self.encoder, space=self.space, modalities=SEEING), self.size)
+        _wanted(self.source)
+
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields J&F, J and F of objects where there are masks, PCK@.1 to .5 of key points where there are tracks."""
-        if self.encoder not in trained.encoders:
-            raise UserError(f"there is no encoder {self.encoder!r} to judge; the run has {', '.join(trained.encoders)}")
-        encoder = trained.encoders[self.encoder]
-        if self.space is not None and self.space not in encoder.spaces:
-            raise UserError(f"the {self.encoder} encoder has no space {self.space!r}; it has {list(encoder.spaces)}")
+        encoder = need_encoder(trained, self.encoder, space=self.space, modalities=SEEING)
         rivals = {"": encoder} | ({"untrained/": untrained(encoder, seed=self.seed)} if self.untrained else {})
         rows = self._rows(rivals)
         if not rows:
-            raise UserError("no clip of the evaluation data has masks or tracks that fit it")
+            raise nothing_left("no clip of the evaluation data has masks or tracks that fit it")
         for prefix in rivals:
             yield from _scores(prefix, rows)
 
     def _rows(self, rivals: dict[str, Encoder]) -> list[Row]:
         """Returns one row of figures per object and per key point, of every process."""
         rows: list[Row] = []
-        size = self.size or int(rivals[""].preprocess.config()["size"])
-        lost: Counter[str] = Counter()
+        size = side(rivals[""], self.size)
         samples = self.source.samples(_wanted(self.source), rank=dist.rank(), world=dist.world())
         share = None if self.clips is None else len(range(dist.rank(), self.clips, dist.world()))
         for sample in islice(samples, share):
-            try:
+            with skipping(sample), evaluating(*rivals.values()):
                 clip = annotated(sample, size=size, square=self.square)
-            except DamagedError as error:
-                lost[error.reason] += 1
-                continue
-            with evaluating(*rivals.values()):
                 cells = {
                     prefix: cells_of(rival, clip.frames, space=None if prefix else self.space, **self.looks).cpu()
                     for prefix, rival in rivals.items()
                 }
-            rows += self._objects(clip, cells) + self._points(clip, cells)
-        for reason, count in sorted(sum(dist.gather_objects(lost), Counter()).items()):
-            if dist.rank() == 0:
-                tqdm.write(f"propagate: {reason}: {count} clips left out")
+                rows += self._objects(clip, cells) + self._points(clip, cells)
         return [row for part in dist.gather_objects(rows) for row in part]
 
     def _objects(self, clip: Annotated, cells: dict[str, Tensor]) -> list[Row]:
@@ -145,6 +139,14 @@ class Propagate:
         }
         means = {name: (hit * visible).sum(dim=0) / visible.sum(dim=0) for name, hit in hits.items()}
         return [{name: float(mean[k]) for name, mean in means.items()} for k in range(len(tracks[0]))]
+
+
+def side(encoder: Encoder, size: int | None) -> int:
+    """Returns the size of frames, by default the encoder's own; UserError where it has none."""
+    found = size or encoder.preprocess.config().get("size")
+    if not isinstance(found, int):
+        raise UserError(f"this {encoder.modality} encoder names no size of its pictures; say size")
+    return found
 
 
 def agreement(mine: Tensor, truth: Tensor) -> Row:

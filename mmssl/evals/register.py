@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -13,22 +12,23 @@ import torch
 from torch import Tensor
 
 from mmssl import dist
-from mmssl.errors import DamagedError, UserError
 from mmssl.evals.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
+from mmssl.evals.needs import need_encoder
+from mmssl.evals.report import nothing_left, skipping
 from mmssl.evals.score import bootstrap
-from mmssl.evals.stream import open_source
+from mmssl.evals.source import needs, open_source
 from mmssl.evals.untrained import untrained, warming
 from mmssl.nn.packed import embed_tokens
 from mmssl.transforms.pairs import POSES, Scan, fixed_scans, nearest_features, right_pairs
 from mmssl.transforms.points import local_shape
-from mmssl.types import Encoder, Score, Trained
+from mmssl.types import Encoder, Evaluation, Score, Trained
 
 Ways = dict[str, Callable[[Scan], Tensor]]  # prefix of the figures' names -> features (N, D) of a scan
 UNLEARNT = ("coordinates", "shape", "fpfh")
 WARM = 8  # pairs that set the statistics of random weights
 
 
-class Register:
+class Register(Evaluation):
     """Hit ratio, feature-match recall and registration recall, beside features that nothing has learnt.
 
     data: posed pairs, with `poses` as CloudPair has them. encoder: its key. space: the task whose embedding of points
@@ -68,9 +68,14 @@ class Register:
         self.threshold, self.inliers, self.fpfh, self.ransac = threshold, inliers, fpfh, ransac
         self.voxel, self.errors = voxel, (rotation_error, translation_error)
 
+    def check(self, trained: Trained) -> None:
+        """Asks for an encoder of clouds, its space, and for pairs of clouds."""
+        need_encoder(trained, self.encoder, space=self.space, modalities=("points",))
+        needs(self.source, self._wanted())
+
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields hit_ratio, feature_match_recall and registration_recall, then those of fpfh and the like."""
-        encoder = trained.encoders[self.encoder]
+        encoder = need_encoder(trained, self.encoder, space=self.space, modalities=("points",))
         ways: Ways = {
             "": partial(self._features, encoder),
             "random_weights/": partial(self._features, self._unlearnt(encoder)),
@@ -105,18 +110,20 @@ class Register:
 
     def _scans(self, *, rank: int = 0, world: int = 1) -> Iterator[tuple[int, tuple[Scan, Scan]]]:
         """Yields the number and the scans of this process's pairs; damaged ones are left out."""
-        wanted = {"points", "points_b", *(["meta"] if self.shown["poses"] else [])}
-        for number, sample in enumerate(islice(self.source.samples(wanted), self.pairs)):
+        for number, sample in enumerate(islice(self.source.samples(self._wanted()), self.pairs)):
             if number % world == rank:
-                with suppress(DamagedError):
+                with skipping(sample):
                     yield number, fixed_scans(sample, **self.shown)
+
+    def _wanted(self) -> set[str]:
+        return {"points", "points_b", *(["meta"] if self.shown["poses"] else [])}
 
     def _table(self, ways: Ways) -> dict[str, Tensor]:
         """Returns figure -> its values over the pairs of every process (N,)."""
         mine = [(n, self._judge(*scans, ways)) for n, scans in self._scans(rank=dist.rank(), world=dist.world())]
         rows = sorted((row for part in dist.gather_objects(mine) for row in part), key=lambda row: row[0])
         if not rows:
-            raise UserError("the evaluation data has no whole pair of clouds with poses")
+            raise nothing_left("the evaluation data has no whole pair of clouds with poses")
         return {name: torch.tensor([float(row[name]) for _, row in rows]) for name in rows[0][1]}
 
     def _judge(self, a: Scan, b: Scan, ways: Ways) -> dict[str, float]:

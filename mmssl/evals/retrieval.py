@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmssl.evals.needs import need_encoder
 from mmssl.evals.score import bootstrap
-from mmssl.evals.stream import embed_stream, open_source
-from mmssl.types import Encoder, Score, Trained
+from mmssl.evals.source import needs, open_source
+from mmssl.evals.stream import embed_stream
+from mmssl.types import Encoder, Evaluation, Score, Trained
 
 CHUNK = 1024
 
 
-class Retrieval:
+class Retrieval(Evaluation):
     """Recall among all candidates and median rank; a sample may have several texts (1:N), any of which counts.
 
     data: shards (and fields) with both modalities. modalities: the two, query and candidate of the first direction.
@@ -33,6 +35,12 @@ class Retrieval:
     ) -> None:
         self.source = open_source(data)
         self.modalities, self.space, self.k = modalities, space, k
+
+    def check(self, trained: Trained) -> None:
+        """Asks for the space, of both modalities, and for data with both."""
+        for key in self.modalities:
+            need_encoder(trained, key, space=self.space)
+        needs(self.source, self.modalities)
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <a>-<b>/R@k and <a>-<b>/median_rank for both directions."""

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import torch
 
-from mmssl.data.subset import Subset
+from mmssl.data.subset import counted
 from mmssl.errors import UserError
 from mmssl.evals.finetune import Tuning, finetuned
 from mmssl.evals.labelled import Probe, Rows
 from mmssl.evals.linear import DECAYS, probe, tops
 from mmssl.evals.solvers import LBFGS
-from mmssl.types import Encoder, Score
+from mmssl.types import Encoder, Score, Trained
 
 
 class SemiSupervised(Probe):
@@ -66,16 +66,20 @@ class SemiSupervised(Probe):
         )
         self.tunings = {share: replace(tuning, epochs=n) for share, n in zip(shares, epochs, strict=True)}
 
+    def check(self, trained: Trained) -> None:
+        """Asks besides for a training set whose samples are counted."""
+        super().check(trained)
+        counted(self.sets.train)
+
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields <share>%/linear/top1, <share>%/finetune/top1, and top5 of each where there are more classes than 5."""
         labels = self.sets.labels()
         classes = max(labels.values()) + 1
         for share, tuning in self.tunings.items():
             some = few(labels, share, seed=self.seed)
-            source = Subset(self.sets.train, some)
             for way in self.how:
                 if way == "finetune":
-                    tuned = finetuned(encoder, source, some, tuning)
+                    tuned = finetuned(encoder, self.sets.train, some, tuning)
                     ranks = tuned.ranks(self.sets.asked(tuned.encoder))
                 else:
                     known, asked = self.sets.rows(encoder)

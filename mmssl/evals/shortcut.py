@@ -13,13 +13,13 @@ from mmssl.errors import UserError
 from mmssl.evals.cues import look, loudness, pair_features, together
 from mmssl.evals.pretext import Answers, answer, gathered, per_group, show
 from mmssl.evals.score import bootstrap
-from mmssl.evals.stream import open_source
+from mmssl.evals.source import needs, open_source
 from mmssl.evals.trivial import linear_answers, statistics
 from mmssl.nn.matching import Matching, next_present
-from mmssl.types import Batch, Objective, Score, Trained
+from mmssl.types import Batch, Evaluation, Objective, Score, Trained
 
 
-class Shortcut:
+class Shortcut(Evaluation):
     """Asks a task with all guards on, and with each one let down: the network's accuracy, and as its trivial that of a
     linear model on low-level statistics of what is shown (mean colour, contrast, gradients, loudness, size of clouds).
 
@@ -30,6 +30,10 @@ class Shortcut:
     def __init__(self, *, data: dict[str, Any], task: str, rounds: int = 2, batch: int = 32, seed: int = 0) -> None:
         self.source, self.task = open_source(data), task
         self.rounds, self.batch, self.seed = rounds, batch, seed
+
+    def check(self, trained: Trained) -> None:
+        """Asks for the task, and for data with what its View reads."""
+        needs(self.source, trained.task(self.task).show(trained.encoders).reads)
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <guards>/accuracy and <guards>/explained, guards being `on` or `without_<guard>`.

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmssl.errors import DamagedError
+from mmssl.evals.report import having
 from mmssl.transforms import video
 from mmssl.transforms.image import opened
 from mmssl.types import Sample
@@ -50,18 +51,23 @@ class Sounding:
         self.reads = (visual, "audio", *known[truth])
 
     def __call__(self, sample: Sample) -> list[Moment]:
-        """Returns the moments; none for a sample that lacks a field. Raises DamagedError for one that is unusable."""
-        if any(sample.get(name) is None for name in self.reads):
-            return []
-        return [self._moment(sample, time, where) for time, where in self._told(sample)][: self.count]
+        """Returns the moments. Raises DamagedError for a sample that has none, lacks a field or is unusable."""
+        having(sample, *self.reads)
+        moments = [self._moment(sample, time, where) for time, where in self._told(sample)][: self.count]
+        if not moments:
+            raise DamagedError("no moment at which something sounds and is seen")
+        return moments
 
     def _told(self, sample: Sample) -> Iterator[tuple[float | None, Any]]:
         """Yields when something sounds, None for a still picture, and of which object, None for everything."""
         if self.truth != "impacts":
             yield (sample[self.visual].duration / 2 if hasattr(sample[self.visual], "duration") else None), None
             return
-        masks, fps = _masks(sample["masks"]), sample["meta"]["fps"]
-        for impact in sorted(sample["meta"]["impacts"], key=lambda impact: -impact["speed"]):
+        masks, meta = _masks(sample["masks"]), sample["meta"]
+        if not isinstance(meta, dict) or "fps" not in meta or "impacts" not in meta:
+            raise DamagedError("meta without fps and impacts")
+        fps = meta["fps"]
+        for impact in sorted(meta["impacts"], key=lambda impact: -impact["speed"]):
             number = impact["object"] + 1
             if (masks[min(int(impact["time"] * fps), len(masks) - 1)] == number).any():
                 yield impact["time"], number

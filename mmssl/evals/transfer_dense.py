@@ -12,24 +12,26 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.data.shards import Source
-from mmssl.data.subset import limited
+from mmssl.data.subset import counted, limited
 from mmssl.encoders.raw import PREPROCESS
-from mmssl.errors import DamagedError, UserError
-from mmssl.evals.labelled import chosen
+from mmssl.errors import UserError
 from mmssl.evals.linear import DECAYS, held_out
 from mmssl.evals.masked import VOID, prepared
 from mmssl.evals.memory import recall
+from mmssl.evals.needs import need_encoder
+from mmssl.evals.report import having, nothing_left, skipping
 from mmssl.evals.score import bootstrap
 from mmssl.evals.solvers import LBFGS, logistic, with_bias
-from mmssl.evals.stream import chunks, open_source
+from mmssl.evals.source import needs, open_source, warn_of_overlap
+from mmssl.evals.stream import chunks, everywhere
 from mmssl.evals.untrained import untrained, warming
-from mmssl.types import Encoder, Score, Trained
+from mmssl.types import Encoder, Evaluation, Score, Trained
 
 Cells = Callable[[Tensor], tuple[Tensor, tuple[int, ...]]]  # x -> cells (B, N, D) and their grid
 SIDE = 4  # pixels of a cell of the raw input
 
 
-class TransferDense:
+class TransferDense(Evaluation):
     """Mean IoU and share of right pixels, of the linear layer's scores scaled up to the pixels.
 
     The layer is a logistic regression that tells the share of each class among a cell's pixels. train, data: shards
@@ -63,9 +65,17 @@ class TransferDense:
         self.solver, self.baselines, self.batch, self.seed = LBFGS(decays), baselines, batch, seed
         self.what = repr((sorted(train.items()), limit))
 
+    def check(self, trained: Trained) -> None:
+        """Asks for an encoder of pictures or films, and for pictures or films with masks, counted."""
+        key = need_encoder(trained, self.encoder, modalities=("image", "video")).modality
+        for where, source in (("train", self.train), ("data", self.test)):
+            needs(source, (key, self.mask), where=where)
+        counted(self.train)
+
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields mIoU and accuracy, and with baselines before them raw/ and random_weights/."""
-        encoder = chosen(trained, self.encoder)
+        encoder = need_encoder(trained, self.encoder, modalities=("image", "video"))
+        warn_of_overlap(self.train, self.test)
         rivals: dict[str, Cells] = {}
         if self.baselines and encoder.modality in PREPROCESS:
             rivals["raw/"] = self._raw(encoder)
@@ -87,15 +97,15 @@ class TransferDense:
             told = scaled(scores, grid, truth.shape[1:]).argmax(dim=1)
             found += [confusion(a, b, classes).cpu() for a, b in zip(told, truth.to(told.device), strict=True)]
         mine = torch.stack(found) if found else torch.zeros(0, classes + 1, classes)
-        yield from scored(dist.gather(mine), commonest=int(shares.sum(dim=0).argmax()))
+        whole = dist.gather(mine)
+        if not len(whole):
+            raise nothing_left(f"no sample of {self.test.shards[0]} has a whole {encoder.modality} and {self.mask}")
+        yield from scored(whole, commonest=int(shares.sum(dim=0).argmax()))
 
     def _learnt_from(self, encoder: Encoder, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
         """Returns cells (N, D), the share of each class in them (N, 255), and the sample of each (N,)."""
         rows, shares, owner = [], [], []
-        count = self.train.count
-        if count is None:
-            raise UserError(f"{self.train.shards[0]}, ... are not counted; give them an index.json")
-        each, number = max(1, self.cells // count), dist.rank()
+        each, number = max(1, self.cells // sum(counted(self.train))), dist.rank()
         generator = torch.Generator().manual_seed(self.seed)
         for pixels, truth in self._batches(self.train, encoder):
             with torch.inference_mode():
@@ -107,11 +117,9 @@ class TransferDense:
                 shares.append(share[seen] / share[seen].sum(dim=1, keepdim=True))
                 owner.append(torch.full((len(seen),), number))
                 number += dist.world()
-        if not rows and dist.world() == 1:
-            raise UserError(
-                f"no sample of {self.train.shards[0]} has a {encoder.modality} with {self.mask!r} that fits it"
-            )
-        return dist.gather(torch.cat(rows)), dist.gather(torch.cat(shares)), dist.gather(torch.cat(owner))
+        if not any(dist.gather_objects(len(rows))):
+            raise nothing_left(f"no sample of {self.train.shards[0]} has a whole {encoder.modality} and {self.mask}")
+        return everywhere(rows, encoder.device), everywhere(shares, encoder.device), everywhere(owner, "cpu")
 
     def _fitted(self, x: Tensor, shares: Tensor, owner: Tensor) -> Tensor:
         """Returns the layer with the decay that is best on the cells of a tenth of the samples."""
@@ -131,11 +139,8 @@ class TransferDense:
         for chunk in chunks(samples, self.batch):
             whole = []
             for sample in chunk:
-                try:
-                    if key in sample and self.mask in sample:
-                        whole.append(prepared(encoder.preprocess, sample[key], sample[self.mask]))
-                except DamagedError:
-                    continue
+                with skipping(sample):
+                    whole.append(prepared(encoder.preprocess, *having(sample, key, self.mask)))
             if whole:
                 truth = torch.stack([classes for _, classes in whole])
                 if self.foreground:

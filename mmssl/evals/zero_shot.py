@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from mmssl.errors import UserError
-from mmssl.evals.classifier import read_classes, read_templates, zero_shot_classifier
+from mmssl.evals.classes import chance, labels_of, listed, matched, numbered
+from mmssl.evals.classifier import embedded_prompts, read_classes, read_templates
+from mmssl.evals.needs import need_encoder
+from mmssl.evals.report import warn
 from mmssl.evals.score import bootstrap
-from mmssl.evals.stream import embed_stream, open_source
-from mmssl.types import Score, Trained
+from mmssl.evals.source import meet, needs, open_source
+from mmssl.evals.stream import embed_stream
+from mmssl.types import Evaluation, Score, Trained
 
 
-class ZeroShot:
+class ZeroShot(Evaluation):
     """Top-1 and top-5 accuracy, and each class's own, with prompts averaged as in Radford et al., ICML 2021.
 
     data: shards (and fields) with the modality and a label. classes: a list, a file with one name per line,
     or `dataset.factor` of a card. templates: a list or a file of prompts with `{}`. label: the sample's key that
-    holds the class, a name or its number. space: the task whose joint embedding is used. modality: what is classified.
+    holds the class, a name, or a place in the list where the set has no names; evals/classes.py has the rule.
+    space: the task whose joint embedding is used. modality: what is classified.
     """
 
     def __init__(
@@ -37,37 +42,54 @@ class ZeroShot:
         self.source = open_source(data)
         self.classes, self.templates = read_classes(classes), read_templates(templates)
         self.label, self.space, self.modality, self.per_class = label, space, modality, per_class
+        self.names = {"where": self.source.shards[0], "known_as": "the list of classes"}
+
+    def check(self, trained: Trained) -> None:
+        """Asks for the space, of words too, for labelled data, and that a class of it is in the list."""
+        for key in ("text", self.modality):
+            need_encoder(trained, key, space=self.space)
+        needs(self.source, (self.modality, self.label))
+        meet(self.classes, self.source, self.label, **self.names)
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields top1, top5 and class/<name>; trivial is the share of the commonest class."""
         encoders = trained.encoders
-        weights = zero_shot_classifier(encoders["text"], self.classes, self.templates, space=self.space)
+        prompts = embedded_prompts(encoders["text"], self.classes, self.templates, space=self.space)
         embedded, kept = embed_stream(encoders, self.source, [self.modality], space=self.space, keep=[self.label])
-        labels = torch.tensor([class_number(row[self.label], self.classes) for row in kept])
-        ranks = rank_of(embedded[self.modality] @ weights.T, labels)
-        chance = 1 / len(self.classes)
-        commonest = labels.bincount().max().item() / len(labels)
-        yield "top1", bootstrap(ranks < 1, chance=chance, trivial=commonest)
-        if len(self.classes) > 5:
-            yield "top5", bootstrap(ranks < 5, chance=5 * chance)
+        places, found = labels_of(kept, self.label)
+        numbered(found, where=self.names["where"])
+        labels = torch.tensor(matched(found, listed(self.classes, found), **self.names))
+        x = embedded[self.modality][places]
+        ranks = rank_of(x @ F.normalize(prompts.mean(dim=0), dim=1).T, labels)
+        count = len(self.classes)
+        commonest = labels[labels < count].bincount().max().item() / len(labels)
+        top1 = bootstrap(ranks < 1, chance=chance(labels, count), trivial=commonest)
+        warn_of_templates(x, labels, dict(zip(self.templates, prompts, strict=True)), top1)
+        yield "top1", top1
+        if count > 5:
+            yield "top5", bootstrap(ranks < 5, chance=chance(labels, count, guesses=5))
         for number, name in enumerate(self.classes if self.per_class else ()):
             if (labels == number).any():
-                yield f"class/{name}", bootstrap(ranks[labels == number] < 1, chance=chance)
+                yield f"class/{name}", bootstrap(ranks[labels == number] < 1, chance=1 / count)
+
+
+def warn_of_templates(x: Tensor, labels: Tensor, prompts: Mapping[str, Tensor], top1: Score) -> None:
+    """Warns where one template alone, its prompts (C, D), tells more of x (N, D) right than all do, beyond chance."""
+    alone = {template: float((rank_of(x @ rows.T, labels) < 1).float().mean()) for template, rows in prompts.items()}
+    best, *others = sorted(alone.items(), key=lambda one: -one[1])
+    if others and best[1] > top1.high:
+        told = ", ".join(f"{template!r} {value:.3f}" for template, value in [best, *others][:5])
+        warn(f"top1 is {top1.value:.3f}, but one template alone reaches {best[1]:.3f}; choose templates ({told})")
 
 
 def rank_of(scores: Tensor, labels: Tensor) -> Tensor:
-    """Returns how many wrong candidates (N, C) score at least as high as the right one (N,); ties count against."""
-    right = scores.gather(1, labels[:, None])
-    return (scores >= right).sum(dim=1) - 1
+    """Returns how many wrong candidates (N, C) score at least as high as the right one (N,); ties count against.
 
-
-def class_number(label: Any, classes: list[str]) -> int:
-    """Returns the number of a label that is a class's name or its number."""
-    if isinstance(label, str) and label in classes:
-        return classes.index(label)
-    if isinstance(label, int) and 0 <= label < len(classes):
-        return label
-    raise UserError(f"the data has the label {label!r}; expected one of the {len(classes)} classes, by name or number")
+    A label that is none of the candidates comes after them all.
+    """
+    known = labels < scores.shape[1]
+    right = scores.gather(1, labels.where(known, 0)[:, None])
+    return ((scores >= right).sum(dim=1) - 1).where(known, scores.shape[1])
 
 
 evaluation = ZeroShot

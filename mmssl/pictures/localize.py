@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -12,10 +11,10 @@ import torch
 from PIL import Image
 
 from mmssl.data.shards import Source
-from mmssl.errors import DamagedError, UserError
 from mmssl.evals.compare import Comparer
+from mmssl.evals.report import nothing_left, skipping
 from mmssl.evals.sounding import Moment, Sounding, Truth
-from mmssl.evals.stream import open_source
+from mmssl.evals.source import open_source
 from mmssl.pictures.canvas import Pixels, blend, heat, scaled, tiles
 from mmssl.types import Trained
 
@@ -38,11 +37,12 @@ def picture(
     per_picture: clips under each other in one picture.
     """
     judge = Comparer(trained, task)
+    judge.need_maps()
     sounding = Sounding(judge.preprocess, judge.visual, truth=truth)
     source = open_source(data)
     moments = list(islice(_moments(source, sounding, count), count))
     if not moments:
-        raise UserError("the data has no moment at which something sounds and is seen")
+        raise nothing_left("the data has no moment at which something sounds and is seen")
     seen, heard = torch.stack([m.seen for m in moments]), torch.stack([m.heard for m in moments])
     frames = [moment.frame for moment in moments]
     maps, others = (judge.maps(seen, sounds, frames).numpy() for sounds in (heard, heard.roll(1, 0)))
@@ -56,7 +56,7 @@ def picture(
 def _moments(source: Source, sounding: Sounding, count: int) -> Iterator[Moment]:
     """Yields moments of samples that are spread over the whole set, more than are needed."""
     for sample in source.samples(sounding.reads, world=max(1, (source.count or 0) // (2 * count))):
-        with suppress(DamagedError):
+        with skipping(sample):
             yield from sounding(sample)
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmssl.errors import UserError
+from mmssl.evals.order import ordered
 from mmssl.evals.pretext import answer, show
-from mmssl.evals.stream import open_source
+from mmssl.evals.report import nothing_left
+from mmssl.evals.source import open_source
 from mmssl.pictures.canvas import Pixels, scaled, tiles
 from mmssl.types import Trained
-from mmssl.views.ordered import Ordered, orders
+from mmssl.views.ordered import orders
 
 RIGHT, WRONG, BORDER, SIDE = (60, 170, 75), (230, 60, 50), 4, 96  # colours; pixels
 
@@ -26,11 +27,10 @@ def picture(
 
     Tasks that do not sort have one row per sequence shown, and what was said of it.
     """
-    if not isinstance(trained.task(task).show(trained.encoders), Ordered):
-        raise UserError(f"{task!r} is not about the order of frames; name a task of opn or shuffle_and_learn")
+    ordered(trained, task)
     _, batch = next(show(trained, task, open_source(data), seed=seed, batch=count), (None, None))
     if batch is None:
-        raise UserError("the data has no clip that the task can be asked about")
+        raise nothing_left("the data has no clip that the task can be asked about")
     found = answer(trained, task, batch)
     assert batch.target is not None
     films = torch.stack(batch.views["video"], dim=1).movedim(2, -1).cpu().numpy()  # (B, V, T, H, W, 3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmssl.evals.stream import open_source
+from mmssl.evals.needs import need_encoder
+from mmssl.evals.report import having, nothing_left, skipping
+from mmssl.evals.source import open_source
 from mmssl.modalities import points as clouds
 from mmssl.nn.packed import embed_tokens
 from mmssl.pictures.canvas import tiles
@@ -42,24 +43,28 @@ def picture(
     up: which way clouds stand, "-y" as cameras have them. side: of each tile, in pixels.
     """
     source = open_source(data)
-    network = trained.encoders[encoder]
+    network = need_encoder(trained, encoder, space=space, modalities=("points",))
     prepare: Any = network.preprocess
-    shown, features = [], []
+    shown, features = list[clouds.Cloud](), list[Tensor]()
     with torch.inference_mode(), evaluating(network):
-        for sample in islice(source.samples({"points", *(["meta"] if pose else [])}), count):
-            cloud = clouds.load(sample["points"])
-            cloud = cloud.pick(grid_index(cloud, voxel))
-            shown.append(cloud)
-            encoded = move(cloud, pose_at(sample.get("meta"), pose)) if pose else cloud
-            x = prepare.collate([prepare.columns(centred(encoded))]).to(network.device)
-            features.append(embed_tokens(network, x, space=space).cpu())
-    colors = principal_colors(torch.cat(features)) if shown else np.zeros((0, 3), np.uint8)
+        for sample in source.samples({"points", *(["meta"] if pose else [])}):
+            if len(shown) == count:
+                break
+            with skipping(sample):
+                cloud = clouds.load(*having(sample, "points"))
+                cloud = cloud.pick(grid_index(cloud, voxel))
+                encoded = move(cloud, pose_at(sample.get("meta"), pose)) if pose else cloud
+                x = prepare.collate([prepare.columns(centred(encoded))]).to(network.device)
+                features.append(embed_tokens(network, x, space=space).cpu())
+                shown.append(cloud)
+    if not shown:
+        raise nothing_left("the data has no whole cloud")
+    colors = principal_colors(torch.cat(features))
     row = []
     for cloud, part in zip(shown, np.split(colors, np.cumsum([len(cloud) for cloud in shown])[:-1]), strict=True):
         seen = look_down(cloud.xyz if up == "-y" else cloud.xyz[:, [0, 2, 1]] * (1, -1, 1))
         row.append(dots(on_canvas(seen, side), seen[:, 2], part, side))
-    if row:
-        yield "pca", tiles([row[start : start + 3] for start in range(0, len(row), 3)])
+    yield "pca", tiles([row[start : start + 3] for start in range(0, len(row), 3)])
 
 
 def principal_colors(features: Tensor) -> NDArray[np.uint8]:

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmssl.errors import DamagedError, UserError
 from mmssl.evals.annotated import VOID, Annotated, annotated
+from mmssl.evals.needs import need_encoder
+from mmssl.evals.propagate import SEEING, side
 from mmssl.evals.propagation import carried, cells_of
-from mmssl.evals.stream import open_source
+from mmssl.evals.report import having, nothing_left, skipping
+from mmssl.evals.source import open_source
 from mmssl.pictures.canvas import Pixels, blend, label_colors, scaled, tiles
 from mmssl.types import Trained, evaluating
 
@@ -35,26 +37,26 @@ def picture(
 
     Above the propagated mask, below the true one. The other options are those of the evaluation `propagate`.
     """
-    if encoder not in trained.encoders:
-        raise UserError(f"there is no encoder {encoder!r} to draw; the run has {', '.join(trained.encoders)}")
-    network, drawn = trained.encoders[encoder], 0
+    network, drawn = need_encoder(trained, encoder, space=space, modalities=SEEING), 0
     for sample in open_source(data).samples({"video", "masks", "meta"}):
         if drawn == count:
             return
-        try:
-            clip = annotated(sample, size=size or int(network.preprocess.config()["size"]))
-        except DamagedError:
+        rows: tuple[list[Pixels], list[Pixels]] | None = None
+        with skipping(sample), evaluating(network):
+            having(sample, "video")
+            clip = annotated(sample, size=side(network, size))
+            if clip.masks is not None and ((clip.masks[0] > 0) & (clip.masks[0] != VOID)).any():
+                cells = cells_of(network, clip.frames, space=space, window=window, grayscale=grayscale).cpu()
+                rows = _painted(clip, cells)
+        if rows is None:
             continue
-        if clip.masks is None or not ((clip.masks[0] > 0) & (clip.masks[0] != VOID)).any():
-            continue
-        with evaluating(network):
-            cells = cells_of(network, clip.frames, space=space, window=window, grayscale=grayscale).cpu()
-        rows = _painted(clip, cells)
         shown = np.linspace(0, len(rows[0]) - 1, min(columns, len(rows[0]))).round().astype(int)
         titles = [[f"{name} {i}" for i in shown] for name in ("carried", "true")]
         yield f"propagate-{drawn:02d}", tiles([[row[i] for i in shown] for row in rows], titles=titles)
         yield f"propagate-{drawn:02d}-film", [tiles([pair]) for pair in zip(*rows, strict=True)]
         drawn += 1
+    if not drawn:
+        raise nothing_left("the data has no film with masks")
 
 
 def _painted(clip: Annotated, cells: torch.Tensor) -> tuple[list[Pixels], list[Pixels]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
@@ -13,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mmssl.errors import DamagedError
-from mmssl.evals.stream import open_source
+from mmssl.evals.needs import need_encoder
+from mmssl.evals.report import skipping
+from mmssl.evals.source import open_source
 from mmssl.nn.packed import embed_tokens
 from mmssl.pictures.canvas import Pixels, tiles
 from mmssl.pictures.scatter import dots, look_down, on_canvas
@@ -43,12 +43,12 @@ def picture(
     lines: how many of the matches that are nearest both ways are drawn, the same share of right ones as among all.
     """
     source = open_source(data)
-    network = trained.encoders[encoder]
+    network = need_encoder(trained, encoder, space=space, modalities=("points",))
     prepare: Any = network.preprocess
     wanted = {"points", "points_b", *(["meta"] if poses else [])}
     with torch.inference_mode(), evaluating(network):
         for number, sample in enumerate(islice(source.samples(wanted), count)):
-            with suppress(DamagedError):
+            with skipping(sample):
                 scans = fixed_scans(sample, poses=poses, voxel=voxel, points=5000, rotation=rotation)
                 columns = [prepare.collate([prepare.columns(scan.cloud)]).to(network.device) for scan in scans]
                 found = [embed_tokens(network, x, space=space).cpu() for x in columns]

@@ -11,8 +11,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mmssl.data.shards import Source
-from mmssl.errors import DamagedError, UserError, did_you_mean
-from mmssl.evals.stream import open_source
+from mmssl.evals.needs import need_encoder
+from mmssl.evals.report import having, nothing_left, skipping
+from mmssl.evals.source import open_source
 from mmssl.modalities import image
 from mmssl.pictures.canvas import Pixels, heat
 from mmssl.transforms.image import opened
@@ -36,14 +37,13 @@ def picture(
     space: the task whose joint embedding is used.
     """
     for name in modalities:
-        if name not in trained.encoders:
-            raise UserError(f"there is no encoder for {name!r}; {did_you_mean(name, trained.encoders)}")
+        need_encoder(trained, name, space=space)
     rows, columns = modalities if modalities[1] != "text" else modalities[::-1]
     prepare = {name: trained.encoders[name].preprocess for name in modalities}
     source = open_source(data)
     found = list(islice(_prepared(source, prepare, count), count))
     if not found:
-        raise UserError(f"the data has no sample with a whole {rows} and {columns}")
+        raise nothing_left(f"the data has no sample with a whole {rows} and {columns}")
     embedded = {key: _embedded(trained.encoders[key], [items[key] for _, items in found], space) for key in prepare}
     sides = [[_drawn(key, sample[key]) for sample, _ in found] for key in (rows, columns)]
     yield f"{rows}-{columns}", _laid_out((embedded[rows] @ embedded[columns].T).numpy(), *sides)
@@ -52,11 +52,9 @@ def picture(
 def _prepared(source: Source, prepare: dict[str, Any], count: int) -> Iterator[tuple[Sample, dict[str, Any]]]:
     """Yields whole samples that are spread over the set, more than are needed, and of each what the encoders take."""
     for sample in source.samples(prepare, world=max(1, (source.count or 0) // (2 * count))):
-        if all(name in sample for name in prepare):
-            try:
-                yield sample, {name: prepare[name](sample[name]) for name in prepare}
-            except DamagedError:
-                continue
+        with skipping(sample):
+            having(sample, *prepare)
+            yield sample, {name: prepare[name](sample[name]) for name in prepare}
 
 
 def _embedded(encoder: Encoder, items: list[Any], space: str) -> torch.Tensor:

@@ -22,6 +22,7 @@ from mmssl.errors import UserError
 from mmssl.evals import cues
 from mmssl.evals.audio_visual import AudioVisual, ndcg
 from mmssl.evals.compare import Comparer
+from mmssl.evals.report import reporting
 from mmssl.evals.windows import GRID, Asker, Kind
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
@@ -177,8 +178,11 @@ def test_still_pictures_have_easy_pairs_only(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_cannot_be_asked_about_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     short = {**film(0), "video": Frames(np.zeros((5, 8, 8, 3), np.uint8), FPS)}
     silent = {key: value for key, value in film(1).items() if key != "audio"}
-    found = judged(monkeypatch, trained(Oracle()), samples=[short, silent, *(film(clip) for clip in range(4))])
+    samples = [{"__key__": str(n), **made} for n, made in enumerate([short, silent, *map(film, range(4))])]
+    with reporting() as report:
+        found = judged(monkeypatch, trained(Oracle()), samples=samples)
     assert found["easy"].n == 4
+    assert report.counts() == {"a clip shorter than a window": 1, "a sample without audio": 1}
 
 
 @pytest.mark.parametrize("kind", ["easy", "hard", "super_hard"])

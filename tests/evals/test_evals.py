@@ -13,7 +13,7 @@ from mmssl.errors import UserError
 from mmssl.evals.classifier import read_classes, read_templates, zero_shot_classifier
 from mmssl.evals.retrieval import Retrieval, _none_right, best_ranks
 from mmssl.evals.score import bootstrap
-from mmssl.evals.zero_shot import ZeroShot, class_number, rank_of
+from mmssl.evals.zero_shot import ZeroShot, rank_of
 from mmssl.types import Trained
 
 COLORS = ["red", "green", "blue", "white"]
@@ -114,9 +114,3 @@ def test_the_interval_is_that_of_the_normal_approximation() -> None:
     half = 1.96 * math.sqrt(0.3 * 0.7 / 1000)
     assert score.value == pytest.approx(0.3) and score.n == 1000
     assert score.low == pytest.approx(0.3 - half, abs=0.005) and score.high == pytest.approx(0.3 + half, abs=0.005)
-
-
-def test_labels_are_names_or_numbers() -> None:
-    assert class_number("blue", COLORS) == 2 and class_number(3, COLORS) == 3
-    with pytest.raises(UserError, match="the data has the label 'pink'"):
-        class_number("pink", COLORS)

@@ -199,7 +199,10 @@ def test_the_loudest_impacts_come_first_with_the_object_that_hit() -> None:
     assert first.heard.amax() == 1.0  # the window lies about the impact
     assert first.frame == 2
     assert [len(Sounding(sounding.preprocess, "video", count=1)(clip(n))) for n in range(3)] == [1, 1, 1]
-    assert sounding({key: value for key, value in clip(0).items() if key != "masks"}) == []
+    for key, rest in (("masks", {}), ("meta", {"masks": clip(0)["masks"], "meta": {"fps": FPS}})):
+        lacking = {name: value for name, value in clip(0).items() if name not in ("masks", "meta")} | rest
+        with pytest.raises(DamagedError, match=f"without {key}" if key == "masks" else "meta without fps and impacts"):
+            sounding(lacking)
 
 
 def test_truth_is_cut_as_the_picture_is() -> None:

@@ -39,5 +39,5 @@ def test_every_clip_with_objects_becomes_a_sheet_and_a_film(tmp_path: Path) -> N
     inside, outside = first[4 + 32, 4 + 40], first[4 + 70, 4 + 140]
     assert inside[0] > inside[1] + 50 and abs(outside - 90).max() < 12
     assert list(dict(picture(trained, data=data, count=1))) == ["propagate-00", "propagate-00-film"]
-    with pytest.raises(UserError, match="no encoder 'image' to draw"):
+    with pytest.raises(UserError, match="no encoder 'image'"):
         dict(picture(trained, data=data, encoder="image"))

@@ -26,7 +26,7 @@ class Knows(nn.Module):
 
     def __init__(self, modality: str) -> None:
         super().__init__()
-        self.modality, self.preprocess = modality, self
+        self.modality, self.preprocess, self.spaces = modality, self, {"clip": None}
 
     def __call__(self, raw: Any) -> Any:
         return raw
@@ -70,5 +70,5 @@ def test_a_sound_is_drawn_as_its_envelope_and_anything_else_as_an_empty_cell() -
 
 def test_what_is_not_there_is_one_clear_error(color_shards: Path) -> None:
     subject: Any = Trained({"image": Knows("image"), "text": Knows("text")})  # type: ignore[dict-item]
-    with pytest.raises(UserError, match="there is no encoder for 'audio'"):
+    with pytest.raises(UserError, match="there is no encoder 'audio'"):
         list(picture(subject, data={"shards": str(color_shards)}, modalities=("image", "audio")))

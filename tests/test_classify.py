@@ -1,0 +1,184 @@
+"""The zero-shot command on people's folders and class files: nothing leaves the accuracy in silence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from PIL import Image
+from torch import nn
+
+from mmssl import classify, cli, modalities
+from mmssl.errors import UserError
+from mmssl.evals.classifier import read_classes, read_templates
+
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
+
+
+class Oracle(nn.Module):
+    """Knows the colour of a square, and its name in a prompt."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, modality: str) -> None:
+        super().__init__()
+        self.modality, self.preprocess, self.spaces = modality, self, {"clip": None}
+
+    def __call__(self, raw: Any) -> torch.Tensor:
+        from mmssl.modalities import image
+
+        return torch.tensor(np.asarray(image.pixels(image.load(raw)), dtype=np.float32)).mean((0, 1))
+
+    def collate(self, items: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(items)
+
+    def embed(self, x: torch.Tensor, space: str | None = None) -> torch.Tensor:
+        table = torch.tensor(list(COLORS.values())).float()
+        return nn.functional.one_hot(torch.cdist(x, table).argmin(1), 3).float()
+
+    def encode(self, texts: list[str], space: str | None = None) -> torch.Tensor:
+        return torch.tensor([[float(name in text) for name in COLORS] for text in texts])
+
+
+@pytest.fixture(autouse=True)
+def oracles(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders = {"image": Oracle("image"), "text": Oracle("text")}
+    monkeypatch.setattr(classify, "load_encoders", lambda run: encoders)
+
+
+def square(color: str, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), COLORS[color]).save(stream, kind)
+    return stream.getvalue()
+
+
+def pictures(root: Path, **colors: str) -> Path:
+    """Writes two pictures into each folder, in a colour."""
+    for name, color in colors.items():
+        (root / name).mkdir(parents=True)
+        for number in range(2):
+            (root / name / f"{number}.png").write_bytes(square(color))
+    return root
+
+
+def run(images: Path | str, classes: list[str]) -> classify.Predictions:
+    return classify.zero_shot("run", str(images), classes, ["{}"], progress=False)
+
+
+def test_folders_that_are_no_class_count_as_wrong_and_are_named(tmp_path: Path) -> None:
+    found = run(pictures(tmp_path, red="red", blue="blue", misc="green", more="red"), ["blue", "green", "red"])
+    top1 = found.scores["top1"]
+    assert (top1.value, top1.n, top1.chance) == (0.5, 8, pytest.approx(4 / 8 / 3))
+    (note,) = found.notes
+    assert "4 of 8 samples" in note and "the list of classes lacks their classes (misc: 2, more: 2)" in note
+    assert len(found.rows) == 8
+
+
+def test_where_no_folder_is_a_class_there_is_no_accuracy_and_a_note(tmp_path: Path) -> None:
+    found = run(pictures(tmp_path, y2021="red", y2022="blue"), ["red", "blue"])
+    assert not found.scores and len(found.rows) == 4
+    assert found.notes[0].startswith("accuracy is not scored: ") and "y2021, y2022 against blue, red" in found.notes[0]
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.png").write_bytes(square("red"))
+    flat = run(tmp_path / "flat", ["red", "blue"])
+    assert not flat.scores and not flat.notes
+
+
+def test_names_of_a_mac_are_the_same_text(tmp_path: Path) -> None:
+    apart = pictures(tmp_path, blue="blue", other="red")
+    (apart / "other").rename(apart / "cafe\u0301")
+    found = run(apart, ["blue", "caf\u00e9"])
+    assert found.scores["top1"].n == 4 and not found.notes
+
+
+def test_what_is_passed_over_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "in", red="red", blue="blue", __MACOSX="green")
+    pictures(tmp_path / "in" / ".ipynb_checkpoints", red="green")
+    (tmp_path / "in" / "red" / "._0.png").write_bytes(b"a Mac's")
+    (tmp_path / "in" / "red" / "notes.txt").write_text("x")
+    (tmp_path / "in" / "red" / "raw.heic").write_bytes(b"x")
+    (tmp_path / "in" / "blue" / "raw.HEIC").write_bytes(b"x")
+    (tmp_path / "in" / "blue" / "cut.png").write_bytes(square("blue")[:40])
+    (tmp_path / "in" / "blue" / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "classes.txt").write_text("red\nblue\n")
+    out = tmp_path / "out.csv"
+    command = ["zero-shot", "run", "--images", str(tmp_path / "in"), "--classes", str(tmp_path / "classes.txt")]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "passed over, as no pictures: hidden: 3, .heic: 2, .txt: 1" in said
+    assert "skipped blue/cut.png: " in said and "skipped blue/gone.png: a file that cannot be read" in said
+    rows = list(csv.reader(io.StringIO(out.read_text(encoding="utf-8"))))
+    assert [row[0] for row in rows[1:]] == ["blue/0.png", "blue/1.png", "red/0.png", "red/1.png"]
+
+
+def test_what_is_a_picture_is_said_in_one_place(tmp_path: Path) -> None:
+    assert set(classify.IMAGES) == {f".{name}" for name, kind in modalities.EXTENSIONS.items() if kind == "image"}
+    for kind in ("jpeg", "webp"):
+        (tmp_path / f"a.{kind.upper()}").write_bytes(square("red", kind))
+    assert len(run(tmp_path, ["red", "blue"]).rows) == 2
+
+
+def shards(root: Path, names: list[str], *, classes: list[str] | None, numbers: list[int] | None = None) -> str:
+    """Writes pictures whose cls are the places of their colours in a list."""
+    root.mkdir()
+    with webdataset.TarWriter(str(root / "0.tar")) as tar:
+        for number, name in enumerate(names):
+            place = (numbers or [(classes or list(COLORS)).index(name) for name in names])[number]
+            label = {} if place < 0 else {"cls": place}
+            tar.write({"__key__": str(number), "png": square(name), **label})
+    if classes:
+        entry = {"name": "0.tar", "samples": len(names), "fields": {}}
+        (root / "index.json").write_text(
+            json.dumps({"format": "mmssl-shards-1", "shards": [entry], "classes": classes})
+        )
+    return str(root / "0.tar")
+
+
+def test_labels_of_shards_meet_the_list_by_name(tmp_path: Path) -> None:
+    names = ["red", "green", "blue", "blue"]
+    named = shards(tmp_path / "a", names, classes=["blue", "green", "red"])
+    for order in (["red", "green", "blue"], ["green", "pink", "blue", "red"]):
+        assert run(named, order).scores["top1"].value == 1.0
+    bare = shards(tmp_path / "b", names, classes=None)
+    assert run(bare, list(COLORS)).scores["top1"].value == 1.0, "bare numbers are places in the list"
+    strange = run(shards(tmp_path / "c", names, classes=["x1", "x2"], numbers=[0, 1, 0, 1]), list(COLORS))
+    assert not strange.scores and "accuracy is not scored" in strange.notes[0] and len(strange.rows) == 4
+    some = run(shards(tmp_path / "d", names, classes=None, numbers=[0, 1, 2, -1]), list(COLORS))
+    assert some.scores["top1"].n == 3 and len(some.rows) == 4
+    without = run(shards(tmp_path / "e", names, classes=None, numbers=[-1] * 4), list(COLORS))
+    assert not without.scores and len(without.rows) == 4
+
+
+def test_a_missing_space_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.txt").write_text("red\nblue\n")
+    command = ["zero-shot", "run", "--images", str(pictures(tmp_path / "in", red="red")), "--space", "clop"]
+    assert cli.main([*command, "--classes", str(tmp_path / "c.txt")]) == 2
+    assert "encoder 'image' has no space 'clop'; did you mean 'clip'?" in capsys.readouterr().err
+
+
+TEXT = "caf\u00e9\nice cream\n"
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_class_and_template_files_of_any_editor(tmp_path: Path, encoding: str, ends: str) -> None:
+    file = tmp_path / "c.txt"
+    file.write_bytes(ends.join(["caf\u00e9", "", "  ", " ice cream "]).encode(encoding))
+    assert read_classes(str(file)) == ["caf\u00e9", "ice cream"]
+    file.write_bytes(ends.join(["{}", "", "a {}"]).encode(encoding))
+    assert read_templates(str(file)) == ["{}", "a {}"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "c.txt"
+    file.write_bytes(TEXT.encode(encoding))
+    with pytest.raises(UserError, match=r"c\.txt is not UTF-8 text .*save it as UTF-8"):
+        read_classes(str(file))
