@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmssl import dist, names
+from mmssl import dist
 from mmssl.checkpoint import load_weights
 from mmssl.data.loader import Loader
 from mmssl.data.plan import seed_of
@@ -18,7 +18,7 @@ from mmssl.data.sweep import Sweep
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
-from mmssl.recipe import Recipe, shown_by, split, split_data
+from mmssl.recipe import Recipe, split, split_data
 from mmssl.types import Batch, Encoder, Objective, Pretext, View
 
 LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
@@ -50,7 +50,7 @@ class Stream:
         self.begins |= place[1:] == (0, 1)
         self.view.progress = progress
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed_of(self.loader.seed, *place, "on device", self.loader.rank))
+            _seed(seed_of(self.loader.seed, *place, "on device", self.loader.rank), device)
             return self.view.on_device(batch.to(device))
 
     def sweep(self, device: torch.device) -> Iterator[Batch]:
@@ -63,6 +63,13 @@ class Stream:
         """Yields batches without end."""
         while True:
             yield self.next(device)
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seeds the CPU's generator and the device's; torch.manual_seed takes a millisecond to look for every other."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def assemble(
@@ -121,28 +128,22 @@ def _start_from(encoder: Encoder, folder: Path, *, where: str) -> None:
 
 def build_objective(recipe: Recipe, key: str, encoders: Mapping[str, Encoder]) -> Objective:
     """Builds one task's objective and checks that the run has the encoders that it needs."""
-    name, parts = split(recipe.tasks[key].method)
-    method, _ = names.resolve("methods", name)
-    for modality in method.objective.modalities:
+    kind, options = recipe.tasks[key].objective
+    for modality in kind.modalities:
         if modality not in encoders:
             raise UserError(f"tasks.{key} needs an encoder for {modality!r}; the run has {', '.join(encoders)}")
-    for given in method.objective.given:
+    for given in kind.given:
         if given in encoders and given not in recipe.train.start:
             raise UserError(
                 f"tasks.{key} learns from {given} and does not train it; set train.start.{given} to a trained "
                 f"encoder's folder, such as RUN/encoders/..."
             )
-    options = names.check_options(method.objective, parts.get("objective", {}), where=f"tasks.{key}")
-    objective: Objective = method.objective(encoders, **options)
-    return objective
+    return kind(encoders, **options)
 
 
 def pretexts(recipe: Recipe, objectives: Mapping[str, Objective]) -> dict[str, Pretext]:
     """Returns what evaluations may ask again: each task's objective, and the view that it trained with."""
-    found = {}
-    for key, objective in objectives.items():
-        found[key] = Pretext(objective, *shown_by(recipe.tasks[key].method))
-    return found
+    return {key: Pretext(objective, *recipe.tasks[key].view) for key, objective in objectives.items()}
 
 
 def _learn_preprocess(

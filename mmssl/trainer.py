@@ -70,6 +70,7 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = names.build(
             "optim", name, param_groups(self.model, steady=steady), where="optim", **node
         )
+        self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
         self.bad_steps = torch.zeros((), device=self.device)
@@ -131,8 +132,7 @@ class Trainer:
 
     def _apply_gradients(self) -> None:
         """Clips and steps; a gradient that is not finite leaves the weights as they are, without waiting for it."""
-        weights = [p for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.clip_grad_norm_(weights, self.recipe.train.clip_grad or torch.inf)
+        norm = nn.utils.clip_grad_norm_(self.weights, self.recipe.train.clip_grad or torch.inf)
         bad = (~norm.isfinite()).float()
         self.bad_steps += bad
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # torch's fused optimizers skip on it
@@ -326,7 +326,7 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
             began, waited, counted = time.perf_counter(), 0.0, 0
         if trainer.step % save_every == 0 or done:
             trainer.save()
-        scores = trainer.judge.due(trainer.trained(), trainer.samples, trainer.per_step, last=done)
+        scores = trainer.judge.due(trainer.trained, trainer.samples, trainer.per_step, last=done)
         if log and scores:
             log.write(trainer.step, {key: score.value for key, score in scores.items()})
             write_results(trainer.folder, trainer.recipe, scores, samples=trainer.samples)

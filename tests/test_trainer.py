@@ -159,6 +159,22 @@ def test_the_saved_encoder_embeds_as_the_trainer_did(color_recipe: dict[str, Any
             torch.testing.assert_close(loaded[key].encode(raws, space=space), ours, rtol=0, atol=1e-5)
 
 
+def test_steps_look_up_no_names_and_what_is_judged_is_made_when_something_is_due(
+    color_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmssl import dist, names, recipe, trainer
+
+    made = recipe.check(copy.deepcopy(color_recipe))
+    run = trainer.Trainer(made, tmp_path, device=dist.start("cpu"), state=None)
+    trained, asked = run.trained, []
+    monkeypatch.setattr(run, "trained", lambda: asked.append(run.samples) or trained())
+    for looked_up in ("resolve", "list_names"):
+        monkeypatch.setattr(names, looked_up, lambda *a, **b: pytest.fail("a name is looked up in a step"))
+    monkeypatch.setattr(run, "save", lambda: None)
+    trainer._loop(run, progress=False)
+    assert asked == [160, 320]
+
+
 def test_averaged_weights_are_what_is_saved_for_use(color_recipe: dict[str, Any], tmp_path: Path) -> None:
     folder = train(with_train(color_recipe, ema=0.9, samples=64, compile=False), out=tmp_path / "run", progress=False)
     state = torch.load(steps(folder / "checkpoints")[0] / "state.pt", weights_only=True)
