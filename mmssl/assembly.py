@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,14 @@ class Stream:
         self.begins = False
         self.batches = self._run(resume)
 
-    def _run(self, resume: dict[str, Any] | None) -> Iterator[Batch]:
+    def _run(self, resume: dict[str, Any] | None) -> Generator[Batch, None, None]:
         for epoch in count(resume["epoch"] if resume else 0):
             yield from self.loader.epoch(epoch, resume=resume)
             resume = None
+
+    def close(self) -> None:
+        """Stops the workers; where the garbage collector finds them instead, torch waits 5 s for each."""
+        self.batches.close()
 
     def next(self, device: torch.device, *, progress: float = 0.0) -> Batch:
         """Returns the next batch on the device, as the View shows it when training is so far.

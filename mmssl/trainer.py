@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mmssl import checkpoint, dist, names
 from mmssl.assembly import assemble, pretexts
+from mmssl.data.workers import refuse_import
 from mmssl.errors import UserError
 from mmssl.files import write_atomically
 from mmssl.judge import Judge, write_results
@@ -217,6 +218,11 @@ class Trainer:
             checkpoint.save_state(self.folder / "checkpoints", self.step, state, keep=self.recipe.train.keep)
         dist.barrier()
 
+    def close(self) -> None:
+        """Stops the data workers."""
+        for stream in self.streams.values():
+            stream.close()
+
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
@@ -268,8 +274,10 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
     """Trains a checked recipe and returns its run folder, `runs/NAME` unless `out` says another.
 
     resume: continue from the newest checkpoint that loads, or start when there is none yet.
-    Raises UserError when the folder holds a run and `resume` is off.
+    Raises UserError when the folder holds a run and `resume` is off. A script calls this and `train` under
+    `if __name__ == "__main__":`, since workers that are not forked import it.
     """
+    refuse_import()
     device = dist.start(recipe.train.device)
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
@@ -277,9 +285,10 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
     try:
         state = open_folder(folder, resume=resume)
         trainer = Trainer(recipe, folder, device=device, state=state)
-        if dist.rank() == 0:
-            trainer.write_start()
-        _loop(trainer, progress=progress)
+        with closing(trainer):
+            if dist.rank() == 0:
+                trainer.write_start()
+            _loop(trainer, progress=progress)
     finally:
         dist.stop()
     return folder
