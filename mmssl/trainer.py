@@ -42,7 +42,7 @@ class Trainer:
         self.model, self.streams = assemble(recipe, folder, device=device, resume=resume)
         self.per_step = recipe.per_step
         self.steps = max(1, options.samples // self.per_step)
-        self.step = 0
+        self.step = state["step"] if state else 0  # before the first batch, which may depend on it
         self.judge = Judge(recipe.evals)
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and dist.computes_bf16(device))
         self.told: set[tuple[str, str]] = set()
@@ -232,7 +232,6 @@ class Trainer:
         except (RuntimeError, ValueError) as error:
             detail = " ".join(str(error).split())[:300]
             raise UserError(f"{self.folder} was trained by another recipe, its weights do not fit: {detail}") from error
-        self.step = state["step"]
         self.bad_steps = state["bad_steps"].to(self.device)
         checkpoint.set_random_state(_mine(state["random"]))
 
