@@ -105,6 +105,7 @@ def assemble(
     for key, pretext in pretexts(recipe, objectives).items():
         view = pretext.show(encoders)
         try:
+            view.check()
             loader = _loader(recipe, key, sources[key], view)
         except UserError as error:
             raise UserError(f"tasks.{key}: {error}") from None

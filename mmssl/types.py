@@ -330,6 +330,9 @@ class View:
         """
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Raises UserError for options that leave the task nothing to learn; a run asks before it starts."""
+
     def blanks(self, modality: str) -> list[Any]:
         """Returns what stands in for a modality's views in a sample that lacks it."""
         return [self.preprocess[modality].blank()] * self.shows.get(modality, 1)

@@ -25,6 +25,7 @@ def test_every_config_is_checked_and_builds(name: str) -> None:
         objective = kind(encoders, **asked)
         preprocess = {modality: encoders[modality].preprocess for modality in objective.uses}
         view, options = task.view
+        view(preprocess, **options).check()
         sent = pickle.loads(pickle.dumps(view(preprocess, **options)))  # workers that are not forked are sent it
         assert sent.reads and type(sent) is view
         assert task.batch > 0, key
