@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
@@ -26,6 +27,7 @@ from mmssl.log import RunLog
 from mmssl.multitask import MultiTask, equal_everywhere, freeze_idle
 from mmssl.nn.ema import ema_update
 from mmssl.nn.monitors import Alarm, monitors
+from mmssl.nn.wholeness import Wholeness, measured
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
 from mmssl.recipe import Recipe, check, load, split
@@ -46,6 +48,7 @@ class Trainer:
         self.judge = Judge(recipe.evals)
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and dist.computes_bf16(device))
         self.told: set[tuple[str, str]] = set()
+        self.wholeness = Wholeness()
         self.alarm = Alarm(min(max(10, self.steps // options.log_every // 4), 100))
         self._start(state)
 
@@ -114,6 +117,9 @@ class Trainer:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     total, losses = self.wrapped(batches)
                 (total / len(parts)).backward()
+            for task, loss in losses.items():
+                self.wholeness.note(task, loss, batches[task])
+        self.present = {task: {key: batch.present(key) for key in batch.views} for task, batch in batches.items()}
         self._apply_gradients()
         self.step += 1
         for objective in self.model.named_objectives.values():
@@ -156,13 +162,13 @@ class Trainer:
         return Trained(self.best.finished, pretexts(self.recipe, self.best.named_objectives))
 
     def figures(self, losses: dict[str, Loss], waited: float, seconds: float, steps: int) -> dict[str, float]:
-        """Reads off what a log line holds."""
+        """Reads off what a log line holds; of a task that had no whole sample, nothing."""
         several = len(losses) > 1
+        losses = {task: loss for task, loss in losses.items() if loss.rows is None or loss.rows > 0}
+        weighted = [self.model.weights[task] * loss.total.detach() for task, loss in losses.items()]
         values: dict[str, Tensor | float] = {
             "samples": self.samples,
-            "total": torch.stack(
-                [self.model.weights[task] * loss.total.detach() for task, loss in losses.items()]
-            ).sum(),
+            **({"total": torch.stack(weighted).sum()} if weighted else {}),
             "lr": self.optimizer.param_groups[0]["lr"],
             "grad_norm": self.norm,
             "samples_per_second": steps * self.per_step / seconds,
@@ -170,7 +176,8 @@ class Trainer:
         }
         for task, loss in losses.items():
             prefix = f"{task}/" if several else ""
-            logs = {"loss": loss.total.detach(), **loss.logs, **monitors(loss.embeddings)}
+            signs = monitors(loss.embeddings, self.present[task])
+            logs = {"loss": loss.total.detach(), **measured(loss.logs), **signs}
             values |= {prefix + key: value for key, value in logs.items()}
         bad = int(self.bad_steps)
         if bad > self.recipe.train.max_bad_steps:
@@ -186,8 +193,9 @@ class Trainer:
         for task, loss in losses.items():
             prefix = f"{task}/" if len(losses) > 1 else ""
             mine = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
-            said = self.alarm.look(task, mine, {name: x.shape[1] for name, x in loss.embeddings.items()})
-            if said:
+            sizes = {name: x.shape[1] for name, x in loss.embeddings.items()}
+            collapsed = self.alarm.look(task, mine, sizes) if "loss" in mine else None
+            for said in filter(None, (self.wholeness.look(task, loss.logs), collapsed)):
                 tqdm.write(said)
 
     def tell_notes(self) -> None:
@@ -330,7 +338,7 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
             log.write(trainer.step, values)
             trainer.tell_notes()
             trainer.warn(losses, values)
-            bar.set_postfix(loss=f"{values['total']:.3f}", data_wait=f"{values['data_wait']:.0%}")
+            bar.set_postfix(loss=f"{values.get('total', math.nan):.3f}", data_wait=f"{values['data_wait']:.0%}")
             began, waited, counted = time.perf_counter(), 0.0, 0
         if trainer.step % save_every == 0 or done:
             trainer.save()
@@ -341,10 +349,12 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
 
 
 def _report(trainer: Trainer) -> None:
-    """Says what the loaders skipped or changed."""
+    """Says what the loaders skipped or changed, and which tasks found little to learn from."""
     reports = {key: stream.loader.report() for key, stream in trainer.streams.items()}
     write_atomically(trainer.folder / "data_report.json", json.dumps(reports, indent=2).encode())
     for key, report in reports.items():
         damaged = {reason: sum(shards.values()) for reason, shards in report["damaged"].items()}
         for reason, count in {**damaged, **report["notes"]}.items():
             tqdm.write(f"{key}: {reason}: {count} of {report['drawn']} samples")
+        if said := trainer.wholeness.end(key):
+            tqdm.write(said)
