@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -53,8 +55,7 @@ class Stream:
         place = self.loader.place
         self.begins |= place[1:] == (0, 1)
         self.view.progress = progress
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            _seed(seed_of(self.loader.seed, *place, "on device", self.loader.rank), device)
+        with _seeded(seed_of(self.loader.seed, *place, "on device", self.loader.rank), device):
             return self.view.on_device(batch.to(device))
 
     def sweep(self, device: torch.device) -> Iterator[Batch]:
@@ -69,11 +70,20 @@ class Stream:
             yield self.next(device)
 
 
-def _seed(seed: int, device: torch.device) -> None:
-    """Seeds the CPU's generator and the device's; torch.manual_seed takes a millisecond to look for every other."""
-    torch.default_generator.manual_seed(seed)
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from a seed on the CPU and the device; torch.manual_seed takes a millisecond to look for every other."""
+    generators = [torch.default_generator]
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    before = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
 
 
 def assemble(
@@ -90,7 +100,7 @@ def assemble(
         _start_from(encoders[key], Path(start), where=f"train.start.{key}")
     for key in recipe.train.freeze:
         encoders[key].requires_grad_(False).eval()  # running statistics stay as well
-    sources = {key: Source(**split_data(t.data, where=f"tasks.{key}.data")[0]) for key, t in recipe.tasks.items()}
+    sources = _same_everywhere(recipe)
     objectives = {key: build_objective(recipe, key, encoders) for key in recipe.tasks}
     for key in [key for key, encoder in encoders.items() if encoder.learns_preprocess]:
         if resume:
@@ -111,6 +121,51 @@ def assemble(
             raise UserError(f"tasks.{key}: {error}") from None
         streams[key] = Stream(loader, view, resume[key] if resume else None)
     return model, streams
+
+
+def _same_everywhere(recipe: Recipe) -> dict[str, Source]:
+    """Opens each task's set; UserError, on every process, where one cannot or finds other shards than the rest.
+
+    Shards are known by name and number of samples: folders may be mounted elsewhere on each machine.
+    """
+    found: dict[str, Source] = {}
+    told: dict[str, list[tuple[str, int | None]]] = {}
+    error = ""
+    try:
+        for key, task in recipe.tasks.items():
+            source = found[key] = Source(**split_data(task.data, where=f"tasks.{key}.data")[0])
+            counts: Sequence[int | None] = source.counts or [None] * len(source.shards)
+            told[key] = [(Path(shard).name, n) for shard, n in zip(source.shards, counts, strict=True)]
+    except UserError as raised:
+        error = str(raised)
+    everyone = dist.gather_objects((error, seed_of(repr(told))))
+    for rank, (error, _) in enumerate(everyone):
+        if error:
+            raise UserError(error if dist.world() == 1 else f"rank {rank}: {error}")
+    if len(set(everyone)) > 1:
+        raise UserError(_difference(dist.gather_objects(told)))
+    return found
+
+
+def _difference(told: list[dict[str, list[tuple[str, int | None]]]]) -> str:
+    """Returns in which task, and of which shards, the processes differ."""
+    for key, first in told[0].items():
+        for rank, mine in enumerate(listed[key] for listed in told):
+            if mine == first:
+                continue
+            sides = {0: Counter(first) - Counter(mine), rank: Counter(mine) - Counter(first)}
+            only = [f"rank {r} alone has {_spell(list(shards.elements()))}" for r, shards in sides.items() if shards]
+            detail = "; ".join(only) or "they are listed in another order"
+            return (
+                f"tasks.{key}: ranks see different shards, {len(first)} on rank 0 and {len(mine)} on rank {rank}: "
+                f"{detail}; every machine needs the same set"
+            )
+    raise AssertionError("the processes differ in something")
+
+
+def _spell(shards: list[tuple[str, int | None]]) -> str:
+    listed = [name if samples is None else f"{name} ({samples} samples)" for name, samples in shards[:5]]
+    return ", ".join(listed) + (f" and {len(shards) - 5} more" if len(shards) > 5 else "")
 
 
 def build_encoder(key: str, node: Mapping[str, Any]) -> Encoder:

@@ -62,13 +62,15 @@ class Trainer:
     def _start(self, state: dict[str, Any] | None) -> None:
         """Finds idle parameters, then makes the averaged model, the optimizer and the wrapped module."""
         options = self.recipe.train
+        if dist.world() > 1 and self.device.type == "cuda":
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         if state is None:
             for key, stream in self.streams.items():
                 self.model.named_objectives[key].learn(stream.rest(self.device))
         self.waiting = self._draw()
         if state is None:
             self._begin_epochs()
-        freeze_idle(self.model, self.waiting[0])
+        self._try_step()
         name, node = split(self.recipe.optim, default="adamw")
         steady = [weight for objective in self.model.named_objectives.values() for weight in objective.steady()]
         self.optimizer: torch.optim.Optimizer = names.build(
@@ -86,12 +88,25 @@ class Trainer:
                 encoder.compile()
         self.wrapped: nn.Module = self.model
         if dist.world() > 1:
-            if self.device.type == "cuda":
-                self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
                 self.model, equal_everywhere(self.model)
             )
             self.wrapped = DistributedDataParallel(self.model)
+
+    def _try_step(self) -> None:
+        """Freezes what no loss reaches; UserError for a batch whose share of one process is too small for BatchNorm."""
+        try:
+            freeze_idle(self.model, self.waiting[0])
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            parts = dist.world() * self.recipe.train.accumulate
+            small = {key: task.batch for key, task in self.recipe.tasks.items() if task.batch // parts == 1}
+            sizes = ", ".join(f"tasks.{key}.batch is {size}" for key, size in small.items())
+            raise UserError(
+                f"a batch of one sample has no variance for BatchNorm: {sizes}, shared by {dist.world()} process(es) x "
+                f"accumulate {self.recipe.train.accumulate}; expected at least {2 * parts}"
+            ) from error
 
     def _draw(self) -> list[dict[str, Batch]]:
         """Draws the parts of one step's batch for every task."""
@@ -177,7 +192,7 @@ class Trainer:
         for task, loss in losses.items():
             prefix = f"{task}/" if several else ""
             signs = monitors(loss.embeddings, self.present[task])
-            logs = {"loss": loss.total.detach(), **measured(loss.logs), **signs}
+            logs: dict[str, Tensor | float] = {"loss": loss.total.detach(), **measured(loss.logs), **signs}
             values |= {prefix + key: value for key, value in logs.items()}
         bad = int(self.bad_steps)
         if bad > self.recipe.train.max_bad_steps:

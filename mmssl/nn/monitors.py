@@ -34,8 +34,10 @@ def monitors(embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor] | N
         logs[f"{name}/rank"] = effective_rank(x)
         logs[f"{name}/uniformity"] = uniformity(x)
     for (a, x), (b, y) in combinations(normalised.items(), 2):
-        both = there[a] & there[b] if x.shape == y.shape else ()
-        if len(both) and both.sum() > 1:
+        if x.shape != y.shape:
+            continue
+        both = there[a] & there[b]
+        if both.sum() > 1:
             logs[f"{a}-{b}/alignment"] = (x - y)[both].square().sum(dim=1).mean()
             logs[f"{a}-{b}/gap"] = (x[both].mean(dim=0) - y[both].mean(dim=0)).norm()
     return logs

@@ -153,6 +153,7 @@ class Watch:
             ("model", trainer, "ema_update"),
             ("the end", trainer.Trainer, "save"),
             ("the end", made.judge, "run"),
+            ("the end", trainer, "write_results"),
             *(("model", objective, "after_step") for objective in made.model.named_objectives.values()),
             *(("loader", stream.view, "on_device") for stream in made.streams.values()),
         ]
