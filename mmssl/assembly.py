@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmssl import dist, names
+from mmssl import dist
 from mmssl.checkpoint import load_weights
 from mmssl.data.loader import Loader
 from mmssl.data.plan import seed_of
@@ -18,7 +20,7 @@ from mmssl.data.sweep import Sweep
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
-from mmssl.recipe import Recipe, shown_by, split, split_data
+from mmssl.recipe import Recipe, split, split_data
 from mmssl.types import Batch, Encoder, Objective, Pretext, View
 
 LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
@@ -35,10 +37,14 @@ class Stream:
         self.begins = False
         self.batches = self._run(resume)
 
-    def _run(self, resume: dict[str, Any] | None) -> Iterator[Batch]:
+    def _run(self, resume: dict[str, Any] | None) -> Generator[Batch, None, None]:
         for epoch in count(resume["epoch"] if resume else 0):
             yield from self.loader.epoch(epoch, resume=resume)
             resume = None
+
+    def close(self) -> None:
+        """Stops the workers; where the garbage collector finds them instead, torch waits 5 s for each."""
+        self.batches.close()
 
     def next(self, device: torch.device, *, progress: float = 0.0) -> Batch:
         """Returns the next batch on the device, as the View shows it when training is so far.
@@ -49,8 +55,7 @@ class Stream:
         place = self.loader.place
         self.begins |= place[1:] == (0, 1)
         self.view.progress = progress
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed_of(self.loader.seed, *place, "on device", self.loader.rank))
+        with _seeded(seed_of(self.loader.seed, *place, "on device", self.loader.rank), device):
             return self.view.on_device(batch.to(device))
 
     def sweep(self, device: torch.device) -> Iterator[Batch]:
@@ -63,6 +68,22 @@ class Stream:
         """Yields batches without end."""
         while True:
             yield self.next(device)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from a seed on the CPU and the device; torch.manual_seed takes a millisecond to look for every other."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    before = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
 
 
 def assemble(
@@ -79,7 +100,7 @@ def assemble(
         _start_from(encoders[key], Path(start), where=f"train.start.{key}")
     for key in recipe.train.freeze:
         encoders[key].requires_grad_(False).eval()  # running statistics stay as well
-    sources = {key: Source(**split_data(t.data, where=f"tasks.{key}.data")[0]) for key, t in recipe.tasks.items()}
+    sources = _same_everywhere(recipe)
     objectives = {key: build_objective(recipe, key, encoders) for key in recipe.tasks}
     for key in [key for key, encoder in encoders.items() if encoder.learns_preprocess]:
         if resume:
@@ -94,11 +115,57 @@ def assemble(
     for key, pretext in pretexts(recipe, objectives).items():
         view = pretext.show(encoders)
         try:
+            view.check()
             loader = _loader(recipe, key, sources[key], view)
         except UserError as error:
             raise UserError(f"tasks.{key}: {error}") from None
         streams[key] = Stream(loader, view, resume[key] if resume else None)
     return model, streams
+
+
+def _same_everywhere(recipe: Recipe) -> dict[str, Source]:
+    """Opens each task's set; UserError, on every process, where one cannot or finds other shards than the rest.
+
+    Shards are known by name and number of samples: folders may be mounted elsewhere on each machine.
+    """
+    found: dict[str, Source] = {}
+    told: dict[str, list[tuple[str, int | None]]] = {}
+    error = ""
+    try:
+        for key, task in recipe.tasks.items():
+            source = found[key] = Source(**split_data(task.data, where=f"tasks.{key}.data")[0])
+            counts: Sequence[int | None] = source.counts or [None] * len(source.shards)
+            told[key] = [(Path(shard).name, n) for shard, n in zip(source.shards, counts, strict=True)]
+    except UserError as raised:
+        error = str(raised)
+    everyone = dist.gather_objects((error, seed_of(repr(told))))
+    for rank, (error, _) in enumerate(everyone):
+        if error:
+            raise UserError(error if dist.world() == 1 else f"rank {rank}: {error}")
+    if len(set(everyone)) > 1:
+        raise UserError(_difference(dist.gather_objects(told)))
+    return found
+
+
+def _difference(told: list[dict[str, list[tuple[str, int | None]]]]) -> str:
+    """Returns in which task, and of which shards, the processes differ."""
+    for key, first in told[0].items():
+        for rank, mine in enumerate(listed[key] for listed in told):
+            if mine == first:
+                continue
+            sides = {0: Counter(first) - Counter(mine), rank: Counter(mine) - Counter(first)}
+            only = [f"rank {r} alone has {_spell(list(shards.elements()))}" for r, shards in sides.items() if shards]
+            detail = "; ".join(only) or "they are listed in another order"
+            return (
+                f"tasks.{key}: ranks see different shards, {len(first)} on rank 0 and {len(mine)} on rank {rank}: "
+                f"{detail}; every machine needs the same set"
+            )
+    raise AssertionError("the processes differ in something")
+
+
+def _spell(shards: list[tuple[str, int | None]]) -> str:
+    listed = [name if samples is None else f"{name} ({samples} samples)" for name, samples in shards[:5]]
+    return ", ".join(listed) + (f" and {len(shards) - 5} more" if len(shards) > 5 else "")
 
 
 def build_encoder(key: str, node: Mapping[str, Any]) -> Encoder:
@@ -121,28 +188,22 @@ def _start_from(encoder: Encoder, folder: Path, *, where: str) -> None:
 
 def build_objective(recipe: Recipe, key: str, encoders: Mapping[str, Encoder]) -> Objective:
     """Builds one task's objective and checks that the run has the encoders that it needs."""
-    name, parts = split(recipe.tasks[key].method)
-    method, _ = names.resolve("methods", name)
-    for modality in method.objective.modalities:
+    kind, options = recipe.tasks[key].objective
+    for modality in kind.modalities:
         if modality not in encoders:
             raise UserError(f"tasks.{key} needs an encoder for {modality!r}; the run has {', '.join(encoders)}")
-    for given in method.objective.given:
+    for given in kind.given:
         if given in encoders and given not in recipe.train.start:
             raise UserError(
                 f"tasks.{key} learns from {given} and does not train it; set train.start.{given} to a trained "
                 f"encoder's folder, such as RUN/encoders/..."
             )
-    options = names.check_options(method.objective, parts.get("objective", {}), where=f"tasks.{key}")
-    objective: Objective = method.objective(encoders, **options)
-    return objective
+    return kind(encoders, **options)
 
 
 def pretexts(recipe: Recipe, objectives: Mapping[str, Objective]) -> dict[str, Pretext]:
     """Returns what evaluations may ask again: each task's objective, and the view that it trained with."""
-    found = {}
-    for key, objective in objectives.items():
-        found[key] = Pretext(objective, *shown_by(recipe.tasks[key].method))
-    return found
+    return {key: Pretext(objective, *recipe.tasks[key].view) for key, objective in objectives.items()}
 
 
 def _learn_preprocess(

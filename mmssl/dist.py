@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as td
@@ -133,15 +133,37 @@ def barrier() -> None:
         td.barrier()
 
 
+_COUNTS: ContextVar[list[Tensor] | None] = ContextVar("counts", default=None)
+
+
+@contextmanager
+def counting() -> Iterator[list[Tensor]]:
+    """Collects over how many rows, of all processes, each mean that is taken meanwhile was."""
+    token = _COUNTS.set([])
+    try:
+        yield cast("list[Tensor]", _COUNTS.get())
+    finally:
+        _COUNTS.reset(token)
+
+
+def note(rows: Tensor | int, device: torch.device) -> None:
+    """Tells `counting` of rows that a loss is averaged over by other means than `mean`."""
+    counts = _COUNTS.get()
+    if counts is not None:
+        counts.append(rows if isinstance(rows, Tensor) else torch.full((), float(rows), device=device))
+
+
 def mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
     """Averages (B,) over the rows of every process that weigh, each process's share scaled for DDP.
 
     DDP averages gradients over processes, so the mean over processes of what this returns is the mean
-    over all rows. Without any weight anywhere the result is a zero that still carries a gradient.
+    over all rows. Without any weight anywhere the result is a zero that still carries a gradient; `counting` tells.
     """
     if weight is None:
+        note(len(values), values.device)
         return values.mean()
     weight = weight.to(values.dtype)
     count = total(weight.sum())
+    note(count, values.device)
     kept = torch.where(weight > 0, values, 0.0)
     return (kept * weight).sum() * world() / count.clamp(min=1.0)

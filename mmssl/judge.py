@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ class Judge:
                 raise UserError(f"evals.{key}: {name!r} is no Evaluation; subclass mmssl.types.Evaluation")
             self.evaluations[key] = built
 
-    def due(self, trained: Trained, samples: int, step: int, *, last: bool) -> dict[str, Score]:
-        """Runs what falls due within the last `step` samples, and everything at the end."""
+    def due(self, trained: Callable[[], Trained], samples: int, step: int, *, last: bool) -> dict[str, Score]:
+        """Runs what falls due within the last `step` samples, and everything at the end; `trained()` is then judged."""
         now = [k for k, every in self.every.items() if last or (every and samples // every > (samples - step) // every)]
-        return self.run(trained, now)
+        return self.run(trained(), now) if now else {}
 
     def check(self, trained: Trained, keys: Sequence[str] | None = None) -> None:
         """Raises UserError for the first of some evaluations, by default all, that lacks what it needs."""

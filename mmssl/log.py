@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ class RunLog:
         self.wandb = _start_wandb(folder, name, recipe) if wandb else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes name -> value for a step."""
-        self.file.write(json.dumps({"step": step, **{key: round(value, 6) for key, value in values.items()}}) + "\n")
+        """Writes name -> value for a step; JSON has null for what is no number."""
+        plain = {key: round(value, 6) if math.isfinite(value) else None for key, value in values.items()}
+        self.file.write(json.dumps({"step": step, **plain}) + "\n")
         for key, value in values.items():
             self.board.add_scalar(key, value, step)
         if self.wandb is not None:

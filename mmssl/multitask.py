@@ -63,7 +63,10 @@ class MultiTask(nn.Module):
         """Takes one batch per task; returns the weighted total and each task's loss."""
         losses: dict[str, Loss] = {}
         for task, batch in batches.items():
-            losses[task] = self.objectives[task](self.named_encoders, batch)
+            with dist.counting() as counts:
+                losses[task] = self.objectives[task](self.named_encoders, batch)
+            if counts:
+                losses[task].rows = torch.stack(counts).amax()
         total = torch.stack([self.weights[task] * loss.total for task, loss in losses.items()]).sum()
         return total, losses
 

@@ -53,6 +53,12 @@ def list_names(room: str) -> dict[str, str]:
     return found
 
 
+def _is_listed(room: str, name: str) -> bool:
+    """Tells whether `list_names` has the name, reading its file alone."""
+    file = home(room) / f"{name}.py"
+    return name.isidentifier() and file.is_file() and EXPORTS[room] in _top_level_names(ast.parse(file.read_text()))
+
+
 def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
@@ -91,9 +97,8 @@ def resolve(room: str, name: str, *, trust_code: bool = True) -> tuple[Any, str 
     refuse_foreign(name, trust_code=trust_code)
     head, _, tail = name.partition(":")
     own = _is_own(head)
-    known = list_names(room)
-    if not own and head not in known:
-        raise UserError(f"there is no {room.rstrip('s')} {head!r}; {did_you_mean(head, known)}")
+    if not own and not _is_listed(room, head):
+        raise UserError(f"there is no {room.rstrip('s')} {head!r}; {did_you_mean(head, list_names(room))}")
     path = head if own else f"mmssl.{room}.{head}"
     try:
         module = importlib.import_module(path)

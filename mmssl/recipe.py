@@ -14,7 +14,7 @@ from mmssl import names
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
-from mmssl.types import View
+from mmssl.types import Objective, View
 
 
 @dataclass(kw_only=True, slots=True)
@@ -53,12 +53,17 @@ class TrainOptions:
 
 @dataclass(kw_only=True, slots=True)
 class Task:
-    """One task of a run: where its samples come from, what is asked of them, how many a step, and its weight."""
+    """One task of a run: where its samples come from, what is asked of them, how many a step, and its weight.
+
+    objective, view: what `method` names, found once, each with its checked options.
+    """
 
     data: dict[str, Any]
     method: dict[str, Any]
     batch: int
     weight: float = 1.0
+    objective: tuple[type[Objective], dict[str, Any]] = field(init=False)
+    view: tuple[type[View], dict[str, Any]] = field(init=False)
 
 
 @dataclass(slots=True)
@@ -208,16 +213,16 @@ def _task(node: dict[str, Any], where: str, *, default: str) -> Task:
         if key not in ("view", "objective"):
             raise UserError(f"{where}.method has no part {key!r}; {did_you_mean(key, ('view', 'objective'))}")
     task.method = {"name": name, **parts}
-    names.check_options(method.objective, parts.get("objective", {}), where=f"{where}.method.objective")
-    shown_by(task.method, where=f"{where}.method.view")
+    asked = names.check_options(method.objective, parts.get("objective", {}), where=f"{where}.method.objective")
+    task.objective = method.objective, asked
+    task.view = _shown_by(method.view, parts.get("view") or {}, where=f"{where}.method.view")
     return task
 
 
-def shown_by(method: Mapping[str, Any], *, where: str = "view") -> tuple[type[View], dict[str, Any]]:
-    """Returns the View of a `method` node, the method's own or the one of views/ that it names, and its options."""
-    view: Any = names.resolve("methods", method["name"])[0].view
-    name, options = split(method.get("view") or {}, default="")
-    view = _without_variant("views", name, where) if name else view
+def _shown_by(own: type[View], node: Mapping[str, Any], *, where: str) -> tuple[type[View], dict[str, Any]]:
+    """Returns a method's own View, or the one of views/ that the node names, and its checked options."""
+    name, options = split(node, default="")
+    view = _without_variant("views", name, where) if name else own
     return view, names.check_options(view, options, where=where)
 
 

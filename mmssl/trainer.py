@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from mmssl import checkpoint, dist, names
 from mmssl.assembly import assemble, pretexts
+from mmssl.data.workers import refuse_import
 from mmssl.errors import UserError
 from mmssl.files import write_atomically
 from mmssl.judge import Judge, write_results
@@ -25,6 +27,7 @@ from mmssl.log import RunLog
 from mmssl.multitask import MultiTask, equal_everywhere, freeze_idle
 from mmssl.nn.ema import ema_update
 from mmssl.nn.monitors import Alarm, monitors
+from mmssl.nn.wholeness import Wholeness, measured
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
 from mmssl.recipe import Recipe, check, load, split
@@ -41,10 +44,11 @@ class Trainer:
         self.model, self.streams = assemble(recipe, folder, device=device, resume=resume)
         self.per_step = recipe.per_step
         self.steps = max(1, options.samples // self.per_step)
-        self.step = 0
+        self.step = state["step"] if state else 0  # before the first batch, which may depend on it
         self.judge = Judge(recipe.evals)
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and dist.computes_bf16(device))
         self.told: set[tuple[str, str]] = set()
+        self.wholeness = Wholeness()
         self.alarm = Alarm(min(max(10, self.steps // options.log_every // 4), 100))
         self._start(state)
 
@@ -58,18 +62,21 @@ class Trainer:
     def _start(self, state: dict[str, Any] | None) -> None:
         """Finds idle parameters, then makes the averaged model, the optimizer and the wrapped module."""
         options = self.recipe.train
+        if dist.world() > 1 and self.device.type == "cuda":
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         if state is None:
             for key, stream in self.streams.items():
                 self.model.named_objectives[key].learn(stream.rest(self.device))
         self.waiting = self._draw()
         if state is None:
             self._begin_epochs()
-        freeze_idle(self.model, self.waiting[0])
+        self._try_step()
         name, node = split(self.recipe.optim, default="adamw")
         steady = [weight for objective in self.model.named_objectives.values() for weight in objective.steady()]
         self.optimizer: torch.optim.Optimizer = names.build(
             "optim", name, param_groups(self.model, steady=steady), where="optim", **node
         )
+        self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
         self.judge.check(self.trained())
@@ -82,12 +89,25 @@ class Trainer:
                 encoder.compile()
         self.wrapped: nn.Module = self.model
         if dist.world() > 1:
-            if self.device.type == "cuda":
-                self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
                 self.model, equal_everywhere(self.model)
             )
             self.wrapped = DistributedDataParallel(self.model)
+
+    def _try_step(self) -> None:
+        """Freezes what no loss reaches; UserError for a batch whose share of one process is too small for BatchNorm."""
+        try:
+            freeze_idle(self.model, self.waiting[0])
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            parts = dist.world() * self.recipe.train.accumulate
+            small = {key: task.batch for key, task in self.recipe.tasks.items() if task.batch // parts == 1}
+            sizes = ", ".join(f"tasks.{key}.batch is {size}" for key, size in small.items())
+            raise UserError(
+                f"a batch of one sample has no variance for BatchNorm: {sizes}, shared by {dist.world()} process(es) x "
+                f"accumulate {self.recipe.train.accumulate}; expected at least {2 * parts}"
+            ) from error
 
     def _draw(self) -> list[dict[str, Batch]]:
         """Draws the parts of one step's batch for every task."""
@@ -113,6 +133,9 @@ class Trainer:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     total, losses = self.wrapped(batches)
                 (total / len(parts)).backward()
+            for task, loss in losses.items():
+                self.wholeness.note(task, loss, batches[task])
+        self.present = {task: {key: batch.present(key) for key in batch.views} for task, batch in batches.items()}
         self._apply_gradients()
         self.step += 1
         for objective in self.model.named_objectives.values():
@@ -132,8 +155,7 @@ class Trainer:
 
     def _apply_gradients(self) -> None:
         """Clips and steps; a gradient that is not finite leaves the weights as they are, without waiting for it."""
-        weights = [p for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.clip_grad_norm_(weights, self.recipe.train.clip_grad or torch.inf)
+        norm = nn.utils.clip_grad_norm_(self.weights, self.recipe.train.clip_grad or torch.inf)
         bad = (~norm.isfinite()).float()
         self.bad_steps += bad
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # torch's fused optimizers skip on it
@@ -156,13 +178,13 @@ class Trainer:
         return Trained(self.best.finished, pretexts(self.recipe, self.best.named_objectives))
 
     def figures(self, losses: dict[str, Loss], waited: float, seconds: float, steps: int) -> dict[str, float]:
-        """Reads off what a log line holds."""
+        """Reads off what a log line holds; of a task that had no whole sample, nothing."""
         several = len(losses) > 1
+        losses = {task: loss for task, loss in losses.items() if loss.rows is None or loss.rows > 0}
+        weighted = [self.model.weights[task] * loss.total.detach() for task, loss in losses.items()]
         values: dict[str, Tensor | float] = {
             "samples": self.samples,
-            "total": torch.stack(
-                [self.model.weights[task] * loss.total.detach() for task, loss in losses.items()]
-            ).sum(),
+            **({"total": torch.stack(weighted).sum()} if weighted else {}),
             "lr": self.optimizer.param_groups[0]["lr"],
             "grad_norm": self.norm,
             "samples_per_second": steps * self.per_step / seconds,
@@ -170,7 +192,8 @@ class Trainer:
         }
         for task, loss in losses.items():
             prefix = f"{task}/" if several else ""
-            logs = {"loss": loss.total.detach(), **loss.logs, **monitors(loss.embeddings)}
+            signs = monitors(loss.embeddings, self.present[task])
+            logs: dict[str, Tensor | float] = {"loss": loss.total.detach(), **measured(loss.logs), **signs}
             values |= {prefix + key: value for key, value in logs.items()}
         bad = int(self.bad_steps)
         if bad > self.recipe.train.max_bad_steps:
@@ -186,8 +209,9 @@ class Trainer:
         for task, loss in losses.items():
             prefix = f"{task}/" if len(losses) > 1 else ""
             mine = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
-            said = self.alarm.look(task, mine, {name: x.shape[1] for name, x in loss.embeddings.items()})
-            if said:
+            sizes = {name: x.shape[1] for name, x in loss.embeddings.items()}
+            collapsed = self.alarm.look(task, mine, sizes) if "loss" in mine else None
+            for said in filter(None, (self.wholeness.look(task, loss.logs), collapsed)):
                 tqdm.write(said)
 
     def tell_notes(self) -> None:
@@ -218,6 +242,11 @@ class Trainer:
             checkpoint.save_state(self.folder / "checkpoints", self.step, state, keep=self.recipe.train.keep)
         dist.barrier()
 
+    def close(self) -> None:
+        """Stops the data workers."""
+        for stream in self.streams.values():
+            stream.close()
+
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
@@ -227,7 +256,6 @@ class Trainer:
         except (RuntimeError, ValueError) as error:
             detail = " ".join(str(error).split())[:300]
             raise UserError(f"{self.folder} was trained by another recipe, its weights do not fit: {detail}") from error
-        self.step = state["step"]
         self.bad_steps = state["bad_steps"].to(self.device)
         checkpoint.set_random_state(_mine(state["random"]))
 
@@ -269,8 +297,10 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
     """Trains a checked recipe and returns its run folder, `runs/NAME` unless `out` says another.
 
     resume: continue from the newest checkpoint that loads, or start when there is none yet.
-    Raises UserError when the folder holds a run and `resume` is off.
+    Raises UserError when the folder holds a run and `resume` is off. A script calls this and `train` under
+    `if __name__ == "__main__":`, since workers that are not forked import it.
     """
+    refuse_import()
     device = dist.start(recipe.train.device)
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
@@ -278,9 +308,10 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
     try:
         state = open_folder(folder, resume=resume)
         trainer = Trainer(recipe, folder, device=device, state=state)
-        if dist.rank() == 0:
-            trainer.write_start()
-        _loop(trainer, progress=progress)
+        with closing(trainer):
+            if dist.rank() == 0:
+                trainer.write_start()
+            _loop(trainer, progress=progress)
     finally:
         dist.stop()
     return folder
@@ -323,11 +354,11 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
             log.write(trainer.step, values)
             trainer.tell_notes()
             trainer.warn(losses, values)
-            bar.set_postfix(loss=f"{values['total']:.3f}", data_wait=f"{values['data_wait']:.0%}")
+            bar.set_postfix(loss=f"{values.get('total', math.nan):.3f}", data_wait=f"{values['data_wait']:.0%}")
             began, waited, counted = time.perf_counter(), 0.0, 0
         if trainer.step % save_every == 0 or done:
             trainer.save()
-        scores = trainer.judge.due(trainer.trained(), trainer.samples, trainer.per_step, last=done)
+        scores = trainer.judge.due(trainer.trained, trainer.samples, trainer.per_step, last=done)
         if log and scores:
             log.write(trainer.step, {key: score.value for key, score in scores.items()})
             remarks = trainer.judge.remarks()
@@ -337,10 +368,12 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
 
 
 def _report(trainer: Trainer) -> None:
-    """Says what the loaders skipped or changed."""
+    """Says what the loaders skipped or changed, and which tasks found little to learn from."""
     reports = {key: stream.loader.report() for key, stream in trainer.streams.items()}
     write_atomically(trainer.folder / "data_report.json", json.dumps(reports, indent=2).encode())
     for key, report in reports.items():
         damaged = {reason: sum(shards.values()) for reason, shards in report["damaged"].items()}
         for reason, count in {**damaged, **report["notes"]}.items():
             tqdm.write(f"{key}: {reason}: {count} of {report['drawn']} samples")
+        if said := trainer.wholeness.end(key):
+            tqdm.write(said)

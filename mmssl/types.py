@@ -78,9 +78,11 @@ class Features:
 class Loss:
     """What an objective returns: `total` to differentiate, `logs` to show, `embeddings` to monitor.
 
-    logs: name -> scalar. Watched are `chance_loss`, what guessing costs, and `assignment_entropy`, how evenly clusters
-        are used, from 0 to 1.
+    logs: name -> scalar, NaN where it was averaged over nothing. Watched are `chance_loss`, what guessing costs, and
+        `assignment_entropy`, how evenly clusters are used, from 0 to 1.
     embeddings: modality -> (B, D) detached; collapse and the gap between modalities are read off them.
+    rows: how many rows of all processes `total` was averaged over by dist.mean, 0 where it says nothing; filled in
+        by the run.
     answers: name -> (B,) float detached, how each sample was answered (`correct`: 1 or 0), NaN where it was not
         asked; evaluations of the pretext read them.
     """
@@ -89,6 +91,7 @@ class Loss:
     logs: dict[str, Tensor] = field(default_factory=dict)
     embeddings: dict[str, Tensor] = field(default_factory=dict)
     answers: dict[str, Tensor] = field(default_factory=dict)
+    rows: Tensor | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -339,6 +342,9 @@ class View:
         the batch's. Raises DamagedError for a sample that cannot be shown; it is skipped and counted.
         """
         raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises UserError for options that leave the task nothing to learn; a run asks before it starts."""
 
     def blanks(self, modality: str) -> list[Any]:
         """Returns what stands in for a modality's views in a sample that lacks it."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ def test_every_config_is_checked_and_builds(name: str) -> None:
         encoders[key] = create_encoder(kind, **options)
         assert encoders[key].modality == key.partition("_")[0]
     for key, task in made.tasks.items():
-        kind, parts = recipe.split(task.method)
-        method, _ = names.resolve("methods", kind)
-        objective = method.objective(encoders, **names.check_options(method.objective, parts.get("objective", {})))
+        kind, asked = task.objective
+        objective = kind(encoders, **asked)
         preprocess = {modality: encoders[modality].preprocess for modality in objective.uses}
-        view, options = recipe.shown_by(task.method)
-        view(preprocess, **options)
+        view, options = task.view
+        view(preprocess, **options).check()
+        sent = pickle.loads(pickle.dumps(view(preprocess, **options)))  # workers that are not forked are sent it
+        assert sent.reads and type(sent) is view
         assert task.batch > 0, key
 
 
@@ -92,7 +94,7 @@ def test_a_file_that_is_no_recipe_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_a_recipe_may_choose_another_view(color_recipe: dict[str, Any]) -> None:
     tree = changed(color_recipe, "tasks.clip.method.view", {"name": "pair", "flip": 0.25})
-    view, options = recipe.shown_by(recipe.check(tree).tasks["clip"].method)
+    view, options = recipe.check(tree).tasks["clip"].view
     assert (view.__name__, options) == ("Pair", {"flip": 0.25})
-    own, options = recipe.shown_by(recipe.check(color_recipe).tasks["clip"].method)
+    own, options = recipe.check(color_recipe).tasks["clip"].view
     assert (own.__name__, options) == ("Single", {})

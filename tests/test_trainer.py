@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import webdataset
 import yaml
 
 from mmssl import create_encoder, train
@@ -151,6 +153,58 @@ def test_two_processes_train_as_one_run(
     assert len(state["streams"]) == 2
 
 
+def test_processes_that_see_other_shards_are_all_told(
+    color_recipe: dict[str, Any], color_shards: Path, tmp_path: Path, two_processes: Callable[..., str]
+) -> None:
+    """As on two machines, of which one lacks a file, has half of one, or has them under another folder."""
+    shards = sorted(color_shards.glob("*.tar"))
+    for name, mine in {"lacking0": shards, "lacking1": shards[:3], "elsewhere0": shards, "elsewhere1": shards}.items():
+        (tmp_path / name).mkdir()
+        for shard in mine:
+            shutil.copy(shard, tmp_path / name)
+    shutil.copytree(tmp_path / "elsewhere0", tmp_path / "half0")
+    shutil.copytree(tmp_path / "elsewhere0", tmp_path / "half1")
+    with webdataset.TarWriter(str(tmp_path / "half1" / shards[1].name)) as writer:
+        for number in range(6):
+            writer.write({"__key__": str(number), "txt": "red", "png": b""})
+    runs = []
+    for shards_of_rank in ("lackingRANK/*.tar", "halfRANK", "lackingRANK/part-000{0..3}.tar", "elsewhereRANK"):
+        recipe = with_train(color_recipe, samples=16, threads=1, device="cpu") | {"evals": {}}
+        recipe["tasks"]["clip"]["data"]["shards"] = str(tmp_path / shards_of_rank)
+        runs.append(recipe)
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+    two_processes(Path(__file__).parent / "two_sets.py", tmp_path / "runs.json")
+    told, other = (json.loads((tmp_path / f"runs.json.rank{rank}").read_text()) for rank in range(2))
+    assert told == other
+    lacking, half, absent, elsewhere = told
+    name = "part-0003.tar (16 samples)"
+    assert f"tasks.clip: ranks see different shards, 4 on rank 0 and 3 on rank 1: rank 0 alone has {name}; " in lacking
+    assert "rank 0 alone has part-0001.tar (16 samples); rank 1 alone has part-0001.tar (6 samples)" in half
+    assert absent.startswith("rank 1: there is no shard") and "part-0003.tar" in absent
+    assert elsewhere == ""
+
+
+def test_a_batch_of_one_is_too_small_for_batch_norm(
+    color_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = with_train(color_recipe, samples=32, accumulate=4) | {"evals": {}}
+    recipe["encoders"] = {"image": recipe["encoders"]["image"]}
+    recipe["tasks"]["clip"] |= {"batch": 4, "method": {"name": "simclr", "view": {"views": 2}}}
+    recipe["tasks"]["dim"] = {**recipe["tasks"]["clip"], "method": {"name": "rotation", "objective": {"hidden": [4]}}}
+    del recipe["tasks"]["clip"]
+    train(recipe, out=tmp_path / "four", progress=False)  # four turns of each picture are four rows
+    recipe["tasks"]["dim"]["method"] = {"name": "relative_position", "objective": {"hidden": [4]}}
+    recipe["tasks"]["dim"]["method"]["view"] = {"patch": 8, "gap": 0, "jitter": 0}
+    with pytest.raises(
+        UserError,
+        match=r"one sample has no variance for BatchNorm: tasks.dim.batch is 4, shared by 1 process\(es\) x accumulate "
+        "4; expected at least 8",
+    ):
+        train(recipe, out=tmp_path / "one", progress=False)
+    recipe["train"]["accumulate"] = 2
+    train(recipe, out=tmp_path / "two", progress=False)
+
+
 def test_the_saved_encoder_embeds_as_the_trainer_did(color_recipe: dict[str, Any], tmp_path: Path) -> None:
     from mmssl import dist, recipe, trainer
 
@@ -166,6 +220,22 @@ def test_the_saved_encoder_embeds_as_the_trainer_did(color_recipe: dict[str, Any
         for space in (None, "clip"):
             ours = run.model.encoders[key].encode(raws, space=space)
             torch.testing.assert_close(loaded[key].encode(raws, space=space), ours, rtol=0, atol=1e-5)
+
+
+def test_steps_look_up_no_names_and_what_is_judged_is_made_when_something_is_due(
+    color_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmssl import dist, names, recipe, trainer
+
+    made = recipe.check(copy.deepcopy(color_recipe))
+    run = trainer.Trainer(made, tmp_path, device=dist.start("cpu"), state=None)
+    trained, asked = run.trained, []
+    monkeypatch.setattr(run, "trained", lambda: asked.append(run.samples) or trained())
+    for looked_up in ("resolve", "list_names"):
+        monkeypatch.setattr(names, looked_up, lambda *a, **b: pytest.fail("a name is looked up in a step"))
+    monkeypatch.setattr(run, "save", lambda: None)
+    trainer._loop(run, progress=False)
+    assert asked == [160, 320]
 
 
 def test_averaged_weights_are_what_is_saved_for_use(color_recipe: dict[str, Any], tmp_path: Path) -> None:

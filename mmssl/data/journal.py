@@ -9,7 +9,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from mmssl.data.index import FORMAT, INDEX, JOURNAL, write_json
 from mmssl.data.summary import account
+from mmssl.data.workers import end_with_parent, refuse_import
 from mmssl.errors import DamagedError, UserError
 from mmssl.files import sync_folder
 
@@ -57,6 +57,7 @@ def write(plan: Plan, out: str | Path, *, workers: int | None = None, strict: bo
     Each shard is written aside, synced and renamed, then noted in a journal; so nothing half-written ever bears
     a shard's name. Items that raise DamagedError are left out and counted; with `strict` the first one stops.
     """
+    refuse_import()
     if not any(len(shard) for shard in plan.shards):
         raise UserError(f"nothing to write to {out}: the source holds no samples")
     folder = Path(out)
@@ -177,7 +178,7 @@ def _write_all(
         return
     # spawn: forking a process that has threads (torch, tqdm) may hang its children
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
         running: dict[Future[dict[str, Any]], int] = {}
         waiting = iter(todo)
         try:
@@ -195,18 +196,6 @@ def _write_all(
 
 def _some(numbers: Iterator[int], count: int) -> Iterable[int]:
     return [i for _, i in zip(range(count), numbers, strict=False)]
-
-
-def _die_with_parent() -> None:
-    """Ends this worker when the building process is killed; otherwise it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Hashed:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
-
-import torch
-from torch.utils.data import DataLoader
 
 from mmssl.data.plan import Plan
 from mmssl.data.shards import Source
 from mmssl.data.stream import Parcel, Stream
 from mmssl.data.tally import Tally
+from mmssl.data.workers import work
 from mmssl.errors import UserError
 from mmssl.types import Batch, View
 
@@ -126,16 +123,7 @@ class Loader:
             max_damaged=self.max_damaged,
             strict=self.strict,
         )
-        with warnings.catch_warnings():  # how many workers is the recipe's choice, for the order depends on it
-            warnings.filterwarnings("ignore", "This DataLoader will create")
-            parcels = DataLoader(
-                stream,
-                batch_size=None,
-                num_workers=self.workers,
-                pin_memory=torch.cuda.is_available(),
-                generator=torch.Generator(),  # its own, so that starting workers leaves the global one as it is
-            )
-            return iter(parcels)
+        return work(stream, workers=self.workers, pin=True)
 
     def _deliver(self, parcels: Iterator[Parcel], plan: Plan, state: dict[str, Any]) -> Iterator[Batch]:
         try:
@@ -150,6 +138,13 @@ class Loader:
                 self._tally.check(most=self.max_damaged, of=whole, complete=state["batches"] == plan.batches)
                 yield parcel.batch
             self._waiting = plan.epoch + 1, parcels
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise UserError(
+                f"{error}: what it said, if anything, stands above; where memory is short, use fewer workers or a "
+                "smaller shuffle_mb"
+            ) from None
         finally:
             del parcels  # workers stop when nobody knows them; a traceback must not keep them
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from mmssl.data.collate import collate
 from mmssl.data.shards import Source
+from mmssl.data.workers import work
 from mmssl.errors import DamagedError
 from mmssl.types import Batch, Preprocess, Sample, View
 
@@ -47,4 +48,4 @@ class Sweep(IterableDataset[Batch]):
 
     def batches(self, *, workers: int) -> Iterator[Batch]:
         """Yields them, made by so many processes."""
-        return iter(DataLoader(self, batch_size=None, num_workers=workers, generator=torch.Generator()))
+        return work(self, workers=workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mmssl import dist
 from mmssl.losses.barlow import barlow
 from mmssl.nn.head import Projection
 from mmssl.nn.packed import gather_rows
@@ -37,7 +38,9 @@ class BarlowTwins(Several):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         present = self.present(batch)
         one, other = (self.head.project(pooled) for pooled in self.pooled(encoders, batch)[:2])
-        agreement, redundancy = barlow(gather_rows(one[present])[0], gather_rows(other[present])[0])
+        rows = [gather_rows(x[present])[0] for x in (one, other)]
+        dist.note(len(rows[0]) if len(rows[0]) > 1 else 0, one.device)
+        agreement, redundancy = barlow(*rows)
         total = agreement + self.redundancy * redundancy
         logs = {"agreement": agreement.detach(), "redundancy": redundancy.detach()}
         return Loss(total, logs, {self.key: one.detach()})

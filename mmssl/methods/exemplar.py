@@ -56,6 +56,9 @@ class Distorted(Pair):
         )
         self.tilt = tilt
 
+    def varies(self, name: str) -> bool:
+        return (name == "image" and self.tilt > 0) or super().varies(name)
+
     def on_device(self, batch: Batch) -> Batch:
         batch = super().on_device(batch)
         if self.tilt and "image" in batch.views:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mmssl import dist
 from mmssl.losses.vicreg import vicreg
 from mmssl.nn.head import Projection
 from mmssl.nn.packed import gather_rows
@@ -39,7 +40,9 @@ class VICReg(Several):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         present = self.present(batch)
         one, other = (self.head.project(pooled) for pooled in self.pooled(encoders, batch)[:2])
-        terms = vicreg(gather_rows(one[present])[0], gather_rows(other[present])[0])
+        rows = [gather_rows(x[present])[0] for x in (one, other)]
+        dist.note(len(rows[0]) if len(rows[0]) > 1 else 0, one.device)
+        terms = vicreg(*rows)
         named = dict(zip(self.weights, terms, strict=True))
         total = sum((weight * named[name] for name, weight in self.weights.items()), start=one.new_zeros(()))
         return Loss(total, {name: term.detach() for name, term in named.items()}, {self.key: one.detach()})

@@ -75,23 +75,27 @@ class JointSpace(Objective):
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         embeddings = {name: self._embed(name, encoders, batch.views[name][0]) for name in self.uses}
-        losses = self._losses(self._match(self.pairs, embeddings, batch))
-        total = torch.stack(list(losses.values())).mean()
+        total, logs = self._losses(self._match(self.pairs, embeddings, batch))
         if self.within:
             both = embeddings | {name + AGAIN: self._embed(name, encoders, _second(batch, name)) for name in self.uses}
-            inside = self._losses(self._match([(name, name + AGAIN) for name in self.uses], both, batch))
-            total = total + self.within * torch.stack(list(inside.values())).mean()
-            losses |= inside
-        logs = {"temperature": 1 / self.scale().detach()} | {f"loss_{name}": x.detach() for name, x in losses.items()}
+            inside, more = self._losses(self._match([(name, name + AGAIN) for name in self.uses], both, batch))
+            total, logs = total + self.within * inside, logs | more
+        logs = {"temperature": 1 / self.scale().detach(), **logs}
         return Loss(total, logs, {k: x.detach() for k, x in embeddings.items()})
 
     def _embed(self, name: str, encoders: Mapping[str, Encoder], view: Tensor) -> Tensor:
         embedded: Tensor = self.heads[name](encoders[name](view))
         return embedded
 
-    def _losses(self, pairs: Iterator[Pair]) -> dict[str, Tensor]:
+    def _losses(self, pairs: Iterator[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the mean over the pairs that any sample has, and each one's loss, NaN where no sample has it."""
         scale = self.scale()
-        return {pair.name: dist.mean(self.cost(pair, scale), pair.valid) for pair in pairs}
+        losses, logs, there = [], {}, []
+        for pair in pairs:
+            losses.append(dist.mean(self.cost(pair, scale), pair.valid))
+            there.append(pair.keep.any())
+            logs[f"loss_{pair.name}"] = losses[-1].detach().where(there[-1], torch.nan)
+        return torch.stack(losses).sum() / torch.stack(there).sum().clamp(min=1), logs
 
     def _match(
         self, pairs: Sequence[tuple[str, str]], embeddings: Mapping[str, Tensor], batch: Batch

@@ -13,23 +13,33 @@ from torch.nn import functional as F
 
 
 @torch.no_grad()
-def monitors(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
+def monitors(embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Measures each modality's embeddings (B, D) and each pair of modalities, row i of all being one sample.
+
+    present: modality -> the samples that have it (B,); the stand-ins of others are alike and tell nothing.
 
     std: mean over dimensions of the standard deviation of normalised embeddings, 1/sqrt(D) when spread
     evenly and 0 when collapsed. rank: effective rank (Roy & Vetterli, 2007; RankMe, Garrido et al., ICML 2023).
     alignment, uniformity: Wang & Isola, ICML 2020. gap: distance of the centroids (Liang et al., NeurIPS 2022).
     """
     logs: dict[str, Tensor] = {}
-    normalised = {name: F.normalize(x.float(), dim=1) for name, x in embeddings.items() if len(x) > 1}
-    for name, x in normalised.items():
+    there = {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name, x in embeddings.items()}
+    there |= {name: rows for name, rows in (present or {}).items() if name in there and len(rows) == len(there[name])}
+    normalised = {name: F.normalize(x.float(), dim=1) for name, x in embeddings.items()}
+    for name, whole in normalised.items():
+        x = whole[there[name]]
+        if len(x) < 2:
+            continue
         logs[f"{name}/std"] = x.std(dim=0).mean()
         logs[f"{name}/rank"] = effective_rank(x)
         logs[f"{name}/uniformity"] = uniformity(x)
     for (a, x), (b, y) in combinations(normalised.items(), 2):
-        if x.shape == y.shape:
-            logs[f"{a}-{b}/alignment"] = (x - y).square().sum(dim=1).mean()
-            logs[f"{a}-{b}/gap"] = (x.mean(dim=0) - y.mean(dim=0)).norm()
+        if x.shape != y.shape:
+            continue
+        both = there[a] & there[b]
+        if both.sum() > 1:
+            logs[f"{a}-{b}/alignment"] = (x - y)[both].square().sum(dim=1).mean()
+            logs[f"{a}-{b}/gap"] = (x[both].mean(dim=0) - y[both].mean(dim=0)).norm()
     return logs
 
 

@@ -67,6 +67,12 @@ class CloudPair(View):
         self.scale = check_range("scale", scale, 0.01, 100.0)
         self.jitter, self.feature_noise, self.drop_features = jitter, feature_noise, drop_features
 
+    def check(self) -> None:
+        if self.crop == (1, 1) and self.rotation == "none" and not self.jitter:
+            raise UserError(
+                "nothing sets the two views of points apart, they would be all alike; set crop, rotation or jitter"
+            )
+
     def __call__(self, sample: Sample) -> Sample:
         if sample.get("points") is None:
             return {"extra": {"matches": torch.full((self.matches, 2), -1)}}

@@ -37,6 +37,9 @@ class InfoMin(Pair):
             raise UserError(f"infomin changes pictures; the task shows {', '.join(preprocess)}, choose the view pair")
         self.operations, self.magnitude = operations, magnitude
 
+    def varies(self, name: str) -> bool:
+        return name == "image" or super().varies(name)
+
     def on_device(self, batch: Batch) -> Batch:
         batch = super().on_device(batch)
         options = {"operations": self.operations, "magnitude": self.magnitude}

@@ -48,6 +48,12 @@ class MultiCrop(Pair):
         found = [chances(name, value, self.views + 1) for name, value in whole.items()]
         return found if self.small else [each[:-1] for each in found]
 
+    def check(self) -> None:
+        super().check()
+        alike = self.small_scale[0] == 1 and self.flip in (0, 1) and not self._recolored(self.chances[self.views :])
+        if self.small > 1 and alike:
+            raise UserError(f"nothing sets the {self.small} small crops apart, they are all alike; set small_scale")
+
     def blanks(self, modality: str) -> list[Tensor]:
         """Returns blank crops, small ones of their own size."""
         found = super().blanks(modality)

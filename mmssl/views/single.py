@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from PIL.Image import Image
 from torch import Tensor
 
-from mmssl.errors import UserError
+from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
 from mmssl.nn.color import as_unit
@@ -18,6 +18,15 @@ from mmssl.types import Batch, Preprocess, Sample, View
 
 Chance = float | tuple[float, ...]
 """A probability, or one for each view."""
+
+PICTURES = "set crop_scale, flip, color_jitter, grayscale, blur or solarize"
+CHANGED_BY = {  # modality -> what sets two views of it apart
+    "image": PICTURES,
+    "video": PICTURES,
+    "audio": "set gain, noise, speed or hush",
+    "points": "set rotation, point_jitter, point_scale or point_crop",
+    "text": "give each sample several captions, or show one view",
+}
 
 
 class Single(View):
@@ -29,6 +38,7 @@ class Single(View):
     gain: up to so many decibels louder or softer; noise: up to this share of the sound's own power; speed: range of
     factors; hush: up to this share of the window is silenced. rotation, point_jitter (metres), point_scale,
     point_crop (share of the points, around a random one): of a cloud. views: how often all of it is drawn.
+    Raises DamagedError for a sample whose several views could only be alike: one caption, or a window as long as it is.
     """
 
     def __init__(
@@ -70,6 +80,43 @@ class Single(View):
         self.point_scale = image.check_range("point_scale", point_scale, 0.01, 100.0)
         self.point_crop = image.check_range("point_crop", point_crop, 0.01, 1.0)
 
+    def check(self) -> None:
+        for name in self.preprocess if self.views > 1 else ():
+            if not self.varies(name) and not self._in_time(name) and name != "text":
+                way = CHANGED_BY.get(name, "choose or write a View that changes them")
+                raise UserError(f"nothing sets the {self.views} views of {name} apart, they would be all alike; {way}")
+
+    def varies(self, name: str) -> bool:
+        """Tells whether options set several views of a modality apart by chance, apart from moment and caption."""
+        if name in ("image", "video"):
+            return self.crop_scale[0] < 1 or 0 < self.flip < 1 or self._recolored(self.chances[: self.views])
+        if name == "audio":
+            return bool(self.gain or self.noise or self.hush) or self.speed[0] < self.speed[1]
+        if name == "points":
+            moved = self.rotation != "none" or self.point_jitter > 0
+            return moved or self.point_scale[0] < self.point_scale[1] or self.point_crop[0] < 1
+        return name != "text" and hasattr(self, f"_{name}")
+
+    def _recolored(self, chances: Sequence[Mapping[str, float]]) -> bool:
+        """Tells whether views with these probabilities differ: by chance, by strength, or since each has its own."""
+        strengths = {"color_jitter": any(self.jitter.values()), "blur": True}
+        return any(
+            each != chances[0] or any(p and strengths.get(name, p < 1) for name, p in each.items()) for each in chances
+        )
+
+    def _in_time(self, name: str) -> bool:
+        """Tells whether a modality is shown by windows, which lie at other moments where a sample has room."""
+        return name in ("video", "audio") and self._span(name) > 0
+
+    def _check_sample(self, shown: Sample, moments: Sequence[float]) -> None:
+        """Raises DamagedError for a sample of which several views are alike."""
+        for name, raw in shown.items():
+            choices = texts.load(raw) if name == "text" else ()
+            alone = isinstance(choices, str) or len(set(choices)) == 1
+            still = self._in_time(name) and len(set(moments)) == 1
+            if (alone or still) and not self.varies(name):
+                raise DamagedError("several views that are all alike", f"{name}; {CHANGED_BY[name]}")
+
     def _per_view(self, given: Mapping[str, Chance]) -> list[list[float]]:
         return [chances(name, value, self.views) for name, value in given.items()]
 
@@ -81,6 +128,8 @@ class Single(View):
             longest = 2 * self.views * self.prepare["audio"].seconds if self.views > 1 else 0.0
             shown["audio"] = self.prepare["audio"].whole(shown["audio"], longest=longest)
         moments = [self._moment(shown) for _ in range(self.views)]
+        if self.views > 1:
+            self._check_sample(shown, moments)
         return {name: [self._show(name, raw, moment) for moment in moments] for name, raw in shown.items()}
 
     def on_device(self, batch: Batch) -> Batch:

@@ -31,7 +31,8 @@ def test_one_step_reaches_every_parameter_and_lowers_the_loss(name: str) -> None
     optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS[name].lr)
     losses = []
     for _ in range(12):
-        total, _ = model({name: batch(name)})
+        total, told = model({name: batch(name)})
+        assert told[name].rows > 0
         optimizer.zero_grad()
         total.backward()
         trainable = {key: p for key, p in model.named_parameters() if p.requires_grad}
@@ -97,9 +98,10 @@ def test_a_batch_without_any_whole_sample_is_zero_and_differentiable(name: str) 
     empty = batch(name)
     for key in SETTINGS[name].keys:
         empty.extra[f"{key}_present"][:] = False
-    total, _ = model({name: empty})
+    total, losses = model({name: empty})
     total.backward()
     assert total == 0
+    assert losses[name].rows == 0, "the run does not log it"
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 

@@ -76,7 +76,7 @@ def test_single_shows_as_many_views_as_asked() -> None:
     made = Single(preprocess, views=2, crop_scale=(0.3, 0.6))
     assert made.shows == {"image": 2, "text": 2}
     image = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)
-    shown = made({"image": image, "text": "a ball"})
-    assert not shown["image"][0].equal(shown["image"][1]) and shown["text"] == ["a ball", "a ball"]
+    shown = made({"image": image, "text": ["a ball", "balls"]})
+    assert not shown["image"][0].equal(shown["image"][1]) and set(shown["text"]) <= {"a ball", "balls"}
     with pytest.raises(UserError, match="views is 0"):
         Single(preprocess, views=0)
