@@ -236,3 +236,11 @@ def test_columns_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_what_is_wrong_comes_whole_out_of_another_process() -> None:
     error = pickle.loads(pickle.dumps(DamagedError("lost", "line 3")))
     assert (error.reason, error.detail, str(error)) == ("lost", "line 3", "lost: line 3")
+
+
+def test_the_broken_one_of_several_files_is_named(tmp_path: Path) -> None:
+    for name, data in {"a.png": png(1), "a.json": b"{", "b.png": png(1)}.items():
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(data)
+    index = build(tmp_path / "in", tmp_path / "out", workers=1)
+    assert index["examples"]["damaged json"][0].startswith("a.json, its json: ")
