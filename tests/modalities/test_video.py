@@ -55,8 +55,8 @@ def test_sparse_sampling_seeks(data, monkeypatch):
     decoded = []
     plain = media.decoded
 
-    def counted(container, stream):
-        for frame in plain(container, stream):
+    def counted(packets, stream):
+        for frame in plain(packets, stream):
             decoded.append(1)
             yield frame
 
