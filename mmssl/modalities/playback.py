@@ -34,7 +34,7 @@ class Player:
     """Shows the picture of each time asked for, in ascending order."""
 
     def __init__(self, container: Any, *, seeking: bool, min_size: int | None) -> None:
-        self.container, self.jumped = container, False
+        self.container = container
         self.seeking = seeking and container.format.name not in NO_SEEKING
         self.stream = media.track(container, "video", NO_PICTURES)
         self.zero, self.step = media.zero(container), media.step_of(self.stream)
@@ -50,7 +50,9 @@ class Player:
         if math.isnan(self.starts):
             self.starts = 0.0
         first = fitted(self.coming.width, self.coming.height, min_size)
-        self.size = first[::-1] if _orientation(self.coming)[0] else first  # of every picture, upright
+        turned, across, down = _orientation(self.coming)
+        self.size = first[::-1] if turned else first  # of every picture, upright
+        self.is_mirrored = turned == (across == down)
 
     def at(self, time: float) -> np.ndarray:
         """Returns the picture shown at a time, uint8 (H, W, 3)."""
@@ -78,16 +80,10 @@ class Player:
     def _pull(self) -> None:
         self.coming = next(self.decoding, None)
         if self.coming is not None:
-            stamp, before = self.clock(self.coming, self.stream), self.starts
-            self.starts = before + self.step if stamp is None else stamp - self.zero
-            if self.seeking and (self.starts <= before or _lacks_order(self.coming)):
-                self._stop_seeking()
-
-    def _stop_seeking(self) -> None:
-        """Plays on from here, or from the start if pictures after a seek may have been misplaced already."""
-        if self.jumped:
-            raise LostError
-        self.seeking = False
+            stamp = self.clock(self.coming, self.stream)
+            self.starts = self.starts + self.step if stamp is None else stamp - self.zero
+            if self.seeking and _lacks_order(self.coming):
+                raise LostError
 
     def _has_index(self) -> bool:
         return len(getattr(self.stream, "index_entries", ())) > 1
@@ -104,9 +100,8 @@ class Player:
 
     def _jump(self, time: float) -> None:
         """Seeks to the last key frame shown at or before a time, stepping back where the seek landed late."""
-        self.jumped = True
         for back in (REORDER, 1.0, 4.0, 16.0):
-            if not media.seek(self.container, self.stream, time - back + self.zero):
+            if self.read > self.most or not media.seek(self.container, self.stream, time - back + self.zero):
                 break
             self._play()
             self._pass_to_key_frame()
