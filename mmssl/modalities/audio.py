@@ -97,9 +97,11 @@ def _decode(data: bytes | Path, rate: int, seek_to: float | None, stop: float) -
         zero = media.zero(container)
         if seek_to is not None and not media.seek(container, stream, seek_to + zero):
             return []
-        resampler, clock = None, 0.0
-        for frame in media.decoded(container, stream):
-            stamp = media.time_of(frame, stream)
+        resampler, clock, stamps = None, 0.0, media.Clock()
+        for frame in media.decoded(container.demux(stream), stream):
+            stamp = stamps(frame, stream)
+            if stamp is None and seek_to is not None and resampler is None:
+                return []
             now = clock if stamp is None else stamp - zero
             if now >= stop:
                 break

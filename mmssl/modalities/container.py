@@ -22,6 +22,13 @@ class MediaFile:
     data: bytes | Path = field(repr=False)
 
 
+def pyav() -> int:
+    """Returns the major version of PyAV: 14 to 19 are served."""
+    import av
+
+    return int(av.__version__.partition(".")[0])
+
+
 @contextmanager
 def opened(data: bytes | Path) -> Iterator[Any]:
     """Opens a container for reading; no format may fetch further files or addresses."""
@@ -31,8 +38,10 @@ def opened(data: bytes | Path) -> Iterator[Any]:
         raise UserError(f"there is no file {str(data)!r}")
     source = f"file:{data}" if isinstance(data, Path) else io.BytesIO(data)
     options = {"protocol_whitelist": "file" if isinstance(data, Path) else "data"}
+    # Titles in another encoding than UTF-8 are no reason to refuse a file; PyAV 19 replaces them by itself.
+    lenient = {"metadata_errors": "ignore"} if pyav() < 19 else {}
     try:
-        container = av.open(source, metadata_errors="ignore", container_options=options)
+        container = av.open(source, container_options=options, **lenient)
     except (av.FFmpegError, ValueError, OSError) as error:
         raise DamagedError("not a media file that FFmpeg reads", str(error)) from None
     try:
@@ -64,11 +73,10 @@ def zero(container: Any) -> float:
     return max(0.0, start / 1_000_000) if start is not None else 0.0
 
 
-def decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Yields what decodes from here on; what is damaged is passed over, to the last whole packet."""
+def decoded(packets: Iterator[Any], stream: Any) -> Iterator[Any]:
+    """Yields what decodes of packets; what is damaged is passed over, to the last whole packet."""
     import av
 
-    packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
@@ -80,16 +88,38 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
             return
 
 
-def time_of(frame: Any, stream: Any) -> float | None:
-    """Returns when a frame is shown or heard, on the container's own time."""
-    stamp = frame.pts if frame.pts is not None else frame.dts
-    return None if stamp is None else float(stamp * (frame.time_base or stream.time_base))
+class Clock:
+    """Tells when a frame is shown or heard, in seconds on the container's own time, or None where no stamp says it.
+
+    Of the two stamps of a frame the one counts that went backwards less often, as in FFmpeg (libavcodec/decode.c,
+    guess_correct_pts): some files hold decoding times where the times of showing belong.
+    """
+
+    def __init__(self) -> None:
+        self.last: list[int | None] = [None, None]
+        self.faults = [0, 0]
+
+    def __call__(self, frame: Any, stream: Any) -> float | None:
+        stamps = frame.pts, frame.dts
+        if stamps == (None, None):
+            return None
+        for kind, stamp in enumerate(stamps):
+            last = self.last[kind]
+            self.faults[kind] += stamp is not None and last is not None and stamp <= last
+            self.last[kind] = stamp if stamp is not None else stamps[1 - kind]
+        first, other = stamps if self.faults[0] <= self.faults[1] else stamps[::-1]
+        return float((first if first is not None else other) * (frame.time_base or stream.time_base))
 
 
 def step_of(stream: Any) -> float:
     """Returns the seconds from one picture to the next, as the header has it; 0.04 where it says nothing usable."""
     rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
     return next((1 / float(rate) for rate in rates if rate and 0.01 < rate < 500), 0.04)
+
+
+def promised(container: Any, stream: Any) -> float:
+    """Returns the seconds a track lasts by the header, which may lie; 0 where it does not say."""
+    return float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1_000_000
 
 
 def end_of(data: bytes | Path, kind: str, missing: str) -> float:
@@ -100,9 +130,9 @@ def end_of(data: bytes | Path, kind: str, missing: str) -> float:
     with opened(data) as container:
         stream = track(container, kind, missing)
         start = zero(container)
-        promised = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1_000_000
-        jump = promised > 10 and seek(container, stream, float(promised) + start - 5)
-        end = _last_stamp(container, stream) if jump or promised <= 10 else None
+        length = promised(container, stream)
+        jump = length > 10 and seek(container, stream, length + start - 5)
+        end = _last_stamp(container, stream) if jump or length <= 10 else None
     if end is None:
         with opened(data) as container:
             end = _last_stamp(container, track(container, kind, missing))

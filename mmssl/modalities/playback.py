@@ -1,7 +1,8 @@
-"""Playing a clip forward, and jumping to a key frame where that saves decoding."""
+"""Playing a clip forward, and jumping to a key frame where that saves decoding and shows the same."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -19,29 +20,39 @@ EPS = 1e-6
 REORDER = 0.2
 # Without an index, a jump over this many seconds is worth a seek.
 FAR = 5.0
+# Program streams stamp packs of pictures, so that after a seek a picture may get the stamp of another.
+NO_SEEKING = ("mpeg",)
+# Quarter turns counterclockwise: whether rows and columns change places, and which way both then run.
+QUARTERS = ((False, 1, 1), (True, 1, -1), (False, -1, -1), (True, -1, 1))
 
 
 class LostError(Exception):
-    """A seek led nowhere: the file's index is not to be trusted."""
+    """A seek led nowhere: the file's index or its time stamps are not to be trusted."""
 
 
 class Player:
     """Shows the picture of each time asked for, in ascending order."""
 
     def __init__(self, container: Any, *, seeking: bool, min_size: int | None) -> None:
-        self.container, self.seeking, self.min_size = container, seeking, min_size
+        self.container = container
+        self.seeking = seeking and container.format.name not in NO_SEEKING
         self.stream = media.track(container, "video", NO_PICTURES)
         self.zero, self.step = media.zero(container), media.step_of(self.stream)
-        self.size: tuple[int, int] | None = None
         self.convert = _converter()
+        self.read, self.most = 0, media.promised(container, self.stream) / self.step  # packets
         self.decoding: Iterator[Any] = iter(())
         self.shown: Any = None
         self.picture: np.ndarray | None = None  # the shown one, converted
         self.coming: Any = None
-        self.starts = 0.0  # when the coming one is shown
-        if seeking and not self._has_index():
-            media.seek(container, self.stream, self.zero)  # some formats read their index on the first seek
         self._play()
+        if self.coming is None:
+            raise LostError if seeking else DamagedError("video that does not decode")
+        if math.isnan(self.starts):
+            self.starts = 0.0
+        first = fitted(self.coming.width, self.coming.height, min_size)
+        turned, across, down = _orientation(self.coming)
+        self.size = first[::-1] if turned else first  # of every picture, upright
+        self.is_mirrored = turned == (across == down)
 
     def at(self, time: float) -> np.ndarray:
         """Returns the picture shown at a time, uint8 (H, W, 3)."""
@@ -50,32 +61,36 @@ class Player:
         while self.coming is not None and self.starts <= time + EPS:
             self.shown, self.picture = self.coming, None
             self._pull()
-        frame = self.shown if self.shown is not None else self.coming
-        if frame is None:
-            raise LostError if self.seeking else DamagedError("video that does not decode")
         if self.picture is None:
-            self.picture = self._rgb(frame)
+            self.picture = self._rgb(self.shown if self.shown is not None else self.coming)
         return self.picture
 
     def _play(self) -> None:
-        """Decodes on from where the container stands."""
-        self.decoding = media.decoded(self.container, self.stream)
+        """Decodes on from where the container stands; only stamps say where that is."""
+        self.decoding, self.clock = media.decoded(self._packets(), self.stream), media.Clock()
         self.shown = self.coming = self.picture = None
-        self.starts = -self.step
+        self.starts = math.nan  # when the coming one is shown
         self._pull()
+
+    def _packets(self) -> Iterator[Any]:
+        for packet in self.container.demux(self.stream):
+            self.read += 1
+            yield packet
 
     def _pull(self) -> None:
         self.coming = next(self.decoding, None)
         if self.coming is not None:
-            stamp = media.time_of(self.coming, self.stream)
+            stamp = self.clock(self.coming, self.stream)
             self.starts = self.starts + self.step if stamp is None else stamp - self.zero
+            if self.seeking and _lacks_order(self.coming):
+                raise LostError
 
     def _has_index(self) -> bool:
         return len(getattr(self.stream, "index_entries", ())) > 1
 
     def _worth_a_jump(self, time: float) -> bool:
-        """Says whether a key frame lies between the coming picture and the wanted one."""
-        if self.coming is None or time - self.starts < 2 * REORDER:
+        """Says whether a key frame lies between the coming picture and the wanted one, and seeking still pays."""
+        if self.coming is None or time - self.starts < 2 * REORDER or self.read > self.most:
             return False
         if not self._has_index():
             return time - self.starts > FAR
@@ -86,35 +101,62 @@ class Player:
     def _jump(self, time: float) -> None:
         """Seeks to the last key frame shown at or before a time, stepping back where the seek landed late."""
         for back in (REORDER, 1.0, 4.0, 16.0):
-            if not media.seek(self.container, self.stream, time - back + self.zero):
+            if self.read > self.most or not media.seek(self.container, self.stream, time - back + self.zero):
                 break
             self._play()
+            self._pass_to_key_frame()
             if self.coming is not None and self.starts <= time + EPS:
                 return
         raise LostError
 
+    def _pass_to_key_frame(self) -> None:
+        """Passes over what leans on pictures before the seek."""
+        while self.coming is not None and (self.coming.is_corrupt or not self.coming.key_frame):
+            if self.read > self.most:
+                raise LostError
+            self._pull()
+
     def _rgb(self, frame: Any) -> np.ndarray:
-        """Converts a picture to upright RGB, in the size of the clip's first one."""
+        """Converts a picture to upright RGB, in the size of the clip's first one, as FFmpeg shows it."""
         import av
 
+        turned, across, down = _orientation(frame)
+        width, height = self.size[::-1] if turned else self.size
+        way = "AREA" if width < frame.width else "BICUBIC"
         try:
-            if self.size is None:
-                self.size = fitted(frame.width, frame.height, self.min_size)
-            width, height = self.size
-            way = "AREA" if width < frame.width else "BICUBIC"
             picture = self.convert(frame, width, height, "rgb24", interpolation=way).to_ndarray()
         except (av.FFmpegError, ValueError) as error:
             raise DamagedError("video in an odd pixel format", str(error)) from None
-        return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90) % 4))
+        upright = picture.swapaxes(0, 1) if turned else picture
+        return np.ascontiguousarray(upright[::down, ::across])
+
+
+def _lacks_order(frame: Any) -> bool:
+    """Says whether a picture was decoded later than it is shown: the file has decoding times in place of others."""
+    return frame.pts is not None and frame.dts is not None and frame.dts > frame.pts
+
+
+def _orientation(frame: Any) -> tuple[bool, int, int]:
+    """Says how a picture is shown: whether its rows and columns change places, and which way (1 or -1) columns and
+    rows then run.
+
+    A display matrix, to the nearest quarter turn: (x, y) is shown at (a x + c y, b x + d y).
+    """
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 17 and 18 read none beside side data that they do not know, as EXIF is
+        return QUARTERS[round(frame.rotation / 90) % 4]
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix is not None else (1, 0, 0, 0, 1)
+    turned = abs(b) > abs(a)
+    across, down = (c, b) if turned else (a, d)
+    return turned, -1 if across < 0 else 1, -1 if down < 0 else 1
 
 
 def _converter() -> Callable[..., Any]:
     """Returns what converts one picture after another in one context and thread; a frame's own makes both anew."""
-    import av
     from av.video.reformatter import VideoReformatter
 
-    several = int(av.__version__.partition(".")[0]) >= 17  # older ones know one thread only
-    options: dict[str, Any] = {"threads": 1} if several else {}
+    options: dict[str, Any] = {"threads": 1} if media.pyav() >= 17 else {}  # older ones know one thread only
     return partial(VideoReformatter().reformat, **options)
 
 

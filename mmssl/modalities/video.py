@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -71,32 +72,36 @@ class Frames:
 def _pyav(data: bytes | Path, times: list[float], min_size: int | None) -> dict[float, np.ndarray]:
     """Seeks first; a file whose index misleads is played from its start."""
     for seeking in (True, False):
-        with media.opened(data) as container:
+        with media.opened(data) as container, suppress(LostError):
             player = Player(container, seeking=seeking, min_size=min_size)
-            try:
-                return {time: player.at(time) for time in times}
-            except LostError:
-                continue
+            return {time: player.at(time) for time in times}
     raise AssertionError("playing from the start never gets lost")
 
 
 def _decord(data: bytes | Path, times: list[float], min_size: int | None) -> dict[float, np.ndarray]:
-    """decord is quick on sound files; it can spin for ever on damaged ones, so it is never the default."""
+    """decord is quick on sound files; it can spin for ever on damaged ones, so it is never the default.
+
+    PyAV reads what it gets wrong: it does not mirror, scales to the header's size, and counts pictures that an edit
+    list cuts off.
+    """
     try:
         import decord
     except ImportError:
         raise UserError("the video backend 'decord' is not installed; pip install decord, or use 'pyav'") from None
     with media.opened(data) as container:
-        stream = media.track(container, "video", NO_PICTURES)
-        first = float((stream.start_time or 0) * stream.time_base) - media.zero(container)
+        player = Player(container, seeking=False, min_size=None)
+        first, size, mirrored = player.starts, player.size, player.is_mirrored
     try:
         reader = decord.VideoReader(io.BytesIO(data) if isinstance(data, bytes) else str(data), num_threads=1)
         starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+        cut = starts[0] < 0 or (np.diff(starts) <= 0).any()
         starts += first - starts[0]  # decord has its own origin
         index = np.maximum(np.searchsorted(starts, np.asarray(times) + 1e-6, side="right") - 1, 0)
         pictures = reader.get_batch(index.tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise DamagedError("video that decord does not decode", str(error).partition("\n")[0]) from None
+    if cut or mirrored or pictures.shape[2:0:-1] != size:
+        return _pyav(data, times, min_size)
     return {time: _scaled(picture, min_size) for time, picture in zip(times, pictures, strict=True)}
 
 
@@ -167,8 +172,10 @@ def encode(
     with av.open(stream, "w", format="mp4") as container:
         track = container.add_stream("libx264", rate=rate)
         track.height, track.width, track.pix_fmt = *pictures.shape[1:3], "yuv420p"
-        track.codec_context.thread_count = 1  # the same bytes on every machine
-        track.options = {"crf": str(quality), "g": str(keyframe_interval), "preset": "veryfast"}
+        # The same bytes each time: threads are not deterministic, nor is x264's look-ahead with AVX-512.
+        track.codec_context.thread_count = 1
+        x264 = {"crf": str(quality), "g": str(keyframe_interval), "preset": "veryfast"}
+        track.options = {**x264, "x264-params": "cpu-independent=1"}
         write_sound = add_track(container, audio, sample_rate, "aac") if sample_rate else None
         for index, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")

@@ -89,7 +89,9 @@ def test_wav_with_notes_of_some_program_is_plain_and_a_truncated_one_is_not():
     assert len(samples) == 3 * RATE and rate == RATE
     assert audio.wav.read(data[:-1000]) is None
     half = audio.Audio(data[: len(data) // 2])
-    assert 1.4 < half.duration < 1.6 and len(half.read(sample_rate=RATE)) == round(half.duration * RATE)
+    assert 1.4 < half.duration < 1.6
+    lost = round(half.duration * RATE) - len(half.read(sample_rate=RATE))
+    assert 0 <= lost < 1024, "before FFmpeg 8.1 (PyAV 18) a last packet that ends inside a sample does not decode"
 
 
 def test_silence_around_the_sound():
