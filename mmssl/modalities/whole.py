@@ -49,8 +49,7 @@ def _end(container: Any, stream: Any, kind: str) -> float:
     """Returns when the last picture or sound of a track ends, in seconds from the track's start."""
     end = None
     start = float((stream.start_time or 0) * stream.time_base)
-    for frame in _frames(container, stream, kind):
-        stamp = media.time_of(frame, stream)
+    for stamp, frame in _frames(container, stream, kind):
         length = frame.samples / frame.sample_rate if kind == "audio" else media.step_of(stream)
         end = end if stamp is None else max(end or 0.0, stamp + length - start)
     if end is None:
@@ -58,17 +57,18 @@ def _end(container: Any, stream: Any, kind: str) -> float:
     return end
 
 
-def _frames(container: Any, stream: Any, kind: str) -> Iterator[Any]:
-    """Yields every picture or stretch of sound; raises DamagedError where FFmpeg stumbles or had to make it up."""
+def _frames(container: Any, stream: Any, kind: str) -> Iterator[tuple[float | None, Any]]:
+    """Yields every picture or stretch of sound with its time; raises DamagedError where FFmpeg stumbles or had to make it up."""
     import av
 
-    at = 0.0
+    at, clock = 0.0, media.Clock()
     try:
         for packet in container.demux(stream):
             for frame in packet.decode():
                 if packet.is_corrupt or frame.is_corrupt:
                     raise DamagedError(f"{kind} that is damaged within", f"at {at:.2f} s")
-                at = media.time_of(frame, stream) or at
-                yield frame
+                stamp = clock(frame, stream)
+                at = at if stamp is None else stamp
+                yield stamp, frame
     except (av.FFmpegError, ValueError, OSError) as error:
         raise DamagedError(f"{kind} that is damaged within", f"after {at:.2f} s: {error}") from None
