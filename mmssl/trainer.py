@@ -79,7 +79,6 @@ class Trainer:
         self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
-        self.judge.check(self.trained())
         self.bad_steps = torch.zeros((), device=self.device)
         torch.manual_seed(options.seed + 1 + dist.rank())
         if state is not None:
@@ -309,6 +308,7 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
         state = open_folder(folder, resume=resume)
         trainer = Trainer(recipe, folder, device=device, state=state)
         with closing(trainer):
+            trainer.judge.check(trainer.trained())
             if dist.rank() == 0:
                 trainer.write_start()
             _loop(trainer, progress=progress)
