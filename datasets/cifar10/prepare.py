@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
             random.Random(0).shuffle(pictures)
             about = f"CIFAR-10 {split}"
             out = Path(options.out) / split
-            index = build_from(Samples(pictures), len(pictures), out, workers=1, description=about)
+            index = build_from(Samples(pictures), len(pictures), out, workers=1, description=about, classes=CLASSES)
             print(f"{split}: {summary(index)}")
     except UserError as error:
         print(f"cifar10: {error}", file=sys.stderr)

@@ -27,14 +27,17 @@ def build_from(
     shard_samples: int = 250,
     workers: int | None = None,
     description: str = "",
+    classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the samples make(0) .. make(count - 1) as the shard set `out`, one folder per split; returns its index.
 
     make: a module-level function (or a functools.partial of one) that returns field -> bytes, such as
         {"jpg": ..., "txt": ...}, the same for the same number, and `__key__` if it is not to be the number.
+    classes: names of the classes that `cls` numbers.
     """
     shards = [range(start, min(start + shard_samples, count)) for start in range(0, count, shard_samples)]
-    return write(Plan(shards, make, {"description": description}), out, workers=workers)
+    about = {"description": description, **({"classes": list(classes)} if classes else {})}
+    return write(Plan(shards, make, about), out, workers=workers)
 
 
 def build(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mmssl.data.shards import Source
+from mmssl.evals.source import Examples
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,8 @@ def test_the_official_archive(cifar10: ModuleType, tmp_path: Path) -> None:
     names = [picture.tobytes() for picture in pixels()]
     assert found(tmp_path / "out" / "train") == dict(zip(names[:4], [9, 0, 1, 2], strict=True))
     assert found(tmp_path / "out" / "test") == dict(zip(names[4:], [3, 4], strict=True))
+    named = [s["label"] for s in Examples(shards=str(tmp_path / "out" / "train")).samples({"label"})]
+    assert sorted(named) == ["airplane", "automobile", "bird", "truck"], "as in the archive's batches.meta"
 
 
 def test_folders_of_pictures(cifar10: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
