@@ -58,7 +58,7 @@ def _end(container: Any, stream: Any, kind: str) -> float:
 
 
 def _frames(container: Any, stream: Any, kind: str) -> Iterator[tuple[float | None, Any]]:
-    """Yields every picture or stretch of sound with its time; DamagedError where FFmpeg stumbles or had to invent it."""
+    """Yields every picture or stretch of sound with its time; DamagedError where it is corrupt or fails."""
     import av
 
     at, clock = 0.0, media.Clock()
