@@ -18,8 +18,9 @@ NO_PICTURES = "video without pictures"
 EPS = 1e-6
 # An index carries decoding times; where pictures are reordered, a key frame is shown a little later.
 REORDER = 0.2
-# Without an index, a jump over this many seconds is worth a seek.
-FAR = 5.0
+# Without an index, a jump over this many seconds is worth a seek; the first one sooner, since some formats read their
+# index then.
+FAR, FIRST_FAR = 5.0, 1.0
 # Program streams stamp packs of pictures, so that after a seek a picture may get the stamp of another.
 NO_SEEKING = ("mpeg",)
 # Quarter turns counterclockwise: whether rows and columns change places, and which way both then run.
@@ -38,7 +39,7 @@ class Player:
         self.seeking = seeking and container.format.name not in NO_SEEKING
         self.stream = media.track(container, "video", NO_PICTURES)
         self.zero, self.step = media.zero(container), media.step_of(self.stream)
-        self.convert = _converter()
+        self.convert, self.far = _converter(), FIRST_FAR
         self.read, self.most = 0, media.promised(container, self.stream) / self.step  # packets
         self.decoding: Iterator[Any] = iter(())
         self.shown: Any = None
@@ -89,17 +90,18 @@ class Player:
         return len(getattr(self.stream, "index_entries", ())) > 1
 
     def _worth_a_jump(self, time: float) -> bool:
-        """Says whether a key frame lies between the coming picture and the wanted one, and seeking still pays."""
-        if self.coming is None or time - self.starts < 2 * REORDER or self.read > self.most:
+        """Says whether a key frame lies between the coming picture and the wanted one."""
+        if self.coming is None or time - self.starts < 2 * REORDER:
             return False
         if not self._has_index():
-            return time - self.starts > FAR
+            return time - self.starts > self.far
         index = self.stream.index_entries
         at = index.search_timestamp(int((time - REORDER + self.zero) / self.stream.time_base))
         return at >= 0 and index[at].timestamp * self.stream.time_base - self.zero > self.starts + REORDER
 
     def _jump(self, time: float) -> None:
         """Seeks to the last key frame shown at or before a time, stepping back where the seek landed late."""
+        self.far = FAR
         for back in (REORDER, 1.0, 4.0, 16.0):
             if self.read > self.most or not media.seek(self.container, self.stream, time - back + self.zero):
                 break
