@@ -39,7 +39,7 @@ def opened(data: bytes | Path) -> Iterator[Any]:
     source = f"file:{data}" if isinstance(data, Path) else io.BytesIO(data)
     options = {"protocol_whitelist": "file" if isinstance(data, Path) else "data"}
     # Titles in another encoding than UTF-8 are no reason to refuse a file; PyAV 19 replaces them by itself.
-    lenient = {"metadata_errors": "ignore"} if pyav() < 19 else {}
+    lenient: dict[str, Any] = {"metadata_errors": "ignore"} if pyav() < 19 else {}
     try:
         container = av.open(source, container_options=options, **lenient)
     except (av.FFmpegError, ValueError, OSError) as error:

@@ -45,6 +45,7 @@ class Player:
         self.shown: Any = None
         self.picture: np.ndarray | None = None  # the shown one, converted
         self.coming: Any = None
+        self.starts = math.nan  # when the coming one is shown
         self._play()
         if self.coming is None:
             raise LostError if seeking else DamagedError("video that does not decode")
@@ -52,8 +53,8 @@ class Player:
             self.starts = 0.0
         first = fitted(self.coming.width, self.coming.height, min_size)
         turned, across, down = _orientation(self.coming)
-        self.size = first[::-1] if turned else first  # of every picture, upright
-        self.is_mirrored = turned == (across == down)
+        self.size: tuple[int, int] = first[::-1] if turned else first  # of every picture, upright
+        self.is_mirrored: bool = turned == (across == down)
 
     def at(self, time: float) -> np.ndarray:
         """Returns the picture shown at a time, uint8 (H, W, 3)."""
@@ -70,7 +71,7 @@ class Player:
         """Decodes on from where the container stands; only stamps say where that is."""
         self.decoding, self.clock = media.decoded(self._packets(), self.stream), media.Clock()
         self.shown = self.coming = self.picture = None
-        self.starts = math.nan  # when the coming one is shown
+        self.starts = math.nan
         self._pull()
 
     def _packets(self) -> Iterator[Any]:
