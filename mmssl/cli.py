@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from mmssl.errors import UserError
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; a user's mistake is one line and exit code 2."""
     arguments = parse(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of another encoding
     try:
         return int(arguments.run(arguments) or 0)
     except UserError as error:

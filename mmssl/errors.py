@@ -17,6 +17,7 @@ class DamagedError(UserError):
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
+        detail = detail.encode("utf-8", "backslashreplace").decode()  # file names in other encodings can be printed
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail = reason, detail
 

@@ -40,10 +40,12 @@ class Judge:
     def check(self, trained: Trained, keys: Sequence[str] | None = None) -> None:
         """Raises UserError for the first of some evaluations, by default all, that lacks what it needs."""
         for key in self.evaluations if keys is None else keys:
-            try:
-                self.evaluations[key].check(trained)
-            except UserError as error:
-                raise UserError(f"evals.{key}: {error}") from None
+            with reporting() as report:
+                try:
+                    self.evaluations[key].check(trained)
+                except UserError as error:
+                    raise UserError(f"evals.{key}: {error}") from None
+            report.tell(f"evals.{key}")
 
     def run(self, trained: Trained, keys: Sequence[str] | None = None) -> dict[str, Score]:
         """Runs some evaluations, by default all; returns `evaluation/figure` -> score.
@@ -67,10 +69,10 @@ class Judge:
                 self.reports[key].tell(key)
         return scores
 
-    def finish(self) -> None:
-        """Raises the first error of the evaluations that could not be run, once what the others say is written."""
+    def finish(self, file: Path) -> None:
+        """Raises the first error of the evaluations that could not be run, once the others' figures are in the file."""
         for key, error in self.failed.items():
-            raise UserError(f"evals.{key}: {error}") from error
+            raise UserError(f"evals.{key}: {error}; the other figures stand in {file}") from error
 
     def remarks(self) -> dict[str, Any]:
         """Returns what results.json says beside the figures: `left_out` and `warnings` of each evaluation that ran."""
@@ -154,7 +156,7 @@ def evaluate(
             samples = sum(int(path.name[5:]) for path in newest) * made.per_step
             remarks = merged(_read(folder), judge.remarks())
             write_results(folder, made, {**read_scores(folder), **scores}, samples=samples, remarks=remarks)
-        judge.finish()
+        judge.finish(folder / "results.json")
     finally:
         dist.stop()
     return scores

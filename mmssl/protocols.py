@@ -49,7 +49,7 @@ def judge_encoder(
         file = Path(out) if out is not None else _home(path) / "eval.json"
         if dist.rank() == 0:
             _write(file, {"encoder": path, "train": train, "data": data}, nodes, scores, judge.remarks())
-        judge.finish()
+        judge.finish(file)
     finally:
         dist.stop()
     return scores, file

@@ -338,6 +338,7 @@ def _loop(trainer: Trainer, *, progress: bool) -> None:
         _steps(trainer, bar, log)
     if chief:
         _report(trainer)
+    trainer.judge.finish(trainer.folder / "results.json")
 
 
 def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
@@ -363,8 +364,6 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
             log.write(trainer.step, {key: score.value for key, score in scores.items()})
             remarks = trainer.judge.remarks()
             write_results(trainer.folder, trainer.recipe, scores, samples=trainer.samples, remarks=remarks)
-        if done:
-            trainer.judge.finish()
 
 
 def _report(trainer: Trainer) -> None:

@@ -238,6 +238,17 @@ def test_steps_look_up_no_names_and_what_is_judged_is_made_when_something_is_due
     assert asked == [160, 320]
 
 
+def test_an_evaluation_that_cannot_be_run_costs_no_report(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = with_train(color_recipe, samples=64)
+    shards = recipe["tasks"]["clip"]["data"]["shards"]
+    data = {"train": {"shards": shards}, "data": {"shards": shards}, "encoder": "image", "baselines": False}
+    recipe["evals"]["few_shot"] = {**data, "ways": 5}  # there are four colours
+    with pytest.raises(UserError, match=r"evals\.few_shot: few_shot draws 5 classes.*stand in .*results\.json"):
+        train(recipe, out=tmp_path / "run", progress=False)
+    assert json.loads((tmp_path / "run/data_report.json").read_text())["clip"]["drawn"] == 64
+    assert read_scores(tmp_path / "run")["zero_shot/top1"].n == 64
+
+
 def test_averaged_weights_are_what_is_saved_for_use(color_recipe: dict[str, Any], tmp_path: Path) -> None:
     folder = train(with_train(color_recipe, ema=0.9, samples=64, compile=False), out=tmp_path / "run", progress=False)
     state = torch.load(steps(folder / "checkpoints")[0] / "state.pt", weights_only=True)

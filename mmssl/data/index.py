@@ -16,7 +16,12 @@ FORMAT = "mmssl-shards-1"
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file that is either there whole or not there."""
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
+    write_atomically(path, as_bytes(json.dumps(value, indent=1, ensure_ascii=False)))
+
+
+def as_bytes(text: str) -> bytes:
+    """Writes text in UTF-8; what that cannot hold, bytes of file names in another encoding, is spelt as in JSON."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:

@@ -135,7 +135,8 @@ class Loader:
                 state["batches"] += 1
                 state["draws"][parcel.worker] = parcel.draws
                 whole = max(self.source.count or 0, self.epoch_samples)
-                self._tally.check(most=self.max_damaged, of=whole, complete=state["batches"] == plan.batches)
+                complete = state["batches"] == plan.batches
+                self._tally.check(most=self.max_damaged, of=whole, known=self.source.broken, complete=complete)
                 yield parcel.batch
             self._waiting = plan.epoch + 1, parcels
         except RuntimeError as error:

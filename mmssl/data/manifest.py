@@ -13,6 +13,7 @@ from typing import Any
 from mmssl import modalities
 from mmssl.data.table import Record, read_table
 from mmssl.errors import DamagedError, UserError, did_you_mean
+from mmssl.modalities import text
 
 FILES = ("file", "path", "filename", "filepath", "file_name")  # columns of files whose extension tells the modality
 TEXTS = ("text", "caption", "txt")
@@ -186,10 +187,10 @@ class _Reader:
         if isinstance(value, str) and _extension(value) == "txt" and self._path(value).is_file():
             line.files[plain] = self._path(value)
         elif isinstance(value, str):
-            line.texts[plain] = value.strip()
+            line.texts[plain] = str(text.load(value))
         elif isinstance(value, list | tuple) and all(isinstance(caption, str) for caption in value):
-            if captions := [caption.strip() for caption in value if caption.strip()]:
-                line.texts[f"{role}.json"] = json.dumps(captions, ensure_ascii=False)
+            if any(caption.strip() for caption in value):
+                line.texts[f"{role}.json"] = json.dumps(text.load(value), ensure_ascii=False)
         else:
             raise DamagedError("a caption that is neither text nor a list of texts", f"{column} {value!r:.60}")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmssl import modalities
 from mmssl.data.fields import KEYS
+from mmssl.data.index import as_bytes
 from mmssl.data.journal import Fields
 from mmssl.data.manifest import read_manifest
 from mmssl.data.own_files import files_of
@@ -61,27 +62,36 @@ def read_row(row: Row) -> Fields:
     """Returns the sample that a row stands for; raises DamagedError if a file cannot be read or opened."""
     if row.fault:
         raise DamagedError(row.fault, row.where)
-    sample: dict[str, Any] = {"__key__": row.key, **{name: text.encode() for name, text in row.texts.items()}}
+    sample: dict[str, Any] = {"__key__": row.key, **{name: as_bytes(text) for name, text in row.texts.items()}}
     for name, (path, start, length) in row.files.items():
         where = f"{row.where}, its {name}" if len(row.files) > 1 else row.where
+        data = _read(path, start, length, where)
         try:
-            with open(path, "rb") as file:
-                file.seek(start)
-                data = file.read() if length is None else file.read(length)
             if row.check:
                 modalities.decode(name, data)
-        except OSError as error:
-            raise DamagedError("a file that cannot be read", f"{where}: {error.strerror}") from None
         except DamagedError as error:
             raise DamagedError(error.reason, f"{where}: {error.detail}" if error.detail else where) from None
         sample[name] = _merged(data, row.texts["json"]) if name == "json" and "json" in row.texts else data
     return sample
 
 
+def _read(path: str, start: int, length: int | None, where: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            return file.read() if length is None else file.read(length)
+    except OSError as error:
+        raise DamagedError("a file that cannot be read", f"{where}: {error.strerror}") from None
+    except ValueError as error:  # a name that no file can have
+        raise DamagedError("a file that cannot be read", f"{where}: {error}") from None
+
+
 def _merged(data: bytes, ours: str) -> bytes:
     """Adds to a user's own JSON what we know of the sample; what it says itself stays."""
     theirs = json.loads(data)
-    return json.dumps({**json.loads(ours), **theirs}, ensure_ascii=False).encode() if isinstance(theirs, dict) else data
+    return (
+        as_bytes(json.dumps({**json.loads(ours), **theirs}, ensure_ascii=False)) if isinstance(theirs, dict) else data
+    )
 
 
 def rows_of_folder(root: Path) -> Rows:

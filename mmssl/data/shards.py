@@ -68,10 +68,15 @@ class Source:
         """Samples in each shard, or None where that is not known without reading them all."""
         return None if self._held is None else [samples for samples, _ in self._held]
 
+    @cached_property
+    def broken(self) -> dict[str, int]:
+        """Local shards that lack samples -> how many."""
+        held = zip(self.shards, self._held or (), strict=False)
+        return {shard: samples - there for shard, (samples, there) in held if samples > there}
+
     def check_whole(self, most: float) -> None:
         """Raises UserError if more than the ratio `most` of the samples is missing from broken local shards."""
-        missing = {shard: max(0, n - there) for shard, (n, there) in zip(self.shards, self._held or (), strict=False)}
-        lost, broken = sum(missing.values()), [shard for shard, count in missing.items() if count]
+        lost, broken = sum(self.broken.values()), list(self.broken)
         if lost > most * sum(self.counts or ()):
             named = ", ".join(broken[:5]) + (", ..." if broken[5:] else "")
             raise UserError(

@@ -125,7 +125,8 @@ class _Slot:
         since.add(now)
         self.tally.add(now)
         if not shown:
-            self.tally.check(most=self.stream.max_damaged, of=self.stream.whole)
+            stream = self.stream
+            self.tally.check(most=stream.max_damaged, of=stream.whole, known=stream.source.broken)
         if self.in_a_row >= IN_A_ROW:
             raise UserError(f"{IN_A_ROW} samples in a row are unusable: {self.tally.text()}")
         return shown

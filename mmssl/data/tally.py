@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,13 +28,15 @@ class Tally:
         self.damaged.update(other.damaged)
         self.notes.update(other.notes)
 
-    def check(self, *, most: float, of: int, complete: bool = False) -> None:
+    def check(self, *, most: float, of: int, known: Collection[str] = (), complete: bool = False) -> None:
         """Raises UserError if more than the ratio `most` of the draws was unusable.
 
-        Samples of lost shards come all at once, so they are judged against the whole set or epoch (`of` samples).
+        Samples of lost shards come all at once, so they are judged against the whole set or epoch (`of` samples), and
+        those of shards that were known to be broken before the run were judged then.
         """
-        bad = self.damaged.total()
-        lost = sum(count for (reason, _), count in self.damaged.items() if reason in LOST)
+        judged = sum(n for (reason, shard), n in self.damaged.items() if reason in LOST and shard in known)
+        bad = self.damaged.total() - judged
+        lost = sum(n for (reason, _), n in self.damaged.items() if reason in LOST) - judged
         drawn = self.drawn if complete else max(self.drawn, ENOUGH)
         if bad - lost > most * drawn or lost > most * max(drawn, of):
             raise UserError(

@@ -1,9 +1,10 @@
 """Classes meet by name: the one rule for all that compares labels of two sets, or of a set and a list of classes.
 
-Names are compared as text, stripped. Bare numbers are compared only where neither side has names, and with a list
-of classes where the set has none. A class of the asked side that the known side (training set, list of classes) lacks
-has no right answer, so its samples count as wrong, and one warning names it; where no class is shared at all, or names
-would have to be compared with bare numbers, that is a UserError. What the known side has besides does not matter.
+Names are compared as text, stripped; where all are whole numbers, as these. Bare numbers are compared only where
+neither side has names; with a list of classes they are places in it, and a warning says so. A class of the asked side
+that the known side (training set, list of classes) lacks has no right answer, so its samples count as wrong, and one
+warning names it; where no class is shared at all, or names would have to be compared with bare numbers, that is a
+UserError. What the known side has besides does not matter.
 """
 
 from __future__ import annotations
@@ -48,15 +49,23 @@ def numbered(labels: Iterable[Label], *, where: str) -> dict[Label, int]:
     return {name: number for number, name in enumerate(sorted(classes, key=_order))}
 
 
-def listed(classes: Sequence[str], asked: Collection[Label]) -> dict[Label, int]:
-    """Returns class -> place in a list of names, for labels that are names, or else bare numbers.
+def as_labels(names: Sequence[str]) -> list[Label]:
+    """Returns the names of a set's classes as they are compared: as numbers where all are whole numbers."""
+    whole = all(name.isdecimal() and str(int(name)) == name for name in names)
+    return [int(name) if whole else name for name in names]
 
-    These are places in the list, or where all of its names are numbers, those numbers.
+
+def listed(classes: Sequence[str], asked: Collection[Label]) -> dict[Label, int]:
+    """Returns class -> place in a list of names; place -> place where labels are bare numbers and the names are not.
+
+    Warns of the latter, for nothing tells whether the list has the set's order.
     """
-    if any(isinstance(label, str) for label in asked) or not asked:
-        return {name: number for number, name in enumerate(classes)}
-    if all(name.isdecimal() for name in classes):
-        return {int(name): number for number, name in enumerate(classes)}
+    names = as_labels(classes)
+    bare = bool(asked) and not any(isinstance(label, str) for label in asked)
+    if not bare or isinstance(names[0], int):
+        return {name: number for number, name in enumerate(names)}
+    first = ", ".join(f"{number} is {name}" for number, name in enumerate(classes[:3]))
+    warn(f"the labels are bare numbers, taken for places in the list of classes: {first}, ...; check its order")
     return {number: number for number in range(len(classes))}
 
 

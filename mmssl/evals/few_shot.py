@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.evals.labelled import Probe
 from mmssl.evals.score import bootstrap
-from mmssl.types import Encoder, Score
+from mmssl.evals.source import foreseen
+from mmssl.types import Encoder, Score, Trained
 
 HELD = 2**25  # numbers held at a time
 STEPS = 100  # of the logistic regression, which then is within 1e-6 of its optimum
@@ -43,6 +44,14 @@ class FewShot(Probe):
         super().__init__(**rest)
         self.ways, self.shots, self.queries, self.episodes, self.seed = ways, shots, queries, episodes, seed
         self.answers = nearest_centroid if classifier == "centroid" else logistic_scores
+
+    def check(self, trained: Trained) -> None:
+        """Asks besides for enough classes, where index.json tells how many there are."""
+        super().check(trained)
+        sides = [foreseen(source, self.sets.label) for source in (self.sets.train, self.sets.test)]
+        shared = len(set.intersection(*(set(classes) for classes, _ in sides)))
+        if all(whole for _, whole in sides) and shared < self.ways:
+            raise UserError(f"few_shot draws {self.ways} classes; the sets share {shared}: lower ways")
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields <ways>-way/<shots>-shot; n is the number of episodes."""

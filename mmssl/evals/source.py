@@ -18,7 +18,7 @@ from mmssl.data.shards import Source
 from mmssl.data.subset import Subset
 from mmssl.data.tar import Entry
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.classes import Label, class_of, disjoint, listed, same
+from mmssl.evals.classes import Label, as_labels, class_of, disjoint, listed, same
 from mmssl.evals.report import leave_out, warn
 from mmssl.types import Sample
 
@@ -45,27 +45,32 @@ class Examples(Source):
             yield entry if entry.key else replace(entry, number=place)
 
     @cached_property
-    def classes(self) -> dict[str, list[str]]:
+    def classes(self) -> dict[str, list[Label]]:
         """Shards' folder -> the names of its classes in the order of their numbers, where its index.json lists them."""
         folders = {str(Path(shard).parent) for shard in self.shards if not urlparse(shard).scheme}
         indexes = {folder: read_index(Path(folder)) or {} for folder in folders}
-        return {folder: [same(name) for name in i["classes"]] for folder, i in indexes.items() if i.get("classes")}
+        return {
+            folder: as_labels([same(name) for name in i["classes"]])
+            for folder, i in indexes.items()
+            if i.get("classes")
+        }
 
     def _named(self, entry: Entry, number: int) -> Label:
         listed = self.classes.get(str(Path(entry.shard).parent))
         if listed is None:
-            return self._said(entry) or number
+            said = self._said(entry)
+            return number if said is None else said
         if not 0 <= number < len(listed):
             raise DamagedError("a class that index.json does not list", f"number {number} of {len(listed)}")
         return listed[number]
 
-    def _said(self, entry: Entry) -> str:
-        """Returns the name that a sample's json gives its class; nothing where that is but a number again."""
+    def _said(self, entry: Entry) -> Label | None:
+        """Returns the name, or number, that a sample's json gives its class."""
         with suppress(DamagedError):
             meta = decode("meta", entry.fields, {"meta": "json"})
             name = meta.get("class") if isinstance(meta, dict) else None
-            return same(name) if isinstance(name, str) and not name.strip().isdecimal() else ""
-        return ""
+            return as_labels([same(name)])[0] if isinstance(name, str) and name.strip() else None
+        return None
 
     def skip(self, entry: Entry, error: DamagedError) -> None:
         """Reports a sample that cannot be opened."""

@@ -30,7 +30,7 @@ def load(raw: str | bytes | Path | Sequence[str]) -> Text:
     if isinstance(raw, Path):
         return decode(read_file(raw))
     if isinstance(raw, list | tuple) and all(isinstance(caption, str) for caption in raw):
-        captions = [caption.strip() for caption in raw if caption.strip()]
+        captions = [_spoken(caption) for caption in raw if caption.strip()]
         if not captions:
             raise DamagedError("empty text")
         return captions
@@ -46,4 +46,8 @@ def _spoken(text: str) -> str:
     text = text.strip("\ufeff\0 \t\r\n")
     if not text:
         raise DamagedError("empty text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half of a pair of surrogates, as cut JSON has it
+        raise DamagedError("text that is not Unicode", str(error)) from None
     return text

@@ -246,6 +246,18 @@ def test_fifteen_of_twenty_shards_cut_stop_a_run_with_and_without_an_index(tmp_p
         list(own.epoch(0))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_check_of_the_set_allowed_stops_no_epoch(tmp_path: Path, seed: int, workers: int) -> None:
+    shards = number_set(tmp_path / "a", [8] * 20)
+    path = tmp_path / "a/000.tar"
+    path.write_bytes(path.read_bytes()[:700])  # just 5% of the set
+    own = loader(shards, batch=16, workers=workers, seed=seed)
+    assert [len(numbers(own.epoch(number))) for number in range(6)] == [160] * 6
+    lost = {(reason, Path(s).name): n for reason, by in own.report()["damaged"].items() for s, n in by.items()}
+    assert sum(lost.values()) >= 6 * 8 and {name for _, name in lost} == {"000.tar"}
+
+
 @pytest.mark.parametrize("lost", ["false", "head -c 3000 {}"])
 def test_lost_shards_of_unknown_length_miss_as_many_as_the_others_had(tmp_path: Path, lost: str) -> None:
     whole = Source(shards=number_set(tmp_path / "a", [100] * 20)).shards

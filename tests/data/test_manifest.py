@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from own_files import png, samples, write_table
 
+from mmssl.cli import main
 from mmssl.data.manifest import parse_columns
 from mmssl.data.shards import Source
 from mmssl.data.writer import build
@@ -94,6 +95,29 @@ def test_a_label_of_another_kind_leaves_its_row_out(home: Path, wrong: Any) -> N
         assert index["damaged"] == {LABEL: 1}
         assert index["examples"][LABEL] == [f"line 2, label {wrong!r}"]
         assert index.get("classes") == classes, "a wrong label makes no class, and no names of numbers"
+
+
+HALF = "\ud83d"  # of a pair of surrogates, as JSON that was cut has it
+
+
+@pytest.mark.parametrize("caption", [f"{HALF} broken emoji", ["whole", HALF]])
+def test_text_that_is_not_unicode_leaves_its_row_out(home: Path, caption: Any) -> None:
+    index = made(home, [{"image": "x/0.png", "caption": caption}, {"image": "x/1.png", "caption": "whole"}])
+    assert index["damaged"] == {"text that is not Unicode": 1}
+    assert [sample["text"] for sample in samples(home / "out", "text")] == ["whole"]
+
+
+def test_metadata_that_is_not_unicode_is_kept_as_json_spells_it(home: Path) -> None:
+    made(home, [{"image": "x/0.png", "label": f"b{HALF}", "note": HALF}, {"image": "x/1.png", "label": "a"}])
+    assert [s["meta"].get("note") for s in samples(home / "out", "meta")] == [HALF, None]
+    assert json.loads((home / "out/index.json").read_bytes())["classes"] == ["a", f"b{HALF}"]
+
+
+@pytest.mark.parametrize("name", ["x/\0.png", f"x/{HALF}.png"])
+def test_a_name_that_no_file_can_have_leaves_its_row_out(home: Path, name: str) -> None:
+    index = made(home, [{"image": name}, {"image": "x/1.png"}])
+    assert (index["samples"], index["damaged"]) == (1, {"a file that cannot be read": 1})
+    assert main(["shards", "build", str(home / "t.jsonl"), str(home / "again"), "--workers", "1"]) == 0
 
 
 def test_numbers_as_text_stay_numbers(home: Path) -> None:

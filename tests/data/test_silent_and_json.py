@@ -18,6 +18,7 @@ from mmssl.data.fields import find
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.data.sweep import Plain
+from mmssl.data.verify import verify
 from mmssl.errors import UserError
 from mmssl.modalities import video
 from mmssl.transforms.image import ImagePreprocess
@@ -45,6 +46,19 @@ def test_a_silent_film_lacks_sound_and_is_kept(films: str) -> None:
 )
 def test_of_fields_that_fill_one_key_the_commonest_format_is_read(fields: str, found: str | None) -> None:
     assert find("audio" if "wav" in fields else "image", fields.split(), {}) == found
+
+
+def test_half_a_character_in_json_is_counted(tmp_path: Path) -> None:
+    write = [{"txt": b"whole"}, {"text.json": b'["whole", "\\ud83d"]'}, {"json": b'{"caption": "\\ud83d"}'}]
+    write.append({"json": b'{"caption": "fine"}'})
+    with webdataset.TarWriter(str(tmp_path / "x.tar"), encoder=False) as writer:
+        for key, fields in enumerate(write):
+            writer.write({"__key__": str(key), **fields})
+    for fields in ({}, {"text": "json.caption"}):
+        source = Source(shards=str(tmp_path / "x.tar"), fields=fields)
+        assert [s["text"] for s in source.samples({"text"})] == (["fine"] if fields else ["whole"])
+        assert source.damaged["text that is not Unicode", str(tmp_path / "x.tar")] == 1
+    assert len([p for p in verify(tmp_path, decode=True) if "text that is not Unicode" in p]) == 1
 
 
 def test_a_path_into_json_is_followed_and_checked(films: str) -> None:

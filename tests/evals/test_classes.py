@@ -78,8 +78,36 @@ def test_every_kind_of_set_gives_names(tmp_path: Path) -> None:
     for kind, node in kinds.items():
         assert [s["label"] for s in open_source(node).samples({"label"})] == names, kind
     assert [s["label"] for s in open_source(bare(tmp_path / "bare", names, ABC)).samples({"label"})] == [2, 0, 1, 0]
-    digits = tar(tmp_path / "digits", ({"cls": 3, "json": {"class": "3"}} for _ in range(2)))
-    assert [s["label"] for s in open_source(digits).samples({"label"})] == [3, 3], "its json says but the number again"
+
+
+@pytest.mark.parametrize("known", ["index", "json"])
+@pytest.mark.parametrize("asked", ["index", "json"])
+def test_names_that_are_numbers_are_these_and_not_their_places(tmp_path: Path, known: str, asked: str) -> None:
+    numbers = {"ant": "0", "bee": "10", "cat": "2"}  # sorted as folders are
+
+    def made(root: Path, kind: str, names: list[str]) -> dict[str, Any]:
+        classes = sorted({numbers[name] for name in names})
+        said = ({"class": numbers[name]} if kind == "json" else {} for name in names)
+        samples = [
+            {"png": png(name, seed), "cls": classes.index(numbers[name]), "json": meta}
+            for seed, (name, meta) in enumerate(zip(names, said, strict=True))
+        ]
+        return tar(root, samples, classes=classes if kind == "index" else None)
+
+    train, data = made(tmp_path / "a", known, ABC * 4), made(tmp_path / "b", asked, ["ant", "cat"] * 4)
+    assert [s["label"] for s in open_source(data).samples({"label"})] == [0, 2] * 4
+    assert dict(KNN(train=train, data=data, k=(3,), baselines=False).run(RAW))["k3"].value == 1.0
+
+
+def test_numbers_with_leading_zeros_are_names(tmp_path: Path) -> None:
+    node = bare(tmp_path, ["ant", "bee"], ["ant", "bee"], classes=["01", "1"])
+    assert [s["label"] for s in open_source(node).samples({"label"})] == ["01", "1"]
+
+
+def test_too_few_classes_for_an_episode_are_told_at_the_start(sets: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"evals\.few_shot: few_shot draws 3 classes; the sets share 2: lower ways"):
+        Judge({"few_shot": {**sets, "ways": 3}}).check(RAW)
+    Judge({"few_shot": {**sets, "ways": 2}}).check(RAW)
 
 
 def test_folders_with_different_lists_are_one_set(tmp_path: Path) -> None:
@@ -226,11 +254,15 @@ def test_zero_shot_compares_names_whatever_the_order_of_the_list(tmp_path: Path,
         zero_shot(sets["train"], ["dog", "emu"])
 
 
-def test_zero_shot_takes_bare_numbers_for_places_in_the_list(tmp_path: Path) -> None:
+def test_zero_shot_takes_bare_numbers_for_places_in_the_list_and_says_so(tmp_path: Path) -> None:
     node = bare(tmp_path / "a", ABC * 2, ["cat", "bee", "ant"])
-    assert zero_shot(node, ["cat", "bee", "ant"])[0]["top1"].value == 1.0
-    assert listed(["30", "10", "20"], [10, 20]) == {30: 0, 10: 1, 20: 2}, "these numbers are themselves the names"
-    found, (warning,) = zero_shot(node, ["cat", "bee"])
+    found, (warning,) = zero_shot(node, ["cat", "bee", "ant"])
+    assert found["top1"].value == 1.0
+    assert warning.startswith("the labels are bare numbers") and ": 0 is cat, 1 is bee, 2 is ant, ...;" in warning
+    with reporting() as report:
+        assert listed(["30", "10", "20"], [10, 20]) == {30: 0, 10: 1, 20: 2}, "these numbers are themselves the names"
+    assert not report.warnings
+    found, (_, warning) = zero_shot(node, ["cat", "bee"])
     assert found["top1"].value == pytest.approx(2 / 3) and "(2: 2)" in warning
 
 

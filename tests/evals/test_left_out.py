@@ -99,7 +99,7 @@ def test_two_processes_judge_and_count_as_one(sets: dict[str, Any], two_processe
 
 def judged(judge: Judge, trained: Trained) -> None:
     judge.run(trained)
-    judge.finish()
+    judge.finish(Path("results.json"))
 
 
 def test_an_evaluation_that_cannot_be_run_leaves_the_others(tmp_path: Path, sets: dict[str, Any]) -> None:
@@ -108,8 +108,10 @@ def test_an_evaluation_that_cannot_be_run_leaves_the_others(tmp_path: Path, sets
     judge = Judge({"bad": {"name": "knn", **sets, "data": nothing, **options}, "knn": {**sets, **options}})
     assert list(judge.run(RAW)) == ["knn/k3"]
     assert judge.remarks()["warnings"]["bad"][0].startswith("not judged: the evaluation data has no sample")
-    with pytest.raises(UserError, match=r"evals\.bad: the evaluation data has no sample"):
-        judge.finish()
+    with pytest.raises(
+        UserError, match=r"evals\.bad: the evaluation data has no sample.*; the other figures .* r\.json$"
+    ):
+        judge.finish(Path("r.json"))
 
 
 def test_all_damaged_is_an_error_that_says_why(tmp_path: Path, sets: dict[str, Any]) -> None:
