@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -244,3 +245,15 @@ def test_the_broken_one_of_several_files_is_named(tmp_path: Path) -> None:
         (tmp_path / "in" / name).write_bytes(data)
     index = build(tmp_path / "in", tmp_path / "out", workers=1)
     assert index["examples"]["damaged json"][0].startswith("a.json, its json: ")
+
+
+def test_names_of_files_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    latin = [os.fsdecode(name) for name in (b"caf\xe9", b"caf\xe9/\xe9.png", b"caf\xe9/x.\xe9")]
+    (tmp_path / "in" / latin[0]).mkdir(parents=True)
+    for name in latin[1:]:
+        (tmp_path / "in" / name).write_bytes(png(3))
+    assert main(["shards", "build", str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert "passed over: 1 ." in capsys.readouterr().out
+    (found,) = samples(tmp_path / "out", "meta")
+    assert found["meta"] == {"file": latin[1], "class": latin[0]}
+    assert (read_index(tmp_path / "out") or {})["classes"] == [latin[0]]
