@@ -255,12 +255,14 @@ def _run_build(a: argparse.Namespace) -> None:
 
 
 def _run_verify(a: argparse.Namespace) -> int:
+    from mmssl.data.index import INDEX
     from mmssl.data.writer import verify
 
     problems = verify(a.folder, decode=a.decode)
     for problem in problems:
         print(problem)
-    print(f"{len(problems)} problems" if problems else "all shards are whole")
+    told = "" if (Path(a.folder) / INDEX).is_file() else f"; without {INDEX} nothing tells whether any is missing"
+    print(f"{len(problems)} problems" if problems else f"all shards are whole{told}")
     return 2 if problems else 0
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mmssl.data.fields import decode as open_key
 from mmssl.data.fields import key_of
-from mmssl.data.index import INDEX, read_index
+from mmssl.data.index import read_index
 from mmssl.data.own_files import BROKEN, hidden
 from mmssl.data.shards import Source
 from mmssl.data.summary import account
@@ -25,17 +25,17 @@ from mmssl.errors import DamagedError, UserError
 def verify(folder: str | Path, *, decode: bool = False) -> list[str]:
     """Returns what is wrong with a shard set, a line for each problem: against its index.json, and each tar in itself.
 
-    Among them are an empty set, samples whose files do not stand together, and hidden files. decode: also decodes all
-    of every field that has a reader, films and sounds from first to last, and names each that is damaged.
+    Without an index.json, as sets that others made have none, only each tar in itself. Problems are also an empty set,
+    samples whose files do not stand together, and hidden files. decode: also decodes all of every field that has a
+    reader, films and sounds from first to last, and names each that is damaged.
     """
     home = Path(folder)
     if not home.is_dir():
         raise UserError(f"there is no folder {home}")
     index = read_index(home) or {"shards": []}
     listed = {entry["name"]: entry for entry in index["shards"]}
-    problems = [] if listed else [f"{home / INDEX} is missing; only the tars themselves were checked"]
     names = sorted(path.name for path in home.glob("*.tar"))
-    problems += [f"{name} is not in the index" for name in names if listed and name not in listed]
+    problems = [f"{name} is not in the index" for name in names if listed and name not in listed]
     for path in tqdm(sorted({*home.glob("*.tar"), *(home / name for name in listed)}), unit=" shards", disable=None):
         problems += [f"{path.name}: {problem}" for problem in _verify_shard(path, listed.get(path.name), decode)]
     if listed and not sum(entry["samples"] for entry in listed.values()):
