@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of another encoding
+    code = _run(arguments)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # a process of torchrun's
+        from mmssl import dist
+
+        dist.leave(code)
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         return int(arguments.run(arguments) or 0)
     except UserError as error:

@@ -28,6 +28,7 @@ def main(file: str) -> None:
     Path(f"{file}.rank{rank}").write_text(json.dumps(told))
     td.barrier()
     td.destroy_process_group()
+    dist.leave()
 
 
 main(sys.argv[1])

@@ -25,3 +25,4 @@ if dist.rank() == 0:
     print(json.dumps({key: score.value for key, score in scores.items()} | left_out))
 dist.barrier()  # a process that leaves early takes its sockets with it
 dist.stop()
+dist.leave()

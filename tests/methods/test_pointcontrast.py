@@ -106,6 +106,7 @@ TWO = """
 import sys, torch, torch.distributed as td
 sys.path.insert(0, {here!r})
 import settings
+from mmssl import dist
 from torch.nn.parallel import DistributedDataParallel
 torch.set_num_threads(1)
 settings.SETTINGS["pointcontrast"].options = {{"embed_dim": 8, "loss": "hardest"}}
@@ -119,6 +120,7 @@ if td.get_rank() == 0:
     torch.save({{k: p.grad for k, p in model.named_parameters()}}, {out!r})
 td.barrier()
 td.destroy_process_group()
+dist.leave()
 """
 
 

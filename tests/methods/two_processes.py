@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from settings import SETTINGS, batch, build, pick
 from torch.nn.parallel import DistributedDataParallel
 
+from mmssl import dist
 from mmssl.multitask import equal_everywhere
 
 
@@ -38,6 +39,7 @@ def main(out: str) -> None:
         torch.save(found, out)
     td.barrier()  # a process that leaves early takes its sockets with it
     td.destroy_process_group()
+    dist.leave()
 
 
 main(sys.argv[1])
