@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,17 @@ def test_zero_shot_on_a_folder_of_pictures(
     call = [sys.executable, str(script), run, picture, "--classes", "red", "blue", "--templates", "something {}"]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     assert done.stdout.split("\t")[0] == picture and len(done.stdout.split("\t")) == 3
+
+
+@pytest.mark.parametrize(("world", "late"), [("1", True), ("2", False)])
+def test_a_process_of_a_group_ends_before_its_interpreter_is_taken_down(world: str, late: bool) -> None:
+    run = "from mmssl.cli import main; raise SystemExit(main(['shards', 'show', 'none']))"
+    code = f"import atexit; atexit.register(print, 'late'); {run}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "WORLD_SIZE": world}
+    )
+    assert (done.returncode, "late" in done.stdout) == (2, late)
+    assert done.stderr.startswith("mmssl: there is no shard none")
 
 
 def test_doctor_names_versions_that_are_not_supported() -> None:
