@@ -19,7 +19,7 @@ FILES = ("file", "path", "filename", "filepath", "file_name")  # columns of file
 TEXTS = ("text", "caption", "txt")
 LABELS = ("label", "class", "cls")
 KINDS = {**modalities.EXTENSIONS, "cls": "label", "json": "meta"}  # what a column named as an extension holds
-WHOLE = re.compile(r"-?\d+(\.0*)?")
+WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")  # 007 is a name, and another class than 7
 Roles = dict[str, list[str]]  # column -> keys that it fills; columns without one go into the JSON
 
 

@@ -129,6 +129,14 @@ def test_numbers_as_text_stay_numbers(home: Path) -> None:
     assert [sample.get("label") for sample in samples(home / "pandas", "image", "label")] == [7, 10, None, 0]
 
 
+def test_numbers_with_leading_zeros_are_names(home: Path) -> None:
+    labels = ["007", "7", "7"]
+    index = made(home, [{"image": f"x/{n}.png", "label": label} for n, label in enumerate(labels)])
+    assert index["classes"] == ["007", "7"]
+    assert [s["meta"]["class"] for s in samples(home / "out", "meta")] == labels
+    assert [s["label"] for s in samples(home / "out", "label")] == [0, 1, 1]
+
+
 def test_names_stand_in_the_json_too(home: Path) -> None:
     index = made(home, [{"image": f"x/{n}.png", "cls": name} for n, name in enumerate(["dog", "ant", "dog"])])
     assert index["classes"] == ["ant", "dog"]
