@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench dependencies clean-demo
+.PHONY: demo test lint bench mutate dependencies clean-demo
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,12 @@ bench: $(READY)
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python tools/bench/clip_loss.py
 	$(BIN)/python tools/bench/sparse_unet.py --octree
+
+# which single mistakes in the code no test notices: make mutate FILES="mmssl/losses mmssl/trainer.py"
+FILES ?= mmssl/losses
+mutate: $(READY)
+	$(BIN)/pip install --quiet pytest-cov
+	$(BIN)/python tools/mutate.py $(FILES)
 
 # what an installation of today would take under each Python, and what of it is newer than what is tested here
 dependencies: $(READY)

@@ -1,0 +1,98 @@
+"""What a CUDA device must do as a CPU does, and without making the host wait."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmssl.recipe import check
+from mmssl.trainer import Trainer
+
+sys.path.insert(0, str(Path(__file__).parent / "methods"))
+from settings import SETTINGS, batch, build
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+METHODS = sorted(SETTINGS)
+# their points and cells are picked by what they hold, so their number is asked of the device
+ASKS = {"pointcontrast", "depthcontrast"}
+# noise is drawn on the device that computes
+DRAWS = {"dvae", "npid", "cmc", "pirl"}
+
+
+@pytest.fixture(autouse=True)
+def exact() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - DRAWS))
+def test_loss_gradients_and_state_are_those_of_a_cpu(name: str) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        model = build(name).to(device)
+        total, _ = model({name: batch(name).map(lambda x, device=device: x.to(device))})
+        total.backward()
+        model.objectives[name].after_step(model.encoders, 0.5)
+        gradients = {key: p.grad.cpu() for key, p in model.named_parameters() if p.grad is not None}
+        state = {key: x.cpu() for key, x in model.objectives[name].state_dict().items()}
+        found.append((total.detach().cpu(), gradients, state))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - ASKS))
+def test_a_step_never_waits_for_the_device(name: str) -> None:
+    model = build(name).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    shown = batch(name).map(lambda x: x.cuda())
+    for quiet in (False, True):  # the first step may set things up
+        torch.cuda.set_sync_debug_mode("error" if quiet else "default")
+        try:
+            total, _ = model({name: copy.copy(shown)})
+            total.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            model.objectives[name].after_step(model.encoders, 0.5)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_training_step_never_waits_for_the_device(color_recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = copy.deepcopy(color_recipe)
+    recipe["evals"] = {}
+    recipe["train"] |= {"ema": 0.9, "clip_grad": 1.0, "precision": "bf16"}
+    trainer = Trainer(check(recipe), tmp_path / "run", device=torch.device("cuda:0"), state=None)
+    trainer.train_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            trainer.train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        trainer.close()
+    assert trainer.bad_steps.item() == 0
+
+
+def test_a_step_with_gradients_that_are_not_finite_leaves_weights_and_optimizer(
+    color_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = copy.deepcopy(color_recipe)
+    recipe["evals"] = {}
+    trainer = Trainer(check(recipe), tmp_path / "run", device=torch.device("cuda:0"), state=None)
+    trainer.train_step()
+    before = {key: p.clone() for key, p in trainer.model.named_parameters()}
+    moments = copy.deepcopy(trainer.optimizer.state_dict()["state"])
+    hook = trainer.weights[0].register_hook(lambda gradient: gradient * torch.nan)
+    trainer.train_step()
+    hook.remove()
+    trainer.close()
+    assert trainer.bad_steps.item() == 1
+    torch.testing.assert_close(dict(trainer.model.named_parameters()), before, rtol=0, atol=0)
+    torch.testing.assert_close(trainer.optimizer.state_dict()["state"], moments, rtol=0, atol=0)
