@@ -13,12 +13,8 @@ from mistakes import Mistakes
 
 def made(source: str) -> set[str]:
     mistakes = Mistakes("a.py", source)
-    return {
-        mistakes.apply(mistake).decode()
-        for place in mistakes.places()
-        for mistake in place
-        if mistakes.changes(mistake)
-    }
+    all_places = [mistake for place in mistakes.places() for mistake in place]
+    return {mistakes.apply(mistake).decode() for mistake in all_places if mistakes.changes(mistake)}
 
 
 @pytest.mark.parametrize(
