@@ -39,3 +39,13 @@ def test_a_modality_that_no_sample_has_still_shows_all_its_views(view: View) -> 
     assert [v.tolist() for v in batch.views["text_b"]] == [[-1], [-1]]
     assert batch.extra["text_b_present"].tolist() == [False]
     assert batch.present("text").all()
+
+
+def test_blanks_stand_in_where_one_sample_lacks_a_modality(view: View) -> None:
+    both = {**view({"text": "4"}), "text_b": [5.0, -5.0]}
+    without = {name: value for name, value in both.items() if name != "text_b"}
+    for samples, there in [([both, without], [5, -1]), ([without, both], [-1, 5])]:
+        batch = collate(samples, view)
+        assert batch.views["text_b"][0].tolist() == there
+        assert batch.extra["text_b_present"].tolist() == [n > 0 for n in there]
+        assert batch.extra["text_present"].tolist() == [True, True]
