@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
-from mmssl.data.plan import Plan, seed_of
+from mmssl.data.plan import Plan, Segment, seed_of
 
 
 def plan(**changed: object) -> Plan:
@@ -21,6 +22,10 @@ def sequence(made: Plan) -> list[tuple[int, int]]:
     """Returns (shard, place) of what the slots own, one slot after the other."""
     parts = [next(made.passes(slot)) for slot in range(made.slots)]
     return [(s.shard, place) for part in parts for s in part for place in range(s.start, s.stop or 0, s.step)]
+
+
+def nth(passes: Iterator[list[Segment]], number: int) -> list[Segment]:
+    return next(itertools.islice(passes, number, None))
 
 
 def shards_of(places: list[tuple[int, int]]) -> list[int]:
@@ -56,11 +61,7 @@ def test_an_epoch_longer_than_the_set_goes_on_with_another_shuffle() -> None:
 def test_the_order_of_shards_depends_on(option: str) -> None:
     made = [plan(**{option: value}, shards=10, counts=(4,) * 10) for value in range(5)]
     assert len({tuple(shards_of(sequence(one))) for one in made}) == 5
-    assert len({tuple(segment.shard for segment in next(islice_pass(one, 1))) for one in made}) == 5
-
-
-def islice_pass(made: Plan, number: int) -> itertools.islice[list[object]]:
-    return itertools.islice(made.passes(0), number, number + 1)  # type: ignore[arg-type]
+    assert len({tuple(segment.shard for segment in nth(one.passes(0), 1)) for one in made}) == 5
 
 
 def test_the_order_is_shared_by_every_rank_and_worker() -> None:
@@ -77,14 +78,14 @@ def test_damaged_samples_are_replaced_out_of_whole_passes() -> None:
         ]
     assert len({tuple(s.shard for s in part) for part in later}) > 1
     first = [s.shard for s in later[0]]
-    assert any([s.shard for s in list(itertools.islice(made.passes(k), 1, 2))[0]] != first for k in range(3))
+    assert any([s.shard for s in nth(made.passes(k), 1)] != first for k in range(3))
 
 
 @pytest.mark.parametrize("shards", [4, 5, 7])
 def test_of_unknown_counts_a_slot_reads_every_so_manieth_shard_of_an_endless_sequence(shards: int) -> None:
     made = plan(shards=shards, counts=None)
     for number in range(4):
-        parts = [list(itertools.islice(made.passes(slot), number, number + 1))[0] for slot in range(4)]
+        parts = [nth(made.passes(slot), number) for slot in range(4)]
         assert sorted(s.shard for part in parts for s in part) == list(range(shards)), "each shard once a pass"
         assert {(s.start, s.stop, s.step) for part in parts for s in part} == {(0, None, 1)}
         # place p of the endless sequence belongs to slot p % 4

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
+import operator
 from pathlib import Path
 
 import pytest
@@ -38,7 +41,7 @@ def test_a_subset_holds_just_its_samples_with_the_numbers_that_they_had(
     for _ in range(2):  # the second time out of memory, where there is room
         assert held(some) == [(str(n), n) for n in numbers]
     ends = [0, 5, 6, 12, 16]
-    per_shard = [sum(a <= n < b for n in numbers) for a, b in zip(ends, ends[1:], strict=False)]
+    per_shard = [sum(a <= n < b for n in numbers) for a, b in itertools.pairwise(ends)]
     assert some.counts == [count for count in per_shard if count]
     assert [Path(shard).name for shard in some.shards] == [f"{i:03d}.tar" for i, n in enumerate(per_shard) if n]
     assert some.count == len(numbers)
@@ -71,7 +74,7 @@ def test_a_subset_of_a_subset_holds_what_both_hold(source: Source) -> None:
 def test_ranks_share_a_subset(source: Source, world: int) -> None:
     some = Subset(source, [1, 5, 7, 8, 15])
     shared = [held(some, rank=rank, world=world) for rank in range(world)]
-    assert sorted(sum(shared, [])) == sorted((str(n), n) for n in [1, 5, 7, 8, 15])
+    assert sorted(functools.reduce(operator.iadd, shared, [])) == sorted((str(n), n) for n in [1, 5, 7, 8, 15])
 
 
 def test_a_limit_draws_evenly_by_its_seed(source: Source) -> None:
