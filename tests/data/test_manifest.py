@@ -190,6 +190,15 @@ def test_one_column_may_fill_two_keys(home: Path) -> None:
     assert [(s["text"], s["label"]) for s in samples(home / "out", "text", "label")] == [("dog", 1), ("ant", 0)]
 
 
+def test_a_second_caption_keeps_its_role(home: Path) -> None:
+    (home / "long.txt").write_text("from a file")
+    rows = [{"image": "x/0.png", "text": "one", "text_b": "other"}, {"text": "two", "text_b": "long.txt"}]
+    rows.append({"text": ["three"], "text_b": ["third", "3"]})
+    made(home, rows, columns={"text": "text", "text_b": "text_b"})
+    found = [(s["text"], s["text_b"]) for s in samples(home / "out", "text", "text_b")]
+    assert found == [("one", "other"), ("two", "from a file"), (["three"], ["third", "3"])]
+
+
 @pytest.mark.parametrize("pairs", [["text"], ["text="], ["=a"], ["text=a", "text=b"]])
 def test_columns_are_written_as_pairs(pairs: list[str]) -> None:
     with pytest.raises(UserError, match="write each key once, as KEY=COLUMN"):
