@@ -136,6 +136,24 @@ def test_a_users_json_keeps_the_class(tmp_path: Path) -> None:
     assert found == [{"file": "mine", "size": 3, "class": "cat"}, [1]]
 
 
+def test_a_json_beside_a_picture_without_a_class_is_kept_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/1.png").write_bytes(png(1))
+    (tmp_path / "in/1.json").write_text('{"size":   3}')
+    build(tmp_path / "in", tmp_path / "a", workers=1)
+    with tarfile.open(tmp_path / "a/00000.tar") as made:
+        (member,) = (member for member in made if member.name.endswith(".json"))
+        file = made.extractfile(member)
+        assert file and file.read() == b'{"size":   3}'
+
+
+def test_labels_of_other_sets_may_end_in_a_line(tmp_path: Path) -> None:
+    first = labelled(tmp_path / "in/a", ["ant"], ["0"])
+    second = labelled(tmp_path / "in/b", ["bee", "ant"], ["1\n", "0\n"])
+    build([first, second], tmp_path / "out", workers=1)
+    assert [s["label"] for s in samples(tmp_path / "out", "label")] == [0, 0, 1]
+
+
 def tar(path: Path, files: list[tuple[str, bytes]]) -> Path:
     with tarfile.open(path, "w") as out:
         for name, data in files:

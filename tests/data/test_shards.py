@@ -13,6 +13,7 @@ from numbered import number_set, write_tar
 from PIL import Image
 
 from mmssl.data.shards import Source
+from mmssl.data.tar import Entry
 from mmssl.errors import UserError
 
 
@@ -256,3 +257,33 @@ def test_field_may_come_in_a_later_shard(tmp_path: Path) -> None:
     second = write_tar(tmp_path / "b.tar", [{"__key__": "2", "jpg": jpeg(1)}])
     found = list(Source(shards=[str(first), str(second)]).samples({"text", "image"}))
     assert [sorted(key for key in sample if not key.startswith("_")) for sample in found] == [["text"], ["image"]]
+
+
+def test_an_entry_keeps_what_is_wanted_of_it() -> None:
+    source = Source(shards=["pipe:true"], fields={"label": "json.kind"})
+    fields = {"jpg": b"a", "png": b"b", "txt": b"c", "json": b"{}", "wav": b"d"}
+    entry = Entry("k", "s.tar", fields, number=7)
+    assert source.keep(entry, {"text", "image"}) == Entry("k", "s.tar", {"jpg": b"a", "txt": b"c"}, number=7)
+    assert source.keep(entry, {"label", "points"}).fields == {"json": b"{}"}
+    assert entry.fields == fields
+
+
+def test_an_empty_set_tells_the_first_fault(tmp_path: Path) -> None:
+    for name, data in {"a.tar": b"?" * 900, "b.tar": b"", "c.tar": b"?" * 900}.items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=r"a.tar holds no samples: the tar ends in the middle"):
+        Source(shards=[f"pipe:cat {tmp_path}/{name}.tar" for name in "abc"]).samples({"text"})
+    (tmp_path / "a.tar").write_bytes(b"")
+    write_tar(tmp_path / "a.tar", [])
+    with pytest.raises(UserError, match=r"a.tar holds no samples: the "):
+        Source(shards=[f"pipe:cat {tmp_path}/{name}.tar" for name in "abc"]).samples({"text"})
+
+
+@pytest.mark.parametrize("broken", [5, 6])
+def test_the_first_five_broken_shards_are_named(tmp_path: Path, broken: int) -> None:
+    source = Source(shards=number_set(tmp_path / "a", [2] * 9))
+    for i in range(broken):
+        (tmp_path / f"a/{i:03d}.tar").write_bytes(b"")
+    names = ", ".join(f"{tmp_path}/a/{i:03d}.tar" for i in range(5)) + (", ..." if broken > 5 else "")
+    with pytest.raises(UserError, match=f"{broken} of 9 shards .*: {names}$"):
+        source.check_whole(0.1)
