@@ -136,11 +136,9 @@ def test_a_users_json_keeps_the_class(tmp_path: Path) -> None:
     assert found == [{"file": "mine", "size": 3, "class": "cat"}, [1]]
 
 
-def test_a_json_beside_a_picture_without_a_class_is_kept_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/1.png").write_bytes(png(1))
-    (tmp_path / "in/1.json").write_text('{"size":   3}')
-    build(tmp_path / "in", tmp_path / "a", workers=1)
+def test_the_json_of_another_set_is_kept_as_it_is(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [{"__key__": "1", "txt": b"one", "json": b'{"size":   3}'}])
+    build(str(tmp_path / "0.tar"), tmp_path / "a", workers=1)
     with tarfile.open(tmp_path / "a/00000.tar") as made:
         (member,) = (member for member in made if member.name.endswith(".json"))
         file = made.extractfile(member)
