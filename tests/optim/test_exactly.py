@@ -218,7 +218,9 @@ def test_rates_fall_from_the_output_to_the_input() -> None:
     rates = {"codes": 0.05, "stem": 0.05, "blocks.0": 0.1, "blocks.1": 0.2, "norm": 0.2, "pool": 0.4}
     for key, (rate, decay) in found.items():
         assert rate == pytest.approx(next(value for start, value in rates.items() if key.startswith(start))), key
-        assert decay == (None if (key.endswith("weight") and not key.startswith("norm")) or key == "codes" else 0.0), key
+        assert decay == (None if (key.endswith("weight") and not key.startswith("norm")) or key == "codes" else 0.0), (
+            key
+        )
     assert len(found) == len(names_of)
     assert all(group["params"] for group in groups)
 

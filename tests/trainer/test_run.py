@@ -197,6 +197,8 @@ def test_a_task_without_a_whole_sample_is_not_in_the_log(rows: Path, tmp_path: P
     line = run.figures(losses, waited, 1.0, 1)
     assert not [key for key in line if key.startswith("none")]
     assert line["total"] == line["fit/loss"] == pytest.approx(losses["fit"].total.item())
+    run = started(made(rows, tasks={"one": {"view": {"absent": 7}}}), tmp_path)
+    assert {"total", "loss"} <= run.figures(*run.train_step(), 1.0, 1).keys(), "one sample is enough"
     run = started(made(rows, tasks={"none": {"view": {"absent": 8}}}), tmp_path)
     assert not {"total", "loss"} & run.figures(*run.train_step(), 1.0, 1).keys()
 
