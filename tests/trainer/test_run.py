@@ -256,6 +256,7 @@ def test_evaluations_run_when_they_are_due_on_the_average(rows: Path, tmp_path: 
     assert [scores[f"{key}/weight"].value for key in evals] == pytest.approx(average[:3].tolist())
     assert scores["often/weight"].chance == 0.0, "in evaluation mode"
     results = json.loads((folder / "results.json").read_text())
+    assert (folder / "data_report.json").is_file()
     assert results["samples"] == 48 and results["recipe"] == "rows" and results["seed"] == 0
     state = torch.load(folder / "checkpoints" / "step_6" / "state.pt", weights_only=True)
     assert torch.equal(state["averaged"]["encoders.row.layer.weight"].flatten(), average)
