@@ -19,5 +19,5 @@ def optimizer(
     made = torch.optim.SGD(groups, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, fused=True)
     for weight in (weight for group in made.param_groups for weight in group["params"] if momentum):
         # where the first step is skipped, torch would leave in it whatever the memory held
-        made.state[weight]["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
+        made.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     return made
