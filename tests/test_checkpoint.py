@@ -224,6 +224,20 @@ def test_the_generators_go_on_where_they_were() -> None:
     assert torch.equal(torch.rand(3), first)
 
 
+def test_so_does_the_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: "there")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", asked.append)
+    state = checkpoint.random_state()
+    checkpoint.set_random_state(state)
+    checkpoint.set_random_state({"cpu": state["cpu"]})  # of a run without one
+    assert asked == ["there"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    checkpoint.set_random_state(state)
+    assert asked == ["there"] and checkpoint.random_state().keys() == {"cpu"}
+
+
 def test_only_numbered_folders_are_checkpoints(tmp_path: Path) -> None:
     for name in ("step_2", "step_10", "step_x", ".step_11.tmp", "other_3"):
         (tmp_path / name).mkdir()

@@ -25,7 +25,7 @@ def main(out: str) -> None:
     torch.manual_seed(0)
     w = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
     x = torch.randn(6, 3, dtype=torch.float64)[3 * rank : 3 * rank + 3]
-    keys = dist.gather_with_grad(x @ w)
+    keys = dist.gather_with_grad((w.T @ x.T).T)  # not contiguous
     found["keys"] = keys.detach()
     logits = (x @ w) @ keys.T
     loss = torch.nn.functional.cross_entropy(logits, torch.arange(3) + 3 * rank)

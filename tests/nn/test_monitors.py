@@ -60,7 +60,9 @@ def test_figures_cost_no_gradient_and_ranks_of_known_matrices() -> None:
     assert float(effective_rank(torch.eye(4))) == pytest.approx(4.0)
     assert float(effective_rank(torch.ones(5, 4))) == pytest.approx(1.0, abs=1e-4)
     assert float(effective_rank(torch.zeros(5, 4))) == pytest.approx(1.0)
-    assert float(uniformity(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))) == pytest.approx(-4.0)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert float(uniformity(torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=dtype))) == pytest.approx(-4.0)
+        assert float(effective_rank(torch.eye(3, dtype=dtype))) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_a_task_with_one_row_is_fine() -> None:
     ("rows", "said"),
     [
         ([0] * 3 + [1] * 27, None),
+        ([0] * 3 + [1] * 26, "clip: 3 of 29 batches had no whole sample to learn from"),
         ([0] * 4 + [1] * 27, "clip: 4 of 31 batches had no whole sample to learn from"),
         ([0, 1], "clip: 1 of 2 batches had no whole sample to learn from"),
         ([1] * 5, None),
