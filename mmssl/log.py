@@ -17,12 +17,12 @@ class RunLog:
         """Opens the logs; after a resume from `step`, lines of later steps are dropped, since they come again."""
         from torch.utils.tensorboard import SummaryWriter
 
+        self.wandb = _start_wandb(folder, name, recipe) if wandb else None
         path = folder / "metrics.jsonl"
         kept = [line for line in _lines(path) if line["step"] <= step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.file = path.open("a", buffering=1)
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
-        self.wandb = _start_wandb(folder, name, recipe) if wandb else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes name -> value for a step; JSON has null for what is no number."""

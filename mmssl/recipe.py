@@ -257,7 +257,7 @@ def _evaluation(node: Any, key: str) -> dict[str, Any]:
     if not isinstance(node, dict):
         raise UserError(f"{where} is {node!r}; expected a mapping")
     every = node.get("every")
-    if every is not None and (not isinstance(every, int) or every < 1):
+    if every is not None and (type(every) is not int or every < 1):
         raise UserError(f"{where}.every is {every!r}; expected a number of samples")
     rest = {name: value for name, value in node.items() if name != "every"}
     _checked("evals", rest, where, default=key)

@@ -30,7 +30,7 @@ from mmssl.nn.monitors import Alarm, monitors
 from mmssl.nn.wholeness import Wholeness, measured
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
-from mmssl.recipe import Recipe, check, load, split
+from mmssl.recipe import Recipe, check, load, override, split
 from mmssl.types import Batch, Loss, Trained
 
 
@@ -250,8 +250,8 @@ class Trainer:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            if self.averaged is not None and state["averaged"] is not None:
-                self.averaged.load_state_dict(state["averaged"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["averaged"] or state["model"])  # it may be asked for only now
         except (RuntimeError, ValueError) as error:
             detail = " ".join(str(error).split())[:300]
             raise UserError(f"{self.folder} was trained by another recipe, its weights do not fit: {detail}") from error
@@ -288,7 +288,13 @@ def train(
 
     overrides: `optim.lr=3e-4` and the like. out: the run folder, `runs/NAME` by default.
     """
-    made = load(recipe, overrides) if isinstance(recipe, str | Path) else check(dict(recipe))
+    if isinstance(recipe, str | Path):
+        made = load(recipe, overrides)
+    else:
+        tree = copy.deepcopy(dict(recipe))
+        for change in overrides:
+            override(tree, change)
+        made = check(tree)
     return fit(made, out=out, resume=resume, progress=progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmssl import create_encoder, load_encoder, save_encoder
+from mmssl import checkpoint, create_encoder, load_encoder, save_encoder
 from mmssl.checkpoint import load_state, save_state, steps
 from mmssl.encoders import vit
 from mmssl.errors import UserError
@@ -127,3 +128,196 @@ def test_the_newest_state_that_loads_is_taken_and_old_ones_go(tmp_path: Path) ->
     assert len(problems) == 1 and "step_10 does not load" in problems[0]
     shutil.rmtree(tmp_path / "step_9")
     assert load_state(tmp_path)[0] is None
+
+
+@pytest.mark.parametrize("change", ["lacks", "has more", "another shape"])
+def test_weights_load_strictly(change: str, folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    key = next(key for key in weights if key.startswith("encoder."))
+    if change == "lacks":
+        del weights[key]
+    elif change == "has more":
+        weights["encoder.further"] = torch.zeros(1)
+    else:
+        weights[key] = torch.zeros(*weights[key].shape, 2)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UserError, match="the weights do not fit the architecture in config.json"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("key", ["spaces.clip.layers.0.weight", "spaces.clip.further"])
+def test_weights_of_spaces_load_strictly(key: str, folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(key, None) if key in weights else weights.update({key: torch.zeros(1)})
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UserError, match="the weights do not fit"):
+        load_encoder(folder)
+
+
+def test_a_state_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_state(tmp_path, 3, {"step": 3}, keep=2)
+
+    def half(state: object, file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.torch, "save", half)
+        for step in (3, 4):
+            with pytest.raises(OSError, match="disk full"):
+                save_state(tmp_path, step, {"step": step}, keep=2)
+    assert load_state(tmp_path) == ({"step": 3}, [])
+    assert [path.name for path in steps(tmp_path)] == ["step_3"]
+    assert save_state(tmp_path, 4, {"step": 40}, keep=1) == tmp_path / "step_4"
+    assert save_state(tmp_path, 4, {"step": 41}, keep=1) == tmp_path / "step_4", "a step may be written again"
+    assert load_state(tmp_path) == ({"step": 41}, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".step_3.tmp", "step_4"]
+
+
+def test_what_is_renamed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut after a rename must not leave a file of nothing."""
+    said: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        size = os.fstat(handle).st_size
+        said.append("sync" if size else "sync of nothing")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", lambda self, to: said.append(f"rename {to.name}") or replace(self, to))
+    save_state(tmp_path / "a", 1, {"x": torch.ones(3)}, keep=1)
+    assert said[:2] == ["sync", "rename step_1"] and len(said) == 3, "the folder is the third"
+    said.clear()
+    checkpoint.save_weights({"x": torch.ones(3)}, tmp_path / "b" / "x.safetensors")
+    assert said == ["sync", "rename x.safetensors"]
+
+
+def test_weights_are_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import load_file
+
+    file = tmp_path / "x.safetensors"
+    wide = torch.arange(6.0).reshape(2, 3).requires_grad_()
+    checkpoint.save_weights({"x": wide.t(), "again": wide.t()}, file)  # neither contiguous nor alone
+    found = load_file(file)
+    assert torch.equal(found["x"], wide.t()) and torch.equal(found["again"], wide.t())
+
+    def half(weights: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", half)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save_weights({"x": torch.zeros(1)}, file)
+    assert torch.equal(load_file(file)["x"], wide.t())
+
+
+def test_the_generators_go_on_where_they_were() -> None:
+    state = checkpoint.random_state()
+    first = torch.rand(3)
+    torch.manual_seed(9)
+    checkpoint.set_random_state(state)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_so_does_the_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: "there")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", asked.append)
+    state = checkpoint.random_state()
+    checkpoint.set_random_state(state)
+    checkpoint.set_random_state({"cpu": state["cpu"]})  # of a run without one
+    assert asked == ["there"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    checkpoint.set_random_state(state)
+    assert asked == ["there"] and checkpoint.random_state().keys() == {"cpu"}
+
+
+def test_only_numbered_folders_are_checkpoints(tmp_path: Path) -> None:
+    for name in ("step_2", "step_10", "step_x", ".step_11.tmp", "other_3"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in steps(tmp_path)] == ["step_10", "step_2"]
+
+
+def test_a_folder_says_what_it_holds(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["format"], config["modality"], config["dim"]) == (1, "image", 16)
+    assert config["encoder"] == {"name": "vit", "options": SMALL}
+    assert config["preprocess"] == create_encoder("vit", **SMALL).preprocess.config()
+    head = {"kind": "Projection", "dim": 16, "out": 8, "hidden": [12], "norm": True, "bias": False}
+    assert config["spaces"]["clip"] == head | {"last_norm": False, "affine": True, "gelu": False}
+    from safetensors.torch import load_file
+
+    starts = {key.partition(".")[0] for key in load_file(folder / "model.safetensors")}
+    assert starts == {"encoder", "spaces"}
+
+
+def test_preprocessing_is_restored(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    name, value = next((k, v) for k, v in config["preprocess"].items() if type(v) is int)
+    config["preprocess"][name] = value + 1
+    config["preprocess"]["further"] = [1, 2]
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = load_encoder(folder)
+    assert getattr(loaded.preprocess, name) == value + 1
+    assert loaded.preprocess.further == (1, 2), "sequences are tuples, as JSON has none"  # type: ignore[attr-defined]
+
+
+def test_heads_of_other_files_are_named_by_their_path_and_need_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import ModuleType
+
+    class Own(Projection):
+        pass
+
+    Own.__module__ = "their.heads"
+    module = ModuleType("their.heads")
+    module.Own = Own  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "their", ModuleType("their"))
+    monkeypatch.setitem(sys.modules, "their.heads", module)
+    encoder = create_encoder("vit", **SMALL)
+    encoder.spaces["clip"] = Own(16, out=8)
+    save_encoder(encoder, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["spaces"]["clip"]["kind"] == "their.heads:Own"
+    with pytest.raises(UserError, match="trust_code=True"):
+        load_encoder(tmp_path)
+    assert type(load_encoder(tmp_path, trust_code=True).spaces["clip"]) is Own
+    for kind, error in (
+        (None, None),
+        ("mmssl.types:Features", "is no head"),
+        ("mmssl.nn.head:append_coordinates", "is no head"),
+    ):
+        config["spaces"]["clip"].pop("kind", None)
+        config["spaces"]["clip"] |= {"kind": kind} if kind else {}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        if error is None:
+            assert type(load_encoder(tmp_path).spaces["clip"]) is Projection
+        else:
+            with pytest.raises(UserError, match=error):
+                load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_folder_needs_both_files(missing: str, folder: Path) -> None:
+    (folder / missing).unlink()
+    with pytest.raises(UserError, match=r"is no encoder folder \(it holds [cm]"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"format": 2}'])
+def test_a_config_of_another_format(text: str, folder: Path) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(UserError, match="not of mmssl's format 1"):
+        load_encoder(folder)
+
+
+def test_there_must_be_weights(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there are no weights at"):
+        checkpoint.load_weights(torch.nn.Linear(1, 1), tmp_path / "x.safetensors")

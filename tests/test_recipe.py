@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,162 @@ def test_a_recipe_may_choose_another_view(color_recipe: dict[str, Any]) -> None:
     assert (view.__name__, options) == ("Pair", {"flip": 0.25})
     own, options = recipe.check(color_recipe).tasks["clip"].view
     assert (own.__name__, options) == ("Single", {})
+
+
+TINY = {
+    "encoders": {"image": {"name": "convnet"}},
+    "tasks": {"simclr": {"data": {"shards": "x.tar"}, "method": {}, "batch": 4}},
+    "train": {"samples": 10},
+}
+
+
+def test_what_a_run_does_by_default() -> None:
+    made = recipe.check(yaml.safe_load(yaml.safe_dump(TINY)))
+    assert dataclasses.asdict(made.train) == {
+        "samples": 10,
+        "warmup": 0,
+        "seed": 0,
+        "precision": "auto",
+        "accumulate": 1,
+        "clip_grad": 0.0,
+        "ema": 0.0,
+        "final_lr": 0.0,
+        "compile": False,
+        "device": None,
+        "threads": None,
+        "freeze": [],
+        "start": {},
+        "log_every": 10,
+        "save_every": None,
+        "keep": 2,
+        "max_bad_steps": 10,
+        "wandb": False,
+    }
+    assert (made.name, made.optim, made.evals) == ("run", {"name": "adamw"}, {})
+    task = made.tasks["simclr"]
+    assert (task.weight, task.method, task.objective[1], task.view[1]) == (1.0, {"name": "simclr"}, {}, {})
+    assert task.objective[0].__name__ == "SimCLR"
+    assert made.plain == TINY and yaml.safe_load(made.dump()) == TINY
+    assert list(yaml.safe_load(made.dump())) == ["encoders", "tasks", "train"], "in the order that it was written"
+
+
+def test_a_step_has_the_samples_of_all_tasks() -> None:
+    tree = yaml.safe_load(yaml.safe_dump(TINY))
+    tree["tasks"]["more"] = {**tree["tasks"]["simclr"], "batch": 7, "weight": 2, "method": {"name": "simclr"}}
+    made = recipe.check(tree)
+    assert made.per_step == 11 and made.tasks["more"].weight == 2.0
+
+
+def test_an_evaluation_is_named_by_its_key_or_its_name() -> None:
+    options = {"train": {"shards": "x"}, "data": {"shards": "y"}}
+    made = recipe.check({**TINY, "evals": {"knn": options, "again": {"name": "knn", "every": 1, **options}}})
+    assert made.evals == {"knn": {"name": "knn", **options}, "again": {"name": "knn", "every": 1, **options}}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("evals.knn.every", 0, "evals.knn.every is 0; expected a number of samples"),
+        ("evals.knn.every", True, "evals.knn.every is True; expected a number of samples"),
+        ("evals.knn.every", 2.5, "evals.knn.every is 2.5; expected a number of samples"),
+        ("evals.knn", 3, "evals.knn is 3; expected a mapping"),
+        ("evals.nosuch", {}, "there is no eval 'nosuch'"),
+        ("encoders", {}, "encoders is {}; expected a mapping of names to nodes, at least one"),
+        ("encoders", [1], "encoders is [1]; expected a mapping"),
+        ("encoders.image", 1, "expected a mapping of names to nodes"),
+        ("encoders.image", {"widths": [4]}, "encoders.image is {'widths': [4]}; expected a mapping with a `name`"),
+        ("tasks", None, "tasks is None; expected a mapping"),
+        ("optim", "adamw", "optim is 'adamw'; expected a mapping with a `name`"),
+        ("optim.momentum", 0.9, "optim: optimizer has no option 'momentum'"),
+        ("tasks.simclr.batch", -1, "tasks.simclr.batch is -1; expected at least 1"),
+        ("tasks.simclr.data.batch", 4, "tasks.simclr.data has no option 'batch'"),
+        ("tasks.simclr.data.seed", 4, "tasks.simclr.data has no option 'seed'"),
+        ("tasks.simclr.data.rank", 4, "tasks.simclr.data has no option 'rank'"),
+        ("tasks.simclr.data.world", 4, "tasks.simclr.data has no option 'world'"),
+        ("tasks.simclr.data.workers", "many", "tasks.simclr.data: workers is 'many'; expected int"),
+        ("tasks.simclr.data", {}, "tasks.simclr.data: Source needs the option 'shards'"),
+        ("tasks.simclr.weight", True, "tasks.simclr: weight is True; expected float"),
+        ("train", {}, "train: TrainOptions needs the option 'samples'"),
+        ("train.ema", True, "train: ema is True; expected float"),
+        ("train.smaples", 3, "train: TrainOptions has no option 'smaples'; did you mean 'samples'"),
+        ("train.freeze", ["text"], "train.freeze names 'text'; known: image"),
+    ],
+)
+def test_what_is_refused(path: str, value: Any, message: str) -> None:
+    evals = {"knn": {"train": {"shards": "x"}, "data": {"shards": "y"}}}
+    recipe.check(changed({**TINY, "optim": {}, "evals": evals}, "train.samples", 20))
+    with pytest.raises(UserError) as caught:
+        recipe.check(changed({**TINY, "optim": {}, "evals": evals}, path, value))
+    assert message in str(caught.value)
+
+
+def test_data_is_split_between_source_and_loader() -> None:
+    node = {"shards": "x", "fields": {"text": "json.caption"}, "workers": 3.0, "shuffle_mb": 1, "strict": True}
+    source, loader = recipe.split_data(node, where="here")
+    assert source == {"shards": "x", "fields": {"text": "json.caption"}}
+    assert loader == {"workers": 3, "shuffle_mb": 1.0, "strict": True}
+    assert type(loader["workers"]) is int and type(loader["shuffle_mb"]) is float
+
+
+def test_splitting_a_node() -> None:
+    assert recipe.split({"name": "a", "b": 1}) == ("a", {"b": 1})
+    assert recipe.split({"b": 1}, default="c") == ("c", {"b": 1})
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"encoders": {"image": {"name": "their.code:encoder"}}},
+        {"tasks": {"simclr": {"data": {"shards": "x"}, "batch": 4, "method": {"name": "their.code"}}}},
+        {"encoders": {"video": {"name": "frames", "image": {"name": "their.code:encoder"}}}},
+    ],
+)
+def test_what_is_not_ones_own_names_no_foreign_code(tree: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'their.code.*' names code outside mmssl"):
+        recipe.check({**TINY, **tree}, trust_code=False)
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**TINY, **tree}))
+    with pytest.raises(UserError, match="names code outside mmssl"):
+        recipe.load(tmp_path / "r.yaml", trust_code=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("a=1", {"a": 1, "b": {"c": 2}}),
+        ("b.c=[x, 1.5]", {"b": {"c": ["x", 1.5]}}),
+        ("b.d.e=true", {"b": {"c": 2, "d": {"e": True}}}),
+        ("b.c=p=q", {"b": {"c": "p=q"}}),
+        ("a=", {"a": None, "b": {"c": 2}}),
+    ],
+)
+def test_an_override_sets_one_value(change: str, expected: dict[str, Any]) -> None:
+    tree = {"b": {"c": 2}}
+    recipe.override(tree, change)
+    assert tree == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("b.c", "'b.c' is no override; write it as key.key=value"),
+        ("b.c.d=1", "'b.c.d=1': 'c' is the value 2, it has no 'd' below it"),
+        ("b=[1", "'b=[1': the value is not YAML"),
+    ],
+)
+def test_an_override_that_is_none(change: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        recipe.override({"b": {"c": 2}}, change)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("given", ["cross_modal/clip_emoji", "configs/cross_modal/clip_emoji.yaml"])
+def test_a_shipped_recipe_is_found_by_name(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert recipe.find(given) == names.home("configs") / "cross_modal" / "clip_emoji.yaml"
+    with pytest.raises(UserError, match=r"none comes near \(see `mmssl list configs`\)"):
+        recipe.find("qqqqqq")
+    (tmp_path / "mine.v1").write_text(yaml.safe_dump(TINY))
+    assert recipe.find("mine.v1") == Path("mine.v1")
+    assert recipe.load("mine.v1").name == "mine"
+    (tmp_path / "named").write_text(yaml.safe_dump({**TINY, "name": "other"}))
+    assert recipe.load("named").name == "other"

@@ -16,4 +16,8 @@ def optimizer(
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
     """Makes SGD; the defaults are MoCo's at a batch of 256."""
-    return torch.optim.SGD(groups, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, fused=True)
+    made = torch.optim.SGD(groups, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, fused=True)
+    for weight in (weight for group in made.param_groups for weight in group["params"] if momentum):
+        # where the first step is skipped, torch would leave in it whatever the memory held
+        made.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return made

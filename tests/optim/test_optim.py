@@ -58,24 +58,6 @@ def test_every_optimizer_lowers_a_loss_and_leaves_weights_alone_when_the_gradien
         torch.testing.assert_close(old, new, rtol=0, atol=0)
 
 
-def test_lars_equals_the_formula() -> None:
-    weight = nn.Parameter(torch.randn(3, 2))
-    grad, start = torch.randn(3, 2), weight.detach().clone()
-    optimizer = names.build("optim", "lars", [{"params": [weight]}], lr=0.5, weight_decay=0.1, trust=0.02)
-    weight.grad = grad.clone()
-    optimizer.step()
-    update = grad + 0.1 * start
-    torch.testing.assert_close(weight.detach(), start - 0.5 * 0.02 * start.norm() / update.norm() * update)
-
-
-def test_lars_moves_biases_and_norms_at_a_rate_of_their_own() -> None:
-    bias = nn.Parameter(torch.ones(3))
-    optimizer = names.build("optim", "lars", [{"params": [bias]}], lr=0.5, vectors=0.1)
-    bias.grad = torch.full((3,), 2.0)
-    optimizer.step()
-    torch.testing.assert_close(bias.detach(), torch.full((3,), 1 - 0.5 * 0.1 * 2.0))
-
-
 def test_values_follow_a_cosine_and_a_line() -> None:
     assert [cosine(done, start=0.9, end=1.0) for done in (0.0, 0.5, 1.0)] == pytest.approx([0.9, 0.95, 1.0])
     steps = [ramp(done, start=0.04, end=0.07, over=0.2) for done in (0.0, 0.1, 0.2, 1.0)]

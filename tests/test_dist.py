@@ -1,0 +1,170 @@
+"""Collectives of two processes, and of one, against what one process would compute."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from mmssl import dist
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory, two_processes: Callable[..., str]) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("ranks") / "found"
+    two_processes(Path(__file__).with_name("two_ranks.py"), out)
+    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(2)]
+
+
+def test_each_process_knows_its_place(ranks: list[dict[str, Any]]) -> None:
+    assert [found["place"] for found in ranks] == [(0, 2, "cpu", True), (1, 2, "cpu", True)]
+    assert [found["alone"][:3] for found in ranks] == [(0, 1, False)] * 2
+    assert [float(found["alone"][3]) for found in ranks] == [1.0, 1.0]
+
+
+def test_gathered_rows_carry_the_gradient_of_the_whole_batch(ranks: list[dict[str, Any]]) -> None:
+    torch.manual_seed(0)
+    w = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    z = torch.randn(6, 3, dtype=torch.float64) @ w
+    whole = torch.nn.functional.cross_entropy(z @ z.T, torch.arange(6))
+    whole.backward()
+    for found in ranks:
+        torch.testing.assert_close(found["keys"], z.detach())
+    torch.testing.assert_close((ranks[0]["loss"] + ranks[1]["loss"]) / 2, whole.detach())
+    torch.testing.assert_close((ranks[0]["gradient"] + ranks[1]["gradient"]) / 2, w.grad)
+
+
+def test_plain_values_are_gathered_in_order(ranks: list[dict[str, Any]]) -> None:
+    for rank, found in enumerate(ranks):
+        assert found["rows"].tolist() == [[0.0, 1.0], [10.0, 11.0], [12.0, 13.0]]
+        assert found["objects"] == [{"rank": 0}, {"rank": 1}]
+        assert found["total"].tolist() == [3.0] and not found["total"].requires_grad
+        assert found["mine"].tolist() == [1.0 + rank], "what is summed stays as it was"
+
+
+def test_a_mean_over_the_rows_of_both(ranks: list[dict[str, Any]]) -> None:
+    """Rank 0 has 1 that counts; rank 1 has 2, 4 and 8: together 15 / 4."""
+    assert sum(float(found["mean"]) for found in ranks) / 2 == pytest.approx(15 / 4)
+    assert ranks[0]["values"].tolist() == pytest.approx([2 / 4, 0, 0, 0])
+    assert ranks[1]["values"].tolist() == pytest.approx([2 / 4, 2 / 4, 0, 2 / 4])
+    nothing, whole, shares = zip(*(found["others"].tolist() for found in ranks), strict=True)
+    assert nothing == (0.0, 0.0) and whole == (1.5, 3.0)
+    assert sum(shares) / 2 == pytest.approx((0.25 + 1.0 + 0.5 + 2.0) / 1.5)
+    for found in ranks:
+        assert found["counts"].tolist() == [4.0, 0.0, 2.0, 1.5]
+
+
+def test_one_process_is_alone() -> None:
+    x = torch.ones(2, requires_grad=True)
+    assert (dist.is_on(), dist.rank(), dist.world()) == (False, 0, 1)
+    assert dist.gather_with_grad(x) is x and dist.gather(x) is x and dist.gather_objects("a") == ["a"]
+    total = dist.total(x)
+    assert total.tolist() == [1.0, 1.0] and not total.requires_grad and total.data_ptr() != x.data_ptr()
+    dist.barrier()
+    dist.stop()
+
+
+@pytest.mark.parametrize(
+    ("weight", "mean", "gradient"),
+    [
+        (None, 3.5, [0.5, 0.5]),
+        ([True, True], 3.5, [0.5, 0.5]),
+        ([False, True], 5.0, [0.0, 1.0]),
+        ([False, False], 0.0, [0.0, 0.0]),
+        ([1.0, 3.0], (2 + 15) / 4, [0.25, 0.75]),
+    ],
+)
+def test_a_mean_of_one_process(weight: Any, mean: float, gradient: list[float]) -> None:
+    values = torch.tensor([2.0, 5.0], requires_grad=True)
+    found = dist.mean(values, None if weight is None else torch.tensor(weight))
+    found.backward()
+    assert float(found.detach()) == pytest.approx(mean) and values.grad.tolist() == pytest.approx(gradient)
+
+
+def test_rows_that_do_not_weigh_may_be_no_numbers() -> None:
+    values = torch.tensor([torch.inf, 5.0], requires_grad=True)
+    dist.mean(values, torch.tensor([0, 1])).backward()
+    assert values.grad.tolist() == [0.0, 1.0]
+
+
+def test_rows_are_counted_only_inside() -> None:
+    dist.note(1, torch.device("cpu"))
+    with dist.counting() as counts:
+        dist.note(3, torch.device("cpu"))
+        dist.note(torch.tensor(2.5), torch.device("cpu"))
+    dist.note(4, torch.device("cpu"))
+    assert [float(count) for count in counts] == [3.0, 2.5] and counts[0].dtype == torch.float32
+
+
+class Group:
+    """Stands in for CUDA and the process group, and writes down what is asked."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, cuda: bool, **environment: str) -> None:
+        self.asked: list[Any] = []
+        patch.setattr(torch.cuda, "is_available", lambda: cuda)
+        patch.setattr(torch.cuda, "set_device", lambda device: self.asked.append(str(device)))
+        patch.setattr(dist.td, "init_process_group", self.asked.append)
+        for name in ("LOCAL_RANK", "WORLD_SIZE"):
+            patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda", "environment", "chosen", "asked"),
+    [
+        (None, False, {}, "cpu", []),
+        (None, True, {}, "cuda:0", ["cuda:0"]),
+        (None, True, {"LOCAL_RANK": "3", "WORLD_SIZE": "4"}, "cuda:3", ["cuda:3", "nccl"]),
+        ("cuda", True, {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "cuda:1", ["cuda:1", "nccl"]),
+        ("cuda:2", True, {"LOCAL_RANK": "1"}, "cuda:2", ["cuda:2"]),
+        ("cpu", True, {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "cpu", ["gloo"]),
+        (None, False, {"WORLD_SIZE": "1"}, "cpu", []),
+    ],
+)
+def test_which_device_and_group(
+    device: str | None,
+    cuda: bool,
+    environment: dict[str, str],
+    chosen: str,
+    asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = Group(monkeypatch, cuda=cuda, **environment)
+    assert str(dist.start(device)) == chosen
+    assert group.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("device", "amx", "avx", "native", "able"),
+    [
+        ("cpu", False, False, True, False),
+        ("cpu", True, False, False, True),
+        ("cpu", False, True, False, True),
+        ("cuda", False, False, True, True),
+        ("cuda", True, True, False, False),
+    ],
+)
+def test_who_computes_in_bf16(
+    device: str, amx: bool, avx: bool, native: bool, able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    assert dist.computes_bf16(torch.device(device)) is able
+
+
+def test_leaving_says_what_was_said_and_gives_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, SimpleNamespace(flush=lambda name=name: said.append(name)))
+    monkeypatch.setattr(dist.os, "_exit", said.append)
+    dist.leave(3)
+    dist.leave()
+    monkeypatch.undo()
+    assert said == ["stdout", "stderr", 3, "stdout", "stderr", 0]

@@ -1,0 +1,240 @@
+"""How values meet the types that an option declares, and how names are found."""
+
+from __future__ import annotations
+
+import math
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pytest
+
+from mmssl import names
+from mmssl.errors import UserError
+
+
+class Kind:
+    pass
+
+
+KIND = Kind()
+FITS: list[tuple[Any, Any, Any]] = [
+    (Any, KIND, KIND),
+    (float, 1, 1.0),
+    (float, "1e-4", 1e-4),
+    (float, "inf", math.inf),
+    (int, 3.0, 3),
+    (int, -2, -2),
+    (bool, True, True),
+    (str, "x", "x"),
+    (None, None, None),
+    (float | None, None, None),
+    (float | None, 2, 2.0),
+    (int | float, 2, 2),
+    (int | float, 2.0, 2.0),
+    (int | float, 2.5, 2.5),
+    (float | tuple[float, ...], [1, 2], (1.0, 2.0)),
+    (str | list[str], "x", "x"),
+    (str | list[str], ["x"], ["x"]),
+    (bool | float, True, True),
+    (Literal["a", 2], 2, 2),
+    (tuple[float, float], [1, 2], (1.0, 2.0)),
+    (tuple[int, ...], [], ()),
+    (tuple[int, str], [1, "x"], (1, "x")),
+    (list[int], (1, 2.0), [1, 2]),
+    (list, [1, "x"], [1, "x"]),
+    (tuple, [1, "x"], (1, "x")),
+    (list[tuple[str, str]], [["a", "b"]], [("a", "b")]),
+    (dict[str, float], {"a": 1}, {"a": 1.0}),
+    (dict[str, Any], {"a": [1]}, {"a": [1]}),
+    (dict, {"a": 1}, {"a": 1}),
+    (Path, "x/y", Path("x/y")),
+    (Path, Path("x"), Path("x")),
+    (Kind, KIND, KIND),
+]
+REFUSED: list[tuple[Any, Any, str]] = [
+    (float, True, "expected float"),
+    (float, False, "expected float"),
+    (float, None, "expected float"),
+    (float, "fast", "expected float"),
+    (float, [1], "expected float"),
+    (int, True, "expected int"),
+    (int, 2.5, "expected int"),
+    (int, "2", "expected int"),
+    (bool, 1, "expected bool"),
+    (str, 1, "expected str"),
+    (None, 0, "expected None"),
+    (float | None, True, "expected float | None"),
+    (float | None, "x", "expected float | None"),
+    (Literal["a", "b"], "c", "expected one of 'a', 'b'"),
+    (tuple[float, float], [1], "expected tuple[float, float]"),
+    (tuple[float, float], [1, 2, 3], "expected tuple[float, float]"),
+    (tuple[float, float], [1, True], "expected tuple[float, float]"),
+    (tuple[int, ...], [1, "x"], "expected tuple[int, ...]"),
+    (list[int], "12", "expected list[int]"),
+    (list[int], {"a": 1}, "expected list[int]"),
+    (dict[str, float], {"a": "x"}, "expected dict[str, float]"),
+    (dict[str, float], [1], "expected dict[str, float]"),
+    (Path, 3, "expected Path"),
+    (Kind, 3, "expected Kind"),
+]
+
+
+@pytest.mark.parametrize(("hint", "value", "expected"), FITS)
+def test_a_value_becomes_what_its_option_declares(hint: Any, value: Any, expected: Any) -> None:
+    found = names._fit(value, hint, "option")
+    assert found == expected and type(found) is type(expected)
+    if isinstance(found, list | tuple):
+        assert [type(item) for item in found] == [type(item) for item in expected]
+
+
+@pytest.mark.parametrize(("hint", "value", "said"), REFUSED)
+def test_a_value_of_another_type_is_refused(hint: Any, value: Any, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        names._fit(value, hint, "here: option")
+    assert str(caught.value) == f"here: option is {value!r}; {said}"
+
+
+def test_every_value_of_a_mapping_is_changed() -> None:
+    assert names._fit({"a": 1, "b": "2"}, dict[str, float], "x") == {"a": 1.0, "b": 2.0}
+
+
+def wants(first: int, second: int = 2, *, size: int, rate: float = 0.5, free=None) -> tuple[Any, ...]:  # type: ignore[no-untyped-def]
+    """Takes two arguments by place."""
+    return first, second, size, rate, free
+
+
+def varied(variant: str, first: int = 0, *, size: int = 1) -> tuple[Any, ...]:
+    return variant, first, size
+
+
+def sometimes(variant: str = "plain", *, size: int = 1) -> tuple[Any, ...]:
+    return variant, size
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = ModuleType("their.code")
+    for name, value in {"wants": wants, "varied": varied, "sometimes": sometimes, "_hidden": wants}.items():
+        setattr(module, name, value)
+    monkeypatch.setitem(sys.modules, "their", ModuleType("their"))
+    monkeypatch.setitem(sys.modules, "their.code", module)
+    return module
+
+
+def test_only_keywords_are_options() -> None:
+    assert list(names.options_of(wants)) == ["size", "rate", "free"]
+    assert names.check_options(wants, {"size": 1, "free": KIND}) == {"size": 1, "free": KIND}
+    with pytest.raises(UserError, match=r"^wants has no option 'first'"):
+        names.check_options(wants, {"size": 1, "first": 2})
+    with pytest.raises(UserError, match=r"^at: wants needs the option 'size'$"):
+        names.check_options(wants, {}, where="at")
+    with pytest.raises(UserError, match=r"^at: rate is True; expected float$"):
+        names.check_options(wants, {"size": 1, "rate": True}, where="at")
+
+
+def test_building_passes_arguments_and_options_on(own: ModuleType) -> None:
+    assert names.build("encoders", "their.code:wants", 7, 8, size=3.0, rate="1e-2") == (7, 8, 3, 0.01, None)
+    with pytest.raises(UserError, match=r"^node: wants has no option 'sise'"):
+        names.build("encoders", "their.code:wants", 7, where="node", size=1, sise=2)
+    with pytest.raises(UserError, match=r"^their.code:wants: wants needs the option 'size'"):
+        names.build("encoders", "their.code:wants", 7)
+    with pytest.raises(UserError, match="trust_code=True"):
+        names.build("encoders", "their.code:wants", 7, size=1, trust_code=False)
+
+
+def test_variants(own: ModuleType) -> None:
+    own.encoder = varied  # type: ignore[attr-defined]
+    assert names.resolve("encoders", "their.code:small") == (varied, "small")
+    assert names.build("encoders", "their.code:small", 5, size=2) == ("small", 5, 2)
+    with pytest.raises(UserError, match=r"^node: say which variant, as in 'their.code:VARIANT'"):
+        names.build("encoders", "their.code", where="node")
+    with pytest.raises(UserError, match=r"^their.code: say which variant"):
+        names.build("encoders", "their.code")
+    own.encoder = sometimes  # type: ignore[attr-defined]
+    assert names.build("encoders", "their.code", size=2) == ("plain", 2)
+    own.encoder = wants  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"^node: 'their.code' has no variant 'small'"):
+        names.build("encoders", "their.code:small", where="node")
+    with pytest.raises(UserError, match=r"^their.code:small: 'their.code' has no variant 'small'"):
+        names.build("encoders", "their.code:small")
+    assert names.resolve("encoders", "their.code:_hidden") == (wants, "_hidden"), "what is private is not reached"
+
+
+def test_names_that_lead_nowhere(own: ModuleType) -> None:
+    with pytest.raises(UserError, match=r"'their.code:small': the module their.code has no 'small'"):
+        names.resolve("encoders", "their.code:small")
+    with pytest.raises(UserError, match=r"'their.code': the module their.code has no 'method'"):
+        names.resolve("methods", "their.code")
+    with pytest.raises(UserError, match=r"there is no module 'nowhere'"):
+        names.resolve("methods", "nowhere.code")
+    with pytest.raises(UserError, match=r"there is no encoder '__init__'"):
+        names.resolve("encoders", "__init__")
+    with pytest.raises(UserError, match=r"there is no encoder 'bpe'"):  # a file of the room that exports none
+        names.resolve("encoders", "bpe")
+    with pytest.raises(UserError, match=r"there is no encoder 'a/b.c'"):
+        names.resolve("encoders", "a/b.c")
+    with pytest.raises(UserError, match=r"nothing is listed under 'encoder'; did you mean 'encoders'"):
+        names.list_names("encoder")
+
+
+def test_a_package_that_is_missing_is_named(own: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lone").mkdir()
+    (tmp_path / "lone" / "needy.py").write_text("import nosuchpackage\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"'lone.needy' needs the package 'nosuchpackage': pip install nosuchpackage"):
+        names.resolve("encoders", "lone.needy")
+    with pytest.raises(UserError, match=r"there is no module 'lone.absent' on the Python path"):
+        names.resolve("encoders", "lone.absent")
+
+
+def test_what_a_file_only_imports_is_no_part_of_it() -> None:
+    from mmssl.methods import clip
+
+    assert names.resolve("methods", "clip:CLIP") == (clip.CLIP, None)
+    assert names.resolve("methods", "clip") == (clip.method, None)
+    assert names.resolve("methods", "mmssl.methods.clip:method") == (clip.method, None)
+    assert names.resolve("methods", "clip:nothing") == (clip.method, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "foreign"),
+    [
+        ("clip", False),
+        ("timm:a.b", False),
+        ("mmssl.methods.clip:method", False),
+        ("mmsslx.methods", True),
+        ("their.code:encoder", True),
+        ("hub/a.b:x", False),
+    ],
+)
+def test_code_outside_needs_trust(name: str, foreign: bool) -> None:
+    names.refuse_foreign(name, trust_code=True)
+    with pytest.raises(UserError, match="names code outside mmssl") if foreign else nullcontext():
+        names.refuse_foreign(name, trust_code=False)
+
+
+def test_lists_give_the_first_line_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "PACKAGE", tmp_path / "mmssl")
+    files = {
+        "mmssl/encoders/one.py": '"""\n\n  First line.\n\nMore."""\nencoder = 3\n',
+        "mmssl/encoders/two.py": '"""Second."""\ndef encoder(): ...\n',
+        "mmssl/encoders/three.py": "class encoder: ...\n",
+        "mmssl/encoders/helper.py": '"""No encoder."""\nother = encoder = None\nx: int = 0\n'.replace(
+            "encoder =", "e ="
+        ),
+        "datasets/birds/card.yaml": "name: birds\nabout: |-\n  Birds.\n  More.\n",
+        "configs/image/clip.yaml": "# CLIP on birds.\nname: clip\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert names.list_names("encoders") == {"one": "First line.", "three": "", "two": "Second."}
+    assert names.list_names("datasets") == {"birds": "Birds."}
+    assert names.list_names("configs") == {"image/clip": "CLIP on birds."}
+    assert names.home("configs") == tmp_path / "configs"
+    (tmp_path / "mmssl/_assets/configs").mkdir(parents=True)
+    assert names.home("configs") == tmp_path / "mmssl/_assets/configs", "as a wheel has them"
+    assert names.home("datasets") == tmp_path / "datasets" and names.home("evals") == tmp_path / "mmssl/evals"

@@ -1,0 +1,207 @@
+"""Evaluations of a run and after it: which run, what they see, and what results.json says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from linear import model
+from linear.model import Peek, Row
+from linear.plain import made
+
+from mmssl import dist, recipe, train
+from mmssl.errors import UserError
+from mmssl.evals.report import warn
+from mmssl.judge import Judge, evaluate, load_encoders, load_run, merged, read_scores, table, write_results
+from mmssl.types import Score, Trained
+
+PEEK = {"name": "linear.model:evaluation"}
+
+
+@pytest.fixture(scope="module")
+def run(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two evaluations, of 48 samples."""
+    evals = {"first": PEEK, "second": {**PEEK, "at": 1}}
+    tree = made(rows, tasks={"fit": {"view": {"noise": 0.5}, "objective": {"take": 1}}}, evals=evals, train={"seed": 3})
+    return train(tree, out=tmp_path_factory.mktemp("judged") / "run", progress=False)
+
+
+def test_evaluations_are_built_at_once(rows: Path) -> None:
+    judge = Judge({"a": {**PEEK, "at": 2, "every": 5}, "b": PEEK})
+    assert judge.every == {"a": 5, "b": None}
+    assert [type(e) for e in judge.evaluations.values()] == [Peek, Peek] and judge.evaluations["a"].at == 2
+    with pytest.raises(UserError, match="evals.a: 'linear.model:encoder' is no Evaluation"):
+        Judge({"a": {"name": "linear.model:encoder"}})
+    with pytest.raises(UserError, match="evals.a: Peek has no option 'ta'"):
+        Judge({"a": {**PEEK, "ta": 1}})
+    sets = {side: {"shards": str(rows)} for side in ("train", "data")}
+    with pytest.raises(UserError, match="evals.knn: .*label"):  # found by its key
+        Judge({"knn": sets}).check(Trained({"row": Row()}))
+
+
+def test_checking_names_the_first_that_lacks_something(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    judge = Judge({"a": PEEK, "b": {**PEEK, "fail": "check"}})
+    trained = Trained({"row": Row()})
+    judge.check(trained, ["a"])
+    with pytest.raises(UserError, match=r"^evals\.b: nothing fits$"):
+        judge.check(trained)
+    monkeypatch.setattr(Peek, "check", lambda self, trained: warn("few samples"))
+    judge.check(trained, ["a"])
+    assert capsys.readouterr().out == "evals.a: few samples\n"
+
+
+def test_one_that_cannot_be_run_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Judge({"a": {**PEEK, "fail": "run"}, "b": PEEK})
+    trained = Trained({"row": Row()})
+    assert list(judge.run(trained)) == ["b/weight"]
+    assert judge.remarks() == {
+        "left_out": {"a": {}, "b": {}},
+        "warnings": {"a": ["not judged: nothing is there"], "b": []},
+    }
+    with pytest.raises(UserError, match=r"^evals\.a: nothing is there; the other figures stand in r\.json$"):
+        judge.finish(Path("r.json"))
+    judge.evaluations["a"].fail = ""
+    assert list(judge.run(trained, ["a"])) == ["a/weight"]
+    judge.finish(Path("r.json"))
+    judge.evaluations["a"].fail = "run"
+    monkeypatch.setattr(dist, "world", lambda: 2)
+    with pytest.raises(UserError, match="nothing is there"):
+        judge.run(trained, ["a"])
+
+
+def test_what_is_judged_is_in_evaluation_mode_and_put_back(rows: Path, tmp_path: Path) -> None:
+    encoder = Row(dropout=0.5)
+    judge = Judge({"a": PEEK})
+    assert judge.run(Trained({"row": encoder}))["a/weight"].chance == 0.0
+    assert encoder.training and encoder.dropout.training
+
+
+def test_objectives_are_in_evaluation_mode_too(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = load_run(run, trust_code=True)
+    objective = trained.tasks["fit"].objective.train()
+    seen: list[bool] = []
+    monkeypatch.setattr(Peek, "run", lambda self, trained: seen.append(objective.head.training) or iter(()))
+    Judge({"a": PEEK}).run(trained)
+    assert seen == [False] and objective.head.training
+
+
+def test_remarks_about_what_did_not_run_again_stay() -> None:
+    before = {"left_out": {"a": {"x": 1}, "b": {"y": 2}}, "seed": 3}
+    now = {"left_out": {"b": {"z": 3}}, "warnings": {"b": ["w"]}}
+    assert merged(before, now) == {"left_out": {"a": {"x": 1}, "b": {"z": 3}}, "warnings": {"b": ["w"]}}
+
+
+def test_results_are_read_back(rows: Path, tmp_path: Path) -> None:
+    checked = recipe.check(made(rows, train={"seed": 4}))
+    scores = {"a/b": Score(0.5, 0.4, 0.6, 0.1, 20), "c": Score(1.0, 1.0, 1.0, 0.5, 3, trivial=0.7)}
+    write_results(tmp_path, checked, scores, samples=77, remarks={"warnings": {"a": []}})
+    assert json.loads((tmp_path / "results.json").read_text()) == {
+        "recipe": "rows",
+        "seed": 4,
+        "samples": 77,
+        "warnings": {"a": []},
+        "scores": {
+            "a/b": {"value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1, "n": 20, "trivial": None},
+            "c": {"value": 1.0, "low": 1.0, "high": 1.0, "chance": 0.5, "n": 3, "trivial": 0.7},
+        },
+    }
+    assert read_scores(tmp_path) == scores and read_scores(tmp_path / "none") == {}
+
+
+def test_the_table() -> None:
+    scores = {"a/long": Score(0.5, 0.4, 0.6, 0.1, 20), "c": Score(1.0, 0.9876, 1.0, 0.5, 3)}
+    assert table(scores).splitlines() == [
+        "        value  95% interval   chance  n",
+        "------  -----  -------------  ------  --",
+        "a/long  0.500  0.400 - 0.600  0.100   20",
+        "c       1.000  0.988 - 1.000  0.500   3",
+    ]
+    trivial = {**scores, "d": Score(0.1, 0.0, 0.2, 0.5, 1000, trivial=0.75)}
+    assert table(trivial).splitlines() == [
+        "        value  95% interval   chance  trivial  n",
+        "------  -----  -------------  ------  -------  ----",
+        "a/long  0.500  0.400 - 0.600  0.100            20",
+        "c       1.000  0.988 - 1.000  0.500            3",
+        "d       0.100  0.000 - 0.200  0.500   0.750    1000",
+    ]
+
+
+def test_a_saved_run_is_loaded_whole(run: Path) -> None:
+    state = torch.load(run / "checkpoints/step_6/state.pt", weights_only=True)["model"]
+    trained = load_run(run, trust_code=True)
+    assert torch.equal(trained.encoders["row"].layer.weight, state["encoders.row.layer.weight"])
+    pretext = trained.tasks["fit"]
+    assert torch.equal(pretext.objective.head.weight, state["objectives.fit.head.weight"])
+    assert not pretext.objective.training and not trained.encoders["row"].training
+    assert pretext.options == {"noise": 0.5} and pretext.view is model.Shown and pretext.objective.take == 1
+    for load in (load_run, load_encoders):
+        with pytest.raises(UserError, match="trust_code=True"):
+            load(run)
+    with pytest.raises(UserError, match="trust_code=True"):
+        evaluate(run)
+
+
+def test_what_is_no_run_folder(run: Path, tmp_path: Path) -> None:
+    for ask in (load_run, evaluate):
+        with pytest.raises(UserError, match=r"is no run folder: it has no recipe\.yaml"):
+            ask(tmp_path)
+    with pytest.raises(UserError, match="is no run folder: it has no encoders/"):
+        load_encoders(tmp_path)
+    (tmp_path / "encoders" / "row").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no encoder yet"):
+        load_encoders(tmp_path)
+
+
+def test_evaluating_again_keeps_what_was_not_asked(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = load_encoders(run, trust_code=True)["row"].layer.weight.flatten().tolist()
+    (run / "checkpoints/step_2").mkdir(exist_ok=True)
+    stopped: list[str] = []
+    monkeypatch.setattr(dist, "stop", lambda: stopped.append("stop"))
+    found = evaluate(run, ["evals.second.at=4"], evals=["second"], trust_code=True)
+    assert {key: score.value for key, score in found.items()} == {"second/weight": weight[4]}
+    assert stopped == ["stop"]
+    results = json.loads((run / "results.json").read_text())
+    assert {key: score["value"] for key, score in results["scores"].items()} == {
+        "first/weight": weight[0],
+        "second/weight": weight[4],
+    }
+    assert results["left_out"] == {"first": {}, "second": {}}
+    assert (results["samples"], results["seed"], results["recipe"]) == (48, 3, "rows")
+    assert list(evaluate(run, trust_code=True)) == ["first/weight", "second/weight"]
+    with pytest.raises(UserError, match="has no evaluation 'secnd'; did you mean 'second'"):
+        evaluate(run, evals=["secnd"], trust_code=True)
+    with pytest.raises(UserError, match="evals.first: nothing fits"):
+        evaluate(run, ["evals.first.fail=check"], trust_code=True)
+    evaluate(run, ["evals.first.fail=check"], evals=["second"], trust_code=True)
+    with pytest.raises(UserError, match=r"evals\.first: nothing is there; the other figures stand in .*results\.json"):
+        evaluate(run, ["evals.first.fail=run", "evals.second.at=5"], trust_code=True)
+    assert read_scores(run)["second/weight"].value == weight[5]
+    monkeypatch.setattr(dist, "rank", lambda: 1)
+    evaluate(run, ["evals.second.at=3"], evals=["second"], trust_code=True)
+    assert read_scores(run)["second/weight"].value == weight[5], "the first process writes"
+
+
+def test_features_are_remembered_while_evaluations_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmssl import judge as module
+
+    inside: list[str] = []
+
+    class Remembering:
+        def __enter__(self) -> None:
+            inside.append("in")
+
+        def __exit__(self, *error: object) -> None:
+            inside.append("out")
+
+    def told(self: Peek, trained: Trained) -> Iterator[tuple[str, Score]]:
+        inside.append("run")
+        return iter(())
+
+    monkeypatch.setattr(module, "remembering", Remembering)
+    monkeypatch.setattr(Peek, "run", told)
+    Judge({"a": PEEK, "b": PEEK}).run(Trained({"row": Row()}))
+    assert inside == ["in", "run", "run", "out"]

@@ -1,0 +1,50 @@
+"""Two processes train to the weights of one that is shown the same batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from linear.plain import loop, made, same, started, weights
+
+
+def test_two_processes_train_to_the_same_weights_as_one(
+    rows: Path, tmp_path: Path, two_processes: Callable[..., str]
+) -> None:
+    full = {"fit": {"batch": 24}}  # all rows in each step, so that it does not matter who has which
+    runs = [
+        made(rows, train={"accumulate": 2, "clip_grad": 0.5, "warmup": 2}, optim={"momentum": 0.5}),
+        made(rows, tasks=full, train={"samples": 144, "seed": 5}, optim={"weight_decay": 0.1}),
+        made(rows, tasks={"fit": {"batch": 24, "view": {"absent": 3}}}, train={"samples": 144, "accumulate": 2}),
+    ]
+    two_processes(Path(__file__).with_name("two_runs.py"), json.dumps(runs), tmp_path / "two")
+    found = [torch.load(tmp_path / f"two.rank{rank}", weights_only=True) for rank in range(2)]
+    for first, second in zip(*found, strict=True):
+        same(first["before"], second["before"])
+        same(first["after"], second["after"])
+        assert first["samples"] == second["samples"] and first["rates"] == second["rates"]
+        assert [int(part["epochs"][0].shape[0]) for part in (first, second)] == [12, 12]
+        assert sorted(torch.cat([first["epochs"][0], second["epochs"][0]]).tolist()) == list(range(24))
+        assert first["streams"] == 2 and (first["again"], second["again"]) == (0, 1)
+    first, second = found[0][0], found[1][0]
+    assert all(len(part) == 2 for part in first["shown"])
+    shown = [[*first["shown"][i : i + 2], *second["shown"][i : i + 2]] for i in range(0, 12, 2)]
+    same(first["after"], loop(first["before"], {"fit": shown}, clip=0.5, warmup=2, momentum=0.5).weights)
+    assert [found[rank][1]["seed"] for rank in range(2)] == [6, 7]
+    alone = started(runs[1], tmp_path / "one")
+    same(weights(alone), found[0][1]["before"])
+    for _ in range(6):
+        alone.train_step()
+    same(weights(alone), found[0][1]["after"])
+    both = [torch.cat([found[0][2]["shown"][i], found[1][2]["shown"][i]]) for i in range(12)]
+    assert {len(part) for part in both} == {6}
+    start = found[0][2]["before"]
+    same(found[0][2]["after"], loop(start, {"fit": [both[i : i + 2] for i in range(0, 12, 2)]}).weights)
+
+
+def test_a_batch_that_two_parts_cannot_share(rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tasks.fit: batch is 8; expected a multiple of processes x accumulate = 3"):
+        started(made(rows, train={"accumulate": 3}), tmp_path)

@@ -1,0 +1,134 @@
+"""Every View, with every option that draws, shows after a resume what it would have shown: streams compared."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from PIL import Image
+
+from mmssl import names
+from mmssl.assembly import Stream
+from mmssl.data.loader import Loader
+from mmssl.data.shards import Source
+from mmssl.encoders import create_encoder
+from mmssl.modalities.video import encode
+from mmssl.types import Batch, Method, Preprocess, View
+
+DRAWING: dict[str, Any] = {
+    "crop_scale": (0.3, 0.9),
+    "crop_ratio": (0.75, 1.33),
+    "flip": 0.5,
+    "color_jitter": 0.8,
+    "grayscale": 0.3,
+    "blur": 0.5,
+    "solarize": 0.3,
+    "gain": 6.0,
+    "noise": 0.5,
+    "speed": (0.8, 1.2),
+    "hush": 0.3,
+    "rotation": "any",
+    "point_jitter": 0.01,
+    "point_scale": (0.8, 1.2),
+    "point_crop": (0.5, 0.9),
+    "random_times": True,
+    "feature_noise": 0.1,
+    "hard": 1.0,
+    "easy_until": 0.6,
+}
+ALL = ("image", "video", "audio", "points", "text")
+FILMS = ("color_tracking", "odd_one_out", "opn", "shuffle_and_learn", "ordered", "motion")
+SHOWN: dict[str, tuple[str, ...]] = {  # by file; the rest show pictures
+    **dict.fromkeys(FILMS, ("video",)),
+    **dict.fromkeys(("avts", "synchronised"), ("video", "audio")),
+    **dict.fromkeys(("cloud_pair", "depthcontrast"), ("points",)),
+    "single": ALL,
+    "split_brain": ("image", "image_ab"),
+    "cmc": ("image", "image_ab"),
+    "beit": ("image", "image_tokenizer"),
+}
+OWN: dict[str, dict[str, Any]] = {
+    "cloud_pair": {"pair": "crops", "crop": (0.7, 0.9), "voxel": 0.5, "min_points": 10, "overlap": 0.1},
+    "single": {"views": 2},
+    "shuffle_and_learn": {"span": (0.4, 1.0), "outside": (0.2, 0.6)},
+}
+
+
+def kinds() -> dict[str, type[View]]:
+    """Returns file -> view, each once."""
+    found: dict[str, type[View]] = {}
+    for room in ("views", "methods"):
+        for name in names.list_names(room):
+            made = names.resolve(room, name)[0]
+            view = made.view if isinstance(made, Method) else made
+            if view not in found.values():
+                found[name] = view
+    return found
+
+
+@pytest.fixture(scope="module")
+def preprocess() -> Mapping[str, Preprocess]:
+    picture = {"name": "convnet", "image_size": 32, "widths": [4], "depths": [1]}
+    encoders = {
+        "image": create_encoder(**picture),
+        "video": create_encoder("frames", frames=2, fps=5.0, temporal=1, image={**picture, "image_size": 16}),
+        "audio": create_encoder(
+            "spectrogram", seconds=0.4, sample_rate=8000, mels=16, window=0.02, backbone={**picture, "in_channels": 1}
+        ),
+        "points": create_encoder("pointnet", points=64),
+        "text": create_encoder("transformer", width=16, depth=1, heads=2, vocab_size=280),
+    }
+    encoders["text"].learn_preprocess(["one", "two"])
+    made = {key: encoder.preprocess for key, encoder in encoders.items()}
+    return made | {"image_ab": made["image"], "image_tokenizer": made["image"]}
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight samples that have everything."""
+    folder, noise = tmp_path_factory.mktemp("everything"), np.random.default_rng(0)
+    with webdataset.TarWriter(str(folder / "all.tar")) as writer:
+        for number in range(8):
+            png, npy = io.BytesIO(), io.BytesIO()
+            Image.fromarray(noise.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(png, "PNG")
+            np.save(npy, noise.normal(size=(200, 3)).astype(np.float32))
+            film = noise.integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
+            film = encode(film, fps=5.0, audio=noise.uniform(-0.5, 0.5, 32_000), sample_rate=8000)
+            fields = {"png": png.getvalue(), "mp4": film, "npy": npy.getvalue(), "json": {"text": ["a", "b", "c"]}}
+            writer.write({"__key__": f"{number}", **fields})
+    return folder / "all.tar"
+
+
+def tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    views = {f"{key}.{number}": x for key, shown in batch.views.items() for number, x in enumerate(shown)}
+    return views | batch.extra | ({} if batch.target is None else {"target": batch.target})
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_a_view_goes_on_where_it_was(name: str, preprocess: Mapping[str, Preprocess], samples: Path) -> None:
+    kind = kinds()[name]
+    options = {key: value for key, value in DRAWING.items() if key in names.options_of(kind)} | OWN.get(name, {})
+    options = names.check_options(kind, options)
+
+    def stream(resume: dict[str, Any] | None = None) -> Stream:
+        view = kind({key: preprocess[key] for key in SHOWN.get(name, ("image",))}, **options)
+        source = Source(shards=str(samples), fields={"text": "json.text"} if "text" in view.preprocess else None)
+        return Stream(Loader(source, view, batch=2, seed=1, workers=0, max_damaged=0.0), view, resume)
+
+    whole, device = stream(), torch.device("cpu")
+    shown = [tensors(whole.next(device, progress=step / 3)) for step in range(3)]
+    part = stream()
+    part.next(device, progress=0.0)
+    torch.manual_seed(99)
+    rest = stream(part.loader.state())
+    for step in range(1, 3):
+        found = tensors(rest.next(device, progress=step / 3))
+        assert found.keys() == shown[step].keys()
+        for key, value in found.items():
+            assert torch.equal(value, shown[step][key]), key
