@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench mutate dependencies clean-demo
+.PHONY: demo test test-cuda lint bench mutate dependencies clean-demo
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# what only a CUDA device can tell
+test-cuda: $(READY)
+	MMSSL_TEST_CUDA=1 $(BIN)/python -m pytest tests/test_cuda.py tests/data/test_workers.py tests/nn/test_sparse.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as td
 from torch import Tensor
 
+from mmssl.errors import UserError
+
 
 def is_on() -> bool:
     """Whether a process group is initialised and not left aside for the moment."""
@@ -48,6 +50,11 @@ def start(device: str | None = None) -> torch.device:
     on_cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
     chosen = torch.device(f"cuda:{local}" if on_cuda and device in (None, "cuda") else device or "cpu")
     if chosen.type == "cuda":
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local} of this machine asks for {chosen}, and it has {torch.cuda.device_count()} CUDA "
+                "devices; start at most one process for each, or set train.device=cpu"
+            )
         torch.cuda.set_device(chosen)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not is_on():
         td.init_process_group("nccl" if chosen.type == "cuda" else "gloo")

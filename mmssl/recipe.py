@@ -29,6 +29,7 @@ class TrainOptions:
     max_bad_steps: steps with a gradient that is not finite are skipped, and after so many the run stops.
     freeze: encoders that do not train. start: encoder -> folder of a trained one of the same architecture, whose
     weights it begins with. threads: torch's threads per process, by default torch's own choice.
+    deterministic: one seed gives one run, bit by bit, on a GPU too, as it does on a CPU; slower.
     """
 
     samples: int
@@ -42,6 +43,7 @@ class TrainOptions:
     compile: bool = False
     device: str | None = None
     threads: int | None = None
+    deterministic: bool = False
     freeze: list[str] = field(default_factory=list)
     start: dict[str, str] = field(default_factory=dict)
     log_every: int = 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
@@ -306,10 +307,14 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
     `if __name__ == "__main__":`, since workers that are not forked import it.
     """
     refuse_import()
+    if recipe.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read as CUDA starts
     device = dist.start(recipe.train.device)
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
     folder = Path(out) if out is not None else Path("runs") / recipe.name
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(recipe.train.deterministic or before)
     try:
         state = open_folder(folder, resume=resume)
         trainer = Trainer(recipe, folder, device=device, state=state)
@@ -319,6 +324,7 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
                 trainer.write_start()
             _loop(trainer, progress=progress)
     finally:
+        torch.use_deterministic_algorithms(before)
         dist.stop()
     return folder
 

@@ -1,4 +1,4 @@
-"""Every test runs offline, on one thread, from one seed."""
+"""Every test runs offline, on one thread of a CPU, from one seed; on CUDA where MMSSL_TEST_CUDA is set."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+if not os.environ.get("MMSSL_TEST_CUDA"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import numpy as np
 import pytest
@@ -46,11 +48,11 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session")
 def two_processes() -> Callable[..., str]:
-    """Runs a script, or `-m module`, with its arguments in two gloo processes, and returns what they print."""
+    """Runs a script, or `-m module`, in two gloo processes on the CPU, and returns what they print."""
 
     def run(*command: str | Path) -> str:
         line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
-        said = os.environ | {"PYTHONFAULTHANDLER": "1"}  # a process that dies says where
+        said = os.environ | {"PYTHONFAULTHANDLER": "1", "CUDA_VISIBLE_DEVICES": ""}  # a process that dies says where
         done = subprocess.run(line, capture_output=True, text=True, timeout=600, env=said)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -100,7 +102,14 @@ def color_recipe(color_shards: Path) -> dict[str, Any]:
             }
         },
         "optim": {"name": "adamw", "lr": 0.01, "weight_decay": 0.01},
-        "train": {"samples": 320, "warmup": 2, "precision": "fp32", "log_every": 4, "save_every": 96},
+        "train": {
+            "samples": 320,
+            "warmup": 2,
+            "precision": "fp32",
+            "log_every": 4,
+            "save_every": 96,
+            "deterministic": True,
+        },
         "evals": {
             "zero_shot": {
                 "data": {"shards": str(color_shards)},

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mmssl import dist
+from mmssl.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,7 @@ class Group:
     def __init__(self, patch: pytest.MonkeyPatch, *, cuda: bool, **environment: str) -> None:
         self.asked: list[Any] = []
         patch.setattr(torch.cuda, "is_available", lambda: cuda)
+        patch.setattr(torch.cuda, "device_count", lambda: 4 * cuda)
         patch.setattr(torch.cuda, "set_device", lambda device: self.asked.append(str(device)))
         patch.setattr(dist.td, "init_process_group", self.asked.append)
         for name in ("LOCAL_RANK", "WORLD_SIZE"):
@@ -138,6 +140,13 @@ def test_which_device_and_group(
     group = Group(monkeypatch, cuda=cuda, **environment)
     assert str(dist.start(device)) == chosen
     assert group.asked == asked
+
+
+def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group(monkeypatch, cuda=True, LOCAL_RANK="4", WORLD_SIZE="5")
+    with pytest.raises(UserError, match=r"process 4 of this machine .* cuda:4, .* 4 CUDA devices; .* train.device=cpu"):
+        dist.start()
+    assert not group.asked
 
 
 @pytest.mark.parametrize(

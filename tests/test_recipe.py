@@ -122,6 +122,7 @@ def test_what_a_run_does_by_default() -> None:
         "compile": False,
         "device": None,
         "threads": None,
+        "deterministic": False,
         "freeze": [],
         "start": {},
         "log_every": 10,

@@ -39,7 +39,7 @@ def on_colors(color_recipe: dict[str, Any], method: dict[str, Any]) -> dict[str,
     return {
         "encoders": {"image": recipe["encoders"]["image"]},
         "tasks": {"task": {**recipe["tasks"]["clip"], "method": method}},
-        "train": {"samples": 192, "precision": "fp32", "save_every": 16},
+        "train": {"samples": 192, "precision": "fp32", "save_every": 16, "deterministic": True},
     }
 
 
@@ -65,7 +65,7 @@ def on_films(folder: Path, view: dict[str, Any]) -> dict[str, Any]:
                 "batch": 4,
             }
         },
-        "train": {"samples": 48, "precision": "fp32", "save_every": 4},
+        "train": {"samples": 48, "precision": "fp32", "save_every": 4, "deterministic": True},
     }
 
 
