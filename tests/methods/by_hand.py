@@ -35,7 +35,11 @@ def pictures(sizes: Sequence[int], rows: int, *, absent: Sequence[int] = (), see
     """A view of each size; samples `absent` have none, and stand anywhere in the training set."""
     generator = torch.Generator().manual_seed(seed)
     present = torch.tensor([row not in absent for row in range(rows)])
-    views = [torch.rand(rows, 3, size, size, generator=generator) for size in sizes]
+    colors = [torch.rand(rows, 3, 1, 1, generator=generator) for _ in sizes]
+    views = [
+        0.7 * color + 0.3 * torch.rand(rows, 3, size, size, generator=generator)
+        for size, color in zip(sizes, colors, strict=True)
+    ]
     return Batch({"image": views}, extra={"image_present": present, "index": torch.arange(rows) * 3 % 7})
 
 
