@@ -1,4 +1,4 @@
-"""MAE (He et al., CVPR 2022) and its tubes (Tong et al., NeurIPS 2022) by their formula; test_masked.py has lightly's."""
+"""MAE (He et al., CVPR 2022) and its tubes (Tong et al., NeurIPS 2022) by their formula."""
 
 from __future__ import annotations
 
