@@ -14,6 +14,7 @@ from mmssl.errors import UserError
 from mmssl.methods import deepcluster
 from mmssl.methods.deepcluster import DeepCluster, DeepClusterV2, OneCrop
 from mmssl.nn import kmeans as clustering
+from mmssl.types import Batch
 from mmssl.views.multicrop import MultiCrop
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -80,6 +81,13 @@ def test_the_classifier_starts_anew_alike_on_all_processes() -> None:
     assert starts[0].equal(starts[2]) and not starts[0].isclose(starts[1]).any()
     assert torch.stack(starts[:2]).std().item() == pytest.approx(0.01, rel=0.2)  # 132 draws
     assert torch.stack(starts[:2]).mean().abs() < 0.003
+
+
+def test_samples_that_are_all_alike_share_one_cluster() -> None:
+    encoder, objective = made()
+    alike = Batch({"image": [torch.full((12, 3, 4, 4), 0.5)]})
+    objective.before_epoch({"image": encoder}, sweep_of(alike, index=range(12)))
+    assert sorted(objective.sizes.tolist()) == [0, 0, 12] and len(objective.labels.rows.unique()) == 1
 
 
 @pytest.mark.parametrize("views", [1, 2])
