@@ -49,6 +49,7 @@ def clustered(objective: PCL) -> None:
     objective.prototypes.copy_(unit(torch.randn(7, 4)))
     objective.concentration.copy_(torch.rand(7) * 0.3 + 0.2)
     objective.labels.rows[:] = torch.stack([torch.arange(12) % k for k in (3, 4)], dim=1)
+    objective.labels.rows[[2, 5]] = 1
     objective.labels.rows[3] = -1
 
 
@@ -80,7 +81,7 @@ def test_the_loss_is_the_papers_in_value_and_gradient() -> None:
     torch.testing.assert_close(found.logs["loss_instance"], instance.detach())
     torch.testing.assert_close(found.logs["loss_clusters"], among.detach())
     assert not any(value.requires_grad for value in found.logs.values())
-    torch.testing.assert_close(found.logs["assignment_entropy"], evenness(torch.tensor([2, 1, 2])))
+    torch.testing.assert_close(found.logs["assignment_entropy"], evenness(torch.tensor([2, 3, 0])))
     queries = unit(perceptron(objective.head, encoder(shown.views["image"][0]).pooled))
     torch.testing.assert_close(found.embeddings["image"], queries.detach())
     assert not found.embeddings["image"].requires_grad

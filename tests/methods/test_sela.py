@@ -50,7 +50,7 @@ def test_labels_are_the_spread_predictions_of_each_head() -> None:
 @pytest.mark.parametrize("views", [1, 2])
 def test_the_loss_is_the_papers_in_value_and_gradient(views: int) -> None:
     encoder, objective = made(7)
-    objective.labels.rows[:] = torch.tensor([[2, 0], [0, 1], [1, 1], [2, 2], [0, 0], [1, 2], [0, 1]])
+    objective.labels.rows[:] = torch.tensor([[1, 0], [0, 1], [1, 1], [2, 2], [0, 0], [1, 2], [0, 1]])
     objective.labels.rows[3] = -1  # not there when labels were made
     objective.labelled.fill_(3)
     shown = pictures([4] * views, 6, absent=[4])  # of the numbers 0 3 6 2 5 1
