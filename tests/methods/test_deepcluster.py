@@ -208,6 +208,20 @@ def test_v2_reports_how_evenly_the_first_clustering_is_used() -> None:
     torch.testing.assert_close(found, evenness(torch.tensor([5, 1, 0])))
 
 
+def test_what_the_first_process_found_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerators add in any order, so that processes may find other clusters."""
+    monkeypatch.setattr(deepcluster, "agreed", torch.zeros_like)
+    encoder, objective = made()
+    objective.before_epoch({"image": encoder}, sweep_of(pictures([4], 11), index=INDEX))
+    assert objective.sizes.tolist() == [11, 0, 0] and not objective.labels.rows[INDEX].any()
+    encoder, second = made_v2()
+    second.before_epoch({"image": encoder}, sweep_of(pictures([4], 6), index=range(6)))
+    assert not second.prototypes.any() and not second.labels.rows.any()
+    monkeypatch.setattr(deepcluster, "agreed", torch.ones_like)
+    second.before_epoch({"image": encoder}, lambda: pytest.fail("once is enough"))
+    assert second.prototypes.eq(1).all() and second.labels.rows.eq(1).all()
+
+
 def test_what_is_refused() -> None:
     for options in ({"assign": 0}, {"clusters": []}):
         with pytest.raises(UserError, match="expected at least one of each"):

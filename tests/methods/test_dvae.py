@@ -158,6 +158,8 @@ def test_sizes_that_do_not_halve_and_temperatures_of_zero_are_refused() -> None:
     for wrong in ((0.0, 1.0), (1.0, 0.0), (1.0, -0.1)):
         with pytest.raises(UserError, match="expected 1, 2, 4, ..., above 0"):
             made(temperature=wrong)
-    made(temperature=(1.0, 0.01))
+    encoder, objective = made(temperature=(1.0, 0.01))
+    with pytest.raises(UserError, match="the task compares 1 views of image, but 0 is shown"):
+        objective({"image": encoder}, Batch({"image": []}, extra={"seed": torch.zeros(0)}))
     one = create_encoder("vit", image_size=4, patch_size=1, width=8, depth=1, heads=2)
     DVAE({"image": one}, width=4, first=8, depth=1)

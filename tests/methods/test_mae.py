@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmssl.encoders import create_encoder
+from mmssl.errors import UserError
 from mmssl.methods import mae
 from mmssl.methods.mae import MAE
 from mmssl.nn.masking import random_mask
@@ -67,6 +68,12 @@ def test_the_loss_is_the_papers_in_value_and_gradient(key: str, mask: Any, ratio
     same(found.total, sum(losses) / 4, encoder, objective)
     torch.testing.assert_close(found.embeddings[key], features.pooled.detach())
     assert not found.embeddings[key].requires_grad and not found.logs
+
+
+def test_without_a_view_it_says_so() -> None:
+    encoder, objective = made("image")
+    with pytest.raises(UserError, match="the task compares 1 views of image, but 0 is shown"):
+        objective({"image": encoder}, Batch({"image": []}, extra={"seed": torch.arange(2)}))
 
 
 def test_the_decoder_has_the_size_that_is_asked_for() -> None:

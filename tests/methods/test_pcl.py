@@ -154,6 +154,23 @@ def test_clusters_wait_until_the_warmup_is_over() -> None:
     assert made_at == [False, False, True, True]
 
 
+def test_what_the_first_process_found_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerators add in any order, so that processes may find other clusters."""
+    encoder, objective = made(warmup=0.0)
+    asked = []
+
+    def agreed(x: Tensor) -> Tensor:
+        asked.append(x.shape)
+        return torch.full_like(x, 2)
+
+    monkeypatch.setattr(pcl, "agreed", agreed)
+    objective.before_epoch({"image": encoder}, sweep_of(pictures([4], 12), index=range(12)))
+    assert [tuple(shape) for shape in asked] == [(3, 4), (12,), (12,), (4, 4), (12,), (12,)]
+    torch.testing.assert_close(objective.prototypes, torch.full((7, 4), 0.5))
+    assert objective.labels.rows.eq(2).all()
+    torch.testing.assert_close(objective.concentration, torch.full((7,), 0.3))
+
+
 def test_the_teacher_and_the_queue_follow() -> None:
     encoder, objective = made()
     shown = pictures([4, 4], 6, absent=[1, 4])

@@ -107,6 +107,10 @@ def test_the_mask_token_begins_small() -> None:
 
 def test_squares_hold_whole_patches() -> None:
     encoder = create_encoder("vit", image_size=12, patch_size=6, **SMALL)
+    with pytest.raises(UserError, match="the task compares 1 views of image, but 0 is shown"):
+        SimMIM({"image": encoder}, mask_size=6)(
+            {"image": encoder}, Batch({"image": []}, extra={"seed": torch.zeros(0)})
+        )
     for size in (6, 12):
         assert SimMIM({"image": encoder}, mask_size=size).block == (size // 6, size // 6)
     for size in (3, 8):
