@@ -92,7 +92,7 @@ def test_the_loss_is_the_papers_in_value_and_gradient(norm: bool, lengths: bool)
 def test_what_follows_the_network(progress: float) -> None:
     encoder, objective = made(lengths=True)
     shown = pictures([4, 4, 2], 6, absent=[1, 4])
-    objective({"image": encoder}, shown)
+    told = objective({"image": encoder}, shown).logs["teacher_temperature"]
     targets = taught(objective, shown, norm=False)
     centre = objective.centre.clone()
     pairs = [
@@ -108,6 +108,7 @@ def test_what_follows_the_network(progress: float) -> None:
             torch.testing.assert_close(p, decay * r + (1 - decay) * q)
     average = torch.cat([x[[0, 2, 3, 5]] for x in targets]).mean(dim=0)
     torch.testing.assert_close(objective.centre, 0.7 * centre + 0.3 * average)
+    torch.testing.assert_close(told, torch.tensor(0.2), msg="what was told stays")
 
 
 def test_the_centre_stays_where_nothing_was_seen() -> None:
