@@ -15,7 +15,7 @@ from mmssl.errors import UserError
 from mmssl.methods import simmim
 from mmssl.methods.simmim import Cropped, SimMIM
 from mmssl.nn.masking import block_mask
-from mmssl.types import Batch
+from mmssl.types import Batch, TokenEncoder
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import defaults, same, shake
@@ -116,6 +116,21 @@ def test_squares_hold_whole_patches() -> None:
     for size in (3, 8):
         with pytest.raises(UserError, match=rf"mask_size is {size}; expected a multiple .* \(6, 6\)"):
             SimMIM({"image": encoder}, mask_size=size)
+
+
+class Oblong(TokenEncoder):
+    """Of 5 moments, 4 rows and 6 columns are its patches."""
+
+    modality, dim, cell, patch_dim = "video", 5, (5, 4, 6), 7
+
+
+def test_squares_hold_whole_patches_on_both_sides_and_any_number_of_moments() -> None:
+    made = SimMIM({"video": Oblong()}, mask_size=24)
+    assert (made.block, made.head.out_features, made.head.in_features) == ((1, 6, 4), 7, 5)
+    assert SimMIM({"video": Oblong()}, mask_size=12).block == (1, 3, 2)
+    for size in (8, 6):
+        with pytest.raises(UserError, match=r"expected a multiple of the encoder's patches of \(4, 6\)"):
+            SimMIM({"video": Oblong()}, mask_size=size)
 
 
 def test_defaults_are_the_papers() -> None:

@@ -72,9 +72,12 @@ def test_each_layer_is_handed_the_masks() -> None:
     assert not blocks(x)[:, :3].isclose(blocks(changed)[:, :3]).any()
 
 
-def test_attention_has_its_heads() -> None:
-    attention = Attention(6, 3)
+def test_attention_has_its_heads_and_looks_both_ways() -> None:
+    attention, x = Attention(6, 3), torch.randn(1, 4, 6)
     assert attention.heads == 3 and attention.qkv.weight.shape == (18, 6)
+    for module in (attention, Block(6, 3)):
+        torch.testing.assert_close(module(x), module(x, mask=None, causal=False))
+        assert not module(x).isclose(module(x, causal=True))[:, :3].all(dim=2).any()
 
 
 def test_drop_path_skips_samples_and_keeps_the_mean() -> None:
