@@ -40,14 +40,28 @@ def test_each_iteration_is_lloyds() -> None:
     assert kmeans(x.double(), 4).dtype == torch.float32
 
 
-def test_the_start_is_that_of_kmeans_plus_plus() -> None:
-    """Of three points, 0, 1 and 3, the first is any, and the others come as the square of their distance from it."""
-    x = torch.tensor([[0.0], [1.0], [3.0]])
-    pairs = [tuple(int(v) for v in kmeans(x, 2, iterations=0, seed=seed)[:, 0]) for seed in range(1500)]
-    chances = {(0, 1): 1 / 3 * (1 / 10 + 1 / 5), (0, 3): 1 / 3 * (9 / 10 + 9 / 13), (1, 3): 1 / 3 * (4 / 5 + 4 / 13)}
-    for pair, chance in chances.items():
-        assert pairs.count(pair) / 1500 == pytest.approx(chance, abs=0.04), pair  # three standard deviations
-    assert sum(chances.values()) == pytest.approx(1)
+def chances(x: Tensor, chosen: tuple[int, ...], count: int) -> dict[tuple[int, ...], float]:
+    """How likely k-means++ (Arthur & Vassilvitskii, SODA 2007) goes on to choose each set of so many points."""
+    if len(chosen) == count:
+        return {tuple(sorted(chosen)): 1.0}
+    weights = [min([float((p - x[k]).square().sum()) for k in chosen], default=1.0) for p in x]
+    found: dict[tuple[int, ...], float] = {}
+    for point, weight in enumerate(weights):
+        for points, chance in chances(x, (*chosen, point), count).items() if weight else ():
+            found[points] = found.get(points, 0.0) + chance * weight / sum(weights)
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_start_is_that_of_kmeans_plus_plus(count: int) -> None:
+    x = torch.ones(4, 20)
+    x[:, 0] = torch.tensor([0.0, 1.1, 2.2, 2.8])
+    starts = [kmeans(x, count, iterations=0, seed=seed)[:, 0].tolist() for seed in range(1000)]
+    found = [tuple(x[:, 0].tolist().index(value) for value in start) for start in starts]
+    expected = chances(x, (), count)
+    assert sum(expected.values()) == pytest.approx(1) and set(found) == set(expected)
+    for points, chance in expected.items():
+        assert found.count(points) / 1000 == pytest.approx(chance, abs=0.045), points  # three standard deviations
 
 
 def test_a_further_start_looks_at_the_nearest_of_those_before() -> None:
