@@ -40,3 +40,11 @@ def test_pixels_move_inwards_and_back() -> None:
     x = torch.tensor([0.0, 0.3, 1.0])
     torch.testing.assert_close(inside(x), torch.tensor([0.1, 0.34, 0.9]))
     torch.testing.assert_close(outside(inside(x)), x)
+
+
+def test_it_is_counted_in_float32() -> None:
+    x, mean, scale = torch.rand(7) * 0.8 + 0.1, torch.randn(7), torch.randn(7)
+    halves = [v.bfloat16() for v in (x, mean, scale)]
+    found = logit_laplace(*halves)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, logit_laplace(*(v.float() for v in halves)), rtol=0, atol=0)

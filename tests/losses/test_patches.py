@@ -37,3 +37,21 @@ def test_whitened_is_lightlys() -> None:
     x = torch.randn(3, 5, 12) * 4 + 2
     torch.testing.assert_close(whitened(x), utils.normalize_mean_var(x))
     assert whitened(torch.ones(1, 1, 12)).abs().max() == 0
+
+
+def test_squares_unless_sizes_are_asked_for() -> None:
+    predicted, target = torch.tensor([[[3.0, 0.0], [9.0, 9.0]]]), torch.zeros(1, 2, 2)
+    mask = torch.tensor([[True, False]])
+    assert patch_error(predicted, target, mask).tolist() == [4.5]
+    assert patch_error(predicted, target, mask, error="l1").tolist() == [1.5]
+    assert patch_error(predicted, target, ~mask & False).tolist() == [0.0], "nothing is hidden"
+
+
+def test_whitened_by_hand() -> None:
+    """Mean 2, unbiased variance 1, of which a millionth more keeps even patches finite."""
+    found = whitened(torch.tensor([[[1.0, 2.0, 3.0], [1e-3, 2e-3, 3e-3]]]))
+    expected = torch.tensor([[[-1.0, 0.0, 1.0], [-1 / 2**0.5, 0.0, 1 / 2**0.5]]])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    half = torch.randn(2, 3, 12).bfloat16()
+    assert whitened(half).dtype == torch.float32
+    torch.testing.assert_close(whitened(half), whitened(half.float()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -43,6 +44,46 @@ def test_drawn_negatives_are_compared_besides_the_own_prototypes() -> None:
     assert (found <= whole + 1e-6).all()
     assert (found >= least - 1e-6).all()
     torch.testing.assert_close(proto_nce(queries, prototypes, phi, labels, negatives=9), whole)
+
+
+@pytest.mark.parametrize("negatives", [1, 4, 8])
+def test_so_many_prototypes_are_drawn_and_compared_once_each(negatives: int) -> None:
+    queries, prototypes, phi, labels = given()
+    torch.manual_seed(3)
+    found = proto_nce(queries, prototypes, phi, labels, negatives=negatives)
+    torch.manual_seed(3)
+    compared = sorted({*labels.tolist(), *torch.randperm(9)[:negatives].tolist()})
+    place = torch.tensor([compared.index(label) for label in labels.tolist()])
+    torch.testing.assert_close(found, plain(queries, prototypes[compared], phi[compared], place))
+
+
+def test_none_are_drawn_where_all_are_compared() -> None:
+    queries, prototypes, phi, labels = given()
+    for negatives in (None, 9, 10):
+        torch.manual_seed(3)
+        found = proto_nce(queries, prototypes, phi, labels, negatives=negatives)
+        torch.testing.assert_close(found, plain(queries, prototypes, phi, labels))
+        after = torch.rand(1)
+        torch.manual_seed(3)
+        assert after == torch.rand(1), "nothing is drawn"
+
+
+def test_products_are_counted_in_float32() -> None:
+    queries, prototypes, phi, labels = given()
+    halves = [queries.bfloat16(), prototypes.bfloat16(), phi.bfloat16()]
+    found = proto_nce(*halves, labels)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, plain(*(x.float() for x in halves), labels))
+
+
+def test_clusters_of_one_sample_alone_or_of_none_are_alike() -> None:
+    found = concentrations(torch.tensor([0.5, 2.0]), torch.tensor([1, 2]), 4, temperature=0.3, smoothing=10.0)
+    torch.testing.assert_close(found, torch.full((4,), 0.3))
+
+
+def test_samples_that_lie_in_their_centres_give_no_nan() -> None:
+    found = concentrations(torch.zeros(6), torch.tensor([0, 0, 0, 1, 1, 1]), 2, temperature=0.3, smoothing=10.0)
+    assert found.tolist() == [0.0, 0.0]
 
 
 def test_concentrations() -> None:

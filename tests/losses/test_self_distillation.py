@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -50,3 +52,26 @@ def test_the_teacher_gets_no_gradient() -> None:
     options = {"centre": torch.zeros(4), "student_temperature": 0.1, "teacher_temperature": 0.04}
     self_distillation(list(student), list(teacher), **options).sum().backward()
     assert teacher.grad is None and student.grad.any()
+
+
+def test_all_is_counted_in_float32() -> None:
+    student, teacher, centre = torch.randn(3, 6, 7), torch.randn(2, 6, 7), torch.randn(7)
+    options = {"centre": centre, "student_temperature": 0.1, "teacher_temperature": torch.tensor(0.06)}
+    expected = self_distillation(list(student), list(teacher), **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = self_distillation(list(student), list(teacher), **options)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        halves = self_distillation(list(student.bfloat16()), list(teacher.bfloat16()), **options)
+    whole = self_distillation(list(student.bfloat16().float()), list(teacher.bfloat16().float()), **options)
+    torch.testing.assert_close(halves, whole)
+    assert halves.dtype == torch.float32
+
+
+def test_one_teacher_and_one_other_view_by_hand() -> None:
+    """Softmax of (2, 0) - (1, 0) over 0.5 is e^2 : 1; the student's log-softmax of (0, 3) over 2."""
+    teacher, student = [torch.tensor([[2.0, 0.0]])], [torch.tensor([[9.0, 9.0]]), torch.tensor([[0.0, 3.0]])]
+    options = {"centre": torch.tensor([1.0, 0.0]), "student_temperature": 2.0, "teacher_temperature": 0.5}
+    p = math.e**2 / (math.e**2 + 1)
+    log_sum = math.log(1 + math.e**1.5)
+    expected = p * log_sum + (1 - p) * (log_sum - 1.5)
+    torch.testing.assert_close(self_distillation(student, teacher, **options), torch.tensor([expected]))

@@ -52,3 +52,24 @@ def test_equals_lightly(views: int) -> None:
     theirs.backward()
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_assignments_get_no_gradient_and_all_is_counted_in_float32() -> None:
+    scores = [view.detach() for view in scores_of(3)]
+    given = [x.requires_grad_() for x in assigned(scores)]
+    half = [view.bfloat16().requires_grad_() for view in scores]
+    found = swapped_prediction(half, given, temperature=0.1)
+    found.sum().backward()
+    assert all(x.grad is None for x in given) and all(view.grad is not None for view in half)
+    torch.testing.assert_close(found, swapped_prediction([v.float() for v in half], given, temperature=0.1))
+    assert found.dtype == torch.float32 and found.shape == (5,)
+
+
+def test_one_assigned_view_is_foretold_by_every_other() -> None:
+    views = torch.tensor([[[5.0, 5.0]], [[0.0, 1.0]], [[2.0, 0.0]]])
+    given = torch.tensor([[0.25, 0.75]])
+    expected = 0.0
+    for a, b in ((0.0, 0.5), (1.0, 0.0)):  # over the temperature 2
+        log_sum = float(torch.tensor([a, b]).logsumexp(dim=0))
+        expected += (0.25 * (log_sum - a) + 0.75 * (log_sum - b)) / 2
+    torch.testing.assert_close(swapped_prediction(list(views), [given], temperature=2.0), torch.tensor([expected]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,14 @@ from torch.nn import functional as F
 from mmssl import load_encoder, train
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
+from mmssl.methods import beit
 from mmssl.methods.beit import BEiT, TwoSizes
 from mmssl.nn.masking import blockwise_mask
+from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch, Encoder
+
+sys.path.insert(0, str(Path(__file__).parent))
+from by_hand import defaults, gradients, same, shake
 
 VIT = {"image_size": 32, "patch_size": 4, "width": 32, "depth": 2, "heads": 2}
 CODES = {"image_size": 16, "codes": 12, "width": 8, "groups": 2, "depth": 1}
@@ -36,36 +42,109 @@ def shown(rows: int, encoders: dict[str, Encoder]) -> Batch:
 def test_both_encoders_see_one_crop() -> None:
     batch = shown(4, pair())
     (large,), (small,) = batch.views["image"], batch.views["image_tokenizer"]
-    assert small.shape == (4, 3, 16, 16) and small.min() >= 0 and small.max() <= 1
-    assert (F.avg_pool2d(large / 255, 2) - small).abs().mean() < 0.06
+    expected = F.interpolate(large / 255, (16, 16), mode="bicubic", antialias=True)
+    torch.testing.assert_close(small, expected.clamp(min=0, max=1))
     assert batch.present("image_tokenizer").tolist() == [True, True, True, False]
+    assert batch.extra["seed"].shape == (4,)
 
 
-def test_the_cost_is_the_cross_entropy_of_hidden_codes() -> None:
+def test_a_crop_of_the_tokenizers_size_is_shown_as_it_is() -> None:
+    sizes = {"image": ImagePreprocess(size=16), "image_tokenizer": ImagePreprocess(size=16)}
+    view = TwoSizes(sizes, color_jitter=0.0)
+    assert list(view.preprocess) == ["image"] and view.reads == ("image",)
+    x = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    seen = view.on_device(Batch({"image": [x]})).views
+    assert seen["image_tokenizer"][0].equal(x) and seen["image"][0].equal(x)
+    contrast = torch.zeros(1, 3, 32, 32)
+    contrast[..., ::4, :] = 1
+    for size in (15, 16):
+        sizes["image_tokenizer"] = ImagePreprocess(size=size)
+        small = TwoSizes(sizes, color_jitter=0.0).on_device(Batch({"image": [contrast]})).views["image_tokenizer"][0]
+        resized = F.interpolate(contrast, (size, size), mode="bicubic", antialias=True)
+        assert resized.min() < 0
+        torch.testing.assert_close(small, resized.clamp(0, 1))
+
+
+def test_the_loss_is_the_papers_in_value_and_gradient() -> None:
+    encoders = pair()
+    objective = BEiT(encoders, ratio=0.3, block=3)
+    tokenizer: Any = encoders["image_tokenizer"]
+    shake(encoders["image"], by=0.1)
+    shake(tokenizer, objective, by=0.7)
+    assert not tokenizer.training and not any(p.requires_grad for p in tokenizer.parameters())
+    encoder: Any = encoders["image"]
+    batch = shown(5, encoders)
+    batch.extra["image_tokenizer_present"] = torch.tensor([True, False, True, True, True])  # and the last has no image
+    found = objective(encoders, batch)
+
+    mask = blockwise_mask(batch.extra["seed"], (8, 8), ratio=0.3, least=3)
+    codes = tokenizer(batch.views["image_tokenizer"][0]).tokens.argmax(dim=2)
+    patches = encoder.patches(batch.views["image"][0])
+    features = encoder.encode_tokens(encoder.tokenize(patches, mask=mask, mask_token=objective.mask_token))
+    losses, right, asked = [], [], []
+    for row in (0, 2, 3):
+        told = []
+        for place in mask[row].nonzero()[:, 0].tolist():
+            logits = features.tokens[row, place] @ objective.head.weight.T + objective.head.bias
+            code = int(codes[row, place])
+            losses.append(logits.logsumexp(dim=0) - logits[code])
+            told.append(float(logits.argmax() == code))
+            asked.append(code)
+        right.append(sum(told) / len(told))
+    same(found.total, torch.stack(losses).mean(), encoder, objective)
+    nan = float("nan")
+    expected = torch.tensor([right[0], nan, right[1], right[2], nan])
+    assert 0 < sum(right) < 3 and len(set(asked)) > 1
+    torch.testing.assert_close(found.answers["correct"], expected, equal_nan=True)
+    torch.testing.assert_close(found.logs["correct"], torch.tensor(sum(right) / 3))
+    commonest = max(asked.count(code) for code in set(asked)) / len(asked)
+    torch.testing.assert_close(found.logs["commonest"], torch.tensor(commonest))
+    torch.testing.assert_close(found.embeddings["image"], features.pooled.detach())
+    assert not found.embeddings["image"].requires_grad
+    gradients(objective(encoders, batch).total, tokenizer)
+    assert all(p.grad is None for p in tokenizer.parameters())
+
+
+def test_what_is_hidden_is_not_seen() -> None:
     encoders = pair()
     objective = BEiT(encoders, block=4)
     caught: list[Tensor] = []
     objective.head.register_forward_hook(lambda _, inputs, out: caught.append(out))
     batch = shown(5, encoders)
-    found = objective(encoders, batch)
+    objective(encoders, batch)
     mask = blockwise_mask(batch.extra["seed"], (8, 8), ratio=0.4, least=4)
-    codes = encoders["image_tokenizer"](batch.views["image_tokenizer"][0]).tokens.argmax(2)
-    rows, places = mask.nonzero(as_tuple=True)
-    assert len(caught[0]) == len(rows)
-    losses = [
-        -F.log_softmax(logits, dim=0)[codes[row, place]]
-        for logits, row, place in zip(caught[0], rows.tolist(), places.tolist(), strict=True)
-        if row < 4
-    ]
-    torch.testing.assert_close(found.total, torch.stack(losses).mean())
-    right = [caught[0][rows == row].argmax(1).eq(codes[row][mask[row]]).float().mean() for row in range(4)]
-    torch.testing.assert_close(found.answers["correct"][:4], torch.stack(right))
-    assert found.answers["correct"][4].isnan()
-
     hidden = mask.view(5, 1, 8, 8).repeat_interleave(4, 2).repeat_interleave(4, 3)
     batch.views["image"] = [torch.where(hidden, 7, batch.views["image"][0]).byte()]
     objective(encoders, batch)
     torch.testing.assert_close(caught[0], caught[1])
+
+
+def test_without_any_sample_it_is_zero() -> None:
+    encoders = pair()
+    objective, batch = BEiT(encoders, block=4), shown(3, encoders)
+    batch.extra["image_present"] = torch.zeros(3, dtype=torch.bool)
+    found = objective(encoders, batch)
+    assert found.total == 0 and found.logs["commonest"] == 0 and found.logs["correct"].isnan()
+
+
+def test_defaults_are_the_papers() -> None:
+    """masking_generator.py: min_num_patches 16; 75 of 196 patches, about 0.4; datasets.py: ColorJitter(0.4, 0.4, 0.4),
+    RandomResizedCropAndInterpolationWithTwoPic from 0.08.
+    """
+    assert defaults(BEiT) == {"ratio": 0.4, "block": 16}
+    assert (beit.method.view, beit.method.objective) == (TwoSizes, BEiT)
+    sizes = {"image": ImagePreprocess(size=32), "image_tokenizer": ImagePreprocess(size=16)}
+    view = TwoSizes(sizes)
+    assert (view.crop_scale, view.size, view.flip) == ((0.08, 1.0), 16, 0.5)
+    assert view.chances[0]["color_jitter"] == 1.0 and list(view.jitter.values()) == [0.4, 0.4, 0.4, 0.0]
+    other = TwoSizes(sizes, crop_scale=(0.5, 0.6), color_jitter=0.3, jitter=(0.1, 0.2, 0.3, 0.05), flip=0.9)
+    assert (other.crop_scale, other.flip, other.chances[0]["color_jitter"]) == ((0.5, 0.6), 0.9, 0.3)
+    assert list(other.jitter.values()) == [0.1, 0.2, 0.3, 0.05]
+    wide = {"image": create_encoder("vit", **VIT | {"width": 400}), "image_tokenizer": create_encoder("codes", **CODES)}
+    objective = BEiT(wide)
+    assert objective.mask_token.std().item() == pytest.approx(0.02, rel=0.2)
+    assert objective.uses == ("image", "image_tokenizer") and objective.given == ("image_tokenizer",)
+    assert (objective.ratio, objective.block, objective.modalities) == (0.4, 16, ("image",))
 
 
 def test_what_does_not_fit_is_told() -> None:

@@ -75,21 +75,6 @@ def test_offline_labels_are_loaded_without_a_reserve_and_need_counted_samples(na
         kind(encoders_of("image"), **options).reserve(2)
 
 
-def test_swav_freezes_its_prototypes_at_first_and_keeps_them_at_unit_length() -> None:
-    encoders = encoders_of("image")
-    objective = SwAV(encoders, embed_dim=8, hidden=[16], prototypes=5, frozen=0.5)
-    shown, start = batch("swav"), objective.prototypes.directions.detach().clone()
-    optimizer = torch.optim.SGD(objective.parameters(), lr=1.0, weight_decay=0.1)
-    for progress in (0.2, 0.5, 0.6):
-        optimizer.zero_grad()
-        objective(encoders, shown).total.backward()
-        optimizer.step()
-        objective.after_step(encoders, progress)
-        moved = not torch.allclose(objective.prototypes.directions, start, atol=1e-5)
-        assert moved == (progress > 0.5), "the step that ends at 0.5 began frozen"
-        torch.testing.assert_close(objective.prototypes.directions.norm(dim=1), torch.ones(5))
-
-
 def test_swav_assigns_with_the_queue_once_it_is_due() -> None:
     encoders = encoders_of("image")
     objective = SwAV(encoders, embed_dim=8, hidden=[16], prototypes=5, queue=20, queue_from=0.3)
@@ -102,57 +87,6 @@ def test_swav_assigns_with_the_queue_once_it_is_due() -> None:
     together = torch.cat([scores, objective.prototypes(new).detach()])
     expected = sinkhorn(together, epsilon=0.05, iterations=3)[:4]
     torch.testing.assert_close(objective._assign(0, scores, present), expected)
-
-
-def test_deepcluster_weighs_clusters_alike_and_starts_its_classifier_anew() -> None:
-    model = build("deepcluster")
-    objective, encoder = model.objectives["deepcluster"], model.encoders["image"]
-    shown = batch("deepcluster", missing=False)
-    scores = objective.classifier(encoder(shown.views["image"][0]).pooled)
-    labels = objective.labels.rows[shown.extra["index"], 0]
-    sizes = torch.bincount(objective.labels.rows[:, 0], minlength=4)
-    losses = [-scores[i].log_softmax(dim=0)[k] * SAMPLES / ((sizes > 0).sum() * sizes[k]) for i, k in enumerate(labels)]
-    torch.testing.assert_close(model({"deepcluster": shown})[0], torch.stack(losses).mean())
-    with torch.no_grad():
-        objective.classifier.weight.fill_(9)
-        objective.classifier.bias.fill_(9)
-    objective.before_epoch(model.named_encoders, lambda: sweep("deepcluster"))
-    assert objective.classifier.weight.abs().max() < 0.1
-    assert not objective.classifier.bias.any()
-
-
-def test_deepcluster_v2_clusters_what_it_remembers() -> None:
-    model = build("deepcluster:v2")
-    objective, encoder = model.objectives["deepcluster:v2"], model.encoders["image"]
-    shown = batch("deepcluster:v2")
-    model({"deepcluster:v2": shown})
-    views = [objective._embed(encoder(view).pooled) for view in shown.views["image"][:2]]
-    before = [bank.rows.clone() for bank in objective.memories]
-    objective.after_step(model.encoders, 0.1)
-    present, index = shown.present("image"), shown.extra["index"]
-    for bank, view, old in zip(objective.memories, views, before, strict=True):
-        torch.testing.assert_close(bank.rows[index[present]], view[present], rtol=1e-4, atol=1e-5)
-        assert torch.equal(bank.rows[index[~present]], old[index[~present]])
-    objective.before_epoch(model.named_encoders, lambda: pytest.fail("no sweep after the first"))
-    for number, prototypes in enumerate(objective.prototypes.split([4, 3])):
-        nearest = (objective.memories[number].rows @ prototypes.T).argmax(dim=1)
-        assert torch.equal(objective.labels.rows[:, number], nearest)
-
-
-def test_sela_spreads_labels_evenly_and_labels_anew_when_due() -> None:
-    model = build("sela")
-    objective = model.objectives["sela"]
-    counts = torch.stack([torch.bincount(objective.labels.rows[:, head], minlength=4) for head in range(3)])
-    assert (counts > 0).all()
-    assert counts.max() <= 9, "of 20 samples, 5 each if all were even"
-    objective.labelings = 4
-    with torch.no_grad():
-        for progress, due in ((0.01, False), (0.07, True), (0.2, False), (0.26, True)):
-            objective.classifiers.weight.normal_()
-            labels = objective.labels.rows.clone()
-            objective.after_step(model.encoders, progress)
-            objective.before_epoch(model.named_encoders, lambda: sweep("sela"))
-            assert torch.equal(labels, objective.labels.rows) != due
 
 
 def test_pcl_clusters_once_its_warmup_is_over() -> None:

@@ -98,38 +98,6 @@ def test_mobys_teacher_has_no_drop_path() -> None:
     assert not torch.equal(encoder(x).pooled, encoder(x).pooled)
 
 
-def test_dinos_teacher_sees_the_large_crops_only_and_its_scores_make_the_centre() -> None:
-    model, shown = build("dino"), batch("dino", missing=False)
-    objective, sizes = model.objectives["dino"], []
-    shown.views["image"][2] = shown.views["image"][2][:, :, :8, :8]
-    objective.teacher.encoder.register_forward_hook(lambda _module, args, _out: sizes.append(tuple(args[0].shape)))
-    loss = objective(model.encoders, shown)
-    assert sizes == [(16, 3, 16, 16)]
-    embedded = [F.normalize(x) for x in objective.teacher(shown.views["image"][:2], 8)]
-    scores = torch.cat([objective.teacher_prototypes(x) for x in embedded])
-    assert 0 <= loss.logs["assignment_entropy"] <= 1 + 1e-6
-    objective.after_step(model.encoders, 0.05)
-    torch.testing.assert_close(objective.centre, 0.1 * scores.mean(dim=0))
-    assert objective.temperature.item() == pytest.approx(0.055)
-    objective.after_step(model.encoders, 0.5)
-    assert objective.temperature.item() == pytest.approx(0.07)
-
-
-def test_dinos_prototypes_may_wait() -> None:
-    encoder = create_encoder("vit", **ENCODERS["image"][1])
-    options = SETTINGS["dino"].options | {"frozen": 0.2}
-    objective = names.resolve("methods", "dino")[0].objective({"image": encoder}, **options)
-    moved = []
-    for progress in (0.1, 0.2):
-        objective.zero_grad()
-        objective({"image": encoder}, batch("dino")).total.backward()
-        moved.append(bool(objective.prototypes.directions.grad.any()))
-        objective.after_step({"image": encoder}, progress)
-    objective.zero_grad()
-    objective({"image": encoder}, batch("dino")).total.backward()
-    assert [*moved, bool(objective.prototypes.directions.grad.any())] == [False, False, True]
-
-
 @pytest.mark.parametrize("name", ["byol", "simsiam", "directpred", "dino", "moby", "barlow_twins", "vicreg"])
 def test_they_are_about_instances_of_any_modality(name: str) -> None:
     kind, options = ENCODERS["audio"]

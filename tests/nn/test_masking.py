@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 
@@ -14,6 +15,7 @@ from mmssl.errors import UserError
 from mmssl.nn.draws import _unit, draws
 from mmssl.nn.masking import block_mask, blockwise_mask, pick, random_mask, token_encoder
 from mmssl.nn.positions import sincos
+from mmssl.types import Encoder
 
 SEEDS = torch.randint(2**31, (400,), generator=torch.Generator().manual_seed(0))
 
@@ -70,14 +72,77 @@ def test_block_masks_hide_whole_blocks(grid: tuple[int, ...], block: tuple[int, 
     assert again.equal(mask)
 
 
+@pytest.mark.parametrize("ratio, hidden", [(0.4, 2), (0.45, 3), (0.1, 1), (0.9, 5)])
+def test_the_share_that_is_hidden_is_rounded(ratio: float, hidden: int) -> None:
+    mask, seen = random_mask(SEEDS[:50], (2, 3), ratio=ratio)
+    assert mask.sum(1).eq(hidden).all() and mask.shape == (50, 6) and seen.shape == (50, 6 - hidden)
+    for row, places in zip(mask, seen, strict=True):
+        assert places.tolist() == [place for place in range(6) if not row[place]]
+    mask, seen = random_mask(SEEDS[:50], (5, 2, 3), ratio=ratio, tube=True)
+    assert mask.sum(1).eq(5 * hidden).all() and mask.view(50, 5, 6).eq(mask[:, None, :6]).all()
+    for row, places in zip(mask, seen, strict=True):
+        assert places.tolist() == [place for place in range(30) if not row[place]]
+    mask, _ = random_mask(SEEDS[:50], (5, 2, 3), ratio=0.5)
+    assert mask.sum(1).eq(15).all() and not mask.view(50, 5, 6).eq(mask[:, None, :6]).all()
+
+
 def test_masks_that_hide_nothing_or_all_are_refused() -> None:
+    """Whatever hides one part, or all but one, is allowed."""
     for call in (
         lambda: random_mask(SEEDS, (2, 2), ratio=0.99),
+        lambda: random_mask(SEEDS, (2, 2), ratio=0.01),
         lambda: block_mask(SEEDS, (2, 2), ratio=0.5, block=(2, 2)),
+        lambda: block_mask(SEEDS, (2, 2), ratio=0.0, block=(1, 1)),
         lambda: blockwise_mask(SEEDS, (2, 2), ratio=0.1),
+        lambda: blockwise_mask(SEEDS, (2, 2), ratio=0.99),
     ):
-        with pytest.raises(UserError, match=r"parts of the grid \(2, 2\); change the ratio"):
+        with pytest.raises(
+            UserError, match=r"the mask would hide [014] of [14] parts of the grid \(2, 2\); change the"
+        ):
             call()
+    for ratio, hidden in ((0.25, 1), (0.75, 3)):
+        assert random_mask(SEEDS, (2, 2), ratio=ratio)[0].sum(1).eq(hidden).all()
+        assert block_mask(SEEDS, (2, 2), ratio=ratio, block=(1, 1)).sum(1).eq(hidden).all()
+        blockwise_mask(SEEDS, (2, 2), ratio=ratio, least=1)
+
+
+def test_tokens_are_picked_at_their_places() -> None:
+    tokens, places = torch.randn(2, 5, 3), torch.tensor([[4, 0, 1], [2, 2, 3]])
+    expected = torch.stack([torch.stack([tokens[i, p] for p in places[i]]) for i in range(2)])
+    assert pick(tokens, places).equal(expected)
+
+
+@pytest.mark.parametrize("grid, least, aspect", [((6, 11), 3, 0.3), ((9, 5), 5, 0.6), ((8, 8), 4, 0.2)])
+def test_blockwise_masks_are_those_of_the_papers_loop(grid: tuple[int, int], least: int, aspect: float) -> None:
+    """Each rectangle's area, shape and place from four draws, as masking_generator.py of BEiT has them in a loop."""
+    (height, width), seeds = grid, SEEDS[:60]
+    masks = blockwise_mask(seeds, grid, ratio=0.45, least=least, aspect=aspect).view(-1, *grid)
+    wanted, differ = round(0.45 * height * width), 0
+    for found, drawn in zip(masks, draws(seeds, 40, 4).tolist(), strict=True):
+        mask = [[False] * width for _ in range(height)]
+        for size, shape, down, across in drawn:
+            left = wanted - sum(map(sum, mask))
+            area = least + size * (left - least)
+            log_ratio = math.log(aspect) + shape * (math.log(1 / aspect) - math.log(aspect))
+            high = round(math.sqrt(area * math.exp(log_ratio)))
+            wide = round(math.sqrt(area / math.exp(log_ratio)))
+            if high >= height or wide >= width:
+                continue
+            top, side = int(down * (height - high + 1)), int(across * (width - wide + 1))
+            new = [(i, j) for i in range(top, top + high) for j in range(side, side + wide) if not mask[i][j]]
+            if len(new) <= left:
+                for i, j in new:
+                    mask[i][j] = True
+        differ += found.tolist() != mask
+    assert differ <= 1, "but for how processors round"
+
+
+def test_defaults_are_the_papers() -> None:
+    """BEiT's min_num_patches and min_aspect; without least, rectangles of 16."""
+    defaults = {"least": 16, "aspect": 0.3}
+    parameters = inspect.signature(blockwise_mask).parameters
+    assert {name: parameters[name].default for name in defaults} == defaults
+    assert inspect.signature(random_mask).parameters["tube"].default is False
 
 
 def grown(height: int, width: int, wanted: int, least: int) -> Tensor:
@@ -121,6 +186,33 @@ def test_places_are_those_of_mae() -> None:
     torch.testing.assert_close(sincos(64, (7, 7)), theirs)
 
 
+def test_places_on_a_line_are_those_of_the_transformer() -> None:
+    """Vaswani et al., NeurIPS 2017: sines and cosines of place / 10000^(2i / D), here the sines first."""
+    found = sincos(6, (5,))
+    for place in range(5):
+        angles = [place / 10000 ** (2 * i / 6) for i in range(3)]
+        expected = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+        torch.testing.assert_close(found[place], torch.tensor(expected))
+    assert found.dtype == torch.float32
+
+
+def test_places_of_a_picture_tell_the_column_then_the_row() -> None:
+    found = sincos(8, (2, 3)).view(2, 3, 8)
+    for row in range(2):
+        for column in range(3):
+            expected = torch.cat([sincos(4, (3,))[column], sincos(4, (2,))[row]])
+            torch.testing.assert_close(found[row, column], expected)
+
+
+@pytest.mark.parametrize("grid, least", [((3,), 2), ((2, 3), 4), ((2, 3, 4), 8)])
+def test_the_width_is_divided_among_the_axes(grid: tuple[int, ...], least: int) -> None:
+    for width in (least, 3 * least):
+        assert sincos(width, grid).shape == (math.prod(grid), width)
+    for width in (least - 1, least + least // 2):
+        with pytest.raises(UserError, match=f"of {len(grid)} axes need a width that {least} divides; found {width}"):
+            sincos(width, grid)
+
+
 def test_places_in_space_and_time_tell_every_cell_apart() -> None:
     codes = sincos(32, (3, 4, 5))
     assert codes.shape == (60, 32)
@@ -133,6 +225,9 @@ def test_places_in_space_and_time_tell_every_cell_apart() -> None:
 
 
 def test_only_encoders_with_tokens_are_masked() -> None:
+    nameless = type("Own", (Encoder,), {})()
+    with pytest.raises(UserError, match="'Own' gives none to hide; choose vit"):
+        token_encoder(nameless)
     vit = {"name": "vit", "in_channels": 1, "image_size": 32, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
     assert token_encoder(create_encoder("spectrogram", backbone=vit)).cell == (8, 8)
     with pytest.raises(UserError, match="'pointnet' gives none to hide; choose vit"):
