@@ -64,7 +64,7 @@ def test_every_option_and_absent_samples(learnt: bool) -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    """Radford et al., sections 2.4 and 2.5: linear heads; the temperature starts at 0.07, and its inverse ends at 100."""
+    """Radford et al., sections 2.4, 2.5: linear heads; the temperature starts at 0.07, its inverse ends at 100."""
     assert defaults(CLIP) == {
         "embed_dim": 512, "hidden": (), "pairs": None, "temperature": 0.07, "learn_temperature": True,
         "max_scale": 100.0, "within": 0.0,
