@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.methods.avc import AVC
-from mmssl.types import Batch
+from mmssl.methods.avc import AVC, method
+from mmssl.types import Batch, Method
+from mmssl.views.synchronised import Synchronised
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import Table, defaults, numbers, present, same
@@ -46,6 +47,14 @@ def test_two_classes_of_both_towers_side_by_side(visual: Literal["image", "video
 
 def test_defaults_are_the_papers() -> None:
     """Arandjelovic & Zisserman, ICCV 2017, figure 2: a picture, a layer of 128, two classes."""
+    assert method == Method(Synchronised, AVC)
     assert defaults(AVC) == {"visual": "image", "hidden": 128}
     made = AVC({"image": Table("image", 3), "audio": Table("audio", 5)})
     assert [tuple(made.judge[n].weight.shape) for n in (0, 2)] == [(128, 8), (2, 128)]
+
+
+def test_log_odds_are_float32_under_autocast() -> None:
+    encoders = {"image": Table("image"), "audio": Table("audio")}
+    with torch.autocast("cpu", torch.bfloat16):
+        odds = AVC(encoders).log_odds(encoders["image"](numbers(0, 1)), encoders["audio"](numbers(2, 3)))
+    assert odds.dtype == torch.float32

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.methods.ave import AVE
-from mmssl.types import Batch
+from mmssl.methods.ave import AVE, method
+from mmssl.types import Batch, Method
+from mmssl.views.synchronised import Synchronised
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import Table, defaults, numbers, present, same
@@ -53,9 +54,17 @@ def test_two_classes_of_the_distance_in_its_space(visual: Literal["image", "vide
 
 def test_defaults_are_the_papers_and_near_is_yes_at_first() -> None:
     """Arandjelovic & Zisserman, ECCV 2018: two layers of 128 to a space of 128."""
+    assert method == Method(Synchronised, AVE)
     assert defaults(AVE) == {"visual": "image", "embed_dim": 128, "hidden": (128,)}
     made = AVE({"image": Table("image"), "audio": Table("audio")})
     scores = made.judge(torch.tensor([[0.2], [1.0], [1.8]]))
     torch.testing.assert_close(scores[:, 1] - scores[:, 0], torch.tensor([1.6, 0.0, -1.6]))
     torch.testing.assert_close(made.judge(torch.zeros(1, 1)), torch.tensor([[-1.0, 1.0]]))
     assert all(parameter.requires_grad for parameter in made.parameters())
+
+
+def test_log_odds_are_float32_under_autocast() -> None:
+    encoders = {"image": Table("image"), "audio": Table("audio")}
+    with torch.autocast("cpu", torch.bfloat16):
+        odds = AVE(encoders).log_odds(encoders["image"](numbers(0, 1)), encoders["audio"](numbers(2, 3)))
+    assert odds.dtype == torch.float32

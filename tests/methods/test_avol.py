@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.methods.avol import AVOL
-from mmssl.types import Batch, Features
+from mmssl.methods.avol import AVOL, method
+from mmssl.types import Batch, Features, Method
+from mmssl.views.synchronised import Synchronised
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import Table, defaults, numbers, present, same
@@ -63,6 +64,7 @@ def test_the_odds_are_the_best_cells_or_the_mean_over_cells(
 
 def test_defaults() -> None:
     """Arandjelovic & Zisserman, ECCV 2018: 128, 128, the maximum. The scale is this project's own."""
+    assert method == Method(Synchronised, AVOL)
     assert defaults(AVOL) == {"visual": "image", "embed_dim": 128, "hidden": (128,), "scale": 10.0, "pool": "max"}
     made = AVOL({"image": Table("image"), "audio": Table("audio")})
     assert (made.scale.item(), made.bias.item()) == (10.0, -5.0), "a cosine of a half is where yes begins"

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmssl.methods.avts import AVTS
-from mmssl.types import Batch
+from mmssl.methods.avts import AVTS, method
+from mmssl.types import Batch, Method
+from mmssl.views.synchronised import Shifted
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import Table, defaults, numbers, present, same
@@ -61,4 +62,5 @@ def test_as_near_is_not_nearer() -> None:
 
 def test_defaults_are_the_papers() -> None:
     """Korbar et al., NeurIPS 2018: the margin is 0.99. A linear head to 128 is this project's own."""
+    assert method == Method(Shifted, AVTS)
     assert defaults(AVTS) == {"visual": "video", "embed_dim": 128, "hidden": (), "margin": 0.99}

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.methods.clip import CLIP
-from mmssl.types import Batch
+from mmssl.methods.clip import CLIP, method
+from mmssl.types import Batch, Method
+from mmssl.views.single import Single
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import ENCODERS, SETTINGS, batch, build, plain
@@ -65,6 +66,7 @@ def test_every_option_and_absent_samples(learnt: bool) -> None:
 
 def test_defaults_are_the_papers() -> None:
     """Radford et al., sections 2.4, 2.5: linear heads; the temperature starts at 0.07, its inverse ends at 100."""
+    assert method == Method(Single, CLIP)
     assert defaults(CLIP) == {
         "embed_dim": 512, "hidden": (), "pairs": None, "temperature": 0.07, "learn_temperature": True,
         "max_scale": 100.0, "within": 0.0,
