@@ -59,6 +59,7 @@ def test_the_odds_are_the_best_cells_or_the_mean_over_cells(
     expected = torch.stack([cosines(0, 1), cosines(1, 2)]).view(2, *grid)
     torch.testing.assert_close(made.similarity_map(seen, heard), expected)
     assert made.spaces() == dict(made.heads.items()) and set(found.embeddings) == {visual, "audio"}
+    assert all(x.shape[1] == 4 and not x.requires_grad for x in found.embeddings.values())
     assert made.scale.item() == 6 and made.scale.requires_grad and made.bias.requires_grad
 
 

@@ -52,6 +52,7 @@ def test_the_margin_loss_of_the_distances(visual: Literal["image", "video"], mar
     expected = margin / 2 - torch.stack([distance(0, 0), distance(2, 12)])
     torch.testing.assert_close(made.log_odds(seen, heard), expected)
     assert made.spaces() == dict(made.heads.items()) and set(found.embeddings) == {visual, "audio"}
+    assert all(x.shape[1] == 4 and not x.requires_grad for x in found.embeddings.values())
 
 
 def test_as_near_is_not_nearer() -> None:
