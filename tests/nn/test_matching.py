@@ -117,12 +117,24 @@ def test_spaces_embed_what_is_seen_and_the_own_sound_for_the_monitors() -> None:
     made = Dot(encoders, visual="image")
     heads = {"image": Length(2.0), "audio": Length(3.0)}
     made.spaces = lambda: heads  # type: ignore[method-assign, assignment, return-value]
-    loss = made(encoders, numbered(4, 10, kind=[1] * 6))
+    batch = numbered(4, 10, kind=[1] * 6)
+    batch.views["image"].append(torch.full((6, 1), 9.0))  # a further view, which is not looked at
+    loss = made(encoders, batch)
     assert list(loss.embeddings) == ["image", "audio"] and list(loss.logs) == ["accuracy"]
     torch.testing.assert_close(loss.embeddings["image"], 2 * encoders["image"].rows[:6].detach())
     torch.testing.assert_close(loss.embeddings["audio"], 3 * encoders["audio"].rows[4:10].detach())
     assert not any(x.requires_grad for x in (*loss.embeddings.values(), *loss.answers.values(), *loss.logs.values()))
     assert made.uses == ("image", "audio")
+
+
+def test_sounds_are_compared_in_float32() -> None:
+    encoders, kinds = tables(), []
+    encoders["audio"].rows.data = encoders["audio"].rows.data.bfloat16()
+    made = Dot(encoders, visual="image")
+    log_odds = made.log_odds
+    made.log_odds = lambda seen, heard: kinds.append(heard.pooled.dtype) or log_odds(seen, heard)  # type: ignore
+    assert made(encoders, numbered(0, 10, kind=[1] * 6)).total.dtype == torch.float32
+    assert kinds == [torch.float32] * 2
 
 
 def test_the_wrong_sound_may_be_another_processs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.nn import voxels
+from mmssl.nn import sparse, voxels
 from mmssl.nn.sparse import RowNorm, SparseConv, choose_backend
 from mmssl.nn.voxels import SPAN, Sites
 
@@ -126,6 +129,14 @@ def test_coordinates_without_room_are_refused(wrong: list[int]) -> None:
         Sites.of(torch.tensor([[0, 1, 1, 1], wrong]))
 
 
+def test_the_last_voxel_of_the_last_cloud_has_room() -> None:
+    coords = torch.tensor([[2**15 - 1, SPAN - 1, SPAN - 1, SPAN - 1], [0, 0, 0, 0]])
+    sites, index = Sites.of(coords)
+    assert SPAN == 65532 and index.tolist() == [1, 0]
+    assert torch.equal(sites.coords[index], coords)
+    assert sites.coarser().coords.tolist() == [[0, 0, 0, 0], [2**15 - 1, *[SPAN // 2 - 1] * 3]]
+
+
 def test_nothing_in_gives_nothing_out() -> None:
     sites = Sites.of(torch.zeros(0, 4, dtype=torch.long))[0]
     assert SparseConv(2, 3)(torch.zeros(0, 2), sites).shape == (0, 3)
@@ -135,6 +146,44 @@ def test_nothing_in_gives_nothing_out() -> None:
 def test_stride_one_takes_odd_kernels_only() -> None:
     with pytest.raises(UserError, match="kernel 2 needs stride 2"):
         SparseConv(2, 2, 2)
+    with pytest.raises(UserError, match="kernel 3 needs stride 2"):
+        SparseConv(2, 2, 3, transposed=True)
+    assert SparseConv(2, 2).kernel == 3
+
+
+@pytest.mark.parametrize(("kernel", "outputs"), [(3, 40), (2, 90)])
+def test_weights_begin_as_he_and_others_say_for_the_fan_out(kernel: int, outputs: int) -> None:
+    weight = SparseConv(50, outputs, kernel, stride=2).weight
+    assert weight.shape == (kernel**3, 50, outputs)
+    assert weight.std().item() == pytest.approx((2 / (kernel**3 * outputs)) ** 0.5, rel=0.02)
+    assert weight.mean().abs() < 0.02 * weight.std()
+
+
+def test_sums_are_in_float32_at_least() -> None:
+    """One and 2^-9 a hundred times over: in bfloat16 a sum would stay at 1."""
+    sites = Sites.of(torch.tensor([[0, x, y, z] for x in range(3) for y in range(3) for z in range(3)]))[0]
+    conv = SparseConv(1, 1).to(torch.bfloat16)
+    with torch.no_grad():
+        conv.weight.fill_(2**-9)
+        conv.weight[13] = 1
+    x = torch.ones(27, 1, dtype=torch.bfloat16, requires_grad=True)
+    y = conv(x, sites)
+    assert y.dtype == torch.bfloat16 and y[13].item() == pytest.approx(1 + 26 / 512, abs=0.004)
+    y[13].backward()
+    assert x.grad is not None and x.grad.dtype == torch.bfloat16 and x.grad[0].item() == 2**-9
+
+
+def test_one_pair_of_voxels_by_hand() -> None:
+    """Two neighbours along z: each sees itself by the middle weight and the other by the one beside it."""
+    sites = Sites.of(torch.tensor([[0, 5, 5, 5], [0, 5, 5, 6], [0, 9, 9, 9]]))[0]
+    conv = SparseConv(1, 1)
+    conv.weight.data = torch.arange(27.0).view(27, 1, 1)
+    out = conv(torch.tensor([[1.0], [10.0], [100.0]]), sites)
+    assert out[:, 0].tolist() == [13 * 1 + 14 * 10, 13 * 10 + 12 * 1, 1300]
+    down = SparseConv(1, 1, 2, stride=2)
+    down.weight.data = torch.arange(8.0).view(8, 1, 1)
+    out = down(torch.tensor([[1.0], [10.0], [100.0]]), sites)  # (5, 5, 5) is corner 7 of (2, 2, 2), ...
+    assert out[:, 0].tolist() == [7 * 1, 6 * 10, 7 * 100]
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -151,7 +200,12 @@ def test_autocast_is_followed(kernel: int) -> None:
 
 def test_normalisation_takes_rows_and_a_single_one_too() -> None:
     norm, plain, x = RowNorm(4), torch.nn.BatchNorm1d(4), torch.randn(9, 4)
+    with torch.no_grad():
+        norm.weight += torch.rand(4)
+        norm.bias += torch.rand(4)
+    plain.load_state_dict(norm.state_dict())
     torch.testing.assert_close(norm(x), plain(x))
+    torch.testing.assert_close(norm(x[:2]), plain(x[:2]))
     before = norm.running_mean.clone()
     torch.testing.assert_close(norm(x[:1]), plain.eval()(x[:1]))
     torch.testing.assert_close(norm.running_mean, before)
@@ -164,6 +218,52 @@ def test_a_missing_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not conv.spconv
     with pytest.raises(UserError, match="spconv is not installed"):
         choose_backend(conv, "spconv")
+    choose_backend(conv, "torch")
+    assert not conv.spconv
+
+
+@pytest.mark.parametrize(("backend", "used"), [("auto", True), ("spconv", True), ("torch", False)])
+def test_the_chosen_backend_reaches_every_convolution(
+    backend: Any, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmssl.nn.sparse.find_spec", lambda name: name == "spconv" or None)
+    network = torch.nn.Sequential(SparseConv(2, 2), torch.nn.Sequential(RowNorm(2), SparseConv(2, 2, 2, stride=2)))
+    assert not network[0].spconv, "plain PyTorch, unless it is chosen"
+    choose_backend(network, backend)
+    assert network[0].spconv == network[1][1].spconv == used
+
+
+@pytest.mark.parametrize("kernel, stride, transposed", [(3, 1, False), (2, 2, False), (2, 2, True)])
+def test_spconv_is_given_the_rules_as_its_functions_read_them(
+    kernel: int, stride: int, transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for spconv multiplies pair by pair; its submanifold convolution does the centre itself."""
+
+    def indice_conv(x: Tensor, weight: Tensor, pairs: Tensor, counts: Tensor, rows: int, algorithm: str) -> Tensor:
+        assert algorithm == "native" and x.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
+        out = torch.zeros(rows, len(weight))
+        for offset, count in enumerate(counts.tolist()):
+            for i, j in pairs[:, offset, :count].T.tolist():
+                out[j] += weight[:, offset] @ x[i]
+        return out
+
+    def indice_subm_conv(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        return indice_conv(x, weight, *rest) + x @ weight[:, weight.shape[1] // 2].T
+
+    functional = SimpleNamespace(indice_conv=indice_conv, indice_subm_conv=indice_subm_conv)
+    monkeypatch.setitem(sys.modules, "spconv", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "spconv.core", SimpleNamespace(ConvAlgo=SimpleNamespace(Native="native")))
+    monkeypatch.setitem(sys.modules, "spconv.pytorch", SimpleNamespace(functional=functional))
+    sites, conv = occupied(0.3), SparseConv(3, 4, kernel, stride=stride, transposed=transposed)
+    rules = sites.rules(kernel, stride, transposed=transposed)
+    x = torch.randn(len(sites.coarser() if transposed else sites), 3)
+    torch.testing.assert_close(sparse._spconv(x, conv.weight, rules), dense_convolution(conv, x, sites))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = sparse._spconv(x.bfloat16(), conv.weight.bfloat16(), rules)
+    assert half.dtype == torch.bfloat16
+    far = Sites.of(torch.tensor([[0, 1, 1, 1], [0, 9, 9, 9]]))[0]  # no neighbours: no pairs to give
+    one = SparseConv(3, 4)
+    torch.testing.assert_close(sparse._spconv(x[:2], one.weight, far.rules(3)), x[:2] @ one.weight[13])
 
 
 def test_the_table_holds_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
