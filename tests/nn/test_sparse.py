@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.nn import sparse, voxels
 from mmssl.nn.sparse import RowNorm, SparseConv, choose_backend
-from mmssl.nn.voxels import SPAN, Sites
+from mmssl.nn.voxels import Sites
 
 SIDE, CLOUDS = 8, 2
 KINDS = [(k, 1, False) for k in (1, 3, 5)] + [(k, 2, turned) for k in (1, 2, 3) for turned in (False, True)]
@@ -96,45 +96,6 @@ def test_clouds_of_a_batch_do_not_meet() -> None:
     one, both = Sites.of(coords)[0], Sites.of(torch.cat([coords, coords + torch.tensor([1, 0, 0, 0])]))[0]
     x, y = torch.randn(2, 27, 2, dtype=torch.float64)
     torch.testing.assert_close(conv(torch.cat([x, y]), both), torch.cat([conv(x, one), conv(y, one)]))
-
-
-def test_rules_are_found_once_per_grid() -> None:
-    sites = occupied(0.3)
-    assert sites.coarser() is sites.coarser()
-    assert sites.rules(3) is sites.rules(3)
-    assert sites.rules(2, 2, transposed=True) is sites.rules(2, 2, transposed=True)
-    outputs = torch.cat([step[2] for step in sites.rules(3).steps])
-    forth = {(o, int(a), int(b)) for o, i, j in sites.rules(3).steps for a, b in zip(i, j, strict=True)}
-    assert forth == {(26 - o, b, a) for o, a, b in forth} and len(forth) == len(outputs)
-
-
-def test_voxels_know_where_they_lie_and_what_fell_into_them() -> None:
-    coords = torch.tensor([[1, 0, 0, 5], [0, 3, 2, 1], [1, 0, 0, 5], [0, SPAN - 1, 0, 0]])
-    sites, index = Sites.of(coords)
-    assert len(sites) == 3
-    torch.testing.assert_close(sites.coords[index], coords)
-    assert sites.coarser().coords.tolist() == [[0, 1, 1, 0], [0, SPAN // 2 - 1, 0, 0], [1, 0, 0, 2]]
-
-
-def test_corners_of_the_key_space_do_not_meet() -> None:
-    far = SPAN - 1
-    ends = [[0, 8, 8, far], [0, 8, 9, 0], [0, 4, far, 7], [0, 5, 0, 7], [0, far, 9, 9], [1, 0, 9, 9]]
-    sites = Sites.of(torch.tensor(ends))[0]
-    assert not sites.rules(3).steps and not sites.rules(5).steps
-
-
-@pytest.mark.parametrize("wrong", [[0, -1, 0, 0], [0, 0, SPAN, 0], [2**15, 0, 0, 0]])
-def test_coordinates_without_room_are_refused(wrong: list[int]) -> None:
-    with pytest.raises(UserError, match="there is room for 0 to 65531 in 32768 clouds: take larger voxels"):
-        Sites.of(torch.tensor([[0, 1, 1, 1], wrong]))
-
-
-def test_the_last_voxel_of_the_last_cloud_has_room() -> None:
-    coords = torch.tensor([[2**15 - 1, SPAN - 1, SPAN - 1, SPAN - 1], [0, 0, 0, 0]])
-    sites, index = Sites.of(coords)
-    assert SPAN == 65532 and index.tolist() == [1, 0]
-    assert torch.equal(sites.coords[index], coords)
-    assert sites.coarser().coords.tolist() == [[0, 0, 0, 0], [2**15 - 1, *[SPAN // 2 - 1] * 3]]
 
 
 def test_nothing_in_gives_nothing_out() -> None:
@@ -264,18 +225,6 @@ def test_spconv_is_given_the_rules_as_its_functions_read_them(
     far = Sites.of(torch.tensor([[0, 1, 1, 1], [0, 9, 9, 9]]))[0]  # no neighbours: no pairs to give
     one = SparseConv(3, 4)
     torch.testing.assert_close(sparse._spconv(x[:2], one.weight, far.rules(3)), x[:2] @ one.weight[13])
-
-
-def test_the_table_holds_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voxels, "CHUNK", 5)
-    rules = occupied(0.4).rules(3)
-    pairs, counts = rules.table
-    assert pairs.dtype == counts.dtype == torch.int32 and pairs.shape == (2, 27, counts.max())
-    for offset in range(27):
-        joined = [step[1:] for step in rules.steps if step[0] == offset]
-        for side in (0, 1):
-            listed = [int(i) for pair in joined for i in pair[side]]
-            assert pairs[side, offset].tolist() == listed + [-1] * (int(counts.max()) - len(listed))
 
 
 @pytest.mark.skipif(not (find_spec("spconv") and torch.cuda.is_available()), reason="needs spconv and CUDA")
