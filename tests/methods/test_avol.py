@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmssl.errors import UserError
 from mmssl.methods.avol import AVOL, method
 from mmssl.types import Batch, Features, Method
 from mmssl.views.synchronised import Synchronised
@@ -61,6 +62,12 @@ def test_the_odds_are_the_best_cells_or_the_mean_over_cells(
     assert made.spaces() == dict(made.heads.items()) and set(found.embeddings) == {visual, "audio"}
     assert all(x.shape[1] == 4 and not x.requires_grad for x in found.embeddings.values())
     assert made.scale.item() == 6 and made.scale.requires_grad and made.bias.requires_grad
+
+
+def test_there_is_no_map_without_cells() -> None:
+    encoders = {"image": Table("image"), "audio": Table("audio")}
+    with pytest.raises(UserError, match="there is no map without cells, and this encoder gives none"):
+        AVOL(encoders, hidden=()).similarity_map(encoders["image"](numbers(0)), encoders["audio"](numbers(0)))
 
 
 def test_defaults() -> None:
