@@ -152,14 +152,23 @@ def embedded(objective: PointContrast, encoder: Points) -> tuple[Tensor, Tensor]
     return rows[:9], rows[20:29]
 
 
+@pytest.fixture(params=[False, True], ids=["alone", "second of two"])
+def others(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the points of a first process come before: as many as this one's, backwards and of the other sign."""
+    if request.param:
+        monkeypatch.setattr(pointcontrast, "gather_rows", lambda x: (torch.cat([-x.flip(0), x]), len(x)))
+    return bool(request.param)
+
+
 @pytest.mark.parametrize(("queries", "chosen"), [(5, FIRST), (3, FIRST[:1:-1]), (1, FIRST[:3:-1])])
 def test_info_nce_on_ragged_clouds_with_every_option(
-    queries: int, chosen: list[tuple[int, int]], no_luck: None
+    queries: int, chosen: list[tuple[int, int]], no_luck: None, others: bool
 ) -> None:
     encoders = {"points": Points()}
     objective = PointContrast(encoders, embed_dim=4, temperature=0.3, queries=queries)
     a, b = embedded(objective, encoders["points"])
-    terms = [(torch.stack([a[i] @ b[k] for _, k in chosen]) / 0.3).logsumexp(0) - a[i] @ b[j] / 0.3 for i, j in chosen]
+    keys = [b[k] for _, k in chosen] + [-b[k] for _, k in chosen if others]
+    terms = [(torch.stack([a[i] @ key for key in keys]) / 0.3).logsumexp(0) - a[i] @ b[j] / 0.3 for i, j in chosen]
     loss = objective(encoders, ragged())
     same(loss.total, torch.stack(terms).mean(), [*encoders.values(), objective])
     assert encoders["points"].clouds == [0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5]
@@ -182,7 +191,7 @@ def test_info_nce_on_ragged_clouds_with_every_option(
     ids=["all", "some"],
 )
 def test_hardest_on_ragged_clouds_with_every_option(
-    positives: int, candidates: int, pairs: list[tuple[int, int]], rows: list[list[int]], no_luck: None
+    positives: int, candidates: int, pairs: list[tuple[int, int]], rows: list[list[int]], no_luck: None, others: bool
 ) -> None:
     """Limits count samples, also those without points: three here. Rows: candidates of the first and second view."""
     encoders = {"points": Points()}
@@ -197,10 +206,12 @@ def test_hardest_on_ragged_clouds_with_every_option(
         terms = []
         for pair in pairs:
             query = queries[pair[side]]
-            nearest = min(rows[1 - side], key=lambda k, q=query, keys=keys: (q - keys[k]).square().sum().item())
+            there = [(row, keys[row]) for row in rows[1 - side]]
+            there += [(-1, -key) for _, key in there if others]
+            nearest, key = min(there, key=lambda candidate, q=query: (q - candidate[1]).square().sum().item())
             hit = (pair[0], nearest) if side == 0 else (nearest, pair[1])
             if hit not in PAIRS:
-                terms.append((1.9 - ((query - keys[nearest]).square().sum() + 1e-7).sqrt()).clamp(min=0).square())
+                terms.append((1.9 - ((query - key).square().sum() + 1e-7).sqrt()).clamp(min=0).square())
         sides.append(torch.stack(terms).mean())
     push = (sides[0] + sides[1]) / 2
     loss = objective(encoders, ragged())
