@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssl.errors import UserError
 from mmssl.nn import sparse, voxels
@@ -81,13 +82,27 @@ def test_single_precision_stays_within_1e5() -> None:
     torch.testing.assert_close(conv(x, sites), dense_convolution(conv, x, sites), atol=1e-5, rtol=1e-5)
 
 
-def test_only_asked_gradients_are_made() -> None:
-    sites, conv = occupied(0.4), SparseConv(2, 2)
-    conv(torch.randn(len(sites), 2), sites).sum().backward()
-    assert conv.weight.grad is not None
-    x = torch.randn(len(sites), 2, requires_grad=True)
-    conv.requires_grad_(False)(x, sites).sum().backward()
-    assert x.grad is not None
+class Products(TorchDispatchMode):
+    """Counts products of matrices."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("to_x", "to_weight"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_only_asked_gradients_are_made(to_x: bool, to_weight: bool, stride: Literal[1, 2]) -> None:
+    sites, conv = occupied(0.4), SparseConv(2, 2, stride=stride).requires_grad_(to_weight)
+    x = torch.randn(len(sites), 2, requires_grad=to_x)
+    loss = conv(x, sites).sum()
+    with Products() as products:
+        loss.backward()
+    assert (x.grad is not None, conv.weight.grad is not None) == (to_x, to_weight)
+    once = len(sites.rules(3, stride).steps) + (stride == 1)  # the centre is no step
+    assert products.count == once * (to_x + to_weight)
 
 
 def test_clouds_of_a_batch_do_not_meet() -> None:
@@ -201,7 +216,8 @@ def test_spconv_is_given_the_rules_as_its_functions_read_them(
     """A stand-in for spconv multiplies pair by pair; its submanifold convolution does the centre itself."""
 
     def indice_conv(x: Tensor, weight: Tensor, pairs: Tensor, counts: Tensor, rows: int, algorithm: str) -> Tensor:
-        assert algorithm == "native" and x.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
+        assert algorithm == "native" and not torch.is_autocast_enabled("cpu")
+        assert x.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
         out = torch.zeros(rows, len(weight))
         for offset, count in enumerate(counts.tolist()):
             for i, j in pairs[:, offset, :count].T.tolist():
