@@ -100,7 +100,8 @@ def test_frames_lie_gaps_apart_and_are_shown_in_every_order() -> None:
 
 def test_nearness_names_the_shortest_path() -> None:
     times = torch.tensor([[5.0, 1.0, 9.0, 2.0], [3.0, 4.0, 1.0, 8.0]])  # as shown
-    distances = (times[:, :, None] - times[:, None]).abs()[:, None]
+    times = torch.stack([times, times.flip(0)], dim=1)  # a second view, which is not asked about
+    distances = (times[..., :, None] - times[..., None, :]).abs()
     sorted_ = [(1, 3, 0, 2), (2, 0, 1, 3)]  # where the first, the second, ... is shown
     assert view().by_nearness(distances).tolist() == [ORDERS.index(min(way, way[::-1])) for way in sorted_]
 

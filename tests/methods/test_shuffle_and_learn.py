@@ -100,7 +100,8 @@ def test_without_random_times_c_is_in_the_middle_and_always_between() -> None:
 
 def test_nearness_says_yes_where_the_ends_lie_furthest_apart() -> None:
     places = torch.tensor([[0.0, 1.0, 3.0], [1.0, 0.0, 3.0], [0.0, 3.0, 2.0], [1.0, 1.0, 1.0]])
-    distances = (places[:, :, None] - places[:, None]).abs()[:, None]
+    places = torch.stack([places, places.flip(1).roll(1, 1)], dim=1)  # a second view, which is not asked about
+    distances = (places[..., :, None] - places[..., None, :]).abs()
     assert view().by_nearness(distances).tolist() == [1, 0, 0, 1]
 
 
