@@ -52,7 +52,8 @@ def test_the_answer_is_of_all_six_pairs(tied: bool, cells: int | None) -> None:
             ways.append(torch.stack(terms).sum())
         return torch.stack(ways)
 
-    found = made(encoders, Batch({"video": [films(*shown)]}, target, {"video_present": have}))
+    views = [films(*shown), films(*shown[::-1])]  # the second is not looked at
+    found = made(encoders, Batch({"video": views}, target, {"video_present": have}))
     answered(found, torch.stack([scores(rows) for rows in shown]), target, have, [*encoders.values(), made])
     assert made.uses == ("video",)
     assert made.answer.out_features == (4 if tied else 12)

@@ -54,7 +54,8 @@ def test_the_answer_is_of_three_frames_side_by_side(tied: bool, cells: int | Non
             joint = through(made.all, torch.cat([a, b, c]))
         return made.answer.weight @ joint + made.answer.bias
 
-    found = made(encoders, Batch({"video": [films(*shown)]}, target, {"video_present": have}))
+    views = [films(*shown), films(*shown[::-1])]  # the second is not looked at
+    found = made(encoders, Batch({"video": views}, target, {"video_present": have}))
     answered(found, torch.stack([scores(rows) for rows in shown]), target, have, [*encoders.values(), made])
     assert made.uses == ("video",) and made.answer.out_features == 2
 
