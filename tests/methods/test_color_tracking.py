@@ -337,7 +337,7 @@ def test_grey_is_luma_and_colours_are_those_of_cells_before() -> None:
 def test_bounds_of_the_views_options() -> None:
     of_size(crop_scale=(0.01, 1.0))
     of_size(size=12)
-    for wrong in ((0.0, 1.0), (0.5, 1.1), (0.6, 0.5)):
+    for wrong in ((0.009, 1.0), (0.5, 1.01), (0.6, 0.5)):
         with pytest.raises(UserError, match="crop_scale is"):
             of_size(crop_scale=wrong)
     with pytest.raises(UserError, match="frames of 14 pixels do not divide into cells of 4"):
