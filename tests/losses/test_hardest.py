@@ -107,3 +107,14 @@ def test_distances_are_in_float32_and_have_a_gradient_at_nothing() -> None:
     torch.testing.assert_close(found, torch.tensor([(1.4 - 1e-7**0.5) ** 2]), rtol=1e-6, atol=0)
     nothing, counts = hardest_negative(a.bfloat16(), c[:0].bfloat16(), **ids | {"candidate_id": torch.arange(0)})
     assert nothing.tolist() == [0.0] * 9 and nothing.dtype == torch.float32 and counts.shape == (9,)
+
+
+def test_the_nearest_is_found_in_float32_under_autocast() -> None:
+    """Two candidates that bfloat16 does not tell apart, the nearer one second."""
+    angles = torch.tensor([0.0, 0.045, 0.03])
+    rows = torch.stack([angles.cos(), angles.sin()], dim=1)
+    ids = {"query_id": torch.zeros(1).long(), "candidate_id": torch.arange(2), "known": torch.tensor([[0, 1]])}
+    with torch.autocast("cpu", torch.bfloat16):
+        found, counts = hardest_negative(rows[:1], rows[1:], **ids)
+    torch.testing.assert_close(found, (1.4 - ((rows[0] - rows[2]).square().sum() + 1e-7).sqrt()).square()[None])
+    assert not counts.any(), "it is the second, which is known to match"
