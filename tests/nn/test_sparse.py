@@ -209,6 +209,27 @@ def test_the_chosen_backend_reaches_every_convolution(
     assert network[0].spconv == network[1][1].spconv == used
 
 
+class OnGpu(Tensor):
+    """A tensor that says it lies on a GPU."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+
+def test_spconv_is_asked_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(sparse, "_spconv", lambda *given: asked.append(given) or given[0])
+    sites, conv = occupied(0.3), SparseConv(3, 3)
+    here = torch.randn(len(sites), 3)
+    there = here.as_subclass(OnGpu)
+    conv(there, sites)
+    conv.spconv = True
+    conv(here, sites)
+    assert asked == []
+    conv(there, sites)
+    ((x, weight, rules),) = asked
+    assert x is there and weight is conv.weight and rules is sites.rules(3)
+
+
 @pytest.mark.parametrize("kernel, stride, transposed", [(3, 1, False), (2, 2, False), (2, 2, True)])
 def test_spconv_is_given_the_rules_as_its_functions_read_them(
     kernel: int, stride: int, transposed: bool, monkeypatch: pytest.MonkeyPatch
