@@ -75,3 +75,46 @@ def test_queue_nce() -> None:
     found = queue_nce(q, k, queue, scale=10.0)
     assert found.shape == (6,)
     same(found.sum(), torch.stack(losses).sum(), [q, k, queue])
+
+
+def test_margins_by_default_are_fcgfs() -> None:
+    """Choy et al., ICCV 2019: 0.1 and 1.4."""
+    a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])  # 0.8 apart, squared
+    torch.testing.assert_close(positive_margin(a, b), torch.tensor([0.7]))
+    ids, none = torch.zeros(1, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long)
+    found, counts = hardest_negative(a, b, query_id=ids, candidate_id=ids, known=none)
+    torch.testing.assert_close(found, torch.tensor([(1.4 - 0.8**0.5) ** 2]))
+    assert counts.tolist() == [True]
+
+
+def test_distances_are_in_float32_and_have_a_gradient_at_nothing() -> None:
+    a, c = unit(9, 5), unit(4, 5)
+    ids = {"query_id": torch.arange(9), "candidate_id": torch.arange(4), "known": torch.zeros(0, 2, dtype=torch.long)}
+    expected = hardest_negative(a.bfloat16().float(), c.bfloat16().float(), **ids)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = hardest_negative(a.bfloat16(), c.bfloat16(), **ids)[0]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+    assert positive_margin(a.bfloat16(), a.bfloat16()).dtype == torch.float32
+    torch.testing.assert_close(
+        positive_margin(a.bfloat16(), c[:1].bfloat16(), margin=0.2),
+        positive_margin(a.bfloat16().float(), c[:1].bfloat16().float(), margin=0.2),
+    )
+    same = a.detach()[:1].clone().requires_grad_()
+    found, _ = hardest_negative(same, a.detach()[:1], **ids | {"query_id": ids["query_id"][:1]})
+    found.sum().backward()
+    assert same.grad is not None and same.grad.isfinite().all()
+    torch.testing.assert_close(found, torch.tensor([(1.4 - 1e-7**0.5) ** 2]), rtol=1e-6, atol=0)
+    nothing, counts = hardest_negative(a.bfloat16(), c[:0].bfloat16(), **ids | {"candidate_id": torch.arange(0)})
+    assert nothing.tolist() == [0.0] * 9 and nothing.dtype == torch.float32 and counts.shape == (9,)
+
+
+def test_the_nearest_is_found_in_float32_under_autocast() -> None:
+    """Two candidates that bfloat16 does not tell apart, the nearer one second."""
+    angles = torch.tensor([0.0, 0.045, 0.03])
+    rows = torch.stack([angles.cos(), angles.sin()], dim=1)
+    ids = {"query_id": torch.zeros(1).long(), "candidate_id": torch.arange(2), "known": torch.tensor([[0, 1]])}
+    with torch.autocast("cpu", torch.bfloat16):
+        found, counts = hardest_negative(rows[:1], rows[1:], **ids)
+    torch.testing.assert_close(found, (1.4 - ((rows[0] - rows[2]).square().sum() + 1e-7).sqrt()).square()[None])
+    assert not counts.any(), "it is the second, which is known to match"

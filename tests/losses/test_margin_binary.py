@@ -36,3 +36,18 @@ def test_binary_correspondence_equals_the_formula_in_value_and_gradient() -> Non
     far = torch.tensor([-200.0, 200.0], requires_grad=True)
     cost = binary_correspondence(far, torch.tensor([True, False]))
     assert cost.tolist() == [200.0, 200.0] and torch.autograd.grad(cost.sum(), far)[0].tolist() == [-1.0, 1.0]
+
+
+def test_margins_by_default() -> None:
+    """0.99 as Korbar et al. (NeurIPS 2018) have it, 0.2 as Schroff et al. (CVPR 2015)."""
+    d, no = torch.tensor([0.5]), torch.tensor([False])
+    torch.testing.assert_close(contrastive_margin(d, no), torch.tensor([0.49**2]))
+    torch.testing.assert_close(triplet(torch.tensor([0.5]), torch.tensor([0.6])), torch.tensor([0.1]))
+
+
+def test_binary_correspondence_is_worked_out_in_float32() -> None:
+    logits, y = torch.randn(7, 2).bfloat16(), torch.rand(7) > 0.5
+    for x in (logits, logits[:, 1]):
+        found = binary_correspondence(x, y)
+        assert found.dtype == torch.float32 and found.shape == (7,)
+        torch.testing.assert_close(found, binary_correspondence(x.float(), y))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssl.losses import pointer
 from mmssl.losses.pointer import pointed, pointer_nll
@@ -71,3 +74,56 @@ def test_stays_finite_where_probabilities_underflow_and_where_no_key_has_the_lab
     assert none.item() == 0
     (gradient,) = torch.autograd.grad(none.sum(), queries)
     assert not gradient.any()
+
+
+class Held(TorchDispatchMode):
+    """Notes how large each batch of similarities (B, n, 9) is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.bmm.default and out.shape[2] == 9:
+            self.sizes.append(out.numel())
+        return out
+
+
+@pytest.mark.parametrize(
+    ("held", "sizes"),
+    [(2**25, [90]), (90, [90]), (89, [72, 18]), (36, [36, 36, 18]), (35, [18] * 5), (1, [18] * 5)],
+)
+def test_no_more_similarities_are_held_than_said(held: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pointer.HELD == 2**25
+    monkeypatch.setattr(pointer, "HELD", held)
+    queries, keys, known, truth = made()
+    with Held() as noted:
+        pointer_nll(queries.requires_grad_(), keys, known, truth, scale=1.0)
+    assert noted.sizes == sizes
+    with Held() as noted:
+        pointed(queries, keys, F.one_hot(known, 3), scale=1.0)
+    assert noted.sizes == sizes
+
+
+def test_copied_values_equal_the_formula_without_gradient() -> None:
+    queries, keys, _, _ = made()
+    values = torch.randn(2, 9, 3)
+    found = pointed(queries.requires_grad_(), keys, values, scale=1.5)
+    attention = torch.exp(1.5 * torch.einsum("bnd,bmd->bnm", queries, keys))
+    attention = attention / attention.sum(dim=2, keepdim=True)
+    torch.testing.assert_close(found, torch.einsum("bnm,bmc->bnc", attention, values).detach())
+    assert not found.requires_grad
+
+
+def test_pointers_are_worked_out_in_float32() -> None:
+    queries, keys, known, truth = made()
+    queries, keys = queries.bfloat16(), keys.bfloat16()
+    values = F.one_hot(known, 3)
+    expected = pointer_nll(queries.float(), keys.float(), known, truth, scale=2.0)
+    copied = pointed(queries.float(), keys.float(), values, scale=2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pointer_nll(queries, keys, known, truth, scale=2.0), pointed(queries, keys, values, scale=2.0)
+    assert found[0].dtype == found[1].dtype == torch.float32
+    torch.testing.assert_close(found[0], expected)
+    torch.testing.assert_close(found[1], copied)

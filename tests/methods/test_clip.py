@@ -1,10 +1,11 @@
-"""CLIP over several modalities at once."""
+"""CLIP over several modalities at once, against the formula of its paper."""
 
 from __future__ import annotations
 
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,15 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.methods.clip import CLIP
+from mmssl.methods.clip import CLIP, method
+from mmssl.types import Batch, Method
+from mmssl.views.single import Single
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import ENCODERS, SETTINGS, batch, build, plain
+from tables import Table, defaults, numbers, present, same
+
+PAIRS = [("image", "text"), ("audio", "image")]
 
 
 def test_equals_the_formula_of_the_paper() -> None:
@@ -28,6 +34,43 @@ def test_equals_the_formula_of_the_paper() -> None:
     labels = torch.arange(8)
     expected = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
     torch.testing.assert_close(total.detach(), expected)
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+def test_every_option_and_absent_samples(learnt: bool) -> None:
+    encoders: dict[str, Any] = {key: Table(key) for key in ("image", "text", "audio")}
+    made = CLIP(
+        encoders, embed_dim=3, hidden=(6,), pairs=PAIRS, temperature=0.4, learn_temperature=learnt, within=0.3,
+        max_scale=8.0,
+    )  # fmt: skip
+    have = {"image": present(1, 1, 0, 1, 1), "text": present(1, 1, 1, 1, 1), "audio": present(1, 0, 1, 1, 1)}
+    views = [numbers(0, 1, 2, 3, 4), numbers(5, 6, 7, 8, 9)]
+    batch = Batch(dict.fromkeys(have, views), extra={f"{key}_present": value for key, value in have.items()})
+    first, second = [{key: made.heads[key](encoders[key](view)) for key in encoders} for view in views]
+    assert {embedded.shape for embedded in first.values()} == {(5, 3)}
+
+    def loss(a: torch.Tensor, b: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        logits, labels = a[valid] @ b[valid].T * made.scale(), torch.arange(int(valid.sum()))
+        return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+    across = [loss(first[a], first[b], have[a] & have[b]) for a, b in PAIRS]
+    inside = [loss(first[key], second[key], have[key]) for key in encoders]
+    found = made(encoders, batch)
+    same(found.total, sum(across) / 2 + 0.3 * sum(inside) / 3, [*encoders.values(), made])  # type: ignore[arg-type]
+    assert made.scale().item() == pytest.approx(2.5) and made.scale.log.requires_grad == learnt
+    torch.testing.assert_close(found.logs["temperature"], torch.tensor(0.4))
+    made.scale.log.data.fill_(9.0)
+    made.after_step(encoders, 0.0)
+    assert made.scale().item() == pytest.approx(8.0)
+
+
+def test_defaults_are_the_papers() -> None:
+    """Radford et al., sections 2.4, 2.5: linear heads; the temperature starts at 0.07, its inverse ends at 100."""
+    assert method == Method(Single, CLIP)
+    assert defaults(CLIP) == {
+        "embed_dim": 512, "hidden": (), "pairs": None, "temperature": 0.07, "learn_temperature": True,
+        "max_scale": 100.0, "within": 0.0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])

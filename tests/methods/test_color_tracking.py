@@ -15,14 +15,18 @@ from torch.nn import functional as F
 from mmssl.data.collate import collate
 from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
-from mmssl.methods.color_tracking import ColorTracking, GrayClip
+from mmssl.methods import color_tracking
+from mmssl.methods.color_tracking import ColorTracking, GrayClip, method
 from mmssl.modalities import video
 from mmssl.modalities.video import Frames
 from mmssl.nn.color import lab
-from mmssl.types import Batch, Features
+from mmssl.nn.head import Cells, Dilated
+from mmssl.transforms.video import VideoPreprocess
+from mmssl.types import Batch, Features, Method
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import batch, build
+from tables import Table, defaults, films, present, same
 
 CONVNET = {"name": "convnet", "image_size": 16, "widths": [8], "depths": [1], "stem_stride": 4}
 
@@ -140,3 +144,201 @@ def test_an_encoder_that_merges_frames_is_refused() -> None:
     encoders: Any = {"video": Merged()}
     with pytest.raises(UserError, match="choose one that keeps each frame"):
         ColorTracking(encoders, width=8)(encoders, batch("color_tracking"))
+
+
+@pytest.mark.parametrize("head", ["cells", "dilated"])
+def test_every_option_and_an_absent_sample_by_a_loop_over_cells(head: Any) -> None:
+    """Four frames of 2 x 3 cells, whose colours are known at twice that resolution."""
+    encoders: dict[str, Any] = {"video": Table("video", 5, grid=(4, 2, 3))}
+    made = ColorTracking(encoders, clusters=3, head=head, embed_dim=4, width=6, temperature=0.4)
+    kinds = {"cells": Cells, "dilated": Dilated}
+    assert isinstance(made.head, kinds[head])
+    expected_config = {"out": 4, "coordinates": True} if head == "cells" else {"out": 4, "width": 6}
+    assert expected_config.items() <= made.head.config().items()
+    assert made.centers.tolist() == [[0.0, 0.0]] * 3 and "centers" in made.state_dict()
+    made.centers.copy_(torch.tensor([[-40.0, 10.0], [0.0, 0.0], [30.0, 30.0]]))
+    drawn = torch.randint(3, (4, 4, 2, 3))
+    drawn[0, :3] = drawn[0, :3].clamp(max=1)
+    drawn[0, 3, 0] = 2  # a colour that no earlier cell has
+    colors = made.centers[drawn].movedim(-1, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    colors[..., ::2] += 5.0
+    colors[..., 1::2] -= 5.0  # even over each cell
+    have = present(1, 1, 0, 1)
+    shown = Batch({"video": [films(*[[i] * 4 for i in range(4)])]}, extra={"colors": colors, "video_present": have})
+    cells = made.head(encoders["video"](shown.views["video"][0])).view(4, 4, 6, 4)  # (B, T, N, D)
+    labels = drawn.flatten(2)
+    terms: list[torch.Tensor] = []
+    right, majority, still = [], [], []
+    for b in have.nonzero()[:, 0].tolist():
+        earlier, known = cells[b, :3].reshape(18, 4), labels[b, :3].flatten()
+        said = []
+        for n in range(6):
+            attention = (made.scale() * earlier @ cells[b, 3, n]).softmax(dim=0)
+            chances = torch.stack([attention[known == k].sum() for k in range(3)])
+            said.append(int(chances.argmax()))
+            if (known == labels[b, 3, n]).any():
+                terms.append(-chances[labels[b, 3, n]].log())
+        truth = labels[b, 3]
+        right.append((torch.tensor(said) == truth).float().mean())
+        majority.append((known.bincount(minlength=3).argmax() == truth).float().mean())
+        still.append((labels[b, 2] == truth).float().mean())
+    assert len(terms) < 18, "some have no answer"
+    found = made(encoders, shown)
+    same(found.total, torch.stack(terms).mean(), [*encoders.values(), made])
+    for name, values in {"correct": right, "majority": majority, "still": still}.items():
+        torch.testing.assert_close(found.answers[name][have], torch.stack(values))
+        assert found.answers[name][2].isnan()
+        torch.testing.assert_close(found.logs[name], torch.stack(values).mean())
+    torch.testing.assert_close(found.logs["temperature"], torch.tensor(0.4))
+    assert not found.logs["temperature"].requires_grad and not found.embeddings["video"].requires_grad
+    torch.testing.assert_close(found.embeddings["video"], cells[:, 3, 3].detach())
+    assert made.spaces() == {"video": made.head} and made.uses == ("video",)
+    made.scale.log.data.fill_(9.0)
+    made.after_step(encoders, 0.0)
+    assert made.scale().item() == pytest.approx(100.0)
+
+
+def learnt(monkeypatch: pytest.MonkeyPatch, *, learn_from: int, clusters: int = 2) -> tuple[torch.Tensor, int]:
+    """What the clusters are sought in, and how many batches it took: batch i has colours (i, cell) and absent ones."""
+    sought: list[torch.Tensor] = []
+
+    def kmeans(x: torch.Tensor, number: int) -> torch.Tensor:
+        sought.append(x)
+        return torch.arange(2.0 * number).view(number, 2)
+
+    monkeypatch.setattr(color_tracking, "kmeans", kmeans)
+    made = ColorTracking({"video": Table("video", grid=(2, 2, 2))}, clusters=clusters, width=4, learn_from=learn_from)
+    taken = []
+
+    def stream() -> Any:
+        for number in range(2000):
+            taken.append(number)
+            a, b = torch.full((2, 3, 2, 4), float(number)), torch.arange(48.0).view(2, 3, 2, 4)
+            colors = torch.stack([a, b], dim=2)  # (B, T, 2, h, w)
+            yield Batch({"video": [films([0], [1])]}, extra={"colors": colors, "video_present": present(0, 1)})
+
+    made.learn(stream())
+    assert made.centers.tolist() == [[2.0 * k, 2.0 * k + 1] for k in range(clusters)]
+    return sought[0], len(taken)
+
+
+def test_clusters_are_sought_in_so_many_cells_a_few_of_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, taken = learnt(monkeypatch, learn_from=20, clusters=3)
+    assert found[:, 0].tolist() == [*np.repeat(range(6), 3), 6, 6] and taken == 7
+    assert found[:, 1].min() >= 24, "of the sample that is there"
+    assert len(set(found[:, 1].tolist())) > 8 and found[:, 1].max() > 40, "any cell"
+    monkeypatch.setattr(color_tracking, "LEARN_BATCHES", 2)
+    assert learnt(monkeypatch, learn_from=20)[1] == 2
+
+
+def test_several_processes_seek_them_in_what_all_have_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(color_tracking.dist, "world", lambda: 2)
+    monkeypatch.setattr(color_tracking.dist, "gather", lambda x: torch.cat([x, x + 100]))
+    found, _ = learnt(monkeypatch, learn_from=21)
+    own = [*np.repeat(range(5), 2), 5]  # 11 of its own
+    assert found[:, 0].tolist() == [*own, *(number + 100 for number in own)]
+
+
+def test_defaults() -> None:
+    """Vondrick et al., ECCV 2018: three references at 6 frames a second, 16 clusters, 64 numbers, 3D convolutions of
+    256. Temperature, crops, flips and the bound on colour are this project's own.
+    """
+    assert method == Method(GrayClip, ColorTracking)
+    assert defaults(ColorTracking) == {
+        "clusters": 16, "head": "dilated", "embed_dim": 64, "width": 256, "temperature": 0.1, "learn_from": 50_000
+    }  # fmt: skip
+    assert defaults(GrayClip) == {
+        "references": 3, "fps": 6.0, "cell": 8, "size": None, "crop_scale": (0.5, 1.0), "flip": 0.5,
+        "min_chroma": 12.0, "gray": True,
+    }  # fmt: skip
+    assert GrayClip.guards == {"grey": {"gray": False}} and color_tracking.LEARN_BATCHES == 1000
+
+
+def of_size(size: int = 16, **options: Any) -> GrayClip:
+    given = {"cell": 4, "crop_scale": (1.0, 1.0), "flip": 0.0, "fps": 4.0, **options}
+    return GrayClip({"video": VideoPreprocess(size=size, frames=9, seconds=5.0)}, **given)
+
+
+def placed(frames: int, *, side: int = 16) -> Frames:
+    """At 4 frames a second; red tells the column, green the row, and blue the frame."""
+    y, x = np.mgrid[:side, :side] * (256 // side)
+    pictures = [np.stack([x, y, np.full_like(x, 10 * t)], axis=2) for t in range(frames)]
+    return Frames(np.stack(pictures).astype(np.uint8), 4.0)
+
+
+def test_the_frames_are_neighbours_at_the_rate_from_anywhere_in_the_clip() -> None:
+    view, starts = of_size(references=2), set()
+    assert view.clip == VideoPreprocess(size=16, frames=3, fps=4.0) and view.preprocess["video"] is view.clip
+    for _ in range(60):
+        (seen,) = view({"video": placed(8)})["video"]
+        moments = (seen[2, :, 0, 0] // 10).tolist()
+        assert moments == [moments[0], moments[0] + 1, moments[0] + 2]
+        starts.add(moments[0])
+    assert starts == {0, 1, 2, 3, 4, 5}
+    (seen,) = of_size(references=2, fps=2.0)({"video": placed(6)})["video"]
+    assert (seen[2, :, 0, 0] // 10).tolist() == [1, 3, 5], "the middles of three halves of a second"
+
+
+def test_one_square_is_cut_from_all_frames() -> None:
+    seen = set()
+    for _ in range(30):
+        (video,) = of_size(size=8, crop_scale=(0.25, 0.25))({"video": placed(4)})["video"]
+        assert video.shape == (3, 4, 8, 8)
+        left, top = int(video[0, 0, 0, 0]) // 16, int(video[1, 0, 0, 0]) // 16
+        assert (video[0] // 16 == torch.arange(left, left + 8)).all()
+        assert (video[1] // 16 == torch.arange(top, top + 8)[:, None]).all()
+        seen.add((left, top))
+    assert len(seen) > 10
+    (mirrored,) = of_size(flip=1.0)({"video": placed(4)})["video"]
+    assert (mirrored[0] // 16 == torch.arange(15, -1, -1)).all()
+    assert (mirrored[1] // 16 == torch.arange(16)[:, None]).all()
+    assert GrayClip({"video": VideoPreprocess(size=16)}, cell=4, size=8).clip.size == 8
+
+
+@pytest.mark.parametrize(
+    ("coloured", "spread", "shown"), [(256, 12, True), (256, 11, False), (5, 12, True), (1, 255, False)]
+)
+def test_a_hundredth_of_the_pixels_must_have_colour(coloured: int, spread: int, shown: bool) -> None:
+    pictures = np.zeros((4, 256, 3), dtype=np.uint8)
+    pictures[:, :coloured, 1] = spread
+    clip = Frames(pictures.reshape(4, 16, 16, 3), 4.0)
+    if shown:
+        assert "video" in of_size()({"video": clip})
+    else:
+        with pytest.raises(DamagedError, match="without colour"):
+            of_size()({"video": clip})
+        assert "video" in of_size(min_chroma=0.0)({"video": clip})
+
+
+def test_half_a_frame_may_lack() -> None:
+    """Four frames at 6 a second last 0.667 s; seven at 12 last 0.583 s, and six 0.5 s."""
+    view()({"video": clip(7)})
+    with pytest.raises(DamagedError) as found:
+        view()({"video": clip(6)})
+    assert found.value.reason == "a clip shorter than the window"
+    assert "0.50 s, expected 0.67 s" in str(found.value)
+
+
+def test_grey_is_luma_and_colours_are_those_of_cells_before() -> None:
+    film = torch.rand(2, 3, 4, 8, 8)
+    seen = of_size(size=8)
+    made = seen.on_device(Batch({"video": [film]}, extra={"video_present": present(1, 0)}))
+    luma = 0.299 * film[:, 0] + 0.587 * film[:, 1] + 0.114 * film[:, 2]
+    torch.testing.assert_close(made.views["video"][0], luma[:, None].expand(-1, 3, -1, -1, -1))
+    expected = torch.stack([
+        torch.stack([lab(film[:, :, t])[:, 1:, i : i + 4, j : j + 4].mean((2, 3)) for i in (0, 4) for j in (0, 4)], 2)
+        for t in range(4)
+    ], dim=1).view(2, 4, 2, 2, 2)  # fmt: skip
+    torch.testing.assert_close(made.extra["colors"], expected)
+    assert made.extra["video_present"].tolist() == [True, False] and made.target is None
+    assert torch.equal(of_size(size=8, gray=False).on_device(Batch({"video": [film]})).views["video"][0], film)
+
+
+def test_bounds_of_the_views_options() -> None:
+    of_size(crop_scale=(0.01, 1.0))
+    of_size(size=12)
+    for wrong in ((0.009, 1.0), (0.5, 1.01), (0.6, 0.5)):
+        with pytest.raises(UserError, match="crop_scale is"):
+            of_size(crop_scale=wrong)
+    with pytest.raises(UserError, match="frames of 14 pixels do not divide into cells of 4"):
+        of_size(size=14)

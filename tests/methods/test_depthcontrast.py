@@ -1,64 +1,27 @@
-"""DepthContrast: its four losses, what the queues and the averages keep, and its views."""
+"""DepthContrast: its four losses by a loop, what the queues and the averages keep, and its views."""
 
 from __future__ import annotations
 
+import math
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.methods.depthcontrast import DepthContrast, TwoCrops
+from mmssl.methods import depthcontrast
+from mmssl.methods.depthcontrast import DepthContrast, TwoCrops, method, nearer
 from mmssl.modalities.points import Cloud
 from mmssl.transforms.points import PointsPreprocess
+from mmssl.types import Batch, Method
 
 sys.path.insert(0, str(Path(__file__).parent))
-from settings import batch, build
-
-NAME = "depthcontrast"
-
-
-def test_the_loss_is_within_and_across_formats() -> None:
-    model = build(NAME)
-    objective, full = model.objectives[NAME], batch(NAME, missing=False)
-    objective.within, objective.across = 0.5, 0.25
-    q, k = {}, {}
-    for key, encoder in model.encoders.items():
-        q[key] = objective.heads[key](encoder(full.views[key][0]))
-        k[key] = objective.heads[key](encoder(full.views[key][1])).detach()
-    expected = torch.zeros(())
-    for a in q:
-        for b in q:
-            logits = torch.cat([(q[a] * k[b]).sum(1, keepdim=True), q[a] @ objective.queue(b).rows.T], dim=1) / 0.1
-            expected = expected + (0.5 if a == b else 0.25) * F.cross_entropy(logits, torch.zeros(8).long())
-    total, losses = model({NAME: full})
-    torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-5)
-    first = [(q[a] * k[b]).sum(1) > (q[a] @ objective.queue(b).rows.T).amax(1) for a in q for b in q]
-    torch.testing.assert_close(losses[NAME].answers["correct"], torch.stack(first).float().mean(0))
-    assert model({NAME: batch(NAME)})[1][NAME].answers["correct"].isnan().any()
-
-
-def test_queues_take_whole_samples_and_averages_move() -> None:
-    model = build(NAME)
-    objective, partly = model.objectives[NAME], batch(NAME)
-    whole = int((partly.present("points") & partly.present("points_voxels")).sum())
-    before = objective.queue("points").rows.clone()
-    average = objective.teachers["points"].layers[0].weight.clone()
-    model({NAME: partly})[0].backward()
-    with torch.no_grad():
-        model.encoders["points"].layers[0].weight += 1
-    objective.after_step(model.encoders, 0.0)
-    changed = (objective.queue("points").rows != before).any(dim=1)
-    assert changed.tolist() == [row < whole for row in range(12)]
-    torch.testing.assert_close(objective.teachers["points"].layers[0].weight, average + 0.1)
-    assert not any(p.requires_grad for p in objective.teachers.parameters())
-    objective.eval()
-    model({NAME: partly})
-    assert not objective.newest, "what is only judged is not remembered"
+from tables import Table, defaults, numbers, present, same
 
 
 def test_one_format_alone_and_none() -> None:
@@ -80,3 +43,213 @@ def test_two_views_in_both_formats() -> None:
         assert torch.cdist(thin, full).amin(1).max() < 1e-2, "both formats see the same view"
     assert not torch.allclose(shown["points"][0], shown["points"][1])
     assert view({}) == {}
+
+
+KEYS = ("points", "points_voxels")
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_every_option_an_absent_sample_and_the_state_after_a_step(norm: bool) -> None:
+    encoders: dict[str, Any] = {key: Table(key, 3 + n) for n, key in enumerate(KEYS)}
+    made = DepthContrast(
+        {**encoders, "image": Table("image")}, embed_dim=4, hidden=(6,), temperature=0.3, queue=5, momentum=0.8,
+        within=0.7, across=0.2, norm=norm,
+    )  # fmt: skip
+    assert made.uses == KEYS
+    kinds = ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"] if norm else ["Linear", "ReLU", "Linear"]
+    for key in KEYS:
+        assert [type(layer).__name__ for layer in made.heads[key].layers] == kinds
+        with torch.no_grad():  # the averages lag behind
+            for part in (made.teachers[key], made.teacher_heads[key]):
+                for p in part.parameters():
+                    p += 0.3 * torch.randn_like(p)
+    have = {"points": present(1, 1, 0, 1), "points_voxels": present(1, 1, 1, 0)}
+    shown = Batch(
+        {key: [numbers(0, 1, 2, 3), numbers(4, 5, 6, 7)] for key in KEYS},
+        extra={f"{key}_present": value for key, value in have.items()},
+    )
+    q = {key: made.heads[key](encoders[key](shown.views[key][0])) for key in KEYS}
+    k = {key: made.teacher_heads[key](made.teachers[key](shown.views[key][1])).detach() for key in KEYS}
+    queues = {key: made.queue(key).rows.clone() for key in KEYS}
+    terms, right = {}, []
+    for a in KEYS:
+        for b in KEYS:
+            values = []
+            for i in (0, 1):  # both formats have these
+                logits = torch.stack([q[a][i] @ other for other in (k[b][i], *queues[b])])
+                values.append(-(logits / 0.3).log_softmax(0)[0])
+                right.append(float(logits.argmax() == 0))
+            terms[f"{a}-{b}"] = torch.stack(values).mean()
+    expected = sum((0.7 if a == b else 0.2) * terms[f"{a}-{b}"] for a in KEYS for b in KEYS)
+    found = made(encoders, shown)
+    same(found.total, expected, [*encoders.values(), made.heads])  # type: ignore[arg-type]
+    assert list(found.logs) == [f"loss_{name}" for name in terms]
+    for name, value in terms.items():
+        torch.testing.assert_close(found.logs[f"loss_{name}"], value.detach())
+    correct = torch.tensor(right).view(4, 2).mean(0)
+    assert found.answers["correct"][:2].tolist() == correct.tolist() and found.answers["correct"][2:].isnan().all()
+    assert not any(x.requires_grad for x in (*found.logs.values(), *found.embeddings.values()))
+    for key in KEYS:
+        torch.testing.assert_close(found.embeddings[key], q[key].detach())
+    found.total.backward()
+    assert all(
+        p.grad is None and not p.requires_grad for p in (*made.teachers.parameters(), *made.teacher_heads.parameters())
+    )
+    averages = [(made.teachers[key], encoders[key]) for key in KEYS]
+    averages += [(made.teacher_heads[key], made.heads[key]) for key in KEYS]
+    with torch.no_grad():
+        for _, model in averages:
+            for p in model.parameters():
+                p += 0.1
+    pairs = [pair for mine, model in averages for pair in zip(mine.parameters(), model.parameters(), strict=True)]
+    wanted = [(0.8 * average + 0.2 * now).detach() for average, now in pairs]
+    made.after_step(encoders, 0.5)
+    for (average, _), value in zip(pairs, wanted, strict=True):
+        torch.testing.assert_close(average, value)
+    for key in KEYS:
+        torch.testing.assert_close(made.queue(key).rows, torch.cat([k[key][:2], queues[key][2:]]))
+        assert made.queue(key).place == 2
+    assert made.newest == {} and made.spaces() == dict(made.heads.items())
+    if norm:
+        for key in KEYS:
+            torch.testing.assert_close(
+                made.teacher_heads[key].layers[1].running_mean, made.heads[key].layers[1].running_mean
+            )
+
+
+def test_averages_start_as_the_networks_are_and_what_is_judged_is_not_remembered() -> None:
+    encoders: dict[str, Any] = {key: Table(key) for key in KEYS}
+    made = DepthContrast(encoders, embed_dim=4, queue=5)
+    for key in KEYS:
+        assert torch.equal(made.teachers[key].pooled, encoders[key].pooled)
+        assert made.teachers[key].pooled is not encoders[key].pooled
+        assert torch.equal(made.teacher_heads[key].layers[0].weight, made.heads[key].layers[0].weight)
+        assert made.teacher_heads[key].layers[0].weight is not made.heads[key].layers[0].weight
+        assert made.queue(key).rows.shape == (5, 4)
+    shown = Batch({key: [numbers(0, 1), numbers(2, 3)] for key in KEYS})
+    made.eval()(encoders, shown)
+    assert made.newest == {}
+    made.train()(encoders, shown)
+    assert {key: len(rows) for key, rows in made.newest.items()} == dict.fromkeys(KEYS, 2)
+
+
+def test_nearer_than_all_of_the_queue() -> None:
+    own, queue = torch.tensor([0.9, 0.5, 0.8]), torch.tensor([[0.8, 0.0], [0.4, 0.6]])
+    queries = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    assert nearer(queries, torch.stack([own, own], dim=1), queue).tolist() == [1.0, 0.0, 0.0], "as near is not nearer"
+
+
+def test_defaults_are_the_papers() -> None:
+    """Zhang et al., ICCV 2021, section 3 and its code: 128 numbers, temperature 0.1, a queue of 131072, momentum
+    0.999, all losses alike; views keep half of a scan at least. The head without BatchNorm is this project's own.
+    """
+    assert method == Method(TwoCrops, DepthContrast)
+    assert defaults(DepthContrast) == {
+        "embed_dim": 128, "hidden": (512,), "temperature": 0.1, "queue": 131072, "momentum": 0.999, "within": 0.5,
+        "across": 0.5, "norm": False,
+    }  # fmt: skip
+    assert defaults(TwoCrops) == {
+        "crop": (0.5, 1.0), "hole": 0.2, "mirror": 0.5, "scale": (0.8, 1.2), "jitter": 0.0
+    }  # fmt: skip
+
+
+def view(**options: Any) -> TwoCrops:
+    plain = {"crop": (1.0, 1.0), "hole": 0.0, "mirror": 0.0, "scale": (1.0, 1.0)}
+    return TwoCrops({"points": PointsPreprocess(points=None)}, **{**plain, **options})
+
+
+def ramp(points: int = 200) -> Cloud:
+    """Points that differ in colour, so that each is told by its red."""
+    xyz = np.random.default_rng(0).uniform(0, 4, (points, 3)).astype(np.float32)
+    return Cloud(xyz, color=np.linspace(0, 1, points, dtype=np.float32)[:, None].repeat(3, 1))
+
+
+def turns(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The linear map that takes points a to points b."""
+    return np.linalg.lstsq(a, b, rcond=None)[0].T
+
+
+@pytest.mark.parametrize(("crop", "hole", "kept"), [(1.0, 0.0, 200), (0.5, 0.0, 100), (0.5, 0.3, 70), (1.0, 0.25, 150)])
+def test_a_share_is_cropped_and_a_share_of_that_dropped(crop: float, hole: float, kept: int) -> None:
+    cloud = ramp()
+    shown = view(crop=(crop, crop), hole=hole)
+    assert len(shown._view(cloud)) == kept
+    made = shown({"points": cloud})["points"]
+    assert [len(part) for part in made] == [kept, kept]
+
+
+def test_the_crop_is_round_a_point_and_the_hole_round_another() -> None:
+    line = Cloud(np.stack([np.arange(100.0), np.zeros(100), np.zeros(100)], axis=1), color=ramp(100).color)
+    lengths, gaps = set(), 0
+    for _ in range(40):
+        seen = np.sort(np.round(view(crop=(0.2, 0.9))._view(line).color[:, 0] * 99).astype(int))
+        assert np.array_equal(seen, np.arange(seen[0], seen[0] + len(seen))), "neighbours"
+        lengths.add(len(seen))
+        seen = np.sort(np.round(view(hole=0.2)._view(line).color[:, 0] * 99).astype(int))
+        assert len(seen) == 80 and len(set(range(100)) - set(seen)) == 20
+        gone = sorted(set(range(100)) - set(seen.tolist()))
+        assert gone == list(range(gone[0], gone[0] + 20))
+        gaps += 0 < gone[0] < 80
+    assert len(lengths) > 15 and min(lengths) >= 20 and max(lengths) <= 90 and gaps > 10
+
+
+def test_a_cloud_of_one_point_has_no_hole() -> None:
+    one = Cloud(np.ones((1, 3), dtype=np.float32))
+    assert len(view(hole=0.9)._view(one)) == 1
+    assert len(view(hole=0.4)._view(Cloud(np.eye(3, dtype=np.float32)[:2]))) == 1
+
+
+def test_a_view_is_turned_about_the_vertical_through_its_mean() -> None:
+    cloud, angles = ramp(), []
+    for _ in range(40):
+        seen = view()._view(cloud)
+        np.testing.assert_allclose(seen.xyz.mean(0), 0, atol=1e-5)
+        turn = turns(cloud.xyz - cloud.xyz.mean(0), seen.xyz)
+        np.testing.assert_allclose(turn[2], [0, 0, 1], atol=1e-5)
+        np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-4)
+        assert np.linalg.det(turn) > 0
+        angles.append(math.atan2(turn[1, 0], turn[0, 0]))
+    assert min(angles) < -2 and max(angles) > 2
+
+
+def test_either_axis_is_mirrored_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depthcontrast.points, "random_rotation", lambda axis: np.eye(3, dtype=np.float32))
+    cloud, seen = ramp(), Counter[Any]()
+    for _ in range(120):
+        turn = turns(cloud.xyz - cloud.xyz.mean(0), view(mirror=0.3)._view(cloud).xyz)
+        np.testing.assert_allclose(np.abs(turn), np.eye(3), atol=1e-4)
+        seen[tuple(np.sign(np.diag(turn)).astype(int).tolist())] += 1
+    shares = {signs: 120 * (0.3 if signs[0] < 0 else 0.7) * (0.3 if signs[1] < 0 else 0.7) for signs in seen}
+    assert set(seen) == {(1, 1, 1), (1, -1, 1), (-1, 1, 1), (-1, -1, 1)}
+    assert all(abs(seen[signs] - share) < 18 for signs, share in shares.items())
+
+
+def test_scale_and_jitter() -> None:
+    cloud, sizes = ramp(), []
+    for _ in range(40):
+        turn = turns(cloud.xyz - cloud.xyz.mean(0), view(scale=(0.5, 2.0))._view(cloud).xyz)
+        sizes.append(abs(np.linalg.det(turn)) ** (1 / 3))
+    assert 0.5 <= min(sizes) < 0.75 and 1.7 < max(sizes) <= 2.0
+    moved, still = ramp(2000), view()._view(ramp(2000)).xyz
+    shaken = view(jitter=0.05)._view(moved).xyz
+    off = np.linalg.norm(shaken, axis=1) - np.linalg.norm(still, axis=1)  # whichever way each is turned
+    assert off.std() == pytest.approx(0.05, rel=0.1)
+
+
+def test_every_format_sees_both_views_laid_out_as_it_wants() -> None:
+    kinds = {"points": PointsPreprocess(points=50, features=("color",)), "points_voxels": PointsPreprocess(points=None)}
+    shown = TwoCrops(kinds, crop=(0.5, 0.5), hole=0.0)
+    assert shown.reads == ("points",) and shown.shows == {"points": 2, "points_voxels": 2}
+    cloud = ramp()
+    made = shown({"points": cloud})
+    assert [tuple(part.shape) for part in made["points"]] == [(50, 6)] * 2
+    assert [tuple(part.shape) for part in made["points_voxels"]] == [(100, 3)] * 2
+    assert shown({"points": None}) == {}
+
+
+@pytest.mark.parametrize("name, low, high", [("crop", 0.01, 1.0), ("scale", 0.01, 100.0)])
+def test_ranges_have_bounds(name: str, low: float, high: float) -> None:
+    assert getattr(view(**{name: (low, high)}), name) == (low, high)
+    for wrong in ((low / 2, high), (low, high * 1.01), (high, low)):
+        with pytest.raises(UserError, match=f"{name} is"):
+            view(**{name: wrong})

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from mmssl.encoders import create_encoder
-from mmssl.methods.pointcontrast import PointContrast, at_most, one_each, packed_pairs
-from mmssl.types import Batch
+from mmssl.methods import pointcontrast
+from mmssl.methods.pointcontrast import PointContrast, answers, at_most, method, one_each, packed_pairs
+from mmssl.types import Batch, Encoder, Features, Method
+from mmssl.views.cloud_pair import CloudPair
 
 sys.path.insert(0, str(Path(__file__).parent))
 import settings
 from settings import cloud_pairs
+from tables import defaults, present, same
 
 # wide enough that no two points share an embedding, whatever is drawn: ties have no nearest
 ENCODERS = {"points": create_encoder("pointnet", widths=[64, 64]).eval()}
@@ -100,6 +103,155 @@ def test_each_query_keeps_its_first_match_and_sampling_is_random_only_beyond_the
     drawn = at_most(rows, 50)
     assert len(drawn.unique()) == 50
     assert not torch.equal(drawn, at_most(rows, 50))
+
+
+class Points(Encoder):
+    """Knows each point by its x, and its token is that row of a table."""
+
+    modality, dim = "points", 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = torch.nn.Parameter(torch.randn(40, 5))
+        self.clouds: list[int] = []
+
+    def forward(self, x: Tensor) -> Features:
+        self.clouds = x[:, 0].int().tolist()
+        return Features(x, self.tokens[x[:, 1].long()])
+
+
+# of three clouds of 4, 2 and 3 points, and 2, 3 and 4 in the other view; the second sample has no points
+SIZES, OTHER = (4, 2, 3), (2, 3, 4)
+MATCHES = torch.tensor([
+    [[3, 0], [1, 1], [3, 1], [-1, -1]],
+    [[0, 0], [1, 2], [-1, -1], [-1, -1]],
+    [[2, 3], [0, 0], [2, 1], [1, 3]],
+])  # fmt: skip
+PAIRS = [(3, 0), (1, 1), (3, 1), (8, 8), (6, 5), (8, 6), (7, 8)]  # rows of the packed clouds
+FIRST = [(1, 1), (3, 0), (6, 5), (7, 8), (8, 8)]  # one of each query, the first
+
+
+def ragged() -> Batch:
+    def packed(sizes: tuple[int, ...], start: int) -> Tensor:
+        index = torch.arange(3).repeat_interleave(torch.tensor(sizes))
+        return torch.stack([index, torch.arange(9) + start, index, index], dim=1).float()
+
+    extra = {"matches": MATCHES, "points_present": present(1, 0, 1)}
+    return Batch({"points": [packed(SIZES, 0), packed(OTHER, 20)]}, None, extra)
+
+
+@pytest.fixture
+def no_luck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is drawn is drawn from the end on."""
+    monkeypatch.setattr(pointcontrast.torch, "randperm", lambda n, device: torch.arange(n, device=device).flip(0))
+
+
+def embedded(objective: PointContrast, encoder: Points) -> tuple[Tensor, Tensor]:
+    rows = encoder.tokens @ objective.head.layers[0].weight.T
+    rows = rows / rows.square().sum(1, keepdim=True).sqrt()
+    return rows[:9], rows[20:29]
+
+
+@pytest.fixture(params=[False, True], ids=["alone", "second of two"])
+def others(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the points of a first process come before: as many as this one's, backwards and of the other sign."""
+    if request.param:
+        monkeypatch.setattr(pointcontrast, "gather_rows", lambda x: (torch.cat([-x.flip(0), x]), len(x)))
+    return bool(request.param)
+
+
+@pytest.mark.parametrize(("queries", "chosen"), [(5, FIRST), (3, FIRST[:1:-1]), (1, FIRST[:3:-1])])
+def test_info_nce_on_ragged_clouds_with_every_option(
+    queries: int, chosen: list[tuple[int, int]], no_luck: None, others: bool
+) -> None:
+    encoders = {"points": Points()}
+    objective = PointContrast(encoders, embed_dim=4, temperature=0.3, queries=queries)
+    a, b = embedded(objective, encoders["points"])
+    keys = [b[k] for _, k in chosen] + [-b[k] for _, k in chosen if others]
+    terms = [(torch.stack([a[i] @ key for key in keys]) / 0.3).logsumexp(0) - a[i] @ b[j] / 0.3 for i, j in chosen]
+    loss = objective(encoders, ragged())
+    same(loss.total, torch.stack(terms).mean(), [*encoders.values(), objective])
+    assert encoders["points"].clouds == [0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5]
+    assert loss.logs == {}
+    torch.testing.assert_close(loss.embeddings["points"], a[[i for i, _ in chosen]].detach())
+    assert not loss.embeddings["points"].requires_grad
+    right: list[list[float]] = [[], [], []]
+    for i, _ in chosen:
+        nearest = max((k for _, k in chosen), key=lambda k, i=i: (a[i] @ b[k]).item())
+        right[0 if i < 4 else 2].append(float((i, nearest) in PAIRS))
+    for sample, found in enumerate(right):
+        answer = loss.answers["correct"][sample].item()
+        assert answer != answer if not found else answer == pytest.approx(sum(found) / len(found))
+    assert objective.spaces() == {"points": objective.head} and objective.uses == ("points",)
+
+
+@pytest.mark.parametrize(
+    ("positives", "candidates", "pairs", "rows"),
+    [(9, 9, PAIRS, [[0, 1, 2, 3, 6, 7, 8], [0, 1, 5, 6, 7, 8]]), (1, 1, PAIRS[:3:-1], [[8, 7, 6], [8, 7, 6]])],
+    ids=["all", "some"],
+)
+def test_hardest_on_ragged_clouds_with_every_option(
+    positives: int, candidates: int, pairs: list[tuple[int, int]], rows: list[list[int]], no_luck: None, others: bool
+) -> None:
+    """Limits count samples, also those without points: three here. Rows: candidates of the first and second view."""
+    encoders = {"points": Points()}
+    objective = PointContrast(
+        encoders, embed_dim=4, loss="hardest", positives=positives, candidates=candidates, positive_margin=0.3,
+        negative_margin=1.9,
+    )  # fmt: skip
+    a, b = embedded(objective, encoders["points"])
+    pull = torch.stack([((a[i] - b[j]).square().sum() - 0.3).clamp(min=0) for i, j in pairs]).mean()
+    sides = []
+    for side, (queries, keys) in enumerate(((a, b), (b, a))):
+        terms = []
+        for pair in pairs:
+            query = queries[pair[side]]
+            there = [(row, keys[row]) for row in rows[1 - side]]
+            there += [(-1, -key) for _, key in there if others]
+            nearest, key = min(there, key=lambda candidate, q=query: (q - candidate[1]).square().sum().item())
+            hit = (pair[0], nearest) if side == 0 else (nearest, pair[1])
+            if hit not in PAIRS:
+                terms.append((1.9 - ((query - key).square().sum() + 1e-7).sqrt()).clamp(min=0).square())
+        sides.append(torch.stack(terms).mean())
+    push = (sides[0] + sides[1]) / 2
+    loss = objective(encoders, ragged())
+    same(loss.total, pull + push, [*encoders.values(), objective])
+    assert list(loss.logs) == ["loss_positive", "loss_negative"]
+    torch.testing.assert_close(loss.logs["loss_positive"], pull.detach())
+    torch.testing.assert_close(loss.logs["loss_negative"], push.detach())
+    assert not any(value.requires_grad for value in loss.logs.values())
+
+
+def test_a_hardest_loss_whose_every_nearest_is_a_match_pushes_nothing() -> None:
+    encoders = {"points": Points()}
+    objective = PointContrast(encoders, embed_dim=4, loss="hardest")
+    batch = ragged()
+    batch.extra["points_present"] = present(0, 0, 0)
+    loss = objective(encoders, batch)
+    assert loss.total == 0 and loss.total.requires_grad and loss.answers["correct"].isnan().all()
+
+
+def test_answers_are_shares_of_each_samples_queries() -> None:
+    """Keys on a line: the nearest of each query is known, a match or not."""
+    a, b = torch.eye(4), torch.eye(4)[[1, 0, 2, 3]]
+    pairs = torch.tensor([[0, 1], [1, 0], [2, 3], [3, 3]])
+    found = answers(a, b, pairs[[0, 1, 2]], pairs, torch.tensor([0, 0, 0, 2]), 4)
+    assert found[0].item() == pytest.approx(2 / 3) and found[1:].isnan().all()
+    found = answers(a, b, pairs, pairs, torch.tensor([0, 2, 2, 2]), 4)
+    assert found[0] == 1 and found[2].item() == pytest.approx(2 / 3)
+    assert found.isnan().tolist() == [False, True, False, True]
+    assert answers(a, b, pairs[:0], pairs, torch.zeros(4).long(), 3).isnan().tolist() == [True] * 3
+
+
+def test_defaults_are_the_papers() -> None:
+    """Xie et al., ECCV 2020, and its code: 32 numbers, temperature 0.07, 4096 queries, 1024 positives, 256 candidates,
+    margins 0.1 and 1.4 (as FCGF, Choy et al., ICCV 2019).
+    """
+    assert method == Method(CloudPair, PointContrast)
+    assert defaults(PointContrast) == {
+        "embed_dim": 32, "loss": "info_nce", "temperature": 0.07, "queries": 4096, "positives": 1024,
+        "candidates": 256, "positive_margin": 0.1, "negative_margin": 1.4,
+    }  # fmt: skip
 
 
 TWO = """

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.binary import binary_correspondence
 from mmssl.nn.matching import Matching, next_present
-from mmssl.types import Batch, Encoder, Features
+from mmssl.types import Batch, Encoder, Features, Head
 
 
 class Table(Encoder):
@@ -80,6 +81,80 @@ def test_equals_the_written_out_pairs_in_value_and_gradient(batch: Batch, pairs:
     theirs = torch.autograd.grad(expected(encoders, pairs), weights)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("visual", ["image", "video"])
+def test_one_question_alone_is_the_accuracy(visual: Literal["image", "video"]) -> None:
+    encoders: dict[str, Any] = {visual: Table(visual), "audio": Table("audio")}
+    with torch.no_grad():
+        encoders[visual].rows[:] = 1.0
+        encoders["audio"].rows[:] = 1.0
+    batch = numbered(0, 10, kind=[0, 2, 0, 0, 0, 0], present=[False, True] + [False] * 4)
+    batch.views[visual] = batch.views.pop("image")
+    loss = Dot(encoders, visual=visual)(encoders, batch)
+    assert loss.logs["accuracy"] == 0.5, "yes to both"
+    assert loss.answers["correct"].nansum() == 0.5 and loss.answers["kind"].nansum() == 2
+    assert loss.answers["correct"].isnan().tolist() == loss.answers["kind"].isnan().tolist()
+    assert loss.answers["correct"].isnan().sum() == 5
+
+
+def test_even_odds_are_no() -> None:
+    own, wrong = torch.tensor([0.0, 0.1, -0.1, 0.2]), torch.tensor([0.0, 0.0, 0.1, -0.2])
+    torch.testing.assert_close(Dot(tables(), visual="image").correct(own, wrong), torch.tensor([0.5, 1.0, 0.0, 1.0]))
+
+
+class Length(Head):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, features: Features) -> Tensor:
+        return features.pooled * self.factor
+
+
+def test_spaces_embed_what_is_seen_and_the_own_sound_for_the_monitors() -> None:
+    encoders = tables()
+    made = Dot(encoders, visual="image")
+    heads = {"image": Length(2.0), "audio": Length(3.0)}
+    made.spaces = lambda: heads  # type: ignore[method-assign, assignment, return-value]
+    batch = numbered(4, 10, kind=[1] * 6)
+    batch.views["image"].append(torch.full((6, 1), 9.0))  # a further view, which is not looked at
+    loss = made(encoders, batch)
+    assert list(loss.embeddings) == ["image", "audio"] and list(loss.logs) == ["accuracy"]
+    torch.testing.assert_close(loss.embeddings["image"], 2 * encoders["image"].rows[:6].detach())
+    torch.testing.assert_close(loss.embeddings["audio"], 3 * encoders["audio"].rows[4:10].detach())
+    assert not any(x.requires_grad for x in (*loss.embeddings.values(), *loss.answers.values(), *loss.logs.values()))
+    assert made.uses == ("image", "audio")
+
+
+def test_sounds_are_compared_in_float32() -> None:
+    encoders, kinds = tables(), []
+    encoders["audio"].rows.data = encoders["audio"].rows.data.bfloat16()
+    made = Dot(encoders, visual="image")
+    log_odds = made.log_odds
+    made.log_odds = lambda seen, heard: kinds.append(heard.pooled.dtype) or log_odds(seen, heard)  # type: ignore
+    assert made(encoders, numbered(0, 10, kind=[1] * 6)).total.dtype == torch.float32
+    assert kinds == [torch.float32] * 2
+
+
+def test_the_wrong_sound_may_be_another_processs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the second of two processes sees it: after its last sample comes the first one of the first process."""
+    monkeypatch.setattr(dist, "rank", lambda: 1)
+    monkeypatch.setattr(dist, "gather", lambda x: torch.cat([x.flip(0), x]))
+    monkeypatch.setattr(dist, "gather_with_grad", lambda x: torch.cat([x.flip(0), x]))
+    following, other = next_present(torch.tensor([True, False, True, False]))
+    assert following[[0, 2]].tolist() == [6, 1] and other[[0, 2]].all()
+    encoders = tables()
+    loss = Dot(encoders, visual="image")(encoders, numbered(0, rows=4, present=[True, False, True, False]))
+    torch.testing.assert_close(loss.total, expected(encoders, [(0, 0, 2), (2, 2, 2)]))
+
+
+def test_what_cannot_be_matched_is_a_methods_to_say() -> None:
+    bare = Matching(tables(), visual="image")
+    with pytest.raises(NotImplementedError):
+        bare.log_odds(Features(torch.zeros(1, 3)), Features(torch.zeros(1, 3)))
+    with pytest.raises(NotImplementedError):
+        bare.cost(torch.zeros(1), torch.zeros(1))
 
 
 def test_only_second_sounds_that_differ_are_heard() -> None:

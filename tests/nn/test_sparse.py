@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssl.errors import UserError
-from mmssl.nn import voxels
+from mmssl.nn import sparse, voxels
 from mmssl.nn.sparse import RowNorm, SparseConv, choose_backend
-from mmssl.nn.voxels import SPAN, Sites
+from mmssl.nn.voxels import Sites
 
 SIDE, CLOUDS = 8, 2
 KINDS = [(k, 1, False) for k in (1, 3, 5)] + [(k, 2, turned) for k in (1, 2, 3) for turned in (False, True)]
@@ -78,13 +82,27 @@ def test_single_precision_stays_within_1e5() -> None:
     torch.testing.assert_close(conv(x, sites), dense_convolution(conv, x, sites), atol=1e-5, rtol=1e-5)
 
 
-def test_only_asked_gradients_are_made() -> None:
-    sites, conv = occupied(0.4), SparseConv(2, 2)
-    conv(torch.randn(len(sites), 2), sites).sum().backward()
-    assert conv.weight.grad is not None
-    x = torch.randn(len(sites), 2, requires_grad=True)
-    conv.requires_grad_(False)(x, sites).sum().backward()
-    assert x.grad is not None
+class Products(TorchDispatchMode):
+    """Counts products of matrices."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("to_x", "to_weight"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_only_asked_gradients_are_made(to_x: bool, to_weight: bool, stride: Literal[1, 2]) -> None:
+    sites, conv = occupied(0.4), SparseConv(2, 2, stride=stride).requires_grad_(to_weight)
+    x = torch.randn(len(sites), 2, requires_grad=to_x)
+    loss = conv(x, sites).sum()
+    with Products() as products:
+        loss.backward()
+    assert (x.grad is not None, conv.weight.grad is not None) == (to_x, to_weight)
+    once = len(sites.rules(3, stride).steps) + (stride == 1)  # the centre is no step
+    assert products.count == once * (to_x + to_weight)
 
 
 def test_clouds_of_a_batch_do_not_meet() -> None:
@@ -93,37 +111,6 @@ def test_clouds_of_a_batch_do_not_meet() -> None:
     one, both = Sites.of(coords)[0], Sites.of(torch.cat([coords, coords + torch.tensor([1, 0, 0, 0])]))[0]
     x, y = torch.randn(2, 27, 2, dtype=torch.float64)
     torch.testing.assert_close(conv(torch.cat([x, y]), both), torch.cat([conv(x, one), conv(y, one)]))
-
-
-def test_rules_are_found_once_per_grid() -> None:
-    sites = occupied(0.3)
-    assert sites.coarser() is sites.coarser()
-    assert sites.rules(3) is sites.rules(3)
-    assert sites.rules(2, 2, transposed=True) is sites.rules(2, 2, transposed=True)
-    outputs = torch.cat([step[2] for step in sites.rules(3).steps])
-    forth = {(o, int(a), int(b)) for o, i, j in sites.rules(3).steps for a, b in zip(i, j, strict=True)}
-    assert forth == {(26 - o, b, a) for o, a, b in forth} and len(forth) == len(outputs)
-
-
-def test_voxels_know_where_they_lie_and_what_fell_into_them() -> None:
-    coords = torch.tensor([[1, 0, 0, 5], [0, 3, 2, 1], [1, 0, 0, 5], [0, SPAN - 1, 0, 0]])
-    sites, index = Sites.of(coords)
-    assert len(sites) == 3
-    torch.testing.assert_close(sites.coords[index], coords)
-    assert sites.coarser().coords.tolist() == [[0, 1, 1, 0], [0, SPAN // 2 - 1, 0, 0], [1, 0, 0, 2]]
-
-
-def test_corners_of_the_key_space_do_not_meet() -> None:
-    far = SPAN - 1
-    ends = [[0, 8, 8, far], [0, 8, 9, 0], [0, 4, far, 7], [0, 5, 0, 7], [0, far, 9, 9], [1, 0, 9, 9]]
-    sites = Sites.of(torch.tensor(ends))[0]
-    assert not sites.rules(3).steps and not sites.rules(5).steps
-
-
-@pytest.mark.parametrize("wrong", [[0, -1, 0, 0], [0, 0, SPAN, 0], [2**15, 0, 0, 0]])
-def test_coordinates_without_room_are_refused(wrong: list[int]) -> None:
-    with pytest.raises(UserError, match="there is room for 0 to 65531 in 32768 clouds: take larger voxels"):
-        Sites.of(torch.tensor([[0, 1, 1, 1], wrong]))
 
 
 def test_nothing_in_gives_nothing_out() -> None:
@@ -135,6 +122,44 @@ def test_nothing_in_gives_nothing_out() -> None:
 def test_stride_one_takes_odd_kernels_only() -> None:
     with pytest.raises(UserError, match="kernel 2 needs stride 2"):
         SparseConv(2, 2, 2)
+    with pytest.raises(UserError, match="kernel 3 needs stride 2"):
+        SparseConv(2, 2, 3, transposed=True)
+    assert SparseConv(2, 2).kernel == 3
+
+
+@pytest.mark.parametrize(("kernel", "outputs"), [(3, 40), (2, 90)])
+def test_weights_begin_as_he_and_others_say_for_the_fan_out(kernel: int, outputs: int) -> None:
+    weight = SparseConv(50, outputs, kernel, stride=2).weight
+    assert weight.shape == (kernel**3, 50, outputs)
+    assert weight.std().item() == pytest.approx((2 / (kernel**3 * outputs)) ** 0.5, rel=0.02)
+    assert weight.mean().abs() < 0.02 * weight.std()
+
+
+def test_sums_are_in_float32_at_least() -> None:
+    """One and 2^-9 a hundred times over: in bfloat16 a sum would stay at 1."""
+    sites = Sites.of(torch.tensor([[0, x, y, z] for x in range(3) for y in range(3) for z in range(3)]))[0]
+    conv = SparseConv(1, 1).to(torch.bfloat16)
+    with torch.no_grad():
+        conv.weight.fill_(2**-9)
+        conv.weight[13] = 1
+    x = torch.ones(27, 1, dtype=torch.bfloat16, requires_grad=True)
+    y = conv(x, sites)
+    assert y.dtype == torch.bfloat16 and y[13].item() == pytest.approx(1 + 26 / 512, abs=0.004)
+    y[13].backward()
+    assert x.grad is not None and x.grad.dtype == torch.bfloat16 and x.grad[0].item() == 2**-9
+
+
+def test_one_pair_of_voxels_by_hand() -> None:
+    """Two neighbours along z: each sees itself by the middle weight and the other by the one beside it."""
+    sites = Sites.of(torch.tensor([[0, 5, 5, 5], [0, 5, 5, 6], [0, 9, 9, 9]]))[0]
+    conv = SparseConv(1, 1)
+    conv.weight.data = torch.arange(27.0).view(27, 1, 1)
+    out = conv(torch.tensor([[1.0], [10.0], [100.0]]), sites)
+    assert out[:, 0].tolist() == [13 * 1 + 14 * 10, 13 * 10 + 12 * 1, 1300]
+    down = SparseConv(1, 1, 2, stride=2)
+    down.weight.data = torch.arange(8.0).view(8, 1, 1)
+    out = down(torch.tensor([[1.0], [10.0], [100.0]]), sites)  # (5, 5, 5) is corner 7 of (2, 2, 2), ...
+    assert out[:, 0].tolist() == [7 * 1, 6 * 10, 7 * 100]
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -151,7 +176,12 @@ def test_autocast_is_followed(kernel: int) -> None:
 
 def test_normalisation_takes_rows_and_a_single_one_too() -> None:
     norm, plain, x = RowNorm(4), torch.nn.BatchNorm1d(4), torch.randn(9, 4)
+    with torch.no_grad():
+        norm.weight += torch.rand(4)
+        norm.bias += torch.rand(4)
+    plain.load_state_dict(norm.state_dict())
     torch.testing.assert_close(norm(x), plain(x))
+    torch.testing.assert_close(norm(x[:2]), plain(x[:2]))
     before = norm.running_mean.clone()
     torch.testing.assert_close(norm(x[:1]), plain.eval()(x[:1]))
     torch.testing.assert_close(norm.running_mean, before)
@@ -164,18 +194,74 @@ def test_a_missing_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not conv.spconv
     with pytest.raises(UserError, match="spconv is not installed"):
         choose_backend(conv, "spconv")
+    choose_backend(conv, "torch")
+    assert not conv.spconv
 
 
-def test_the_table_holds_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voxels, "CHUNK", 5)
-    rules = occupied(0.4).rules(3)
-    pairs, counts = rules.table
-    assert pairs.dtype == counts.dtype == torch.int32 and pairs.shape == (2, 27, counts.max())
-    for offset in range(27):
-        joined = [step[1:] for step in rules.steps if step[0] == offset]
-        for side in (0, 1):
-            listed = [int(i) for pair in joined for i in pair[side]]
-            assert pairs[side, offset].tolist() == listed + [-1] * (int(counts.max()) - len(listed))
+@pytest.mark.parametrize(("backend", "used"), [("auto", True), ("spconv", True), ("torch", False)])
+def test_the_chosen_backend_reaches_every_convolution(
+    backend: Any, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmssl.nn.sparse.find_spec", lambda name: name == "spconv" or None)
+    network = torch.nn.Sequential(SparseConv(2, 2), torch.nn.Sequential(RowNorm(2), SparseConv(2, 2, 2, stride=2)))
+    assert not network[0].spconv, "plain PyTorch, unless it is chosen"
+    choose_backend(network, backend)
+    assert network[0].spconv == network[1][1].spconv == used
+
+
+class OnGpu(Tensor):
+    """A tensor that says it lies on a GPU."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+
+def test_spconv_is_asked_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(sparse, "_spconv", lambda *given: asked.append(given) or given[0])
+    sites, conv = occupied(0.3), SparseConv(3, 3)
+    here = torch.randn(len(sites), 3)
+    there = here.as_subclass(OnGpu)
+    conv(there, sites)
+    conv.spconv = True
+    conv(here, sites)
+    assert asked == []
+    conv(there, sites)
+    ((x, weight, rules),) = asked
+    assert x is there and weight is conv.weight and rules is sites.rules(3)
+
+
+@pytest.mark.parametrize("kernel, stride, transposed", [(3, 1, False), (2, 2, False), (2, 2, True)])
+def test_spconv_is_given_the_rules_as_its_functions_read_them(
+    kernel: int, stride: int, transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for spconv multiplies pair by pair; its submanifold convolution does the centre itself."""
+
+    def indice_conv(x: Tensor, weight: Tensor, pairs: Tensor, counts: Tensor, rows: int, algorithm: str) -> Tensor:
+        assert algorithm == "native" and not torch.is_autocast_enabled("cpu")
+        assert x.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
+        out = torch.zeros(rows, len(weight))
+        for offset, count in enumerate(counts.tolist()):
+            for i, j in pairs[:, offset, :count].T.tolist():
+                out[j] += weight[:, offset] @ x[i]
+        return out
+
+    def indice_subm_conv(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        return indice_conv(x, weight, *rest) + x @ weight[:, weight.shape[1] // 2].T
+
+    functional = SimpleNamespace(indice_conv=indice_conv, indice_subm_conv=indice_subm_conv)
+    monkeypatch.setitem(sys.modules, "spconv", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "spconv.core", SimpleNamespace(ConvAlgo=SimpleNamespace(Native="native")))
+    monkeypatch.setitem(sys.modules, "spconv.pytorch", SimpleNamespace(functional=functional))
+    sites, conv = occupied(0.3), SparseConv(3, 4, kernel, stride=stride, transposed=transposed)
+    rules = sites.rules(kernel, stride, transposed=transposed)
+    x = torch.randn(len(sites.coarser() if transposed else sites), 3)
+    torch.testing.assert_close(sparse._spconv(x, conv.weight, rules), dense_convolution(conv, x, sites))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = sparse._spconv(x.bfloat16(), conv.weight.bfloat16(), rules)
+    assert half.dtype == torch.bfloat16
+    far = Sites.of(torch.tensor([[0, 1, 1, 1], [0, 9, 9, 9]]))[0]  # no neighbours: no pairs to give
+    one = SparseConv(3, 4)
+    torch.testing.assert_close(sparse._spconv(x[:2], one.weight, far.rules(3)), x[:2] @ one.weight[13])
 
 
 @pytest.mark.skipif(not (find_spec("spconv") and torch.cuda.is_available()), reason="needs spconv and CUDA")
