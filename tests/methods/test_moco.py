@@ -150,8 +150,12 @@ def test_the_defaults_are_the_papers() -> None:
     assert defaults(moco.MoCoV2) == paper | {"temperature": 0.2}
     assert moco.MoCoV2(two_encoders(), queue=3, encoder="pulse").temperature == 0.2
     assert defaults(moco.MoCoV3) == {
-        **{"embed_dim": 256, "hidden": (4096, 4096), "temperature": 0.2, "momentum": 0.99},
-        **{"freeze": None, "encoder": None},
+        "embed_dim": 256,
+        "hidden": (4096, 4096),
+        "temperature": 0.2,
+        "momentum": 0.99,
+        "freeze": None,
+        "encoder": None,
     }
     assert [method.view for method in (moco.method, moco.v2, moco.v3)] == [Jittered, Blurred, Asymmetric]
     assert [method.objective for method in (moco.method, moco.v2, moco.v3)] == [moco.MoCo, moco.MoCoV2, moco.MoCoV3]

@@ -171,7 +171,12 @@ def test_a_grid_that_holds_no_patches_is_refused(wrong: dict[str, int]) -> None:
 def test_the_defaults_are_the_papers() -> None:
     """Section 3.2 and 4: 128 dimensions, 0.07, 32000 negatives, memory weight 0.5, lambda 0.5, nine patches."""
     assert defaults(PIRL) == {
-        **{"embed_dim": 128, "patches": 9, "temperature": 0.07, "negatives": 32000},
-        **{"momentum": 0.5, "patch_weight": 0.5, "encoder": None},
+        "embed_dim": 128,
+        "patches": 9,
+        "temperature": 0.07,
+        "negatives": 32000,
+        "momentum": 0.5,
+        "patch_weight": 0.5,
+        "encoder": None,
     }
     assert (method.view, method.objective) == (JigsawPair, PIRL)
