@@ -45,8 +45,8 @@ def started(kind: type[moco.MoCo]) -> tuple[moco.MoCo, dict[str, Encoder]]:
     return objective, encoders
 
 
-def taught(objective: moco.MoCo, view: Tensor) -> Tensor:
-    return unit(objective.teacher.head.layers(objective.teacher.encoder(view).pooled)).detach()
+def taught(objective: moco.MoCo | moco.MoCoV3, view: Tensor) -> Tensor:
+    return unit(objective.teacher.head.layers(objective.teacher.encoder(view).pooled).float()).detach()
 
 
 @pytest.mark.parametrize("kind", [moco.MoCo, moco.MoCoV2])
@@ -96,7 +96,8 @@ def test_heads_are_linear_or_have_one_hidden_layer_without_norm() -> None:
     assert outline(given.head.layers) == [f"{DIM}-9 +bias", "relu", "9-4 +bias"]
 
 
-def test_the_third_version_predicts_both_ways_within_the_batch() -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_third_version_predicts_both_ways_within_the_batch(bf16: bool) -> None:
     encoders, batch = two_encoders(), shown()
     options = {"hidden": (9, 8), "temperature": 0.4, "momentum": 0.8, "encoder": "pulse"}
     objective = moco.MoCoV3(encoders, embed_dim=4, **options)
@@ -106,13 +107,14 @@ def test_the_third_version_predicts_both_ways_within_the_batch() -> None:
     assert outline(objective.predictor) == ["4-9", "norm", "relu", "9-4", "norm, bare"]
     stir(objective.head, objective.predictor, encoders["pulse"])
     views = batch.views["pulse"][:2]
-    projected = [objective.head.layers(encoders["pulse"](view).pooled) for view in views]
-    queries = [unit(objective.predictor(x))[HERE] for x in projected]
-    keys = [
-        unit(objective.teacher.head.layers(objective.teacher.encoder(view).pooled)).detach()[HERE] for view in views
-    ]
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):  # for the networks alone
+        projected = [objective.head.layers(encoders["pulse"](view).pooled).float() for view in views]
+        queries = [unit(objective.predictor(x).float())[HERE] for x in projected]
+        keys = [taught(objective, view)[HERE] for view in views]
+        tracked = objective.head.layers[1].num_batches_tracked.item()
+        loss = objective(encoders, batch)
+    assert objective.head.layers[1].num_batches_tracked == tracked + 2, "a third view is not projected"
     expected = 2 * 0.4 * (pick_own(queries[0], keys[1], 0.4) + pick_own(queries[1], keys[0], 0.4))
-    loss = objective(encoders, batch)
     same(loss.total, expected, objective, encoders["pulse"])
     detached(loss, "pulse", projected[0])
     assert objective.spaces() == {"pulse": objective.head}

@@ -45,19 +45,21 @@ def pictures(views: int) -> Batch:
     return Batch({"image": made.views["pulse"]}, extra={"image_present": HERE, "index": INDEX})
 
 
-def test_picture_and_joined_patches_are_told_from_noise_and_the_picture_is_remembered() -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_picture_and_joined_patches_are_told_from_noise_and_the_picture_is_remembered(bf16: bool) -> None:
     encoders, batch, drawn = {"other": Tiny(3), "image": Tiny()}, pictures(4), first_draw(5)
     options = {"patches": 3, "temperature": 0.5, "negatives": 5, "momentum": 0.75, "patch_weight": 0.2}
     objective = PIRL(encoders, embed_dim=4, **options)
     objective.reserve(SAMPLES)
     stir(objective)
     rows = objective.bank.rows.clone()
-    picture, *patches = encoders["image"](torch.cat(batch.views["image"])).pooled.split(ROWS)
-    whole = unit(objective.head.layers(picture))
-    joined = unit(objective.join(torch.cat([objective.patch_head.layers(x) for x in patches], dim=1)))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):  # for the networks alone
+        picture, *patches = encoders["image"](torch.cat(batch.views["image"])).pooled.split(ROWS)
+        whole = unit(objective.head.layers(picture).float())
+        joined = unit(objective.join(torch.cat([objective.patch_head.layers(x) for x in patches], dim=1)).float())
+        loss = objective(encoders, batch)
     log_z = normaliser(whole[HERE], rows, drawn, 0.5)
     terms = [nce_by_hand(x[HERE], rows, INDEX[HERE], drawn, log_z, 0.5).mean() for x in (whole, joined)]
-    loss = objective(encoders, batch)
     same(loss.total, 0.8 * terms[0] + 0.2 * terms[1], objective, encoders["image"])
     detached(loss, "image", whole)
     assert set(loss.logs) == {"loss_picture", "loss_patches"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -86,13 +86,15 @@ def outline(layers: Iterable[nn.Module]) -> list[str]:
     return [one(layer) for layer in layers]
 
 
-def defaults(made: Callable[..., Any]) -> dict[str, Any]:
-    """Returns option -> default of a class's keyword-only options, those of its bases where it passes the rest on."""
+def defaults(made: type) -> dict[str, Any]:
+    """Returns option -> default of a class, and of its bases where it passes the rest on."""
     given: dict[str, Any] = {}
-    for kind in reversed(inspect.getmro(made)) if inspect.isclass(made) else (made,):
-        if "__init__" in vars(kind) or not inspect.isclass(made):
+    for kind in inspect.getmro(made):
+        if "__init__" in vars(kind):
             options = inspect.signature(kind).parameters.values()
-            given |= {p.name: p.default for p in options if p.kind is p.KEYWORD_ONLY}
+            given = {p.name: p.default for p in options if p.kind is p.KEYWORD_ONLY} | given
+            if all(p.kind is not p.VAR_KEYWORD for p in options):
+                break
     return given
 
 
