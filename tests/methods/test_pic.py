@@ -55,6 +55,16 @@ def test_every_view_is_found_among_the_weights_of_all_samples() -> None:
     assert loss.logs["chance_loss"].item() == pytest.approx(math.log(SAMPLES))
 
 
+def test_weights_kept_in_half_precision_are_compared_in_full() -> None:
+    encoders, batch = two_encoders(), shown(1)
+    objective = pic.PIC(encoders, embed_dim=4, encoder="pulse")
+    objective.reserve(SAMPLES)
+    objective.classes.bfloat16()
+    x = unit(objective.head.layers(encoders["pulse"](batch.views["pulse"][0]).pooled))
+    expected = F.cross_entropy((x @ unit(objective.classes.rows.float()).T / 0.2)[HERE], INDEX[HERE])
+    torch.testing.assert_close(objective(encoders, batch).total, expected)
+
+
 def test_the_head_has_a_hidden_layer_without_norm_and_samples_must_be_counted() -> None:
     objective = pic.PIC(two_encoders(), embed_dim=4, encoder="pulse")
     assert outline(objective.head.layers) == [f"{DIM}-{DIM} +bias", "relu", f"{DIM}-4 +bias"]
