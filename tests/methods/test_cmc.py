@@ -48,7 +48,7 @@ def started(**options: Any) -> tuple[CMC, dict[str, Tiny], Batch]:
     objective = CMC(encoders, embed_dim=4, temperature=0.5, momentum=0.75, **options)
     objective.reserve(SAMPLES)
     stir(objective)
-    views = {key: [torch.randn(ROWS, INPUTS)] for key in KEYS}
+    views = {key: [torch.randn(ROWS, INPUTS) for _ in range(2)] for key in KEYS}  # the first is looked at
     return objective, encoders, Batch(views, extra={"image_present": HERE, "image_b_present": BOTH, "index": INDEX})
 
 

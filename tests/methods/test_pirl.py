@@ -87,7 +87,7 @@ def test_heads_are_linear() -> None:
         objective.reserve(None)
 
 
-@pytest.mark.parametrize(("size", "cell", "side"), [(224, 85, 64), (112, 42, 32), (32, 12, 9)])
+@pytest.mark.parametrize(("size", "cell", "side"), [(224, 85, 64), (112, 42, 32), (32, 12, 9), (448, 170, 128)])
 def test_cells_and_patches_have_the_papers_share_of_the_crop(size: int, cell: int, side: int) -> None:
     """Patches of 64 from cells of 85 pixels in a 3 x 3 grid of 255, beside a crop of 224."""
     view = JigsawPair({"image": ImagePreprocess(size)})
