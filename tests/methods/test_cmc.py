@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods.cmc import CMC, SameCrop, method
+from mmssl.nn.color import lab
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch
 
@@ -101,6 +103,7 @@ def test_encoders_under_image_take_part_and_must_be_two() -> None:
         CMC({key: encoders[key] for key in ("image", "images")})
 
 
+SMALL = {"name": "convnet", "image_size": 32, "widths": [8, 16], "depths": [1, 1], "stem_stride": 1}
 PICTURES = {key: ImagePreprocess(16) for key in KEYS[:2]}
 
 
@@ -123,6 +126,26 @@ def test_options_reach_the_crop_and_the_device_changes_it_once_for_all() -> None
     assert grey["image"][0] is grey["image_a"][0]
     luma = 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]
     torch.testing.assert_close(grey["image"][0], luma[:, None].expand(-1, 3, -1, -1))
+
+
+def test_cmc_shows_one_crop_to_encoders_that_see_its_parts() -> None:
+    encoders = {
+        "image": create_encoder("lab", part="lightness", image=SMALL),
+        "image_ab": create_encoder("lab", part="color", image=SMALL),
+    }
+    view = SameCrop({key: encoder.preprocess for key, encoder in encoders.items()})
+    shown = view({"image": torch.randint(0, 256, (3, 60, 60), dtype=torch.uint8)})
+    assert view.reads == ("image",) and torch.equal(shown["image"][0], shown["image_ab"][0])
+    x = torch.rand(2, 3, 32, 32)
+    seen = {}
+    for key, encoder in encoders.items():
+        encoder.eval().image.register_forward_pre_hook(lambda _, args, key=key: seen.update({key: args[0]}))
+        encoder(x)
+    torch.testing.assert_close(seen["image"], (lab(x)[:, :1] / 100).expand(-1, 3, -1, -1))
+    torch.testing.assert_close(seen["image_ab"][:, :2] * 200 - 100, lab(x)[:, 1:], atol=1e-3, rtol=1e-4)
+    gray = x.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    encoders["image_ab"](gray)
+    torch.testing.assert_close(seen["image_ab"], torch.full_like(x, 0.5), atol=1e-3, rtol=0)
 
 
 def test_crops_of_different_sides_are_refused() -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.methods import moco
+from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Encoder
 from mmssl.views.asymmetric import Asymmetric
 from mmssl.views.blurred import Blurred
@@ -143,6 +144,14 @@ def test_the_third_version_may_freeze_a_part_of_the_encoder() -> None:
     ]
     with pytest.raises(UserError, match="freeze is 'layers', but the encoder has no such part; it has layer, norm$"):
         moco.MoCoV3(encoders, embed_dim=4, hidden=(9,), freeze="layers")
+
+
+def test_views_are_the_papers() -> None:
+    preprocess = {"image": ImagePreprocess(16)}
+    first, second, third = (m.view(preprocess) for m in (moco.method, moco.v2, moco.v3))
+    assert [v.chances[0]["color_jitter"] for v in (first, second, third)] == [1.0, 0.8, 0.8]
+    assert [[c["blur"] for c in v.chances] for v in (first, second, third)] == [[0, 0], [0.5, 0.5], [1.0, 0.1]]
+    assert [v.jitter["hue"] for v in (first, second, third)] == [0.4, 0.1, 0.1]
 
 
 def test_the_defaults_are_the_papers() -> None:

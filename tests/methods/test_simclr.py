@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mmssl import checkpoint
 from mmssl.errors import UserError
 from mmssl.methods import simclr
 from mmssl.types import Features
 from mmssl.views.pair import Pair
 
 sys.path.insert(0, str(Path(__file__).parent))
+from settings import batch, build
 from two_views import DIM, HERE, ROWS, defaults, detached, outline, same, shown, stir, two_encoders, unit
 
 
@@ -51,6 +53,21 @@ def test_only_the_second_version_keeps_a_middle() -> None:
     torch.testing.assert_close(second.spaces()["pulse/middle"](Features(pooled)), middle)
     with pytest.raises(UserError, match="has no middle"):
         simclr.SimCLRv2(two_encoders(), hidden=(), encoder="pulse").spaces()
+
+
+def test_simclr_v2_keeps_the_middle_of_its_head_as_a_space(tmp_path: Path) -> None:
+    model = build("simclr:v2")
+    head = model.objectives["simclr:v2"].head
+    assert [layer.out_features for layer in head.layers if hasattr(layer, "out_features")] == [16, 16, 8]
+    image = model.encoders["image"].eval()
+    assert set(image.spaces) == {"simclr:v2", "simclr:v2_middle"}
+    x = batch("simclr:v2").views["image"][0]
+    with torch.no_grad():
+        expected = F.normalize(head.layers[:3](image(x).pooled), dim=1)
+        torch.testing.assert_close(image.embed(x, space="simclr:v2_middle"), expected)
+        checkpoint.save_encoder(image, tmp_path)
+        again = checkpoint.load_encoder(tmp_path)
+        torch.testing.assert_close(again.embed(x, space="simclr:v2_middle"), expected)
 
 
 def test_the_defaults_are_the_papers() -> None:
