@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from mmssl.nn import whiten
 from mmssl.nn.whiten import pca_whiten
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from side_by_side import side_by_side
 
 
 def by_numpy(x: torch.Tensor, dims: int) -> torch.Tensor:
@@ -48,3 +54,10 @@ def test_features_that_do_not_vary_are_zero_and_none_are_none() -> None:
     assert torch.equal(pca_whiten(torch.ones(10, 4), 4), torch.zeros(10, 1))
     assert pca_whiten(torch.zeros(0, 4), 4).shape[0] == 0
     assert whiten.CHUNK == 2**16
+
+
+def test_two_processes_whiten_what_they_share_out_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(20, 5) @ torch.randn(5, 5) + 3
+    parts = [x[:6], x[6:]]
+    found = torch.cat(side_by_side(lambda rank: pca_whiten(parts[rank], 3), monkeypatch))
+    torch.testing.assert_close(found, by_numpy(x, 3), rtol=1e-4, atol=1e-4)
