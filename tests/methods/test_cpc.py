@@ -105,7 +105,7 @@ def test_the_grid_is_cut_from_a_crop_that_it_fills() -> None:
     (whole,) = view({"image": torch.randint(0, 256, (3, 60, 60), dtype=torch.uint8)})["image"]
     assert whole.shape == (3, 18, 18)
     picture = torch.randint(0, 256, (2, 3, 18, 18), dtype=torch.uint8)
-    patches = view.on_device(Batch({"image": [picture]})).views["image"]
+    patches = view.on_device(Batch({"image": [picture, 255 - picture]})).views["image"]  # the first is cut
     assert len(patches) == 9
     for number, patch in enumerate(patches):
         top, left = 5 * (number // 3), 5 * (number % 3)

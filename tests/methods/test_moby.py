@@ -67,6 +67,16 @@ def test_each_prediction_finds_the_other_views_key_among_that_views_queue(bf16: 
     torch.testing.assert_close(loss.logs["accuracy"], right[HERE].mean())
 
 
+def test_a_key_among_others_like_it_is_not_found() -> None:
+    (objective, encoders), batch = started(), shown()
+    one_way = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    for module in (objective.predictor, objective.teacher.head.layers):
+        module[-1].register_forward_hook(lambda _module, _args, out: one_way.expand(len(out), 4))
+    for queue in objective.queues:
+        queue.rows.copy_(one_way.expand(6, 4))
+    assert objective(encoders, batch).logs["accuracy"] == 0, "all embeddings have collapsed"
+
+
 def test_after_a_step_each_queue_holds_its_views_keys_of_those_present() -> None:
     (objective, encoders), batch = started(), shown()
     keys = taught(objective, batch.views["pulse"][:2])

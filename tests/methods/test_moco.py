@@ -68,6 +68,17 @@ def test_a_query_finds_its_key_among_it_and_the_queue(kind: type[moco.MoCo]) -> 
     assert not loss.answers["correct"].requires_grad
 
 
+def test_a_key_among_others_like_it_is_not_found() -> None:
+    (objective, encoders), batch = started(moco.MoCo), shown()
+    one_way = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    with torch.no_grad():
+        for head in (objective.head, objective.teacher.head):
+            head.layers[-1].weight.zero_()
+            head.layers[-1].bias.copy_(one_way)
+    objective.queue.rows.copy_(one_way.expand(9, 4))
+    assert objective(encoders, batch).logs["accuracy"] == 0, "all embeddings have collapsed"
+
+
 def test_after_a_step_the_keys_of_those_present_stand_in_the_queue_and_the_teacher_has_moved() -> None:
     (objective, encoders), batch = started(moco.MoCo), shown()
     keys, queue = taught(objective, batch.views["pulse"][1]), objective.queue.rows.clone()
@@ -112,9 +123,11 @@ def test_the_third_version_predicts_both_ways_within_the_batch(bf16: bool) -> No
         projected = [objective.head.layers(encoders["pulse"](view).pooled).float() for view in views]
         queries = [unit(objective.predictor(x).float())[HERE] for x in projected]
         keys = [taught(objective, view)[HERE] for view in views]
-        tracked = objective.head.layers[1].num_batches_tracked.item()
+        norms = [objective.head.layers[1], objective.teacher.encoder.norm]
+        before = [norm.num_batches_tracked.item() for norm in norms]
         loss = objective(encoders, batch)
-    assert objective.head.layers[1].num_batches_tracked == tracked + 2, "a third view is not projected"
+    after = [norm.num_batches_tracked.item() - 2 for norm in norms]
+    assert after == before, "a third view is not projected, and not shown to the teacher"
     expected = 2 * 0.4 * (pick_own(queries[0], keys[1], 0.4) + pick_own(queries[1], keys[0], 0.4))
     same(loss.total, expected, objective, encoders["pulse"])
     detached(loss, "pulse", projected[0])

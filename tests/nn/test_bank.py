@@ -107,6 +107,7 @@ def test_rows_begin_small_and_random_and_those_of_a_bank_at_unit_length() -> Non
     torch.testing.assert_close(bank.rows, F.normalize(drawn, dim=1))
     assert not list(bank.parameters()) and list(bank.state_dict()) == ["rows", "log_z", "writes"]
     assert bank.log_z.isinf() and bank.writes == 0 and Bank(3).momentum == 0.5
+    assert bank.writes.dtype == torch.long, "it counts millions of steps"
     assert not list(Rows(3, learnt=False).parameters())
 
 

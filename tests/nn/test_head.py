@@ -132,7 +132,7 @@ def test_cells_know_their_places_row_by_row_in_every_frame(frames: int) -> None:
     placed = append_coordinates(tokens, grid)
     torch.testing.assert_close(placed[..., :4], tokens)
     torch.testing.assert_close(placed[..., 4:], PLACES.repeat(frames, 1).expand(3, -1, -1))
-    assert append_coordinates(tokens.double(), grid).dtype == torch.double
+    assert append_coordinates(tokens.bfloat16(), grid).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
