@@ -28,9 +28,11 @@ def test_a_network_in_half_precision_normalises_in_full_and_saves_no_statistics(
     x = torch.rand(2, 3, 4, 4)
     normalize = Normalize(MEAN, STD)
     assert not normalize.state_dict()
-    half = Normalize((0.5, 0.25, 0.125), (0.5, 0.25, 1.0)).bfloat16()(x)  # which half precision holds exactly
+    mean, std = (0.75, 0.375, 0.625), (0.5, 0.25, 1.0)  # which half precision holds, but not 1 / 255 of them
+    given = (255 * x).byte()
+    half = Normalize(mean, std).bfloat16()(given)
     assert half.dtype == torch.float32
-    torch.testing.assert_close(half, Normalize((0.5, 0.25, 0.125), (0.5, 0.25, 1.0))(x), rtol=0, atol=0)
+    torch.testing.assert_close(half, Normalize(mean, std)(given), rtol=0, atol=0)
     assert normalize(x.bfloat16()).dtype == torch.float32
 
 
