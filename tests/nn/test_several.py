@@ -48,6 +48,7 @@ def test_the_encoder_is_the_only_one_or_named() -> None:
     image, audio = create_encoder("convnet", image_size=16), create_encoder("raw:audio")
     alone = Several({"audio": audio})
     assert (alone.uses, alone.key, alone.dim) == (("audio",), "audio", audio.dim)
+    assert alone.training and not list(alone.parameters()), "the encoder is not the task's own"
     named = Several({"image": image, "audio": audio}, encoder="audio")
     assert (named.uses, named.key, named.dim) == (("audio",), "audio", audio.dim)
     with pytest.raises(UserError, match="the run has the encoders image, audio; say which"):
