@@ -1,4 +1,4 @@
-"""Barlow Twins against its loss (Zbontar et al., ICML 2021, eq. 1 and 2), over the samples that are present."""
+"""Barlow Twins against its loss (Zbontar et al., ICML 2021), over the samples that are present."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_run_is_told_over_how_many_rows_it_was_taken(present: int, counted: in
 
 
 def test_the_head_and_the_defaults_are_the_papers() -> None:
-    """Section 2.2: three layers of 8192, norm and ReLU behind the first two; lambda 0.005, 0.0051 in the code."""
+    """Three layers of 8192, norm and ReLU behind the first two; lambda 0.005, 0.0051 in the code."""
     objective = barlow_twins.BarlowTwins(two_encoders(), embed_dim=4, hidden=(9, 8), encoder="pulse")
     assert outline(objective.head.layers) == [f"{DIM}-9", "norm", "relu", "9-8", "norm", "relu", "8-4"]
     assert objective.spaces() == {"pulse": objective.head}

@@ -53,7 +53,7 @@ def test_each_view_predicts_the_teachers_projection_of_the_other() -> None:
 
 @pytest.mark.parametrize(("progress", "decay"), [(0.0, 0.8), (1 / 3, 0.85), (0.5, 0.9), (1.0, 1.0)])
 def test_the_teacher_follows_ever_slower(progress: float, decay: float) -> None:
-    """1 - (1 - m) (cos(pi k / K) + 1) / 2, section 3.2."""
+    """1 - (1 - m) (cos(pi k / K) + 1) / 2."""
     objective, encoders = started()
     before = [weights_of(part) for part in (objective.teacher.encoder, objective.teacher.head)]
     encoders["pulse"](torch.randn(5, 5))  # whose statistics are copied
@@ -63,7 +63,7 @@ def test_the_teacher_follows_ever_slower(progress: float, decay: float) -> None:
 
 
 def test_heads_and_defaults_are_the_papers() -> None:
-    """Section 3.2 and appendix J: hidden layers of 4096 with norm, outputs of 256 without; momentum 0.996."""
+    """Hidden layers of 4096 with norm, outputs of 256 without; momentum 0.996."""
     objective, _ = started()
     hidden = ["norm", "relu", "9-8", "norm", "relu", "8-4"]
     assert outline(objective.head.layers) == [f"{DIM}-9", *hidden]

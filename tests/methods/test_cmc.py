@@ -154,6 +154,6 @@ def test_crops_of_different_sides_are_refused() -> None:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """Section 4 and the authors' code: 128 dimensions, 0.07, 16384 negatives, momentum 0.5."""
+    """As in the authors' code: 128 dimensions, 0.07, 16384 negatives, momentum 0.5."""
     assert defaults(CMC) == {"embed_dim": 128, "temperature": 0.07, "negatives": 16384, "momentum": 0.5}
     assert (method.view, method.objective) == (SameCrop, CMC)

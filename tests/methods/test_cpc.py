@@ -1,4 +1,4 @@
-"""CPC: its grid of patches, its network of the rows above, and its loss (Henaff et al., ICML 2020, eq. 2)."""
+"""CPC: its grid of patches, its network of the rows above, and its loss (Henaff et al., ICML 2020)."""
 
 from __future__ import annotations
 
@@ -164,6 +164,6 @@ def test_the_views_options_reach_it() -> None:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """The pseudocode of Henaff et al., appendix A: three rows after two that are left out, 64 dimensions, scale 0.1."""
+    """The pseudocode of Henaff et al.: three rows after two that are left out, 64 dimensions, scale 0.1."""
     assert defaults(CPC) == {"rows": (3, 4, 5), "embed_dim": 64, "scale": 0.1, "width": 256, "layers": 5}
     assert (method.view, method.objective) == (PatchGrid, CPC)

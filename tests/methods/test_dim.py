@@ -1,4 +1,4 @@
-"""Deep InfoMax against its two bounds (Hjelm et al., ICLR 2019, eq. 4 and 5), written as loops."""
+"""Deep InfoMax against its two bounds (Hjelm et al., ICLR 2019), written as loops."""
 
 from __future__ import annotations
 
@@ -97,6 +97,6 @@ def test_an_encoder_without_as_many_tokens_of_each_sample_is_refused(encoder: Ce
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """Section 4.1 and appendix A: the Jensen-Shannon bound, encodings of 2048."""
+    """The Jensen-Shannon bound, encodings of 2048."""
     assert defaults(dim.DIM) == {"measure": "jsd", "embed_dim": 2048, "encoder": None}
     assert (dim.method.view, dim.method.objective) == (Single, dim.DIM)

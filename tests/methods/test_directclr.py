@@ -1,4 +1,4 @@
-"""DirectCLR against its loss on the leading features (Jing et al., ICLR 2022, eq. 8)."""
+"""DirectCLR against its loss on the leading features (Jing et al., ICLR 2022)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DirectPred against BYOL's loss, and its predictor against section 4 of Tian et al., ICML 2021."""
+"""DirectPred against BYOL's loss, and its predictor against that of Tian et al., ICML 2021."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_teacher_follows_ever_slower(progress: float, decay: float) -> None:
 
 
 def test_the_head_and_the_defaults_are_the_papers() -> None:
-    """BYOL's, with rho 0.3 and epsilon 0.1 of section 4."""
+    """BYOL's, with rho 0.3 and epsilon 0.1."""
     objective, _ = started()
     assert outline(objective.head.layers) == [f"{DIM}-9", "norm", "relu", "9-8", "norm", "relu", "8-4"]
     assert objective.spaces() == {"pulse": objective.head}

@@ -1,4 +1,4 @@
-"""MoBY against its loss (Xie et al., 2021, section 3), and its queues and teacher after a step."""
+"""MoBY against its loss (Xie et al., 2021), and its queues and teacher after a step."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_teacher_has_no_drop_path() -> None:
 
 
 def test_heads_and_defaults_are_the_authors() -> None:
-    """Table 1 and the authors' configuration: 4096 keys, temperature 0.2, momentum 0.99, heads of two layers."""
+    """The authors' configuration: 4096 keys, temperature 0.2, momentum 0.99, heads of two layers."""
     objective, _ = started()
     hidden = ["norm", "relu", "9-8", "norm", "relu", "8-4"]
     assert outline(objective.head.layers) == [f"{DIM}-9", *hidden]

@@ -168,7 +168,7 @@ def test_views_are_the_papers() -> None:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """MoCo: sections 3.3 and 4; v2: the temperature 0.2 of its table 2; v3: algorithm 1 and section 4, for a ViT."""
+    """As each paper trains on ImageNet; the second version differs in its temperature, the third is that for a ViT."""
     paper = {"embed_dim": 128, "hidden": None, "temperature": 0.07, "queue": 65536, "momentum": 0.999, "encoder": None}
     assert defaults(moco.MoCo) == paper
     assert defaults(moco.MoCoV2) == paper | {"temperature": 0.2}

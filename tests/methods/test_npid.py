@@ -103,7 +103,7 @@ def test_one_view_is_shown_as_the_authors_show_it() -> None:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """Sections 3 and 4 (128 dimensions, 0.07, 4096 negatives); momentum 0.5 in the authors' code."""
+    """128 dimensions, 0.07, 4096 negatives; momentum 0.5 in the authors' code."""
     paper = {"embed_dim": 128, "temperature": 0.07, "negatives": 4096, "momentum": 0.5, "encoder": None}
     assert defaults(npid.NPID) == paper
     assert npid.method.view is npid.Once

@@ -1,4 +1,4 @@
-"""PIC against its cosine softmax over all samples (Cao et al., NeurIPS 2020, eq. 1)."""
+"""PIC against its cosine softmax over all samples (Cao et al., NeurIPS 2020)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_head_has_a_hidden_layer_without_norm_and_samples_must_be_counted() 
 
 
 def test_one_view_is_shown_as_simclr_does() -> None:
-    """Section 4: the augmentations are SimCLR's."""
+    """The augmentations are SimCLR's."""
     preprocess = {"image": ImagePreprocess(16)}
     view = pic.method.view(preprocess)
     assert (view.views, view.crop_scale) == (1, (0.08, 1.0))
@@ -90,6 +90,6 @@ def test_one_view_is_shown_as_simclr_does() -> None:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """Section 3.1 and 4 (temperature 0.2, a two-layer head of 128 dimensions)."""
+    """A temperature of 0.2, and a head of two layers to 128 dimensions."""
     assert defaults(pic.PIC) == {"embed_dim": 128, "hidden": None, "temperature": 0.2, "encoder": None}
     assert pic.method.view is pic.Once

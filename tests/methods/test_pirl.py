@@ -1,4 +1,4 @@
-"""PIRL's view of patches, its two terms by formula (Misra & van der Maaten, CVPR 2020, eq. 5), and its bank."""
+"""PIRL's view of patches, its two terms by formula (Misra & van der Maaten, CVPR 2020), and its bank."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_grid_that_holds_no_patches_is_refused(wrong: dict[str, int]) -> None:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """Section 3.2 and 4: 128 dimensions, 0.07, 32000 negatives, memory weight 0.5, lambda 0.5, nine patches."""
+    """128 dimensions, 0.07, 32000 negatives, memory weight 0.5, lambda 0.5, nine patches."""
     assert defaults(PIRL) == {
         "embed_dim": 128,
         "patches": 9,

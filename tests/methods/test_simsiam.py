@@ -24,7 +24,7 @@ def test_each_view_predicts_the_others_projection_which_is_held_still() -> None:
 
 
 def test_the_predictors_rate_is_steady_and_heads_are_the_papers() -> None:
-    """Section 3: norm on the last layer of the projection, without scale; a bottleneck whose output has a bias."""
+    """Norm on the last layer of the projection, without scale; a bottleneck whose output has a bias."""
     objective = simsiam.SimSiam(two_encoders(), embed_dim=4, hidden=(9, 8), bottleneck=3, encoder="pulse")
     assert outline(objective.head.layers) == [
         *(f"{DIM}-9", "norm", "relu", "9-8", "norm", "relu", "8-4", "norm, bare"),
@@ -35,7 +35,7 @@ def test_the_predictors_rate_is_steady_and_heads_are_the_papers() -> None:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """Section 3: a projection of three layers of 2048, a bottleneck of 512."""
+    """A projection of three layers of 2048, a bottleneck of 512."""
     paper = {"embed_dim": 2048, "hidden": (2048, 2048), "bottleneck": 512, "encoder": None}
     assert defaults(simsiam.SimSiam) == paper
     assert (simsiam.method.view, simsiam.method.objective) == (Blurred, simsiam.SimSiam)

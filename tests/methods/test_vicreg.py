@@ -1,4 +1,4 @@
-"""VICReg against its three terms (Bardes et al., ICLR 2022, eq. 1 to 6), over the samples that are present."""
+"""VICReg against its three terms (Bardes et al., ICLR 2022), over the samples that are present."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_run_is_told_over_how_many_rows_it_was_taken(present: int, counted: in
 
 
 def test_the_head_and_the_defaults_are_the_papers() -> None:
-    """Section 4.2: an expander of three layers of 8192; weights 25, 25 and 1."""
+    """An expander of three layers of 8192; weights 25, 25 and 1."""
     objective = vicreg.VICReg(two_encoders(), embed_dim=4, hidden=(9, 8), encoder="pulse")
     assert outline(objective.head.layers) == [f"{DIM}-9", "norm", "relu", "9-8", "norm", "relu", "8-4"]
     assert objective.spaces() == {"pulse": objective.head}

@@ -119,7 +119,7 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def nce_by_hand(queries: Tensor, rows: Tensor, own: Tensor, drawn: Tensor, log_z: Tensor, temperature: float) -> Tensor:
-    """Gutmann and Hyvarinen's estimate as NPID has it (Wu et al., 2018, eq. 6 and 7), a loss for each query.
+    """Gutmann and Hyvarinen's estimate as NPID has it (Wu et al., CVPR 2018), a loss for each query.
 
     P(i|v) = exp(v_i v / t) / Z; h(i, v) = P / (P + m / n); -log h(own) - sum over the m drawn of log(1 - h).
     """
@@ -137,5 +137,5 @@ def first_draw(negatives: int, writes: int = 0) -> Tensor:
 
 
 def normaliser(queries: Tensor, rows: Tensor, drawn: Tensor, temperature: float) -> Tensor:
-    """The logarithm of Z: n times the mean of exp over a batch's queries and the rows drawn (Wu et al., eq. 8)."""
+    """The logarithm of Z: n times the mean of exp over a batch's queries and the rows drawn (Wu et al.)."""
     return (len(rows) * (queries @ rows[drawn].T / temperature).exp().mean()).log().detach()

@@ -198,7 +198,7 @@ def test_the_dilated_head_is_convolutions_over_a_frame_and_then_over_frames(grid
 
 
 def test_the_defaults_of_the_dilated_head_are_the_papers() -> None:
-    """Vondrick et al., ECCV 2018, section 4: five layers of 256 channels to 64, dilated 1, 2, 4, 8 and 16."""
+    """Vondrick et al., ECCV 2018: five layers of 256 channels to 64, dilated 1, 2, 4, 8 and 16."""
     assert Dilated(4).config() == {"dim": 4, "out": 64, "width": 256, "dilations": [1, 2, 4, 8, 16]}
     with pytest.raises(UserError, match="lie on no grid"):
         Dilated(4)(Features(torch.zeros(1, 4), torch.zeros(1, 6, 4)))

@@ -1,4 +1,4 @@
-"""The learnt scale of a contrastive loss (Radford et al., ICML 2021, section 2.3)."""
+"""The learnt scale of a contrastive loss (Radford et al., ICML 2021)."""
 
 from __future__ import annotations
 
