@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,5 +12,4 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
     Targets get no gradient. The squared distance of the two at unit length is 2 + 2 times it, as BYOL has it (Grill
     et al., NeurIPS 2020). Chen & He, CVPR 2021 (SimSiam).
     """
-    with torch.autocast(predictions.device.type, enabled=False):
-        return -F.cosine_similarity(predictions.float(), targets.detach().float(), dim=1)
+    return -F.cosine_similarity(predictions.float(), targets.detach().float(), dim=1)  # which autocast leaves as it is

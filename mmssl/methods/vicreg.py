@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from mmssl import dist
 from mmssl.losses.vicreg import vicreg
 from mmssl.nn.head import Projection
@@ -44,7 +46,7 @@ class VICReg(Several):
         dist.note(len(rows[0]) if len(rows[0]) > 1 else 0, one.device)
         terms = vicreg(*rows)
         named = dict(zip(self.weights, terms, strict=True))
-        total = sum((weight * named[name] for name, weight in self.weights.items()), start=one.new_zeros(()))
+        total = torch.stack([weight * named[name] for name, weight in self.weights.items()]).sum()
         return Loss(total, {name: term.detach() for name, term in named.items()}, {self.key: one.detach()})
 
     def spaces(self) -> Spaces:

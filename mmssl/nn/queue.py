@@ -29,7 +29,7 @@ class Queue(nn.Module):
     @torch.no_grad()
     def push(self, new: Tensor) -> None:
         """Puts every process's new embeddings (n, dim), n of any size, in place of the oldest."""
-        everywhere = dist.gather(new.detach())[-len(self.rows) :]
+        everywhere = dist.gather(new)[-len(self.rows) :]
         places = (self.place + torch.arange(len(everywhere), device=new.device)) % len(self.rows)
         self.rows[places] = everywhere.to(self.rows.dtype)
         self.place.copy_((self.place + len(everywhere)) % len(self.rows))

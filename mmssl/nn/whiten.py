@@ -17,14 +17,15 @@ def pca_whiten(x: Tensor, dims: int) -> Tensor:
     result does not depend on how the rows are shared out.
     """
     parts = x.split(CHUNK)
-    count = dist.total(torch.tensor(float(len(x)), device=x.device)).clamp(min=1)
+    count = dist.total(torch.tensor(len(x), device=x.device)).clamp(min=1)
     mean = dist.total(x.sum(dim=0, dtype=torch.double)) / count
     products = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.double)
     for part in parts:
-        products.addmm_((part.double() - mean).T, part.double() - mean)
+        centred = part - mean  # double
+        products.addmm_(centred.T, centred)
     variances, directions = torch.linalg.eigh(dist.total(products) / count)  # ascending
     kept = min(dims, max(1, int((variances > variances[-1] * 1e-9).sum())))
     variances, directions = variances[-kept:].flip(0), directions[:, -kept:].flip(1)
     largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
     scaled = directions * largest.sign() / variances.clamp(min=1e-12).sqrt()
-    return torch.cat([((part.double() - mean) @ scaled).float() for part in parts])
+    return torch.cat([((part - mean) @ scaled).float() for part in parts])

@@ -45,6 +45,32 @@ def test_equal_views_with_nothing_in_common_between_dimensions_lose_nothing() ->
     torch.testing.assert_close(sum(barlow(x, x)), torch.tensor(0.0), rtol=0, atol=1e-8)
 
 
+def test_on_and_off_the_diagonal_are_apart() -> None:
+    views = torch.randn(2, 7, 3)
+    one, other = ((x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt() for x in views)
+    found = [[float((one[:, i] * other[:, j]).mean()) for j in range(3)] for i in range(3)]
+    agreement, redundancy = barlow(*views)
+    assert agreement.item() == pytest.approx(sum((found[i][i] - 1) ** 2 for i in range(3)), rel=1e-4)
+    off = sum(found[i][j] ** 2 for i in range(3) for j in range(3) if i != j)
+    assert redundancy.item() == pytest.approx(off, rel=1e-4)
+
+
+def test_dimensions_that_do_not_vary_have_a_finite_gradient() -> None:
+    x = torch.ones(4, 3, requires_grad=True)
+    agreement, redundancy = barlow(x, torch.randn(4, 3))
+    assert (agreement, redundancy) == (3, 0)
+    assert torch.autograd.grad(agreement, x)[0].isfinite().all()
+    assert torch.nn.BatchNorm1d(1).eps == EPSILON
+
+
+def test_two_samples_are_enough() -> None:
+    agreement, redundancy = barlow(torch.tensor([[9.0, 5.0], [-9.0, -5.0]]), torch.tensor([[-7.0, 3.0], [7.0, -3.0]]))
+    assert (agreement.item(), redundancy.item()) == (
+        pytest.approx(4, rel=1e-5),
+        pytest.approx(2, rel=1e-5),
+    )  # [[-1, 1], [-1, 1]]
+
+
 def test_one_sample_has_no_correlation() -> None:
     x = torch.randn(1, 4).requires_grad_()
     total = sum(barlow(x, x))

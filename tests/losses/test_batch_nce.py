@@ -65,3 +65,24 @@ def test_equal_to_lightly_within_a_batch_and_against_a_queue() -> None:
     found = queue_nce(F.normalize(queries, dim=1), keys, queue, scale=1 / 0.3).mean()
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(x, queries) for x in (found, expected)))
+
+
+def test_a_learnt_scale_gets_its_gradient_from_own_key_and_queue() -> None:
+    queries, keys = (F.normalize(torch.randn(5, 4), dim=1) for _ in range(2))
+    queue, scale = F.normalize(torch.randn(7, 4), dim=1), torch.tensor(3.0, requires_grad=True)
+    found = queue_nce(queries, keys, queue, scale=scale)
+    assert found.shape == (5,)
+    logits = scale * torch.stack([torch.cat([k[None], queue]) @ q for q, k in zip(queries, keys, strict=True)])
+    expected = -logits.log_softmax(dim=1)[:, 0]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sum(), scale) for x in (found, expected)))
+
+
+def test_absent_samples_give_no_gradient_and_none_present_no_loss() -> None:
+    queries, keys = (torch.randn(5, 4, requires_grad=True) for _ in range(2))
+    some = torch.tensor([True, False, True, True, False])
+    found = batch_nce(queries, keys, temperature=0.3, present=some)
+    for gradient in torch.autograd.grad(found.sum(), [queries, keys]):
+        assert not gradient[~some].any() and gradient[some].any(dim=1).all()
+    none = batch_nce(queries, keys, temperature=0.3, present=~HERE)
+    assert not none.any() and all(g.isfinite().all() for g in torch.autograd.grad(none.sum(), [queries, keys]))

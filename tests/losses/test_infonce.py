@@ -80,3 +80,37 @@ def test_autocast_does_not_lower_its_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = info_nce(q, k, scale=50.0)
     torch.testing.assert_close(inside, info_nce(q, k, scale=50.0))
+
+
+def test_the_positive_key_may_stand_anywhere() -> None:
+    q, k = pairs()
+    places = torch.tensor([3, 3, 0, 5, 1, 2])
+    same(info_nce(q, k, scale=4.0, positives=places), by_hand(q, k, 4.0, [[i] for i in places.tolist()]), q, k)
+    keep = torch.tensor([True, False, True, True, False, True])
+    ours = info_nce(q, k, scale=4.0, positives=places, keep=keep)
+    assert ours[4] == 0, "its key does not exist"
+    kept, renumbered = [0, 1, 2, 3, 5], [[2], [2], [0], [3], [1]]
+    same(ours[kept], by_hand(q[kept], k[keep], 4.0, renumbered), q, k)
+
+
+def test_several_positives_among_keys_that_are_missing_and_further_negatives() -> None:
+    q, k = pairs()
+    queue = F.normalize(torch.randn(4, 5), dim=1)
+    keep = torch.tensor([True, False, True, True, False, True])
+    mask = torch.zeros(6, 6, dtype=torch.bool)
+    for i, js in enumerate([[0, 1, 3], [1], [2, 5], [3], [0, 4], []]):
+        mask[i, js] = True
+    ours = info_nce(q, k, scale=3.0, positives=mask, negatives=queue, keep=keep)
+    assert ours[1] == ours[5] == 0, "no positive is kept"
+    some, among = [0, 2, 3, 4], torch.cat([k[keep], queue])  # keys 0, 2, 3, 5
+    assert all(g.isfinite().all() for g in torch.autograd.grad(ours.sum(), [q, k], retain_graph=True))
+    same(ours[some], by_hand(q[some], among, 3.0, [[0, 2], [1, 3], [2], [0]]), q, k)
+
+
+def test_a_learnt_scale_reaches_keys_and_further_negatives() -> None:
+    q, k = pairs()
+    queue = F.normalize(torch.randn(4, 5), dim=1)
+    scale = torch.tensor(4.0, requires_grad=True)
+    ours = info_nce(q, k, scale=scale, negatives=queue)
+    logits = scale * (q @ torch.cat([k, queue]).T)
+    same(ours, F.cross_entropy(logits, torch.arange(6), reduction="none"), q, k, scale)

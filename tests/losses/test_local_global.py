@@ -55,3 +55,22 @@ def test_absent_samples_are_no_negatives(measure: str) -> None:
     found = local_global(cells, summaries, measure=measure, present=present)
     torch.testing.assert_close(found[present], local_global(cells[present], summaries[present], measure=measure))
     assert not found[~present].any()
+
+
+def test_the_divergence_is_the_default_and_one_sample_alone_has_no_negatives() -> None:
+    cells, summaries = torch.randn(4, 3, 5), torch.randn(4, 5)
+    torch.testing.assert_close(local_global(cells, summaries), plain_jsd(cells, summaries))
+    alone = torch.tensor([True, False, False, False])
+    found = local_global(cells, summaries, present=alone)
+    matching = math.log(2) - torch.log1p(torch.exp(-(cells[0] @ summaries[0]))).mean()
+    torch.testing.assert_close(found, torch.stack([-matching, *torch.zeros(3)]))
+    assert not local_global(cells, summaries, measure="infonce", present=alone).any()
+
+
+@pytest.mark.parametrize("measure", ["jsd", "infonce"])
+def test_absent_samples_have_no_gradient(measure: str) -> None:
+    cells, summaries = torch.randn(6, 3, 5, requires_grad=True), torch.randn(6, 5, requires_grad=True)
+    present = torch.tensor([True, False, True, True, False, True])
+    losses = local_global(cells, summaries, measure=measure, present=present)
+    for gradient in torch.autograd.grad(losses.sum(), [cells, summaries]):
+        assert not gradient[~present].any() and gradient[present].flatten(1).any(dim=1).all()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 
 from mmssl.losses.nce import nce
@@ -39,3 +42,10 @@ def test_similarities_that_overflow_as_probabilities() -> None:
     losses.sum().backward()
     assert losses.isfinite().all() and own.grad.isfinite().all()
     assert losses[0] < 1e-3 < 100 < losses[1]
+
+
+def test_by_hand() -> None:
+    """P = 1/4 of its own and 1/2 of the one drawn of two samples, which noise draws with 1/2 each."""
+    found = nce(torch.tensor([0.0]), torch.tensor([[math.log(2)]]), math.log(4), 2)
+    known, other = (1 / 4) / (1 / 4 + 1 / 2), (1 / 2) / (1 / 2 + 1 / 2)
+    assert found.item() == pytest.approx(-math.log(known) - math.log(1 - other))

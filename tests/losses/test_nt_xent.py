@@ -40,3 +40,17 @@ def test_absent_samples_are_no_candidates() -> None:
     found = nt_xent(one, other, temperature=0.5, present=present)
     torch.testing.assert_close(found[present], nt_xent(one[present], other[present], temperature=0.5))
     assert not found[~present].any()
+
+
+def test_absent_samples_have_no_gradient_and_none_at_all_is_zero() -> None:
+    raw = torch.randn(2, 6, 4, requires_grad=True)
+    present = torch.tensor([True, False, True, True, False, True])
+    (gradient,) = torch.autograd.grad(nt_xent(*raw, temperature=0.5, present=present).sum(), raw)
+    assert not gradient[:, ~present].any() and gradient[:, present].any(dim=2).all()
+    none = nt_xent(*raw, temperature=0.5, present=torch.zeros(6, dtype=torch.bool))
+    assert not none.any() and torch.autograd.grad(none.sum(), raw)[0].isfinite().all()
+
+
+def test_each_sample_has_the_mean_of_its_two_views() -> None:
+    one, other = F.normalize(torch.randn(2, 5, 4), dim=2)
+    torch.testing.assert_close(nt_xent(one, other, temperature=0.4), plain(one, other, 0.4))

@@ -42,6 +42,17 @@ def test_value_and_gradient(size: float) -> None:
     torch.testing.assert_close(found, graded(lightly.VICRegLoss(), views), rtol=1e-5, atol=1e-5)
 
 
+def test_each_term_by_hand() -> None:
+    """Two samples; deviations of the dimensions are 1.41 and 0.71 in the first view, 0 and 2.83 in the other."""
+    one, other = torch.tensor([[0.0, 1.0], [2.0, 2.0]]), torch.tensor([[1.0, -1.0], [1.0, 3.0]])
+    invariance, variance, covariance = vicreg(one, other)
+    assert invariance.item() == pytest.approx((1 + 4 + 1 + 1) / 4)
+    below = [1 - (0.5 + EPSILON) ** 0.5, 1 - EPSILON**0.5]
+    assert variance.item() == pytest.approx(sum(below) / 4)
+    assert covariance.item() == pytest.approx(2 * 1.0**2 / 2)  # of the first view alone
+    assert EPSILON == 1e-4
+
+
 def test_collapse_shows_in_the_variance() -> None:
     invariance, variance, covariance = vicreg(torch.ones(5, 3), torch.ones(5, 3))
     assert invariance == covariance == 0

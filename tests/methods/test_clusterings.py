@@ -11,14 +11,11 @@ from torch.nn import functional as F
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.methods.cpc import CPC, PatchGrid, RowsAbove
 from mmssl.methods.deepcluster import DeepCluster, DeepClusterV2
-from mmssl.methods.dim import DIM
 from mmssl.methods.pcl import PCL
 from mmssl.methods.sela import SeLa
 from mmssl.methods.swav import SwAV
 from mmssl.nn.sinkhorn import sinkhorn
-from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch, Encoder
 from mmssl.views.multicrop import MultiCrop
 
@@ -103,54 +100,8 @@ def test_pcl_clusters_once_its_warmup_is_over() -> None:
     torch.testing.assert_close(objective.concentration[:3].mean(), torch.tensor(0.1))
 
 
-def test_cpc_sees_no_row_below_and_finds_the_patch_that_it_foretells() -> None:
-    torch.manual_seed(0)
-    context = torch.nn.Sequential(RowsAbove(6, 4), RowsAbove(6, 4))
-    x = torch.randn(1, 6, 5, 5, requires_grad=True)
-    context(x)[0, :, 2].sum().backward()
-    assert not x.grad[0, :, 3:].any()
-    assert x.grad[0, :, :3].abs().amax(dim=(0, 2)).all()
-
-    model = build("cpc")
-    objective, shown = model.objectives["cpc"], batch("cpc", rows=2, missing=False)
-    latents = torch.stack([model.encoders["image"](view).pooled for view in shown.views["image"]], dim=1)
-    rows_of = objective.context(latents.mT.unflatten(2, (3, 3))).relu()  # (B, D, 3, 3)
-    targets, losses = objective.target(latents), []
-    for below, foretell in zip((1, 2), objective.foretell, strict=True):
-        found = []
-        for image in range(2):
-            for row in range(3 - below):
-                for column in range(3):
-                    products = 0.1 * targets.flatten(0, 1) @ foretell(rows_of[image, :, row, column])
-                    place = image * 9 + (row + below) * 3 + column
-                    found.append(-products.log_softmax(dim=0)[place])
-        losses.append(torch.stack(found).mean())
-    torch.testing.assert_close(model({"cpc": shown})[0], torch.stack(losses).mean())
-
-
-def test_the_patch_grid_shows_overlapping_patches_in_the_order_of_reading() -> None:
-    torch.manual_seed(0)
-    view = PatchGrid(
-        {"image": ImagePreprocess(size=32)}, grid=3, cell=8, stride=4, patch=8, color_jitter=0.0, grayscale=0.0
-    )
-    picture = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    patches = view.on_device(Batch({"image": [picture]})).views["image"]
-    assert len(patches) == 9
-    assert torch.equal(patches[5], picture[:, :, 4:12, 8:16])
-    colored = PatchGrid({"image": ImagePreprocess(size=32)}, grid=3, cell=8, stride=4, patch=6)
-    assert [p.shape for p in colored.on_device(Batch({"image": [picture]})).views["image"]] == [(2, 3, 6, 6)] * 9
-    with pytest.raises(UserError, match="patches no larger"):
-        PatchGrid({"image": ImagePreprocess(size=32)}, cell=8, patch=9)
-
-
 def test_what_cannot_be_is_said() -> None:
-    with pytest.raises(UserError, match="dim compares tokens"):
-        DIM(encoders_of("points"), embed_dim=8)(encoders_of("points"), plain(("points",), 4))
     images = {"image": create_encoder("vit", **VIT)}
-    with pytest.raises(UserError, match="no square with 3 rows"):
-        CPC(images, rows=[3], embed_dim=8)(images, batch("cpc"))
-    with pytest.raises(UserError, match="rows is"):
-        CPC(images, rows=[0])
     for wrong in (lambda: SwAV(images, assign=0), lambda: SeLa(images, heads=0), lambda: PCL(images, clusters=[])):
         with pytest.raises(UserError):
             wrong()

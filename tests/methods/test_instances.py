@@ -1,4 +1,4 @@
-"""NPID, PIC and Exemplar: each sample is found among all, by formula, and what is kept of each moves."""
+"""Exemplar: each sample is found among all, by formula; and what it, NPID and PIC need and show."""
 
 from __future__ import annotations
 
@@ -22,40 +22,6 @@ def seen(name: str) -> tuple[torch.nn.Module, torch.nn.Module, torch.Tensor, tor
     """Returns the run, its objective, the first view's features and the samples' numbers."""
     model, shown = build(name), batch(name, missing=False)
     return model, model.objectives[name], model.encoders["image"](shown.views["image"][0]).pooled, shown.extra["index"]
-
-
-def test_npid_tells_its_own_row_from_noise_and_then_moves_it() -> None:
-    model, objective, pooled, index = seen("npid")
-    bank, before = objective.bank, objective.bank.rows.clone()
-    queries = F.normalize(objective.head.project(pooled), dim=1)
-    drawn = torch.randint(20, (12,), generator=torch.Generator().manual_seed(0))
-    own, noise = ((queries * before[index]).sum(1) / 0.07).exp(), (queries @ before[drawn].T / 0.07).exp()
-    z, share = 20 * noise.mean().detach(), 12 / 20
-    chance, others = own / z / (own / z + share), noise / z / (noise / z + share)
-    expected = -(chance.log() + (1 - others).log().sum(1)).mean()
-    total, _ = model({"npid": batch("npid", missing=False)})
-    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(bank.rows, before)
-    objective.after_step(model.encoders, 0.5)
-    torch.testing.assert_close(bank.rows[index], F.normalize(before[index] + queries, dim=1))
-
-
-def test_npid_compares_with_all_where_no_number_of_negatives_is_given() -> None:
-    model, objective, pooled, index = seen("npid")
-    objective.negatives = None
-    logits = F.normalize(objective.head.project(pooled), dim=1) @ objective.bank.rows.T / 0.07
-    torch.testing.assert_close(model({"npid": batch("npid", missing=False)})[0], F.cross_entropy(logits, index))
-
-
-def test_pic_is_a_cosine_softmax_in_value_and_gradient() -> None:
-    model, objective, pooled, index = seen("pic")
-    rows = objective.classes.rows
-    logits = F.normalize(objective.head.project(pooled), dim=1) @ F.normalize(rows, dim=1).T / 0.2
-    expected = F.cross_entropy(logits, index)
-    total, losses = model({"pic": batch("pic", missing=False)})
-    torch.testing.assert_close(total, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(x, rows, retain_graph=True)[0] for x in (total, expected)))
-    torch.testing.assert_close(losses["pic"].answers["correct"], (logits.argmax(1) == index).float())
 
 
 def test_exemplar_is_a_softmax_over_samples() -> None:

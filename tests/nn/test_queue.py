@@ -23,13 +23,25 @@ def test_the_queue_wraps_around_and_forgets_the_oldest() -> None:
     queue.push(rows[:0])
     assert queue.place == 2
     queue.push(rows)
-    assert {tuple(row) for row in queue.rows.tolist()} == {tuple(row) for row in rows[3:].tolist()}
+    assert torch.equal(queue.rows, rows[[6, 7, 3, 4, 5]]) and queue.place == 2, "the last five, from the oldest on"
     again = Queue(5, 2)
     again.load_state_dict(queue.state_dict())
-    assert torch.equal(again.rows, queue.rows)
-    assert not queue.rows.requires_grad
+    assert torch.equal(again.rows, queue.rows) and again.place == 2
     with pytest.raises(UserError, match="size is 0"):
         Queue(0, 2)
+    assert Queue(1, 2).rows.shape == (1, 2)
+
+
+def test_the_queue_begins_with_random_directions_and_keeps_rows_without_gradient_in_full_precision() -> None:
+    torch.manual_seed(1)
+    queue = Queue(5, 3)
+    torch.manual_seed(1)
+    drawn = torch.randn(5, 3)
+    torch.testing.assert_close(queue.rows, drawn / drawn.norm(dim=1, keepdim=True))
+    assert queue.place == 0 and not list(queue.parameters())
+    new = torch.randn(2, 3).bfloat16().requires_grad_()
+    queue.push(new)
+    assert torch.equal(queue.rows[:2], new.detach().float()) and not queue.rows.requires_grad
 
 
 def test_packed_rows() -> None:

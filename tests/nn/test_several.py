@@ -10,7 +10,7 @@ from mmssl.errors import UserError
 from mmssl.nn.head import Projection
 from mmssl.nn.several import Several, pooled_views
 from mmssl.nn.teacher import Teacher
-from mmssl.types import Batch
+from mmssl.types import Batch, Encoder, Features
 
 
 def test_views_of_one_size_pass_at_once_and_come_back_in_order() -> None:
@@ -46,27 +46,70 @@ def test_clouds_are_packed() -> None:
 
 def test_the_encoder_is_the_only_one_or_named() -> None:
     image, audio = create_encoder("convnet", image_size=16), create_encoder("raw:audio")
-    assert Several({"audio": audio}).uses == ("audio",)
-    assert Several({"image": image, "audio": audio}, encoder="audio").uses == ("audio",)
-    with pytest.raises(UserError, match="say which"):
+    alone = Several({"audio": audio})
+    assert (alone.uses, alone.key, alone.dim) == (("audio",), "audio", audio.dim)
+    assert alone.training and not list(alone.parameters()), "the encoder is not the task's own"
+    named = Several({"image": image, "audio": audio}, encoder="audio")
+    assert (named.uses, named.key, named.dim) == (("audio",), "audio", audio.dim)
+    with pytest.raises(UserError, match="the run has the encoders image, audio; say which"):
         Several({"image": image, "audio": audio})
-    with pytest.raises(UserError, match="the run has image"):
+    with pytest.raises(UserError, match="objective.encoder is 'audio'; the run has image"):
         Several({"image": image}, encoder="audio")
+    assert not Several.apart
+
+
+def test_too_few_views_are_refused_and_the_rest_are_those_of_the_encoder() -> None:
+    made = Several({"image": create_encoder("convnet", image_size=16)})
+    one, other = torch.zeros(1), torch.ones(1)
+    batch = Batch({"audio": [one] * 3, "image": [one, other]}, extra={"image_present": torch.tensor([False])})
+    assert made.views(batch) is batch.views["image"] and made.views(batch, least=2) is batch.views["image"]
+    assert made.present(batch).tolist() == [False]
+    with pytest.raises(UserError, match="compares 3 views of image, but 2 is shown"):
+        made.views(batch, least=3)
+    single = Batch({"image": [one]})
     with pytest.raises(UserError, match="compares 2 views"):
-        Several({"image": image}).views(Batch({"image": [torch.zeros(1)]}))
+        made.views(single)
+    assert len(made.views(single, least=1)) == 1 and made.present(single).tolist() == [True]
 
 
-def test_a_teacher_follows_without_gradient() -> None:
-    torch.manual_seed(0)
-    encoder = create_encoder("convnet", image_size=16, widths=[8], depths=[1])
-    head = Projection(8, out=4, hidden=[6])
-    teacher = Teacher(encoder, head)
-    assert not any(p.requires_grad for p in teacher.parameters())
-    before = teacher.head.layers[0].weight.clone()
-    with torch.no_grad():
-        head.layers[0].weight.add_(1.0)
-    teacher.follow(encoder, head, decay=0.75)
-    torch.testing.assert_close(teacher.head.layers[0].weight, before + 0.25)
-    (projected,) = teacher([torch.rand(2, 3, 16, 16)], 2)
-    assert projected.shape == (2, 4)
-    assert not projected.requires_grad
+class Normed(Encoder):
+    """BatchNorm alone, and a note of the batches that passed."""
+
+    modality, dim = "pulse", 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.sizes = torch.nn.BatchNorm1d(3), []
+
+    def forward(self, x: torch.Tensor) -> Features:
+        self.sizes.append(tuple(x.shape))
+        return Features(self.norm(x.unflatten(1, (-1, 3)).mean(dim=1)))
+
+
+class Apart(Several):
+    apart = True
+
+
+@pytest.mark.parametrize("kind", [Several, Apart])
+def test_a_task_passes_its_views_as_its_paper_does(kind: type[Several]) -> None:
+    encoder = Normed()
+    views = [torch.randn(4, 3), 2 * torch.randn(4, 3), torch.randn(4, 6), torch.randn(4, 3)]
+    found = kind({"pulse": encoder}).pooled({"pulse": encoder}, Batch({"pulse": views}))
+    passed = [[0], [1], [2], [3]] if kind is Apart else [[0, 1], [2], [3]]  # those of one size that stand side by side
+    assert encoder.sizes == [(4 * len(group), views[group[0]].shape[1]) for group in passed]
+    for group in passed:
+        together = encoder(torch.cat([views[i] for i in group])).pooled
+        for place, number in enumerate(group):
+            torch.testing.assert_close(found[number], together[4 * place : 4 * place + 4])
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_clouds_pass_together_or_apart(apart: bool) -> None:
+    encoder = create_encoder("pointnet", widths=[8, 16]).train()
+    index = torch.tensor([0, 0, 0, 1, 1])
+    views = [torch.cat([index[:n, None].float(), torch.rand(n, 3)], dim=1) for n in (5, 4)]
+    found = pooled_views(encoder, views, 2, apart=apart)
+    both = torch.cat([views[0], views[1] + torch.tensor([2.0, 0, 0, 0])])  # clouds 2 and 3
+    expected = [encoder(view).pooled for view in views] if apart else encoder(both).pooled.split(2)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -1,0 +1,184 @@
+"""PIRL's view of patches, its two terms by formula (Misra & van der Maaten, CVPR 2020), and its bank."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmssl.errors import UserError
+from mmssl.methods.pirl import PIRL, JigsawPair, method
+from mmssl.transforms.image import ImagePreprocess
+from mmssl.types import Batch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from two_views import (
+    DIM,
+    HERE,
+    INDEX,
+    ROWS,
+    SAMPLES,
+    Tiny,
+    defaults,
+    detached,
+    first_draw,
+    nce_by_hand,
+    normaliser,
+    outline,
+    same,
+    shown,
+    stir,
+    unit,
+)
+
+PICTURES = {"image": ImagePreprocess(32)}
+STILL = {"color_jitter": 0.0, "grayscale": 0.0}
+
+
+def pictures(views: int) -> Batch:
+    """The batch of vectors, as if they were pictures."""
+    made = shown(views)
+    return Batch({"image": made.views["pulse"]}, extra={"image_present": HERE, "index": INDEX})
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_picture_and_joined_patches_are_told_from_noise_and_the_picture_is_remembered(bf16: bool) -> None:
+    encoders, batch, drawn = {"other": Tiny(3), "image": Tiny()}, pictures(4), first_draw(5)
+    options = {"patches": 3, "temperature": 0.5, "negatives": 5, "momentum": 0.75, "patch_weight": 0.2}
+    objective = PIRL(encoders, embed_dim=4, **options)
+    objective.reserve(SAMPLES)
+    stir(objective)
+    rows = objective.bank.rows.clone()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):  # for the networks alone
+        picture, *patches = encoders["image"](torch.cat(batch.views["image"])).pooled.split(ROWS)
+        whole = unit(objective.head.layers(picture).float())
+        joined = unit(objective.join(torch.cat([objective.patch_head.layers(x) for x in patches], dim=1)).float())
+        loss = objective(encoders, batch)
+    log_z = normaliser(whole[HERE], rows, drawn, 0.5)
+    terms = [nce_by_hand(x[HERE], rows, INDEX[HERE], drawn, log_z, 0.5).mean() for x in (whole, joined)]
+    same(loss.total, 0.8 * terms[0] + 0.2 * terms[1], objective, encoders["image"])
+    detached(loss, "image", whole)
+    assert set(loss.logs) == {"loss_picture", "loss_patches"}
+    torch.testing.assert_close(loss.logs["loss_picture"], terms[0].detach())
+    torch.testing.assert_close(loss.logs["loss_patches"], terms[1].detach())
+    assert not any(value.requires_grad for value in loss.logs.values())
+    objective.after_step(encoders, 0.5)
+    expected = rows.clone()
+    expected[INDEX[HERE]] = unit(0.75 * rows[INDEX[HERE]] + 0.25 * whole.detach()[HERE])
+    torch.testing.assert_close(objective.bank.rows, expected)
+    objective.eval()(encoders, batch)
+    objective.after_step(encoders, 0.5)
+    torch.testing.assert_close(objective.bank.rows, expected, msg="an evaluation leaves none")
+    with pytest.raises(UserError, match="4 patches are shown, 3 expected"):
+        objective(encoders, pictures(5))
+
+
+def test_heads_are_linear() -> None:
+    objective = PIRL({"image": Tiny()}, embed_dim=4, patches=3)
+    assert outline(objective.head.layers) == outline(objective.patch_head.layers) == [f"{DIM}-4 +bias"]
+    assert outline([objective.join]) == ["12-4 +bias"]
+    assert objective.spaces() == {"image": objective.head}
+    assert PIRL({"image": Tiny(), "image_b": Tiny(3)}, encoder="image_b").uses == ("image_b",)
+    with pytest.raises(UserError, match="not counted"):
+        objective.reserve(None)
+
+
+@pytest.mark.parametrize(("size", "cell", "side"), [(224, 85, 64), (112, 42, 32), (32, 12, 9), (448, 170, 128)])
+def test_cells_and_patches_have_the_papers_share_of_the_crop(size: int, cell: int, side: int) -> None:
+    """Patches of 64 from cells of 85 pixels in a 3 x 3 grid of 255, beside a crop of 224."""
+    view = JigsawPair({"image": ImagePreprocess(size)})
+    assert (view.grid, view.cell, view.side, view.patch_scale) == (3, cell, side, (0.6, 1.0))
+    given = JigsawPair({"image": ImagePreprocess(size)}, grid=2, cell=11, side=10, patch_scale=(0.3, 0.7))
+    assert (given.grid, given.cell, given.side, given.patch_scale) == (2, 11, 10, (0.3, 0.7))
+
+
+def test_the_view_jitters_as_the_paper_does() -> None:
+    view = JigsawPair(PICTURES)
+    assert view.chances == [{"color_jitter": 1.0, "grayscale": 0.2, "blur": 0.0, "solarize": 0.0}]
+    assert list(view.jitter.values()) == [0.4, 0.4, 0.4, 0.2]
+    assert view.shows == {"image": 2}
+    options: dict[str, Any] = {"color_jitter": 0.5, "jitter": (0.1, 0.2, 0.3, 0.05), "blur": 0.7, "grayscale": 0.1}
+    other = JigsawPair(PICTURES, **options)
+    assert other.chances == [{"color_jitter": 0.5, "grayscale": 0.1, "blur": 0.7, "solarize": 0.0}]
+    assert list(other.jitter.values()) == [0.1, 0.2, 0.3, 0.05]
+
+
+def ramps(size: int) -> Tensor:
+    """A picture whose red is its column and green its row, in steps of one of 255."""
+    across = torch.arange(size).expand(size, size)
+    return torch.stack([across, across.T, torch.zeros_like(across)]).to(torch.uint8)
+
+
+def test_a_sample_is_cropped_twice_each_by_its_own_share_of_the_area() -> None:
+    view = JigsawPair(PICTURES, crop_scale=(0.25, 0.25), patch_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), **STILL)
+    crop, whole = view({"image": ramps(200)})["image"]
+    assert crop.shape == (3, 32, 32) and whole.shape == (3, 36, 36)
+    for x, extent in ((crop, 100), (whole, 200)):  # pixels of the picture, the half ones at the rim left out
+        seen = x[:2].flatten(1).int()
+        spread = (seen.amax(1) - seen.amin(1)).tolist()
+        assert spread == pytest.approx([extent, extent], abs=extent * 0.06)
+    assert "image" not in view({})
+
+
+def test_each_patch_comes_from_a_cell_of_its_own_in_an_order_of_each_samples() -> None:
+    view = JigsawPair(PICTURES, grid=2, cell=6, side=4, **STILL)
+    whole = torch.arange(144.0).view(12, 12).expand(16, 3, 12, 12) / 255
+    crop = torch.rand(16, 3, 32, 32)
+    same_crop, *patches = view.on_device(Batch({"image": [crop, whole]})).views["image"]
+    torch.testing.assert_close(same_crop, crop)
+    assert [x.shape for x in patches] == [(16, 3, 4, 4)] * 4
+    orders, offsets = set(), set()
+    for sample in range(16):
+        order = []
+        for patch in patches:
+            first = round(patch[sample, 0, 0, 0].item() * 255)
+            top, left = divmod(first, 12)
+            torch.testing.assert_close(patch[sample], whole[sample, :, top : top + 4, left : left + 4])
+            order.append((top // 6, left // 6))
+            offsets.add((top % 6, left % 6))
+            assert top % 6 <= 2 and left % 6 <= 2, "within the cell"
+        assert sorted(order) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        orders.add(tuple(order))
+    assert len(orders) > 6 and len(offsets) == 9
+
+
+def test_crop_and_patches_are_recoloured_each_on_its_own() -> None:
+    view = JigsawPair(PICTURES, grid=2, cell=6, side=6, color_jitter=1.0, jitter=(0.4, 0.0, 0.0, 0.0), grayscale=0.0)
+    crop, *patches = view.on_device(
+        Batch({"image": [torch.full((3, 3, 32, 32), 0.5), torch.full((3, 3, 12, 12), 0.5)]})
+    ).views["image"]
+    colours = [x[:, 0, 0, 0] for x in (crop, *patches)]
+    for x, colour in zip((crop, *patches), colours, strict=True):
+        torch.testing.assert_close(x, colour[:, None, None, None].expand_as(x))
+    assert len({round(float(c), 5) for colour in colours for c in colour}) == 15
+    assert all(0.3 <= float(c) <= 0.7 for colour in colours for c in colour)
+
+
+@pytest.mark.parametrize("wrong", [{"grid": 0}, {"cell": 8, "side": 9}])
+def test_a_grid_that_holds_no_patches_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="holds no patches"):
+        JigsawPair(PICTURES, **wrong)
+    JigsawPair(PICTURES, grid=1)
+    JigsawPair(PICTURES, cell=9, side=9)
+    JigsawPair(PICTURES, patch_scale=(0.01, 1.0))
+    for scale in ((0.009, 1.0), (0.5, 1.1)):
+        with pytest.raises(UserError, match="patch_scale"):
+            JigsawPair(PICTURES, patch_scale=scale)
+
+
+def test_the_defaults_are_the_papers() -> None:
+    """128 dimensions, 0.07, 32000 negatives, memory weight 0.5, lambda 0.5, nine patches."""
+    assert defaults(PIRL) == {
+        "embed_dim": 128,
+        "patches": 9,
+        "temperature": 0.07,
+        "negatives": 32000,
+        "momentum": 0.5,
+        "patch_weight": 0.5,
+        "encoder": None,
+    }
+    assert (method.view, method.objective) == (JigsawPair, PIRL)
