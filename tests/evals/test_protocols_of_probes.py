@@ -6,7 +6,6 @@ import inspect
 from typing import Any
 
 import pytest
-import torch
 from probing import blobs, judged
 
 from mmssl.errors import UserError
