@@ -138,11 +138,16 @@ def test_features_are_made_once_for_each_encoder_set_and_place(
         Labelled(**sets).rows(RAW)
         Labelled(**sets).rows(RAW)
         assert len(made) == 1
+        nodes = [{"fields": {}, "shards": sets[side]["shards"]} for side in ("train", "data")]
+        turned = [dict(reversed(node.items())) for node in nodes]
+        for train, data in (nodes, (nodes[0], turned[1]), (turned[0], nodes[1])):
+            Labelled(train, data, label="label").rows(RAW)
+        assert len(made) == 2, "the order of options does not count"
         Labelled(**sets).rows(other)
         Labelled(**sets, limit=2).rows(RAW)
         Labelled(sets["data"], sets["data"], label="label").rows(RAW)
         Labelled(sets["train"], sets["train"], label="label").rows(RAW)
-        assert len(made) == 5
+        assert len(made) == 6
     assert sizes[0] == (4 + 3) * 3072 * 4  # float32 of both sets
 
 
@@ -249,7 +254,8 @@ def test_a_probe_asks_for_encoder_place_and_sets(tmp_path: Path, monkeypatch: py
 def test_a_probe_warns_of_shards_that_were_learnt_from(tmp_path: Path) -> None:
     shards = sides(tmp_path, train=4, test=2)
     with reporting() as report:
-        dict(Two(train=shards["train"], data=shards["train"], baselines=False).run(Trained({"image": convnet()})))
+        both = {"shards": [node["shards"] for node in shards.values()]}
+        dict(Two(train=both, data=shards["train"], baselines=False).run(Trained({"image": convnet()})))
     assert list(report.warnings) == ["1 of the 1 shards that are judged on are learnt from as well"]
 
 
