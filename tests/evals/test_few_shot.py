@@ -46,7 +46,11 @@ def test_with_every_class_and_example_an_episode_is_the_logistic_regression_of_t
     mean = known.x.mean(0)
     x, z = F.normalize(known.x - mean, dim=1).double(), F.normalize(asked.x - mean, dim=1).double()
     weight = reference(
-        x, known.y, loss=lambda x, y, w: F.cross_entropy(x @ w, y, reduction="sum") + w.square().sum() / 2, shape=(8, 4)
+        x,
+        known.y,
+        loss=lambda x, y, w: F.cross_entropy(x @ w, y, reduction="sum") + w.square().sum() / 2,
+        shape=(8, 4),
+        steps=3,
     )
     expected = float(((z @ weight).argmax(1) == asked.y).float().mean())
     assert judged(probe, known, asked)["4-way/3-shot"].value == pytest.approx(expected)
@@ -61,6 +65,7 @@ def test_the_logistic_regression_is_at_its_optimum(count: int) -> None:
         torch.arange(3).repeat_interleave(count),
         loss=lambda x, y, w: F.cross_entropy(x @ w, y, reduction="sum") + w.square().sum() / 2,
         shape=(6, 3),
+        steps=4,
     )
     torch.testing.assert_close(logistic_scores(support, queries)[0, 0], weight, atol=1e-5, rtol=0)
 

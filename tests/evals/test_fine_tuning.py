@@ -69,7 +69,8 @@ def test_it_is_adamw_with_rates_by_layer_on_the_samples_that_have_a_label(sets: 
     before = copy.deepcopy(encoder.state_dict())
     labels = {2: 1, 3: 0, 7: 2, 11: 1, 16: 0, 19: 2}
     tuning = Tuning(epochs=20, batch=6, lr=0.02, weight_decay=0.5, layer_decay=0.6, **STILL)
-    found = finetuned(encoder, sets.train, labels, tuning)
+    with torch.no_grad():  # as evaluations are
+        found = finetuned(encoder, sets.train, labels, tuning)
     pictures = [sample["image"] for sample in sets.train.samples({"image"})]
     x = torch.stack([encoder.preprocess(pictures[number]) for number in labels])
     mine, linear = expected(encoder, x, torch.tensor(list(labels.values())), 3, tuning)

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals import labelled
+from mmssl.evals.finetune import Finetune
 from mmssl.evals.knn import KNN
 from mmssl.evals.labelled import Labelled, Probe, Rows, common, rivals
 from mmssl.evals.memory import remembering
 from mmssl.evals.report import reporting
+from mmssl.evals.semi_supervised import SemiSupervised
+from mmssl.evals.transfer_dense import TransferDense
 from mmssl.nn.head import Projection
 from mmssl.types import Encoder, Score, Trained
 
@@ -257,6 +260,15 @@ def test_a_probe_warns_of_shards_that_were_learnt_from(tmp_path: Path) -> None:
         both = {"shards": [node["shards"] for node in shards.values()]}
         dict(Two(train=both, data=shards["train"], baselines=False).run(Trained({"image": convnet()})))
     assert list(report.warnings) == ["1 of the 1 shards that are judged on are learnt from as well"]
+
+
+@pytest.mark.parametrize("kind", [KNN, Finetune, SemiSupervised, TransferDense])
+def test_each_has_a_limit_of_both_sets(kind: Any, tmp_path: Path) -> None:
+    shards = sides(tmp_path, train=6, test=5)
+    for limit, counts in ((3, (3, 3)), (5, (5, 5)), (None, (6, 5))):
+        made = kind(**shards, limit=limit)
+        sets = getattr(made, "sets", made)
+        assert (sets.train.count, sets.test.count) == counts
 
 
 def test_places_that_a_baseline_shares() -> None:

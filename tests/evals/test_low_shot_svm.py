@@ -46,7 +46,7 @@ def test_the_cost_that_is_best_on_the_held_out_tenth_is_used(monkeypatch: pytest
     costs = (0.001, 0.1, 100.0)
     on_held, on_test = [], []
     for cost in costs:
-        weight = reference(x[rest], known.y[rest], loss=hinge(cost), shape=(9, 3))
+        weight = reference(x[rest], known.y[rest], loss=hinge(cost), shape=(9, 3), steps=3)
         answers = [(part @ weight[:-1] + weight[-1]).argmax(1) for part in (x[HELD], z)]
         on_held.append(float((answers[0] == known.y[HELD]).double().mean()))
         on_test.append(float((answers[1] == asked.y).double().mean()))

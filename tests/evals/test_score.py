@@ -45,8 +45,7 @@ def test_draws_and_samples_are_resampled_together() -> None:
     assert ends(torch.from_numpy(values)) == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01))
     found = bootstrap(torch.from_numpy(values), chance=0.2, trivial=0.4)
     assert (found.value, found.chance, found.n, found.trivial) == (pytest.approx(values.mean()), 0.2, 30, 0.4)
-    assert found == bootstrap(torch.from_numpy(values), chance=0.2, trivial=0.4, seed=0)
-    assert found != bootstrap(torch.from_numpy(values), chance=0.2, trivial=0.4, seed=1)
+    assert bootstrap(torch.from_numpy(values), chance=0.2, trivial=0.4, seed=0) == found
     with pytest.raises(AssertionError):
         bootstrap(torch.zeros(2, 3), chance=0.0, statistic=lambda x: x.mean(dim=-1))
 

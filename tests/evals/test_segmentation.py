@@ -175,7 +175,7 @@ def test_figures_of_a_whole_run_are_those_by_hand() -> None:
     def loss(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         return F.cross_entropy(x @ w[:-1] + w[-1], y) + 0.01 * w[:-1].square().sum()
 
-    weight = reference(((x - mean) / deviation).double(), shares[:, :4].double(), loss=loss, shape=(4, 4))
+    weight = reference(((x - mean) / deviation).double(), shares[:, :4].double(), loss=loss, shape=(4, 4), steps=4)
     told, truth = [], []
     for sample in test:
         picture = torch.from_numpy(sample["image"]).permute(2, 0, 1).float()

@@ -32,7 +32,7 @@ def test_logistic_regression_of_soft_labels(held: int, monkeypatch: pytest.Monke
     rows = blobs(30, 3, 4, spread=2.0)
     x, y = rows.x.double(), torch.rand(30, 3, generator=torch.Generator().manual_seed(0)).double()
     y /= y.sum(dim=1, keepdim=True)
-    expected = reference(x, y, loss=penalised(0.02), shape=(5, 3))
+    expected = reference(x, y, loss=penalised(0.02), shape=(5, 3), steps=5)
     found = logistic(x, y, 3, decay=0.02, iterations=200)
     torch.testing.assert_close(found[:-1], expected[:-1], atol=1e-4, rtol=0)
     torch.testing.assert_close(found[-1] - found[-1].mean(), expected[-1] - expected[-1].mean(), atol=1e-4, rtol=0)
@@ -51,7 +51,7 @@ def test_each_decay_has_its_own_optimum_and_starts_where_the_last_one_ended(monk
     found = solver.fit(x, y, 3, (1.0, 0.01))
     assert starts[0] is None and torch.equal(starts[1], found[0]) and found.shape == (2, 5, 3)
     for weight, decay in zip(found, (1.0, 0.01), strict=True):
-        expected = reference(x, y, loss=penalised(decay), shape=(5, 3))
+        expected = reference(x, y, loss=penalised(decay), shape=(5, 3), steps=5)
         torch.testing.assert_close(weight[:-1], expected[:-1], atol=1e-3, rtol=0)
     begun = real(x, y, 3, decay=0.01, start=torch.ones(5, 3).double(), iterations=1)
     assert (begun - 1).abs().max() < (begun - expected).abs().max(), "one iteration from the start is near it"
@@ -72,7 +72,7 @@ def test_the_weights_of_svms_lie_in_the_span_of_few_rows() -> None:
         return total
 
     for columns in (9, 4, 3):
-        expected = reference(x[0, :, :columns], y[0], loss=loss, shape=(columns + 1, 2))
+        expected = reference(x[0, :, :columns], y[0], loss=loss, shape=(columns + 1, 2), steps=5)
         found = squared_hinge(x[:, :, :columns], y, 2, cost=0.3, positive=5.0)[0]
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
     assert torch.equal(squared_hinge(x, y, 2, cost=0.3), squared_hinge(x, y, 2, cost=0.3, positive=2.0))
