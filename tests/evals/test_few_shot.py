@@ -40,6 +40,11 @@ def test_with_every_class_and_example_an_episode_is_the_nearest_centroid_of_simp
     assert (found.chance, found.n) == (0.25, 7)
 
 
+def tian(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """Logistic regression without a bias, C = 1."""
+    return F.cross_entropy(x @ w, y, reduction="sum") + w.square().sum() / 2
+
+
 def test_with_every_class_and_example_an_episode_is_the_logistic_regression_of_tian() -> None:
     known, asked = spread(blobs(12, 4, spread=2.5), blobs(20, 4, spread=2.5, seed=1))
     probe = FewShot(**SETS, ways=4, shots=(3,), queries=5, episodes=2, classifier="logistic")
@@ -48,7 +53,7 @@ def test_with_every_class_and_example_an_episode_is_the_logistic_regression_of_t
     weight = reference(
         x,
         known.y,
-        loss=lambda x, y, w: F.cross_entropy(x @ w, y, reduction="sum") + w.square().sum() / 2,
+        loss=tian,
         shape=(8, 4),
         steps=3,
     )
@@ -63,7 +68,7 @@ def test_the_logistic_regression_is_at_its_optimum(count: int) -> None:
     weight = reference(
         support[0].flatten(0, 1),
         torch.arange(3).repeat_interleave(count),
-        loss=lambda x, y, w: F.cross_entropy(x @ w, y, reduction="sum") + w.square().sum() / 2,
+        loss=tian,
         shape=(6, 3),
         steps=4,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -115,6 +116,11 @@ def test_each_sample_is_shown_so_often_each_time_from_a_seed_of_its_own() -> Non
     assert whole == found, "however batches are cut"
     assert shown()[0] == shown(seed=0, batch=32, rounds=1)[0] and len(shown()[0]) == 7
     assert shown(seed=6)[0] != shown(seed=5)[0]
+
+
+def test_defaults() -> None:
+    options = inspect.signature(show).parameters
+    assert [options[name].default for name in ("seed", "batch", "rounds")] == [0, 32, 1]
 
 
 def test_options_of_the_view_may_be_changed() -> None:

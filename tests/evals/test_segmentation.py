@@ -17,6 +17,7 @@ from mmssl.data.shards import Source
 from mmssl.errors import UserError
 from mmssl.evals import transfer_dense
 from mmssl.evals.linear import held_out
+from mmssl.evals.memory import remembering
 from mmssl.evals.report import reporting
 from mmssl.evals.solvers import LBFGS
 from mmssl.evals.transfer_dense import TransferDense, _cells, accuracy, confusion, inside, mean_iou, scaled, scored
@@ -283,9 +284,43 @@ def test_baselines_are_raw_pixels_and_random_weights_that_have_seen_some(monkeyp
     assert found["random_weights/mIoU"] == found["mIoU"] and not fresh.training
     assert fresh.seen == [12, 12, 4]
     fresh.seen.clear()
-    dense(samples(100, seed=0) * 8, test, batch=100)._fresh(encoder)
-    assert fresh.seen == [100] * 7  # no more than 512, and then the batch that is begun
+    for batch, count in ((64, 10), (27, 20)):  # no more than 512, and then the batch that is begun
+        fresh.seen.clear()
+        dense(samples(10, seed=0) * 70, test, batch=batch)._fresh(encoder)
+        assert fresh.seen == [batch] * count
     assert list(dict(dense(train, test, baselines=False).run(Trained({"image": encoder})))) == ["mIoU", "accuracy"]
+
+
+def test_random_weights_are_shared_where_set_and_limit_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Encoder] = []
+    monkeypatch.setattr(transfer_dense, "untrained", lambda given: (made.append(given), Halves())[1])
+    encoder, train = Halves(), samples(4, seed=0)
+    with remembering():
+        for whats in (("a", "b"), ("a", "c"), ("b", "b")):
+            one = dense(train, train, decays=(1.0,))
+            one.what = TransferDense(train={"shards": f"pipe:{whats[0]}"}, data={"shards": f"pipe:{whats[1]}"}).what
+            dict(one.run(Trained({"image": encoder})))
+        assert len(made) == 2
+        turned = {"fields": {}, "shards": "pipe:a"}
+        whats = [TransferDense(train=dict(t), data=turned).what for t in (turned.items(), reversed(turned.items()))]
+        assert whats[0] == whats[1]
+
+
+def test_a_feature_that_never_changes_tells_nothing() -> None:
+    train, test = samples(8, seed=0, noise=5), samples(4, seed=1, noise=5)
+    for sample in (*train, *test):
+        sample["image"][..., 0] = 50
+    found = dict(dense(train, test, baselines=False).run(Trained({"image": Halves()})))
+    assert found["accuracy"].value > found["accuracy"].trivial + 0.1
+
+
+def test_a_process_without_samples_counts_what_the_others_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = torch.tensor([[[4.0, 0], [1, 1], [0, 0]]]).double()
+    made = dense(samples(4, seed=0), [])
+    monkeypatch.setattr(made, "_learnt_from", lambda *_: (torch.eye(3), torch.eye(3)[:, :2] + 0.1, torch.arange(3)))
+    monkeypatch.setattr("mmssl.dist.gather", lambda mine: torch.cat([mine, theirs]))
+    found = dict(made._judge(Halves(), _cells(Halves())))
+    assert found["accuracy"].value == pytest.approx(5 / 6) and found["accuracy"].n == 1
 
 
 def test_an_encoder_without_cells_and_sets_without_samples() -> None:

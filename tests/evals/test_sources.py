@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from named import bare, png, tar
 
 from mmssl.data.shards import Source
 from mmssl.data.subset import Subset
-from mmssl.errors import UserError
+from mmssl.errors import DamagedError, UserError
 from mmssl.evals import source as sources
 from mmssl.evals.report import reporting
 from mmssl.evals.source import foreseen, meet, needs, open_source, warn_of_overlap
@@ -65,6 +66,25 @@ def test_numbers_that_the_index_does_not_list_are_damaged(tmp_path: Path) -> Non
         (node["shards"], "002", 1): "a class that index.json does not list",
         (node["shards"], "003", 2): "a class that index.json does not list",
     }
+
+
+def test_parts_of_a_shard_are_read_and_lost_ones_have_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(bare(tmp_path, ABC * 3, ABC))
+    assert [entry.number for entry in source.entries(0, start=2, stop=7, step=2)] == [2, 4, 6]
+    assert [entry.number for entry in source.entries(0, start=7)] == [7, 8]
+    real = list(source.entries(0))
+    lost = [replace(real[0], number=9), *(replace(real[1], key="", number=-1) for _ in range(2))]
+    monkeypatch.setattr(Source, "entries", lambda self, shard, **cut: iter(lost))
+    assert [entry.number for entry in source.entries(0)] == [9, 1, 2]
+
+
+def test_damage_is_counted_by_the_source_and_reported(tmp_path: Path) -> None:
+    source = open_source(bare(tmp_path, ABC, ABC))
+    entry = replace(next(source.entries(0)), number=5)
+    with reporting() as report:
+        source.skip(entry, DamagedError("cut off", "at 3"))
+    assert report.left_out == {(source.shards[0], "001", 5): "cut off"}
+    assert source.damaged == {("cut off", source.shards[0]): 1}
 
 
 def test_needs_say_which_set_lacks_it(tmp_path: Path) -> None:
