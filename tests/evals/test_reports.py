@@ -154,6 +154,13 @@ def test_what_has_no_room_is_made_again(make: Callable[[], list[int]], monkeypat
     with remembering(), reporting():
         fits = recall("c", make, size=lambda made: 10)
         assert recall("c", make, size=lambda made: 10) is fits
+    with remembering(), reporting():
+        kept = recall("a", make, size=lambda made: 4)
+        with remembering():
+            recall("b", make, size=lambda made: 9)
+        fits = recall("c", make, size=lambda made: 6)
+        assert recall("c", make, size=lambda made: 6) is fits, "what was held inside has no part in it"
+        assert recall("a", make) is kept
     with pytest.raises(KeyError), remembering():
         raise KeyError
     assert memory._MEMORY.get() is None
