@@ -48,9 +48,10 @@ def test_each_decay_has_its_own_optimum_and_starts_where_the_last_one_ended(monk
     monkeypatch.setattr(
         solvers, "logistic", lambda *a, start, **o: (starts.append(start), real(*a, start=start, **o))[1]
     )
-    found = solver.fit(x, y, 3, (1.0, 0.01))
-    assert starts[0] is None and torch.equal(starts[1], found[0]) and found.shape == (2, 5, 3)
-    for weight, decay in zip(found, (1.0, 0.01), strict=True):
+    found = solver.fit(x, y, 3, (1.0, 0.1, 0.01))
+    assert starts[0] is None and torch.equal(starts[1], found[0]) and torch.equal(starts[2], found[1])
+    assert found.shape == (3, 5, 3)
+    for weight, decay in zip(found, (1.0, 0.1, 0.01), strict=True):
         expected = reference(x, y, loss=penalised(decay), shape=(5, 3), steps=5)
         torch.testing.assert_close(weight[:-1], expected[:-1], atol=1e-3, rtol=0)
     begun = real(x, y, 3, decay=0.01, start=torch.ones(5, 3).double(), iterations=1)
