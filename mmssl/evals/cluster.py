@@ -33,7 +33,8 @@ class Cluster(Probe):
     ) -> None:
         if min(2 if clusters is None else clusters, pca) < 2 or min(restarts, iterations) < 1:
             raise UserError(
-                f"cluster has clusters {clusters}, pca {pca}, restarts {restarts}; expected 2, 2, 1 or more"
+                f"cluster has clusters {clusters}, pca {pca}, restarts {restarts} and iterations {iterations}; "
+                "expected 2, 2, 1, 1 or more"
             )
         super().__init__(**rest)
         self.clusters, self.pca, self.restarts, self.iterations = clusters, pca, restarts, iterations
