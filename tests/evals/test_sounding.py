@@ -141,6 +141,14 @@ def test_a_still_picture_is_heard_in_its_middle() -> None:
     assert found.truth[:4].all() and not found.truth[4:].any()
 
 
+def test_one_mask_holds_for_all_of_a_film() -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[3, 2] = 1
+    for several in (mask, mask[None], np.stack([0 * mask, mask])):
+        (found,) = sounding(truth="masks")({**film([]), "masks": several})
+        assert found.truth.nonzero().tolist() == [[3, 2]], "the last one, after the end"
+
+
 @pytest.mark.parametrize(("told", "row"), [({"fps": 20}, 30), ({}, 15), (None, 15)])
 def test_masks_have_the_rate_that_meta_tells_or_the_films(told: dict[str, Any] | None, row: int) -> None:
     made = film([])
@@ -174,7 +182,15 @@ def test_boxes_are_filled_to_the_nearest_pixel() -> None:
 
 
 @pytest.mark.parametrize(
-    "boxes", [[[-0.1, 0, 1, 1]], [[0, 0, 1.1, 1]], [[0.5, 0, 0.5, 1]], [[0, 0.6, 1, 0.5]], [[0, 0, 1, 1], [0, 0, 1, 2]]]
+    "boxes",
+    [
+        [0.1, 0.2, 0.3],
+        [[-0.1, 0, 1, 1]],
+        [[0, 0, 1.1, 1]],
+        [[0.5, 0, 0.5, 1]],
+        [[0, 0.6, 1, 0.5]],
+        [[0, 0, 1, 1], [0, 0, 1, 2]],
+    ],
 )
 def test_boxes_out_of_bounds_or_empty_are_damaged(boxes: Any) -> None:
     with pytest.raises(DamagedError, match="boxes that are not"):
