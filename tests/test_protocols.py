@@ -210,6 +210,7 @@ def test_it_is_checked_judged_written_and_then_finished(done: list[Any], tmp_pat
         "stop",
     ]
     score = {"value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.1, "n": 8, "trivial": 0.2}
+    assert file.read_text().startswith('{\n  "encoder": "x"')
     assert json.loads(file.read_text()) == {
         "encoder": "x",
         "train": "a",
