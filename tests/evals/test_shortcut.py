@@ -91,6 +91,7 @@ def test_each_guard_is_let_down_and_figures_are_by_hand(monkeypatch: pytest.Monk
     assert list(found) == [f"{name}/{figure}" for name in settings for figure in ("accuracy", "explained")]
     for name in settings:
         score = found[f"{name}/accuracy"]
+        assert isinstance(score.trivial, float), "so that it can be written"
         assert (score.value, score.trivial, score.n) == (pytest.approx(4 / 6), pytest.approx(3 / 6), 6)
     assert found["on/accuracy"].chance != found["on/accuracy"].chance, "nobody knows"
     assert found["without_both/accuracy"].chance == 0.25

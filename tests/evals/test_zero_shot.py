@@ -74,7 +74,7 @@ def test_defaults() -> None:
     }
 
 
-@pytest.mark.parametrize("unknown", [0, 4])
+@pytest.mark.parametrize("unknown", [0, 25])
 def test_figures_by_loops(unknown: int, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = some(40, unknown=unknown)
     with reporting():
@@ -105,6 +105,21 @@ def test_figures_by_loops(unknown: int, monkeypatch: pytest.MonkeyPatch) -> None
         assert score.value == pytest.approx(sum(r < 1 for r in own_ranks) / len(own_ranks))
         assert score.n == len(own_ranks) and score.chance == pytest.approx(1 / 7)
     assert {key for key in found if "/" in key} == {f"class/{name}" for name in set(known)}
+
+
+def test_the_mean_of_prompts_is_normalised_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompts of ant lie far apart, so that their mean is short; it must not count for less."""
+
+    class Apart(Rows):
+        def encode(self, texts: list[str], *, space: str | None = None) -> Tensor:
+            known = {"a ant": [0.2, 0, 2.0], "the ant": [0.1, 0, -1.0], "a bee": [0, 3.0, 0], "the bee": [0, 1.0, 0]}
+            return torch.tensor([known[text] for text in texts])
+
+    subject = Trained({"image": Rows("image"), "text": Apart("text")})  # type: ignore[dict-item]
+    rows = {"ant": torch.tensor([1.0, 0.5, 0]), "bee": torch.tensor([0.5, 1, 0])}
+    samples = [{"image": x, "label": name} for name, x in rows.items()]
+    options: Any = {"classes": ["ant", "bee"], "templates": ["a {}", "the {}"]}
+    assert judged(monkeypatch, samples, subject, **options)["top1"].value == 1.0
 
 
 def test_five_classes_have_no_top5_and_each_class_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
