@@ -96,6 +96,7 @@ def test_chance_is_what_random_orders_reach() -> None:
             for own in (0, 1)
         ]
         assert found[f"x/R@{cut}"].chance == pytest.approx(np.mean(hits))
+        assert isinstance(found[f"x/R@{cut}"].chance, float), "so that it can be written"
     assert found["x/median_rank"].chance == pytest.approx(6 / 2.5)
     assert list(found) == ["x/R@1", "x/R@3", "x/R@9", "x/median_rank"]
 
