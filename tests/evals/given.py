@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from mmssl.data.shards import Source
 from mmssl.errors import UserError
+from mmssl.types import Score
 
 
 class Given(Source):
@@ -36,6 +39,12 @@ def give(monkeypatch: pytest.MonkeyPatch, module: str, samples: Sequence[dict[st
     source = Given(samples)
     monkeypatch.setattr(f"{module}.open_source", lambda data: source)
     return source
+
+
+def written(scores: Mapping[str, Score]) -> dict[str, Score]:
+    """Returns scores, once they have been written as JSON: a tensor in one would end a run after all its work."""
+    json.dumps({name: asdict(score) for name, score in scores.items()})
+    return dict(scores)
 
 
 def defaults(function: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from given import defaults, give
+from given import defaults, give, written
 from test_audio_visual import Oracle, film
 from test_audio_visual import trained as subject
 from torch import Tensor
@@ -177,7 +177,7 @@ def test_ndcg_and_its_chance_by_brute_force(cut: int) -> None:
 
 def judged(monkeypatch: pytest.MonkeyPatch, films: list[Any], whom: Any, **options: Any) -> dict[str, Any]:
     give(monkeypatch, "mmssl.evals.audio_visual", films)
-    return dict(AudioVisual(data={}, **options).run(whom))
+    return written(dict(AudioVisual(data={}, **options).run(whom)))
 
 
 def test_figures_and_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

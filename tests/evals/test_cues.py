@@ -30,6 +30,10 @@ def test_loudness_is_mean_power_and_peak() -> None:
     power = sounds.numpy().astype(float) ** 2
     expected = np.log(np.stack([power.mean(1), power.max(1)], axis=1) + 1e-8)
     np.testing.assert_allclose(cues.loudness(sounds), expected, rtol=1e-4)
+    whole = (sounds * 20_000).short()  # whose squares a short does not hold
+    assert torch.equal(cues.loudness(whole), cues.loudness(whole.float()))
+    film = torch.rand(3, 3, 4, 2, 2)
+    assert torch.equal(cues.together(film, whole), cues.together(film, whole.float()))
     assert cues.loudness(torch.zeros(1, 9))[0].tolist() == pytest.approx([np.log(1e-8)] * 2, rel=1e-5)
 
 

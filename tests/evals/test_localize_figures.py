@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from given import defaults, give
+from given import defaults, give, written
 from test_localize import Knows, clip
 from test_localize import trained as subject
 from torch import Tensor
@@ -135,7 +135,7 @@ def test_figures_are_by_hand_each_clip_once(monkeypatch: pytest.MonkeyPatch) -> 
     }
     give(monkeypatch, "mmssl.evals.localize", [])
     monkeypatch.setattr(Localize, "_measured", lambda self, judge: iter([values]))
-    found = dict(Localize(data={}).run(subject("image", Knows("image"))))
+    found = written(dict(Localize(data={}).run(subject("image", Knows("image")))))
     by_hand = {
         "cIoU@0.5": ((0.5 + 1) / 2, (0.5 + 1) / 2, ((0.5 + 1) / 2 + 0) / 2),
         "AUC": (

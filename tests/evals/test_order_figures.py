@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from given import defaults, give
+from given import defaults, give, written
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -138,7 +138,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, rows: dict[str, Tensor]) -> dict[str
     give(monkeypatch, "mmssl.evals.order", [])
     monkeypatch.setattr(order, "linear_answers", linear)
     monkeypatch.setattr(Order, "_rows", lambda self, trained, view: rows)
-    found = dict(Order(data={}).run(subject()))
+    found = written(dict(Order(data={}).run(subject())))
     assert all(told[a] is rows[b] for a, b in (("features", "statistics"), ("labels", "target"), ("groups", "sample")))
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from given import defaults, give
+from given import defaults, give, written
 from test_propagate import Colors, plain_f, plain_propagate
 from torch import Tensor
 from torch.nn import functional as F
@@ -284,7 +284,7 @@ def points(sample: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def judged(trained: Trained, **options: Any) -> dict[str, Score]:
-    return dict(Propagate(data={"shards": "x"}, **{**WAY, **options}).run(trained))
+    return written(dict(Propagate(data={"shards": "x"}, **{**WAY, **options}).run(trained)))
 
 
 def test_every_figure_is_that_of_plain_loops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from given import defaults, give
+from given import defaults, give, written
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -178,7 +178,7 @@ def test_figures_stand_beside_chance_and_the_best_of_what_is_not_learnt(monkeypa
         "chance/feature_match_recall": [0.0, 1.0],
     }
     monkeypatch.setattr(Register, "_table", lambda self, ways: {name: torch.tensor(row) for name, row in rows.items()})
-    found = dict(made(monkeypatch).run(Trained({"points": Places()})))
+    found = written(dict(made(monkeypatch).run(Trained({"points": Places()}))))
     assert list(found) == [name for name in rows if not name.startswith("chance/")]
     for name, score in found.items():
         assert score.value == pytest.approx(np.mean(rows[name])) and score.n == 2

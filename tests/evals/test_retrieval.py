@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from given import defaults, give
+from given import defaults, give, written
 from test_zero_shot import Rows, vector
 from torch import Tensor
 
@@ -43,7 +43,7 @@ def test_a_picture_may_have_several_texts_any_of_which_counts(
     pictures = torch.randn(5, 5)
     give(monkeypatch, "mmssl.evals.retrieval", [{"image": x, "text": t} for x, t in zip(pictures, TEXTS, strict=True)])
     trained: Any = Trained({"image": Rows("image"), "text": Rows("text")})  # type: ignore[dict-item]
-    found = dict(Retrieval(data={}, modalities=order, space="other", k=(1, 2)).run(trained))
+    found = written(dict(Retrieval(data={}, modalities=order, space="other", k=(1, 2)).run(trained)))
     texts = torch.stack([vector(t) for t in "abcdefgh"])
     owners = [0, 0, 0, 1, 2, 3, 3, 4]
     by_image = [plain_rank(x, n, texts, owners) for n, x in enumerate(pictures)]

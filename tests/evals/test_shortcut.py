@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from given import defaults, give
+from given import defaults, give, written
 from torch import Tensor, nn
 
 from mmssl.errors import UserError
@@ -73,7 +73,7 @@ def subject(objective: type[Objective] = Answers) -> Trained:
 
 def judged(trained: Trained, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     give(monkeypatch, "mmssl.evals.shortcut", [{"image": float(n)} for n in range(7)])
-    return dict(Shortcut(data={}, task="quiz", **options).run(trained))
+    return written(dict(Shortcut(data={}, task="quiz", **options).run(trained)))
 
 
 def test_each_guard_is_let_down_and_figures_are_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from given import defaults, give
+from given import defaults, give, written
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,7 +56,7 @@ def trained() -> Trained:
 def judged(monkeypatch: pytest.MonkeyPatch, samples: list[Any], subject: Trained | None = None, **options: Any) -> Any:
     give(monkeypatch, "mmssl.evals.zero_shot", samples)
     options = {"classes": CLASSES, "templates": ["a {}", "the {} x"], **options}
-    return dict(ZeroShot(data={}, **options).run(subject or trained()))
+    return written(dict(ZeroShot(data={}, **options).run(subject or trained())))
 
 
 def some(count: int, *, unknown: int = 0, key: str = "label") -> list[dict[str, Any]]:
