@@ -125,6 +125,22 @@ def test_frames_are_labelled_in_rows_that_fit(rows: int, monkeypatch: pytest.Mon
     assert seen[-1] == (6, 6 + rows) and len([r for r in seen if r[1] - r[0] == rows]) >= math.ceil(7 / rows)
 
 
+@pytest.mark.parametrize("radius", [1.0, 2.0])
+def test_cells_at_just_the_radius_count_in_every_clip_of_a_batch(
+    radius: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells, labels = torch.stack([some_cells(3, 3, 4) for _ in range(2)]), torch.rand(2, 2, 3, 4)
+    way = {**WAY, "radius": radius}
+    seen: list[Any] = []
+    real = propagation._copied
+    monkeypatch.setattr(propagation, "_copied", lambda *a: (seen.append(a[3]), real(*a))[1])
+    monkeypatch.setattr(propagation, "HELD", 2 * 2 * 12 * 4)  # two rows of two clips, of one frame before
+    found = propagate(cells, labels, **way)
+    for clip in range(2):
+        torch.testing.assert_close(found[clip], plain_propagate(cells[clip], labels[clip], *way.values()))
+    assert seen == [(0, 2), (2, 4), (0, 1), (1, 2), (2, 3)]
+
+
 class Doubled(Head):
     def forward(self, features: Features) -> Tensor:
         assert features.tokens is not None
@@ -196,6 +212,25 @@ def test_the_size_of_frames_is_said_or_the_encoders_own() -> None:
     assert side(nameless, 16) == 16
     with pytest.raises(UserError, match="names no size of its pictures; say size"):
         side(nameless, None)
+
+
+def test_it_needs_a_size_and_something_to_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    nameless = Small("video")
+    nameless.preprocess = Nameless()  # type: ignore[assignment]
+    for samples, encoder, size, told in (
+        ([masked(0)], nameless, None, "say size"),
+        ([{"video": 0}], Small("video"), None, "given.tar has neither masks nor tracks"),
+        ([masked(0)], Small("audio"), None, "reads audio; expected video or image"),
+        ([masked(0)], nameless, 16, None),
+        ([{"video": 0, "tracks": 0}], Small("image"), None, None),
+    ):
+        give(monkeypatch, "mmssl.evals.propagate", samples)
+        made = Propagate(data={}, size=size)
+        if told is None:
+            made.check(Trained({"video": encoder}))
+        else:
+            with pytest.raises(UserError, match=told):
+                made.check(Trained({"video": encoder}))
 
 
 class Nameless:

@@ -22,7 +22,6 @@ from mmssl.transforms.pairs import POSES, Scan
 from mmssl.types import Encoder, Features, Head, Trained
 
 OFF: dict[str, Any] = {"data": {}, "fpfh": False, "ransac": False}
-DRAW = np.random.default_rng(0)
 
 
 def test_defaults() -> None:
@@ -73,7 +72,7 @@ def test_a_match_is_right_within_the_threshold(shift: float, right: int, monkeyp
 
 
 def test_chance_is_the_mean_share_of_points_that_lie_near(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = DRAW.uniform(0, 1, (30, 3)), DRAW.uniform(0, 1, (50, 3))
+    a, b = np.random.uniform(0, 1, (30, 3)), np.random.uniform(0, 1, (50, 3))
     row = made(monkeypatch, threshold=0.4)._judge(scan(a), scan(b), {})
     near = np.linalg.norm(a[:, None] - b[None], axis=2) <= 0.4
     assert row["chance/hit_ratio"] == pytest.approx(near.mean())
@@ -112,7 +111,7 @@ def test_a_pose_is_found_within_both_errors(
     poses = [np.eye(4), np.eye(4)]
     for n, pose in enumerate(poses):
         pose[:3, :3], pose[:3, 3] = Rotation.from_euler("xyz", [n, 0.5, 2]).as_matrix(), (n, 2, 3)
-    a, b = (Scan(Cloud(DRAW.uniform(0, 1, (9, 3))), pose, np.zeros(3)) for pose in poses)
+    a, b = (Scan(Cloud(np.random.uniform(0, 1, (9, 3))), pose, np.zeros(3)) for pose in poses)
     off = np.linalg.inv(poses[1]) @ poses[0]  # a's points in b's frame
     off[:3, :3] = off[:3, :3] @ Rotation.from_euler("y", degrees, degrees=True).as_matrix()
     off[:3, 3] += (0, metres, 0)
@@ -203,7 +202,7 @@ def test_each_way_describes_a_scan_as_it_says(monkeypatch: pytest.MonkeyPatch) -
     encoder.spaces["half"] = Halved()
     list(made(monkeypatch, fpfh=True, voxel=0.3, rotation="vertical").run(Trained({"points": encoder})))
     assert list(told) == ["", "random_weights/", "coordinates/", "shape/", "fpfh/"]
-    some = Scan(Cloud(DRAW.uniform(-1, 1, (5, 3))), np.eye(4), np.array([1.0, 2, 3]))
+    some = Scan(Cloud(np.random.uniform(-1, 1, (5, 3))), np.eye(4), np.array([1.0, 2, 3]))
     xyz = some.cloud.xyz
     assert told["fpfh/"](some).tolist() == [pytest.approx([0.3, 1, 2, 3])]
     assert told["coordinates/"](some)[0] == "vertical" and told["coordinates/"](some)[1] is xyz
@@ -218,7 +217,7 @@ def test_each_way_describes_a_scan_as_it_says(monkeypatch: pytest.MonkeyPatch) -
 
 
 def pairs(count: int) -> list[dict[str, Any]]:
-    return [{key: Cloud(DRAW.uniform(0, 1, (9, 3))) for key in ("points", "points_b")} for _ in range(count)]
+    return [{key: Cloud(np.random.uniform(0, 1, (9, 3))) for key in ("points", "points_b")} for _ in range(count)]
 
 
 def test_scans_are_taken_as_told_and_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:

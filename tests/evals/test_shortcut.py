@@ -11,6 +11,7 @@ import torch
 from given import defaults, give, written
 from torch import Tensor, nn
 
+from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.evals import cues, shortcut
 from mmssl.evals.shortcut import Shortcut, explained, labelled, linear_model
@@ -180,10 +181,14 @@ def test_other_answers_have_no_questions(target: Tensor | None) -> None:
     assert labelled(Objective({}), Batch({"image": [torch.rand(3, 3, 4, 4)]}, target)) == {}
 
 
-@pytest.mark.parametrize("kinds", [None, [0, 1, 0, 2, 0]])
-def test_a_pair_is_two_questions_with_its_own_sound_and_a_wrong_one(kinds: list[int] | None) -> None:
-    """The wrong one is that of the next sample that has both, or the sample's own second one where its kind says so."""
+@pytest.mark.parametrize("kinds", [None, [0, 1, 0, 2, 0], [1, 1, -1, 0, 0]])
+def test_a_pair_is_two_questions_with_its_own_sound_and_a_wrong_one(
+    kinds: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wrong one is that of the next of this process's samples that has both, or the sample's own second one."""
     encoders: Any = {"video": Plain(), "audio": Plain()}
+    real = shortcut.next_present
+    monkeypatch.setattr(shortcut, "next_present", lambda there: (dist._ALONE.get(), real(there))[dist._ALONE.get()])
     film, first, second = torch.rand(5, 3, 4, 2, 2), torch.randn(5, 60), torch.randn(5, 60)
     present = torch.tensor([True, True, True, True, True])
     extra = {"audio_present": present.clone(), "video_present": present.clone()}

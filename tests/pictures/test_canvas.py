@@ -12,11 +12,9 @@ from mmssl.pictures import canvas
 from mmssl.pictures.canvas import GAP, PALETTE, TITLE, blend, heat, label_colors, scaled, tiles
 from mmssl.pictures.scatter import MARGIN, TILT, dots, look_down, on_canvas
 
-NOISE = np.random.default_rng(0)
-
 
 def noise(*shape: int) -> np.ndarray:
-    return NOISE.integers(0, 256, shape, dtype=np.uint8)
+    return np.random.randint(0, 256, shape, dtype=np.uint8)
 
 
 def test_measures_and_colours() -> None:
@@ -98,7 +96,7 @@ def test_titles_stand_above() -> None:
 
 
 def test_a_camera_looks_down_from_aside() -> None:
-    xyz = NOISE.normal(size=(20, 3))
+    xyz = np.random.normal(size=(20, 3))
     turn = np.array([[np.cos(0.3), 0, np.sin(0.3)], [0, 1, 0], [-np.sin(0.3), 0, np.cos(0.3)]])
     tilt = np.array([[1, 0, 0], [0, np.cos(0.6), -np.sin(0.6)], [0, np.sin(0.6), np.cos(0.6)]])
     np.testing.assert_allclose(look_down(xyz, turn=0.3), xyz @ turn.T @ tilt.T)
@@ -106,7 +104,7 @@ def test_a_camera_looks_down_from_aside() -> None:
 
 @pytest.mark.parametrize("stretch", [(4.0, 2.0), (1.0, 3.0)])
 def test_points_fill_the_canvas_but_for_its_margin(stretch: tuple[float, float]) -> None:
-    seen = NOISE.uniform(-1, 1, (50, 3)) * (*stretch, 9)
+    seen = np.random.uniform(-1, 1, (50, 3)) * (*stretch, 9)
     found = on_canvas(seen, 200)
     low, high = found.min(0), found.max(0)
     longer = int(np.ptp(seen[:, :2], axis=0).argmax())

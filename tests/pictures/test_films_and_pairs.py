@@ -21,8 +21,6 @@ from mmssl.pictures.canvas import PALETTE, heat, scaled, tiles
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Encoder, Trained
 
-DRAW = np.random.default_rng(0)
-
 
 class Films(Encoder):
     modality = "video"
@@ -37,7 +35,7 @@ def film(frames: int, labels: list[int]) -> dict[str, Any]:
     masks = np.zeros((frames, 16, 24), np.uint8)
     for n, label in enumerate(labels):
         masks[:, 2:12, 8 * n : 8 * n + 5] = label
-    pictures = DRAW.integers(0, 256, (frames, 8, 12, 3), dtype=np.uint8)
+    pictures = np.random.randint(0, 256, (frames, 8, 12, 3), dtype=np.uint8)
     return {"video": Frames(pictures, 5.0), "masks": {"masks": masks}, "meta": {"fps": 5.0}}
 
 
@@ -190,7 +188,7 @@ def test_every_moment_of_a_sample_is_taken_and_damaged_samples_are_left_out(monk
 
 
 def test_items_are_drawn_by_kind() -> None:
-    wide = Image.fromarray(DRAW.integers(0, 256, (12, 24, 3), dtype=np.uint8))
+    wide = Image.fromarray(np.random.randint(0, 256, (12, 24, 3), dtype=np.uint8))
     cell = retrieval._drawn("image", wide)
     assert (cell[12:36] == np.asarray(wide.resize((48, 24), Image.Resampling.BICUBIC))).all()
     assert (cell[:12] == 255).all() and (cell[36:] == 255).all()
@@ -245,7 +243,7 @@ class Hears:
 
 
 def moment(number: int) -> Moment:
-    seen = torch.from_numpy(DRAW.integers(0, 256, (3, 4, 8, 8), dtype=np.uint8))
+    seen = torch.from_numpy(np.random.randint(0, 256, (3, 4, 8, 8), dtype=np.uint8))
     truth = torch.zeros(8, 8, dtype=torch.bool)
     truth[number:4, 2:6] = True
     return Moment(seen, torch.tensor(float(number)), truth, frame=number % 4)

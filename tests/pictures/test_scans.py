@@ -23,8 +23,6 @@ from mmssl.pictures.scatter import dots, look_down, on_canvas
 from mmssl.transforms.pairs import POSES
 from mmssl.types import Encoder, Features, Head, Trained
 
-DRAW = np.random.default_rng(0)
-
 
 class Places(Encoder):
     """Knows points by where they lie about the cloud's mean."""
@@ -87,7 +85,7 @@ def principal(x: np.ndarray) -> np.ndarray:
 
 
 def test_colours_are_principal_components_stretched_over_all_but_the_ends() -> None:
-    x = DRAW.normal(size=(200, 5)) * (1, 5, 3, 0.5, 2) + 7
+    x = np.random.normal(size=(200, 5)) * (1, 5, 3, 0.5, 2) + 7
     found, expected = pca.principal_colors(torch.from_numpy(x).float()), principal(x)
     assert found.shape == (200, 3) and found.dtype == np.uint8
     for part in range(3):
@@ -100,7 +98,7 @@ def clouds(count: int, poses: list[np.ndarray] | None = None) -> list[dict[str, 
     made = []
     for n in range(count):
         meta = {"at": {"pose": (poses[n] if poses else np.eye(4)).tolist()}}
-        made.append({"points": Cloud(DRAW.uniform(-1, 1, (60, 3)) * (2, 1, 3)), "meta": meta})
+        made.append({"points": Cloud(np.random.uniform(-1, 1, (60, 3)) * (2, 1, 3)), "meta": meta})
     return made
 
 
@@ -191,8 +189,9 @@ class Pen:
 def test_lines_join_matched_points_the_right_ones_last_and_in_their_share(
     lines: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = [DRAW.uniform(-1, 1, (50, 3)) for _ in range(2)]
-    pairs, right = DRAW.integers(0, 50, (40, 2)), np.arange(40) % 4 == 0
+    seen = [np.random.uniform(-1, 1, (50, 3)) for _ in range(2)]
+    pairs = np.stack([np.random.permutation(50)[:40], np.random.randint(0, 50, 40)], axis=1)
+    right = np.arange(40) % 4 == 0
     titles: list[Any] = []
     monkeypatch.setattr("mmssl.pictures.register.ImageDraw.Draw", Pen)
     monkeypatch.setattr("mmssl.pictures.register.tiles", lambda rows, titles: (rows, titles))
@@ -212,7 +211,7 @@ def test_lines_join_matched_points_the_right_ones_last_and_in_their_share(
 
 
 def test_without_a_match_nothing_is_right() -> None:
-    seen = [DRAW.uniform(-1, 1, (5, 3)) for _ in range(2)]
+    seen = [np.random.uniform(-1, 1, (5, 3)) for _ in range(2)]
     none = drawn(seen, np.zeros((0, 2), int), np.zeros(0, bool), lines=5, side=20)
     expected = tiles(
         [[np.concatenate([shaded(on_canvas(s, 20), s, 20) for s in seen], axis=1)]],
@@ -231,7 +230,7 @@ def scans(count: int) -> list[dict[str, Any]]:
     """Two scans of one scene, each in its own camera's frame."""
     made = []
     for n in range(count):
-        world = DRAW.uniform(-1, 1, (80, 3))
+        world = np.random.uniform(-1, 1, (80, 3))
         poses = {"points_a": pose(0.3, 0.5, n), "points_b": pose(-1, 2, 0.4)}
         inside = [(world - p[:3, 3]) @ p[:3, :3] for p in poses.values()]
         meta = {role: {"camera_to_world": p.tolist()} for role, p in poses.items()}
