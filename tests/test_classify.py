@@ -93,6 +93,12 @@ def test_where_no_folder_is_a_class_there_is_no_accuracy_and_a_note(tmp_path: Pa
     assert not flat.scores and not flat.notes
 
 
+def test_the_folder_that_a_picture_lies_in_is_its_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "blue" / "2021", red="red", green="green")
+    found = run(tmp_path, ["red", "green", "blue"])
+    assert found.scores["top1"].value == 1.0 and found.rows[0][0] == "blue/2021/green/0.png"
+
+
 def test_names_of_a_mac_are_the_same_text(tmp_path: Path) -> None:
     apart = pictures(tmp_path, blue="blue", other="red")
     (apart / "other").rename(apart / "cafe\u0301")

@@ -58,6 +58,35 @@ def test_what_is_meant_for_nothing_is_refused(names: list[str], tree: dict[str, 
         planned(*names, **tree)
 
 
+FOREIGN = """
+from mmssl.types import Evaluation
+
+class Own(Evaluation):
+    def __init__(self, *, train: dict, data: dict, steps: int = 1) -> None: ...
+
+def encoder(*, pretrained: bool = False): ...
+"""
+
+
+def test_code_of_others_is_run_only_where_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "code.py").write_text(FOREIGN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options: dict[str, Any] = {"train": "a", "data": "b"}
+    found = plan(["strange.code:Own"], {"steps": 3}, **options, trust_code=True)
+    assert found == {"strange.code:Own": {"name": "strange.code:Own", **SETS, "steps": 3}}
+    monkeypatch.setattr(protocols, "create_encoder", lambda *a, **o: Made(*a, **o))
+    made: Any = open_encoders("strange.code:encoder", {}, trust_code=True)["image"]
+    assert made.options == {"where": "strange.code:encoder", "trust_code": True}
+    for untrusted in (
+        lambda: plan(["strange.code:Own"], {}, **options, trust_code=False),
+        lambda: open_encoders("strange.code:encoder", {}),
+        lambda: judge_encoder("raw:image", ["strange.code:Own"], **options),
+    ):
+        with pytest.raises(UserError, match="trust"):
+            untrusted()
+
+
 class Made:
     """Stands in for an encoder: what it was made of."""
 
