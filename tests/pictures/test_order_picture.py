@@ -100,9 +100,9 @@ def test_a_sequence_of_three_is_judged_yes_or_no(said: int, target: int, monkeyp
     assert same(found, rows, titles)
 
 
-@pytest.mark.parametrize(("said", "target"), [(0, 2), (2, 2)])
-def test_the_odd_one_of_several_is_marked(said: int, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    moments = [[0, 1, 2, 3], [4, 5, 6, 7], [3, 1, 2, 0]]
+@pytest.mark.parametrize(("count", "said", "target"), [(3, 0, 2), (3, 2, 2), (2, 1, 0)])
+def test_the_odd_one_of_several_is_marked(count: int, said: int, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = [[0, 1, 2, 3], [4, 5, 6, 7], [3, 1, 2, 0]][:count]
     (found,) = drawn(monkeypatch, [moments], [said], [target])
     rows, titles = [], []
     for v, several in enumerate(moments):
