@@ -257,6 +257,15 @@ def test_both_scans_are_drawn_as_the_first_camera_saw_them(monkeypatch: pytest.M
         assert ((apart <= 0.1) == right).all()
 
 
+def test_scans_are_thinned_as_those_of_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    real = register.fixed_scans
+    give(monkeypatch, "mmssl.pictures.register", scans(1))
+    monkeypatch.setattr(register, "fixed_scans", lambda sample, **o: told.append(o) or real(sample, **o))
+    assert len(list(register.picture(trained(), data={}, voxel=0.3, rotation="vertical"))) == 1
+    assert told == [{"poses": POSES, "voxel": 0.3, "points": 5000, "rotation": "vertical"}]
+
+
 def test_matches_are_mutual_and_right_within_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     give(monkeypatch, "mmssl.pictures.register", [{"points": s["points"], "points_b": s["points_b"]} for s in scans(2)])
