@@ -71,6 +71,15 @@ def test_frames_are_described_by_pixels_about_their_mean_and_by_features() -> No
                 torch.testing.assert_close(found["features"][b, v, t], means / means.norm())
 
 
+def test_pictures_of_whole_numbers_and_features_of_any_precision_are_described() -> None:
+    whole = torch.randint(256, (2, 3, 4, 5, 6), dtype=torch.uint8)
+    encoder = Means()
+    expected = described(encoder, Batch({"video": [whole.float()]}))
+    found = described(encoder.double(), Batch({"video": [whole]}))
+    for name, vectors in expected.items():
+        torch.testing.assert_close(found[name], vectors)
+
+
 def test_the_nearest_other_frame_by_loops() -> None:
     draw = np.random.default_rng(0)
     orders = torch.from_numpy(np.stack([[draw.permutation(4) for _ in range(2)] for _ in range(5)]))
