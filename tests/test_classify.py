@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from torch import nn
 from mmssl import classify, cli, modalities
 from mmssl.errors import UserError
 from mmssl.evals.classifier import read_classes, read_templates
+from mmssl.evals.report import warn
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
 
@@ -91,6 +93,12 @@ def test_where_no_folder_is_a_class_there_is_no_accuracy_and_a_note(tmp_path: Pa
     assert not flat.scores and not flat.notes
 
 
+def test_the_folder_that_a_picture_lies_in_is_its_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "blue" / "2021", red="red", green="green")
+    found = run(tmp_path, ["red", "green", "blue"])
+    assert found.scores["top1"].value == 1.0 and found.rows[0][0] == "blue/2021/green/0.png"
+
+
 def test_names_of_a_mac_are_the_same_text(tmp_path: Path) -> None:
     apart = pictures(tmp_path, blue="blue", other="red")
     (apart / "other").rename(apart / "cafe\u0301")
@@ -161,6 +169,124 @@ def test_a_missing_space_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     command = ["zero-shot", "run", "--images", str(pictures(tmp_path / "in", red="red")), "--space", "clop"]
     assert cli.main([*command, "--classes", str(tmp_path / "c.txt")]) == 2
     assert "encoder 'image' has no space 'clop'; did you mean 'clip'?" in capsys.readouterr().err
+
+
+class Odd(Oracle):
+    """Knows squares in one space only, by vectors of any length; the prompts of red are far apart."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def embed(self, x: torch.Tensor, *, space: str | None = None) -> torch.Tensor:
+        assert space == "clop" and torch.is_inference_mode_enabled()
+        self.sizes.append(len(x))
+        return 3 * super().embed(x) + torch.tensor([0.0, 0.1, 0.2])
+
+    def encode(self, texts: list[str], *, space: str | None = None) -> torch.Tensor:
+        assert space == "clop"
+        far = {"a red": [1.0, 3.0, 0.0], "the red": [0.5, -1.5, 0.0]}
+        return torch.tensor([far.get(t) or [2.0 * float(name in t) for name in COLORS] for t in texts])
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> None:
+    Odd.sizes = []
+    encoders = {name: Odd(name) for name in ("image", "text")}
+    for encoder in encoders.values():
+        encoder.spaces = {"clop": None}
+    monkeypatch.setattr(classify, "load_encoders", lambda run: encoders)
+
+
+SEVEN = ["red", "green", "blue", "pink", "grey", "cyan", "teal"]
+
+
+@pytest.mark.usefixtures("odd")
+def test_rows_and_accuracy_are_those_of_weights_by_hand(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, red="red", green="green", blue="red")
+    found = classify.zero_shot(
+        "run", str(folder), SEVEN[:3], ["a {}", "the {}"], space="clop", batch_size=4, progress=False
+    )
+    assert Odd.sizes == [4, 2]
+    one, other = torch.tensor([1.0, 3, 0]), torch.tensor([0.5, -1.5, 0])
+    red = (one / one.norm() + other / other.norm()) / 2
+    weights = {"red": red / red.norm(), "green": torch.tensor([0.0, 1, 0]), "blue": torch.tensor([0.0, 0, 1])}
+    seen = {"red": torch.tensor([3.0, 0.1, 0.2]), "green": torch.tensor([0.0, 3.1, 0.2])}
+    rows = []
+    for name, color in (("blue", "red"), ("green", "green"), ("red", "red")):
+        scores = {label: float(weight @ seen[color]) for label, weight in weights.items()}
+        best = max(scores, key=lambda label: scores[label])
+        rows += [(f"{name}/{n}.png", best, round(scores[best], 4)) for n in range(2)]
+    assert found.rows == rows and found.rows[0][1] == "red"
+    assert (found.scores["top1"].value, found.scores["top1"].n) == (pytest.approx(4 / 6), 6)
+    assert found.scores["top1"].chance == pytest.approx(1 / 3) and list(found.scores) == ["top1"]
+
+
+@pytest.mark.usefixtures("odd")
+@pytest.mark.parametrize("count", [5, 6, 7])
+def test_six_classes_have_a_top5(count: int, tmp_path: Path) -> None:
+    folder = pictures(tmp_path, red="red", green="blue", other="red")
+    found = classify.zero_shot("run", str(folder), SEVEN[:count], ["my {}"], space="clop", progress=False).scores
+    assert list(found) == (["top1", "top5"] if count > 5 else ["top1"])
+    assert found["top1"].value == pytest.approx(2 / 6) and found["top1"].chance == pytest.approx(4 / 6 / count)
+    if count > 5:
+        # green scores 0.1 of a blue square, more than the classes that it has nothing of
+        assert found["top5"].value == pytest.approx(4 / 6) and found["top5"].chance == pytest.approx(5 * 4 / 6 / count)
+
+
+def test_defaults_and_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = inspect.signature(classify.zero_shot).parameters
+    expected = {"templates": None, "space": "clip", "batch_size": 64, "progress": True}
+    assert {name: options[name].default for name in expected} == expected
+    shown: list[Any] = []
+    monkeypatch.setattr(classify, "tqdm", lambda stream, **o: shown.append(o) or stream)
+    pictures(tmp_path, red="red")
+    found = classify.zero_shot("run", str(tmp_path), ["red", "blue"], ["{}"])
+    assert shown == [{"desc": "zero-shot", "unit": "image", "disable": False}]
+    run(tmp_path, ["red", "blue"])
+    assert shown[1]["disable"] is True
+    found.rows[0] = ("caf\u00e9, 1.png", "red", 0.25)
+    found.write(tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes().decode() == (
+        'image,class,similarity\r\n"caf\u00e9, 1.png",red,0.25\r\nred/1.png,red,1.0\r\n'
+    )
+
+
+def test_a_folder_without_pictures_is_refused_and_with_damaged_ones_is_not(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("x")
+    (tmp_path / "README").write_text("x")
+    with pytest.raises(UserError, match=r"holds no pictures; expected \.\w+, .* or shards"):
+        run(tmp_path, ["red", "blue"])
+    (tmp_path / "cut.png").write_bytes(square("red")[:40])
+    found = run(tmp_path, ["red", "blue"])
+    assert not found.rows and [key for key, _ in found.skipped] == ["cut.png"]
+    assert found.notes == ["passed over, as no pictures: no extension: 1, .txt: 1"]
+
+
+def test_a_folder_of_shards_is_read_as_shards(tmp_path: Path) -> None:
+    shards(tmp_path / "a", ["red", "blue"], classes=None, numbers=[0, 2])
+    found = run(tmp_path / "a", list(COLORS))
+    assert [row[:2] for row in found.rows] == [("0", "red"), ("1", "blue")] and found.scores["top1"].value == 1.0
+    assert classify._has_shards(tmp_path / "a") and not classify._has_shards(tmp_path)
+    (tmp_path / "index.json").write_text("{}")
+    assert classify._has_shards(tmp_path)
+
+
+def test_what_is_skipped_in_shards_has_its_key_or_its_shard(tmp_path: Path) -> None:
+    path = Path(shards(tmp_path / "a", ["red"] * 8, classes=None))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 700])  # within a sample
+    found = run(path, list(COLORS))
+    assert found.rows and {key for key, _ in found.skipped} == {str(path)}
+
+
+@pytest.mark.usefixtures("odd")
+def test_a_single_template_that_is_better_is_told(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, red="red", green="green")
+    found = classify.zero_shot("run", str(folder), ["red", "green"], ["the {}", "a {}"], space="clop", progress=False)
+    assert found.scores["top1"].value == 1.0 and not found.notes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classify, "warn_of_templates", lambda x, labels, prompts, top1: warn(f"{len(x)} {[*prompts]}"))
+        options: dict[str, Any] = {"space": "clop", "progress": False}
+        told = classify.zero_shot("run", str(folder), ["red", "green"], ["the {}", "a {}"], **options)
+    assert told.notes == ["4 ['the {}', 'a {}']"]
 
 
 TEXT = "caf\u00e9\nice cream\n"

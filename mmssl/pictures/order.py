@@ -60,15 +60,14 @@ def _sorted(frames: Any, order: list[list[int]], _target: int, said: int) -> Ima
 
 def _judged(frames: Any, order: list[list[int]], target: int, said: int) -> Image.Image:
     """Draws sequences (V, T, H, W, 3) as shown, with each frame's place in time and what was said of them."""
-    color = RIGHT if said == target else WRONG
-    rows = [[_framed(frame, color) for frame in frames[0]]]
-    titles = [[f"moment {moment + 1}" for moment in order[0]]]
-    titles[0][0] += f": said {('no', 'yes')[said]}"
+    titles = [[f"moment {moment + 1}" for moment in moments] for moments in order]
     if len(frames) > 1:
         marks = [RIGHT if n == target else WRONG if n == said else None for n in range(len(frames))]
-        rows = [[_framed(f, mark) for f in several] for several, mark in zip(frames, marks, strict=True)]
-        titles = [[f"moment {moment + 1}" for moment in moments] for moments in order]
         titles[said][0] += ": said odd"
+    else:
+        marks = [RIGHT if said == target else WRONG]
+        titles[0][0] += f": said {('no', 'yes')[said]}"
+    rows = [[_framed(f, mark) for f in several] for several, mark in zip(frames, marks, strict=True)]
     return tiles(rows, titles=titles)
 
 
