@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from scipy import stats
 from mmssl.errors import UserError
 from mmssl.modalities.video import Frames
 from mmssl.transforms import image
-from mmssl.transforms.image import FILTERS, ImagePreprocess, random_box
+from mmssl.transforms.image import FILTERS, ImagePreprocess, Interpolation, random_box
 
 
 def places(height: int, width: int) -> Image.Image:
@@ -103,6 +103,7 @@ def test_a_crop_is_the_box_as_pil_scales_it(monkeypatch: pytest.MonkeyPatch) -> 
         expected = picture.resize((12, 12), Image.Resampling[way.upper()], box=(11, 5, 41, 25))
         assert np.array_equal(np.asarray(found), np.asarray(expected))
         assert FILTERS[way] == Image.Resampling[way.upper()]
+    assert get_args(Interpolation) == tuple(FILTERS)
     assert asked == [(70, 50, {"scale": (0.2, 0.3), "ratio": (1.0, 2.0)})] * 4
     bicubic = picture.resize((12, 12), Image.Resampling.BICUBIC, box=(11, 5, 41, 25))
     assert np.array_equal(np.asarray(image.random_crop(picture, 12)), np.asarray(bicubic)), "by default"
