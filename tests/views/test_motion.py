@@ -58,8 +58,17 @@ def test_flow_of_a_slope_that_brightens(right: float, down: float, change: float
     found = flow_length(torch.stack([first - change / 2, first + change / 2]))
     gradient = np.array([right, down])
     expected = np.linalg.solve(np.outer(gradient, gradient) + np.eye(2), -gradient * change)
+    assert found.shape == (1, 14, 15)
     inner = found[0, 2:-2, 2:-2]
     torch.testing.assert_close(inner, torch.full_like(inner, float(np.linalg.norm(expected))), atol=1e-4, rtol=1e-4)
+
+
+def test_flow_is_of_windows_of_five_by_five() -> None:
+    slope = torch.arange(15.0).expand(2, 14, 15).clone() * 4
+    slope[1, 7, 8] += 0.5
+    moving = (flow_length(slope)[0] > 1e-4).nonzero()
+    assert moving.amin(0).tolist() == [5, 6]
+    assert moving.amax(0).tolist() == [9, 10]
 
 
 def test_windows_are_drawn_in_proportion_to_their_motion() -> None:
