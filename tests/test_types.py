@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mmssl.encoders.raw import Raw
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import audio, image, points, video
 from mmssl.transforms.text import TextPreprocess
-from mmssl.types import Encoder, Features
+from mmssl.types import Batch, Encoder, Features, Preprocess, Pretext, Trained, View
 
 
 class Words(Encoder):
@@ -72,3 +73,82 @@ def test_encode_tells_the_place_of_what_has_no_path() -> None:
         encoder("image").encode([GREY, bytes(data)])
     with pytest.raises(DamagedError, match=r"^inputs\[1\]: empty text"):
         encoder("text").encode(["a cat", " "])
+
+
+class Steps(Preprocess):
+    """Takes numbers."""
+
+    modality = "steps"
+
+    def blank(self) -> torch.Tensor:
+        return torch.zeros(2)
+
+
+def test_a_view_reads_what_it_prepares_and_has_blanks_of_each() -> None:
+    prepare = {"steps": Steps(), "other": Steps()}
+    view = View(prepare)
+    assert view.preprocess == prepare
+    assert view.preprocess is not prepare
+    assert view.reads == ("steps", "other")
+    assert (view.shows, view.progress) == ({}, 0.0)
+    assert [blank.tolist() for blank in view.blanks("steps")] == [[0.0, 0.0]]
+    view.shows = {"other": 3}
+    assert [len(view.blanks(key)) for key in ("steps", "other")] == [1, 3]
+    batch = Batch({"steps": [torch.ones(2)]})
+    assert view.on_device(batch) is batch
+    view.check()
+    assert View.guards == {}
+    with pytest.raises(NotImplementedError):
+        view({})
+
+
+def test_a_batch_is_changed_whole() -> None:
+    batch = Batch({"a": [torch.ones(2), torch.zeros(2)]}, torch.full((2,), 3.0), {"a_present": torch.ones(2)})
+    changed = batch.map(lambda x: x + 1)
+    assert [x.tolist() for x in changed.views["a"]] == [[2, 2], [1, 1]]
+    assert changed.target is not None
+    assert changed.target.tolist() == [4, 4]
+    assert changed.extra["a_present"].tolist() == [2, 2]
+    assert batch.views["a"][0].tolist() == [1, 1]
+    assert Batch({"a": [torch.ones(2)]}).map(lambda x: x + 1).target is None
+    there = batch.to("meta")
+    assert {x.device.type for x in (*there.views["a"], there.target, *there.extra.values()) if x is not None} == {
+        "meta"
+    }
+
+
+def test_who_is_present() -> None:
+    known = torch.tensor([True, False, True])
+    batch = Batch({"a": [torch.zeros(3, 2)], "b": [torch.zeros(3)]}, extra={"a_present": known})
+    assert batch.present("a") is known
+    assert batch.present("b").tolist() == [True] * 3
+    assert batch.present("b").dtype == torch.bool
+
+
+def test_one_or_several_inputs() -> None:
+    prepare = Steps()
+    for several in ([1, 2], (1, 2), iter([1, 2])):
+        assert prepare.items(several) == [1, 2]
+    for one in ("ab", 3, {1, 2}, torch.ones(2)):
+        assert len(prepare.items(one)) == 1
+    assert prepare.collate([torch.ones(2), torch.zeros(2)]).tolist() == [[1, 1], [0, 0]]
+    assert not prepare.take_notes()
+
+
+def test_a_pretext_shows_again_with_options_changed() -> None:
+    class Shown(View):
+        def __init__(self, preprocess: Any, *, a: int = 0, b: int = 0) -> None:
+            super().__init__(preprocess)
+            self.a, self.b = a, b
+
+    objective = types.SimpleNamespace(uses=("steps",))
+    pretext = Pretext(objective, Shown, {"a": 1, "b": 2})  # type: ignore[arg-type]
+    encoders: Any = {key: types.SimpleNamespace(preprocess=Steps()) for key in ("steps", "other")}
+    view: Any = pretext.show(encoders, b=5)
+    assert (view.a, view.b) == (1, 5)
+    assert list(view.preprocess) == ["steps"]
+    assert pretext.options == {"a": 1, "b": 2}
+    trained = Trained(encoders, {"avc": pretext})
+    assert trained.task("avc") is pretext
+    with pytest.raises(UserError, match="there is no task 'avx' to judge; did you mean 'avc'"):
+        trained.task("avx")

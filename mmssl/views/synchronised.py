@@ -175,6 +175,7 @@ class Shifted(Synchronised):
         return (kind, self._time(places, random.choice(options))) if options else (EASY, None)
 
     def on_device(self, batch: Batch) -> Batch:
+        batch = super().on_device(batch)
         if self.progress < self.easy_until:
             batch.extra["kind"] = batch.extra["kind"].clamp(max=EASY)
         return batch

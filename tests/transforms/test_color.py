@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import colorsys
+import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torchvision.transforms.v2 import functional as T
 
 from mmssl.transforms import color
@@ -74,3 +78,146 @@ def test_solarize_inverts_what_is_bright() -> None:
     torch.testing.assert_close(found, T.solarize(x, 0.5))
     changed = (color.solarize(x, share=0.2) != x).flatten(1).any(1)
     assert 20 <= changed.sum() <= 60
+
+
+def turn_hue(picture: torch.Tensor, share: float) -> torch.Tensor:
+    """Turns chrominance (I, Q) of (3, ...) by that share of a circle, pixel by pixel, in float64."""
+    to_yiq = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    angle = share * 2 * math.pi
+    y, i, q = to_yiq @ picture.flatten(1).double().numpy()
+    turned = np.stack([y, math.cos(angle) * i - math.sin(angle) * q, math.sin(angle) * i + math.cos(angle) * q])
+    return torch.from_numpy(np.linalg.solve(to_yiq, turned)).to(picture.dtype).view_as(picture)
+
+
+def in_sequence(x: torch.Tensor, draws: torch.Tensor, orders: torch.Tensor, most: tuple[float, ...]) -> torch.Tensor:
+    """Changes each picture by torchvision's functions one after the other, and turns its hue as above."""
+    steps = (T.adjust_brightness, T.adjust_contrast, T.adjust_saturation, turn_hue)
+    changed = []
+    for picture, drawn, order in zip(x, draws.T, orders, strict=True):
+        for step in order.tolist():
+            amount = most[step] * float(drawn[step]) + (step < 3)
+            picture = steps[step](picture, amount)
+        changed.append(picture)
+    return torch.stack(changed)
+
+
+def test_jitter_and_then_grey_are_torchvisions_in_sequence() -> None:
+    """All four changes in the order drawn, where a picture is jittered; grey comes last, of what there is by then."""
+    x, most = pictures(60), (0.15, 0.1, 0.2, 0.05)
+    options: Any = dict(zip(("brightness", "contrast", "saturation", "hue"), most, strict=True))
+    torch.manual_seed(1)
+    found = color.color_jitter(x, **options, jittered=0.6, grayscale=0.3)
+    torch.manual_seed(1)
+    draws, orders = torch.rand(4, len(x)) * 2 - 1, torch.rand(len(x), 4).argsort(dim=1)
+    kept, gray = torch.rand(len(x)) >= 0.6, torch.rand(len(x)) < 0.3
+    expected = in_sequence(x, draws, orders, most)
+    expected[kept] = x[kept]
+    expected[gray] = T.rgb_to_grayscale(expected[gray], 3)
+    assert all(each.sum() > 3 for each in (kept & gray, kept & ~gray, ~kept & gray, ~kept & ~gray))
+    assert len(orders.unique(dim=0)) > 15
+    torch.testing.assert_close(found, expected, atol=5e-4, rtol=0)
+    torch.testing.assert_close(found[kept & ~gray], x[kept & ~gray])
+
+
+ALONE: Any = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+
+
+def measured(name: str, x: torch.Tensor, found: torch.Tensor) -> np.ndarray:
+    """Returns by how much each picture was changed: brightness on black, contrast about its mean, and so on."""
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    if name == "brightness":
+        return (found.mean((1, 2, 3)) / x.mean((1, 2, 3)) - 1).numpy()
+    if name == "contrast":
+        gray, changed = (torch.einsum("bchw,c->bhw", y, luma).flatten(1) for y in (x, found))
+        torch.testing.assert_close(changed.mean(1), gray.mean(1), atol=1e-4, rtol=0)
+        return (changed.std(1) / gray.std(1) - 1).numpy()
+    if name == "saturation":
+        away, changed = (y - torch.einsum("bchw,c->bhw", y, luma)[:, None] for y in (x, found))
+        return ((changed * away).sum((1, 2, 3)) / away.square().sum((1, 2, 3)) - 1).numpy()
+    to_yiq = torch.tensor([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    before, after = (torch.view_as_complex(torch.einsum("bchw,dc->bhwd", y, to_yiq).contiguous()) for y in (x, found))
+    return (torch.angle((after * before.conj()).sum((1, 2))) / (2 * math.pi)).numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "default"), [("brightness", 0.4), ("contrast", 0.4), ("saturation", 0.4), ("hue", 0.1)]
+)
+def test_each_change_is_uniform_up_to_its_option(name: str, default: float) -> None:
+    x = 0.35 + 0.1 * torch.rand(600, 3, 6, 6)
+    for most, options in ((default, {}), (default / 2, {name: default / 2})):
+        others = {other: 0.0 for other in ALONE if other != name}
+        found = measured(name, x, color.color_jitter(x, **others, **options))
+        assert stats.kstest(found, "uniform", (-most, 2 * most)).pvalue > 1e-3
+        assert np.abs(found).max() > 0.97 * most
+    torch.testing.assert_close(color.color_jitter(x, **ALONE), x)
+
+
+def test_colours_stay_within_bounds_and_of_their_type() -> None:
+    for value in (0.01, 0.99):
+        x = torch.full((50, 3, 4, 4), value)
+        x[:, :, :2] = 0.5
+        found = color.color_jitter(x, brightness=0.9, contrast=0.9)
+        assert found.min() >= 0
+        assert found.max() <= 1
+    assert color.color_jitter(torch.full((40, 3, 2, 2), 200, dtype=torch.uint8), brightness=0.9).max() == 1
+    assert color.color_jitter((pictures(9) * 255).byte()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("options", "low", "high"), [({}, 0.1, 2.0), ({"sigma": (1.0, 1.5)}, 1.0, 1.5)])
+def test_each_picture_is_blurred_by_a_width_of_its_own(options: Any, low: float, high: float) -> None:
+    """Of a blurred dot the value beside the middle is exp(-1 / 2 s^2) of it."""
+    dots = torch.zeros(200, 3, 11, 11, dtype=torch.float64)
+    dots[:, :, 5, 5] = 1
+    found = color.blur(dots, share=1.0, **options)
+    torch.testing.assert_close(found.sum((2, 3)), torch.ones(200, 3, dtype=torch.float64), atol=1e-6, rtol=0)
+    sigma = (0.5 / (found[..., 5, 5] / found[..., 5, 6]).log()).sqrt()  # (B, C)
+    assert (sigma.amax(1) - sigma.amin(1)).max() < 1e-3, "one for its channels"
+    assert stats.kstest(sigma[:, 0].numpy(), "uniform", (low, high - low)).pvalue > 1e-3
+    torch.testing.assert_close(found, found.transpose(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "reach"), [(40, 90, 2), (100, 60, 5), (8, 40, 1), (29, 29, 1), (31, 31, 2), (3, 3, 1)]
+)
+def test_a_blur_reaches_a_twentieth_of_the_height(height: int, width: int, reach: int) -> None:
+    dot = torch.zeros(1, 3, height, width)
+    dot[:, :, height // 2, width // 2] = 1
+    found = color.blur(dot, share=1.0, sigma=(2.0, 2.0))[0, 0] > 0
+    assert found.any(1).sum() == 2 * reach + 1
+    assert found.any(0).sum() == 2 * reach + 1
+
+
+def test_frames_of_a_film_are_blurred_alike_and_not_into_each_other() -> None:
+    film = torch.rand(4, 3, 5, 24, 24)
+    torch.manual_seed(2)
+    found = color.blur(film, share=0.5)
+    torch.manual_seed(2)
+    chosen = (torch.rand(4) < 0.5).nonzero()[:, 0]
+    sigma = torch.empty(len(chosen), 1).uniform_(0.1, 2.0)
+    assert 0 < len(chosen) < 4
+    expected = film.clone()
+    for row, width in zip(chosen, sigma[:, 0].tolist(), strict=True):
+        for frame in range(5):
+            expected[row, :, frame] = T.gaussian_blur(film[row, :, frame], [3, 3], [width, width])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_shares_of_blurred_and_solarized_pictures(share: float) -> None:
+    x = 0.6 + 0.4 * torch.rand(2000, 3, 4, 4)
+    for found in (color.blur(x, share=share), color.solarize(x, share=share)):
+        changed = (found != x).flatten(1).any(1).float().mean()
+        assert changed == pytest.approx(share, abs=0.035)
+    assert color.blur((x * 255).byte(), share=0.0).dtype == torch.float32
+
+
+def test_solarize_inverts_from_the_threshold_on() -> None:
+    x = torch.tensor([0.0, 0.49, 0.5, 0.51, 0.7, 1.0]).view(1, 1, 1, 6).expand(2, 3, 1, 6)
+    for threshold, inverted in ((None, [0.0, 0.49, 0.5, 0.49, 0.3, 0.0]), (0.7, [0.0, 0.49, 0.5, 0.51, 0.3, 0.0])):
+        found = color.solarize(x, share=1.0, **({} if threshold is None else {"threshold": threshold}))
+        torch.testing.assert_close(found, torch.tensor(inverted).expand(2, 3, 1, 6))
+    half = color.solarize(torch.full((1, 3, 1, 1), 0.75), share=1.0, threshold=0.75)
+    assert half.eq(0.25).all()
+    film = torch.rand(40, 3, 2, 4, 4)
+    changed = color.solarize(film, share=0.5) != film
+    assert (changed.flatten(1).any(1) == changed[:, :, 0].flatten(1).any(1)).all(), "all frames alike"

@@ -17,7 +17,20 @@ from mmssl.modalities.video import decode as film
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.video import VideoPreprocess
-from mmssl.views.synchronised import EASY, HARD, OFF_GRID, SUPER_HARD, Shifted, Synchronised
+from mmssl.types import Batch
+from mmssl.views.synchronised import (
+    EASY,
+    HARD,
+    NOTICED,
+    OFF_GRID,
+    SHORT,
+    SHORTFALL,
+    SILENCE,
+    SUPER_HARD,
+    Places,
+    Shifted,
+    Synchronised,
+)
 
 RATE, FPS, SECONDS = 8000, 25, 4.0
 IMAGE = {"image": ImagePreprocess(8), "audio": AudioPreprocess(RATE, 0.5)}
@@ -193,3 +206,98 @@ def test_views_follow_the_seed_and_pickle():
         return torch.cat([shown["video"][0].flatten().float(), *shown["audio"]])
 
     assert once(1).equal(once(1)) and not once(1).equal(once(2))
+
+
+@pytest.mark.parametrize("kind", [Synchronised, Shifted])
+def test_pictures_are_recoloured_as_the_options_say(kind):
+    made = kind(IMAGE, grayscale=1.0, **PLAIN)
+    red = torch.zeros(2, 3, 8, 8)
+    red[:, 0] = 1
+    batch = Batch({"image": [red], "audio": [torch.zeros(2, 9)] * 2}, extra={"kind": torch.tensor([1, 2])})
+    shown = made.on_device(batch).views["image"][0]
+    torch.testing.assert_close(shown, torch.full((2, 3, 8, 8), 0.299))
+
+
+@pytest.mark.parametrize(
+    ("place", "near", "far", "expected"),
+    [
+        (5, 0.3, None, [0, 1, 2, 8, 9, 10]),
+        (5, 0.1, 0.3, [3, 4, 6, 7]),
+        (0, 0.2, 0.4, [2, 3]),
+        (10, 0.95, None, [0]),
+        (5, 0.6, None, []),
+    ],
+)
+def test_places_apart(place, near, far, expected):
+    places = Places(1.0, 0.1, 10)
+    assert places.apart(place, near, *(() if far is None else (far,))) == expected
+    assert [places.time(p) for p in (-3, 0, 2.5, 10, 11)] == pytest.approx([1.0, 1.0, 1.25, 2.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("seen", "heard", "preprocess", "expected"),
+    [
+        (4.0, 4.0, IMAGE, Places(0.25, 0.1, 35)),
+        (3.0, 4.0, IMAGE, Places(0.25, 0.1, 25)),
+        (4.0, 3.0, IMAGE, Places(0.25, 0.1, 25)),
+        (4.0, 4.0, VIDEO, Places(0.4, 0.1, 32)),
+        (0.5, 0.46, IMAGE, Places(0.25, 0.1, 0)),
+        (0.56, 1.0, IMAGE, Places(0.25, 0.1, 0)),
+        (0.6, 1.0, IMAGE, Places(0.25, 0.1, 1)),
+        (None, 1.0, IMAGE, Places(0.25, 0.1, 5)),
+        (None, 0.1, IMAGE, Places(0.25, 0.1, 0)),
+    ],
+)
+def test_where_the_middle_of_windows_may_lie(seen, heard, preprocess, expected):
+    made = Synchronised(preprocess, grid=0.1, **PLAIN)
+    clip_ = Image.new("RGB", (9, 9)) if seen is None else ramp(seen)[0]
+    assert made._places(clip_, ramp(heard)[1]) == expected
+    if seen is not None:
+        with pytest.raises(DamagedError, match="0.44 s of 0.[58]0 s"):
+            made._places(clip_, ramp(0.44)[1])
+
+
+def test_what_is_told_apart_from_silence():
+    for level, heard_ in ((9.9e-5, False), (1.1e-4, True)):
+        sample = {"image": Image.new("RGB", (9, 9)), "audio": Waveform(torch.full((RATE,), level), RATE)}
+        if heard_:
+            assert Synchronised(IMAGE, **PLAIN)(sample)["audio"][0].max() == pytest.approx(level)
+        else:
+            with pytest.raises(DamagedError, match="silent sound"):
+                Synchronised(IMAGE, **PLAIN)(sample)
+    loud = {"image": Image.new("RGB", (9, 9)), "audio": Waveform(torch.full((RATE,), -0.5), RATE)}
+    assert Synchronised(IMAGE, **PLAIN)(loud)["audio"][0].min() == -0.5
+    assert (SILENCE, SHORTFALL, NOTICED, SHORT) == (1e-4, 0.05, 0.12, 10.0)
+    assert (OFF_GRID, EASY, HARD, SUPER_HARD) == (-1, 0, 1, 2)
+
+
+def test_bounds_of_shifts():
+    Shifted(VIDEO, hard=0.6, super_hard=0.4, apart=0.121)
+    Shifted(VIDEO, hard=0.0, super_hard=0.0)
+    for bad in ({"hard": -0.01}, {"super_hard": -0.01}, {"hard": 0.7, "super_hard": 0.31}, {"apart": 0.12}):
+        with pytest.raises(UserError, match="hard is|apart is"):
+            Shifted(VIDEO, **bad)
+
+
+def test_off_the_grid_the_second_sound_lies_up_to_half_a_step_from_any_place():
+    made = Synchronised(IMAGE, grid=0.5, negatives_on_grid=False, **PLAIN)
+    seconds = [(heard(made(clip("image"))["audio"][1]) - 0.25) / 0.5 for _ in range(200)]
+    inside = [s for s in seconds if 0.01 < s < 6.99]
+    assert np.mean(inside) == pytest.approx(3.5, abs=0.5)
+    off = [s - round(s) for s in inside]
+    assert min(off) < -0.4 and max(off) > 0.4
+    assert all(s >= -1e-3 and s <= 7.001 for s in seconds)
+    shifted = Shifted(VIDEO, grid=0.1, hard=0.5, super_hard=0.0, negatives_on_grid=False, **PLAIN)
+    kinds = Counter(int(shifted(clip("video"))["extra"]["kind"]) for _ in range(60))
+    assert set(kinds) == {HARD, OFF_GRID}
+
+
+def test_super_hard_sounds_overlap_their_own():
+    """Nearer than the window lasts, where that is less than `apart`."""
+    made = Shifted(VIDEO, grid=0.1, hard=0.0, super_hard=1.0, apart=2.0, **PLAIN)
+    shifts = []
+    for _ in range(80):
+        own, second = map(heard, made(clip("video"))["audio"])
+        shifts.append(abs(second - own))
+    assert min(shifts) == pytest.approx(0.2, abs=1e-3)
+    assert max(shifts) == pytest.approx(0.7, abs=1e-3)
