@@ -52,7 +52,8 @@ def compare(found: Tensor, expected: Tensor, *modules: nn.Module) -> None:
 
 
 def check_answered(loss: Loss, correct: Tensor, classes: int) -> None:
-    """Compares what is told of answers (B,) with those that are right, of which samples that are absent tell nothing."""
+    """Compares what is told of answers (B,) with those that are right; samples that are absent tell nothing."""
+    assert len(correct[PRESENT].unique()) > 1, "some of the answers must be right for this to tell anything"
     said = torch.where(PRESENT, correct.float(), torch.nan)
     torch.testing.assert_close(loss.answers["correct"], said, equal_nan=True)
     torch.testing.assert_close(loss.logs["accuracy"], correct[PRESENT].float().mean())

@@ -30,12 +30,14 @@ def test_the_loss_is_the_cross_entropy_of_the_order() -> None:
         {"other": PictureCells(dim=2), "image": encoder}, permutations=4, width=6, hidden=(7,), dropout=0.0
     )
     assert objective.uses == ("image",)
-    full.target = torch.tensor([3, 0, 1, 2, 3, 3])
-    found = objective({"image": encoder}, full)
     pooled = [encoder(view).pooled for view in full.views["image"]]
     first = objective.patch[0]
     rows = torch.cat([F.relu(F.linear(x, first.weight, first.bias)) for x in pooled], dim=1)  # (B, 9 * 6)
     scores = objective.answer(rows)
+    full.target = scores.argmax(dim=1)
+    full.target[1:4] = torch.tensor([0, 1, 2])
+    found = objective({"image": encoder}, full)
+    assert objective.answer[-1].bias is not None
     assert rows.shape == (6, 54) and scores.shape == (6, 4) and objective.answer[0].out_features == 7
     compare(
         found.total,

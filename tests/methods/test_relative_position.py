@@ -25,10 +25,12 @@ def test_the_loss_is_the_cross_entropy_of_the_place() -> None:
     encoder, full = PictureCells(), pictures(views=3)
     objective = RelativePosition({"other": PictureCells(dim=2), "image": encoder}, hidden=(7, 6))
     assert objective.uses == ("image",)
-    full.target = torch.tensor([7, 0, 1, 5, 3, 2])
-    found = objective({"image": encoder}, full)
     pooled = [encoder(view).pooled for view in full.views["image"][:2]]
     scores = objective.answer(torch.cat(pooled, dim=1))
+    full.target = scores.argmax(dim=1)
+    full.target[1:5] = torch.tensor([0, 7, 5, 3])
+    found = objective({"image": encoder}, full)
+    assert objective.answer[-1].bias is not None
     assert scores.shape == (6, 8) and [objective.answer[i].out_features for i in (0, 3, 6)] == [7, 6, 8]
     compare(found.total, F.cross_entropy(scores, full.target, reduction="none")[PRESENT].mean(), encoder, objective)
     check_answered(found, scores.argmax(dim=1) == full.target, classes=8)

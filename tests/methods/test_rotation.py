@@ -19,11 +19,12 @@ from picture_cells import PRESENT, PictureCells, check_answered, check_embedding
 def test_the_loss_is_the_mean_cross_entropy_of_a_pictures_turns() -> None:
     encoder, full = PictureCells(), pictures(views=4)
     objective = Rotation({"other": PictureCells(dim=2), "image": encoder}, hidden=(7,))
-    assert objective.uses == ("image",)
-    full.target = torch.stack([torch.randperm(4) for _ in range(6)])
-    found = objective({"image": encoder}, full)
+    assert objective.uses == ("image",) and objective.answer[-1].bias is not None
     pooled = [encoder(view).pooled for view in full.views["image"]]
     scores = objective.answer(torch.cat(pooled)).split(6)  # BatchNorm sees all turns at once
+    full.target = torch.stack([torch.randperm(4) for _ in range(6)])
+    full.target[0] = torch.stack([s[0].argmax() for s in scores])  # one picture is answered rightly throughout
+    found = objective({"image": encoder}, full)
     losses = torch.stack([F.cross_entropy(s, full.target[:, v], reduction="none") for v, s in enumerate(scores)])
     compare(found.total, losses.mean(dim=0)[PRESENT].mean(), encoder, objective)
     right = torch.stack([s.argmax(dim=1) == full.target[:, v] for v, s in enumerate(scores)]).float().mean(dim=0)
