@@ -177,7 +177,7 @@ class Shifted(Synchronised):
     def on_device(self, batch: Batch) -> Batch:
         if self.progress < self.easy_until:
             batch.extra["kind"] = batch.extra["kind"].clamp(max=EASY)
-        return batch
+        return super().on_device(batch)
 
 
 view = Synchronised

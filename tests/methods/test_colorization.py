@@ -63,6 +63,7 @@ def test_the_loss_is_the_weighed_cross_entropy_of_shared_bins() -> None:
     found = objective({"image": encoder}, full)
     features = encoder(full.views["image"][0])
     logits = objective.decoder(features, (2, 3))
+    assert [m.out_channels for m in objective.decoder.stages if hasattr(m, "out_channels")] == [4, 3, 4]
     losses, right = torch.zeros(6, 2, 3), torch.zeros(6, 2, 3)
     for row in range(6):
         for i in range(2):

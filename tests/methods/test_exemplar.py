@@ -36,6 +36,7 @@ def test_the_loss_is_the_mean_over_views_of_a_softmax_over_all_samples(hidden: t
     for x in pooled:  # BatchNorm sees each view by itself
         if hidden:
             layers = objective.hidden[0]
+            assert layers[3].bias is not None
             x = F.batch_norm(F.linear(x, layers[0].weight), None, None, layers[1].weight, layers[1].bias, training=True)
             x = F.relu(F.linear(F.relu(x), layers[3].weight, layers[3].bias))
         scores.append(x @ objective.classes.rows.T)
