@@ -108,7 +108,7 @@ class Jigsaw(Several):
         if len(patches) != PLACES:
             raise UserError(f"the task sorts {PLACES} patches, but {len(patches)} are shown")
         target = batch.target
-        if target is not None and not target.is_cuda and len(target) and int(target.max()) >= self.permutations:
+        if target is not None and not target.is_cuda and int(target.max()) >= self.permutations:
             raise UserError(f"the view has more orders than the objective's {self.permutations}; set both permutations")
         rows = self.patch(torch.stack(patches, dim=1))  # (B, 9, width)
         loss = classified(self.answer(rows.flatten(1)), target, self.present(batch))

@@ -41,8 +41,9 @@ def srgb(x: Tensor) -> Tensor:
 
     So a picture can be shown without its colour, or at one lightness, and still be a picture to any encoder.
     """
-    fy = (x[:, 0].float() + 16) / 116
-    bent = torch.stack([fy + x[:, 1] / 500, fy, fy - x[:, 2] / 200], dim=1)
+    lightness, a, b = x.float().unbind(1)
+    fy = (lightness + 16) / 116
+    bent = torch.stack([fy + a / 500, fy, fy - b / 200], dim=1)
     xyz = torch.where(bent > 6 / 29, bent**3, (bent - 4 / 29) * 3 * (6 / 29) ** 2)
     linear = torch.einsum("bd...,cd->bc...", xyz, torch.tensor(XYZ, device=x.device).inverse())
     return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055)

@@ -44,3 +44,31 @@ def test_nothing_to_draw_costs_nothing() -> None:
     assert losses.tolist() == [0, 1]
     losses.sum().backward()
     assert drawn.grad is not None and (drawn.grad != 0).sum() == 3
+
+
+def test_squares_are_the_default_and_what_is_even_counts_every_pixel_and_channel() -> None:
+    drawn = torch.tensor([[[[0.0, 2.0]], [[4.0, 0.0]]], [[[1.0, 1.0]], [[1.0, 1.0]]]])  # (2, 2, 1, 2)
+    truth = torch.zeros(2, 2, 1, 2)
+    assert pixel_error(drawn, truth).tolist() == [5.0, 1.0]  # (4 + 16) / 4
+    assert pixel_error(drawn, truth, error="l1").tolist() == [1.5, 1.0]
+    weight = torch.tensor([[[[3.0, 1.0]]], [[[0.0, 0.5]]]])
+    assert pixel_error(drawn, truth, weight=weight).tolist() == [(3 * 8 + 1 * 2) / 4, 1.0]
+
+
+@pytest.mark.parametrize("weighed", [True, False])
+def test_it_is_in_float32(weighed: bool) -> None:
+    drawn, truth = torch.full((1, 1, 1, 2), 300.0).half(), torch.zeros(1, 1, 1, 2).half()  # squares beyond a half
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = pixel_error(drawn, truth, weight=torch.ones(1, 1, 1, 2).half() if weighed else None)
+    assert found.dtype == torch.float32 and found.tolist() == [90000.0]
+
+
+def test_a_weight_that_a_half_cannot_sum_is_summed() -> None:
+    weight = torch.full((1, 1, 10, 10), 1000.0).half()
+    found = pixel_error(torch.ones(1, 1, 10, 10), torch.zeros(1, 1, 10, 10), weight=weight)
+    assert found.item() == 1.0
+
+
+def test_the_least_weight_is_a_millionth() -> None:
+    weight = torch.full((1, 1, 1, 1), 1e-7)
+    assert pixel_error(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), weight=weight).item() == pytest.approx(0.1)
