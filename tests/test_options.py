@@ -227,13 +227,21 @@ def test_lists_give_the_first_line_of_each(tmp_path: Path, monkeypatch: pytest.M
         ),
         "datasets/birds/card.yaml": "name: birds\nabout: |-\n  Birds.\n  More.\n",
         "configs/image/clip.yaml": "# CLIP on birds.\nname: clip\n",
+        "configs/audio/clip.yaml": "# CLIP on songs.\n",
+        "datasets/ants/card.yaml": "about: Ants.\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert names.list_names("encoders") == {"one": "First line.", "three": "", "two": "Second."}
-    assert names.list_names("datasets") == {"birds": "Birds."}
-    assert names.list_names("configs") == {"image/clip": "CLIP on birds."}
+    real = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(sorted(real(self, pattern), reverse=True)))
+    lists = {
+        "encoders": [("one", "First line."), ("three", ""), ("two", "Second.")],
+        "datasets": [("ants", "Ants."), ("birds", "Birds.")],
+        "configs": [("audio/clip", "CLIP on songs."), ("image/clip", "CLIP on birds.")],
+    }
+    for room, expected in lists.items():
+        assert list(names.list_names(room).items()) == expected, "in order, whatever the disk's is"
     assert names.home("configs") == tmp_path / "configs"
     (tmp_path / "mmssl/_assets/configs").mkdir(parents=True)
     assert names.home("configs") == tmp_path / "mmssl/_assets/configs", "as a wheel has them"

@@ -224,6 +224,13 @@ def test_weights_to_start_from(rows: Path, tmp_path: Path, monkeypatch: pytest.M
         built(tree, tmp_path)
 
 
+def test_what_is_frozen_does_not_train(rows: Path, tmp_path: Path) -> None:
+    for frozen in (["row"], []):
+        encoder = built(made(rows, train={"freeze": frozen}), tmp_path)[0].encoders["row"]
+        assert encoder.training == (not frozen)
+        assert [p.requires_grad for p in encoder.parameters()] == [not frozen] * 3
+
+
 def test_a_second_encoder_of_a_modality_has_a_longer_key() -> None:
     node = {"name": "linear.model:encoder", "dropout": 0.25}
     assert assembly.build_encoder("row_b", node).dropout.p == 0.25

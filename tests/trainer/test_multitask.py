@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -139,3 +140,12 @@ def test_what_all_processes_write_alike_is_not_sent() -> None:
     made.inner.bank.register_buffer("held", torch.zeros(1))
     made.inner.bank.further = nn.BatchNorm1d(2)
     assert equal_everywhere(made) == ["queue.rows", "queue.place", "inner.bank.held"]
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_a_trial_step_puts_back_what_its_device_drew_alone(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: asked.append(devices) or nullcontext())
+    freeze_idle(model(), {"fit": batch()})
+    assert asked == [[torch.device("cpu")] if cuda else []], "the model's, and not all that there are"

@@ -14,7 +14,7 @@ import torch
 import yaml
 from linear.plain import loop, made, parts, same, started, weights
 
-from mmssl import checkpoint, dist, load_encoder, train, trainer
+from mmssl import checkpoint, dist, load_encoder, recipe, train, trainer
 from mmssl.errors import UserError
 from mmssl.judge import Judge, read_scores
 from mmssl.types import Loss, Score
@@ -541,13 +541,25 @@ def test_the_bar_counts_samples(rows: Path, tmp_path: Path, monkeypatch: pytest.
         write = staticmethod(print)
 
     monkeypatch.setattr(trainer, "tqdm", Bar)
+    looked: list[tuple[str, int]] = []
+    monkeypatch.setattr(trainer.Trainer, "tell_notes", lambda self: looked.append(("notes", self.step)))
+    monkeypatch.setattr(trainer.Trainer, "warn", lambda self, *_: looked.append(("signs", self.step)))
     tree = made(rows, train={"log_every": 2})
     train(tree, out=tmp_path / "run", progress=True)
     (bar,) = bars
     assert (bar["total"], bar["initial"], bar["desc"], bar["disable"], bar["closed"]) == (48, 0, "rows", False, True)
+    assert looked == [(what, step) for step in (2, 4, 6) for what in ("notes", "signs")], "at each line of the log"
     assert bar["updates"] == [8] * 6 and len(bar["said"]) == 3
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [said["loss"] for said in bar["said"]] == [f"{line['total']:.3f}" for line in lines]
     assert [said["data_wait"] for said in bar["said"]] == [f"{line['data_wait']:.0%}" for line in lines]
     train(tree, out=tmp_path / "run", resume=True, progress=False)
     assert (bars[1]["initial"], bars[1]["disable"], bars[1]["updates"]) == (48, True, [])
+
+
+def test_a_run_is_taken_up_only_when_that_is_asked_for(rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        trainer.fit(recipe.check(made(rows)), out=tmp_path)
+    with pytest.raises(UserError, match="is not empty"):
+        train(made(rows), out=tmp_path)
