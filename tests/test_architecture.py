@@ -26,6 +26,7 @@ LEVELS = [
 ALLOWED = {
     ("__main__", "cli"),
     ("types", "errors"),
+    ("dist", "errors"),
     ("names", "errors"),
     ("classify", "judge"),
     ("judge", "assembly"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class TwoSizes(Seeded):
 
     The options are Seeded's, and the defaults BEiT's.
     """
+
+    settled: ClassVar = ("views",)
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import permutations
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ class SameCrop(Pair):
 
     Tian et al., ECCV 2020.
     """
+
+    settled: ClassVar = ("views",)
 
     def __init__(
         self,

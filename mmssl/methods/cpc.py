@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isqrt
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class PatchGrid(Single):
     Colours change from patch to patch, so that they do not tell which belong together. The rest as Single has it.
     van den Oord et al., 2018; colours by patch: Henaff et al., ICML 2020.
     """
+
+    settled: ClassVar = ("views",)
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class JigsawPair(Pair):
     from them, by default 85 and 64 where the first crop has 224. patch_scale: share of the area of the second crop.
     The rest as Pair has it, of one view. Misra & van der Maaten, CVPR 2020.
     """
+
+    settled: ClassVar = ("views",)
 
     def __init__(
         self,

@@ -33,6 +33,8 @@ class Neighbors(Single):
     The rest as Single has it.
     """
 
+    settled: ClassVar = ("views",)
+
     guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gap": {"gap": 0},
         "jitter": {"jitter": 0},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -23,6 +23,8 @@ class Turned(Single):
 
     There is no guard to let down: turns by a quarter move pixels and change none. The rest as Single has it.
     """
+
+    settled: ClassVar = ("views",)
 
     chance = 1 / TURNS
 

@@ -1,38 +1,29 @@
 """Every option of every method changes something: found by itself, from the signatures.
 
 An objective is seen through a few training steps: the shape of its heads, the loss, the gradients and what its state
-becomes. A view is seen through what it shows of a few samples, on the device as well. An option that acts only beside
-others, or whose values cannot be guessed from its type, has a line in BESIDE or VALUES; a test that fails says so.
+becomes. An option that acts only beside others, or whose values cannot be guessed from its type, has a line in BESIDE
+or VALUES; a test that fails says so. Options of views: tests/views/test_every_option.py.
 """
 
 from __future__ import annotations
 
 import copy
-import random
 import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from mmssl import names
-from mmssl.data.collate import collate
 from mmssl.encoders import create_encoder
-from mmssl.errors import DamagedError, UserError
-from mmssl.modalities.audio import Waveform
-from mmssl.modalities.points import Cloud
-from mmssl.modalities.video import Frames
-from mmssl.types import Encoder, Objective, View
-from mmssl.views.single import Single
+from mmssl.errors import UserError
+from mmssl.types import Encoder, Objective
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import ENCODERS, SAMPLES, SETTINGS, VIT, Setting, seeded, several, sweep
@@ -239,145 +230,3 @@ def test_every_option_of_an_objective_changes_it(name: str) -> None:
     wrong = [line for option in ROUTES.keys() & known for line in routed(name, option)]
     rest = {option: default for option, default in known.items() if option not in ROUTES}
     assert not wrong + idle(name, SETTINGS[name].options, rest, names._hints(kind), steps)
-
-
-# Views
-
-VIEW_BESIDE: dict[str, dict[str, Any]] = {
-    "Puzzle": {"permutations": 5, "patch": 4, "gap": 2, "shift": 1},
-    "Neighbors": {"patch": 4, "gap": 2, "jitter": 1},
-    "PatchGrid": {"grid": 3, "cell": 6, "stride": 3, "patch": 5},
-    "Ordered": {"side": 32, "crop": 8, "jitter": 2, "search": 1.0},
-    "Odd": {"frames": 3, "sequences": 3, "window": (0.4, 0.8)},
-    "Verified": {"span": (0.4, 0.8), "outside": (0.2, 0.4)},
-    "CloudPair": {"voxel": 0.08, "matches": 40},
-    "GrayClip": {"cell": 4},
-    "MultiCrop": {"small": 2},
-    "Crops": {"small": 2},
-}
-"""View, or view and option, of a class or its bases -> the options that are set besides."""
-
-
-REFUSED = {"SameCrop views", "JigsawPair views"}
-"""View and option that its base has and that it sets itself: nobody can."""
-
-
-@cache
-def example() -> dict[str, Any]:
-    """A sample with everything that a view may read: noise on a ramp, which moves where it can."""
-    draw = np.random.default_rng(0)
-    film = np.zeros((100, 40, 48, 3), dtype=np.uint8)
-    for time in range(100):
-        film[time] = draw.integers(0, 60, (40, 48, 3)) + np.arange(48, dtype=np.uint8)[:, None] * 2
-        film[time, 28:38, 2:14] = 200 * (time % 2)  # flickers, and does not move
-        film[time, 10:20, time % 36 : time % 36 + 10, time % 3] = 250
-    poses = [np.eye(4), np.eye(4)]
-    poses[1][:3, 3] = 0.3
-    world = draw.uniform(0, 2, (600, 3)).astype(np.float32)
-    world[np.arange(600), np.arange(600) % 3] = 0
-    part = world[world.sum(axis=1) > 1.5]
-    near = Cloud((part - 0.3).astype(np.float32), draw.uniform(0, 1, (len(part), 3)).astype(np.float32))
-    return {
-        "image": Image.fromarray(film[0]),
-        "video": Frames(film, 25.0),
-        "audio": Waveform(torch.rand(32000, generator=torch.Generator().manual_seed(0)) - 0.5, 8000),
-        "points": Cloud(world, draw.uniform(0, 1, (600, 3)).astype(np.float32)),
-        "points_b": near,
-        "text": ["a square", "a red square", "noise"],
-        "meta": {k: {"camera_to_world": p.tolist()} for k, p in zip(("points_a", "points_b"), poses, strict=True)},
-    }
-
-
-def keys_of(name: str) -> tuple[str, ...]:
-    """Returns the encoders of a method: those of its setting, and of every modality where it takes any."""
-    method, _ = names.resolve("methods", name)
-    anything = issubclass(method.view, Single) and not method.objective.modalities
-    return tuple(dict.fromkeys((*SETTINGS[name].keys, *(ENCODERS if anything else ()))))
-
-
-@cache
-def preprocess_of(name: str) -> dict[str, Any]:
-    given = {key: encoder.preprocess for key, encoder in encoders_of(name).items()}
-    for key in keys_of(name):
-        if key not in given:
-            kind, options = ENCODERS[key]
-            given[key] = create_encoder(kind, **options).preprocess
-    richer = {"points": {"features": ("color",)}, "video": {"fps": 10.0}, "audio": {"seconds": 0.4}}
-    return {key: replace(each, **richer.get(each.modality, {})) for key, each in given.items()}
-
-
-def everything(value: Any) -> Iterator[Any]:
-    """Yields the leaves of what a view makes, in order."""
-    if isinstance(value, Mapping):
-        for key in sorted(value):
-            yield key
-            yield from everything(value[key])
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from everything(item)
-    else:
-        yield value
-
-
-def looks(kind: type[View], preprocess: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """Yields what a view shows of a sample, drawn a few times, and on the device early and late in training."""
-    view = kind(preprocess, **names.check_options(kind, options))
-    yield [view.reads, *everything(view.shows), *((key, repr(p)) for key, p in view.preprocess.items())]
-    samples = []
-    for number in range(4):
-        seed(number)
-        given = {key: value for key, value in example().items() if key in (*view.reads, "meta")}
-        try:
-            samples.append(view(given))
-        except DamagedError as error:
-            yield [str(error)]
-            return
-        yield list(everything(samples[-1]))
-    for progress in (0.0, 0.6):
-        seed(9)
-        view.progress = progress
-        made = view.on_device(collate(samples, view))
-        yield [made.target, *everything(made.views), *everything(made.extra)]
-
-
-def seed(number: int) -> None:
-    random.seed(number)
-    np.random.seed(number)
-    torch.manual_seed(number)
-
-
-@cache
-def reach(option: str) -> frozenset[str]:
-    """Returns the modalities that an option of Single changes."""
-    known, hints = names.options_of(Single), names._hints(Single)
-    found = set()
-    for key, (encoder, options) in ENCODERS.items():
-        given = {key: create_encoder(encoder, **options).preprocess}
-        run = lambda _, changed, given=given: looks(Single, given, changed)  # noqa: E731
-        base = {"color_jitter": 0.5} if option == "jitter" else {}
-        if not idle("", base, {option: known[option].default}, hints, run):
-            found.add(key)
-    return frozenset(found)
-
-
-VIEWS = {names.resolve("methods", name)[0].view.__name__: name for name in sorted(SETTINGS, reverse=True)}
-
-
-@pytest.mark.parametrize("title", sorted(VIEWS))
-def test_every_option_of_a_view_changes_what_is_shown(title: str) -> None:
-    name = VIEWS[title]
-    kind, preprocess = names.resolve("methods", name)[0].view, preprocess_of(name)
-    base: dict[str, Any] = {}
-    for line in reversed(kind.__mro__):
-        base |= VIEW_BESIDE.get(line.__name__, {})
-    try:
-        kind(preprocess, **base)
-    except UserError:  # it does not show every modality
-        preprocess = {key: preprocess[key] for key in SETTINGS[name].keys}
-    known = {option: p.default for option, p in names.options_of(kind).items()}
-    known = {option: default for option, default in known.items() if f"{title} {option}" not in REFUSED}
-    if issubclass(kind, Single):
-        singles = names.options_of(Single)
-        modalities = {key.partition("_")[0] for key in preprocess}
-        known = {option: v for option, v in known.items() if option not in singles or reach(option) & modalities}
-    assert not idle(title, base, known, names._hints(kind), lambda _, options: looks(kind, preprocess, options))

@@ -83,9 +83,6 @@ OF_OTHERS = {  # options of Single that a view has in vain which shows no such m
     "audio": {"gain", "noise", "speed", "hush"},
     "points": {"rotation", "point_jitter", "point_scale", "point_crop"},
 }
-ONE_VIEW = {  # their task is on one view of each sample, so `views` is no choice
-    *("TwoSizes", "SameCrop", "Lightness", "PatchGrid", "Puzzle", "JigsawPair", "Neighbors", "Turned", "Halves"),
-}
 
 
 def kinds() -> Iterator[type[View]]:
@@ -231,8 +228,6 @@ def shown_by(kind: type[View], number: int) -> tuple[dict[str, Preprocess], list
 @pytest.mark.parametrize(("kind", "name"), OPTIONS, ids=[f"{kind.__name__}-{name}" for kind, name in OPTIONS])
 def test_every_option_changes_what_is_shown(kind: type[View], name: str) -> None:
     hint = names._hints(kind)[name]
-    if name == "views" and kind.__name__ in ONE_VIEW:
-        return
     for number, options in enumerate(base(kind)):
         preprocess, plain = shown_by(kind, number)
         if any(name in known and key not in preprocess for key, known in OF_OTHERS.items()):
@@ -258,3 +253,12 @@ def test_what_is_shown_is_the_same_for_the_same_options() -> None:
             assert same(outcome(kind, preprocess, options), plain), kind
             assert any(isinstance(each, tuple) and each[0] in PREPROCESS for each in plain), f"{kind}: nothing shown"
     assert POSES == ("points_a.camera_to_world", "points_b.camera_to_world")
+
+
+@pytest.mark.parametrize("method", [
+    "beit", "cmc", "colorization", "cpc", "jigsaw", "pirl", "relative_position", "rotation", "split_brain",
+])  # fmt: skip
+def test_where_the_task_is_on_one_view_their_number_is_no_option(method: str) -> None:
+    kind = names.resolve("methods", method)[0].view
+    with pytest.raises(UserError, match=f"{kind.__name__} has no option 'views'"):
+        names.check_options(kind, {"views": 2})
