@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from mmssl.losses.cosine import negative_cosine
 from mmssl.recipe import check
 from mmssl.trainer import Trainer, train
+from mmssl.transforms.image import ImagePreprocess
+from mmssl.types import Batch
+from mmssl.views.pair import Pair
 
 sys.path.insert(0, str(Path(__file__).parent / "methods"))
 from settings import SETTINGS, batch, build
@@ -20,9 +24,10 @@ from settings import SETTINGS, batch, build
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 METHODS = sorted(SETTINGS)
 # what a batch holds decides over shapes there, so that the host waits to be told: rows that lack a modality, a mask's
-# number of patches, points of a cloud
-WAITS = {"avc", "ave", "avol", "avts", "barlow_twins", "beit", "deepcluster:v2", "depthcontrast", "dino", "directpred"}
-WAITS |= {"dvae", "moby", "moco", "moco:v2", "pcl", "pcl:v2", "pointcontrast", "sela", "swav", "vicreg"}
+# number of patches, points of a cloud, the first normaliser of a bank
+WAITS = {"avc", "ave", "avol", "avts", "barlow_twins", "beit", "cmc", "deepcluster:v2", "depthcontrast", "dino"}
+WAITS |= {"directpred", "dvae", "moby", "moco", "moco:v2", "npid", "pcl", "pcl:v2", "pirl", "pointcontrast", "sela"}
+WAITS |= {"swav", "vicreg"}
 # noise is drawn on the device that computes
 DRAWS = {"dvae", "npid", "cmc", "pirl"}
 
@@ -122,3 +127,24 @@ def test_a_deterministic_run_is_the_same_bit_by_bit_and_goes_on_alike(
     )
     assert not [key for key, value in whole.items() if not torch.equal(value, again[key])]
     assert not [key for key, value in whole.items() if not torch.equal(value, resumed[key])]
+
+
+def test_autocast_takes_cosines_in_full_precision() -> None:
+    one, other = torch.randn(2, 32, 64, device="cuda").unbind(0)
+    with torch.autocast("cuda", torch.bfloat16):
+        found = negative_cosine(one, other)
+    expected = -(one * other).sum(dim=1) / one.norm(dim=1) / other.norm(dim=1)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_colours_are_changed_without_waiting_for_the_device() -> None:
+    preprocess = ImagePreprocess(24)
+    view = Pair({"image": preprocess}, color_jitter=0.8, grayscale=0.2, blur=0.5, solarize=0.2)
+    shown = Batch({"image": [torch.randint(0, 256, (8, 3, 24, 24), dtype=torch.uint8).cuda() for _ in range(2)]})
+    view.on_device(copy.copy(shown))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        view.on_device(shown)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -66,7 +66,7 @@ class Neighbors(Single):
         cell = self.patch + 2 * self.off
         patches = cut(picture, cell=cell, stride=self.patch + self.gap, side=self.patch)  # (B, 9, 3, P, P)
         batch.target = torch.randint(len(AROUND), (len(picture),), device=picture.device)
-        which = torch.tensor(AROUND, device=picture.device)[batch.target]
+        which = torch.tensor(AROUND).to(picture.device, non_blocking=True)[batch.target]
         pair = patches[:, MIDDLE], patches[torch.arange(len(picture), device=picture.device), which]
         recolor = {"drop": drop_colors, "project": project_colors, "keep": lambda x: x}[self.color]
         batch.views["image"] = [recolor(patch) for patch in pair]
@@ -85,7 +85,7 @@ def drop_colors(x: Tensor) -> Tensor:
 
 def project_colors(x: Tensor) -> Tensor:
     """Takes from colours (B, 3, H, W) their part along the axis from magenta to green; grey stays as it is."""
-    axis = torch.tensor(MAGENTA_GREEN, device=x.device)
+    axis = torch.tensor(MAGENTA_GREEN).to(x.device, non_blocking=True)
     matrix = torch.eye(3, device=x.device) - torch.outer(axis, axis) / axis.square().sum()
     return torch.einsum("dc,bchw->bdhw", matrix, as_unit(x))
 

@@ -41,6 +41,6 @@ class MaskedDecoder(nn.Module):
         width = tokens.shape[2]
         x = self.mask_token.to(tokens.dtype).expand(len(seen), prod(grid), -1)
         x = x.scatter(1, seen[:, :, None].expand(-1, -1, width), tokens[:, 1:])
-        x = x + sincos(width, grid).to(x)
+        x = x + sincos(width, grid).to(x, non_blocking=True)
         x = self.norm(self.blocks(torch.cat([tokens[:, :1], x], dim=1)))[:, 1:]
         return self.predict(x).float()

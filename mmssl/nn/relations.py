@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,8 @@ def related(frames: Tensor, *, symmetric: bool = False) -> Tensor:
 
     symmetric: their mean and the size of their difference instead, which do not tell which one is which.
     """
-    one, other = frames[:, list(combinations(range(frames.shape[1]), 2))].unbind(2)  # (B, P, D)
+    earlier, later = torch.triu_indices(frames.shape[1], frames.shape[1], 1, device=frames.device)
+    one, other = frames[:, earlier], frames[:, later]  # (B, P, D)
     return torch.cat([(one + other) / 2, (one - other).abs()] if symmetric else [one, other], dim=2)
 
 

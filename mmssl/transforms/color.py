@@ -38,7 +38,7 @@ def color_jitter(
     flat = x.flatten(2)  # (B, 3, P)
     changed = _jitter(flat.mean(dim=2), (brightness, contrast, saturation, hue))
     keep = torch.rand(len(x), device=x.device) >= jittered
-    eye, luma = torch.eye(3, device=x.device), torch.tensor(LUMA, device=x.device).expand(3, 3)
+    eye, luma = torch.eye(3, device=x.device), torch.tensor(LUMA).to(x.device, non_blocking=True).expand(3, 3)
     matrix = torch.where(keep[:, None, None], eye, changed[0])
     shift = changed[1].masked_fill(keep[:, None], 0)
     gray = torch.rand(len(x), device=x.device) < grayscale
@@ -52,7 +52,7 @@ def _jitter(mean: Tensor, most: tuple[float, float, float, float]) -> Affine:
     rows, device = len(mean), mean.device
     draws = torch.rand(4, rows, device=device) * 2 - 1
     factors = [1 + most[i] * draws[i] for i in range(3)]
-    luma = torch.tensor(LUMA, device=device)
+    luma = torch.tensor(LUMA).to(device, non_blocking=True)
     gray = luma.expand(3, 3)
     eye = torch.eye(3, device=device)
     linear = {
@@ -75,7 +75,7 @@ def _jitter(mean: Tensor, most: tuple[float, float, float, float]) -> Affine:
 
 def _turns(angles: Tensor) -> Tensor:
     """Returns matrices (B, 3, 3) that turn the hue by angles (B,), and leave brightness as it is."""
-    there = torch.tensor(YIQ, device=angles.device)
+    there = torch.tensor(YIQ).to(angles.device, non_blocking=True)
     cos, sin, none = angles.cos(), angles.sin(), torch.zeros_like(angles)
     turn = torch.stack([none + 1, none, none, none, cos, -sin, none, sin, cos], dim=1).view(-1, 3, 3)
     return there.inverse() @ turn @ there

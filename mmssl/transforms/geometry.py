@@ -14,7 +14,7 @@ def warp(x: Tensor, matrix: Tensor, *, fill: float | None = None) -> Tensor:
     the value `fill`.
     """
     height, width = x.shape[2:]
-    shape = torch.tensor([[1.0, height / width], [width / height, 1.0]], device=x.device)
+    shape = torch.tensor([[1.0, height / width], [width / height, 1.0]]).to(x.device, non_blocking=True)
     matrix = torch.cat([matrix[:, :, :2] * shape, matrix[:, :, 2:]], dim=2)  # turns, not skews, where W is not H
     grid = F.affine_grid(matrix, list(x.shape), align_corners=False).to(x.dtype)
     if fill is None:
