@@ -98,6 +98,10 @@ class Trainer:
         """Freezes what no loss reaches; UserError for a batch whose share of one process is too small for BatchNorm."""
         try:
             freeze_idle(self.model, self.waiting[0])
+        except RuntimeError as error:
+            if "does not have a deterministic implementation" not in str(error):
+                raise
+            raise UserError(f"{str(error).partition(',')[0]}; train with train.deterministic=false") from error
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise

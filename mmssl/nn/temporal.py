@@ -30,7 +30,10 @@ class Temporal(nn.Module):
             x = block(x)
         x = x.view(batch, number, dim, time)
         x = self.pool(torch.cat([x.mean(1), x.amax(1)], dim=1).transpose(1, 2))  # (B, T, D)
-        profiles = F.interpolate(self.profiles, size=time, mode="linear", align_corners=False)[0].T  # (T, D)
+        each = torch.eye(self.profiles.shape[2], device=x.device)[None]
+        shares = F.interpolate(each, size=time, mode="linear", align_corners=False)[0]  # (moments, T)
+        # not interpolated themselves: a GPU sums that gradient in any order
+        profiles = (self.profiles[0, :, :, None] * shares).sum(dim=1).T  # (T, D)
         return self.out((x * profiles).mean(1))
 
 

@@ -75,16 +75,16 @@ def _jitter(mean: Tensor, most: tuple[float, float, float, float]) -> Affine:
 
 def _turns(angles: Tensor) -> Tensor:
     """Returns matrices (B, 3, 3) that turn the hue by angles (B,), and leave brightness as it is."""
-    there = torch.tensor(YIQ).to(angles.device, non_blocking=True)
+    there, back = torch.stack([torch.tensor(YIQ), torch.tensor(YIQ).inverse()]).to(angles.device, non_blocking=True)
     cos, sin, none = angles.cos(), angles.sin(), torch.zeros_like(angles)
     turn = torch.stack([none + 1, none, none, none, cos, -sin, none, sin, cos], dim=1).view(-1, 3, 3)
-    return there.inverse() @ turn @ there
+    return back @ turn @ there
 
 
 def blur(x: Tensor, *, share: float, sigma: tuple[float, float] = (0.1, 2.0)) -> Tensor:
     """Blurs a share of pictures or films (B, 3, ..., H, W) with Gaussians of random width, cut at H / 20."""
     x = as_unit(x)
-    rows = (torch.rand(len(x), device=x.device) < share).nonzero()[:, 0]
+    rows = (torch.rand(len(x)) < share).nonzero()[:, 0].to(x.device, non_blocking=True)  # known without waiting
     if not len(rows):
         return x
     reach = max(1, round(x.shape[-2] / 20))

@@ -42,7 +42,7 @@ def test_it_is_the_papers_in_value_and_gradient(grid: tuple[int, ...]) -> None:
     mine = torch.autograd.grad(found.square().sum(), inputs)
     theirs = torch.autograd.grad(expected.square().sum(), inputs)
     for a, b in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_it_is_as_large_as_is_asked_and_begins_small() -> None:

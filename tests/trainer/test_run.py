@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -563,3 +564,35 @@ def test_a_run_is_taken_up_only_when_that_is_asked_for(rows: Path, tmp_path: Pat
         trainer.fit(recipe.check(made(rows)), out=tmp_path)
     with pytest.raises(UserError, match="is not empty"):
         train(made(rows), out=tmp_path)
+
+
+def test_a_deterministic_run_asks_torch_for_it_and_puts_it_back(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    seen = []
+    real = trainer.Trainer.train_step
+    monkeypatch.setattr(
+        trainer.Trainer,
+        "train_step",
+        lambda run: (
+            seen.append((torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ))
+            or real(run)
+        ),
+    )
+    for deterministic in (False, True):
+        train(made(rows, train={"deterministic": deterministic}), out=tmp_path / str(deterministic), progress=False)
+        assert set(seen) == {(deterministic, deterministic)}
+        assert not torch.are_deterministic_algorithms_enabled()
+        seen.clear()
+
+
+def test_what_cannot_be_deterministic_is_told_before_the_run(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: Any) -> None:
+        raise RuntimeError("upsample does not have a deterministic implementation, but you set that. You can ...")
+
+    monkeypatch.setattr(trainer, "freeze_idle", forbidden)
+    with pytest.raises(UserError, match=r"^upsample does not have .*; train with train.deterministic=false$"):
+        train(made(rows), out=tmp_path / "run", progress=False)
