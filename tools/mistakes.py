@@ -83,6 +83,7 @@ class Mistake:
     old: str
     new: str
     function: range  # the lines of the innermost function or class around it
+    at_import: bool  # in no function's body: computed as the file is imported
 
     def __str__(self) -> str:
         return f"{self.file}:{self.lines.start}  {' '.join(self.old.split())[:90]}  ->  {self.new[:90]}"
@@ -102,31 +103,32 @@ class Mistakes:
         """Returns, for each place, the mistakes that can be made there."""
         whole = range(1, len(self.starts) + 1)
         found = []
-        for node, function in self._nodes(self.tree, whole):
-            made = [mistake for new in _wrong(node) if (mistake := self._mistake(node, new, function))]
+        for node, *where in self._nodes(self.tree, whole, at_import=True):
+            made = [mistake for new in _wrong(node) if (mistake := self._mistake(node, new, *where))]
             if made:
                 found.append(made)
         return found
 
-    def _nodes(self, node: ast.AST, function: range) -> Iterator[tuple[ast.AST, range]]:
+    def _nodes(self, node: ast.AST, function: range, at_import: bool) -> Iterator[tuple[ast.AST, range, bool]]:
         """Walks what is computed: no annotation, message, docstring, import or refusal's text."""
         if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
             return
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             function = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        yield node, function
+        yield node, function, at_import
         if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
             return
         for name, value in ast.iter_fields(node):
             if name in ("annotation", "returns", "keywords") and not isinstance(node, ast.Call):
                 continue
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-                continue
+            here = at_import and not (name == "body" and isinstance(node, ast.FunctionDef))
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST) and not (isinstance(child, ast.keyword) and child.arg in HARMLESS):
-                    yield from self._nodes(child, function)
+                    yield from self._nodes(child, function, here)
 
-    def _mistake(self, node: ast.AST, new: ast.AST | str, function: range) -> Mistake | None:
+    def _mistake(self, node: ast.AST, new: ast.AST | str, function: range, at_import: bool) -> Mistake | None:
         where = new if isinstance(new, _At) else node
         line, end_line = getattr(where, "lineno", None), getattr(where, "end_lineno", None)
         if line is None or end_line is None:
@@ -136,7 +138,7 @@ class Mistakes:
         text = new if isinstance(new, str) else ast.unparse(new)
         text = f"({text})" if isinstance(new, ast.expr) and not isinstance(new, ATOMS) else text
         old = self.source[start:end].decode()
-        return Mistake(self.file, range(line, end_line + 1), start, end, old, text, function)
+        return Mistake(self.file, range(line, end_line + 1), start, end, old, text, function, at_import)
 
     def apply(self, mistake: Mistake) -> bytes:
         return self.source[: mistake.start] + mistake.new.encode() + self.source[mistake.end :]

@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -78,13 +79,21 @@ class Covering:
             self.of_file[str(case.get("file"))].append(test)
 
     def tests(self, mistake: Mistake, limit: float) -> list[list[str]]:
-        """Returns the tests to run: first those of the file's mirror, then the quickest others, `limit` s in all."""
+        """Returns the tests to run: first those of the file's mirror, then the quickest others, `limit` s in all.
+
+        What stands in a signature or a class is computed as the file is imported, by no test. Tests may look at it
+        without a call, so those of every file that bears or holds the name of its module are run besides.
+        """
         by_line = self.data.contexts_by_lineno(str(ROOT / mistake.file))
-        found = self._run(by_line, mistake.lines) or self._run(by_line, mistake.function) or self._run(by_line, by_line)
         name = Path(mistake.file).stem
-        mirror = [file for file in self.of_file if Path(file).stem in (f"test_{name}", f"test_{name.rstrip('s')}")]
-        found |= {test for file in mirror for test in self.of_file[file]}
-        first = [test for test in found if test.partition("::")[0] in mirror]
+        mirror = {file for file in self.of_file if Path(file).stem in (f"test_{name}", f"test_{name.rstrip('s')}")}
+        found, named = self._run(by_line, mistake.lines), set(mirror)
+        if mistake.at_import or not found:
+            found = self._run(by_line, mistake.function) or self._run(by_line, by_line)
+            word = re.compile(rf"(?<![a-z]){name.rstrip('s').replace('_', '_?')}", re.IGNORECASE)
+            named |= {file for file in self.of_file if word.search((ROOT / file).read_text(encoding="utf-8"))}
+        found |= {test for file in named for test in self.of_file[file]}
+        first = [test for test in found if test.partition("::")[0] in mirror or "default" in test]
         rest, spent = [], 0.0
         for test in sorted(found - set(first), key=lambda test: self.seconds.get(test, 0.0)):
             spent += self.seconds.get(test, 0.0) + 0.01
