@@ -94,6 +94,9 @@ def test_nothing_written_is_no_set(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "a").exists()
     with pytest.raises(UserError, match="no sample could be written .* left out 3: lost"):
         build_from(lost, 3, tmp_path / "b", workers=1)
+    with pytest.raises(UserError, match="nothing to write to .*: the source holds no samples"):
+        build_from(lost, 0, tmp_path / "b", workers=1)
+    assert not (tmp_path / "b").exists()
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd/1.raw").write_bytes(b"?")
     with pytest.raises(UserError, match="holds nothing to build from; .*; passed over: 1 .raw"):

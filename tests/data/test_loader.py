@@ -328,3 +328,10 @@ def test_shuffle_buffer_is_bounded_in_bytes() -> None:
     assert next(taken) == 102, "a hundred of 1000 bytes each are held, not more"
     keys = [first.key, *(entry.key for entry in order)]
     assert sorted(map(int, keys)) == [n for n in range(1, 1002) if n != 102][:1000]
+
+
+def test_a_state_of_another_epoch_is_refused(tmp_path: Path) -> None:
+    own = loader(number_set(tmp_path / "a", [8]), batch=4, workers=0)
+    next(own.epoch(2))
+    with pytest.raises(UserError, match="the state is of epoch 2; it cannot resume epoch 3"):
+        own.epoch(3, resume=own.state())

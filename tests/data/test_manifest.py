@@ -199,6 +199,12 @@ def test_a_second_caption_keeps_its_role(home: Path) -> None:
     assert found == [("one", "other"), ("two", "from a file"), (["three"], ["third", "3"])]
 
 
+def test_a_column_that_is_named_for_a_key_leaves_no_room_for_another(home: Path) -> None:
+    rows = [{"image": "x/0.png", "name": "chosen", "caption": "another"}]
+    made(home, rows, columns={"image": "image", "text": "name"})
+    assert [s["text"] for s in samples(home / "out", "text")] == ["chosen"]
+
+
 @pytest.mark.parametrize("pairs", [["text"], ["text="], ["=a"], ["text=a", "text=b"]])
 def test_columns_are_written_as_pairs(pairs: list[str]) -> None:
     with pytest.raises(UserError, match="write each key once, as KEY=COLUMN"):

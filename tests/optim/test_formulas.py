@@ -208,6 +208,8 @@ def test_an_encoder_without_modules_is_one_layer() -> None:
             self.codes = nn.Parameter(torch.zeros(1, 2))
 
     assert named(Codes()) == [["codes"]]
+    (group,) = layer_groups(Codes(), lr=0.8, decay=0.5)  # no group is empty
+    assert group["lr"] == pytest.approx(0.4) and len(group["params"]) == 1
 
 
 def test_rates_fall_from_the_output_to_the_input() -> None:
