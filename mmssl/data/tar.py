@@ -99,7 +99,8 @@ class _Stream:
                 return False
             self.bytes += len(block)
             self.tail = block
-        return self.bytes % tarfile.BLOCKSIZE == 0 and not self.tail[-tarfile.BLOCKSIZE :].strip(b"\0")
+        whole = self.bytes % tarfile.BLOCKSIZE == 0
+        return self.bytes > 0 and whole and not self.tail[-tarfile.BLOCKSIZE :].strip(b"\0")
 
 
 @contextlib.contextmanager

@@ -105,16 +105,17 @@ def test_counts_come_from_the_index(tmp_path: Path) -> None:
     assert Source(shards=shards).counts == [10, 11]
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbled", "nothing", "noise"])
+@pytest.mark.parametrize("damage", ["cut", "between", "garbled", "nothing", "noise"])
 def test_broken_tar_is_counted_and_the_rest_read(tmp_path: Path, damage: str) -> None:
     source = Source(shards=number_set(tmp_path / "a", [40, 40, 40]))
     path = tmp_path / "a/001.tar"
     data = bytearray(path.read_bytes())
     data[20 * 1024 : 20 * 1024 + 200] = b"?" * 200
-    path.write_bytes({"cut": data[: 20 * 1024 - 700], "garbled": data, "nothing": b"", "noise": b"?" * 9000}[damage])
+    kinds = {"cut": data[: 20 * 1024 - 700], "between": data[: 20 * 1024], "garbled": data}
+    path.write_bytes({**kinds, "nothing": b"", "noise": b"?" * 9000}[damage])
     found = texts(source)
     assert found[-40:] == [str(n) for n in range(80, 120)]
-    assert len(found) == {"cut": 99, "garbled": 100}.get(damage, 80)
+    assert len(found) == {"cut": 99, "between": 100, "garbled": 100}.get(damage, 80)
     lost = [(Path(shard).name, count) for (_, shard), count in source.damaged.items()]
     assert lost == [("001.tar", 120 - len(found))], "as many as the others hold are missed, each of them"
     assert Source(shards=str(tmp_path / "a")).count == 120
