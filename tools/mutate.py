@@ -140,6 +140,8 @@ class Bench:
     """Copies of the tree, one for each mistake that is tried at a time."""
 
     def __init__(self, folder: Path, jobs: int) -> None:
+        self.original = folder / "original"  # the tree may be edited meanwhile
+        copy_tree(self.original)
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([name for name in PRELOAD if _found(name)])
         self.free: SimpleQueue[Path] = SimpleQueue()
@@ -176,7 +178,7 @@ class Bench:
             return ("survived" if parts else "untested"), said
         finally:
             if mistake is not None:
-                self._write(tree / mistake.file, (ROOT / mistake.file).read_bytes())
+                self._write(tree / mistake.file, (self.original / mistake.file).read_bytes())
             self.free.put(tree)
 
     def _write(self, path: Path, source: bytes) -> None:
