@@ -103,6 +103,7 @@ def test_the_nearest_bins_and_the_annealed_mean() -> None:
     values = torch.tensor([[1.0, 9.0], [0.0, 1.0]]).view(1, 2, 1, 2)
     logits = torch.tensor([[5.0, 0.0], [0.0, 0.0], [0.0, 5.0]]).view(1, 3, 1, 2)
     assert bins.numbers(values).tolist() == [[[0, 1]]]
+    assert bins.numbers(values.double()).tolist() == [[[0, 1]]]
     sharp = bins.annealed_mean(logits, temperature=0.01)
     torch.testing.assert_close(sharp, torch.tensor([[0.0, 0.0], [0.0, 10.0]]).view(1, 2, 1, 2))
     p = torch.tensor([math.exp(5 / 0.38), 1.0, 1.0]) / (math.exp(5 / 0.38) + 2)
