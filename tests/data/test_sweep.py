@@ -40,3 +40,7 @@ def test_each_whole_sample_comes_once(tmp_path: Path, world: int, workers: int) 
                 assert [len(batch.views["text"][0]) for batch in batches[:-1]] == [2] * (len(batches) - 1)
             shared += numbers(batches)
         assert sorted(shared) == [n for n in range(15) if n not in (4, 7)]
+
+
+def test_alone_it_is_the_whole_set(tmp_path: Path) -> None:
+    assert numbers(Sweep(parts(tmp_path), {"text": Numbers()}, batch=20)) == [n for n in range(15) if n not in (4, 7)]
