@@ -132,7 +132,6 @@ def _write(
     stays = before if all(before.get(key) == value for key, value in what.items()) else {}
     found = {key: score for key, score in stays.get("scores", {}).items() if key.split("/")[0] not in nodes}
     found |= {key: asdict(score) for key, score in scores.items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
     protocols = {**stays.get("protocols", {}), **nodes}
     values = {**what, "protocols": protocols, **merged(stays, remarks), "scores": found}
     write_atomically(file, json.dumps(values, indent=2).encode())

@@ -193,7 +193,7 @@ def test_what_is_renamed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
     save_state(tmp_path / "a", 1, {"x": torch.ones(3)}, keep=1)
     assert said[:2] == ["sync", "rename step_1"] and len(said) == 3, "the folder is the third"
     said.clear()
-    checkpoint.save_weights({"x": torch.ones(3)}, tmp_path / "b" / "x.safetensors")
+    checkpoint.save_weights({"x": torch.ones(3)}, tmp_path / "b" / "c" / "x.safetensors")
     assert said == ["sync", "rename x.safetensors"]
 
 
