@@ -178,7 +178,7 @@ class Shifted(Synchronised):
         batch = super().on_device(batch)
         if self.progress < self.easy_until:
             batch.extra["kind"] = batch.extra["kind"].clamp(max=EASY)
-        return super().on_device(batch)
+        return batch
 
 
 view = Synchronised

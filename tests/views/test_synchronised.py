@@ -14,6 +14,7 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.modalities.audio import Audio, Waveform
 from mmssl.modalities.video import Frames, encode
 from mmssl.modalities.video import decode as film
+from mmssl.transforms import color
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.video import VideoPreprocess
@@ -216,6 +217,19 @@ def test_pictures_are_recoloured_as_the_options_say(kind):
     batch = Batch({"image": [red], "audio": [torch.zeros(2, 9)] * 2}, extra={"kind": torch.tensor([1, 2])})
     shown = made.on_device(batch).views["image"][0]
     torch.testing.assert_close(shown, torch.full((2, 3, 8, 8), 0.299))
+
+
+@pytest.mark.parametrize("kind", [Synchronised, Shifted])
+@pytest.mark.parametrize("name", ["color_jitter", "blur"])
+def test_pictures_are_recoloured_once(kind, name):
+    """A second pass would jitter twice as much, and blur what is blurred."""
+    made, x = kind(IMAGE, **{name: 1.0}, **PLAIN), torch.rand(4, 3, 40, 40)
+    batch = Batch({"image": [x], "audio": [torch.zeros(4, 9)] * 2}, extra={"kind": torch.tensor([1, 2, 0, 1])})
+    torch.manual_seed(3)
+    shown = made.on_device(batch).views["image"][0]
+    torch.manual_seed(3)
+    once = color.blur(x, share=1.0) if name == "blur" else color.color_jitter(x)
+    torch.testing.assert_close(shown, once)
 
 
 @pytest.mark.parametrize(
