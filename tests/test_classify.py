@@ -308,3 +308,14 @@ def test_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
     file.write_bytes(TEXT.encode(encoding))
     with pytest.raises(UserError, match=r"c\.txt is not UTF-8 text .*save it as UTF-8"):
         read_classes(str(file))
+
+
+def test_accuracy_is_that_of_the_mean_of_prompts_at_unit_length() -> None:
+    """The first class's prompts differ, so that their mean is short, but it points the right way."""
+    prompts = {
+        "{}": torch.tensor([[1.0, 0.0], [1.0, 0.0]]),
+        "a {}": torch.tensor([[-0.6, 0.8], [1.0, 0.0]]),
+    }
+    found = classify.Predictions()
+    classify._score(found, [torch.tensor([0.6, 0.8])], ["cat"], prompts, ["cat", "dog"], where="here")
+    assert found.scores["top1"].value == 1.0

@@ -81,6 +81,14 @@ def test_epochs_differ_and_repeat(tmp_path: Path) -> None:
     assert numbers(loader(shards, batch=8, workers=2, seed=1).epoch(0)) != numbers(first)
 
 
+def test_the_samples_of_one_shard_come_in_another_order_each_epoch(tmp_path: Path) -> None:
+    """There is but one order of one shard, so all of it is the buffer's."""
+    made = loader(number_set(tmp_path / "set", [24]), batch=4, workers=0)
+    first, second = numbers(made.epoch(0)), numbers(made.epoch(1))
+    assert sorted(first) == sorted(second) == list(range(24))
+    assert first != second and first != sorted(first)
+
+
 def test_main_process_equals_one_worker_and_keeps_its_generators(tmp_path: Path) -> None:
     shards = number_set(tmp_path / "a", [20, 20])
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]

@@ -200,6 +200,14 @@ def test_text_works_untrained_then_learns_the_same_merges_again(tmp_path: Path) 
         fresh.load_files(tmp_path)
 
 
+@pytest.mark.parametrize("nfc", [False, True])
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_text_is_lowered_and_composed_only_as_asked(lowercase: bool, nfc: bool) -> None:
+    tokenizer = create_encoder("transformer", lowercase=lowercase, nfc=nfc, **SMALL).preprocess.tokenizer
+    found = tokenizer.decode(tokenizer.encode("Cafe\u0301").ids)
+    assert found == ("c" if lowercase else "C") + ("af\u00e9" if nfc else "afe\u0301")
+
+
 def test_sizes_that_do_not_fit_are_told() -> None:
     for name, options, expected in [
         ("convnet", {"widths": [8], "depths": [1, 1]}, "1 widths, 2 depths and 1 strides"),

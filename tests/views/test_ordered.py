@@ -88,6 +88,30 @@ def test_frames_are_cut_a_few_pixels_apart_unless_the_guard_is_down() -> None:
     assert max(floors) > 1
 
 
+def test_each_cut_is_off_by_up_to_the_jitter_either_way() -> None:
+    picture = np.stack([*np.mgrid[:SIZE, :SIZE], np.zeros((SIZE, SIZE))], axis=2).astype(np.uint8)
+    cuts = [view(Shuffled, jitter=3, crop=48)._cut(picture, (32, 34), 48) for _ in range(200)]
+    assert {cut.shape for cut in cuts} == {(48, 48, 3)}
+    assert {int(cut[0, 0, 0]) for cut in cuts} == set(range(7, 14))  # rows about 34 - 24
+    assert {int(cut[0, 0, 1]) for cut in cuts} == set(range(5, 12))  # columns about 32 - 24
+    edge = [view(Shuffled, jitter=3, crop=48)._cut(picture, (0, 64), 48) for _ in range(200)]
+    assert {int(cut[0, 0, 1]) for cut in edge} == set(range(7)) and {int(cut[0, 0, 0]) for cut in edge} == {
+        *range(10, 17)
+    }
+
+
+@pytest.mark.parametrize(("mirror", "expected"), [(0.0, {False}), (0.5, {False, True}), (1.0, {True})])
+def test_all_frames_of_a_clip_are_mirrored_or_none(mirror: float, expected: set[bool]) -> None:
+    seen = set()
+    for _ in range(12):
+        (video,) = view(Shuffled, mirror=mirror)({"video": clip()})["video"]
+        floor = video[2, :, 0].int()  # blue, which grows to the right
+        turned = {bool(row[0] > row[-1]) for row in floor}
+        assert len(turned) == 1
+        seen |= turned
+    assert seen == expected
+
+
 def test_levelled_frames_have_one_brightness_and_contrast() -> None:
     shown = clip()
     fading = Frames((shown.pictures * np.linspace(1, 0.3, 52)[:, None, None, None]).astype(np.uint8), 25.0)
