@@ -33,7 +33,6 @@ class Lightness(Single):
     """
 
     settled: ClassVar = ("views",)
-
     guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"grey": {"gray": False}}
 
     def __init__(

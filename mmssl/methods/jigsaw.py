@@ -32,7 +32,6 @@ class Puzzle(Single):
     """
 
     settled: ClassVar = ("views",)
-
     guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gap": {"gap": 0, "shift": 0},
         "level": {"level": False},

@@ -34,7 +34,6 @@ class Neighbors(Single):
     """
 
     settled: ClassVar = ("views",)
-
     guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gap": {"gap": 0},
         "jitter": {"jitter": 0},

@@ -25,7 +25,6 @@ class Turned(Single):
     """
 
     settled: ClassVar = ("views",)
-
     chance = 1 / TURNS
 
     def __init__(

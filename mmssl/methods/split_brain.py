@@ -33,7 +33,6 @@ class Halves(Single):
     """
 
     settled: ClassVar = ("views",)
-
     guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"split": {"split": False}}
 
     def __init__(

@@ -30,9 +30,6 @@ from settings import ENCODERS, SAMPLES, SETTINGS, VIT, Setting, seeded, several,
 
 KL, HARDEST = {"sparsity": "kl"}, {"loss": "hardest"}
 BESIDE: dict[str, dict[str, Any]] = {
-    "jitter": {"color_jitter": 1.0},
-    "CloudPair crop": {"pair": "crops"},
-    "Asymmetric views": {"blur": 0.5, "solarize": 0.1},
     "sparse": KL,
     "rate": KL,
     **{
@@ -46,13 +43,6 @@ VALUES: dict[str, list[Any]] = {
     "max_scale": [5.0],
     "learn_from": [2],
     "iterations": [1],
-    "CloudPair poses": [None],
-    "CloudPair min_points": [5000],
-    "CloudPair overlap": [0.99],
-    "JigsawPair cell": [8],
-    "Shifted super_hard": [0.75],
-    "GrayClip size": [8],
-    "GrayClip min_chroma": [200.0],
     "pcl negatives": [1],
     "pcl:v2 negatives": [1],
     "pointcontrast queries": [4],
