@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
@@ -123,6 +124,7 @@ def copy_tree(to: Path) -> None:
 def run_tests(tree: str, tests: list[str], log: str) -> None:
     """Runs tests in a copy of the tree, in a process of its own group, which ends with pytest's code."""
     os.setsid()
+    threading.Thread(target=_end_with_tool, daemon=True).start()
     os.chdir(tree)
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
@@ -134,6 +136,14 @@ def run_tests(tree: str, tests: list[str], log: str) -> None:
     code = pytest.main(["-x", "-p", "no:cacheprovider", "--tb=short", *tests])
     sys.stdout.flush()
     os._exit(int(code))
+
+
+def _end_with_tool() -> None:
+    """Ends these tests with the tool: a mistake may let them run for ever."""
+    tool = multiprocessing.parent_process()
+    assert tool is not None
+    tool.join()
+    os.killpg(0, signal.SIGKILL)
 
 
 class Bench:
