@@ -27,7 +27,7 @@ class TwoSizes(Seeded):
     The options are Seeded's, and the defaults BEiT's.
     """
 
-    settled: ClassVar = ("views",)
+    fixed_options: ClassVar = ("views",)
 
     def __init__(
         self,

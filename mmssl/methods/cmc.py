@@ -26,7 +26,7 @@ class SameCrop(Pair):
     Tian et al., ECCV 2020.
     """
 
-    settled: ClassVar = ("views",)
+    fixed_options: ClassVar = ("views",)
 
     def __init__(
         self,

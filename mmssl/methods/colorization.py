@@ -32,7 +32,7 @@ class Lightness(Single):
     part lightness sees no more when it is judged, on pictures in colour, than here.
     """
 
-    settled: ClassVar = ("views",)
+    fixed_options: ClassVar = ("views",)
     guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"grey": {"gray": False}}
 
     def __init__(

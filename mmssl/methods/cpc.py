@@ -28,7 +28,7 @@ class PatchGrid(Single):
     van den Oord et al., 2018; colours by patch: Henaff et al., ICML 2020.
     """
 
-    settled: ClassVar = ("views",)
+    fixed_options: ClassVar = ("views",)
 
     def __init__(
         self,

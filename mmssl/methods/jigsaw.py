@@ -31,7 +31,7 @@ class Puzzle(Single):
     and contrast. The picture is cut and scaled so that the grid fills it. The rest as Single has it.
     """
 
-    settled: ClassVar = ("views",)
+    fixed_options: ClassVar = ("views",)
     guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gap": {"gap": 0, "shift": 0},
         "level": {"level": False},

@@ -29,7 +29,7 @@ class JigsawPair(Pair):
     The rest as Pair has it, of one view. Misra & van der Maaten, CVPR 2020.
     """
 
-    settled: ClassVar = ("views",)
+    fixed_options: ClassVar = ("views",)
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class Neighbors(Single):
     The rest as Single has it.
     """
 
-    settled: ClassVar = ("views",)
+    fixed_options: ClassVar = ("views",)
     guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gap": {"gap": 0},
         "jitter": {"jitter": 0},

@@ -24,7 +24,7 @@ class Turned(Single):
     There is no guard to let down: turns by a quarter move pixels and change none. The rest as Single has it.
     """
 
-    settled: ClassVar = ("views",)
+    fixed_options: ClassVar = ("views",)
     chance = 1 / TURNS
 
     def __init__(

@@ -32,7 +32,7 @@ class Halves(Single):
     `lab`, with part lightness and part color, see no more of whole pictures when they are judged than here.
     """
 
-    settled: ClassVar = ("views",)
+    fixed_options: ClassVar = ("views",)
     guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"split": {"split": False}}
 
     def __init__(
