@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmssl import limits
 from mmssl.errors import UserError
 
 
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
+        if getattr(arguments, "limits", None):
+            limits.set_limits(",".join(arguments.limits))
         return int(arguments.run(arguments) or 0)
     except UserError as error:
         print(f"mmssl: {error}", file=sys.stderr)
@@ -73,6 +76,7 @@ def _train(verbs: Verbs) -> None:
     p.add_argument("--out", help="run folder (default runs/NAME)")
     p.add_argument("--resume", action="store_true", help="continue from the newest checkpoint that loads")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_limits(p)
     p.set_defaults(run=_run_train)
 
 
@@ -103,7 +107,14 @@ def _eval(verbs: Verbs) -> None:
     p.add_argument("--protocol", metavar="NAMES", help="evaluations, with commas between (default knn,linear)")
     p.add_argument("--out", type=Path, help="JSON file for the figures (default eval.json in the folder)")
     _add_trust(p)
+    _add_limits(p)
     p.set_defaults(run=_run_eval)
+
+
+def _add_limits(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--limits", action="append", metavar="NAME=VALUE", help="raise what files may hold, as in picture_pixels=3e8"
+    )
 
 
 def _add_trust(p: argparse.ArgumentParser) -> None:
@@ -138,6 +149,7 @@ def _zero_shot(verbs: Verbs) -> None:
     p.add_argument("--templates", help="a file with one prompt a line, {} where the class goes")
     p.add_argument("--space", default="clip", help="the task whose embedding is used (default clip)")
     p.add_argument("--out", type=Path, help="write the predictions as CSV instead of printing them")
+    _add_limits(p)
     p.set_defaults(run=_run_zero_shot)
 
 
@@ -165,6 +177,7 @@ def _picture(verbs: Verbs) -> None:
     p.add_argument("overrides", nargs="*", metavar="key=value", help="such as count=3 or data.shards=data/mine")
     p.add_argument("--out", help="folder for the pictures (default RUN/pictures/KIND)")
     _add_trust(p)
+    _add_limits(p)
     p.set_defaults(run=_run_picture)
 
 
@@ -234,6 +247,7 @@ def _shards(verbs: Verbs) -> None:
     build.add_argument("--seed", type=int, default=0, help="of the shuffle (default 0)")
     build.add_argument("--workers", type=int, help="processes (default: one a core)")
     build.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
+    _add_limits(build)
     build.set_defaults(run=_run_build)
     for name, run, what in (
         ("verify", _run_verify, "check checksums and counts"),
@@ -241,6 +255,7 @@ def _shards(verbs: Verbs) -> None:
     ):
         action = actions.add_parser(name, help=what)
         action.add_argument("folder")
+        _add_limits(action)
         action.set_defaults(run=run)
         if name == "verify":
             action.add_argument("--decode", action="store_true", help="open every sample as well")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mmssl.errors import UserError, did_you_mean
+from mmssl.schema import fit
 
 PACKAGE = Path(__file__).parent
 EXPORTS = {
@@ -174,76 +174,4 @@ def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "") 
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise UserError(f"{at}{title} needs the option {name!r}")
     hints = _hints(factory)
-    return {name: _fit(value, hints.get(name, Any), f"{at}{name}") for name, value in options.items()}
-
-
-def _fit(value: Any, hint: Any, where: str) -> Any:
-    """Returns the value as the hint wants it, or raises UserError."""
-    fitted = _match(value, hint)
-    if fitted is _NO:
-        raise UserError(f"{where} is {value!r}; expected {_spell(hint)}")
-    return fitted
-
-
-_NO = object()
-
-
-def _match(value: Any, hint: Any) -> Any:
-    """Returns the value in the hinted type, or _NO."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        fits = [fitted for fitted in (_match(value, arg) for arg in args) if fitted is not _NO]
-        return next((f for f in fits if type(f) is type(value)), fits[0] if fits else _NO)
-    if origin is Literal:
-        return value if value in args else _NO
-    if hint is None or hint is type(None):
-        return None if value is None else _NO
-    if hint is float:
-        return _number(value)
-    if hint is int:
-        return int(value) if type(value) is int or (type(value) is float and value.is_integer()) else _NO
-    if origin in (list, tuple) or hint in (list, tuple):
-        return _sequence(value, origin or hint, args)
-    if origin is not None:
-        return _match_mapping(value, origin, args)
-    if hint is Path:
-        return Path(value) if isinstance(value, str | Path) else _NO
-    return value if inspect.isclass(hint) and isinstance(value, hint) else _NO
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as a string, so numbers in strings count as numbers."""
-    if isinstance(value, bool):
-        return _NO
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return _NO
-
-
-def _sequence(value: Any, kind: type, args: tuple[Any, ...]) -> Any:
-    if not isinstance(value, list | tuple):
-        return _NO
-    fixed = kind is tuple and args and Ellipsis not in args
-    if fixed and len(args) != len(value):
-        return _NO
-    hints = args if fixed else [args[0] if args else Any] * len(value)
-    items = [_match(item, hint) for item, hint in zip(value, hints, strict=True)]
-    return _NO if _NO in items else kind(items)
-
-
-def _match_mapping(value: Any, origin: Any, args: tuple[Any, ...]) -> Any:
-    if not (inspect.isclass(origin) and isinstance(value, origin)):
-        return _NO
-    if isinstance(value, Mapping) and len(args) == 2:
-        items = {key: _match(item, args[1]) for key, item in value.items()}
-        return _NO if any(item is _NO for item in items.values()) else items
-    return value
-
-
-def _spell(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(arg) for arg in typing.get_args(hint))
-    return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)
+    return {name: fit(value, hints.get(name, Any), f"{at}{name}") for name, value in options.items()}

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mmssl"
 LEVELS = [
-    {"errors", "files", "types", "dist", "names"},
+    {"errors", "limits", "schema", "files", "types", "dist", "names"},
     {"modalities", "nn", "losses", "optim"},
     {"transforms"},
     {"encoders", "views", "data"},
@@ -28,6 +28,10 @@ ALLOWED = {
     ("types", "errors"),
     ("dist", "errors"),
     ("names", "errors"),
+    ("names", "schema"),
+    ("schema", "errors"),
+    ("schema", "limits"),
+    ("limits", "errors"),
     ("classify", "judge"),
     ("judge", "assembly"),
     ("protocols", "judge"),

@@ -1,0 +1,86 @@
+"""What is opened is bounded: the limits of a picture, a sound, a shard, a config, told in this one place.
+
+They hold for everything that is read, for a file says nothing about who made it. One option raises them:
+`--limits NAME=VALUE,...` on the command line, which is the environment variable MMSSL_LIMITS, so that data workers and
+the processes of torchrun have it too. No recipe can raise them. docs/trust.md says where each is checked.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+from mmssl.errors import DamagedError, UserError, did_you_mean
+
+VARIABLE = "MMSSL_LIMITS"
+LIMITS = {
+    # one sample
+    "picture_pixels": 1e8,  # of one picture as it is decoded
+    "picture_side": 2**16,  # of either side of a picture, in pixels, as decoded or as scaled
+    "clip_pixels": 2**28,  # of all pictures of a clip that are held at once
+    "sound_seconds": 4 * 3600,  # of sound that is held at once, silence between time stamps included
+    "cloud_values": 2**28,  # of a point cloud: points x columns, as the header claims them
+    "array_bytes": 2**30,  # of an npy or all arrays of an npz, unpacked
+    "member_bytes": 2**30,  # of one file of a shard
+    "sample_seconds": 120,  # that a data worker, or an evaluation, takes over one sample
+    # sets of shards
+    "shard_bytes": 2**36,  # of one compressed shard, unpacked
+    "shards": 1e6,  # that a pattern with braces stands for
+    # documents: index.json, config.json, recipe.yaml, ...
+    "json_bytes": 2**27,
+    "yaml_bytes": 2**22,
+    "yaml_values": 1e5,  # those that an alias repeats included
+    "document_depth": 64,  # of values within values
+    # networks that a config names
+    "network_option": 2**20,  # of a whole number among an encoder's or a head's options: width, depth, image size
+    "network_slack": 2**28,  # bytes that building one may ask for besides what its weights on disk take
+    "tokenizer_bytes": 2**26,
+    "tokenizer_seconds": 60,  # that opening and trying a tokenizer takes
+}
+
+
+def limit(name: str) -> float:
+    """Returns a limit by its name, as it is or as the option has it."""
+    return _raised(os.environ.get(VARIABLE, "")).get(name, LIMITS[name])
+
+
+def set_limits(text: str) -> None:
+    """Sets limits for this process and those that it starts: `picture_pixels=3e8,sample_seconds=600`.
+
+    Raises UserError for a name that is none, and for a value that is no positive number.
+    """
+    _raised(text)
+    os.environ[VARIABLE] = text
+
+
+@lru_cache(maxsize=8)
+def _raised(text: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = pair.partition("=")
+        if name not in LIMITS:
+            raise UserError(f"there is no limit {name!r}; {did_you_mean(name, LIMITS)}")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = 0.0
+        if not found[name] > 0:
+            raise UserError(f"the limit {name} is {value!r}; expected a positive number, as in {name}=1e9")
+    return found
+
+
+def hint(name: str, found: float) -> str:
+    """Returns what an error says of a limit that was exceeded, and how it is raised."""
+    return f"the limit is {name}={limit(name):.10g}; if it is to be trusted, raise it with --limits {name}={found:.10g}"
+
+
+def check(name: str, found: float, what: str, detail: str = "") -> None:
+    """Raises DamagedError, `what` being its reason, where a sample holds more than the limit of that name."""
+    if found > limit(name):
+        raise DamagedError(what, ": ".join(filter(None, (detail, hint(name, found)))))
+
+
+def refuse(name: str, found: float, what: str) -> None:
+    """Raises UserError where something that a run rests on holds more than the limit of that name."""
+    if found > limit(name):
+        raise UserError(f"{what}; {hint(name, found)}")
