@@ -60,14 +60,16 @@ def zero_shot(
     space: str = "clip",
     batch_size: int = 64,
     progress: bool = True,
+    trust_code: bool = False,
 ) -> Predictions:
     """Classifies a folder of pictures or shards with a run's encoders.
 
     classes, templates: a list or a file with one per line. Where pictures lie in folders named as classes, or shards
     have labels, accuracy is scored as well, by the rule of evals/classes.py; where no label is a class it is not, and
-    a note says so. Unreadable pictures are skipped and listed, hidden files passed over.
+    a note says so. Unreadable pictures are skipped and listed, hidden files passed over. trust_code: allow the run to
+    name code outside mmssl.
     """
-    trained = Trained(load_encoders(run))
+    trained = Trained(load_encoders(run, trust_code=trust_code))
     for modality in ("image", "text"):
         need_encoder(trained, modality, space=space)
     encoder, names = trained.encoders["image"], read_classes(classes)

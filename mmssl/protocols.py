@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmssl import checkpoint, dist, names, recipe
-from mmssl.encoders import create_encoder
+from mmssl.encoders import create_encoder, refuse_fetching
 from mmssl.errors import UserError, did_you_mean
 from mmssl.files import write_atomically
 from mmssl.judge import Judge, load_encoders, merged
+from mmssl.schema import read_json
 from mmssl.types import Encoder, Score, Trained
 
 MODEL, DATA = "model", "data"  # beside the protocols, what options may be meant for
@@ -96,6 +97,8 @@ def open_encoders(
         return {encoder.modality: encoder}
     if (folder / "config.json").is_file():
         name = f"transformers:{path}"
+        if not trust_code:
+            refuse_fetching("transformers", {"architecture": read_json(folder / "config.json")})
     elif folder.is_dir() or ("/" in path and ":" not in path):
         what = "there is no folder" if not folder.is_dir() else "neither a run nor an encoder is in"
         raise UserError(f"{what} {path}; expected encoders/ or config.json in it, or a name such as timm:resnet18")
