@@ -18,7 +18,7 @@ from mmssl import cli, recipe, train
 from mmssl.checkpoint import load_encoder
 from mmssl.classify import zero_shot
 from mmssl.draw import draw
-from mmssl.encoders import create_encoder, pretrained
+from mmssl.encoders import create_encoder, transformers
 from mmssl.errors import UserError
 from mmssl.judge import evaluate, load_encoders, load_run
 from mmssl.protocols import judge_encoder, open_encoders
@@ -222,7 +222,7 @@ def test_a_name_that_is_no_path_is_one_line(name: str, run: Path) -> None:
         assert "\n" not in str(caught.value) and "\0" not in str(caught.value)
 
 
-def test_ones_own_code_runs_where_it_is_trusted(run: Path, marker: Path) -> None:
+def test_ones_own_code_runs_where_it_is_trusted(run: Path, marker: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run / "encoders" / "image" / "config.json"
     config = json.loads(file.read_text())
     config["encoder"]["name"] = "strange.code:encoder"
@@ -233,6 +233,10 @@ def test_ones_own_code_runs_where_it_is_trusted(run: Path, marker: Path) -> None
     assert not marker.exists()
     assert type(load_encoder(file.parent, trust_code=True)).__module__ == "strange.code"
     assert marker.exists()
+    (run.parent / "classes.txt").write_text("red\nblue\n")
+    asked = ["zero-shot", str(run), "--images", str(run.parent / "pictures"), "--classes"]
+    assert cli.main([*asked, str(run.parent / "classes.txt"), "--trust-code"]) == 0
+    assert "a.png" in capsys.readouterr().out
     before = (run / "results.json").read_text()
     write_recipe(
         run,
@@ -303,9 +307,8 @@ def refuse_network(monkeypatch: pytest.MonkeyPatch, marker: Path) -> None:
         marker.touch()
         raise UserError("fetched")
 
-    monkeypatch.setattr(pretrained, "load_model", fetch)
-    monkeypatch.setattr("mmssl.encoders.transformers.load_model", fetch)
-    monkeypatch.setattr("mmssl.encoders.transformers.make_model", fetch)
+    for maker in ("load_model", "make_model"):
+        monkeypatch.setattr(transformers, maker, fetch)
     monkeypatch.setattr(timm, "create_model", fetch)
     monkeypatch.setattr(torchvision.models, "get_model", fetch)
 
@@ -351,7 +354,6 @@ def test_a_folder_of_transformers_fetches_nothing(tmp_path: Path, monkeypatch: p
 
 
 def test_what_mmssl_saves_fetches_nothing() -> None:
-    for name, options in (("timm:resnet18", {}), ("torchvision:r3d_18", {}), ("transformers", {"architecture": BERT})):
-        encoder = create_encoder(name, **options)
-        encoder.options = {**encoder.options, "pretrained": True} if name == "timm:resnet18" else encoder.options
-        assert not encoder.fetches(encoder.config()["options"])
+    encoder = create_encoder("timm:test_vit")
+    encoder.options = {"pretrained": True}
+    assert encoder.fetches(encoder.options) and not encoder.fetches(encoder.config()["options"])
