@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.errors import UserError, did_you_mean
-from mmssl.schema import fit
+from mmssl.schema import fit, shortened
 
 PACKAGE = Path(__file__).parent
 EXPORTS = {
@@ -155,7 +155,7 @@ def _base(factory: type) -> type:
 
 def _hints(factory: Any) -> dict[str, Any]:
     """Returns the types of the options."""
-    own = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    own = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
     return {**_hints(_base(factory)), **own} if _hands_on(factory) else own
 
 
@@ -167,6 +167,8 @@ def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "") 
     known = options_of(factory)
     title = getattr(factory, "__name__", str(factory))
     at = f"{where}: " if where else ""
+    if not isinstance(options, Mapping):
+        raise UserError(f"{where or title} is {shortened(options)}; expected a mapping of options")
     for name in options:
         if name not in known:
             raise UserError(f"{at}{title} has no option {name!r}; {did_you_mean(name, known)}")
