@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, get_type_hints
+from typing import Any, Literal, TypedDict, get_type_hints
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,7 +18,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError, did_you_mean, told
 from mmssl.files import sync_folder, write_atomically
 from mmssl.limits import refuse
-from mmssl.schema import at_least, fit, read_json
+from mmssl.schema import Positive, fit, read_json
 from mmssl.types import Encoder, Head, Preprocess
 
 FORMAT = 1
@@ -153,7 +153,7 @@ class _Kind(TypedDict, total=False):
 class Space(_Kind):
     """What a head's `config` returns, and which class it is; the other keys are the head's options."""
 
-    dim: Annotated[int, at_least(1)]
+    dim: Positive
 
 
 class Config(TypedDict):
@@ -161,7 +161,7 @@ class Config(TypedDict):
 
     format: Literal[1]
     modality: str
-    dim: Annotated[int, at_least(1)]
+    dim: Positive
     encoder: Built
     preprocess: dict[str, Any]
     spaces: dict[str, Space]

@@ -53,6 +53,7 @@ def _is_plain(name: str) -> bool:
 
 
 Count = Annotated[int, at_least(0)]
+Positive = Annotated[int, at_least(1)]
 FileName = Annotated[str, Only("that names a file: letters, digits and . , + = @ ( ) _ -", _is_plain)]
 
 

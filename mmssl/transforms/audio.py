@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.modalities import audio as sounds
-from mmssl.schema import above, at_least, below
+from mmssl.schema import Positive, above, below
 from mmssl.types import Preprocess
 
 
@@ -23,7 +23,7 @@ class AudioPreprocess(Preprocess):
 
     modality: ClassVar[str] = "audio"
 
-    sample_rate: Annotated[int, at_least(1)] = 16_000
+    sample_rate: Positive = 16_000
     seconds: Annotated[float, above(0), below(math.inf)] = 1.0
 
     def __call__(self, raw: Any) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.modalities import image as pictures
-from mmssl.schema import above, at_least, at_most
+from mmssl.schema import Positive, above, at_most
 from mmssl.types import Preprocess
 
 FILTERS = {
@@ -35,7 +35,7 @@ class ImagePreprocess(Preprocess):
 
     modality: ClassVar[str] = "image"
 
-    size: Annotated[int, at_least(1)] = 224
+    size: Positive = 224
     resize: Literal["shorter", "squash"] = "shorter"
     interpolation: Interpolation = "bicubic"
     crop_ratio: Annotated[float, above(0), at_most(1)] = 1.0

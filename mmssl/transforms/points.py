@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import FAR, Cloud
-from mmssl.schema import at_least
+from mmssl.schema import Positive
 from mmssl.types import Preprocess
 
 RADII = (0.1, 0.2, 0.4)  # m, of local shape
@@ -34,7 +34,7 @@ class PointsPreprocess(Preprocess):
 
     modality: ClassVar[str] = "points"
 
-    points: Annotated[int, at_least(1)] | None = 4096
+    points: Positive | None = 4096
     features: tuple[str, ...] = ()
     centre: bool = False
 

@@ -7,13 +7,13 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mmssl.modalities import text as texts
-from mmssl.schema import Count, at_least
+from mmssl.schema import Count, Positive
 from mmssl.types import Preprocess
 
 # The tokenizer's own threads do not survive a fork, and data workers are forked.
@@ -31,7 +31,7 @@ class TextPreprocess(Preprocess):
     modality: ClassVar[str] = "text"
 
     tokenizer: Any = field(repr=False, compare=False)
-    context_length: Annotated[int, at_least(1)] = 77
+    context_length: Positive = 77
     pad_id: Count = 0
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.modalities import video as clips
-from mmssl.schema import above, at_least, below
+from mmssl.schema import Positive, above, below
 from mmssl.transforms.image import FILTERS, Interpolation, random_box
 from mmssl.types import Preprocess
 
@@ -30,8 +30,8 @@ class VideoPreprocess(Preprocess):
 
     modality: ClassVar[str] = "video"
 
-    size: Annotated[int, at_least(1)] = 112
-    frames: Annotated[int, at_least(1)] = 16
+    size: Positive = 112
+    frames: Positive = 16
     fps: Annotated[float, above(0), below(math.inf)] | None = None
     seconds: Annotated[float, above(0), below(math.inf)] | None = None
 
