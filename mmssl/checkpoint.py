@@ -51,12 +51,17 @@ def steps(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
-def load_state(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """Returns the newest state that loads, or None, and a line about each that did not."""
+def load_state(folder: Path, *, schema: Any = dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+    """Returns the newest state that loads, or None, and a line about each that did not.
+
+    schema: the type of what it must hold (mmssl.schema); one that lacks a part does not load.
+    """
     problems: list[str] = []
     for path in steps(folder):
         try:
-            return torch.load(path / "state.pt", map_location="cpu", weights_only=True), problems
+            state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+            fit(state, schema, "the state")
+            return state, problems
         except Exception as error:  # a truncated zip raises a dozen kinds of errors
             problems.append(f"{path.name} does not load ({type(error).__name__}); an older one is tried")
     return None, problems

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from mmssl.data.plan import Plan
 from mmssl.data.shards import Source
 from mmssl.data.stream import Parcel, Stream
-from mmssl.data.tally import Tally
+from mmssl.data.tally import Counts, Tally
 from mmssl.data.workers import work
 from mmssl.errors import UserError
-from mmssl.schema import Positive, at_least, at_most
+from mmssl.schema import Count, Positive, at_least, at_most
 from mmssl.types import Batch, View
+
+
+class LoaderState(TypedDict):
+    """Where a loader stands: `Loader.state`."""
+
+    epoch: Count
+    base: Count
+    batches: Count
+    draws: list[Count]
+    batch: Positive
+    world: Positive
+    workers: Positive
+    report: Counts
 
 
 class Loader:
@@ -159,6 +172,6 @@ class Loader:
         """Returns where this rank stands after the latest delivered batch, as plain values."""
         return {**self._state, "draws": list(self._state["draws"]), "report": self.report()}
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Counts:
         """Returns counts since the run began: drawn, damaged (reason -> shard -> count), notes (text -> count)."""
         return self._tally.plain()
