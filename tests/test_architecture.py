@@ -16,7 +16,7 @@ LEVELS = [
     {"transforms"},
     {"encoders", "views", "data"},
     {"methods", "evals"},
-    {"recipe", "checkpoint", "log", "multitask", "prepare", "pictures"},
+    {"recipe", "checkpoint", "state", "log", "multitask", "prepare", "pictures"},
     {"judge", "classify", "assembly", "protocols"},
     {"trainer", "draw"},
     {"demo", "doctor"},

@@ -273,6 +273,15 @@ def test_the_first_process_writes_and_all_leave_whatever_happens(
     assert done[-1] == "stop" and done[-2] != "run"
 
 
+def test_a_garbled_file_costs_neither_its_own_figures_nor_the_new_ones(done: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    file.write_text("{")
+    Judges.scores = {"knn/k1": Score(0.9, 0, 1, 0, 1)}
+    judge(file)
+    assert list(json.loads(file.read_text())["scores"]) == ["knn/k1"]
+    assert (tmp_path / "found.json.damaged").read_text() == "{"
+
+
 def test_figures_of_other_protocols_on_the_same_stay(done: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     Judges.scores = {name: Score(0.1, 0, 1, 0, 1) for name in ("knn/k1", "knn/k9", "linear/top1")}

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from mmssl.data.plan import Plan
 from mmssl.data.shards import Source
 from mmssl.data.stream import Parcel, Stream
-from mmssl.data.tally import Tally
+from mmssl.data.tally import Counts, Tally
 from mmssl.data.workers import work
 from mmssl.errors import UserError
+from mmssl.schema import Count, Positive, at_least, at_most
 from mmssl.types import Batch, View
+
+
+class LoaderState(TypedDict):
+    """Where a loader stands: `Loader.state`."""
+
+    epoch: Count
+    base: Count
+    batches: Count
+    draws: list[Count]
+    batch: Positive
+    world: Positive
+    workers: Positive
+    report: Counts
 
 
 class Loader:
@@ -28,12 +42,12 @@ class Loader:
         source: Source,
         view: View,
         *,
-        batch: int,
+        batch: Positive,
         seed: int = 0,
-        epoch_samples: int | None = None,
-        workers: int = 2,
-        shuffle_mb: float = 64,
-        max_damaged: float = 0.05,
+        epoch_samples: Positive | None = None,
+        workers: Annotated[int, at_least(0), at_most(1024)] = 2,
+        shuffle_mb: Annotated[float, at_least(0)] = 64,
+        max_damaged: Annotated[float, at_least(0), at_most(1)] = 0.05,
         strict: bool = False,
         rank: int = 0,
         world: int = 1,
@@ -158,6 +172,6 @@ class Loader:
         """Returns where this rank stands after the latest delivered batch, as plain values."""
         return {**self._state, "draws": list(self._state["draws"]), "report": self.report()}
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Counts:
         """Returns counts since the run began: drawn, damaged (reason -> shard -> count), notes (text -> count)."""
         return self._tally.plain()

@@ -185,6 +185,17 @@ def test_evaluating_again_keeps_what_was_not_asked(run: Path, monkeypatch: pytes
     assert read_scores(run)["second/weight"].value == weight[5], "the first process writes"
 
 
+def test_a_garbled_file_costs_neither_its_own_figures_nor_the_new_ones(run: Path) -> None:
+    file = run / "results.json"
+    before = file.read_text()
+    file.write_text(before[:-9])
+    evaluate(run, evals=["second"], trust_code=True)
+    assert list(read_scores(run)) == ["second/weight"]
+    assert (run / "results.json.damaged").read_text() == before[:-9]
+    (run / "results.json.damaged").unlink()
+    file.write_text(before)
+
+
 def test_features_are_remembered_while_evaluations_run(monkeypatch: pytest.MonkeyPatch) -> None:
     from mmssl import judge as module
 
