@@ -14,7 +14,7 @@ from mmssl.data.fields import KEYS
 from mmssl.data.index import as_bytes
 from mmssl.data.journal import Fields
 from mmssl.data.manifest import read_manifest
-from mmssl.data.own_files import files_of
+from mmssl.data.own_files import check_file, files_of
 from mmssl.errors import DamagedError
 
 Spot = tuple[str, int, int | None]
@@ -77,9 +77,13 @@ def read_row(row: Row) -> Fields:
 
 def _read(path: str, start: int, length: int | None, where: str) -> bytes:
     try:
+        if length is None:
+            check_file(path)
         with open(path, "rb") as file:
             file.seek(start)
             return file.read() if length is None else file.read(length)
+    except DamagedError as error:
+        raise DamagedError(error.reason, where) from None
     except OSError as error:
         raise DamagedError("a file that cannot be read", f"{where}: {error.strerror}") from None
     except ValueError as error:  # a name that no file can have
