@@ -12,7 +12,7 @@ from typing import Any
 from mmssl import modalities
 from mmssl.data.fields import KEYS
 from mmssl.data.index import as_bytes
-from mmssl.data.journal import Fields
+from mmssl.data.making import Fields
 from mmssl.data.manifest import read_manifest
 from mmssl.data.own_files import check_file, files_of
 from mmssl.errors import DamagedError
@@ -92,10 +92,12 @@ def _read(path: str, start: int, length: int | None, where: str) -> bytes:
 
 def _merged(data: bytes, ours: str) -> bytes:
     """Adds to a user's own JSON what we know of the sample; what it says itself stays."""
-    theirs = json.loads(data)
-    return (
-        as_bytes(json.dumps({**json.loads(ours), **theirs}, ensure_ascii=False)) if isinstance(theirs, dict) else data
-    )
+    try:
+        theirs = json.loads(data)
+        both = {**json.loads(ours), **theirs} if isinstance(theirs, dict) else None
+        return data if both is None else as_bytes(json.dumps(both, ensure_ascii=False))
+    except RecursionError:  # what could just be read may be too deep to write
+        raise DamagedError("damaged json", "nested too deep") from None
 
 
 def rows_of_folder(root: Path) -> Rows:

@@ -87,7 +87,7 @@ def _contents(path: Path) -> dict[str, Any]:
     try:
         for place in scan_tar(path):
             samples += 1
-            fields.update(list(place.fields))
+            fields.update(place.names)
             if place.fault:
                 faults.setdefault(place.fault, []).append(place.key)
     except DamagedError as error:
