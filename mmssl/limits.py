@@ -28,6 +28,7 @@ LIMITS = {
     "shard_bytes": 2**36,  # of one compressed shard, unpacked
     "shard_names": 2**30,  # of the names of one shard's samples, which are held to tell those that are torn apart
     "shards": 1e6,  # that patterns with braces and globs stand for
+    "manifest_cells": 1e8,  # of a Parquet manifest
     # documents: index.json, config.json, recipe.yaml, ...
     "json_bytes": 2**27,
     "yaml_bytes": 2**22,

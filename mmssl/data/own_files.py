@@ -105,6 +105,11 @@ def check_file(path: str | Path) -> None:
     check("member_bytes", status.st_size, LARGE, str(path))
 
 
+def is_file(path: Path) -> bool:
+    """Tells whether a path is a file; a name that no file can have is none, where Path.is_file raises."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def is_tar(path: Path) -> bool:
     """Tells whether a path is a tar, compressed or not."""
     if not path.is_file():

@@ -14,7 +14,7 @@ from mmssl.data.fields import KEYS
 from mmssl.data.index import as_bytes
 from mmssl.data.making import Fields
 from mmssl.data.manifest import read_manifest
-from mmssl.data.own_files import check_file, files_of
+from mmssl.data.own_files import check_file, files_of, is_file
 from mmssl.errors import DamagedError
 
 Spot = tuple[str, int, int | None]
@@ -39,7 +39,7 @@ class Row:
         total = sum(len(text) for text in self.texts.values())
         for path, _, length in self.files.values():
             file = Path(path)
-            total += length if length is not None else file.stat().st_size if file.is_file() else 0
+            total += length if length is not None else file.stat().st_size if is_file(file) else 0
         return total + 1024 * (len(self.files) + len(self.texts))
 
 
