@@ -7,6 +7,7 @@ import glob
 import itertools
 import os
 import re
+import stat
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,15 +121,21 @@ def _expand_one(url: str) -> list[str]:
     if not is_local(url) and not url.startswith("file:"):
         return [_checked(url)]
     path = Path(os.path.expanduser(url if is_local(url) else url2pathname(urlparse(url).path)))  # noqa: PTH111
-    if os.path.isdir(path):  # noqa: PTH112 - these three say no where Path raises for a name that no file can have
-        return _of_folder(path)
-    if os.path.exists(path):  # noqa: PTH110
-        return [as_file(path)]
+    if mode := _mode(path):
+        return _of_folder(path) if stat.S_ISDIR(mode) else [as_file(path)]
     matches = list(itertools.islice(glob.iglob(str(path)), int(limit("shards")) + 1))  # noqa: PTH207 - may be absolute
     if not matches:
         raise UserError(f"there is no shard {url}; {_near(path)}")
     found = sorted(map(Path, matches))
     return [shard for match in found for shard in (_of_folder(match) if match.is_dir() else [_found(match)])]
+
+
+def _mode(path: Path) -> int:
+    """Returns what kind of file a path is; 0 where nothing is there, or no file can be named so."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
 
 
 def _checked(url: str) -> str:
@@ -149,10 +156,12 @@ def _of_folder(folder: Path) -> list[str]:
     if (folder / JOURNAL).exists():
         raise UserError(f"{folder} holds an interrupted build; run its command again to finish it")
     index = read_index(folder)
-    names = [s["name"] for s in index["shards"]] if index else sorted(p.name for p in folder.glob("*.tar"))
+    with os.scandir(folder) as entries:  # which tells files from folders without a look at each
+        there = {entry.name: entry.is_file() for entry in entries}
+    names = [s["name"] for s in index["shards"]] if index else sorted(n for n in there if n.endswith(".tar"))
     if not names:
         raise UserError(f"{folder} holds no *.tar; {_near(folder / 'x.tar')}")
-    return [_found(folder / name) for name in names]
+    return [as_file(folder / name) if there.get(name) else _found(folder / name) for name in names]
 
 
 def _found(path: Path) -> str:

@@ -87,8 +87,8 @@ def read_tar(url: str, *, start: int = 0, stop: int | None = None, step: int = 1
                     fault = fault or TOO_FEW
     except DamagedError as error:
         fault = error.reason
-    except BROKEN:
-        fault = ENDS_EARLY if tar and tar.at else CLOSED
+    except BROKEN as error:
+        fault = ENDS_EARLY if isinstance(error, EOFError) or (tar and tar.at) else CLOSED
     fault = fault or ("two files of a sample bear one name" if twins else "")
     if fault:
         yield Entry("", url, {}, fault)

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from mmssl.limits import check
 
 CHUNK = 2**20
+STEP = 2**16  # bytes that are unpacked at once, and lost with what is damaged among them
 DICTIONARY = 2**29  # bytes of memory that xz may ask for
 PADDING = 2**26  # zeros that may follow a stream
 UNPACKS = "a compressed shard that unpacks to more than the limit shard_bytes"
@@ -63,7 +64,7 @@ def unpacked(file: Any) -> BinaryIO:
     """Returns a file's content to be read forwards, decompressed, or the file itself where it can be searched."""
     if isinstance(file, io.BufferedReader) and not packing(file.peek(8)):
         return file
-    return io.BufferedReader(_Blocks(_blocks(file)), CHUNK)
+    return io.BufferedReader(_Blocks(_blocks(file)), STEP)
 
 
 class _Blocks(io.RawIOBase):
@@ -86,7 +87,7 @@ class _Blocks(io.RawIOBase):
 
 
 def _blocks(file: Any) -> Iterator[bytes]:
-    data = file.read(CHUNK)
+    data = file.read(STEP)
     if how := packing(data):
         yield from _unpack(file, data, how[0])
         return
@@ -96,10 +97,16 @@ def _blocks(file: Any) -> Iterator[bytes]:
 
 
 def _unpack(file: Any, data: bytes, new: Callable[[], Any]) -> Iterator[bytes]:
-    """Yields what compressed streams hold, one behind the other; raises DamagedError for more than the limit."""
+    """Yields what compressed streams hold, one behind the other.
+
+    Raises DamagedError for more than the limit, EOFError for what is cut or does not unpack.
+    """
     total, unpacker = 0, new()
     while True:
-        block = unpacker.decompress(data, CHUNK)
+        try:
+            block = unpacker.decompress(data, STEP)
+        except Exception as error:  # each kind has its own
+            raise EOFError(str(error)) from None
         check("shard_bytes", total := total + len(block), UNPACKS)
         yield block
         if unpacker.eof:
@@ -108,7 +115,7 @@ def _unpack(file: Any, data: bytes, new: Callable[[], Any]) -> Iterator[bytes]:
                 return
             unpacker = new()
             continue
-        data = file.read(CHUNK) if unpacker.needs_input else b""
+        data = file.read(STEP) if unpacker.needs_input else b""
         if not (block or data) and unpacker.needs_input:
             raise EOFError
 
@@ -118,7 +125,7 @@ def _behind(file: Any, data: bytes) -> bytes:
     zeros = 0
     while not (rest := data.lstrip(b"\0")) and zeros <= PADDING:
         zeros += len(data)
-        if not (data := file.read(CHUNK)):
+        if not (data := file.read(STEP)):
             return b""
     return rest
 
