@@ -6,9 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mmssl.data.members import NAME
+from mmssl.data.members import META, NAME, base_and_field
 from mmssl.data.own_files import hidden
-from mmssl.data.tar import META, base_and_field
 from mmssl.errors import DamagedError
 
 Fields = dict[str, bytes]
@@ -55,7 +54,10 @@ def _check_name(name: str) -> None:
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or "\\" in name or re.match("[A-Za-z]:", name):
         raise DamagedError(LEADS_OUT, f"{name!r:.200}")
-    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in parts]
+    try:
+        sizes = [len(part.encode("utf-8", "surrogateescape")) for part in parts]
+    except UnicodeEncodeError:
+        sizes = [NAME + 1]
     if max(sizes) > PART or sum(sizes) > NAME or not parts[-1] or CONTROL.search(name):
         raise DamagedError(NO_NAME, f"{name!r:.200}")
 

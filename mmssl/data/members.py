@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ BROKEN = (OSError, EOFError, tarfile.TarError)
 BLOCK = tarfile.BLOCKSIZE
 HEADER = 2**20  # bytes of a long name, or of extended attributes, that are held
 NAME = 4096  # bytes of a name, the longest that a system opens
+META = re.compile(r"__[^/]*__($|/)")  # what webdataset skips
 LARGE = "a file larger than the limit member_bytes"
 LONG_NAME = "a file whose name is too long"
 SPARSE = "a file with holes (GNU sparse), which is not read"
@@ -162,6 +164,13 @@ def _records(data: bytes) -> Iterator[tuple[str, str]]:
         elif key.startswith(b"GNU.sparse."):
             yield "holes", ""
         at += int(length)
+
+
+def base_and_field(name: str) -> tuple[str, str]:
+    """Parts a file's name at the first dot behind its folders, as webdataset does; ("", "") for one without both."""
+    folder, slash, last = name.rpartition("/")
+    base, dot, extension = last.partition(".")
+    return (folder + slash + base, extension.lower()) if base and dot else ("", "")
 
 
 @contextlib.contextmanager

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mmssl.data.fields import Raw
-from mmssl.data.members import BLOCK, BROKEN, Member, Tar, open_tar
+from mmssl.data.members import BLOCK, BROKEN, META, Member, Tar, base_and_field, open_tar
 from mmssl.data.own_files import hidden
 from mmssl.data.patterns import is_local
 from mmssl.data.unpack import CHUNK, UNPACKS, unpacked
 from mmssl.errors import DamagedError
 from mmssl.limits import check, limit
 
-META = re.compile(r"__[^/]*__($|/)")  # what webdataset skips
 ENDS_EARLY = "the tar ends in the middle or is garbled"
 TORN = "files of one sample that do not stand together in the tar; `mmssl shards build TAR OUT` joins them"
 TOO_FEW = "the shard has fewer samples than expected"
@@ -109,13 +107,6 @@ def _opened(url: str) -> Iterator[Any]:
     finally:
         with contextlib.suppress(OSError):  # a command whose output is no longer wanted complains
             stream.close()
-
-
-def base_and_field(name: str) -> tuple[str, str]:
-    """Parts a file's name at the first dot behind its folders, as webdataset does; ("", "") for one without both."""
-    folder, slash, last = name.rpartition("/")
-    base, dot, extension = last.partition(".")
-    return (folder + slash + base, extension.lower()) if base and dot else ("", "")
 
 
 def _grouped(members: Iterable[Member], take: Callable[[Member], T], twins: list[str]) -> Iterator[Group[T]]:
