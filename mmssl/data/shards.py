@@ -121,14 +121,18 @@ class Source:
         return self._samples(wanted, rank, world)
 
     def _samples(self, wanted: Collection[str], rank: int, world: int) -> Iterator[Sample]:
-        every = itertools.chain.from_iterable(map(self.entries, range(len(self.shards))))
-        for entry in itertools.islice(every, rank, None, world):
+        for entry in self.share(rank, world):
             try:
                 sample = self.open(entry, wanted)
             except DamagedError as error:
                 self.skip(entry, error)
             else:
                 yield sample
+
+    def share(self, rank: int, world: int) -> Iterator[Entry]:
+        """Yields entry rank, rank + world, ... of all, still encoded."""
+        every = itertools.chain.from_iterable(map(self.entries, range(len(self.shards))))
+        return itertools.islice(every, rank, None, world)
 
     def skip(self, entry: Entry, error: DamagedError) -> None:
         """Counts an entry that cannot be used."""
