@@ -125,7 +125,7 @@ class _Worker(Generic[T]):
                 if self.process.exitcode is None:
                     raise
                 again = self.stands_in and not self.made
-                raise Death(turn, self.process.exitcode, self.at, again) from None
+                raise Death(turn, self.process.exitcode, self._last_words(), again) from None
             if kind == "at":
                 self.at = value
             elif kind == "error":
@@ -137,6 +137,15 @@ class _Worker(Generic[T]):
                 self.made += 1
                 self.ask()
                 return [value]
+
+    def _last_words(self) -> tuple[Place, str] | None:
+        """Returns what the dead one was at by the last that it said; of what it made nothing can be had any more."""
+        with suppress(EOFError):
+            while self.pipe.poll():
+                with suppress(OSError):
+                    kind, value = self.pipe.recv()
+                    self.at = value if kind == "at" else self.at
+        return self.at
 
 
 def _serve(part: Part[T], pipe: Connection, careful: int) -> None:

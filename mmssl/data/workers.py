@@ -5,7 +5,6 @@ torch is imported where it is used, for processes that only write shards do with
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -15,8 +14,10 @@ from multiprocessing.context import BaseContext
 
 from mmssl.errors import UserError
 
+if sys.platform == "linux":
+    import fcntl
+
 PRELOAD = ["mmssl.data.stream", "mmssl.data.sweep", "mmssl.views.single"]  # what workers import, once for all of them
-PR_SET_PDEATHSIG = 1
 
 
 def refuse_import() -> None:
@@ -47,8 +48,7 @@ def start_context() -> BaseContext:
 def end_with_parent() -> None:
     """Ends this worker when the process it works for is killed; otherwise it would wait for work for ever.
 
-    On Linux the kernel sees to it, also where C code never lets another thread run: by fork and spawn the parent is
-    that process, by forkserver a server that ends with it.
+    On Linux the kernel sees to it, by SIGIO, also where C code never lets another thread run.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -59,4 +59,7 @@ def end_with_parent() -> None:
 
     threading.Thread(target=watch, daemon=True).start()  # sees one too that ended before this
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        pipe = parent.sentinel  # in which nothing happens but its end
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
