@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 from mmssl.data.fields import decode_all, fills, find, key_of, places
 from mmssl.data.index import JOURNAL, read_index
 from mmssl.data.tar import TORN, Entry, read_tar, scan_tar
+from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError, did_you_mean
 from mmssl.types import Sample
 
@@ -123,7 +124,8 @@ class Source:
     def _samples(self, wanted: Collection[str], rank: int, world: int) -> Iterator[Sample]:
         for entry in self.share(rank, world):
             try:
-                sample = self.open(entry, wanted)
+                with timed():
+                    sample = self.open(entry, wanted)
             except DamagedError as error:
                 self.skip(entry, error)
             else:
