@@ -21,6 +21,7 @@ from mmssl.data.patterns import as_file
 from mmssl.data.shards import Source
 from mmssl.data.summary import account
 from mmssl.data.tar import read_tar, scan_tar
+from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError
 
 
@@ -104,8 +105,9 @@ def _undecodable(path: Path) -> list[str]:
             if (key := key_of(field)) is None:
                 continue
             try:
-                check(field, data)
-                open_key(key, {field: data}, {})
+                with timed():
+                    check(field, data)
+                    open_key(key, {field: data}, {})
             except DamagedError as error:
                 problems.append(f"{entry.key}, {field}: {error}")
     return problems
