@@ -13,6 +13,7 @@ from mmssl.assembly import build_objective, pretexts
 from mmssl.errors import UserError, did_you_mean
 from mmssl.evals.memory import remembering
 from mmssl.evals.report import Report, reporting, warn
+from mmssl.evals.results import kept, read_results, scores_of
 from mmssl.files import write_atomically
 from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
 
@@ -27,10 +28,7 @@ class Judge:
         self.failed: dict[str, UserError] = {}
         for key, node in nodes.items():
             name, options = recipe.split({k: v for k, v in node.items() if k != "every"}, default=key)
-            built = names.build("evals", name, where=f"evals.{key}", **options)
-            if not isinstance(built, Evaluation):
-                raise UserError(f"evals.{key}: {name!r} is no Evaluation; subclass mmssl.types.Evaluation")
-            self.evaluations[key] = built
+            self.evaluations[key] = names.build("evals", name, where=f"evals.{key}", **options)
 
     def due(self, trained: Callable[[], Trained], samples: int, step: int, *, last: bool) -> dict[str, Score]:
         """Runs what falls due within the last `step` samples, and everything at the end; `trained()` is then judged."""
@@ -154,8 +152,9 @@ def evaluate(
         if dist.rank() == 0:
             newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
             samples = sum(int(path.name[5:]) for path in newest) * made.per_step
-            remarks = merged(_read(folder), judge.remarks())
-            write_results(folder, made, {**read_scores(folder), **scores}, samples=samples, remarks=remarks)
+            before = kept(folder / "results.json")
+            remarks = merged(before, judge.remarks())
+            write_results(folder, made, {**scores_of(before), **scores}, samples=samples, remarks=remarks)
         judge.finish(folder / "results.json")
     finally:
         dist.stop()
@@ -164,13 +163,7 @@ def evaluate(
 
 def read_scores(run: str | Path) -> dict[str, Score]:
     """Reads back the scores in a run's results.json, none when there is none."""
-    return {key: Score(**value) for key, value in _read(Path(run)).get("scores", {}).items()}
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / "results.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return found
+    return scores_of(read_results(Path(run) / "results.json"))
 
 
 def table(scores: Mapping[str, Score]) -> str:

@@ -26,6 +26,7 @@ LIMITS = {
     "sample_seconds": 120,  # that a data worker, or an evaluation, takes over one sample
     # sets of shards
     "shard_bytes": 2**36,  # of one compressed shard, unpacked
+    "shard_samples": 1e7,  # that index.json promises of one shard
     "shard_names": 2**30,  # of the names of one shard's samples, which are held to tell those that are torn apart
     "shards": 1e6,  # that patterns with braces and globs stand for
     "manifest_cells": 1e8,  # of a Parquet manifest

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mmssl.errors import UserError
+from mmssl.schema import fit
 
 
 class RunLog:
@@ -47,12 +49,19 @@ class RunLog:
             self.wandb.finish()
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Reads back whole lines; the last one may have been cut off."""
-    if not path.exists():
-        return []
-    whole = [line for line in path.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
-    return [json.loads(line) for line in whole]
+class Line(TypedDict):
+    """A line of metrics.jsonl; what else it has are figures by name."""
+
+    step: int
+
+
+def _lines(path: Path) -> list[Line]:
+    """Reads back whole lines; the last one may have been cut off, and what is no line of ours is left out."""
+    lines: list[Line] = []
+    for text in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
+        with suppress(ValueError, RecursionError):
+            lines.append(fit(json.loads(text), Line, "the line"))
+    return lines
 
 
 def _start_wandb(folder: Path, name: str, recipe: dict[str, Any]) -> Any:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mmssl import checkpoint, dist, names, recipe
-from mmssl.encoders import create_encoder
+from mmssl.encoders import create_encoder, refuse_fetching
 from mmssl.errors import UserError, did_you_mean
+from mmssl.evals.results import Results, kept
 from mmssl.files import write_atomically
 from mmssl.judge import Judge, load_encoders, merged
+from mmssl.schema import fit, read_json
 from mmssl.types import Encoder, Score, Trained
 
 MODEL, DATA = "model", "data"  # beside the protocols, what options may be meant for
@@ -96,6 +98,8 @@ def open_encoders(
         return {encoder.modality: encoder}
     if (folder / "config.json").is_file():
         name = f"transformers:{path}"
+        if not trust_code:
+            refuse_fetching("transformers", {"architecture": read_json(folder / "config.json")})
     elif folder.is_dir() or ("/" in path and ":" not in path):
         what = "there is no folder" if not folder.is_dir() else "neither a run nor an encoder is in"
         raise UserError(f"{what} {path}; expected encoders/ or config.json in it, or a name such as timm:resnet18")
@@ -108,8 +112,8 @@ def _is_own(folder: Path) -> bool:
     if (folder / "encoders").is_dir() or not (folder / "model.safetensors").is_file():
         return (folder / "encoders").is_dir()
     try:
-        return "format" in json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        return "format" in fit(read_json(folder / "config.json"), dict[str, Any], "it")
+    except UserError:
         return True  # load_encoder tells what is wrong with it
 
 
@@ -128,10 +132,10 @@ def _home(path: str) -> Path:
 def _write(
     file: Path, what: dict[str, str], nodes: Mapping[str, Any], scores: Mapping[str, Score], remarks: Mapping[str, Any]
 ) -> None:
-    before = json.loads(file.read_text()) if file.is_file() else {}
-    stays = before if all(before.get(key) == value for key, value in what.items()) else {}
-    found = {key: score for key, score in stays.get("scores", {}).items() if key.split("/")[0] not in nodes}
-    found |= {key: asdict(score) for key, score in scores.items()}
+    before = kept(file)
+    stays: Results = before if all(before.get(key) == value for key, value in what.items()) else {}
+    others = {key: score for key, score in stays.get("scores", {}).items() if key.split("/")[0] not in nodes}
+    found = {**others, **{key: asdict(score) for key, score in scores.items()}}
     protocols = {**stays.get("protocols", {}), **nodes}
     values = {**what, "protocols": protocols, **merged(stays, remarks), "scores": found}
     write_atomically(file, json.dumps(values, indent=2).encode())

@@ -32,6 +32,7 @@ from mmssl.nn.wholeness import Wholeness, measured
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
 from mmssl.recipe import Recipe, check, load, override, split
+from mmssl.state import State
 from mmssl.types import Batch, Loss, Trained
 
 
@@ -275,7 +276,7 @@ def open_folder(folder: Path, *, resume: bool) -> dict[str, Any] | None:
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; continue it with --resume, or choose another name=... or --out")
         return None
-    state, problems = checkpoint.load_state(folder / "checkpoints")
+    state, problems = checkpoint.load_state(folder / "checkpoints", schema=State)
     for problem in problems if dist.rank() == 0 else ():
         tqdm.write(f"{folder}: {problem}")
     return state

@@ -95,3 +95,19 @@ def test_weights_and_biases_must_be_installed(
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(UserError, match=r"pip install 'mmssl\[wandb\]'"):
         RunLog(tmp_path, name="x", recipe={}, wandb=True)
+
+
+def test_lines_that_are_none_are_left_out(tmp_path: Path, boards: list[Board]) -> None:
+    lines = [
+        '{"step": 1}',
+        '{"loss": 2}',
+        '{"step": "2"}',
+        "[" * 100_000 + "}",
+        "[3]",
+        '{"step": 4, "a": null}',
+        "{}",
+    ]
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"\xff": 1}\n{"step": 5}\n')
+    RunLog(tmp_path, name="x", recipe={}, step=9).close()
+    left = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in left] == [1, 4, 5]

@@ -13,6 +13,7 @@ import pytest
 
 from mmssl import names
 from mmssl.errors import UserError
+from mmssl.schema import fit
 
 
 class Kind:
@@ -84,7 +85,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
 
 @pytest.mark.parametrize(("hint", "value", "expected"), FITS)
 def test_a_value_becomes_what_its_option_declares(hint: Any, value: Any, expected: Any) -> None:
-    found = names._fit(value, hint, "option")
+    found = fit(value, hint, "option")
     assert found == expected and type(found) is type(expected)
     if isinstance(found, list | tuple):
         assert [type(item) for item in found] == [type(item) for item in expected]
@@ -93,12 +94,12 @@ def test_a_value_becomes_what_its_option_declares(hint: Any, value: Any, expecte
 @pytest.mark.parametrize(("hint", "value", "said"), REFUSED)
 def test_a_value_of_another_type_is_refused(hint: Any, value: Any, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        names._fit(value, hint, "here: option")
+        fit(value, hint, "here: option")
     assert str(caught.value) == f"here: option is {value!r}; {said}"
 
 
 def test_every_value_of_a_mapping_is_changed() -> None:
-    assert names._fit({"a": 1, "b": "2"}, dict[str, float], "x") == {"a": 1.0, "b": 2.0}
+    assert fit({"a": 1, "b": "2"}, dict[str, float], "x") == {"a": 1.0, "b": 2.0}
 
 
 def wants(first: int, second: int = 2, *, size: int, rate: float = 0.5, free=None) -> tuple[Any, ...]:  # type: ignore[no-untyped-def]
@@ -136,31 +137,33 @@ def test_only_keywords_are_options() -> None:
 
 
 def test_building_passes_arguments_and_options_on(own: ModuleType) -> None:
-    assert names.build("encoders", "their.code:wants", 7, 8, size=3.0, rate="1e-2") == (7, 8, 3, 0.01, None)
+    assert names.build("optim", "their.code:wants", 7, 8, size=3.0, rate="1e-2") == (7, 8, 3, 0.01, None)
     with pytest.raises(UserError, match=r"^node: wants has no option 'sise'"):
-        names.build("encoders", "their.code:wants", 7, where="node", size=1, sise=2)
+        names.build("optim", "their.code:wants", 7, where="node", size=1, sise=2)
     with pytest.raises(UserError, match=r"^their.code:wants: wants needs the option 'size'"):
-        names.build("encoders", "their.code:wants", 7)
+        names.build("optim", "their.code:wants", 7)
+    with pytest.raises(UserError, match=r"^node: 'their.code:wants' cannot be built by its options alone \(.*first"):
+        names.build("optim", "their.code:wants", where="node", size=1)
     with pytest.raises(UserError, match="trust_code=True"):
-        names.build("encoders", "their.code:wants", 7, size=1, trust_code=False)
+        names.build("optim", "their.code:wants", 7, size=1, trust_code=False)
 
 
 def test_variants(own: ModuleType) -> None:
-    own.encoder = varied  # type: ignore[attr-defined]
-    assert names.resolve("encoders", "their.code:small") == (varied, "small")
-    assert names.build("encoders", "their.code:small", 5, size=2) == ("small", 5, 2)
+    own.optimizer = varied  # type: ignore[attr-defined]
+    assert names.resolve("optim", "their.code:small") == (varied, "small")
+    assert names.build("optim", "their.code:small", 5, size=2) == ("small", 5, 2)
     with pytest.raises(UserError, match=r"^node: say which variant, as in 'their.code:VARIANT'"):
-        names.build("encoders", "their.code", where="node")
+        names.build("optim", "their.code", where="node")
     with pytest.raises(UserError, match=r"^their.code: say which variant"):
-        names.build("encoders", "their.code")
-    own.encoder = sometimes  # type: ignore[attr-defined]
-    assert names.build("encoders", "their.code", size=2) == ("plain", 2)
-    own.encoder = wants  # type: ignore[attr-defined]
+        names.build("optim", "their.code")
+    own.optimizer = sometimes  # type: ignore[attr-defined]
+    assert names.build("optim", "their.code", size=2) == ("plain", 2)
+    own.optimizer = wants  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"^node: 'their.code' has no variant 'small'"):
-        names.build("encoders", "their.code:small", where="node")
+        names.build("optim", "their.code:small", where="node")
     with pytest.raises(UserError, match=r"^their.code:small: 'their.code' has no variant 'small'"):
-        names.build("encoders", "their.code:small")
-    assert names.resolve("encoders", "their.code:_hidden") == (wants, "_hidden"), "what is private is not reached"
+        names.build("optim", "their.code:small")
+    assert names.resolve("optim", "their.code:_hidden") == (wants, "_hidden"), "what is private is not reached"
 
 
 def test_names_that_lead_nowhere(own: ModuleType) -> None:
@@ -190,10 +193,11 @@ def test_a_package_that_is_missing_is_named(own: ModuleType, tmp_path: Path, mon
         names.resolve("encoders", "lone.absent")
 
 
-def test_what_a_file_only_imports_is_no_part_of_it() -> None:
-    from mmssl.methods import clip
+def test_of_a_file_counts_what_its_room_holds() -> None:
+    from mmssl.methods import clip, moco
 
-    assert names.resolve("methods", "clip:CLIP") == (clip.CLIP, None)
+    assert names.resolve("methods", "clip:CLIP") == (clip.method, "CLIP"), "an objective is no method"
+    assert names.resolve("methods", "moco:v2") == (moco.v2, None)
     assert names.resolve("methods", "clip") == (clip.method, None)
     assert names.resolve("methods", "mmssl.methods.clip:method") == (clip.method, None)
     assert names.resolve("methods", "clip:nothing") == (clip.method, "nothing")

@@ -59,12 +59,13 @@ def test_what_is_meant_for_nothing_is_refused(names: list[str], tree: dict[str, 
 
 
 FOREIGN = """
-from mmssl.types import Evaluation
+from mmssl.types import Encoder, Evaluation
 
 class Own(Evaluation):
     def __init__(self, *, train: dict, data: dict, steps: int = 1) -> None: ...
 
-def encoder(*, pretrained: bool = False): ...
+class encoder(Encoder):
+    def __init__(self, *, pretrained: bool = False) -> None: ...
 """
 
 
@@ -270,6 +271,15 @@ def test_the_first_process_writes_and_all_leave_whatever_happens(
     with pytest.raises(UserError, match="no"):
         judge(tmp_path / "found.json")
     assert done[-1] == "stop" and done[-2] != "run"
+
+
+def test_a_garbled_file_costs_neither_its_own_figures_nor_the_new_ones(done: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    file.write_text("{")
+    Judges.scores = {"knn/k1": Score(0.9, 0, 1, 0, 1)}
+    judge(file)
+    assert list(json.loads(file.read_text())["scores"]) == ["knn/k1"]
+    assert (tmp_path / "found.json.damaged").read_text() == "{"
 
 
 def test_figures_of_other_protocols_on_the_same_stay(done: list[Any], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 from tqdm import tqdm
 
@@ -25,6 +25,7 @@ from mmssl.data.summary import account
 from mmssl.data.workers import end_with_parent, refuse_import
 from mmssl.errors import UserError
 from mmssl.files import sync_folder
+from mmssl.schema import Count, FileName, fit
 
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ENOTDIR, errno.ENOENT)
 OPTIONAL = ("examples", "empty_classes")  # in the index only where there are any
@@ -138,7 +139,7 @@ def _journal(folder: Path, plan: Plan, done: dict[int, dict[str, Any]]) -> Itera
     path.touch()
     with open(path, "r+b") as file:
         _lock(file, folder)
-        lines = _read_journal(path)
+        lines = _read_journal(path, digest, len(plan.shards))
         if lines and lines[0] != digest:
             raise UserError(
                 f"{folder} holds an interrupted build of something else; remove it or choose another folder"
@@ -175,14 +176,36 @@ def _lock(file: BinaryIO, folder: Path) -> None:
         raise UserError(f"another build has just ended in {folder}; choose another folder, or empty it first")
 
 
-def _read_journal(path: Path) -> list[Any]:
-    """Returns the journal's records without the one that a crash cut short."""
+class Finished(TypedDict):
+    """A shard's entry in the journal: that of the index, with what was left out, and why, and how often labels came."""
+
+    name: FileName
+    samples: Count
+    bytes: Count
+    fields: dict[str, Count]
+    sha256: str
+    damaged: dict[str, tuple[Count, list[str]]]
+    labels: dict[str, Count]
+
+
+def _read_journal(path: Path, digest: str, shards: int) -> list[Any]:
+    """Returns the journal's records, the plan's digest and then number and entry of each finished shard.
+
+    One that a crash cut short is left out. UserError for one that no build of so many shards with this digest wrote:
+    nothing then tells which shards are finished, and none is overwritten.
+    """
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    with contextlib.suppress(json.JSONDecodeError):
-        return [json.loads(line) for line in lines]
-    return []
+    records: list[Any] = []
+    for place, line in enumerate(path.read_bytes().split(b"\n")[:-1]):
+        try:
+            record = fit(json.loads(line), tuple[Count, Finished] if place else str, "the line")
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is damaged in line {place + 1}, {error}; choose another folder") from None
+        if place and (record[1]["name"] != f"{record[0]:05d}.tar" or (records[0] == digest and record[0] >= shards)):
+            raise UserError(f"{path} is damaged in line {place + 1}, it names another shard; choose another folder")
+        records.append(record)
+    return records
 
 
 @contextlib.contextmanager

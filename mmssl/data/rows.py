@@ -15,6 +15,7 @@ from mmssl.data.index import as_bytes
 from mmssl.data.making import Fields
 from mmssl.data.manifest import read_manifest
 from mmssl.data.own_files import check_file, files_of, is_file
+from mmssl.data.timer import timed
 from mmssl.errors import DamagedError
 
 Spot = tuple[str, int, int | None]
@@ -68,7 +69,8 @@ def read_row(row: Row) -> Fields:
         data = _read(path, start, length, where)
         try:
             if row.check:
-                modalities.decode(name, data)
+                with timed():
+                    modalities.decode(name, data)
         except DamagedError as error:
             raise DamagedError(error.reason, f"{where}: {error.detail}" if error.detail else where) from None
         sample[name] = _merged(data, row.texts["json"]) if name == "json" and "json" in row.texts else data

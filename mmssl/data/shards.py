@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from mmssl.data.fields import decode_all, fills, find, key_of, places
-from mmssl.data.index import read_index
+from mmssl.data.index import Shard, read_index
 from mmssl.data.patterns import as_file, expand, is_local
 from mmssl.data.tar import TORN, Entry, read_tar, scan_tar
+from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError, did_you_mean
 from mmssl.types import Sample
 
@@ -119,14 +119,19 @@ class Source:
         return self._samples(wanted, rank, world)
 
     def _samples(self, wanted: Collection[str], rank: int, world: int) -> Iterator[Sample]:
-        every = itertools.chain.from_iterable(map(self.entries, range(len(self.shards))))
-        for entry in itertools.islice(every, rank, None, world):
+        for entry in self.share(rank, world):
             try:
-                sample = self.open(entry, wanted)
+                with timed():
+                    sample = self.open(entry, wanted)
             except DamagedError as error:
                 self.skip(entry, error)
             else:
                 yield sample
+
+    def share(self, rank: int, world: int) -> Iterator[Entry]:
+        """Yields entry rank, rank + world, ... of all, still encoded."""
+        every = itertools.chain.from_iterable(map(self.entries, range(len(self.shards))))
+        return itertools.islice(every, rank, None, world)
 
     def skip(self, entry: Entry, error: DamagedError) -> None:
         """Counts an entry that cannot be used."""
@@ -158,9 +163,9 @@ class Source:
         )
 
 
-def _indexed(shards: list[str]) -> dict[str, dict[str, Any]]:
+def _indexed(shards: list[str]) -> dict[str, Shard]:
     """Returns what index.json beside the local shards says of each."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Shard] = {}
     for folder in {Path(shard).parent for shard in shards if is_local(shard)}:
         index = read_index(folder)
         for entry in index["shards"] if index else []:

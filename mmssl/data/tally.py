@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from mmssl.data.tar import LOST
 from mmssl.errors import UserError
+from mmssl.schema import Count
 
 ENOUGH = 1000  # draws before which a ratio is not yet judged, except at the end of an epoch
 IN_A_ROW = 10_000  # unusable samples in a row that stop a run however many are allowed
+
+
+class Counts(TypedDict):
+    """A Tally's plain values, as checkpoints and data_report.json hold them; damaged: reason -> shard -> samples."""
+
+    drawn: Count
+    damaged: dict[str, dict[str, Count]]
+    notes: dict[str, Count]
 
 
 @dataclass(slots=True)
@@ -48,15 +57,15 @@ class Tally:
         listed = [f"{reason} ({count} in {shard})" for (reason, shard), count in self.damaged.most_common(5)]
         return "; ".join(listed) + ("; ..." if len(self.damaged) > 5 else "")
 
-    def plain(self) -> dict[str, Any]:
-        """Returns the counts as plain values: damaged is reason -> shard -> count."""
+    def plain(self) -> Counts:
+        """Returns the counts as plain values."""
         damaged: dict[str, dict[str, int]] = {}
         for (reason, shard), count in self.damaged.items():
             damaged.setdefault(reason, {})[shard] = count
         return {"drawn": self.drawn, "damaged": damaged, "notes": dict(self.notes)}
 
     @classmethod
-    def from_plain(cls, value: dict[str, Any]) -> Tally:
+    def from_plain(cls, value: Counts) -> Tally:
         """Makes a tally again of its plain values."""
         damaged = {(reason, shard): n for reason, shards in value["damaged"].items() for shard, n in shards.items()}
         return cls(value["drawn"], Counter(damaged), Counter(value["notes"]))

@@ -34,7 +34,7 @@ def test_evaluations_are_built_at_once(rows: Path) -> None:
     judge = Judge({"a": {**PEEK, "at": 2, "every": 5}, "b": PEEK})
     assert judge.every == {"a": 5, "b": None}
     assert [type(e) for e in judge.evaluations.values()] == [Peek, Peek] and judge.evaluations["a"].at == 2
-    with pytest.raises(UserError, match="evals.a: 'linear.model:encoder' is no Evaluation"):
+    with pytest.raises(UserError, match="'linear.model:encoder' is none of the evals; expected a .*Evaluation"):
         Judge({"a": {"name": "linear.model:encoder"}})
     with pytest.raises(UserError, match="evals.a: Peek has no option 'ta'"):
         Judge({"a": {**PEEK, "ta": 1}})
@@ -183,6 +183,17 @@ def test_evaluating_again_keeps_what_was_not_asked(run: Path, monkeypatch: pytes
     monkeypatch.setattr(dist, "rank", lambda: 1)
     evaluate(run, ["evals.second.at=3"], evals=["second"], trust_code=True)
     assert read_scores(run)["second/weight"].value == weight[5], "the first process writes"
+
+
+def test_a_garbled_file_costs_neither_its_own_figures_nor_the_new_ones(run: Path) -> None:
+    file = run / "results.json"
+    before = file.read_text()
+    file.write_text(before[:-9])
+    evaluate(run, evals=["second"], trust_code=True)
+    assert list(read_scores(run)) == ["second/weight"]
+    assert (run / "results.json.damaged").read_text() == before[:-9]
+    (run / "results.json.damaged").unlink()
+    file.write_text(before)
 
 
 def test_features_are_remembered_while_evaluations_run(monkeypatch: pytest.MonkeyPatch) -> None:
