@@ -25,6 +25,12 @@ class DamagedError(UserError):
         return (type(self), (self.reason, self.detail))
 
 
+def describe(error: OSError) -> str:
+    """Returns what the system refused, and where."""
+    where = f" at {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns a hint for a misspelt word: the nearest known one, or all of them."""
     known = sorted(known)

@@ -11,12 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mmssl"
 LEVELS = [
-    {"errors", "limits", "schema", "files", "types", "dist", "names"},
+    {"errors", "limits", "schema", "files", "lock", "types", "dist", "names"},
     {"modalities", "nn", "losses", "optim"},
     {"transforms"},
     {"encoders", "views", "data"},
     {"methods", "evals"},
-    {"recipe", "checkpoint", "log", "multitask", "prepare", "pictures"},
+    {"recipe", "checkpoint", "log", "multitask", "prepare", "pictures", "run_folder"},
     {"judge", "classify", "assembly", "protocols"},
     {"trainer", "draw"},
     {"demo", "doctor"},
@@ -32,6 +32,9 @@ ALLOWED = {
     ("schema", "errors"),
     ("schema", "limits"),
     ("limits", "errors"),
+    ("lock", "errors"),
+    ("lock", "files"),
+    ("run_folder", "checkpoint"),
     ("classify", "judge"),
     ("judge", "assembly"),
     ("protocols", "judge"),
