@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mmssl import names
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.files import naming, replacing, sync, sync_folder, write_atomically
+from mmssl.files import naming, sync, sync_folder, write_atomically
 from mmssl.schema import shortened
 from mmssl.types import Encoder, Head, Preprocess
 
@@ -125,9 +125,11 @@ def save_encoder(encoder: Encoder, path: str | Path) -> None:
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors as a safetensors file, whole or not at all."""
-    with replacing(path) as temporary:
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}, temporary)
+    """Writes tensors as a safetensors file, whole or not at all.
+
+    safetensors' own `save_file` leaves a file of another name where it is killed, and lets nobody else read its files.
+    """
+    write_atomically(path, save({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}))
 
 
 def load_weights(module: nn.Module, path: Path, *, prefix: str = "") -> None:

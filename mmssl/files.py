@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -68,9 +67,6 @@ def naming(path: Path) -> Iterator[None]:
     """Makes an error of the system name a file, also where a library has wrapped it."""
     try:
         yield
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None
-        raise
     except Exception as error:
         found = _of_the_system(error)
         if found is None:
@@ -79,13 +75,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _of_the_system(error: BaseException | None) -> int | None:
-    """Finds the system's number of an error: torch chains it to its own, safetensors' message holds it."""
-    while error is not None:
-        said = re.search(r"\(os error (\d+)\)", str(error))
-        if isinstance(error, OSError) or said:
-            return int(said[1]) if said else error.errno  # type: ignore[attr-defined]
+    """Finds the system's number of an error that torch, say, has chained to its own."""
+    while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return None
+    return error.errno if error else None
 
 
 def _remove(temporary: Path) -> None:

@@ -14,6 +14,7 @@ from mmssl.errors import UserError, did_you_mean
 from mmssl.evals.memory import remembering
 from mmssl.evals.report import Report, reporting, warn
 from mmssl.files import write_atomically
+from mmssl.run_folder import locked
 from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
 
 
@@ -136,7 +137,7 @@ def evaluate(
     """Runs the evaluations of a run's recipe on its saved encoders, writes results.json, and returns the scores.
 
     overrides: `evals.zero_shot.classes=...` and the like. evals: which of them, by default all. trust_code: allow
-    the folder to name code outside mmssl.
+    the folder to name code outside mmssl. Raises UserError while a run goes on there.
     """
     folder = Path(run)
     if not (folder / "recipe.yaml").is_file():
@@ -148,14 +149,15 @@ def evaluate(
     judge = Judge(made.evals)
     device = dist.start(made.train.device)
     try:
-        trained = load_run(folder, device=str(device), trust_code=trust_code)
-        judge.check(trained, evals)
-        scores = judge.run(trained, evals)
-        if dist.rank() == 0:
-            newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
-            samples = sum(int(path.name[5:]) for path in newest) * made.per_step
-            remarks = merged(_read(folder), judge.remarks())
-            write_results(folder, made, {**read_scores(folder), **scores}, samples=samples, remarks=remarks)
+        with locked(folder):  # a live run writes the same files
+            trained = load_run(folder, device=str(device), trust_code=trust_code)
+            judge.check(trained, evals)
+            scores = judge.run(trained, evals)
+            if dist.rank() == 0:
+                newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
+                samples = sum(int(path.name[5:]) for path in newest) * made.per_step
+                remarks = merged(_read(folder), judge.remarks())
+                write_results(folder, made, {**read_scores(folder), **scores}, samples=samples, remarks=remarks)
         judge.finish(folder / "results.json")
     finally:
         dist.stop()

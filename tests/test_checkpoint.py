@@ -294,6 +294,12 @@ def test_what_is_renamed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
     assert said == ["sync", "rename x.safetensors", "sync"]
 
 
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def test_weights_are_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file
 
@@ -303,13 +309,15 @@ def test_weights_are_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.Monk
     found = load_file(file)
     assert torch.equal(found["x"], wide.t()) and torch.equal(found["again"], wide.t())
 
-    def half(weights: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    assert file.stat().st_mode & 0o777 == 0o666 & ~umask(), "as any file, others may read it"
+
+    def full(handle: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save_weights({"x": torch.zeros(1)}, file)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
     assert torch.equal(load_file(file)["x"], wide.t())
 
 
