@@ -14,7 +14,7 @@ from linear.plain import loop, made, same, started, weights
 
 def all_are_told(told: Sequence[Sequence[str]]) -> None:
     """Where one process cannot go on, each ends with the same line; and so does the next that can."""
-    assert told[0] == told[1]
+    assert told[0] == [line.replace("two.2.copy1", "two.2.copy0") for line in told[1]]
     full, used, unread, differ, saved = told[0]
     assert (
         full.startswith("step 6 cannot be saved: No space left on device at ") and "two.2/checkpoints/step_6;" in full
