@@ -14,7 +14,7 @@ from mmssl.errors import UserError, did_you_mean
 from mmssl.evals.memory import remembering
 from mmssl.evals.report import Report, reporting, warn
 from mmssl.files import write_atomically
-from mmssl.run_folder import locked
+from mmssl.run_folder import locked, read_whole
 from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
 
 
@@ -110,7 +110,12 @@ def load_encoders(run: str | Path, *, device: str = "cpu", trust_code: bool = Fa
     found = {path.name: path for path in sorted(folder.iterdir()) if (path / "config.json").is_file()}
     if not found:
         raise UserError(f"{folder} holds no encoder yet; the first checkpoint writes them")
-    return {key: checkpoint.load_encoder(path, device=device, trust_code=trust_code) for key, path in found.items()}
+    return read_whole(
+        Path(run),
+        lambda: {
+            key: checkpoint.load_encoder(path, device=device, trust_code=trust_code) for key, path in found.items()
+        },
+    )
 
 
 def load_run(run: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Trained:
@@ -118,9 +123,12 @@ def load_run(run: str | Path, *, device: str = "cpu", trust_code: bool = False) 
 
     trust_code: allow the folder to name code outside mmssl.
     """
-    folder = Path(run)
+    return read_whole(Path(run), lambda: _load_run(Path(run), device, trust_code))
+
+
+def _load_run(folder: Path, device: str, trust_code: bool) -> Trained:
     if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"{run} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
+        raise UserError(f"{folder} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
     made = recipe.load(folder / "recipe.yaml", trust_code=trust_code)
     encoders = load_encoders(folder, device=device, trust_code=trust_code)
     learnt = {key: encoder for key, encoder in encoders.items() if key in made.encoders}  # teachers are not among them

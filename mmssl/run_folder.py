@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -15,7 +15,9 @@ from mmssl.errors import UserError, describe
 from mmssl.files import together, write_atomically
 from mmssl.types import Encoder, Objective
 
+T = TypeVar("T")
 RECIPE = "recipe.yaml"
+TRIES = 5
 
 
 def by_first(act: Callable[[], object]) -> None:
@@ -137,3 +139,23 @@ def save(
             f"step {state['step']} cannot be saved: {describe(error)}; what was saved before is whole: mend that, then "
             "go on with --resume"
         ) from error
+
+
+def read_whole(folder: Path, read: Callable[[], T]) -> T:
+    """Returns what is read of a run's encoders and objectives, all of one save: again where another came meanwhile.
+
+    Raises UserError where they come faster than they can be read.
+    """
+    for _ in range(TRIES):
+        before = _written(folder)
+        found = read()
+        if _written(folder) == before:
+            return found
+    raise UserError(f"{folder} was saved again each of {TRIES} times while it was read; read it when its run has ended")
+
+
+def _written(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Returns which files a save has put where they are."""
+    files = (*folder.glob("encoders/*/model.safetensors"), *folder.glob("objectives/*.safetensors"))
+    found = {path: path.stat() for path in files}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}

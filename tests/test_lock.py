@@ -229,7 +229,7 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_made_anew(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "[" * 2000, "[1]", "null", "1" * 5000, '{"host": {"a": 1}, "pid": "\x1b[2J\\n"}']
+    "text", ["", "[", "[" * 2000, "[1]", "null", "1" * 5000, '{"host": {"a": 1}, "pid": "\\u001b[2J\\n"}']
 )
 def test_whatever_a_lock_says_is_one_line_of_plain_text(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

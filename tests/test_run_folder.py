@@ -10,7 +10,8 @@ import torch
 
 from mmssl import checkpoint, dist, lock, run_folder
 from mmssl.errors import UserError
-from mmssl.run_folder import by_first, keep_recipe, locked, open_folder
+from mmssl.files import write_atomically
+from mmssl.run_folder import by_first, keep_recipe, locked, open_folder, read_whole
 
 
 def saved(folder: Path, *steps: int, keep: int = 9) -> None:
@@ -103,3 +104,24 @@ def test_nothing_is_saved_by_a_process_whose_folder_was_taken_over(tmp_path: Pat
         with pytest.raises(UserError, match="was taken over"):
             run_folder.save(tmp_path, {}, {}, {"step": 1}, keep=1)
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", ["encoders/text/model.safetensors", "objectives/clip.safetensors"])
+def test_what_is_read_beside_a_live_run_is_of_one_save(name: str, tmp_path: Path) -> None:
+    def save(size: int) -> None:
+        for file in ("encoders/image/model.safetensors", name):
+            write_atomically(tmp_path / file, b"x" * size)
+
+    turns: list[int] = []
+
+    def read() -> tuple[int, int]:
+        first = (tmp_path / "encoders/image/model.safetensors").stat().st_size
+        turns.append(first)
+        if len(turns) < 3:
+            save(first + 1)
+        return first, (tmp_path / name).stat().st_size
+
+    save(1)
+    assert read_whole(tmp_path, read) == (3, 3) and turns == [1, 2, 3]
+    with pytest.raises(UserError, match="was saved again each of 5 times while it was read"):
+        read_whole(tmp_path, lambda: save(1))

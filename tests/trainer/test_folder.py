@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 import yaml
 from linear.plain import made
 
-from mmssl import checkpoint, cli, lock, train, trainer
+from mmssl import checkpoint, cli, judge, lock, train, trainer
 from mmssl.errors import UserError
+from mmssl.files import write_atomically
 from mmssl.judge import evaluate, load_run
 from mmssl.lock import hold
 
@@ -259,6 +261,26 @@ def test_one_run_at_a_time(tree: dict[str, Any], whole: Path, tmp_path: Path) ->
         load_run(whole, trust_code=True)
         assert content(whole) == before, "reading is free"
     assert evaluate(whole, trust_code=True).keys() == {"peek/weight"}
+
+
+def test_a_run_is_read_as_one_save_left_it(
+    tree: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save comes once the encoder is read, before the objective's weights are."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    real, asked = judge.checkpoint.load_weights, []
+
+    def late(module: Any, path: Path, **options: Any) -> None:
+        asked.append(path.name)
+        if path.parent.name == "objectives" and asked.count(path.name) == 1:
+            for file in folder.rglob("*.safetensors"):
+                write_atomically(file, file.read_bytes())
+        real(module, path, **options)
+
+    monkeypatch.setattr(judge.checkpoint, "load_weights", late)
+    load_run(folder, trust_code=True)
+    assert asked == ["model.safetensors", "fit.safetensors"] * 2
 
 
 def test_a_run_holds_its_folder_while_it_trains(
