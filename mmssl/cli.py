@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmssl import limits
-from mmssl.errors import UserError
+from mmssl.errors import UserError, describe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,10 +38,9 @@ def _run(arguments: argparse.Namespace) -> int:
         print("mmssl: interrupted; `mmssl train` and `shards build` go on where they stopped", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        where = f" at {error.filename}" if error.filename else ""
-        print(f"mmssl: {error.strerror}{where}; nothing already written is lost", file=sys.stderr)
+        if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            raise  # not of a file
+        print(f"mmssl: {describe(error)}; nothing already written is lost", file=sys.stderr)
     return 2
 
 

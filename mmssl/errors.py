@@ -38,6 +38,12 @@ def told(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {detail}") from error
 
 
+def describe(error: OSError) -> str:
+    """Returns what the system refused, and where."""
+    where = f" at {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns a hint for a misspelt word: the nearest known one, or all of them."""
     known = sorted(known)

@@ -15,6 +15,7 @@ from mmssl.evals.memory import remembering
 from mmssl.evals.report import Report, reporting, warn
 from mmssl.evals.results import kept, read_results, scores_of
 from mmssl.files import write_atomically
+from mmssl.run_folder import locked, read_whole
 from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
 
 
@@ -107,7 +108,12 @@ def load_encoders(run: str | Path, *, device: str = "cpu", trust_code: bool = Fa
     found = {path.name: path for path in sorted(folder.iterdir()) if (path / "config.json").is_file()}
     if not found:
         raise UserError(f"{folder} holds no encoder yet; the first checkpoint writes them")
-    return {key: checkpoint.load_encoder(path, device=device, trust_code=trust_code) for key, path in found.items()}
+    return read_whole(
+        Path(run),
+        lambda: {
+            key: checkpoint.load_encoder(path, device=device, trust_code=trust_code) for key, path in found.items()
+        },
+    )
 
 
 def load_run(run: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Trained:
@@ -115,9 +121,12 @@ def load_run(run: str | Path, *, device: str = "cpu", trust_code: bool = False) 
 
     trust_code: allow the folder to name code outside mmssl.
     """
-    folder = Path(run)
+    return read_whole(Path(run), lambda: _load_run(Path(run), device, trust_code))
+
+
+def _load_run(folder: Path, device: str, trust_code: bool) -> Trained:
     if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"{run} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
+        raise UserError(f"{folder} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
     made = recipe.load(folder / "recipe.yaml", trust_code=trust_code)
     encoders = load_encoders(folder, device=device, trust_code=trust_code)
     learnt = {key: encoder for key, encoder in encoders.items() if key in made.encoders}  # teachers are not among them
@@ -134,7 +143,7 @@ def evaluate(
     """Runs the evaluations of a run's recipe on its saved encoders, writes results.json, and returns the scores.
 
     overrides: `evals.zero_shot.classes=...` and the like. evals: which of them, by default all. trust_code: allow
-    the folder to name code outside mmssl.
+    the folder to name code outside mmssl. Raises UserError while a run goes on there.
     """
     folder = Path(run)
     if not (folder / "recipe.yaml").is_file():
@@ -146,15 +155,16 @@ def evaluate(
     judge = Judge(made.evals)
     device = dist.start(made.train.device)
     try:
-        trained = load_run(folder, device=str(device), trust_code=trust_code)
-        judge.check(trained, evals)
-        scores = judge.run(trained, evals)
-        if dist.rank() == 0:
-            newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
-            samples = sum(int(path.name[5:]) for path in newest) * made.per_step
-            before = kept(folder / "results.json")
-            remarks = merged(before, judge.remarks())
-            write_results(folder, made, {**scores_of(before), **scores}, samples=samples, remarks=remarks)
+        with locked(folder):  # a live run writes the same files
+            trained = load_run(folder, device=str(device), trust_code=trust_code)
+            judge.check(trained, evals)
+            scores = judge.run(trained, evals)
+            if dist.rank() == 0:
+                newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
+                samples = sum(int(path.name[5:]) for path in newest) * made.per_step
+                before = kept(folder / "results.json")
+                remarks = merged(before, judge.remarks())
+                write_results(folder, made, {**scores_of(before), **scores}, samples=samples, remarks=remarks)
         judge.finish(folder / "results.json")
     finally:
         dist.stop()

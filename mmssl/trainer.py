@@ -32,7 +32,7 @@ from mmssl.nn.wholeness import Wholeness, measured
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
 from mmssl.recipe import Recipe, check, load, override, split
-from mmssl.state import State
+from mmssl.run_folder import by_first, export, keep_recipe, locked, open_folder, save
 from mmssl.types import Batch, Loss, Trained
 
 
@@ -56,10 +56,12 @@ class Trainer:
 
     def write_start(self) -> None:
         """Writes what the run rests on before its first step: the resolved recipe and the learnt preprocessing."""
-        write_atomically(self.folder / "recipe.yaml", self.recipe.dump().encode())
+        keep_recipe(self.folder, self.recipe.dump(), step=self.step)
         for key, encoder in self.model.named_encoders.items():
             (self.folder / "encoders" / key).mkdir(parents=True, exist_ok=True)
             encoder.save_files(self.folder / "encoders" / key)
+        if self.step >= self.steps:  # its process may have ended between its last checkpoint and the rest
+            export(self.folder, self.best.finished, self.best.named_objectives)
 
     def _start(self, state: dict[str, Any] | None) -> None:
         """Finds idle parameters, then makes the averaged model, the optimizer and the wrapped module."""
@@ -238,14 +240,8 @@ class Trainer:
             "streams": dist.gather_objects({key: stream.loader.state() for key, stream in self.streams.items()}),
             "random": dist.gather_objects(checkpoint.random_state()),
         }
-        if dist.rank() == 0:
-            for key, encoder in self.best.finished.items():
-                checkpoint.save_encoder(encoder, self.folder / "encoders" / key)
-            for key, objective in self.best.named_objectives.items():
-                path = self.folder / "objectives" / f"{key}.safetensors"
-                checkpoint.save_weights(objective.state_dict(), path)
-            checkpoint.save_state(self.folder / "checkpoints", self.step, state, keep=self.recipe.train.keep)
-        dist.barrier()
+        encoders, objectives, keep = self.best.finished, self.best.named_objectives, self.recipe.train.keep
+        by_first(lambda: save(self.folder, encoders, objectives, state, keep=keep))
 
     def close(self) -> None:
         """Stops the data workers."""
@@ -268,18 +264,6 @@ class Trainer:
 def _mine(values: list[Any]) -> Any:
     """Picks this process's part of a gathered list; a process that the saved run lacked takes one by its number."""
     return values[dist.rank() % len(values)]
-
-
-def open_folder(folder: Path, *, resume: bool) -> dict[str, Any] | None:
-    """Returns the newest state in a run's folder that loads, None for a new run; UserError if it is in use."""
-    if not resume:
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty; continue it with --resume, or choose another name=... or --out")
-        return None
-    state, problems = checkpoint.load_state(folder / "checkpoints", schema=State)
-    for problem in problems if dist.rank() == 0 else ():
-        tqdm.write(f"{folder}: {problem}")
-    return state
 
 
 def train(
@@ -321,13 +305,13 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(recipe.train.deterministic or before)
     try:
-        state = open_folder(folder, resume=resume)
-        trainer = Trainer(recipe, folder, device=device, state=state)
-        with closing(trainer):
-            trainer.judge.check(trainer.trained())
-            if dist.rank() == 0:
-                trainer.write_start()
-            _loop(trainer, progress=progress)
+        with locked(folder):
+            state = open_folder(folder, resume=resume)
+            trainer = Trainer(recipe, folder, device=device, state=state)
+            with closing(trainer):
+                trainer.judge.check(trainer.trained())
+                by_first(trainer.write_start)
+                _loop(trainer, progress=progress)
     finally:
         torch.use_deterministic_algorithms(before)
         dist.stop()

@@ -11,12 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mmssl"
 LEVELS = [
-    {"errors", "limits", "schema", "files", "types", "dist", "names"},
+    {"errors", "limits", "schema", "files", "lock", "types", "dist", "names"},
     {"modalities", "nn", "losses", "optim"},
     {"transforms"},
     {"encoders", "views", "data"},
     {"methods", "evals"},
-    {"recipe", "checkpoint", "state", "log", "multitask", "prepare", "pictures"},
+    {"recipe", "checkpoint", "state", "log", "multitask", "prepare", "pictures", "run_folder"},
     {"judge", "classify", "assembly", "protocols"},
     {"trainer", "draw"},
     {"demo", "doctor"},
@@ -33,6 +33,10 @@ ALLOWED = {
     ("schema", "errors"),
     ("schema", "limits"),
     ("limits", "errors"),
+    ("lock", "errors"),
+    ("lock", "files"),
+    ("run_folder", "checkpoint"),
+    ("run_folder", "state"),
     ("classify", "judge"),
     ("judge", "assembly"),
     ("protocols", "judge"),
