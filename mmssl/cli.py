@@ -37,6 +37,8 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("mmssl: interrupted; `mmssl train` and `shards build` go on where they stopped", file=sys.stderr)
         return 130
+    except SystemExit as end:  # a run that a signal stopped
+        return int(end.code or 0)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
