@@ -19,7 +19,7 @@ import torch.distributed as td
 from mmssl.errors import UserError
 
 BEAT = 1.0  # seconds between two looks at the others, up to 64 processes; more look more seldom
-GRACE = 3.0  # seconds in which this process may end by itself once another has failed
+GRACE = 10.0  # seconds in which this process may end by itself once another has failed
 QUIET = 15.0  # seconds without a sign of life that mean death once a connection broke
 FAILED = "failed"  # the store's key for what ends the run
 DONE = "done"

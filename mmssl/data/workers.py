@@ -14,7 +14,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from multiprocessing.context import BaseContext
-from multiprocessing.forkserver import ensure_running
 from typing import TYPE_CHECKING, TypeVar
 
 from mmssl.errors import UserError
@@ -79,6 +78,8 @@ def _context() -> BaseContext:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
         context.set_forkserver_preload(PRELOAD)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # what it starts with blocked does not end it
         ensure_running()
