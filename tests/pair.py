@@ -19,6 +19,7 @@ from mmssl.cli import main
 from mmssl.errors import UserError
 
 STEP = 7  # after which something happens
+PRELOAD = ["mmssl.trainer", "mmssl.methods.clip", "torch.utils.tensorboard", "torch._inductor"]  # as fit imports it
 
 
 class Pair:
@@ -40,7 +41,9 @@ class Pair:
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         # the last is what use_deterministic_algorithms imports
-        context.set_forkserver_preload(["mmssl.trainer", "mmssl.methods.clip", "torch.utils.tensorboard", "torch._inductor"])
+        context.set_forkserver_preload(
+            ["mmssl.trainer", "mmssl.methods.clip", "torch.utils.tensorboard", "torch._inductor"]
+        )
         if hosted:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = free.getsockname()[1]
@@ -51,8 +54,12 @@ class Pair:
         self.processes = {}
         for rank, file in self.files.items():
             environment = {
-                **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
-                **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"},
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "GROUP_RANK": "0",
                 "TORCHELASTIC_USE_AGENT_STORE": str(not hosted),
             }
             befalls = happens if rank == to or to < 0 else ""
@@ -78,7 +85,8 @@ class Pair:
 
 
 def run(environment: dict[str, str], file: Path, words: list[str], befalls: str) -> None:
-    """One rank."""
+    """One rank, which leads a group of processes."""
+    os.setsid()
     handle = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -98,6 +106,8 @@ def befall(what: str) -> None:
             match what:
                 case "SIGKILL" | "SIGTERM" | "SIGUSR1" | "SIGSTOP":
                     os.kill(os.getpid(), getattr(signal, what))
+                case "job":  # all processes of it
+                    os.killpg(0, signal.SIGTERM)
                 case "endless":
                     while True:
                         time.sleep(0.001)
