@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import threading
 import warnings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch.utils.data import IterableDataset
 
 T = TypeVar("T")
+STOPS = [signal.SIGTERM] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGUSR1]  # they end a job
 PRELOAD = ["mmssl.data.stream", "mmssl.data.sweep", "mmssl.views.single"]  # what workers import, once for all of them
 
 
@@ -76,12 +78,22 @@ def _context() -> BaseContext:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
         context.set_forkserver_preload(PRELOAD)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # what it starts with blocked does not end it
+        ensure_running()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     return context
 
 
 def end_with_parent(_worker: int = 0) -> None:
-    """Ends this worker when the process it works for is killed; otherwise it would wait for work for ever."""
+    """Ends this worker when the process it works for ends, and only then: a signal to all of the job is not for it."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_DFL)  # a fork has its parent's handlers, and the parent ends it by SIGTERM
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        os.setpgid(0, 0)  # out of the group that terminals and clusters signal
     parent = multiprocessing.parent_process()
     assert parent is not None
 
