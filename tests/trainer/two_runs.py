@@ -33,7 +33,7 @@ def refused(run: trainer.Trainer) -> list[str]:
         except UserError as error:
             told.append(str(error))
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with patch("os.fsync", full) if dist.rank() == 0 else nullcontext():
