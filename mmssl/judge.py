@@ -31,10 +31,21 @@ class Judge:
             name, options = recipe.split({k: v for k, v in node.items() if k != "every"}, default=key)
             self.evaluations[key] = names.build("evals", name, where=f"evals.{key}", **options)
 
-    def due(self, trained: Callable[[], Trained], samples: int, step: int, *, last: bool) -> dict[str, Score]:
-        """Runs what falls due within the last `step` samples, and everything at the end; `trained()` is then judged."""
+    def due(
+        self,
+        trained: Callable[[], Trained],
+        samples: int,
+        step: int,
+        *,
+        last: bool,
+        stop: Callable[[], bool] | None = None,
+    ) -> dict[str, Score]:
+        """Runs what falls due within the last `step` samples, and everything at the end; `trained()` is then judged.
+
+        stop: asked before each evaluation, which is not begun if it says so.
+        """
         now = [k for k, every in self.every.items() if last or (every and samples // every > (samples - step) // every)]
-        return self.run(trained(), now) if now else {}
+        return self.run(trained(), now, stop=stop) if now else {}
 
     def check(self, trained: Trained, keys: Sequence[str] | None = None) -> None:
         """Raises UserError for the first of some evaluations, by default all, that lacks what it needs."""
@@ -46,8 +57,10 @@ class Judge:
                     raise UserError(f"evals.{key}: {error}") from None
             report.tell(f"evals.{key}")
 
-    def run(self, trained: Trained, keys: Sequence[str] | None = None) -> dict[str, Score]:
-        """Runs some evaluations, by default all; returns `evaluation/figure` -> score.
+    def run(
+        self, trained: Trained, keys: Sequence[str] | None = None, *, stop: Callable[[], bool] | None = None
+    ) -> dict[str, Score]:
+        """Runs some evaluations, by default all, or until `stop` says so; returns `evaluation/figure` -> score.
 
         One that raises UserError, for all of its data is damaged, say, leaves the others' figures; see `finish`.
         """
@@ -55,6 +68,8 @@ class Judge:
         judged = (*trained.encoders.values(), *(task.objective for task in trained.tasks.values()))
         with remembering():
             for key in self.evaluations if keys is None else keys:
+                if stop and stop():
+                    break
                 self.failed.pop(key, None)
                 with evaluating(*judged), reporting() as report:
                     try:
@@ -153,27 +168,29 @@ def evaluate(
         if key not in made.evals:
             raise UserError(f"the recipe of {run} has no evaluation {key!r}; {did_you_mean(key, made.evals)}")
     judge = Judge(made.evals)
-    device = dist.start(made.train.device)
-    try:
-        with locked(folder):  # a live run writes the same files
-            trained = load_run(folder, device=str(device), trust_code=trust_code)
-            judge.check(trained, evals)
-            scores = judge.run(trained, evals)
-            if dist.rank() == 0:
-                newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
-                samples = sum(int(path.name[5:]) for path in newest) * made.per_step
-                before = kept(folder / "results.json")
-                remarks = merged(before, judge.remarks())
-                write_results(folder, made, {**scores_of(before), **scores}, samples=samples, remarks=remarks)
+    group = dist.group(made.train.device, timeout=made.train.timeout)
+    with group as device, locked(folder):  # a live run writes the same files
+        trained = load_run(folder, device=str(device), trust_code=trust_code)
+        judge.check(trained, evals)
+        scores = judge.run(trained, evals)
+        if dist.rank() == 0:
+            newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
+            samples = sum(int(path.name[5:]) for path in newest) * made.per_step
+            before = kept(folder / "results.json")
+            remarks = merged(before, judge.remarks())
+            write_results(folder, made, {**scores_of(before), **scores}, samples=samples, remarks=remarks)
         judge.finish(folder / "results.json")
-    finally:
-        dist.stop()
     return scores
 
 
 def read_scores(run: str | Path) -> dict[str, Score]:
     """Reads back the scores in a run's results.json, none when there is none."""
     return scores_of(read_results(Path(run) / "results.json"))
+
+
+def judged_at(run: str | Path) -> int:
+    """Returns after how many samples a run was judged last, 0 for never."""
+    return read_results(Path(run) / "results.json").get("samples", 0)
 
 
 def table(scores: Mapping[str, Score]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mmssl"
 LEVELS = [
-    {"errors", "limits", "schema", "files", "lock", "types", "dist", "names"},
+    {"errors", "limits", "schema", "files", "lock", "types", "peers", "dist", "stopping", "names"},
     {"modalities", "nn", "losses", "optim"},
     {"transforms"},
     {"encoders", "views", "data"},
@@ -27,6 +27,9 @@ ALLOWED = {
     ("__main__", "cli"),
     ("types", "errors"),
     ("dist", "errors"),
+    ("dist", "peers"),
+    ("peers", "errors"),
+    ("stopping", "dist"),
     ("names", "errors"),
     ("names", "schema"),
     ("names", "types"),
