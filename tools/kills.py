@@ -5,7 +5,7 @@
 A small run of two gloo processes with data workers, started by torchrun, saves every fourth step. Whom a signal hits is
 drawn for each kill: SIGKILL one rank, both, a data worker, torchrun, or every process at once as a power cut does;
 SIGTERM one rank or torchrun. So is when: at any moment from the first new step on, which is within a save for a good
-part, or in one case of eight at any moment of the start. What is left of the run must end within a minute. Then the
+part, or in one case of eight at any moment of the start. What is left of the run must end within two minutes. Then the
 same command goes on with it, and runs follow each other until there were so many kills. Each must end bit for bit as
 the unkilled one: weights, optimizer, encoders, where the data stands. The objective keeps which samples each step was
 shown in a buffer, which must hold every sample once for each epoch. Exit code 1 where anything differs.
@@ -14,6 +14,7 @@ shown in a buffer, which must hold every sample once for each epoch. Exit code 1
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import random
 import shutil
@@ -43,7 +44,7 @@ from mmssl.types import Batch, Encoder, Loss, Method
 
 SAMPLES, BATCH, SAVE_EVERY = 48, 8, 4
 WINDOW = 60  # steps within which a kill comes
-PATIENCE = 60.0  # seconds in which what a kill leaves must have ended
+PATIENCE = 120.0  # seconds in which what a kill leaves must have ended
 KINDS = {  # what is killed: how often, of 12
     "rank": 3,
     "ranks": 1,
@@ -126,6 +127,7 @@ class Attempt:
                 env={**os.environ, **said, "PYTHONPATH": path},
                 start_new_session=True,
             )
+        atexit.register(self.process.kill)  # where this tool is interrupted
 
     def wait_for_step(self) -> None:
         """Waits until the run has made a step, or has ended."""
@@ -133,7 +135,7 @@ class Attempt:
             time.sleep(0.01)
 
     def kill(self, kind: str, draw: random.Random) -> list[int]:
-        """Signals what the kind says, as far as it is there; returns the processes of the run."""
+        """Signals what the kind says; returns the processes of the run, none where there is none of that kind yet."""
         children = family()
         ranks = [pid for pid in children.get(self.process.pid, []) if "mmssl" in words_of(pid)]
         below = [pid for rank in ranks for pid in descendants(rank, children)]
@@ -148,7 +150,7 @@ class Attempt:
         for pid in victims:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM if kind.startswith("SIGTERM") else signal.SIGKILL)
-        return everyone
+        return everyone if victims else []
 
     def gone(self, everyone: list[int]) -> bool:
         """Waits for the end of what is left; whether it came in time. What stays is killed."""
@@ -207,19 +209,19 @@ def broken(folder: Path, draw: random.Random, start: float, step: float, most: i
     wrong: list[str] = []
     while True:
         attempt = Attempt(folder)
-        if kinds.total() == most:
-            attempt.process.wait()
-        elif draw.random() < 1 / 8:
-            time.sleep(draw.uniform(0, start))
-        else:
-            attempt.wait_for_step()
-            time.sleep(draw.uniform(0, WINDOW * step))
-        if (code := attempt.process.poll()) is not None:
-            if code != 0:
+        early, everyone = draw.random() < 1 / 8, []
+        while not everyone and kinds.total() < most and attempt.process.poll() is None:
+            if early:
+                time.sleep(draw.uniform(0, start))
+            else:
+                attempt.wait_for_step()
+                time.sleep(draw.uniform(0, WINDOW * step))
+            early, kind = False, draw.choices([*KINDS], weights=[*KINDS.values()])[0]
+            everyone = attempt.kill(kind, draw) if attempt.process.poll() is None else []
+        if not everyone:
+            if (code := attempt.process.wait()) != 0:
                 wrong.append(f"ended with code {code}")
             return kinds, wrong
-        kind = draw.choices([*KINDS], weights=[*KINDS.values()])[0]
-        everyone = attempt.kill(kind, draw)
         kinds[kind] += 1
         if not attempt.gone(everyone):
             wrong.append(f"processes stayed after {kind}")
