@@ -308,7 +308,8 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
         torch.set_num_threads(recipe.train.threads)
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(recipe.train.deterministic or before)
+    if recipe.train.deterministic:  # else not called, since that imports torch's compiler
+        torch.use_deterministic_algorithms(True)
     try:
         with (
             Stopping() as stop,
@@ -322,7 +323,8 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
                 by_first(trainer.write_start)
                 _loop(trainer, stop, progress=progress)
     finally:
-        torch.use_deterministic_algorithms(before)
+        if recipe.train.deterministic:
+            torch.use_deterministic_algorithms(before)
     return folder
 
 

@@ -286,7 +286,7 @@ def test_an_evaluation_falls_due_at_the_samples_it_is_asked_for(
 ) -> None:
     judge = Judge({"peek": {"name": "linear.model:evaluation", "every": every}})
     score = Score(1.0, 0.0, 2.0, 0.5, 3)
-    monkeypatch.setattr(judge, "run", lambda trained, keys: dict.fromkeys(keys, score) if trained == "it" else {})
+    monkeypatch.setattr(judge, "run", lambda trained, keys, stop: dict.fromkeys(keys, score) if trained == "it" else {})
     assert judge.due(lambda: "it", samples, step, last=last) == ({"peek": score} if due else {})
 
 
