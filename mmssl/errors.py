@@ -47,7 +47,7 @@ def describe(error: OSError) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns a hint for a misspelt word: the nearest known one, or all of them."""
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word[:100], known, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
     return f"known: {', '.join(known)}" if known else "none is known"
