@@ -18,7 +18,8 @@ LIMITS = {
     "picture_pixels": 1e8,  # of one picture as it is decoded
     "picture_side": 2**16,  # of either side of a picture, in pixels, as decoded or as scaled
     "clip_pixels": 2**28,  # of all pictures of a clip that are held at once
-    "sound_seconds": 4 * 3600,  # of sound that is held at once, silence between time stamps included
+    "sound_seconds": 2 * 3600,  # of sound that is held at once, silence between time stamps included
+    "track_seconds": 48 * 3600,  # that a film or sound lasts by its time stamps
     "cloud_values": 2**28,  # of a point cloud: points x columns, as the header claims them
     "array_bytes": 2**30,  # of an npy or all arrays of an npz, unpacked
     "member_bytes": 2**30,  # of one file of a shard

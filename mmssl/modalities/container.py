@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.errors import DamagedError, UserError
+from mmssl.limits import check, limit
 
-# A header may promise pictures that no machine can hold; FFmpeg then refuses them instead of allocating.
-MAX_PIXELS = 2**27
+# Only these: FFmpeg tells a format by the bytes, and playlists, manifests and patterns (hls, dash, concat, sdp, image2,
+# vobsub, ...) open further files and addresses that the bytes name.
+FORMATS = (
+    *("mov", "matroska", "avi", "asf", "flv", "mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "ivf", "dv", "mxf"),
+    *("gxf", "nut", "rm", "xmv", "wav", "w64", "flac", "ogg", "mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb"),
+    *("aiff", "au", "caf", "tta", "wv", "ape"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,14 @@ def opened(data: bytes | Path) -> Iterator[Any]:
     if isinstance(data, Path) and not data.is_file():
         raise UserError(f"there is no file {str(data)!r}")
     source = f"file:{data}" if isinstance(data, Path) else io.BytesIO(data)
-    options = {"protocol_whitelist": "file" if isinstance(data, Path) else "data"}
+    options = {
+        "protocol_whitelist": "file" if isinstance(data, Path) else "data",
+        "format_whitelist": ",".join(FORMATS),
+    }
     # Titles in another encoding than UTF-8 are no reason to refuse a file; PyAV 19 replaces them by itself.
     lenient: dict[str, Any] = {"metadata_errors": "ignore"} if pyav() < 19 else {}
     try:
-        container = av.open(source, container_options=options, **lenient)
+        container = av.open(source, options={"max_pixels": most_pixels()}, container_options=options, **lenient)
     except (av.FFmpegError, ValueError, OSError) as error:
         raise DamagedError("not a media file that FFmpeg reads", str(error)) from None
     try:
@@ -59,9 +68,20 @@ def track(container: Any, kind: str, missing: str) -> Any:
         if stream.codec_context is not None and not stream.disposition & cover:
             stream.codec_context.thread_count = 1
             if kind == "video":
-                stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+                _check_size(stream.codec_context.width, stream.codec_context.height)
+                stream.codec_context.options = {"max_pixels": most_pixels()}
             return stream
     raise DamagedError(missing)
+
+
+def most_pixels() -> str:
+    """Returns the limit of a picture as FFmpeg takes it, which then refuses larger ones instead of allocating them."""
+    return f"{min(limit('picture_pixels'), 2**31 - 1):.0f}"
+
+
+def _check_size(width: int, height: int) -> None:
+    check("picture_side", max(width, height), "video too large to decode", f"{width} x {height}")
+    check("picture_pixels", width * height, "video too large to decode", f"{width} x {height}")
 
 
 def zero(container: Any) -> float:
@@ -138,6 +158,7 @@ def end_of(data: bytes | Path, kind: str, missing: str) -> float:
             end = _last_stamp(container, track(container, kind, missing))
     if end is None:
         raise DamagedError(missing)
+    check("track_seconds", end - start, "time stamps of an impossible length", f"{end - start:.0f} s")
     return end - start
 
 
