@@ -11,13 +11,13 @@ from typing import Any
 
 from mmssl.errors import DamagedError, UserError
 from mmssl.limits import check, limit
+from mmssl.modalities import mp4
 
 # Only these: FFmpeg tells a format by the bytes, and playlists, manifests and patterns (hls, dash, concat, sdp, image2,
 # vobsub, ...) open further files and addresses that the bytes name.
 FORMATS = (
-    *("mov", "matroska", "avi", "asf", "flv", "mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "ivf", "dv", "mxf"),
-    *("gxf", "nut", "rm", "xmv", "wav", "w64", "flac", "ogg", "mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb"),
-    *("aiff", "au", "caf", "tta", "wv", "ape"),
+    "mov,matroska,avi,asf,flv,mpeg,mpegts,mpegvideo,h264,hevc,m4v,ivf,dv,xmv,nut,mxf,"
+    "wav,w64,flac,ogg,mp3,aac,ac3,eac3,amr,amrnb,amrwb,aiff,au,caf"
 )
 
 
@@ -42,10 +42,11 @@ def opened(data: bytes | Path) -> Iterator[Any]:
 
     if isinstance(data, Path) and not data.is_file():
         raise UserError(f"there is no file {str(data)!r}")
+    mp4.check(data)
     source = f"file:{data}" if isinstance(data, Path) else io.BytesIO(data)
     options = {
         "protocol_whitelist": "file" if isinstance(data, Path) else "data",
-        "format_whitelist": ",".join(FORMATS),
+        "format_whitelist": FORMATS,
     }
     # Titles in another encoding than UTF-8 are no reason to refuse a file; PyAV 19 replaces them by itself.
     lenient: dict[str, Any] = {"metadata_errors": "ignore"} if pyav() < 19 else {}

@@ -51,9 +51,9 @@ class Video(media.MediaFile):
         if backend not in BACKENDS:
             raise UserError(f"there is no video backend {backend!r}; known: {', '.join(BACKENDS)}")
         shown = BACKENDS[backend](self.data, sorted(set(map(float, times))), min_size)
-        if times:
-            _check_clip(len(times), *shown[float(times[0])].shape[:2])
-        return np.stack([shown[time] for time in map(float, times)])
+        pictures = [shown[time] for time in map(float, times)]
+        _check_clip(len(pictures), *pictures[0].shape[:2])
+        return np.stack(pictures)
 
 
 @dataclass(frozen=True)
