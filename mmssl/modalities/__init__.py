@@ -39,7 +39,7 @@ def decode(field: str, data: bytes) -> Any:
     if extension == "cls":
         return _label(data)
     if extension in ("npz", "npy") and role and not role.startswith("points"):
-        return _arrays(data)
+        return importlib.import_module("mmssl.modalities.arrays").read(data)
     if extension not in EXTENSIONS:
         known = [*EXTENSIONS, "json", "cls"]
         raise UserError(f"the field {field!r} has no reader for {extension!r}; {did_you_mean(extension, known)}")
@@ -69,15 +69,3 @@ def _label(data: bytes) -> int:
         return int(data)
     except ValueError:
         raise DamagedError("a label that is not a whole number", repr(data[:40])) from None
-
-
-def _arrays(data: bytes) -> Any:
-    """Reads npy -> ndarray, npz -> name -> ndarray; never unpickles."""
-    from mmssl.modalities import arrays
-
-    try:
-        return arrays.read(data)
-    except UserError:
-        raise
-    except Exception as error:  # numpy and zipfile raise whatever their parsers trip over
-        raise DamagedError("damaged array file", str(error)) from None

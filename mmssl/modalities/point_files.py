@@ -12,6 +12,9 @@ from mmssl.limits import check
 Columns = dict[str, np.ndarray]
 HEADER = 2**20  # bytes in which a header ends
 PART = 2**20  # bytes of text that are read at a time
+DIGITS = 1000  # of a number in text; Python takes seconds for those of a million
+SPACE = re.compile(rb"\s")
+TOO_WIDE = "a point cloud too wide to read"
 
 PLY_TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
@@ -36,17 +39,17 @@ def read_ply(data: bytes) -> Columns:
     kind = next((line[1] for line in lines if line[:1] == ["format"]), "")
     if kind not in PLY_ORDERS:
         raise DamagedError("a PLY file of unknown format", kind)
-    elements = _ply_elements(lines, PLY_ORDERS[kind])
+    elements, at = _ply_elements(lines, PLY_ORDERS[kind]), 0
     for name, count, fields in elements:
         if name == "vertex":
             break
-        body = _ply_skip(body, count, fields, kind == "ascii")
+        at = _ply_skip(body, at, count, fields, kind == "ascii")
     else:
         raise DamagedError("a PLY file without vertices")
     if fields is None:
         raise DamagedError("a PLY file with lists in its vertices")
     _check_size(count, len(fields))
-    return _ascii(body, count, fields) if kind == "ascii" else _binary(body, count, fields)
+    return _ascii(body[at:], count, fields) if kind == "ascii" else _binary(body[at:], count, fields)
 
 
 Fields = list[tuple[str, str]]  # property -> numpy type, in the file's order
@@ -74,22 +77,29 @@ def _count(text: str) -> int:
     return count
 
 
-def _ply_skip(body: bytes, count: int, fields: Fields | None, ascii: bool) -> bytes:
+def _ply_skip(body: bytes, at: int, count: int, fields: Fields | None, ascii: bool) -> int:
+    """Returns where what follows an element begins."""
     if ascii:
-        at = 0
-        for _ in range(count):
-            at = body.find(b"\n", at) + 1
-            if not at:
-                raise DamagedError("truncated point cloud")
-        return body[at:]
+        return _after_lines(body, at, count)
     if fields is None:
         raise DamagedError("a PLY file with lists before its vertices")
-    return body[count * np.dtype(fields).itemsize :]
+    check("cloud_columns", len(fields), TOO_WIDE)
+    return at + count * np.dtype(fields).itemsize
+
+
+def _after_lines(body: bytes, at: int, count: int) -> int:
+    while (found := body.count(b"\n", at, at + PART)) < count:
+        at, count = at + PART, count - found
+        if at >= len(body):
+            raise DamagedError("truncated point cloud")
+    for _ in range(count):
+        at = body.index(b"\n", at) + 1
+    return at
 
 
 def _check_size(count: int, columns: int) -> None:
     """Raises DamagedError for a header that claims more than the limits, before anything is made of it."""
-    check("cloud_columns", columns, "a point cloud too wide to read")
+    check("cloud_columns", columns, TOO_WIDE)
     check("cloud_values", count * columns, "a point cloud too large to read", f"{count} points of {columns} values")
     if not columns:
         raise DamagedError("points without coordinates", "it has no columns")
@@ -117,9 +127,11 @@ def _numbers(text: bytes, wanted: int) -> np.ndarray:
     values, read, at = np.empty(wanted), 0, 0
     while read < wanted:
         end = at + PART
-        while end < len(text) and not text[end : end + 1].isspace():  # not within a number
-            end += 1
+        if space := SPACE.search(text, end, end + DIGITS):  # not within a number
+            end = space.start()
         part = text[at:end].split(None, wanted - read)[: wanted - read]
+        if part and max(map(len, part)) > DIGITS:
+            raise DamagedError("damaged point cloud", f"a number of more than {DIGITS} digits")
         values[read : read + len(part)] = part
         read, at = read + len(part), end
         if at >= len(text) and read < wanted:

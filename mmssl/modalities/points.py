@@ -89,7 +89,7 @@ def decode(data: bytes, extension: str) -> Cloud:
     except UserError:
         raise
     except Exception as error:  # headers lie in many ways: ValueError, IndexError, MemoryError, BadZipFile, ...
-        raise DamagedError("damaged point cloud", str(error)) from None
+        raise DamagedError("damaged point cloud", " ".join(str(error).split())) from None
 
 
 def load(raw: Any) -> Cloud:
