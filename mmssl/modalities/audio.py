@@ -51,7 +51,7 @@ class Audio(media.MediaFile):
         """When the last sound ends, in seconds on the clock that a video's pictures use."""
         plain = wav.read(self.data)
         if plain is not None:
-            return len(plain[0]) / plain[1]
+            return media.checked(len(plain[0]) / plain[1])
         return media.end_of(self.data, "audio", NO_SOUND)
 
     def read(self, *, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
@@ -60,6 +60,8 @@ class Audio(media.MediaFile):
         Without `seconds`, reads to the end of the track, which the limit sound_seconds bounds.
         """
         plain = wav.read(self.data)
+        if plain is not None and seconds is None:
+            check("sound_seconds", len(plain[0]) / plain[1] - start, TOO_LONG)
         if plain is not None and plain[1] // math.gcd(plain[1], sample_rate) <= LONGEST_PERIOD:
             return _window(*plain, sample_rate=sample_rate, start=start, seconds=seconds)
         runs = _runs(self.data, sample_rate, start, seconds)
@@ -189,8 +191,6 @@ def _window(samples: np.ndarray, own: int, *, sample_rate: int, start: float, se
     whole = own // math.gcd(own, sample_rate)  # a cut begins where samples of both rates fall together
     first = max(0, int((start - RUN_IN) * own) // whole * whole)
     last = None if seconds is None else max(0, math.ceil((start + seconds + RUN_IN) * own))
-    if last is None:
-        check("sound_seconds", len(samples) / own - start, TOO_LONG)
     heard = torch.from_numpy(wav.as_float(samples[first:last]))
     if own != sample_rate and len(heard):
         from torchaudio.functional import resample

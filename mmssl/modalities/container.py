@@ -159,8 +159,13 @@ def end_of(data: bytes | Path, kind: str, missing: str) -> float:
             end = _last_stamp(container, track(container, kind, missing))
     if end is None:
         raise DamagedError(missing)
-    check("track_seconds", end - start, "time stamps of an impossible length", f"{end - start:.0f} s")
-    return end - start
+    return checked(end - start)
+
+
+def checked(seconds: float) -> float:
+    """Returns how long a track lasts; DamagedError for more than the limit track_seconds."""
+    check("track_seconds", seconds, "a film or sound of an impossible length", f"{seconds:.0f} s")
+    return seconds
 
 
 def seek(container: Any, stream: Any, seconds: float) -> bool:
