@@ -69,18 +69,19 @@ def track(container: Any, kind: str, missing: str) -> Any:
         if stream.codec_context is not None and not stream.disposition & cover:
             stream.codec_context.thread_count = 1
             if kind == "video":
-                _check_size(stream.codec_context.width, stream.codec_context.height)
+                check_size(stream.codec_context.width, stream.codec_context.height)
                 stream.codec_context.options = {"max_pixels": most_pixels()}
             return stream
     raise DamagedError(missing)
 
 
 def most_pixels() -> str:
-    """Returns the limit of a picture as FFmpeg takes it, which then refuses larger ones instead of allocating them."""
-    return f"{min(limit('picture_pixels'), 2**31 - 1):.0f}"
+    """Returns how much FFmpeg may allocate for a picture: the limit, and the margins that decoders add."""
+    return f"{min(limit('picture_pixels') + 2**22, 2**31 - 1):.0f}"
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raises DamagedError for pictures larger than the limits."""
     check("picture_side", max(width, height), "video too large to decode", f"{width} x {height}")
     check("picture_pixels", width * height, "video too large to decode", f"{width} x {height}")
 
