@@ -39,7 +39,6 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "lab": {"part": "color", "image": {"name": "convnet", **SMALL}},
     "video_vit:tiny": {"image_size": 32, "frames": 4},
     "raw:audio": {},
-    "timm:resnet10t": {},
 }
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1, "n": 10}
 

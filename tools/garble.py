@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import re
 import resource
 import select
 import shutil
@@ -41,6 +42,7 @@ from garbling import MARKER, garbled, garbled_bytes
 from mmssl.errors import UserError
 
 MEMORY, GROWN = 4 << 30, 1 << 20  # bytes that a child may ask for; KiB that reading one document may hold
+LONGEST = 3000  # characters of a message
 
 
 def document(reader: str, whole: bytes, number: int, seed: int) -> bytes:
@@ -64,8 +66,10 @@ def outcome(read: Callable[[], Any]) -> tuple[str, str]:
         kind, said = "refused", str(error)
         if len(said.splitlines()) > 1 or not said.strip():
             return "FAULT", f"not one line: {said!r:.300}"
-        if "alloc" in said or "memory" in said:
+        if re.search("can't allocate|out of memory|MemoryError", said):
             return "FAULT", f"asked for too much: {said:.300}"
+        if len(said) > LONGEST:
+            return "FAULT", f"{len(said)} characters: {said:.300}"
     except BaseException as error:  # a PanicException is no Exception
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
