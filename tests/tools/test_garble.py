@@ -25,15 +25,15 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 def test_garbled_documents_end_well() -> None:
     """The long run is `python tools/garble.py`."""
-    command = [sys.executable, str(TOOLS / "garble.py"), "--each", "100", "--seed", "1", "--jobs", "1"]
+    command = [sys.executable, str(TOOLS / "garble.py"), "--each", "60", "--seed", "1", "--jobs", "1"]
     paths = os.pathsep.join([str(TOOLS.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
     assert done.returncode == 0, done.stdout + done.stderr
     figures = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
     assert [line[0].strip("| ") for line in figures] == list(READERS)
     for reader, count, _, refused, faults, _ in figures:
-        assert int(count) == 100 and int(faults) == 0
-        assert int(refused) > 10 or reader == "| metrics", "most documents are no longer whole"
+        assert int(count) == 60 and int(faults) == 0
+        assert int(refused) > 9 or reader == "| metrics", "most documents are no longer whole"
 
 
 def raises(error: BaseException) -> Callable[[], Any]:
