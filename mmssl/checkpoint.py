@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmssl import names
-from mmssl.encoders import create_encoder
+from mmssl.encoders import create_encoder, refuse_fetching
 from mmssl.errors import UserError, did_you_mean, told
 from mmssl.files import sync_folder, write_atomically
 from mmssl.limits import refuse
@@ -130,7 +130,8 @@ def load_weights(module: nn.Module, path: Path, *, prefix: str = "") -> None:
 def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Encoder:
     """Loads an encoder from its folder: strict, offline, ready to `encode`.
 
-    path: an encoder's folder, `runs/NAME/encoders/image`. trust_code: allow the folder to name code outside mmssl.
+    path: an encoder's folder, `runs/NAME/encoders/image`. trust_code: allow the folder to name code outside mmssl, and
+    weights and files of elsewhere.
     Raises UserError for a folder that is no encoder's, is damaged, or whose weights do not fit.
     """
     folder = Path(path)
@@ -189,6 +190,8 @@ def read_config(folder: Path) -> Config:
 def _build(folder: Path, config: Config, *, trust_code: bool) -> Encoder:
     """Builds the encoder of a config.json, and its heads, without their weights."""
     node, where = config["encoder"], str(folder / "config.json")
+    if not trust_code:
+        refuse_fetching(node["name"], node["options"])
     encoder = create_encoder(node["name"], where=where, trust_code=trust_code, **node["options"])
     made, said = (encoder.modality, encoder.dim), (config["modality"], config["dim"])
     if made != said:
@@ -224,8 +227,5 @@ def _kind(head: Head) -> str:
 def _build_head(node: Mapping[str, Any], *, trust_code: bool) -> Head:
     options = dict(node)
     kind = options.pop("kind", "Projection")  # what folders say nothing about is a Projection
-    path = kind if ":" in kind else f"{HEADS}:{kind}"
-    head, _ = names.resolve("encoders", path, trust_code=trust_code)
-    if not (isinstance(head, type) and issubclass(head, Head)):
-        raise UserError(f"{path!r} is no head; save the encoder again")
+    head, _ = names.resolve("heads", kind if "." in kind else f"{HEADS}:{kind}", trust_code=trust_code)
     return head(options.pop("dim"), **names.check_options(head, options))

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from mmssl import modalities
 from mmssl.data.own_files import files_of
+from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.classes import Label, chance, class_of, listed, matched, numbered
 from mmssl.evals.classifier import embedded_prompts, read_classes, read_templates
@@ -60,14 +61,16 @@ def zero_shot(
     space: str = "clip",
     batch_size: int = 64,
     progress: bool = True,
+    trust_code: bool = False,
 ) -> Predictions:
     """Classifies a folder of pictures or shards with a run's encoders.
 
     classes, templates: a list or a file with one per line. Where pictures lie in folders named as classes, or shards
     have labels, accuracy is scored as well, by the rule of evals/classes.py; where no label is a class it is not, and
-    a note says so. Unreadable pictures are skipped and listed, hidden files passed over.
+    a note says so. Unreadable pictures are skipped and listed, hidden files passed over. trust_code: allow the run to
+    name code outside mmssl.
     """
-    trained = Trained(load_encoders(run))
+    trained = Trained(load_encoders(run, trust_code=trust_code))
     for modality in ("image", "text"):
         need_encoder(trained, modality, space=space)
     encoder, names = trained.encoders["image"], read_classes(classes)
@@ -96,7 +99,7 @@ def _embedded(samples: list[Sample], encoder: Encoder, space: str) -> list[tuple
     """Returns the readable pictures, each with its embedding (D,) on the CPU."""
     prepared = []
     for sample in samples:
-        with skipping(sample):
+        with skipping(sample), timed():
             prepared.append((sample, encoder.preprocess(_opened(*having(sample, "image")))))
     if not prepared:
         return []

@@ -118,7 +118,11 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
 
 
 def _add_trust(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--trust-code", action="store_true", help="let the run name code outside mmssl, such as your own")
+    p.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="let what the run's files name be run and fetched: code outside mmssl, commands, addresses",
+    )
 
 
 def _run_eval(a: argparse.Namespace) -> None:
@@ -149,6 +153,7 @@ def _zero_shot(verbs: Verbs) -> None:
     p.add_argument("--templates", help="a file with one prompt a line, {} where the class goes")
     p.add_argument("--space", default="clip", help="the task whose embedding is used (default clip)")
     p.add_argument("--out", type=Path, help="write the predictions as CSV instead of printing them")
+    _add_trust(p)
     _add_limits(p)
     p.set_defaults(run=_run_zero_shot)
 
@@ -157,7 +162,7 @@ def _run_zero_shot(a: argparse.Namespace) -> None:
     from mmssl.classify import zero_shot
     from mmssl.judge import table
 
-    found = zero_shot(a.folder, a.images, a.classes, a.templates, space=a.space)
+    found = zero_shot(a.folder, a.images, a.classes, a.templates, space=a.space, trust_code=a.trust_code)
     if a.out:
         found.write(a.out)
         print(f"{len(found.rows)} predictions written to {a.out}")

@@ -28,10 +28,7 @@ class Judge:
         self.failed: dict[str, UserError] = {}
         for key, node in nodes.items():
             name, options = recipe.split({k: v for k, v in node.items() if k != "every"}, default=key)
-            built = names.build("evals", name, where=f"evals.{key}", **options)
-            if not isinstance(built, Evaluation):
-                raise UserError(f"evals.{key}: {name!r} is no Evaluation; subclass mmssl.types.Evaluation")
-            self.evaluations[key] = built
+            self.evaluations[key] = names.build("evals", name, where=f"evals.{key}", **options)
 
     def due(self, trained: Callable[[], Trained], samples: int, step: int, *, last: bool) -> dict[str, Score]:
         """Runs what falls due within the last `step` samples, and everything at the end; `trained()` is then judged."""

@@ -8,6 +8,7 @@ import inspect
 import typing
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypedDict
 
 from mmssl.errors import UserError, did_you_mean
@@ -22,6 +23,15 @@ EXPORTS = {
     "optim": "optimizer",
     "pictures": "picture",
 }
+KINDS = {  # classes of mmssl.types that names of a room stand for; those of the other rooms stand for functions
+    "encoders": "Encoder",
+    "heads": "Head",
+    "methods": "Method",
+    "evals": "Evaluation",
+    "views": "View",
+}
+FOLDERS = {"heads": ("nn", "methods"), "views": ("views", "methods")}  # of mmssl that hold such; else the room alone
+TRUST = "pass trust_code=True, on the command line --trust-code, if you trust where it comes from"
 
 
 def home(room: str) -> Path:
@@ -96,36 +106,68 @@ def _is_own(head: str) -> bool:
 def refuse_foreign(name: str, *, trust_code: bool) -> None:
     """Raises UserError for a name of code outside mmssl, unless it is trusted."""
     head = name.partition(":")[0]
-    if not trust_code and _is_own(head) and head.split(".")[0] != "mmssl":
-        raise UserError(
-            f"{name!r} names code outside mmssl; pass trust_code=True, on the command line --trust-code, "
-            f"if you trust where it comes from"
-        )
+    if not trust_code and _is_own(head) and not _is_ours(head):
+        raise UserError(f"{shortened(name)} names code outside mmssl; {TRUST}")
+
+
+def _is_ours(path: str) -> bool:
+    return path.partition(".")[0] == "mmssl"
 
 
 def resolve(room: str, name: str, *, trust_code: bool = True) -> tuple[Any, str | None]:
     """Finds what a name stands for and the variant it is to be given, if any.
 
     `file` and `file:variant` lie in the room; `package.module:object` is the user's own code.
-    Raises UserError for an unknown name, and for foreign code unless it is trusted.
+    Raises UserError for an unknown name, for one that stands for anything else than the room holds (an Encoder, a
+    Method, ...), and for foreign code unless it is trusted. Nothing of what is found is called.
     """
     refuse_foreign(name, trust_code=trust_code)
     head, _, tail = name.partition(":")
     own = _is_own(head)
-    if not own and not _is_listed(room, head):
-        raise UserError(f"there is no {room.rstrip('s')} {head!r}; {did_you_mean(head, list_names(room))}")
-    path = head if own else f"mmssl.{room}.{head}"
+    if own:
+        _check_path(room, name, head)
+    elif not _is_listed(room, head):
+        raise UserError(f"there is no {room.rstrip('s')} {shortened(head)}; {did_you_mean(head, list_names(room))}")
+    module = _imported(name, head if own else f"mmssl.{room}.{head}")
+    named = bool(tail) and not tail.startswith("_") and hasattr(module, tail)
+    attribute = tail if named and (own or _holds(room, module, tail)) else EXPORTS.get(room, "")
+    if not hasattr(module, attribute):
+        raise UserError(f"{shortened(name)}: the module {module.__name__} has no {shortened(tail or attribute)}")
+    if not _holds(room, module, attribute):
+        kind = f"mmssl.types.{KINDS[room]}" if room in KINDS else "function that makes one"
+        raise UserError(f"{shortened(name)} is none of the {room}; expected a {kind}")
+    return getattr(module, attribute), None if attribute == tail else tail or None
+
+
+def _check_path(room: str, name: str, path: str) -> None:
+    """Raises UserError for what is no path of a module, and for a module of mmssl that holds nothing of the kind."""
+    parts, folders = path.split("."), FOLDERS.get(room, (room,))
+    if not all(part.isidentifier() for part in parts):
+        raise UserError(f"{shortened(name)} is no path to code; expected package.module:object")
+    if _is_ours(path) and parts[1] not in folders:
+        raise UserError(f"{shortened(name)} is none of the {room}; mmssl's lie in mmssl.{' and mmssl.'.join(folders)}")
+
+
+def _imported(name: str, path: str) -> ModuleType:
     try:
-        module = importlib.import_module(path)
+        return importlib.import_module(path)
     except ModuleNotFoundError as error:
-        if own and path.startswith(error.name or "\0"):
-            raise UserError(f"{name!r}: there is no module {error.name!r} on the Python path") from None
-        raise UserError(f"{name!r} needs the package {error.name!r}: pip install {error.name}") from error
-    if tail and not tail.startswith("_") and hasattr(module, tail) and (own or tail in vars(module)):
-        return getattr(module, tail), None
-    if not hasattr(module, EXPORTS[room]):
-        raise UserError(f"{name!r}: the module {path} has no {tail or EXPORTS[room]!r}")
-    return getattr(module, EXPORTS[room]), tail or None
+        if f"{path}.".startswith(f"{error.name}."):
+            raise UserError(f"{shortened(name)}: there is no module {error.name!r} on the Python path") from None
+        raise UserError(f"{shortened(name)} needs the package {error.name!r}: pip install {error.name}") from error
+
+
+def _holds(room: str, module: ModuleType, attribute: str) -> bool:
+    """Tells whether an attribute of a module is of the room's kind, and not the mere contract that it imports."""
+    from mmssl import types
+
+    found = getattr(module, attribute)
+    if room not in KINDS:  # any function has that kind, so that of mmssl's files only what they export counts
+        return callable(found) and (attribute == EXPORTS[room] or not _is_ours(module.__name__))
+    kind = getattr(types, KINDS[room])
+    if kind is types.Method:
+        return isinstance(found, kind)
+    return inspect.isclass(found) and issubclass(found, kind) and found.__module__ != types.__name__
 
 
 def build(room: str, name: str, *args: Any, where: str = "", trust_code: bool = True, **options: Any) -> Any:
@@ -137,7 +179,12 @@ def build(room: str, name: str, *args: Any, where: str = "", trust_code: bool = 
         args = (variant, *args)
     elif _needs_variant(factory):
         raise UserError(f"{where or name}: say which variant, as in '{name}:VARIANT'")
-    return factory(*args, **check_options(factory, options, where=where or name))
+    checked = check_options(factory, options, where=where or name)
+    try:
+        inspect.signature(factory).bind(*args, **checked)
+    except TypeError as error:
+        raise UserError(f"{where or name}: {name!r} cannot be built by its options alone ({error})") from None
+    return factory(*args, **checked)
 
 
 def _needs_variant(factory: Any) -> bool:

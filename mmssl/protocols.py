@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl import checkpoint, dist, names, recipe
-from mmssl.encoders import create_encoder
+from mmssl.encoders import create_encoder, refuse_fetching
 from mmssl.errors import UserError, did_you_mean
 from mmssl.evals.results import Results, kept
 from mmssl.files import write_atomically
@@ -98,6 +98,8 @@ def open_encoders(
         return {encoder.modality: encoder}
     if (folder / "config.json").is_file():
         name = f"transformers:{path}"
+        if not trust_code:
+            refuse_fetching("transformers", {"architecture": read_json(folder / "config.json")})
     elif folder.is_dir() or ("/" in path and ":" not in path):
         what = "there is no folder" if not folder.is_dir() else "neither a run nor an encoder is in"
         raise UserError(f"{what} {path}; expected encoders/ or config.json in it, or a name such as timm:resnet18")

@@ -128,18 +128,21 @@ def _near(word: str, known: Mapping[str, str]) -> str:
 def load(path: str | Path, overrides: Sequence[str] = (), *, trust_code: bool = True) -> Recipe:
     """Reads a recipe file, applies `dotted.key=value` overrides, and checks every node.
 
-    trust_code: allow it to name code outside mmssl, as a recipe of one's own may.
+    trust_code: whether the file is one's own, or trusted. Another's must name no code outside mmssl, and shards by
+    their paths: no command, no address. Overrides are the caller's own words, whatever the file is.
 
-    Raises UserError for a missing file, broken YAML, or an unknown or mistyped option.
+    Raises UserError for a missing file, broken YAML, an unknown or mistyped option, or what is not trusted.
     """
     file = find(path)
     tree = read_yaml(file)
     if not isinstance(tree, dict):
         raise UserError(f"{file} holds no recipe; expected a mapping with {', '.join(NODES)}")
+    if not trust_code:
+        check(tree, trust_code=False)
     for change in overrides:
         override(tree, change)
     tree.setdefault("name", file.stem)
-    return check(tree, trust_code=trust_code)
+    return check(tree)
 
 
 def override(tree: dict[str, Any], change: str) -> None:
@@ -158,25 +161,31 @@ def override(tree: dict[str, Any], change: str) -> None:
 
 
 def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
-    """Checks a recipe given as plain values and returns it; nothing is built and no data is read."""
+    """Checks a recipe given as plain values and returns it; nothing is built and no data is read.
+
+    trust_code: as `load` has it.
+    """
     for key in tree:
         if key not in NODES:
             raise UserError(f"a recipe has no node {shortened(key)}; {did_you_mean(key, NODES)}")
-    _trusted(tree, trust_code)
+    if not trust_code:
+        _refuse_strange({key: node for key, node in tree.items() if key != "name"})  # the run's own name is any
     encoders = _mapping(tree, "encoders")
     tasks = _mapping(tree, "tasks")
     for key, node in encoders.items():
-        _checked("encoders", node, f"encoders.{key}", default=None)
-    checked_tasks = {key: _task(node, f"tasks.{key}", default=key) for key, node in tasks.items()}
+        _checked("encoders", node, f"encoders.{key}", default=None, trust_code=trust_code)
+    checked_tasks = {
+        key: _task(node, f"tasks.{key}", default=key, trust_code=trust_code) for key, node in tasks.items()
+    }
     optim = tree.get("optim", {"name": "adamw"})
-    _checked("optim", optim, "optim", default="adamw")
+    _checked("optim", optim, "optim", default="adamw", trust_code=trust_code)
     train = TrainOptions(**names.check_options(TrainOptions, tree.get("train") or {}, where="train"))
     for name, keys in (("freeze", train.freeze), ("start", train.start)):
         for key in keys:
             if key not in encoders:
                 raise UserError(f"train.{name} names {shortened(key)}; {did_you_mean(key, encoders)}")
     asked = fit(tree.get("evals") or {}, dict[str, Any], "evals")
-    evals = {key: _evaluation(node, key) for key, node in asked.items()}
+    evals = {key: _evaluation(node, key, trust_code) for key, node in asked.items()}
     return Recipe(_run_name(tree.get("name", "run")), encoders, checked_tasks, optim, train, evals, tree)
 
 
@@ -188,14 +197,26 @@ def _run_name(value: Any) -> str:
     return name
 
 
-def _trusted(tree: Any, trust_code: bool) -> None:
-    """Raises UserError if any node names code outside mmssl and that is not trusted."""
-    if isinstance(tree, dict):
-        name = tree.get("name")
-        if isinstance(name, str):
-            names.refuse_foreign(name, trust_code=trust_code)
-        for node in tree.values():
-            _trusted(node, trust_code)
+def _refuse_strange(value: Any, key: str = "") -> None:
+    """Raises UserError where a node names code outside mmssl, or shards by anything else than their paths."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_strange(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_strange(inner, key)
+    elif isinstance(value, str) and key == "name":
+        names.refuse_foreign(value, trust_code=False)
+    elif isinstance(value, str) and key == "shards" and not _is_path(value):
+        raise UserError(
+            f"the shards {shortened(value)} may be a command or an address, which a run's recipe is not trusted with; "
+            f"say yourself where they are, as in evals.NAME.data.shards=..., or {names.TRUST}"
+        )
+
+
+def _is_path(pattern: str) -> bool:
+    """Tells whether a pattern stands for paths alone, whatever its braces and variables become."""
+    return "::" not in pattern and (pattern.startswith("/") or not {":", "$"} & {*pattern})
 
 
 def _mapping(tree: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
@@ -213,21 +234,21 @@ def split(node: Mapping[str, Any], *, default: str | None = None) -> tuple[str, 
     return name, options
 
 
-def _checked(room: str, node: Any, where: str, *, default: str | None) -> Any:
+def _checked(room: str, node: Any, where: str, *, default: str | None, trust_code: bool) -> Any:
     """Checks a named node's options against what the name stands for, and returns that."""
     if not isinstance(node, dict) or (default is None and "name" not in node):
         raise UserError(f"{where} is {shortened(node)}; expected a mapping with a `name`")
     name, options = split(node, default=default)
-    factory, _ = names.resolve(room, name)
+    factory, _ = names.resolve(room, name, trust_code=trust_code)
     names.check_options(factory, options, where=where)
     return factory
 
 
-def _task(node: dict[str, Any], where: str, *, default: str) -> Task:
+def _task(node: dict[str, Any], where: str, *, default: str, trust_code: bool) -> Task:
     task = Task(**names.check_options(Task, node, where=where))
     split_data(task.data, where=f"{where}.data")
     name, parts = split(task.method, default=default)
-    method = _without_variant("methods", name, f"{where}.method")
+    method = _without_variant("methods", name, f"{where}.method", trust_code)
     for key in parts:
         if key not in ("view", "objective"):
             raise UserError(f"{where}.method has no part {shortened(key)}; {did_you_mean(key, ('view', 'objective'))}")
@@ -235,20 +256,22 @@ def _task(node: dict[str, Any], where: str, *, default: str) -> Task:
     asked = names.check_options(method.objective, parts.get("objective", {}), where=f"{where}.method.objective")
     task.objective = method.objective, asked
     view = fit(parts.get("view") or {}, dict[str, Any], f"{where}.method.view")
-    task.view = _shown_by(method.view, view, where=f"{where}.method.view")
+    task.view = _shown_by(method.view, view, f"{where}.method.view", trust_code)
     return task
 
 
-def _shown_by(own: type[View], node: Mapping[str, Any], *, where: str) -> tuple[type[View], dict[str, Any]]:
+def _shown_by(
+    own: type[View], node: Mapping[str, Any], where: str, trust_code: bool
+) -> tuple[type[View], dict[str, Any]]:
     """Returns a method's own View, or the one of views/ that the node names, and its checked options."""
     name, options = split(node, default="")
-    view = _without_variant("views", name, where) if name else own
+    view = _without_variant("views", name, where, trust_code) if name else own
     return view, names.check_options(view, options, where=where)
 
 
-def _without_variant(room: str, name: str, where: str) -> Any:
+def _without_variant(room: str, name: str, where: str, trust_code: bool) -> Any:
     """Returns what a name stands for; a part behind its colon must be something that the file defines."""
-    found, variant = names.resolve(room, name)
+    found, variant = names.resolve(room, name, trust_code=trust_code)
     if variant is not None:
         raise UserError(f"{where}: the {room.rstrip('s')} {name.partition(':')[0]!r} has no variant {variant!r}")
     return found
@@ -272,7 +295,7 @@ def split_data(node: Mapping[str, Any], *, where: str) -> tuple[dict[str, Any], 
     return source, loader
 
 
-def _evaluation(node: Any, key: str) -> dict[str, Any]:
+def _evaluation(node: Any, key: str, trust_code: bool) -> dict[str, Any]:
     where = f"evals.{key}"
     if not isinstance(node, dict):
         raise UserError(f"{where} is {shortened(node)}; expected a mapping")
@@ -280,5 +303,5 @@ def _evaluation(node: Any, key: str) -> dict[str, Any]:
     if every is not None and (type(every) is not int or every < 1):
         raise UserError(f"{where}.every is {shortened(every)}; expected a number of samples")
     rest = {name: value for name, value in node.items() if name != "every"}
-    _checked("evals", rest, where, default=key)
+    _checked("evals", rest, where, default=key, trust_code=trust_code)
     return {"name": key, **node}

@@ -192,6 +192,14 @@ class Encoder(nn.Module):
         """Whether `learn_preprocess` must run before training."""
         return False
 
+    @classmethod
+    def fetches(cls, options: Mapping[str, Any]) -> str:
+        """Returns what building it with these options reads from the network or from files of elsewhere; "" is nothing.
+
+        options: `variant` among them. Those of `config` read nothing.
+        """
+        return ""
+
     def config(self) -> dict[str, Any]:
         """Returns the name and options that build this architecture again, without weights or files."""
         return {"name": self.name, "options": copy.deepcopy(self.options)}

@@ -29,6 +29,7 @@ ALLOWED = {
     ("dist", "errors"),
     ("names", "errors"),
     ("names", "schema"),
+    ("names", "types"),
     ("schema", "errors"),
     ("schema", "limits"),
     ("limits", "errors"),

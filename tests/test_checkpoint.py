@@ -352,8 +352,12 @@ def test_heads_of_other_files_are_named_by_their_path_and_need_trust(
     assert type(load_encoder(tmp_path, trust_code=True).spaces["clip"]) is Own
     for kind, error in (
         (None, None),
-        ("mmssl.types:Features", "is no head"),
-        ("mmssl.nn.head:append_coordinates", "is no head"),
+        ("mmssl.types:Head", "mmssl's lie in mmssl.nn and mmssl.methods"),
+        ("mmssl.nn.head:Head", "is none of the heads; expected a mmssl.types.Head"),
+        ("mmssl.nn.head:append_coordinates", "is none of the heads"),
+        ("append_coordinates", "is none of the heads"),
+        ("Nowhere", "the module mmssl.nn.head has no 'Nowhere'"),
+        ("no:where", "the module mmssl.nn.head has no 'no:where'"),
     ):
         config["spaces"]["clip"].pop("kind", None)
         config["spaces"]["clip"] |= {"kind": kind} if kind else {}

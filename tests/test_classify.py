@@ -52,7 +52,7 @@ class Oracle(nn.Module):
 @pytest.fixture(autouse=True)
 def oracles(monkeypatch: pytest.MonkeyPatch) -> None:
     encoders = {"image": Oracle("image"), "text": Oracle("text")}
-    monkeypatch.setattr(classify, "load_encoders", lambda run: encoders)
+    monkeypatch.setattr(classify, "load_encoders", lambda run, **_: encoders)
 
 
 def square(color: str, kind: str = "PNG") -> bytes:
@@ -193,7 +193,7 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> None:
     encoders = {name: Odd(name) for name in ("image", "text")}
     for encoder in encoders.values():
         encoder.spaces = {"clop": None}
-    monkeypatch.setattr(classify, "load_encoders", lambda run: encoders)
+    monkeypatch.setattr(classify, "load_encoders", lambda run, **_: encoders)
 
 
 SEVEN = ["red", "green", "blue", "pink", "grey", "cyan", "teal"]

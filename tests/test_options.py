@@ -137,31 +137,33 @@ def test_only_keywords_are_options() -> None:
 
 
 def test_building_passes_arguments_and_options_on(own: ModuleType) -> None:
-    assert names.build("encoders", "their.code:wants", 7, 8, size=3.0, rate="1e-2") == (7, 8, 3, 0.01, None)
+    assert names.build("optim", "their.code:wants", 7, 8, size=3.0, rate="1e-2") == (7, 8, 3, 0.01, None)
     with pytest.raises(UserError, match=r"^node: wants has no option 'sise'"):
-        names.build("encoders", "their.code:wants", 7, where="node", size=1, sise=2)
+        names.build("optim", "their.code:wants", 7, where="node", size=1, sise=2)
     with pytest.raises(UserError, match=r"^their.code:wants: wants needs the option 'size'"):
-        names.build("encoders", "their.code:wants", 7)
+        names.build("optim", "their.code:wants", 7)
+    with pytest.raises(UserError, match=r"^node: 'their.code:wants' cannot be built by its options alone \(.*first"):
+        names.build("optim", "their.code:wants", where="node", size=1)
     with pytest.raises(UserError, match="trust_code=True"):
-        names.build("encoders", "their.code:wants", 7, size=1, trust_code=False)
+        names.build("optim", "their.code:wants", 7, size=1, trust_code=False)
 
 
 def test_variants(own: ModuleType) -> None:
-    own.encoder = varied  # type: ignore[attr-defined]
-    assert names.resolve("encoders", "their.code:small") == (varied, "small")
-    assert names.build("encoders", "their.code:small", 5, size=2) == ("small", 5, 2)
+    own.optimizer = varied  # type: ignore[attr-defined]
+    assert names.resolve("optim", "their.code:small") == (varied, "small")
+    assert names.build("optim", "their.code:small", 5, size=2) == ("small", 5, 2)
     with pytest.raises(UserError, match=r"^node: say which variant, as in 'their.code:VARIANT'"):
-        names.build("encoders", "their.code", where="node")
+        names.build("optim", "their.code", where="node")
     with pytest.raises(UserError, match=r"^their.code: say which variant"):
-        names.build("encoders", "their.code")
-    own.encoder = sometimes  # type: ignore[attr-defined]
-    assert names.build("encoders", "their.code", size=2) == ("plain", 2)
-    own.encoder = wants  # type: ignore[attr-defined]
+        names.build("optim", "their.code")
+    own.optimizer = sometimes  # type: ignore[attr-defined]
+    assert names.build("optim", "their.code", size=2) == ("plain", 2)
+    own.optimizer = wants  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"^node: 'their.code' has no variant 'small'"):
-        names.build("encoders", "their.code:small", where="node")
+        names.build("optim", "their.code:small", where="node")
     with pytest.raises(UserError, match=r"^their.code:small: 'their.code' has no variant 'small'"):
-        names.build("encoders", "their.code:small")
-    assert names.resolve("encoders", "their.code:_hidden") == (wants, "_hidden"), "what is private is not reached"
+        names.build("optim", "their.code:small")
+    assert names.resolve("optim", "their.code:_hidden") == (wants, "_hidden"), "what is private is not reached"
 
 
 def test_names_that_lead_nowhere(own: ModuleType) -> None:
@@ -191,10 +193,11 @@ def test_a_package_that_is_missing_is_named(own: ModuleType, tmp_path: Path, mon
         names.resolve("encoders", "lone.absent")
 
 
-def test_what_a_file_only_imports_is_no_part_of_it() -> None:
-    from mmssl.methods import clip
+def test_of_a_file_counts_what_its_room_holds() -> None:
+    from mmssl.methods import clip, moco
 
-    assert names.resolve("methods", "clip:CLIP") == (clip.CLIP, None)
+    assert names.resolve("methods", "clip:CLIP") == (clip.method, "CLIP"), "an objective is no method"
+    assert names.resolve("methods", "moco:v2") == (moco.v2, None)
     assert names.resolve("methods", "clip") == (clip.method, None)
     assert names.resolve("methods", "mmssl.methods.clip:method") == (clip.method, None)
     assert names.resolve("methods", "clip:nothing") == (clip.method, "nothing")

@@ -59,12 +59,13 @@ def test_what_is_meant_for_nothing_is_refused(names: list[str], tree: dict[str, 
 
 
 FOREIGN = """
-from mmssl.types import Evaluation
+from mmssl.types import Encoder, Evaluation
 
 class Own(Evaluation):
     def __init__(self, *, train: dict, data: dict, steps: int = 1) -> None: ...
 
-def encoder(*, pretrained: bool = False): ...
+class encoder(Encoder):
+    def __init__(self, *, pretrained: bool = False) -> None: ...
 """
 
 

@@ -16,8 +16,7 @@ def build_inner(node: Mapping[str, Any], *, modality: str, where: str) -> Encode
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise UserError(f"{where} needs the name of an encoder, as in {{name: convnet}}; found {dict(node)!r}")
-    # A checkpoint's config passes through here, so code outside mmssl is refused.
-    inner = create_encoder(name, where=where, trust_code=False, **options)
+    inner = create_encoder(name, where=where, **options)  # what is not trusted create_encoder found in the outer one
     if inner.modality != modality:
         raise UserError(f"{where}: {name!r} reads {inner.modality}, but an encoder of {modality} is needed")
     return inner

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmssl.errors import UserError
+from mmssl.schema import shortened
 
 PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 VOCABULARIES = (
@@ -20,6 +22,14 @@ VOCABULARIES = (
     "sentencepiece.bpe.model",
 )
 UNUSED = ("pooler", "position_ids")
+# Families whose models are made of their config alone: others take backbones from timm or the hub, or kernels to run.
+FAMILIES = (
+    *("albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "gpt2", "modernbert", "mpnet", "roberta"),
+    *("t5", "xlm-roberta", "clip", "siglip", "audio-spectrogram-transformer", "videomae", "beit", "convnext", "deit"),
+    *("convnextv2", "data2vec-vision", "dinov2", "dinov2_with_registers", "dinov3_convnext", "dinov3_vit", "ijepa"),
+    *("regnet", "resnet", "swin", "swinv2", "vit", "vit_msn"),
+)
+ATTENTION = (None, "eager", "sdpa")  # what torch itself computes; any other name may be code on the hub
 
 
 def load_model(path: str) -> Any:
@@ -49,6 +59,25 @@ def make_model(architecture: dict[str, Any]) -> Any:
         return AutoModel.from_config(config, trust_remote_code=False)
     except (KeyError, ValueError) as error:
         raise UserError(f"transformers: architecture makes no model ({error}); give a whole config.json") from error
+
+
+def fetched_by(architecture: Any) -> str:
+    """Returns what making a model of a config reads from the network or from files of elsewhere; "" is nothing."""
+    if not isinstance(architecture, Mapping):
+        return ""
+    if architecture.get("model_type") not in FAMILIES:
+        return f"whatever the family {shortened(architecture.get('model_type'))} of transformers asks for"
+    others = [kind for kind in _attention(architecture) if kind not in ATTENTION]
+    return f"the attention {shortened(others[0])}" if others else ""
+
+
+def _attention(value: Any) -> Iterator[Any]:
+    """Yields how a config, or one within it, wants attention computed."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if "attn_implementation" in str(key):
+                yield inner
+            yield from _attention(inner)
 
 
 def architecture_of(config: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -65,6 +66,10 @@ class Timm(Encoder):
             return None, None
         return tokens, grid if grid[0] * grid[1] == tokens.shape[1] else None
 
+    @classmethod
+    def fetches(cls, options: Mapping[str, Any]) -> str:
+        return "timm's weights (pretrained)" if options.get("pretrained") else ""
+
     def config(self) -> dict[str, Any]:
         config = super().config()
         config["options"]["pretrained"] = False
@@ -78,7 +83,10 @@ def _create(variant: str, pretrained: bool, in_channels: int, image_size: int | 
     if not timm.is_model(variant):
         raise UserError(f"timm has no model {variant!r}; {did_you_mean(variant.split('.')[0], timm.list_models())}")
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-    settings = timm.models.get_pretrained_cfg(variant)
+    try:
+        settings = timm.models.get_pretrained_cfg(variant)
+    except RuntimeError as error:  # weights of a name that timm does not have
+        raise UserError(f"timm:{variant}: {_line(error)}") from None
     if image_size and settings is not None and settings.fixed_input_size:
         options["img_size"] = image_size
     try:

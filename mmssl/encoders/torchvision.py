@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,6 +70,10 @@ class TorchvisionVideo(Encoder):
             x, grid = block(x, grid)
         x = model.norm(x)
         return Features(x[:, 0], x[:, 1:], grid=tuple(grid))
+
+    @classmethod
+    def fetches(cls, options: Mapping[str, Any]) -> str:
+        return "torchvision's weights" if options.get("weights") else ""
 
     def config(self) -> dict[str, Any]:
         config = super().config()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +12,19 @@ from torch import Tensor, nn
 
 from mmssl.encoders import bpe
 from mmssl.encoders.mel import KaldiMel
-from mmssl.encoders.pretrained import architecture_of, load_model, make_model, read_processor, read_tokenizer
+from mmssl.encoders.pretrained import (
+    architecture_of,
+    fetched_by,
+    load_model,
+    make_model,
+    read_processor,
+    read_tokenizer,
+)
 from mmssl.encoders.transformer import pool_words
 from mmssl.errors import UserError
 from mmssl.nn.head import Projection
 from mmssl.nn.normalize import Normalize
+from mmssl.schema import shortened
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess, Interpolation
 from mmssl.transforms.text import TextPreprocess
@@ -114,6 +122,12 @@ class Transformers(Encoder):
         real[:, 0] = True
         tokens = self.model(input_ids=x, attention_mask=real.long()).last_hidden_state
         return Features(pool_words(tokens, real, self.pool or "mean"), tokens, lengths=real.sum(1))
+
+    @classmethod
+    def fetches(cls, options: Mapping[str, Any]) -> str:
+        if options.get("variant"):
+            return f"the folder or hub id {shortened(options['variant'])}"
+        return fetched_by(options.get("architecture"))
 
     def config(self) -> dict[str, Any]:
         options: dict[str, Any] = {"architecture": self.architecture, "pool": self.pool}

@@ -62,9 +62,12 @@ def _json(data: bytes) -> Any:
 
 def _label(data: bytes) -> int:
     try:
-        return int(data)
+        label = int(data[:40])  # the bytes of no int64 are more
     except ValueError:
-        raise DamagedError("a label that is not a whole number", repr(data[:40])) from None
+        label = 2**63
+    if len(data) > 40 or not -(2**63) <= label < 2**63:
+        raise DamagedError("a label that is not a whole number", repr(data[:40]))
+    return label
 
 
 def _arrays(data: bytes) -> Any:

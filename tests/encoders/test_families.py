@@ -118,8 +118,10 @@ def test_inner_encoders_are_checked() -> None:
         create_encoder("frames", image={"name": "vit", "depht": 3})
     with pytest.raises(UserError, match="needs the name of an encoder"):
         create_encoder("frames", image={"depth": 3})
-    with pytest.raises(UserError, match="outside mmssl"):
+    with pytest.raises(UserError, match="is none of the encoders"):
         create_encoder("frames", image={"name": "os.path:join"})
+    with pytest.raises(UserError, match="outside mmssl"):
+        create_encoder("frames", image={"name": "os.path:join"}, trust_code=False)
     with pytest.raises(UserError, match="add in_channels: 1"):
         create_encoder("spectrogram", backbone={"name": "convnet"})
 

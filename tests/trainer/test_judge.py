@@ -34,7 +34,7 @@ def test_evaluations_are_built_at_once(rows: Path) -> None:
     judge = Judge({"a": {**PEEK, "at": 2, "every": 5}, "b": PEEK})
     assert judge.every == {"a": 5, "b": None}
     assert [type(e) for e in judge.evaluations.values()] == [Peek, Peek] and judge.evaluations["a"].at == 2
-    with pytest.raises(UserError, match="evals.a: 'linear.model:encoder' is no Evaluation"):
+    with pytest.raises(UserError, match="'linear.model:encoder' is none of the evals; expected a .*Evaluation"):
         Judge({"a": {"name": "linear.model:encoder"}})
     with pytest.raises(UserError, match="evals.a: Peek has no option 'ta'"):
         Judge({"a": {**PEEK, "ta": 1}})
