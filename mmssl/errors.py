@@ -44,10 +44,10 @@ def describe(error: OSError) -> str:
     return f"{error.strerror or error}{where}"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Returns a hint for a misspelt word: the nearest known one, or all of them."""
     known = sorted(known)
-    near = difflib.get_close_matches(word[:100], known, n=1)
+    near = difflib.get_close_matches(str(word)[:99], known, n=1)  # a long one would take minutes
     if near:
         return f"did you mean {near[0]!r}?"
     return f"known: {', '.join(known)}" if known else "none is known"

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmssl import checkpoint, dist, names, recipe
 from mmssl.assembly import build_objective, pretexts
-from mmssl.errors import UserError, did_you_mean
+from mmssl.errors import UserError, did_you_mean, told
 from mmssl.evals.memory import remembering
 from mmssl.evals.report import Report, reporting, warn
 from mmssl.evals.results import kept, read_results, scores_of
@@ -147,7 +147,8 @@ def _load_run(folder: Path, device: str, trust_code: bool) -> Trained:
     learnt = {key: encoder for key, encoder in encoders.items() if key in made.encoders}  # teachers are not among them
     objectives = {}
     for key in made.tasks:
-        objectives[key] = build_objective(made, key, learnt).to(device).eval()
+        with told(f"{folder / 'recipe.yaml'}: tasks.{key} cannot be built"):
+            objectives[key] = build_objective(made, key, learnt).to(device).eval()
         checkpoint.load_weights(objectives[key], folder / "objectives" / f"{key}.safetensors")
     return Trained(encoders, pretexts(made, objectives))
 
@@ -167,7 +168,8 @@ def evaluate(
     for key in evals or ():
         if key not in made.evals:
             raise UserError(f"the recipe of {run} has no evaluation {key!r}; {did_you_mean(key, made.evals)}")
-    judge = Judge(made.evals)
+    with told(f"{folder / 'recipe.yaml'}: its evaluations cannot be built"):
+        judge = Judge(made.evals)
     group = dist.group(made.train.device, timeout=made.train.timeout)
     with group as device, locked(folder):  # a live run writes the same files
         trained = load_run(folder, device=str(device), trust_code=trust_code)
