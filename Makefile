@@ -19,7 +19,7 @@ test: $(READY)
 
 # what only a CUDA device can tell
 test-cuda: $(READY)
-	MMSSL_TEST_CUDA=1 $(BIN)/python -m pytest tests/test_cuda.py tests/data/test_workers.py tests/nn/test_sparse.py
+	MMSSL_TEST_CUDA=1 $(BIN)/python -m pytest tests/test_cuda.py tests/data/test_crew.py tests/data/test_workers.py tests/nn/test_sparse.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from mmssl import modalities
 from mmssl.data.own_files import files_of
+from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.classes import Label, chance, class_of, listed, matched, numbered
 from mmssl.evals.classifier import embedded_prompts, read_classes, read_templates
@@ -98,7 +99,7 @@ def _embedded(samples: list[Sample], encoder: Encoder, space: str) -> list[tuple
     """Returns the readable pictures, each with its embedding (D,) on the CPU."""
     prepared = []
     for sample in samples:
-        with skipping(sample):
+        with skipping(sample), timed():
             prepared.append((sample, encoder.preprocess(_opened(*having(sample, "image")))))
     if not prepared:
         return []

@@ -18,15 +18,21 @@ LIMITS = {
     "picture_pixels": 1e8,  # of one picture as it is decoded
     "picture_side": 2**16,  # of either side of a picture, in pixels, as decoded or as scaled
     "clip_pixels": 2**28,  # of all pictures of a clip that are held at once
-    "sound_seconds": 4 * 3600,  # of sound that is held at once, silence between time stamps included
-    "cloud_values": 2**28,  # of a point cloud: points x columns, as the header claims them
+    "sound_seconds": 2 * 3600,  # of sound that is held at once, silence between time stamps included
+    "track_seconds": 48 * 3600,  # that a film or sound lasts by its time stamps
+    "cloud_values": 2**27,  # of a point cloud: points x columns, as the header claims them
+    "cloud_columns": 2**14,  # of a point cloud
     "array_bytes": 2**30,  # of an npy or all arrays of an npz, unpacked
-    "member_bytes": 2**30,  # of one file of a shard
+    "member_bytes": 2**30,  # of one file of a shard, or of a file that becomes one
+    "sample_bytes": 2**31,  # of all files of one sample of a shard, headers included
+    "sample_json_bytes": 2**25,  # of the json of a sample
     "sample_seconds": 120,  # that a data worker, or an evaluation, takes over one sample
     # sets of shards
     "shard_bytes": 2**36,  # of one compressed shard, unpacked
     "shard_samples": 1e7,  # that index.json promises of one shard
-    "shards": 1e6,  # that a pattern with braces stands for
+    "shard_names": 2**30,  # of the names of one shard's samples, which are held to tell those that are torn apart
+    "shards": 1e6,  # that patterns with braces and globs stand for
+    "manifest_cells": 1e8,  # of a Parquet manifest
     # documents: index.json, config.json, recipe.yaml, ...
     "json_bytes": 2**27,
     "yaml_bytes": 2**22,

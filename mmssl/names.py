@@ -230,7 +230,7 @@ def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "") 
         raise UserError(f"{where or title} is {shortened(options)}; expected a mapping of options")
     for name in options:
         if name not in known:
-            raise UserError(f"{at}{title} has no option {name!r}; {did_you_mean(str(name), known)}")
+            raise UserError(f"{at}{title} has no option {shortened(name)}; {did_you_mean(name, known)}")
     for name, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise UserError(f"{at}{title} needs the option {name!r}")

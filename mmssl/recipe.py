@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from mmssl import names
+from mmssl import dist, names
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
@@ -44,6 +44,8 @@ class TrainOptions:
     freeze: encoders that do not train. start: encoder -> folder of a trained one of the same architecture, whose
     weights it begins with. threads: torch's threads per process, by default torch's own choice.
     deterministic: one seed gives one run, bit by bit, on a GPU too, as it does on a CPU; slower.
+    timeout: seconds that several processes wait for one that does not come to where they need it, or gives no sign of
+    life, before all end; what they do at the same time may take longer.
     """
 
     samples: Positive
@@ -64,6 +66,7 @@ class TrainOptions:
     save_every: Positive | None = None
     keep: Positive = 2
     max_bad_steps: Count = 10
+    timeout: Annotated[float, at_least(1)] = dist.TIMEOUT
     wandb: bool = False
 
 
@@ -167,7 +170,7 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
     """
     for key in tree:
         if key not in NODES:
-            raise UserError(f"a recipe has no node {key!r}; {did_you_mean(str(key), NODES)}")
+            raise UserError(f"a recipe has no node {shortened(key)}; {did_you_mean(key, NODES)}")
     if not trust_code:
         _refuse_strange({key: node for key, node in tree.items() if key != "name"})  # the run's own name is any
     encoders = _mapping(tree, "encoders")
@@ -183,7 +186,7 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
     for name, keys in (("freeze", train.freeze), ("start", train.start)):
         for key in keys:
             if key not in encoders:
-                raise UserError(f"train.{name} names {key!r}; {did_you_mean(key, encoders)}")
+                raise UserError(f"train.{name} names {shortened(key)}; {did_you_mean(key, encoders)}")
     asked = fit(tree.get("evals") or {}, dict[str, Any], "evals")
     evals = {key: _evaluation(node, key, trust_code) for key, node in asked.items()}
     return Recipe(_run_name(tree.get("name", "run")), encoders, checked_tasks, optim, train, evals, tree)
@@ -251,7 +254,7 @@ def _task(node: dict[str, Any], where: str, *, default: str, trust_code: bool) -
     method = _without_variant("methods", name, f"{where}.method", trust_code)
     for key in parts:
         if key not in ("view", "objective"):
-            raise UserError(f"{where}.method has no part {key!r}; {did_you_mean(key, ('view', 'objective'))}")
+            raise UserError(f"{where}.method has no part {shortened(key)}; {did_you_mean(key, ('view', 'objective'))}")
     task.method = {"name": name, **parts}
     asked = names.check_options(method.objective, parts.get("objective", {}), where=f"{where}.method.objective")
     task.objective = method.objective, asked
@@ -286,7 +289,7 @@ def split_data(node: Mapping[str, Any], *, where: str) -> tuple[dict[str, Any], 
     for_loader = {key: p for key, p in names.options_of(Loader).items() if key not in LOADER_FIXED}
     for key in node:
         if key not in for_source and key not in for_loader:
-            raise UserError(f"{where} has no option {key!r}; {did_you_mean(key, [*for_source, *for_loader])}")
+            raise UserError(f"{where} has no option {shortened(key)}; {did_you_mean(key, [*for_source, *for_loader])}")
     source = {key: value for key, value in node.items() if key in for_source}
     loader = {key: value for key, value in node.items() if key in for_loader}
     source = names.check_options(Source, source, where=where)

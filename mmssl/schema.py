@@ -187,7 +187,7 @@ def read_json(path: Path) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError
         raise UserError(f"{path} is not JSON: {_line(error)}") from None
-    refuse("document_depth", _depth(value), f"{path} is nested too deep")
+    refuse("document_depth", depth(value), f"{path} is nested too deep")
     return value
 
 
@@ -224,7 +224,7 @@ def _values(node: Any, known: dict[int, float], depth: int) -> float:
     return known[id(node)]
 
 
-def _depth(value: Any) -> int:
+def depth(value: Any) -> int:
     """Returns how many values lie within values."""
     depth, level = 0, [value]
     while level := [inner for item in level for inner in _inside(item)]:

@@ -185,7 +185,9 @@ def write_recipe(run: Path, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("hostile", RECIPES)
 def test_no_recipe_of_a_run_runs_anything(hostile: str, opener: str, run: Path, marker: Path) -> None:
     write_recipe(run, filled(RECIPES[hostile], marker))
-    with pytest.raises(UserError, match=r"outside mmssl|is none of the|may be a command or an address"):
+    with pytest.raises(
+        UserError, match=r"outside mmssl|is none of the|may be a command or an address|expected str that names a file"
+    ):
         OPENERS[opener](run)
     assert not marker.exists()
 

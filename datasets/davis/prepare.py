@@ -6,8 +6,8 @@ import argparse
 import io
 import json
 import sys
-import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,13 +15,14 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from mmssl.data.own_files import files_of, is_tar, members_of
+from mmssl.data.own_files import Files
 from mmssl.data.writer import build_from, summary
 from mmssl.errors import DamagedError, UserError
-from mmssl.modalities import image, read_file, video
+from mmssl.modalities import image, video
 
 T = TypeVar("T")
 VOID = 255
+EXPECTED = "JPEGImages and Annotations"
 CRF = 10  # H.264 without a loss that one sees
 
 
@@ -32,10 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.height is not None and options.height < 16:
             raise UserError(f"--height {options.height}: expected at least 16 pixels")
         source = Path(options.source)
-        files = names(source)
-        sequences = find(files, options.resolution, source)
-        listed = [name for name in files if name.endswith("ImageSets/2017/train.txt")]
-        train = set(read(source, listed)[listed[0]].decode().split()) if listed else set()
+        with closing(Files(source, expected=EXPECTED)) as files:
+            sequences = find(files.names, options.resolution, source)
+            listed = [name for name in files.names if name.endswith("ImageSets/2017/train.txt")]
+            train = set(files.read(listed[0]).decode().split()) if listed else set()
         for split in ("train", "val"):
             chosen = [sequences[name] for name in sorted(sequences) if (name in train) == (split == "train")]
             if chosen:
@@ -58,25 +59,6 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--height", type=int, metavar="PIXELS", help="shrink frames and masks (default: as they are)")
     command.add_argument("--fps", type=float, default=24, metavar="F", help="frames a second (default 24)")
     return command
-
-
-def names(source: Path) -> list[str]:
-    """Returns the paths of a folder's or a tar's files, in order."""
-    if source.is_dir():
-        return sorted(name.as_posix() for name in files_of(source)[0])
-    if is_tar(source):
-        with tarfile.open(source) as tar:
-            return sorted(member.name for _, member in members_of(tar))
-    raise UserError(f"{source} is neither a tar nor a folder; expected one with JPEGImages and Annotations")
-
-
-def read(source: Path, wanted: list[str]) -> dict[str, bytes]:
-    """Returns the bytes of some of the files."""
-    if source.is_dir():
-        return {name: read_file(source / name) for name in wanted}
-    with tarfile.open(source) as tar:
-        opened = {name: tar.extractfile(name) for name in wanted}
-        return {name: file.read() for name, file in opened.items() if file is not None}
 
 
 def find(files: list[str], resolution: str, source: Path) -> dict[str, list[tuple[str, str | None]]]:
@@ -103,7 +85,8 @@ class Samples:
 
     def __call__(self, number: int) -> dict[str, bytes]:
         pairs = self.sequences[number]
-        data = read(self.source, [name for pair in pairs for name in pair if name])
+        with closing(Files(self.source, expected=EXPECTED)) as files:
+            data = {name: files.read(name) for pair in pairs for name in pair if name}
         if any(mask is None for _, mask in pairs):
             raise DamagedError("a sequence with frames without masks", pairs[0][0])
         frames = [opened(data[frame], frame, image.pixels) for frame, _ in pairs]

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmssl import modalities
-from mmssl.data.own_files import files_of, is_tar, members_of
+from mmssl.data.own_files import Files
 from mmssl.data.writer import build_from, summary
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import audio, video
@@ -40,10 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
 def write(films: Films, options: argparse.Namespace) -> None:
     """Writes both splits, and tells of films that were left out; raises UserError for a split without films."""
     held_out = set(choose(films, options))
-    splits = {"train": [name for name in films.names if name not in held_out], "test": sorted(held_out)}
+    splits = {"train": [name for name in films.films if name not in held_out], "test": sorted(held_out)}
     for split, names in splits.items():
         if not names:
-            raise UserError(f"none of the {len(films.names)} films falls into {split}; hold out others")
+            raise UserError(f"none of the {len(films.films)} films falls into {split}; hold out others")
     for split, names in splits.items():
         out, about = Path(options.out) / split, f"films of {films.source.name}, {split}"
         index = build_from(Samples(names, films), len(names), out, shard_samples=100, workers=1, description=about)
@@ -63,29 +62,16 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-class Films:
+class Films(Files):
     """The films of a folder or a tar, and what its side files say; files are read when they are asked for."""
 
     def __init__(self, source: str) -> None:
-        self.source = Path(source)
-        self.close = lambda: None
-        if self.source.is_dir():
-            self.members: dict[str, Any] = {name.as_posix(): self.source / name for name in files_of(self.source)[0]}
-        elif is_tar(self.source):
-            self.tar = tarfile.open(self.source)  # noqa: SIM115 - `close` closes it
-            self.close = self.tar.close
-            self.members = dict(members_of(self.tar))
-        else:
-            raise UserError(f"{source} is neither a tar nor a folder; expected one with video files")
-        self.names = [name for name in self.members if extension(name) in video.EXTENSIONS]
-        if not self.names:
+        super().__init__(source, expected="video files")
+        self.there = frozenset(self.names)
+        self.films = [name for name in self.names if extension(name) in video.EXTENSIONS]
+        if not self.films:
             raise UserError(f"{source} holds no film; expected files ending in {', '.join(video.EXTENSIONS)}")
-        self.rows = {row["file"]: row for name in self.members if extension(name) == "csv" for row in self._rows(name)}
-
-    def read(self, name: str) -> bytes:
-        """Returns a file's bytes."""
-        member = self.members[name]
-        return modalities.read_file(member) if isinstance(member, Path) else self.tar.extractfile(member).read()
+        self.rows = {row["file"]: row for name in self.names if extension(name) == "csv" for row in self._rows(name)}
 
     def _rows(self, name: str) -> Iterator[dict[str, Any]]:
         for row in csv.DictReader(self.read(name).decode("utf-8-sig").splitlines()):
@@ -100,10 +86,10 @@ class Films:
         """Returns what is known of a film: its name, its row, its words and its own JSON."""
         stem = str(PurePosixPath(name).with_suffix(""))
         told: dict[str, Any] = {"name": PurePosixPath(name).stem, **self.row(name)}
-        if f"{stem}.align" in self.members:
+        if f"{stem}.align" in self.there:
             told["words"] = words(self.read(f"{stem}.align").decode("utf-8", "replace"))
             told["text"] = " ".join(word["word"] for word in told["words"])
-        if f"{stem}.json" in self.members:
+        if f"{stem}.json" in self.there:
             own = modalities.decode("json", self.read(f"{stem}.json"))
             if not isinstance(own, dict):
                 raise DamagedError("JSON beside a film that is no object", f"{stem}.json")
@@ -137,16 +123,16 @@ def words(align: str) -> list[dict[str, Any]]:
 def choose(films: Films, options: argparse.Namespace) -> list[str]:
     """Returns the films to hold out: by prefix, by column, or as many of a seeded hash's first as the share says."""
     if options.test_prefix:
-        return [name for name in films.names if PurePosixPath(name).name.startswith(tuple(options.test_prefix))]
+        return [name for name in films.films if PurePosixPath(name).name.startswith(tuple(options.test_prefix))]
     if options.test_column:
         column, equals, value = options.test_column.partition("=")
         if not equals or not any(column in row for row in films.rows.values()):
             raise UserError(f"--test-column {options.test_column}: expected COLUMN=VALUE with a column of a CSV file")
-        return [name for name in films.names if str(films.row(name).get(column)) == value]
+        return [name for name in films.films if str(films.row(name).get(column)) == value]
     if not 0 < options.test < 1:
         raise UserError(f"--test {options.test:g}: expected a share between 0 and 1")
-    key = {name: hashlib.sha256(f"{options.seed} {name}".encode()).digest() for name in films.names}
-    return sorted(films.names, key=key.__getitem__)[: round(options.test * len(films.names))]
+    key = {name: hashlib.sha256(f"{options.seed} {name}".encode()).digest() for name in films.films}
+    return sorted(films.films, key=key.__getitem__)[: round(options.test * len(films.films))]
 
 
 @dataclass

@@ -101,7 +101,8 @@ def _of_kind(key: str, value: Any) -> Any:
         except UserError:
             raise DamagedError("a caption that is neither text nor a list of texts", f"{value!r:.60}") from None
     if kind == "label" and not isinstance(value, str):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+        whole = isinstance(value, float) and value.is_integer()
+        if isinstance(value, bool) or not (whole or isinstance(value, int)) or not -(2**63) <= value < 2**63:
             raise DamagedError("a label that is neither a name nor a whole number", f"{value!r:.60}")
         return int(value)
     if kind in modalities.MODALITIES:

@@ -20,14 +20,14 @@ from typing import Any, BinaryIO, TypedDict
 from tqdm import tqdm
 
 from mmssl.data.index import FORMAT, INDEX, JOURNAL, write_json
+from mmssl.data.making import EXAMPLES, Fields, make_all, unused
 from mmssl.data.summary import account
 from mmssl.data.workers import end_with_parent, refuse_import
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import UserError
 from mmssl.files import sync_folder
 from mmssl.schema import Count, FileName, fit
 
-Fields = dict[str, bytes]
-EXAMPLES = 3  # of what was left out for one reason
+CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ENOTDIR, errno.ENOENT)
 OPTIONAL = ("examples", "empty_classes")  # in the index only where there are any
 
 
@@ -62,21 +62,21 @@ def write(plan: Plan, out: str | Path, *, workers: int | None = None, strict: bo
     if not any(len(shard) for shard in plan.shards):
         raise UserError(f"nothing to write to {out}: the source holds no samples")
     folder = Path(out)
-    with _journal(folder, plan) as journal:
-        todo = [i for i in range(len(plan.shards)) if i not in journal.done]
+    done: dict[int, dict[str, Any]] = {}
+    with _told(folder, done), _journal(folder, plan, done) as journal:
+        todo = [i for i in range(len(plan.shards)) if i not in done]
         bar = tqdm(total=sum(map(len, plan.shards)), unit=" samples", desc=f"writing {folder.name}", disable=None)
-        bar.update(sum(len(plan.shards[i]) for i in journal.done))
-        with bar, _told(folder, journal):
+        bar.update(sum(len(plan.shards[i]) for i in done))
+        with bar:
             for number, entry in _write_all(plan, folder, todo, workers, strict):
                 journal.note(number, entry)
                 bar.update(len(plan.shards[number]))
-        index = _index(plan, [journal.done[i] for i in range(len(plan.shards))])
-        if index["samples"]:
-            write_json(folder / INDEX, index)
-    if not index["samples"]:
-        _remove(folder, index)
-        raise UserError(f"no sample could be written to {folder}; {'; '.join(account(index))}")
-    (folder / JOURNAL).unlink()
+        index = _index(plan, [done[i] for i in range(len(plan.shards))])
+        if not index["samples"]:
+            _remove(folder, index)
+            raise UserError(f"no sample could be written to {folder}; {'; '.join(account(index))}")
+        write_json(folder / INDEX, index)
+        (folder / JOURNAL).unlink()
     return index
 
 
@@ -109,10 +109,8 @@ def _remove(folder: Path, index: dict[str, Any]) -> None:
 class _Journal:
     """The finished shards of an unfinished build: a first line that names the plan, then one line for each."""
 
-    def __init__(self, file: BinaryIO, folder: Path, digest: str, lines: list[Any]) -> None:
-        entries = ((number, entry, folder / entry["name"]) for number, entry in lines[1:])
-        self.done = {n: entry for n, entry, path in entries if path.exists() and path.stat().st_size == entry["bytes"]}
-        self.file = file
+    def __init__(self, file: BinaryIO, digest: str, lines: list[Any], done: dict[int, dict[str, Any]]) -> None:
+        self.file, self.done = file, done
         file.truncate(sum(len(line) for line in file if line.endswith(b"\n")) if lines else 0)
         file.seek(0, os.SEEK_END)
         if not lines:
@@ -129,19 +127,53 @@ class _Journal:
 
 
 @contextlib.contextmanager
-def _journal(folder: Path, plan: Plan) -> Iterator[_Journal]:
-    """Opens the journal of a new or interrupted build; raises UserError, touching nothing, if the folder is other."""
+def _journal(folder: Path, plan: Plan, done: dict[int, dict[str, Any]]) -> Iterator[_Journal]:
+    """Opens the journal of a new or interrupted build, whose finished shards go into `done`, and locks it.
+
+    Raises UserError, touching nothing, if the folder is another's or another build writes to it.
+    """
     path, digest = folder / JOURNAL, plan.digest()
-    lines = _read_journal(path, digest, len(plan.shards))
-    if lines and lines[0] != digest:
-        raise UserError(f"{folder} holds an interrupted build of something else; remove it or choose another folder")
-    if not lines and folder.exists() and any(entry.name != JOURNAL for entry in folder.iterdir()):
-        raise UserError(f"{folder} is not empty; choose another folder, or empty it first")
+    if not path.exists() and folder.exists():
+        _refuse_used(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob("*.part"):
-        leftover.unlink()
-    with open(path, "r+b" if lines else "wb") as file:
-        yield _Journal(file, folder, digest, lines)
+    path.touch()
+    with open(path, "r+b") as file:
+        _lock(file, folder)
+        lines = _read_journal(path, digest, len(plan.shards))
+        if lines and lines[0] != digest:
+            raise UserError(
+                f"{folder} holds an interrupted build of something else; remove it or choose another folder"
+            )
+        if not lines:
+            _refuse_used(folder)
+        for leftover in folder.glob("*.part"):
+            leftover.unlink()
+        for number, entry in lines[1:]:
+            shard = folder / entry["name"]
+            if shard.exists() and shard.stat().st_size == entry["bytes"]:
+                done[number] = entry
+        yield _Journal(file, digest, lines, done)
+
+
+def _refuse_used(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose a folder")
+    if any(entry.name != JOURNAL for entry in folder.iterdir()):
+        raise UserError(f"{folder} is not empty; choose another folder, or empty it first")
+
+
+def _lock(file: BinaryIO, folder: Path) -> None:
+    """Raises UserError where another build writes to the folder; the lock ends with the process, however that ends."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another build is writing to {folder}; wait for it, or choose another folder") from None
+    except (ImportError, OSError):  # systems and network folders without locks
+        return
+    if not os.fstat(file.fileno()).st_nlink:
+        raise UserError(f"another build has just ended in {folder}; choose another folder, or empty it first")
 
 
 class Finished(TypedDict):
@@ -177,17 +209,20 @@ def _read_journal(path: Path, digest: str, shards: int) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _told(folder: Path, journal: _Journal) -> Iterator[None]:
+def _told(folder: Path, done: dict[int, dict[str, Any]]) -> Iterator[None]:
     """Turns what stops a build into one line that says what is left and how to go on."""
     again = "shards are finished and stay; run the same command again to continue"
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(f"no space left for {folder}: {len(journal.done)} {again} once there is room") from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no space left for {folder}: {len(done)} {again} once there is room") from None
+        file = Path(error.filename or folder)  # a write has no name; another's is that of what is read
+        if error.errno in CANNOT_WRITE and (file.is_relative_to(folder) or folder.is_relative_to(file)):
+            raise UserError(f"cannot write to {folder}: {error.strerror}: {len(done)} {again}") from None
+        raise
     except BrokenProcessPool:
-        raise UserError(f"a writing process was killed (out of memory?): {len(journal.done)} {again}") from None
+        raise UserError(f"a writing process was killed (out of memory?): {len(done)} {again}") from None
 
 
 def _write_all(
@@ -246,8 +281,8 @@ def _write_shard(path: Path, items: Sequence[Any], make: Callable[[Any], Fields]
             hashed = _Hashed(file)
             # a fixed time: the same samples are the same bytes
             with TarWriter(hashed, encoder=False, mtime=0) as tar:
-                for sample in _make_all(items, make, damaged, strict):
-                    sample["__key__"] = _unused(str(sample["__key__"]), keys)
+                for sample in make_all(items, make, damaged, strict):
+                    sample["__key__"] = unused(str(sample["__key__"]), keys)
                     tar.write(sample)
                     fields.update(name for name in sample if name != "__key__")
                     labels.update([sample["cls"].strip().decode("latin-1")] if "cls" in sample else [])
@@ -260,27 +295,3 @@ def _write_shard(path: Path, items: Sequence[Any], make: Callable[[Any], Fields]
     sync_folder(path.parent)
     entry = {"name": path.name, "samples": len(keys), "bytes": size, "fields": dict(sorted(fields.items()))}
     return {**entry, "sha256": hashed.sha.hexdigest(), "damaged": damaged, "labels": dict(labels)}
-
-
-def _make_all(
-    items: Sequence[Any], make: Callable[[Any], Fields], damaged: dict[str, tuple[int, list[str]]], strict: bool
-) -> Iterator[dict[str, Any]]:
-    for item in items:
-        try:
-            made = make(item)
-        except DamagedError as error:
-            if strict:
-                raise
-            count, examples = damaged.get(error.reason, (0, []))
-            named = [f"sample {item}"] if isinstance(item, int) else []
-            example = ", ".join([*named, *([error.detail] if error.detail else [])])
-            damaged[error.reason] = count + 1, [*examples, example][:EXAMPLES]
-        else:
-            yield {"__key__": f"{item:08d}" if isinstance(item, int) else str(item), **made}
-
-
-def _unused(key: str, used: set[str]) -> str:
-    """Returns the key, numbered if another sample of the shard bears it: readers would join the two."""
-    name = next(k for k in (key, *(f"{key}-{n}" for n in range(2, len(used) + 3))) if k not in used)
-    used.add(name)
-    return name

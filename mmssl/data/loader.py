@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import partial
 from typing import Annotated, Any, TypedDict
 
+import torch
+
+from mmssl.data.crew import Crew
 from mmssl.data.plan import Plan
 from mmssl.data.shards import Source
 from mmssl.data.stream import Parcel, Stream
 from mmssl.data.tally import Counts, Tally
-from mmssl.data.workers import work
+from mmssl.data.watch import Death, Lost, Watch
 from mmssl.errors import UserError
 from mmssl.schema import Count, Positive, at_least, at_most
 from mmssl.types import Batch, View
 
+_Parcels = Crew[Parcel] | Generator[Parcel, None, None]
 
-class LoaderState(TypedDict):
+
+class _Losses(TypedDict, total=False):
+    lost: list[tuple[Count, Count, Count, Count, str]]  # place and reason of what ended its worker
+
+
+class LoaderState(_Losses):
     """Where a loader stands: `Loader.state`."""
 
     epoch: Count
@@ -59,7 +69,8 @@ class Loader:
         source.check(view.reads)
         self.epoch_samples = self._epoch_samples(epoch_samples)
         self._tally = Tally()
-        self._waiting: tuple[int, Iterator[Parcel]] | None = None  # running workers and the epoch they go on with
+        self._lost = Lost()
+        self._waiting: tuple[int, _Parcels] | None = None  # running workers and the epoch they go on with
         self._state = self._fresh(self._plan(0))
 
     def _epoch_samples(self, asked: int | None) -> int:
@@ -111,6 +122,8 @@ class Loader:
         waiting, self._waiting, self._state = self._waiting, None, state
         if waiting and waiting[0] == number and resume is None:
             return self._deliver(waiting[1], plan, state)
+        if waiting:
+            waiting[1].close()
         return self._deliver(self._start(plan, state), plan, state)
 
     def _resumed(self, number: int, resume: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
@@ -120,12 +133,20 @@ class Loader:
         plan = self._plan(number, resume["base"])
         state = self._fresh(plan)
         if all(resume[key] == state[key] for key in ("batch", "world", "workers")):
+            self._lost = Lost({tuple(place): reason for *place, reason in resume.get("lost", ())})
             return plan, {**state, "batches": resume["batches"], "draws": list(resume["draws"])}
         plan = self._plan(number, resume["base"] + resume["batches"] * resume["batch"] * resume["world"])
         return plan, self._fresh(plan)
 
-    def _start(self, plan: Plan, state: dict[str, Any]) -> Iterator[Parcel]:
-        stream = Stream(
+    def _start(self, plan: Plan, state: dict[str, Any]) -> _Parcels:
+        stream = self._stream(plan, state)
+        if self.workers:
+            return Crew([partial(stream.run, place) for place in range(self.workers)], pin=True)
+        pin = torch.cuda.is_available()
+        return (parcel.pin_memory() if pin else parcel for parcel in stream.run(0, Watch()))
+
+    def _stream(self, plan: Plan, state: dict[str, Any]) -> Stream:
+        return Stream(
             source=self.source,
             view=self.view,
             plan=plan,
@@ -136,32 +157,34 @@ class Loader:
             shuffle_bytes=self.shuffle_bytes,
             max_damaged=self.max_damaged,
             strict=self.strict,
+            lost=dict(self._lost.reasons),
         )
-        return work(stream, workers=self.workers, pin=True)
 
-    def _deliver(self, parcels: Iterator[Parcel], plan: Plan, state: dict[str, Any]) -> Iterator[Batch]:
+    def _deliver(self, parcels: _Parcels, plan: Plan, state: dict[str, Any]) -> Iterator[Batch]:
         try:
             while state["batches"] < plan.batches:
-                parcel = next(parcels)
+                parcel = self._next(parcels, plan, state)
                 self._tally.add(parcel.tally)
-                if parcel.error:
-                    raise UserError(parcel.error)
                 state["batches"] += 1
                 state["draws"][parcel.worker] = parcel.draws
                 whole = max(self.source.count or 0, self.epoch_samples)
                 complete = state["batches"] == plan.batches
                 self._tally.check(most=self.max_damaged, of=whole, known=self.source.broken, complete=complete)
                 yield parcel.batch
-            self._waiting = plan.epoch + 1, parcels
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise UserError(
-                f"{error}: what it said, if anything, stands above; where memory is short, use fewer workers or a "
-                "smaller shuffle_mb"
-            ) from None
-        finally:
-            del parcels  # workers stop when nobody knows them; a traceback must not keep them
+        except BaseException:
+            parcels.close()
+            raise
+        self._waiting = plan.epoch + 1, parcels
+
+    def _next(self, parcels: _Parcels, plan: Plan, state: dict[str, Any]) -> Parcel:
+        """Returns the next parcel; where its worker died another makes it, as after a resume."""
+        while True:
+            try:
+                return next(parcels)
+            except Death as death:
+                assert isinstance(parcels, Crew)
+                self._lost.add(death)
+                parcels.replace(partial(self._stream(plan, state).run, 0))  # whose turn it is comes first from here on
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -170,7 +193,13 @@ class Loader:
 
     def state(self) -> dict[str, Any]:
         """Returns where this rank stands after the latest delivered batch, as plain values."""
-        return {**self._state, "draws": list(self._state["draws"]), "report": self.report()}
+        draws, now = self._state["draws"], (self._state["epoch"], self._state["base"])
+        lost = [
+            [*place, reason]
+            for place, reason in self._lost.reasons.items()
+            if place[0] > now[0] or (place[:2] == now and place[3] >= draws[place[2]])
+        ]
+        return {**self._state, "draws": list(draws), "lost": lost, "report": self.report()}
 
     def report(self) -> Counts:
         """Returns counts since the run began: drawn, damaged (reason -> shard -> count), notes (text -> count)."""

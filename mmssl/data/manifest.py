@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmssl import modalities
+from mmssl.data.own_files import is_file
 from mmssl.data.table import Record, read_table
 from mmssl.errors import DamagedError, UserError, did_you_mean
 from mmssl.modalities import text
@@ -19,7 +20,7 @@ FILES = ("file", "path", "filename", "filepath", "file_name")  # columns of file
 TEXTS = ("text", "caption", "txt")
 LABELS = ("label", "class", "cls")
 KINDS = {**modalities.EXTENSIONS, "cls": "label", "json": "meta"}  # what a column named as an extension holds
-WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")  # 007 is a name, and another class than 7
+WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})(\.0*)?")  # 007 is a name, and another class than 7; so is what no int64 holds
 Roles = dict[str, list[str]]  # column -> keys that it fills; columns without one go into the JSON
 
 
@@ -122,7 +123,9 @@ def _label(value: Any) -> str | None:
     """Returns the name or whole number that a label is, as text; None for anything else. 3.0 is 3."""
     if isinstance(value, str):
         return value.strip()
-    whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+    whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    )
     return str(int(value)) if whole else None
 
 
@@ -157,7 +160,10 @@ class _Reader:
         if not line.files and not line.texts.keys() - {"cls"}:
             raise DamagedError("a row with neither a file nor a caption")
         if line.meta:
-            line.texts["json"] = json.dumps(line.meta, ensure_ascii=False, default=_plain)
+            try:
+                line.texts["json"] = json.dumps(line.meta, ensure_ascii=False, default=_plain)
+            except RecursionError:
+                raise DamagedError("values nested too deep") from None
 
     def _cell(self, line: Line, role: str, column: str, value: Any) -> None:
         if role == "label":
@@ -166,7 +172,7 @@ class _Reader:
             self._caption(line, role, column, value)
         elif role == "meta" and isinstance(value, dict):
             line.meta |= value
-        elif role == "meta" and isinstance(value, str) and self._path(value).is_file():
+        elif role == "meta" and isinstance(value, str) and is_file(self._path(value)):
             line.files["json"] = self._path(value)
         elif role == "meta":
             line.meta[column] = value
@@ -184,7 +190,7 @@ class _Reader:
     def _caption(self, line: Line, role: str, column: str, value: Any) -> None:
         """Takes a text, a list of texts, or the path of a text file that is there."""
         plain = "txt" if role == "text" else f"{role}.txt"
-        if isinstance(value, str) and _extension(value) == "txt" and self._path(value).is_file():
+        if isinstance(value, str) and _extension(value) == "txt" and is_file(self._path(value)):
             line.files[plain] = self._path(value)
         elif isinstance(value, str):
             line.texts[plain] = str(text.load(value))
@@ -213,7 +219,7 @@ class _Reader:
         """Returns where a file is, from the table's folder on; backslashes part folders where the file is there so."""
         path = self.home / name.strip()
         windows = self.home / name.strip().replace("\\", "/")
-        return windows if "\\" in name and not path.exists() and windows.exists() else path
+        return windows if "\\" in name and not is_file(path) and is_file(windows) else path
 
 
 def _plain(value: Any) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 from mmssl import modalities
 from mmssl.data.fields import KEYS
 from mmssl.data.index import as_bytes
-from mmssl.data.journal import Fields
+from mmssl.data.making import Fields
 from mmssl.data.manifest import read_manifest
-from mmssl.data.own_files import files_of
+from mmssl.data.own_files import check_file, files_of, is_file
+from mmssl.data.timer import timed
 from mmssl.errors import DamagedError
 
 Spot = tuple[str, int, int | None]
@@ -39,7 +40,7 @@ class Row:
         total = sum(len(text) for text in self.texts.values())
         for path, _, length in self.files.values():
             file = Path(path)
-            total += length if length is not None else file.stat().st_size if file.is_file() else 0
+            total += length if length is not None else file.stat().st_size if is_file(file) else 0
         return total + 1024 * (len(self.files) + len(self.texts))
 
 
@@ -68,7 +69,8 @@ def read_row(row: Row) -> Fields:
         data = _read(path, start, length, where)
         try:
             if row.check:
-                modalities.decode(name, data)
+                with timed():
+                    modalities.decode(name, data)
         except DamagedError as error:
             raise DamagedError(error.reason, f"{where}: {error.detail}" if error.detail else where) from None
         sample[name] = _merged(data, row.texts["json"]) if name == "json" and "json" in row.texts else data
@@ -77,9 +79,13 @@ def read_row(row: Row) -> Fields:
 
 def _read(path: str, start: int, length: int | None, where: str) -> bytes:
     try:
+        if length is None:
+            check_file(path)
         with open(path, "rb") as file:
             file.seek(start)
             return file.read() if length is None else file.read(length)
+    except DamagedError as error:
+        raise DamagedError(error.reason, where) from None
     except OSError as error:
         raise DamagedError("a file that cannot be read", f"{where}: {error.strerror}") from None
     except ValueError as error:  # a name that no file can have
@@ -88,10 +94,12 @@ def _read(path: str, start: int, length: int | None, where: str) -> bytes:
 
 def _merged(data: bytes, ours: str) -> bytes:
     """Adds to a user's own JSON what we know of the sample; what it says itself stays."""
-    theirs = json.loads(data)
-    return (
-        as_bytes(json.dumps({**json.loads(ours), **theirs}, ensure_ascii=False)) if isinstance(theirs, dict) else data
-    )
+    try:
+        theirs = json.loads(data)
+        both = {**json.loads(ours), **theirs} if isinstance(theirs, dict) else None
+        return data if both is None else as_bytes(json.dumps(both, ensure_ascii=False))
+    except RecursionError:  # what could just be read may be too deep to write
+        raise DamagedError("damaged json", "nested too deep") from None
 
 
 def rows_of_folder(root: Path) -> Rows:

@@ -9,9 +9,10 @@ from typing import Any
 from mmssl.data.index import read_index
 from mmssl.data.rows import Row, Rows, Spot
 from mmssl.data.shards import Source
-from mmssl.data.tar import scan_tar
+from mmssl.data.tar import TORN, scan_tar
 from mmssl.errors import DamagedError, UserError
 
+DIGITS = 9  # of a label; int takes its time over many, or refuses them
 STRAY = "a label that is none of its set's classes"
 
 
@@ -56,10 +57,11 @@ def _rows_of(path: Path, promised: int) -> list[Row]:
     try:
         for place in scan_tar(path):
             spots: dict[str, Spot] = {name: (str(path.resolve()), *spot) for name, spot in place.fields.items()}
-            if place.torn:
+            if place.fault == TORN:
                 latest[place.key].files |= spots
                 continue
-            rows.append(Row(place.key, spots, check=False, where=f"{place.key} of {path.name}"))
+            where = f"{place.key} of {path.name}"
+            rows.append(Row(place.key, spots, check=False, fault=place.fault, where=where))
             latest[place.key] = rows[-1]
     except DamagedError as error:
         broken = Row(path.name, fault=error.reason, where=str(path))
@@ -75,7 +77,7 @@ def _renumber(rows: Iterable[Row], own: list[str], classes: list[str]) -> None:
             with open(path, "rb") as file:
                 file.seek(start)
                 label = file.read(length).strip()
-            if not label.isdigit() or int(label) >= len(own):
+            if not label.isdigit() or len(label) > DIGITS or int(label) >= len(own):
                 row.fault = STRAY
                 continue
             row.texts["cls"] = str(classes.index(own[int(label)]))

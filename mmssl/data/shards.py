@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import glob
 import itertools
 import statistics
 from collections import Counter
@@ -11,11 +9,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import urlparse
 
 from mmssl.data.fields import decode_all, fills, find, key_of, places
-from mmssl.data.index import JOURNAL, Shard, read_index
+from mmssl.data.index import Shard, read_index
+from mmssl.data.patterns import as_file, expand, is_local
 from mmssl.data.tar import TORN, Entry, read_tar, scan_tar
+from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError, did_you_mean
 from mmssl.types import Sample
 
@@ -45,7 +44,7 @@ class Source:
         """
         indexed = _indexed(self.shards)
         unknown = [shard for shard in self.shards if shard not in indexed]
-        if len(unknown) > SCAN_SHARDS or not all(shard.endswith(".tar") and _is_local(shard) for shard in unknown):
+        if len(unknown) > SCAN_SHARDS or not all(shard.endswith(".tar") and is_local(shard) for shard in unknown):
             return None
         whole = {s: e["samples"] for s, e in indexed.items() if "bytes" not in e or _size(s) == e["bytes"]}
         broken, left = dict[str, int](), SCAN_FILES
@@ -120,14 +119,19 @@ class Source:
         return self._samples(wanted, rank, world)
 
     def _samples(self, wanted: Collection[str], rank: int, world: int) -> Iterator[Sample]:
-        every = itertools.chain.from_iterable(map(self.entries, range(len(self.shards))))
-        for entry in itertools.islice(every, rank, None, world):
+        for entry in self.share(rank, world):
             try:
-                sample = self.open(entry, wanted)
+                with timed():
+                    sample = self.open(entry, wanted)
             except DamagedError as error:
                 self.skip(entry, error)
             else:
                 yield sample
+
+    def share(self, rank: int, world: int) -> Iterator[Entry]:
+        """Yields entry rank, rank + world, ... of all, still encoded."""
+        every = itertools.chain.from_iterable(map(self.entries, range(len(self.shards))))
+        return itertools.islice(every, rank, None, world)
 
     def skip(self, entry: Entry, error: DamagedError) -> None:
         """Counts an entry that cannot be used."""
@@ -143,7 +147,7 @@ class Source:
                 return
             seen |= places(entry.fields)
             fault = fault or entry.fault
-            if entry.fault and entry.key:
+            if entry.fault == TORN:
                 raise UserError(f"{entry.shard} holds {entry.fault}; such as {entry.key}")
         if not seen:
             raise UserError(f"{self.shards[0]} holds no samples{': ' + fault if fault else ''}")
@@ -159,71 +163,13 @@ class Source:
         )
 
 
-def _is_local(shard: str) -> bool:
-    return urlparse(shard).scheme == ""
-
-
-def expand(shards: str | list[str]) -> list[str]:
-    """Returns every shard that patterns, folders and URLs stand for; raises UserError for one that is not there."""
-    from webdataset.shardlists import expand_urls
-
-    patterns = [shards] if isinstance(shards, str) else list(shards)
-    found: list[str] = []
-    for pattern in patterns:
-        urls = [pattern] if pattern.startswith("pipe:") else expand_urls(pattern)
-        found += itertools.chain.from_iterable(map(_expand_one, urls))
-    if not found:
-        raise UserError(f"there are no shards in {shards!r}; give a pattern such as 'data/train-{{000..099}}.tar'")
-    return found
-
-
-def _expand_one(url: str) -> list[str]:
-    """Returns the shards of one pattern without braces: a URL as it is, a folder's tars, or what a glob matches."""
-    from webdataset.gopen import gopen_schemes
-
-    scheme = urlparse(url).scheme
-    if scheme:
-        if scheme != "file" and scheme not in gopen_schemes:
-            raise UserError(f"{url}: webdataset opens no {scheme!r}; use 'pipe:COMMAND' with a command that prints it")
-        return [url]
-    path = Path(url).expanduser()
-    if path.is_dir():
-        return _of_folder(path)
-    if path.exists():
-        return [str(path)]
-    if matches := sorted(map(Path, glob.glob(str(path)))):  # noqa: PTH207 - the pattern may be absolute
-        return [shard for match in matches for shard in (_of_folder(match) if match.is_dir() else [str(match)])]
-    raise UserError(f"there is no shard {url}; {_near(path)}")
-
-
-def _of_folder(folder: Path) -> list[str]:
-    if (folder / JOURNAL).exists():
-        raise UserError(f"{folder} holds an interrupted build; run its command again to finish it")
-    index = read_index(folder)
-    names = [s["name"] for s in index["shards"]] if index else sorted(p.name for p in folder.glob("*.tar"))
-    if not names:
-        raise UserError(f"{folder} holds no *.tar; {_near(folder / 'x.tar')}")
-    return [shard for name in names for shard in _expand_one(str(folder / name))]
-
-
-def _near(path: Path) -> str:
-    """Returns a hint for a path that is not there: the nearest one that is."""
-    while not path.parent.is_dir():
-        path = path.parent
-    there = [entry.name for entry in path.parent.iterdir()]
-    near = difflib.get_close_matches(path.name, there, n=1)
-    if near:
-        return f"the nearest is {path.parent / near[0]}"
-    return f"{path.parent} has {', '.join(sorted(there)[:5]) or 'nothing'}{', ...' if len(there) > 5 else ''}"
-
-
 def _indexed(shards: list[str]) -> dict[str, Shard]:
     """Returns what index.json beside the local shards says of each."""
     found: dict[str, Shard] = {}
-    for folder in {Path(shard).parent for shard in shards if _is_local(shard)}:
+    for folder in {Path(shard).parent for shard in shards if is_local(shard)}:
         index = read_index(folder)
         for entry in index["shards"] if index else []:
-            found[str(folder / entry["name"])] = entry
+            found[as_file(folder / entry["name"])] = entry
     return {shard: found[shard] for shard in shards if shard in found}
 
 
@@ -236,11 +182,11 @@ def _scan(shard: str, most: int) -> tuple[int, int, bool]:
     count = files = 0
     try:
         for place in scan_tar(shard):
-            if place.torn:
+            if place.fault == TORN:
                 apart = ", ".join(place.fields)
                 raise UserError(f"{shard} holds {TORN}; such as {place.key}, whose {apart} comes later")
             count += 1
-            files += len(place.fields)
+            files += len(place.names)
             if files >= most:
                 break
     except DamagedError:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import random
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
 
 from mmssl.data.collate import collate
 from mmssl.data.plan import Plan, Segment, seed_of
 from mmssl.data.shards import Source
 from mmssl.data.tally import IN_A_ROW, Tally
 from mmssl.data.tar import LOST, Entry
+from mmssl.data.timer import timed
+from mmssl.data.watch import Place, Watch
 from mmssl.errors import DamagedError, UserError
 from mmssl.types import Batch, Sample, View
 
@@ -33,20 +35,20 @@ class Parcel:
     worker: int
     draws: int
     tally: Tally = field(default_factory=Tally)
-    error: str = ""
 
     def pin_memory(self) -> Parcel:
-        """Returns the parcel with its batch in page-locked memory (torch's DataLoader calls this)."""
+        """Returns the parcel with its batch in page-locked memory."""
         self.batch = self.batch.pin_memory()
         return self
 
 
 @dataclass
-class Stream(IterableDataset[Parcel]):
+class Stream:
     """The parcels of one worker, epoch after epoch without end, from where a plan had got to.
 
     plan: the first epoch; `full`: batches of every later one. done: batches of the first that are already delivered.
-    draws: how many draws each worker had made for them.
+    draws: how many draws each worker had made for them. lost: (epoch, base, worker, draw) of samples that end their
+    workers, with the reasons; they count as damaged and are not opened.
     """
 
     source: Source
@@ -59,40 +61,37 @@ class Stream(IterableDataset[Parcel]):
     shuffle_bytes: float
     max_damaged: float
     strict: bool
+    lost: Mapping[Place, str]
 
     @property
     def whole(self) -> int:
         """Samples of the set or of an epoch over all ranks, whichever are more."""
         return max(sum(self.plan.counts or ()), self.full * self.plan.batch * self.plan.world)
 
-    def __iter__(self) -> Iterator[Parcel]:
-        info = get_worker_info()
-        place = info.id if info else 0
+    def run(self, place: int, watch: Watch) -> Iterator[Parcel]:
+        """Yields what the process makes that comes at this place from now on; raises UserError."""
         plan, done, draws = self.plan, self.done, self.draws
         before = 0
-        try:
-            while True:
-                # torch takes parcels from its processes in turn, so what came before tells which slot this one plays
-                worker = (place - before + done) % plan.workers
-                yield from _Slot(self, plan, worker).run(done, draws[worker], alone=info is None)
-                before += plan.batches - done
-                plan = dataclasses.replace(plan, epoch=plan.epoch + 1, base=0, batches=self.full)
-                done, draws = 0, [0] * plan.workers
-        except UserError as error:  # torch would wrap it in a traceback
-            yield Parcel(Batch({}), place, 0, error=str(error))
+        while True:
+            # parcels are taken from the processes in turn, so what came before tells which slot this one plays
+            worker = (place - before + done) % plan.workers
+            yield from _Slot(self, plan, worker, watch).run(done, draws[worker])
+            before += plan.batches - done
+            plan = dataclasses.replace(plan, epoch=plan.epoch + 1, base=0, batches=self.full)
+            done, draws = 0, [0] * plan.workers
 
 
 class _Slot:
     """One worker's part of one epoch."""
 
-    def __init__(self, stream: Stream, plan: Plan, worker: int) -> None:
-        self.stream, self.plan, self.worker = stream, plan, worker
+    def __init__(self, stream: Stream, plan: Plan, worker: int, watch: Watch) -> None:
+        self.stream, self.plan, self.worker, self.watch = stream, plan, worker, watch
         self.slot = stream.rank * plan.workers + worker
         self.tally = Tally()
         self.in_a_row = 0
         self.lengths: list[int] = []  # of the whole shards that this slot has read
 
-    def run(self, done: int, draws: int, *, alone: bool) -> Iterator[Parcel]:
+    def run(self, done: int, draws: int) -> Iterator[Parcel]:
         """Yields the slot's batches after the first `done` of its rank, for which it had made `draws` draws."""
         plan, stream = self.plan, self.stream
         left = plan.batches_of(self.worker) - len(range(self.worker, done, plan.workers))
@@ -100,11 +99,12 @@ class _Slot:
         since = Tally()
         for _ in range(left):
             samples: list[Sample] = []
-            with _own_generators() if alone else nullcontext():
+            with _own_generators() if self.watch.alone else nullcontext():
                 while len(samples) < plan.batch:
                     draw, entry = next(entries)
                     samples += self._try(entry, draw, since)
-                batch = collate(samples, stream.view)
+                with timed():
+                    batch = collate(samples, stream.view)
             for prepare in stream.view.preprocess.values():
                 since.notes.update(prepare.take_notes())
             yield Parcel(batch, self.worker, draw + 1, since)
@@ -113,8 +113,12 @@ class _Slot:
     def _try(self, entry: Entry, draw: int, since: Tally) -> list[Sample]:
         """Returns the viewed sample, or nothing if it is unusable; raises UserError if too many are."""
         now = Tally(drawn=1)
+        place = (self.plan.epoch, self.plan.base, self.worker, draw)
         try:
-            shown = [self._show(entry, draw)]
+            if place in self.stream.lost:
+                raise DamagedError(self.stream.lost[place])
+            with self.watch.over(place, f"{entry.key} of {entry.shard}"):
+                shown = [self._show(entry, draw)]
             self.in_a_row = 0
         except DamagedError as error:
             if self.stream.strict:
@@ -146,6 +150,8 @@ class _Slot:
             raise DamagedError(f"a view without {' or '.join(sorted(view.preprocess))}")
         if entry.number >= 0:
             shown["extra"] = {**shown.get("extra", {}), "index": torch.tensor(entry.number)}
+        if self.watch.careful:
+            collate_alone(shown, view)
         return shown
 
     def _entries(self) -> Iterator[Entry]:
@@ -177,6 +183,12 @@ class _Slot:
             self.lengths += [] if broken else [given]
 
 
+def collate_alone(sample: Sample, view: View) -> None:
+    """Collates one sample for nothing, so that if this ends the process it is known by which; leaves no trace."""
+    with _own_generators():
+        collate([sample], copy.deepcopy(view))
+
+
 def shuffled(entries: Iterable[Entry], limit: float, order: random.Random) -> Iterator[Entry]:
     """Yields entries in random order out of a buffer of at most `limit` bytes."""
     buffer: list[Entry] = []
@@ -206,7 +218,7 @@ def _seed(seed: int) -> None:
 
 @contextmanager
 def _own_generators() -> Iterator[None]:
-    """Gives the main process its random state back afterwards."""
+    """Gives this process its random state back afterwards."""
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
         yield

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
-from itertools import accumulate
 
 import torch
 
@@ -31,7 +31,7 @@ class Subset(Source):
             source = source.source
         self.source, self.fields, self.damaged = source, source.fields, Counter()
         counts = counted(source)
-        ends = list(accumulate(counts))
+        ends = list(itertools.accumulate(counts))
         self.places: dict[int, list[int]] = {}  # shard of the source -> places in it
         for number in sorted(self.numbers):
             shard = bisect_right(ends, number)
@@ -47,14 +47,21 @@ class Subset(Source):
 
     def entries(self, shard: int, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Entry]:
         """Returns samples of one shard still encoded."""
-        if shard not in self.kept:
-            found = list(self._read(shard))
-            size = sum(entry.size for entry in found)
-            if size > self.room:
-                return iter(found[start:stop:step])
-            self.room -= size
-            self.kept[shard] = found
-        return iter(self.kept[shard][start:stop:step])
+        return itertools.islice(self.kept.get(shard) or self._keeping(shard), start, stop, step)
+
+    def _keeping(self, shard: int) -> Iterator[Entry]:
+        """Yields the samples of a shard, and keeps them once all have been read and where there is room for them."""
+        found, size, last = list[Entry](), 0, (self.counts or [])[shard]
+        for count, entry in enumerate(self._read(shard), 1):
+            size += entry.size
+            if size <= self.room:
+                found.append(entry)
+            else:
+                found.clear()
+            if count == last and size <= self.room and shard not in self.kept:
+                self.kept[shard] = found
+                self.room -= size
+            yield entry
 
     def open(self, entry: Entry, wanted: Collection[str]) -> Sample:
         """Decodes the wanted keys as the source does."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from itertools import islice
 
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
 
 from mmssl.data.collate import collate
+from mmssl.data.crew import Crew
 from mmssl.data.shards import Source
-from mmssl.data.workers import work
+from mmssl.data.stream import Parcel, collate_alone
+from mmssl.data.tar import Entry
+from mmssl.data.timer import timed
+from mmssl.data.watch import Death, Lost, Place, Watch
 from mmssl.errors import DamagedError
 from mmssl.types import Batch, Preprocess, Sample, View
 
@@ -23,7 +28,7 @@ class Plain(View):
         return {**shown, "extra": {"index": torch.tensor(sample["__number__"])}} if shown else {}
 
 
-class Sweep(IterableDataset[Batch]):
+class Sweep:
     """Batches of every whole sample of a rank's share, shared out among data workers; damaged ones are left out."""
 
     def __init__(
@@ -32,20 +37,51 @@ class Sweep(IterableDataset[Batch]):
         self.source, self.view = source, Plain(preprocess)
         self.batch, self.rank, self.world = batch, rank, world
 
-    def __iter__(self) -> Iterator[Batch]:
-        info = get_worker_info()
-        place, workers = (info.id, info.num_workers) if info else (0, 1)
-        mine = self.source.samples(self.view.reads, rank=self.rank * workers + place, world=self.world * workers)
-        shown = filter(None, map(self._show, mine))
-        while chunk := list(islice(shown, self.batch)):
-            yield collate(chunk, self.view)
-
-    def _show(self, sample: Sample) -> Sample:
-        try:
-            return self.view(sample)
-        except DamagedError:
-            return {}
-
     def batches(self, *, workers: int) -> Iterator[Batch]:
-        """Yields them, made by so many processes."""
-        return work(self, workers=workers)
+        """Yields them, made by so many processes, or by this one for 0."""
+        self.source.check(self.view.reads)
+        if not workers:
+            yield from (parcel.batch for parcel in self._run(0, 1, 0, {}, Watch()))
+            return
+        lost, seen = Lost(), [0] * workers
+        crew = Crew([partial(self._run, place, workers, 0, {}) for place in range(workers)])
+        try:
+            while True:
+                try:
+                    parcel = next(crew)
+                except Death as death:
+                    lost.add(death)
+                    place = death.worker
+                    crew.replace(partial(self._run, place, workers, seen[place], dict(lost.reasons)))
+                except StopIteration:
+                    return
+                else:
+                    seen[parcel.worker] = parcel.draws
+                    yield parcel.batch
+        finally:
+            crew.close()
+
+    def _run(self, place: int, workers: int, seen: int, lost: Mapping[Place, str], watch: Watch) -> Iterator[Parcel]:
+        """Yields what one of several processes makes of its share after the first samples, which were seen."""
+        mine = self.source.share(self.rank * workers + place, self.world * workers)
+        samples: list[Sample] = []
+        draw = seen - 1
+        for draw, entry in islice(enumerate(mine), seen, None):
+            if (place, draw) not in lost:
+                with suppress(DamagedError), watch.over((place, draw), f"{entry.key} of {entry.shard}"):
+                    samples += filter(None, [self._show(entry, watch)])
+            if len(samples) == self.batch:
+                yield self._parcel(samples, place, draw + 1)
+                samples = []
+        if samples:
+            yield self._parcel(samples, place, draw + 1)
+
+    def _show(self, entry: Entry, watch: Watch) -> Sample:
+        shown = self.view(self.source.open(entry, self.view.reads))
+        if shown and watch.careful:
+            collate_alone(shown, self.view)
+        return shown
+
+    def _parcel(self, samples: list[Sample], place: int, seen: int) -> Parcel:
+        with timed():
+            return Parcel(collate(samples, self.view), place, seen)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.errors import UserError
+from mmssl.limits import refuse
 
 
 @dataclass(slots=True)
@@ -83,7 +84,10 @@ def _parquet(path: Path) -> list[Record]:
     except ModuleNotFoundError:
         raise UserError(f"reading {path} needs pyarrow: pip install pyarrow") from None
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            cells = file.metadata.num_rows * file.metadata.num_columns
+            refuse("manifest_cells", cells, f"{path} has {cells:,} cells")  # equal ones take no room in the file
+            rows = file.read().to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read as parquet: {str(error).partition(chr(10))[0]}") from None
     return [Record(f"row {number}", row) for number, row in enumerate(rows, 1)]

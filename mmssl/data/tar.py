@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mmssl.data.fields import Raw
-from mmssl.data.own_files import BROKEN, hidden
+from mmssl.data.members import BLOCK, BROKEN, META, Member, Tar, base_and_field, open_tar
+from mmssl.data.own_files import hidden
+from mmssl.data.patterns import is_local
+from mmssl.data.unpack import CHUNK, UNPACKS, unpacked
 from mmssl.errors import DamagedError
+from mmssl.limits import check, limit
 
-META = re.compile(r"__[^/]*__($|/)")  # what webdataset skips
 ENDS_EARLY = "the tar ends in the middle or is garbled"
 TORN = "files of one sample that do not stand together in the tar; `mmssl shards build TAR OUT` joins them"
 TOO_FEW = "the shard has fewer samples than expected"
 CLOSED = "the shard cannot be opened"
-LOST = {ENDS_EARLY, TOO_FEW, CLOSED}  # faults of many samples at once
+NAMES = "a shard with more names than the limit shard_names"
+LARGE_SAMPLE = "a sample larger than the limit sample_bytes"
+LOST = {ENDS_EARLY, TOO_FEW, CLOSED, NAMES, UNPACKS}  # faults of many samples at once
+OVERHEAD = 200  # bytes that Python needs to hold a name besides its letters
 
 T = TypeVar("T")
 
@@ -42,72 +46,62 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Place:
-    """Where in a local tar the fields of a sample lie: field -> (offset, bytes).
+class Group(Generic[T]):
+    """Neighbouring files of a tar with one key: field -> what was taken of it.
 
-    torn: whether an earlier place of the same key has other fields, so that the two are one sample.
+    fault: why the sample cannot be used; TORN where an earlier group of the same key has other fields, so that the two
+    are one sample.
     """
 
     key: str
-    fields: dict[str, tuple[int, int]] = field(default_factory=dict)
-    torn: bool = False
+    fields: dict[str, T] = field(default_factory=dict)
+    fault: str = ""
+    names: set[str] = field(default_factory=set)  # of its fields, those of files that cannot be used included
+    weight: int = 0  # bytes that it takes in the tar
+
+
+Place = Group[tuple[int, int]]  # where the fields of a sample lie in a local tar: (offset, bytes)
 
 
 def read_tar(url: str, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Entry]:
     """Yields samples start, start + step, ... before `stop`; a broken tar ends with an entry that tells the fault.
 
-    A part of a sample that stands apart from its first is an entry with a fault and without fields.
+    A part of a sample that stands apart from its first is an entry with a fault and without fields, and so is a sample
+    that exceeds a limit; nothing of it is held.
     """
     number, twins, fault = -1, list[str](), ""
-    stream: _Stream | None = None
+    tar: Tar | None = None
     try:
-        with _opened(url) as stream:
-            groups = _grouped(_read_members(stream), twins)
-            for number, (key, fields, torn) in enumerate(itertools.islice(groups, stop)):
+        with _opened(url) as file:
+            tar = Tar(unpacked(file))
+            groups = _grouped(tar, tar.read, twins)
+            for number, group in enumerate(itertools.islice(groups, stop)):
                 if number >= start and (number - start) % step == 0:
-                    yield Entry(key, url, {}, TORN, number=number) if torn else Entry(key, url, fields, number=number)
+                    yield Entry(group.key, url, {} if group.fault else group.fields, group.fault, number)
             if stop is None or number + 1 < stop:
-                whole = stream.ends_well() if url.endswith(".tar") else True
-                fault = "" if whole else ENDS_EARLY
-                stream.close()  # here a command that failed says so
+                fault = "" if tar.whole else ENDS_EARLY
+                file.close()  # here a command that failed says so
                 if stop is not None:
                     fault = fault or TOO_FEW
-    except BROKEN:
-        fault = ENDS_EARLY if stream and stream.bytes else CLOSED
+    except DamagedError as error:
+        fault = error.reason
+    except BROKEN as error:
+        fault = ENDS_EARLY if isinstance(error, EOFError) or (tar and tar.at) else CLOSED
     fault = fault or ("two files of a sample bear one name" if twins else "")
     if fault:
         yield Entry("", url, {}, fault)
 
 
-class _Stream:
-    """An opened shard that remembers how it ended: tarfile takes a garbled or cut header for the end."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.bytes, self.tail = file, 0, b""
-        self.close = file.close
-
-    def read(self, size: int) -> bytes:
-        data = self.file.read(size)
-        self.bytes += len(data)
-        self.tail = data or self.tail
-        return data
-
-    def ends_well(self) -> bool:
-        """Tells whether nothing but zeros follows what was read, and the last block is one of zeros."""
-        while block := self.file.read(1 << 20):
-            if block.strip(b"\0"):
-                return False
-            self.bytes += len(block)
-            self.tail = block
-        whole = self.bytes % tarfile.BLOCKSIZE == 0
-        return self.bytes > 0 and whole and not self.tail[-tarfile.BLOCKSIZE :].strip(b"\0")
-
-
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[_Stream]:
+def _opened(url: str) -> Iterator[Any]:
+    """Opens a shard: only an address or a command goes to webdataset, which would take a file for one by its name."""
+    if is_local(url):
+        with open(url, "rb", CHUNK) as file:
+            yield file
+        return
     from webdataset.gopen import gopen
 
-    stream = _Stream(gopen(url))
+    stream = gopen(url)
     try:
         yield stream
     finally:
@@ -115,43 +109,33 @@ def _opened(url: str) -> Iterator[_Stream]:
             stream.close()
 
 
-def _is_field(member: tarfile.TarInfo) -> bool:
-    return member.isreg() and not META.match(member.name) and not hidden(member.name)
+def _grouped(members: Iterable[Member], take: Callable[[Member], T], twins: list[str]) -> Iterator[Group[T]]:
+    """Yields neighbouring files with one key, as webdataset reads them.
 
-
-def _read_members(stream: _Stream) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(fileobj=stream, mode="r|*") as tar:  # type: ignore[call-overload]
-        for member in tar:
-            tar.members = []  # else memory grows
-            if _is_field(member):
-                file = tar.extractfile(member)
-                assert file, "a regular member"
-                yield member.name, file.read()
-
-
-def _grouped(files: Iterable[tuple[str, T]], twins: list[str]) -> Iterator[tuple[str, dict[str, T], bool]]:
-    """Yields key, fields and whether they are torn off, of neighbouring files with one key, as webdataset reads them.
-
-    Of files that bear one name the first counts, and the others are noted.
+    Of files that bear one name the first counts, and the others are noted. Behind a fault nothing more is taken.
     """
-    from webdataset.tariterators import base_plus_ext
-
     seen = _Seen()
-    key: str | None = None
-    fields: dict[str, T] = {}
-    for name, value in files:
-        base, extension = base_plus_ext(name)
-        if base is None:
+    group: Group[T] = Group("")
+    for member in members:
+        base, extension = base_and_field(member.name)
+        if not base or META.match(member.name) or hidden(member.name):
             continue
-        if base != key:
-            if key is not None:
-                yield key, fields, seen.torn(key, fields)
-            key, fields = base, {}
-        if extension.lower() in fields:
-            twins.append(name)
-        fields.setdefault(extension.lower(), value)
-    if key is not None:
-        yield key, fields, seen.torn(key, fields)
+        if base != group.key:
+            if group.key:
+                yield seen.judged(group)
+            group = Group(base)
+        group.weight += BLOCK + (0 if member.fault else member.size)
+        if extension in group.names:
+            twins.append(member.name)
+        elif group.weight > limit("sample_bytes"):
+            group.fault = group.fault or LARGE_SAMPLE
+        else:
+            group.names.add(extension)
+            group.fault = group.fault or member.fault
+            if not group.fault:
+                group.fields[extension] = take(member)
+    if group.key:
+        yield seen.judged(group)
 
 
 class _Seen:
@@ -164,37 +148,33 @@ class _Seen:
     def __init__(self) -> None:
         self.fields: dict[str, frozenset[str]] = {}
         self.kinds: dict[frozenset[str], frozenset[str]] = {}  # one set for the many keys with the same fields
+        self.bytes = 0
 
-    def torn(self, key: str, found: Iterable[str]) -> bool:
-        """Notes a key's fields, and tells whether they belong to a sample that came before."""
-        mine, before = frozenset(found), self.fields.get(key)
+    def judged(self, group: Group[T]) -> Group[T]:
+        """Notes a group's fields, and whether they belong to a sample that came before.
+
+        Raises DamagedError where that takes more memory than the limit.
+        """
+        mine, before = frozenset(group.names), self.fields.get(group.key)
         torn = before is not None and before.isdisjoint(mine)
         now = mine | before if torn and before else mine
-        self.fields[key] = self.kinds.setdefault(now, now)
-        return torn
+        if torn:
+            group.fault = group.fault or TORN
+        new_kind = sum(map(len, now)) + OVERHEAD * len(now) if now not in self.kinds else 0
+        self.bytes += len(group.key) + OVERHEAD + new_kind
+        check("shard_names", self.bytes, NAMES)
+        self.fields[group.key] = self.kinds.setdefault(now, now)
+        return group
 
 
 def scan_tar(path: str | Path) -> Iterator[Place]:
     """Yields the places of a local uncompressed tar's samples, reading headers only; raises DamagedError if broken."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            for key, fields, torn in _grouped(_places(tar), []):
-                yield Place(key, fields, torn)
-            broken = _bad_end(path, tar.offset)
+        with open_tar(path) as tar:
+            if tar.end is None:
+                raise DamagedError("a compressed tar that is named as a plain one", str(path))
+            yield from _grouped(tar, lambda member: (member.offset, member.size), [])
     except BROKEN:
         raise DamagedError(ENDS_EARLY, str(path)) from None
-    if broken:
+    if not tar.whole:
         raise DamagedError(ENDS_EARLY, str(path))
-
-
-def _places(tar: tarfile.TarFile) -> Iterator[tuple[str, tuple[int, int]]]:
-    for member in tar:
-        tar.members = []  # type: ignore[attr-defined]  # else memory grows
-        if _is_field(member):
-            yield member.name, (member.offset_data, member.size)
-
-
-def _bad_end(path: str | Path, offset: int) -> bool:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return not _Stream(file).ends_well()

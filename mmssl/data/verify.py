@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import tarfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +15,13 @@ from tqdm import tqdm
 from mmssl.data.fields import decode as open_key
 from mmssl.data.fields import key_of
 from mmssl.data.index import Shard, read_index
-from mmssl.data.own_files import BROKEN, hidden
+from mmssl.data.members import BROKEN, open_tar
+from mmssl.data.own_files import hidden
+from mmssl.data.patterns import as_file
 from mmssl.data.shards import Source
 from mmssl.data.summary import account
-from mmssl.data.tar import TORN, read_tar, scan_tar
+from mmssl.data.tar import read_tar, scan_tar
+from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError
 
 
@@ -58,8 +60,7 @@ def _verify_shard(path: Path, entry: Shard | None, decode: bool) -> list[str]:
     problems = [found["fault"]] if found["fault"] else []
     if entry is None and not found["samples"]:
         problems.append("holds no samples")
-    if found["torn"]:
-        problems.append(f"{len(found['torn'])} {TORN}; such as {found['torn'][0]}")
+    problems += [f"{len(keys)} {reason}; such as {keys[0]}" for reason, keys in found["faults"].items()]
     if odd := _hidden(path):
         problems.append(f"{len(odd)} hidden files, which are passed over; such as {odd[0]}")
     return problems + (_undecodable(path) if decode else [])
@@ -67,8 +68,8 @@ def _verify_shard(path: Path, entry: Shard | None, decode: bool) -> list[str]:
 
 def _hidden(path: Path) -> list[str]:
     odd: list[str] = []
-    with contextlib.suppress(*BROKEN), tarfile.open(path, "r:") as tar:
-        odd.extend(member.name for member in tar if member.isreg() and hidden(member.name))
+    with contextlib.suppress(*BROKEN), open_tar(path) as tar:
+        odd.extend(member.name for member in tar if hidden(member.name))
     return odd
 
 
@@ -81,15 +82,17 @@ def _checksum(path: Path) -> str:
 
 
 def _contents(path: Path) -> dict[str, Any]:
-    samples, fields, torn, fault = 0, Counter[str](), list[str](), ""
+    samples, fields, fault = 0, Counter[str](), ""
+    faults: dict[str, list[str]] = {}
     try:
         for place in scan_tar(path):
             samples += 1
-            fields.update(list(place.fields))
-            torn += [place.key] if place.torn else []
+            fields.update(place.names)
+            if place.fault:
+                faults.setdefault(place.fault, []).append(place.key)
     except DamagedError as error:
         fault = error.reason
-    return {"samples": samples, "fields": dict(sorted(fields.items())), "torn": torn, "fault": fault}
+    return {"samples": samples, "fields": dict(sorted(fields.items())), "faults": faults, "fault": fault}
 
 
 def _undecodable(path: Path) -> list[str]:
@@ -97,13 +100,14 @@ def _undecodable(path: Path) -> list[str]:
     from mmssl.modalities.whole import check
 
     problems = []
-    for entry in read_tar(str(path)):
+    for entry in read_tar(as_file(path)):
         for field, data in entry.fields.items():
             if (key := key_of(field)) is None:
                 continue
             try:
-                check(field, data)
-                open_key(key, {field: data}, {})
+                with timed():
+                    check(field, data)
+                    open_key(key, {field: data}, {})
             except DamagedError as error:
                 problems.append(f"{entry.key}, {field}: {error}")
     return problems

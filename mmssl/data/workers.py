@@ -7,55 +7,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
+import signal
 import sys
 import threading
-import warnings
-from collections.abc import Iterator
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, TypeVar
 
 from mmssl.errors import UserError
 
-if TYPE_CHECKING:
-    from torch.utils.data import IterableDataset
+if sys.platform == "linux":
+    import fcntl
 
-T = TypeVar("T")
+STOPS = [signal.SIGTERM] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGUSR1]  # they end a job
 PRELOAD = ["mmssl.data.stream", "mmssl.data.sweep", "mmssl.views.single"]  # what workers import, once for all of them
-
-
-def work(dataset: IterableDataset[T], *, workers: int, pin: bool = False) -> Iterator[T]:
-    """Iterates over a dataset in so many processes, or in this one for 0, in a fixed order.
-
-    pin: into page-locked memory where there is CUDA. Workers start by multiprocessing's method (set_start_method), but
-    once CUDA is in use never by fork, since a fork inherits CUDA tensors, and dies where its garbage collector destroys
-    one: forkserver, or spawn where that lacks. These import the script that runs, so that a script must start what it
-    does under `if __name__ == "__main__":`. Raises UserError for a dataset that cannot be sent to them.
-    """
-    import torch
-    from torch.utils.data import DataLoader
-
-    refuse_import()
-    context = _context() if workers else None
-    with warnings.catch_warnings():  # how many workers is the recipe's choice, for the order depends on it
-        warnings.filterwarnings("ignore", "This DataLoader will create")
-        warnings.filterwarnings("ignore", "Got pickle error")  # it is told below
-        loader = DataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=pin and torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own, so that starting workers leaves the global one as it is
-            multiprocessing_context=context,
-            worker_init_fn=end_with_parent,
-        )
-        try:
-            return iter(loader)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"what makes the samples cannot be sent to workers: {error}; define it at the top of a module, "
-                "or use workers: 0"
-            ) from error
 
 
 def refuse_import() -> None:
@@ -67,8 +30,11 @@ def refuse_import() -> None:
         )
 
 
-def _context() -> BaseContext:
-    """Returns the way to start processes."""
+def start_context() -> BaseContext:
+    """Returns the way to start processes: multiprocessing's method, but never fork once CUDA is in use.
+
+    A fork inherits CUDA tensors, and dies where its garbage collector destroys one.
+    """
     import torch
 
     method = multiprocessing.get_start_method()
@@ -76,12 +42,20 @@ def _context() -> BaseContext:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
         context.set_forkserver_preload(PRELOAD)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # what it starts with blocked does not end it
+        ensure_running()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     return context
 
 
-def end_with_parent(_worker: int = 0) -> None:
-    """Ends this worker when the process it works for is killed; otherwise it would wait for work for ever."""
+def end_with_parent() -> None:
+    """Ends this worker when the process it works for is killed; otherwise it would wait for work for ever.
+
+    On Linux the kernel sees to it, by SIGIO, also where C code never lets another thread run.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -89,4 +63,9 @@ def end_with_parent(_worker: int = 0) -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()  # sees one too that ended before this
+    if sys.platform == "linux":
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        pipe = parent.sentinel  # in which nothing happens but its end
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)

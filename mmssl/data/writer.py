@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmssl.data.journal import Fields, Plan, write
+from mmssl.data.journal import Plan, write
+from mmssl.data.making import Fields
 from mmssl.data.rows import Row, Rows, read_row, rows_of_folder, rows_of_manifest
 from mmssl.data.rows_of_shards import has_shards, rows_of_shards
 from mmssl.data.summary import account, summary

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.data.plan import seed_of
+from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals import cues
 from mmssl.evals.classes import class_of
@@ -104,7 +105,7 @@ class AudioVisual(Evaluation):
             asked: dict[int, dict[Kind, list[Question]]] = {}
             named: dict[int, str] = {}
             for clip, sample in enumerate(chunk, start=turn * self.batch):
-                with skipping(sample):
+                with skipping(sample), timed():
                     having(sample, *needed)
                     named[clip] = str([class_of(sample[key]) for key in self.labelled])
                     found = asker.ask(sample, KINDS, self.windows, random.Random(seed_of(self.seed, clip)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmssl.data.shards import Source
 from mmssl.data.subset import counted, limited
+from mmssl.data.timer import timed
 from mmssl.encoders.raw import PREPROCESS, Raw
 from mmssl.evals.classes import Label, class_of, labels_of, matched, numbered
 from mmssl.evals.layers import POOLED, Tapped, has, need_place
@@ -132,7 +133,7 @@ class Labelled:
             for samples in chunks(islice(self.train.samples({key}), WARM), 64):
                 items = []
                 for sample in samples:
-                    with skipping(sample):
+                    with skipping(sample), timed():
                         items.append(encoder.preprocess(sample[key]))
                 if items:
                     encoder(encoder.preprocess.collate(items).to(encoder.device))

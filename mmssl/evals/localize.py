@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.data.plan import seed_of
+from mmssl.data.timer import timed
 from mmssl.evals.compare import Comparer
 from mmssl.evals.pretext import Answers, gathered, per_group
 from mmssl.evals.report import skipping
@@ -79,7 +80,7 @@ class Localize(Evaluation):
             if turn % dist.world() == dist.rank():
                 moments, clips = list[Moment](), list[int]()
                 for clip, sample in enumerate(chunk, start=turn * self.batch):
-                    with skipping(sample):
+                    with skipping(sample), timed():
                         found = sounding(sample)
                         moments, clips = moments + found, clips + [clip] * len(found)
                 if moments:

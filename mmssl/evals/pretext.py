@@ -15,6 +15,7 @@ from mmssl import dist
 from mmssl.data.collate import collate
 from mmssl.data.plan import seed_of
 from mmssl.data.shards import Source
+from mmssl.data.timer import timed
 from mmssl.errors import DamagedError
 from mmssl.evals.report import nothing_left, skipping
 from mmssl.evals.stream import chunks
@@ -49,7 +50,7 @@ def show(
         for round_ in range(rounds):
             whole = []
             for number, sample in enumerate(chunk, start=turn * batch):
-                with seeded(seed_of(seed, round_, number)), skipping(sample):
+                with seeded(seed_of(seed, round_, number)), skipping(sample), timed():
                     whole.append((number, _shown(view, sample)))
             if whole:
                 made = collate([shown for _, shown in whole], view).to(device)

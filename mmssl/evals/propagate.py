@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.data.shards import Source
+from mmssl.data.timer import timed
 from mmssl.errors import UserError
 from mmssl.evals.annotated import VOID, Annotated, annotated
 from mmssl.evals.needs import need_encoder
@@ -91,7 +92,8 @@ class Propagate(Evaluation):
         share = None if self.clips is None else len(range(dist.rank(), self.clips, dist.world()))
         for sample in islice(samples, share):
             with skipping(sample), evaluating(*rivals.values()):
-                clip = annotated(sample, size=size, square=self.square)
+                with timed():
+                    clip = annotated(sample, size=size, square=self.square)
                 cells = {
                     prefix: cells_of(rival, clip.frames, space=None if prefix else self.space, **self.looks).cpu()
                     for prefix, rival in rivals.items()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmssl import dist
+from mmssl.data.timer import timed
 from mmssl.evals.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
 from mmssl.evals.needs import need_encoder
 from mmssl.evals.report import nothing_left, skipping
@@ -113,7 +114,9 @@ class Register(Evaluation):
         for number, sample in enumerate(islice(self.source.samples(self._wanted()), self.pairs)):
             if number % world == rank:
                 with skipping(sample):
-                    yield number, fixed_scans(sample, **self.shown)
+                    with timed():
+                        scans = fixed_scans(sample, **self.shown)
+                    yield number, scans
 
     def _wanted(self) -> set[str]:
         return {"points", "points_b", *(["meta"] if self.shown["poses"] else [])}

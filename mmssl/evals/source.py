@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from mmssl import names
 from mmssl.data.fields import decode, find
 from mmssl.data.index import read_index
+from mmssl.data.patterns import is_local
 from mmssl.data.shards import Source
 from mmssl.data.subset import Subset
 from mmssl.data.tar import Entry
@@ -47,7 +47,7 @@ class Examples(Source):
     @cached_property
     def classes(self) -> dict[str, list[Label]]:
         """Shards' folder -> the names of its classes in the order of their numbers, where its index.json lists them."""
-        folders = {str(Path(shard).parent) for shard in self.shards if not urlparse(shard).scheme}
+        folders = {str(Path(shard).parent) for shard in self.shards if is_local(shard)}
         indexes: dict[str, Mapping[str, Any]] = {folder: read_index(Path(folder)) or {} for folder in folders}
         return {
             folder: as_labels([same(name) for name in i["classes"]])

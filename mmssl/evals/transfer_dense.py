@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.data.shards import Source
 from mmssl.data.subset import counted, limited
+from mmssl.data.timer import timed
 from mmssl.encoders.raw import PREPROCESS
 from mmssl.errors import UserError
 from mmssl.evals.linear import DECAYS, held_out
@@ -139,7 +140,7 @@ class TransferDense(Evaluation):
         for chunk in chunks(samples, self.batch):
             whole = []
             for sample in chunk:
-                with skipping(sample):
+                with skipping(sample), timed():
                     whole.append(prepared(encoder.preprocess, *having(sample, key, self.mask)))
             if whole:
                 truth = torch.stack([classes for _, classes in whole])

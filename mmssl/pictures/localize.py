@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from mmssl.data.shards import Source
+from mmssl.data.timer import timed
 from mmssl.evals.compare import Comparer
 from mmssl.evals.report import nothing_left, skipping
 from mmssl.evals.sounding import Moment, Sounding, Truth
@@ -57,7 +58,9 @@ def _moments(source: Source, sounding: Sounding, count: int) -> Iterator[Moment]
     """Yields moments of samples that are spread over the whole set, more than are needed."""
     for sample in source.samples(sounding.reads, world=max(1, (source.count or 0) // (2 * count))):
         with skipping(sample):
-            yield from sounding(sample)
+            with timed():
+                moments = sounding(sample)
+            yield from moments
 
 
 def _row(moment: Moment, own: np.ndarray, other: np.ndarray) -> list[Pixels]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from mmssl.data.timer import timed
 from mmssl.evals.needs import need_encoder
 from mmssl.evals.report import having, nothing_left, skipping
 from mmssl.evals.source import open_source
@@ -51,8 +52,9 @@ def picture(
             if len(shown) == count:
                 break
             with skipping(sample):
-                cloud = clouds.load(*having(sample, "points"))
-                cloud = cloud.pick(grid_index(cloud, voxel))
+                with timed():
+                    cloud = clouds.load(*having(sample, "points"))
+                    cloud = cloud.pick(grid_index(cloud, voxel))
                 encoded = move(cloud, pose_at(sample.get("meta"), pose)) if pose else cloud
                 x = prepare.collate([prepare.columns(centred(encoded))]).to(network.device)
                 features.append(embed_tokens(network, x, space=space).cpu())

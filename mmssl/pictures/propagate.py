@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mmssl.data.timer import timed
 from mmssl.evals.annotated import VOID, Annotated, annotated
 from mmssl.evals.needs import need_encoder
 from mmssl.evals.propagate import SEEING, side
@@ -44,7 +45,8 @@ def picture(
         rows: tuple[list[Pixels], list[Pixels]] | None = None
         with skipping(sample), evaluating(network):
             having(sample, "video")
-            clip = annotated(sample, size=side(network, size))
+            with timed():
+                clip = annotated(sample, size=side(network, size))
             if clip.masks is not None and ((clip.masks[0] > 0) & (clip.masks[0] != VOID)).any():
                 cells = cells_of(network, clip.frames, space=space, window=window, grayscale=grayscale).cpu()
                 rows = _painted(clip, cells)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from mmssl.data.timer import timed
 from mmssl.evals.needs import need_encoder
 from mmssl.evals.report import skipping
 from mmssl.evals.source import open_source
@@ -49,7 +50,8 @@ def picture(
     with torch.inference_mode(), evaluating(network):
         for number, sample in enumerate(islice(source.samples(wanted), count)):
             with skipping(sample):
-                scans = fixed_scans(sample, poses=poses, voxel=voxel, points=5000, rotation=rotation)
+                with timed():
+                    scans = fixed_scans(sample, poses=poses, voxel=voxel, points=5000, rotation=rotation)
                 columns = [prepare.collate([prepare.columns(scan.cloud)]).to(network.device) for scan in scans]
                 found = [embed_tokens(network, x, space=space).cpu() for x in columns]
                 pairs = nearest_features(found[0], found[1], mutual=True)

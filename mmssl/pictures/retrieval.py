@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mmssl.data.shards import Source
+from mmssl.data.timer import timed
 from mmssl.evals.needs import need_encoder
 from mmssl.evals.report import having, nothing_left, skipping
 from mmssl.evals.source import open_source
@@ -54,7 +55,9 @@ def _prepared(source: Source, prepare: dict[str, Any], count: int) -> Iterator[t
     for sample in source.samples(prepare, world=max(1, (source.count or 0) // (2 * count))):
         with skipping(sample):
             having(sample, *prepare)
-            yield sample, {name: prepare[name](sample[name]) for name in prepare}
+            with timed():
+                items = {name: prepare[name](sample[name]) for name in prepare}
+            yield sample, items
 
 
 def _embedded(encoder: Encoder, items: list[Any], space: str) -> torch.Tensor:

@@ -7,12 +7,14 @@ import datetime
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from own_files import png, samples, write_table
 
 from mmssl.cli import main
+from mmssl.data import manifest
 from mmssl.data.manifest import parse_columns
 from mmssl.data.shards import Source
 from mmssl.data.writer import build
@@ -347,3 +349,71 @@ def test_long_cells_stay_readable(home: Path) -> None:
         csv.writer(file).writerows([["image", "caption"], ["x/0.png", "word " * 30_000]])
     with pytest.raises(UserError, match="t.csv cannot be read as csv: field larger than field limit"):
         build(home / "t.csv", home / "out")
+
+
+@pytest.mark.parametrize("address", ["pipe:touch marker;", "|touch marker;", "http://localhost:1/", "file:x/0"])
+@pytest.mark.parametrize("column", ["file", "image", "audio", "text", "json"])
+def test_a_cell_is_no_command_and_no_address(
+    home: Path, monkeypatch: pytest.MonkeyPatch, column: str, address: str
+) -> None:
+    monkeypatch.chdir(home)
+    name = address + "x" + {"audio": ".wav", "text": ".txt", "json": ".json"}.get(column, ".png")
+    index = made(home, [{"image" if column == "file" else "file": "x/1.png"}, {"caption": "x", column: name}])
+    lost = 0 if column in ("text", "json") else 1
+    assert (index["samples"], sum(index["damaged"].values())) == (2 - lost, lost)
+    assert [s["image"].size for s in samples(home / "out", "image")] == [(6, 6)]
+    assert not (home / "marker").exists()
+
+
+def test_files_may_lie_anywhere(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other") / "pipe:x.png"
+    other.write_bytes(png(3))
+    (home / "in").mkdir()
+    table = write_table(home / "in/t.csv", [{"image": str(other)}, {"image": "../x/1.png"}])
+    build(table, home / "out", workers=1, shuffle=False)
+    assert [s["image"].getpixel((0, 0))[0] for s in samples(home / "out", "image")] == [3, 1]
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "x" * 300 + ".txt", "a\0b.txt", '{"a": "' + "b" * 400 + '"}'])
+@pytest.mark.parametrize("column", ["text", "json"])
+def test_long_cells_are_no_paths(home: Path, text: str, column: str) -> None:
+    made(home, [{"image": "x/1.png", column: text}])
+    (sample,) = samples(home / "out", "text" if column == "text" else "meta")
+    assert (sample["text"] if column == "text" else sample["meta"]["json"]) == text
+
+
+@pytest.mark.parametrize("label", [10**30, 1e300, "9" * 400, "9" * 4000])
+def test_numbers_that_no_int64_holds_are_names(home: Path, label: Any) -> None:
+    index = made(home, [{"text": "a", "label": label}, {"text": "b", "label": 1}])
+    assert len(index["classes"]) == 2
+    assert [s["label"] for s in samples(home / "out", "label")] == [
+        index["classes"].index("1") ^ 1,
+        index["classes"].index("1"),
+    ]
+
+
+def test_cells_too_deep_leave_their_row_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dumps(value: Any, **options: Any) -> str:  # how deep a Python can write differs
+        if "deep" in value:
+            raise RecursionError
+        return json.dumps(value, **options)
+
+    monkeypatch.setattr(manifest, "json", SimpleNamespace(dumps=dumps))
+    index = made(home, [{"text": "a", "x": 1}, {"text": "b", "deep": [[1]]}])
+    assert (index["samples"], index["damaged"]) == (1, {"values nested too deep": 1})
+
+
+def test_a_line_that_is_too_deep_is_named(home: Path) -> None:
+    (home / "t.jsonl").write_text('{"text": "a"}\n{"x": ' + "[" * 10**5 + "]" * 10**5 + "}\n")
+    with pytest.raises(UserError, match="line 2: expected one JSON object per line"):
+        build(home / "t.jsonl", home / "out", workers=1)
+
+
+def test_a_parquet_of_many_equal_cells(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pa = pytest.importorskip("pyarrow")
+    nothing = pa.table({"text": pa.nulls(10**6, pa.string())})
+    pytest.importorskip("pyarrow.parquet").write_table(nothing, home / "t.parquet")
+    assert (home / "t.parquet").stat().st_size < 10_000
+    monkeypatch.setenv("MMSSL_LIMITS", "manifest_cells=999999")
+    with pytest.raises(UserError, match=r"t.parquet has 1,000,000 cells; the limit is manifest_cells=999999"):
+        build(home / "t.parquet", home / "out", workers=1)

@@ -211,3 +211,81 @@ def test_verify_and_show(tmp_path: Path) -> None:
     assert "missing" in problems[2]
     assert "5 bytes" in problems[3]
     assert problems[4].startswith("other.tar: 1, jpg: not a ")
+
+
+def test_two_builds_do_not_mix(tmp_path: Path) -> None:
+    """The second is refused while the first writes, whatever it would write, and the first ends as if alone."""
+    alone = build_from(make, 6, tmp_path / "alone", shard_samples=2, workers=1)
+    seen: list[str] = []
+
+    def meanwhile(number: int) -> dict[str, bytes]:
+        for other, count in ((make, 6), (lost, 3)):
+            with pytest.raises(UserError) as told:
+                build_from(other, count, tmp_path / "a", shard_samples=2, workers=1)
+            seen.append(str(told.value))
+        return make(number)
+
+    index = build_from(meanwhile, 6, tmp_path / "a", shard_samples=2, workers=1)
+    assert {said.partition(" to ")[0] for said in seen} == {"another build is writing"}
+    assert index == alone
+    assert content(tmp_path / "a") == content(tmp_path / "alone")
+
+
+def lost(number: int) -> dict[str, bytes]:
+    raise DamagedError("lost", str(number))
+
+
+def test_a_build_that_ended_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal that is locked may be the one that another build has just removed."""
+    true_lock = journal._lock
+
+    def late(file: Any, folder: Path) -> None:
+        (folder / "build.journal").unlink()
+        (folder / "index.json").write_text("{}")
+        true_lock(file, folder)
+
+    monkeypatch.setattr(journal, "_lock", late)
+    with pytest.raises(UserError, match=r"another build has just ended in .*a; choose another folder"):
+        build_from(make, 3, tmp_path / "a", workers=1)
+    assert content(tmp_path / "a") == {"index.json": b"{}"}
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO, errno.EFBIG])
+@pytest.mark.parametrize("place", ["first", "middle", "index"])
+def test_what_stops_a_build_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, place: str) -> None:
+    true_write, left = journal._Hashed.write, {"first": 0, "middle": 2, "index": 4}[place]
+
+    def write(self: Any, data: bytes) -> int:
+        if len(list(tmp_path.glob("a/*.tar"))) == left:
+            raise OSError(code, os.strerror(code))
+        return true_write(self, data)
+
+    def no_index(path: Path, value: Any) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(journal._Hashed, "write", write)
+    monkeypatch.setattr(journal, "write_json", no_index)
+    with pytest.raises(UserError, match=rf"cannot write to .*a: {os.strerror(code)}: {left} shards are finished and"):
+        build_from(make, 40, tmp_path / "a", shard_samples=10, workers=1)
+    assert not list(tmp_path.glob("a/*.part"))
+    monkeypatch.undo()
+    assert build_from(make, 40, tmp_path / "a", shard_samples=10, workers=1)["samples"] == 40
+    assert verify(tmp_path / "a") == []
+
+
+def test_an_error_of_what_is_read_is_not_taken_for_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere.bin"):
+        build_from(missing, 3, tmp_path / "a", workers=1)
+
+
+def missing(number: int) -> dict[str, bytes]:
+    return {"bin": Path("/nowhere.bin").read_bytes()}
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"file is a file; choose a folder"):
+        build_from(make, 3, tmp_path / "file", workers=1)
+    with pytest.raises(UserError, match=r"cannot write to .*file/a: Not a directory: 0 shards"):
+        build_from(make, 3, tmp_path / "file/a", workers=1)
+    assert (tmp_path / "file").read_text() == "mine"
