@@ -70,7 +70,7 @@ class Frames:
     def frames(self, times: Sequence[float], *, min_size: int | None = None) -> np.ndarray:
         """Returns the picture shown at each time (s), uint8 (T, H, W, 3)."""
         last = len(self.pictures) - 1
-        _, height, width, _ = self.pictures.shape
+        height, width = self.pictures.shape[1:3]
         _check_clip(len(times), *fitted(width, height, min_size))
         index = np.clip(np.floor(np.asarray(times) * self.fps + 1e-6), 0, last).astype(int)
         return np.stack([_scaled(self.pictures[i], min_size) for i in index])
