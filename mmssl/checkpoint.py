@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_type_hints
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mmssl import names
 from mmssl.encoders import create_encoder, refuse_fetching
 from mmssl.errors import UserError, did_you_mean, told
-from mmssl.files import sync_folder, write_atomically
+from mmssl.files import naming, sync, sync_folder, write_atomically
 from mmssl.limits import refuse
-from mmssl.schema import Positive, fit, read_json
+from mmssl.schema import Positive, fit, read_json, shortened
 from mmssl.types import Encoder, Head, Preprocess
 
 FORMAT = 1
@@ -26,45 +25,72 @@ HEADS = "mmssl.nn.head"
 
 
 def save_state(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
-    """Writes `folder/step_N/state.pt` atomically and removes all but the newest `keep`.
+    """Writes `folder/step_N/state.pt` atomically, then removes all but the newest `keep`, at least one.
 
-    state: tensors and plain values only, so that it loads with weights_only=True.
+    state: tensors and plain values only, so that it loads with weights_only=True. Raises OSError with the checkpoint's
+    name, and leaves those before as they are.
     """
     target, temporary = folder / f"step_{step}", folder / f".step_{step}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    with (temporary / "state.pt").open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.replace(target)
-    sync_folder(folder)
-    for old in steps(folder)[keep:]:
-        shutil.rmtree(old)
+    with naming(target):
+        for left in folder.glob(".step_*.tmp"):  # by a process that was killed
+            shutil.rmtree(left)
+        temporary.mkdir(parents=True)
+        try:
+            with (temporary / "state.pt").open("xb") as file:
+                torch.save(state, file)
+            sync(temporary / "state.pt")
+            if target.is_dir():
+                (temporary / "state.pt").replace(target / "state.pt")
+                temporary.rmdir()
+            else:
+                sync_folder(temporary)
+                temporary.replace(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(folder)
+        for old in steps(folder)[max(1, keep) :]:
+            shutil.rmtree(old)
     return target
 
 
 def steps(folder: Path) -> list[Path]:
     """Returns the checkpoints in a folder, newest first."""
-    found = [path for path in folder.glob("step_*") if path.name[5:].isdigit()]
+    found = [path for path in folder.glob("step_*") if path.name[5:].isdecimal() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
-def load_state(folder: Path, *, schema: Any = dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
-    """Returns the newest state that loads, or None, and a line about each that did not.
+def load_state(folder: Path, *, schema: Any = dict[str, Any]) -> tuple[dict[str, Any] | None, dict[Path, str]]:
+    """Returns the newest state that loads, None where there is no checkpoint, and what is wrong with each newer one.
 
-    schema: the type of what it must hold (mmssl.schema); one that lacks a part does not load.
+    schema: the type of what it must hold (mmssl.schema); one that lacks a part does not load. Raises UserError where
+    there are some and none loads, and for one that the system does not let be read: that is no damage, and to go on
+    from an older one would cost what was made since.
     """
-    problems: list[str] = []
+    problems: dict[Path, str] = {}
     for path in steps(folder):
         try:
             state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
             fit(state, schema, "the state")
             return state, problems
+        except (FileNotFoundError, IsADirectoryError):
+            problems[path] = "holds no file state.pt"
+        except OSError as error:
+            raise UserError(
+                f"{path / 'state.pt'} cannot be read: {error.strerror or error}; nothing was changed. Mend that, or "
+                "move it away to go on from an older one"
+            ) from error
+        except MemoryError:
+            raise
         except Exception as error:  # a truncated zip raises a dozen kinds of errors
-            problems.append(f"{path.name} does not load ({type(error).__name__}); an older one is tried")
-    return None, problems
+            problems[path] = f"does not load ({shortened(f'{type(error).__name__}: {error}')})"
+    if problems:
+        every = "; ".join(f"{path.name} {problem}" for path, problem in problems.items())
+        raise UserError(
+            f"no checkpoint in {folder} loads, and nothing was changed: {every}. Put a copy back, or remove them to "
+            "start anew"
+        )
+    return None, {}
 
 
 def random_state() -> dict[str, Any]:
@@ -103,13 +129,11 @@ def save_encoder(encoder: Encoder, path: str | Path) -> None:
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors as a safetensors file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}, temporary)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Writes tensors as a safetensors file, whole or not at all.
+
+    safetensors' own `save_file` leaves a file of another name where it is killed, and lets nobody else read its files.
+    """
+    write_atomically(path, save({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}))
 
 
 def load_weights(module: nn.Module, path: Path, *, prefix: str = "") -> None:

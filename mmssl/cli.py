@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmssl import limits
-from mmssl.errors import UserError
+from mmssl.errors import UserError, describe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; a user's mistake is one line and exit code 2."""
     arguments = parse(argv)
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # a process of torchrun's
+    if several:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its pages on lost connections; we say that in a line
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of another encoding
     code = _run(arguments)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # a process of torchrun's
+    if several:
         from mmssl import dist
 
         dist.leave(code)
@@ -37,11 +40,12 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("mmssl: interrupted; `mmssl train` and `shards build` go on where they stopped", file=sys.stderr)
         return 130
+    except SystemExit as end:  # a run that a signal stopped
+        return int(end.code or 0)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        where = f" at {error.filename}" if error.filename else ""
-        print(f"mmssl: {error.strerror}{where}; nothing already written is lost", file=sys.stderr)
+        if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            raise  # not of a file
+        print(f"mmssl: {describe(error)}; nothing already written is lost", file=sys.stderr)
     return 2
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NoReturn, cast
+from datetime import timedelta
+from itertools import count
+from typing import Any, cast
 
 import torch
 import torch.distributed as td
 from torch import Tensor
 
 from mmssl.errors import UserError
+from mmssl.peers import Peers, end_with_launcher
+from mmssl.peers import leave as leave
+
+TIMEOUT = 1800.0  # seconds that processes wait for one of them
+LATER = 60  # seconds after which the group's own timeout ends what `Peers` did not
 
 
 def is_on() -> bool:
@@ -44,8 +50,32 @@ def world() -> int:
     return td.get_world_size() if is_on() else 1
 
 
-def start(device: str | None = None) -> torch.device:
-    """Joins the group that torchrun describes, if it does, and returns this process's device."""
+_JOINED: list[Peers] = []  # the group's, while there is one
+_GROUPS: list[Any] = []  # the group, and where that is on devices another for numbers on the host
+_NUMBERS = count()  # of this process's groups, one after the other
+
+
+@contextmanager
+def group(device: str | None = None, *, timeout: float = TIMEOUT) -> Iterator[torch.device]:
+    """Joins the group that torchrun describes, if it does, for as long as the context lasts; gives the device.
+
+    An error that ends the context in one process ends the others with its text; see `start`.
+    """
+    try:
+        yield start(device, timeout=timeout)
+    except BaseException as error:
+        for peers in _JOINED:
+            peers.tell(error)
+        raise
+    finally:
+        stop()
+
+
+def start(device: str | None = None, *, timeout: float = TIMEOUT) -> torch.device:
+    """Joins the group that torchrun describes, if it does, and returns this process's device.
+
+    timeout: seconds that the others wait for a process, here and wherever they need it, before all of them end.
+    """
     local = int(os.environ.get("LOCAL_RANK", 0))
     on_cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
     chosen = torch.device(f"cuda:{local}" if on_cuda and device in (None, "cuda") else device or "cpu")
@@ -56,9 +86,28 @@ def start(device: str | None = None) -> torch.device:
                 "devices; start at most one process for each, or set train.device=cpu"
             )
         torch.cuda.set_device(chosen)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_launcher()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not is_on():
-        td.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        _join("nccl" if chosen.type == "cuda" else "gloo", timeout)
     return chosen
+
+
+def _join(backend: str, timeout: float) -> None:
+    peers = Peers(timeout=timeout, prefix=f"mmssl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_NUMBERS)}")
+    peers.meet()
+    _JOINED.append(peers)
+    peers.watch(_begun)
+    late = timedelta(seconds=timeout + LATER)
+    td.init_process_group(backend, store=peers.server, rank=peers.rank, world_size=peers.world, timeout=late)
+    _GROUPS.append(td.distributed_c10d._get_default_group())
+    if backend != "gloo":
+        _GROUPS.append(td.new_group(backend="gloo", timeout=late))
+
+
+def _begun() -> int:
+    """Returns how many collectives this process has begun."""
+    return sum(group._get_sequence_number_for_group() for group in _GROUPS)
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -70,17 +119,11 @@ def computes_bf16(device: torch.device) -> bool:
 
 def stop() -> None:
     """Leaves the group."""
+    while _JOINED:
+        _JOINED.pop().close()
+    _GROUPS.clear()
     if is_on():
         td.destroy_process_group()
-
-
-def leave(code: int = 0) -> NoReturn:
-    """Ends a process of a group whose work is done, at once: what gloo leaves behind now and then aborts one while its
-    interpreter is taken down, and torchrun then counts the run as failed.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 class _Gather(torch.autograd.Function):
@@ -142,6 +185,20 @@ def total(x: Tensor) -> Tensor:
     if world() > 1:
         td.all_reduce(x)
     return x
+
+
+def start_max(value: int) -> Callable[[], int]:
+    """Begins to find the largest of every process's number, on the host; what it returns waits for it and gives it."""
+    if world() == 1:
+        return lambda: value
+    largest = torch.tensor([value])
+    work = td.all_reduce(largest, td.ReduceOp.MAX, group=_GROUPS[-1], async_op=True)
+
+    def wait() -> int:
+        work.wait()
+        return int(largest)
+
+    return wait
 
 
 def barrier() -> None:

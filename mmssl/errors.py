@@ -38,10 +38,16 @@ def told(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {detail}") from error
 
 
+def describe(error: OSError) -> str:
+    """Returns what the system refused, and where."""
+    where = f" at {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}"
+
+
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Returns a hint for a misspelt word: the nearest known one, or all of them."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(word)[:99], known, n=1)  # a long one would take minutes
+    near = difflib.get_close_matches(str(word)[:100], known, n=1)  # a long one would take minutes
     if near:
         return f"did you mean {near[0]!r}?"
     return f"known: {', '.join(known)}" if known else "none is known"

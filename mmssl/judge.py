@@ -15,6 +15,7 @@ from mmssl.evals.memory import remembering
 from mmssl.evals.report import Report, reporting, warn
 from mmssl.evals.results import kept, read_results, scores_of
 from mmssl.files import write_atomically
+from mmssl.run_folder import locked, read_whole
 from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
 
 
@@ -30,10 +31,21 @@ class Judge:
             name, options = recipe.split({k: v for k, v in node.items() if k != "every"}, default=key)
             self.evaluations[key] = names.build("evals", name, where=f"evals.{key}", **options)
 
-    def due(self, trained: Callable[[], Trained], samples: int, step: int, *, last: bool) -> dict[str, Score]:
-        """Runs what falls due within the last `step` samples, and everything at the end; `trained()` is then judged."""
+    def due(
+        self,
+        trained: Callable[[], Trained],
+        samples: int,
+        step: int,
+        *,
+        last: bool,
+        stop: Callable[[], bool] | None = None,
+    ) -> dict[str, Score]:
+        """Runs what falls due within the last `step` samples, and everything at the end; `trained()` is then judged.
+
+        stop: asked before each evaluation, which is not begun if it says so.
+        """
         now = [k for k, every in self.every.items() if last or (every and samples // every > (samples - step) // every)]
-        return self.run(trained(), now) if now else {}
+        return self.run(trained(), now, stop=stop) if now else {}
 
     def check(self, trained: Trained, keys: Sequence[str] | None = None) -> None:
         """Raises UserError for the first of some evaluations, by default all, that lacks what it needs."""
@@ -45,8 +57,10 @@ class Judge:
                     raise UserError(f"evals.{key}: {error}") from None
             report.tell(f"evals.{key}")
 
-    def run(self, trained: Trained, keys: Sequence[str] | None = None) -> dict[str, Score]:
-        """Runs some evaluations, by default all; returns `evaluation/figure` -> score.
+    def run(
+        self, trained: Trained, keys: Sequence[str] | None = None, *, stop: Callable[[], bool] | None = None
+    ) -> dict[str, Score]:
+        """Runs some evaluations, by default all, or until `stop` says so; returns `evaluation/figure` -> score.
 
         One that raises UserError, for all of its data is damaged, say, leaves the others' figures; see `finish`.
         """
@@ -54,6 +68,8 @@ class Judge:
         judged = (*trained.encoders.values(), *(task.objective for task in trained.tasks.values()))
         with remembering():
             for key in self.evaluations if keys is None else keys:
+                if stop and stop():
+                    break
                 self.failed.pop(key, None)
                 with evaluating(*judged), reporting() as report:
                     try:
@@ -107,7 +123,12 @@ def load_encoders(run: str | Path, *, device: str = "cpu", trust_code: bool = Fa
     found = {path.name: path for path in sorted(folder.iterdir()) if (path / "config.json").is_file()}
     if not found:
         raise UserError(f"{folder} holds no encoder yet; the first checkpoint writes them")
-    return {key: checkpoint.load_encoder(path, device=device, trust_code=trust_code) for key, path in found.items()}
+    return read_whole(
+        Path(run),
+        lambda: {
+            key: checkpoint.load_encoder(path, device=device, trust_code=trust_code) for key, path in found.items()
+        },
+    )
 
 
 def load_run(run: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Trained:
@@ -115,9 +136,12 @@ def load_run(run: str | Path, *, device: str = "cpu", trust_code: bool = False) 
 
     trust_code: allow the folder to name code outside mmssl.
     """
-    folder = Path(run)
+    return read_whole(Path(run), lambda: _load_run(Path(run), device, trust_code))
+
+
+def _load_run(folder: Path, device: str, trust_code: bool) -> Trained:
     if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"{run} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
+        raise UserError(f"{folder} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
     made = recipe.load(folder / "recipe.yaml", trust_code=trust_code)
     encoders = load_encoders(folder, device=device, trust_code=trust_code)
     learnt = {key: encoder for key, encoder in encoders.items() if key in made.encoders}  # teachers are not among them
@@ -135,7 +159,7 @@ def evaluate(
     """Runs the evaluations of a run's recipe on its saved encoders, writes results.json, and returns the scores.
 
     overrides: `evals.zero_shot.classes=...` and the like. evals: which of them, by default all. trust_code: allow
-    the folder to name code outside mmssl.
+    the folder to name code outside mmssl. Raises UserError while a run goes on there.
     """
     folder = Path(run)
     if not (folder / "recipe.yaml").is_file():
@@ -146,8 +170,8 @@ def evaluate(
             raise UserError(f"the recipe of {run} has no evaluation {key!r}; {did_you_mean(key, made.evals)}")
     with told(f"{folder / 'recipe.yaml'}: its evaluations cannot be built"):
         judge = Judge(made.evals)
-    device = dist.start(made.train.device)
-    try:
+    group = dist.group(made.train.device, timeout=made.train.timeout)
+    with group as device, locked(folder):  # a live run writes the same files
         trained = load_run(folder, device=str(device), trust_code=trust_code)
         judge.check(trained, evals)
         scores = judge.run(trained, evals)
@@ -158,14 +182,17 @@ def evaluate(
             remarks = merged(before, judge.remarks())
             write_results(folder, made, {**scores_of(before), **scores}, samples=samples, remarks=remarks)
         judge.finish(folder / "results.json")
-    finally:
-        dist.stop()
     return scores
 
 
 def read_scores(run: str | Path) -> dict[str, Score]:
     """Reads back the scores in a run's results.json, none when there is none."""
     return scores_of(read_results(Path(run) / "results.json"))
+
+
+def judged_at(run: str | Path) -> int:
+    """Returns after how many samples a run was judged last, 0 for never."""
+    return read_results(Path(run) / "results.json").get("samples", 0)
 
 
 def table(scores: Mapping[str, Score]) -> str:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
+from tqdm import tqdm
+
 from mmssl.errors import UserError
+from mmssl.files import write_atomically
 from mmssl.schema import fit
 
 
@@ -17,21 +23,18 @@ class RunLog:
 
     def __init__(self, folder: Path, *, name: str, recipe: dict[str, Any], step: int = 0, wandb: bool = False) -> None:
         """Opens the logs; after a resume from `step`, lines of later steps are dropped, since they come again."""
-        from torch.utils.tensorboard import SummaryWriter
-
         self.wandb = _start_wandb(folder, name, recipe) if wandb else None
         path = folder / "metrics.jsonl"
         kept = [line for line in _lines(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self.file = path.open("a", buffering=1)
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self.file = Appended(path)
+        self.board = Board(folder / "tensorboard", purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes name -> value for a step; JSON has null for what is no number."""
         plain = {key: round(value, 6) if math.isfinite(value) else None for key, value in values.items()}
-        self.file.write(json.dumps({"step": step, **plain}) + "\n")
-        for key, value in values.items():
-            self.board.add_scalar(key, value, step)
+        self.file.write((json.dumps({"step": step, **plain}) + "\n").encode())
+        self.board.write(step, values)
         if self.wandb is not None:
             self.wandb.log(values, step=step)
 
@@ -44,9 +47,68 @@ class RunLog:
     def close(self) -> None:
         """Flushes and closes."""
         self.file.close()
-        self.board.close()
+        self.board.file.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+class Appended:
+    """A file that grows. What cannot be written, for the disk is full, waits for the next write, and a line says so.
+
+    That ends no run: the next checkpoint will, unless there is room again by then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.file = path, path.open("ab", buffering=0)
+        self.waiting = b""
+        self.told = False
+
+    def write(self, data: bytes) -> None:
+        """Writes what waits, then the data."""
+        self.waiting += data
+        try:
+            while self.waiting:
+                self.waiting = self.waiting[self.file.write(self.waiting) :]
+        except OSError as error:
+            if not self.told:
+                tqdm.write(f"{self.path} cannot be written: {error.strerror}; what comes waits until it can")
+            self.told = True
+
+    def close(self) -> None:
+        """Writes what waits, or says that it is lost."""
+        self.write(b"")
+        if self.waiting:
+            tqdm.write(f"{self.path} lacks its last {len(self.waiting)} bytes")
+        self.file.close()
+
+
+class Board:
+    """TensorBoard's file of events. Its own writer writes in a thread, which ends in a traceback when it cannot."""
+
+    def __init__(self, folder: Path, *, purge_step: int | None = None) -> None:
+        """purge_step: from this step on, TensorBoard shows nothing of the files before."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.file = Appended(folder / name)
+        self.records = RecordWriter(self.file)
+        self._add(Event(file_version="brain.Event:2"))
+        if purge_step is not None:
+            self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Adds name -> value for a step."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=key, simple_value=value) for key, value in values.items()]
+        self._add(Event(step=step, summary=Summary(value=scalars)))
+
+    def _add(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self.records.write(event.SerializeToString())
 
 
 class Line(TypedDict):

@@ -80,8 +80,8 @@ def list_names(room: str) -> dict[str, str]:
 
 def _is_listed(room: str, name: str) -> bool:
     """Tells whether `list_names` has the name, reading its file alone."""
-    file = home(room) / f"{name}.py"
-    return name.isidentifier() and file.is_file() and EXPORTS[room] in _top_level_names(ast.parse(file.read_text()))
+    files = [file for file in home(room).glob("*.py") if file.stem == name]
+    return any(EXPORTS[room] in _top_level_names(ast.parse(file.read_text())) for file in files)
 
 
 def _first_line(text: str) -> str:
@@ -153,7 +153,9 @@ def _imported(name: str, path: str) -> ModuleType:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if f"{path}.".startswith(f"{error.name}."):
-            raise UserError(f"{shortened(name)}: there is no module {error.name!r} on the Python path") from None
+            raise UserError(
+                f"{shortened(name)}: there is no module {shortened(error.name)} on the Python path"
+            ) from None
         raise UserError(f"{shortened(name)} needs the package {error.name!r}: pip install {error.name}") from error
 
 
@@ -179,12 +181,7 @@ def build(room: str, name: str, *args: Any, where: str = "", trust_code: bool = 
         args = (variant, *args)
     elif _needs_variant(factory):
         raise UserError(f"{where or name}: say which variant, as in '{name}:VARIANT'")
-    checked = check_options(factory, options, where=where or name)
-    try:
-        inspect.signature(factory).bind(*args, **checked)
-    except TypeError as error:
-        raise UserError(f"{where or name}: {name!r} cannot be built by its options alone ({error})") from None
-    return factory(*args, **checked)
+    return factory(*args, **check_options(factory, options, where=where or name))
 
 
 def _needs_variant(factory: Any) -> bool:

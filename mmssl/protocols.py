@@ -43,8 +43,7 @@ def judge_encoder(
         recipe.override(tree, change)
     nodes = plan(protocols, tree, train=train, data=data, trust_code=trust_code)
     judge = Judge(nodes)
-    device = dist.start()
-    try:
+    with dist.group() as device:
         trained = Trained(open_encoders(path, tree.get(MODEL) or {}, device=str(device), trust_code=trust_code))
         judge.check(trained)
         scores = judge.run(trained)
@@ -52,8 +51,6 @@ def judge_encoder(
         if dist.rank() == 0:
             _write(file, {"encoder": path, "train": train, "data": data}, nodes, scores, judge.remarks())
         judge.finish(file)
-    finally:
-        dist.stop()
     return scores, file
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from mmssl import names
+from mmssl import dist, names
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
@@ -44,6 +44,8 @@ class TrainOptions:
     freeze: encoders that do not train. start: encoder -> folder of a trained one of the same architecture, whose
     weights it begins with. threads: torch's threads per process, by default torch's own choice.
     deterministic: one seed gives one run, bit by bit, on a GPU too, as it does on a CPU; slower.
+    timeout: seconds that several processes wait for one that does not come to where they need it, or gives no sign of
+    life, before all end; what they do at the same time may take longer.
     """
 
     samples: Positive
@@ -64,6 +66,7 @@ class TrainOptions:
     save_every: Positive | None = None
     keep: Positive = 2
     max_bad_steps: Count = 10
+    timeout: Annotated[float, at_least(1)] = dist.TIMEOUT
     wandb: bool = False
 
 

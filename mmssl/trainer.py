@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from mmssl.assembly import assemble, pretexts
 from mmssl.data.workers import refuse_import
 from mmssl.errors import UserError
 from mmssl.files import write_atomically
-from mmssl.judge import Judge, write_results
+from mmssl.judge import Judge, judged_at, write_results
 from mmssl.log import RunLog
 from mmssl.multitask import MultiTask, equal_everywhere, freeze_idle
 from mmssl.nn.ema import ema_update
@@ -32,7 +32,8 @@ from mmssl.nn.wholeness import Wholeness, measured
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
 from mmssl.recipe import Recipe, check, load, override, split
-from mmssl.state import State
+from mmssl.run_folder import by_first, export, keep_recipe, locked, open_folder, save
+from mmssl.stopping import Stopping
 from mmssl.types import Batch, Loss, Trained
 
 
@@ -56,10 +57,12 @@ class Trainer:
 
     def write_start(self) -> None:
         """Writes what the run rests on before its first step: the resolved recipe and the learnt preprocessing."""
-        write_atomically(self.folder / "recipe.yaml", self.recipe.dump().encode())
+        keep_recipe(self.folder, self.recipe.dump(), step=self.step)
         for key, encoder in self.model.named_encoders.items():
             (self.folder / "encoders" / key).mkdir(parents=True, exist_ok=True)
             encoder.save_files(self.folder / "encoders" / key)
+        if self.step >= self.steps:  # its process may have ended between its last checkpoint and the rest
+            export(self.folder, self.best.finished, self.best.named_objectives)
 
     def _start(self, state: dict[str, Any] | None) -> None:
         """Finds idle parameters, then makes the averaged model, the optimizer and the wrapped module."""
@@ -201,13 +204,17 @@ class Trainer:
             logs: dict[str, Tensor | float] = {"loss": loss.total.detach(), **measured(loss.logs), **signs}
             values |= {prefix + key: value for key, value in logs.items()}
         bad = int(self.bad_steps)
+        values |= {"skipped_steps": bad} if bad else {}
+        return {key: float(value) for key, value in values.items()}
+
+    def check_bad_steps(self) -> None:
+        """Raises UserError, on every process, when too many steps had gradients that are not finite; waits for them."""
+        bad = int(self.bad_steps)
         if bad > self.recipe.train.max_bad_steps:
             raise UserError(
                 f"{bad} steps had gradients that are not finite (train.max_bad_steps is "
                 f"{self.recipe.train.max_bad_steps}); lower optim.lr, set train.clip_grad or use train.precision=fp32"
             )
-        values |= {"skipped_steps": bad} if bad else {}
-        return {key: float(value) for key, value in values.items()}
 
     def warn(self, losses: dict[str, Loss], values: Mapping[str, float]) -> None:
         """Says once when the figures of a log line, and of those before, mean that nothing is learnt."""
@@ -238,14 +245,8 @@ class Trainer:
             "streams": dist.gather_objects({key: stream.loader.state() for key, stream in self.streams.items()}),
             "random": dist.gather_objects(checkpoint.random_state()),
         }
-        if dist.rank() == 0:
-            for key, encoder in self.best.finished.items():
-                checkpoint.save_encoder(encoder, self.folder / "encoders" / key)
-            for key, objective in self.best.named_objectives.items():
-                path = self.folder / "objectives" / f"{key}.safetensors"
-                checkpoint.save_weights(objective.state_dict(), path)
-            checkpoint.save_state(self.folder / "checkpoints", self.step, state, keep=self.recipe.train.keep)
-        dist.barrier()
+        encoders, objectives, keep = self.best.finished, self.best.named_objectives, self.recipe.train.keep
+        by_first(lambda: save(self.folder, encoders, objectives, state, keep=keep))
 
     def close(self) -> None:
         """Stops the data workers."""
@@ -268,18 +269,6 @@ class Trainer:
 def _mine(values: list[Any]) -> Any:
     """Picks this process's part of a gathered list; a process that the saved run lacked takes one by its number."""
     return values[dist.rank() % len(values)]
-
-
-def open_folder(folder: Path, *, resume: bool) -> dict[str, Any] | None:
-    """Returns the newest state in a run's folder that loads, None for a new run; UserError if it is in use."""
-    if not resume:
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty; continue it with --resume, or choose another name=... or --out")
-        return None
-    state, problems = checkpoint.load_state(folder / "checkpoints", schema=State)
-    for problem in problems if dist.rank() == 0 else ():
-        tqdm.write(f"{folder}: {problem}")
-    return state
 
 
 def train(
@@ -308,33 +297,38 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
     """Trains a checked recipe and returns its run folder, `runs/NAME` unless `out` says another.
 
     resume: continue from the newest checkpoint that loads, or start when there is none yet.
-    Raises UserError when the folder holds a run and `resume` is off. A script calls this and `train` under
-    `if __name__ == "__main__":`, since workers that are not forked import it.
+    Raises UserError when the folder holds a run and `resume` is off, and SystemExit(0) after SIGTERM or SIGUSR1, once
+    the run is saved. A script calls this and `train` under `if __name__ == "__main__":`, since workers that are not
+    forked import it.
     """
     refuse_import()
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read as CUDA starts
-    device = dist.start(recipe.train.device)
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(recipe.train.deterministic or before)
+    if recipe.train.deterministic:  # else not called, since that imports torch's compiler
+        torch.use_deterministic_algorithms(True)
     try:
-        state = open_folder(folder, resume=resume)
-        trainer = Trainer(recipe, folder, device=device, state=state)
-        with closing(trainer):
-            trainer.judge.check(trainer.trained())
-            if dist.rank() == 0:
-                trainer.write_start()
-            _loop(trainer, progress=progress)
+        with (
+            Stopping() as stop,
+            dist.group(recipe.train.device, timeout=recipe.train.timeout) as device,
+            locked(folder),
+        ):
+            state = open_folder(folder, resume=resume)
+            trainer = Trainer(recipe, folder, device=device, state=state)
+            with closing(trainer):
+                trainer.judge.check(trainer.trained())
+                by_first(trainer.write_start)
+                _loop(trainer, stop, progress=progress)
     finally:
-        torch.use_deterministic_algorithms(before)
-        dist.stop()
+        if recipe.train.deterministic:
+            torch.use_deterministic_algorithms(before)
     return folder
 
 
-def _loop(trainer: Trainer, *, progress: bool) -> None:
+def _loop(trainer: Trainer, stop: Stopping, *, progress: bool) -> None:
     recipe, chief = trainer.recipe, dist.rank() == 0
     bar = tqdm(
         total=trainer.steps * trainer.per_step,
@@ -352,35 +346,62 @@ def _loop(trainer: Trainer, *, progress: bool) -> None:
                 trainer.folder, name=recipe.name, recipe=recipe.plain, step=trainer.step, wandb=recipe.train.wandb
             )
             log = open_things.enter_context(opened)
-        _steps(trainer, bar, log)
+        _steps(trainer, bar, log, stop)
     if chief:
         _report(trainer)
     trainer.judge.finish(trainer.folder / "results.json")
 
 
-def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None) -> None:
+def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None, stop: Stopping) -> None:
     options = trainer.recipe.train
     save_every = max(1, (options.save_every or options.samples // 10) // trainer.per_step)
+    if trainer.step and dist.gather_objects(judged_at(trainer.folder))[0] != trainer.samples:
+        _judge(trainer, log, stop)  # what was due when the run stopped
+        if stop.agreed:
+            _end(trainer, stop)
     began, waited, counted = time.perf_counter(), 0.0, 0
     while trainer.step < trainer.steps:
         losses, wait = trainer.train_step()
         waited, counted = waited + wait, counted + 1
         bar.update(trainer.per_step)
         done = trainer.step == trainer.steps
-        if log and (trainer.step % options.log_every == 0 or done):
+        told = trainer.step % options.log_every == 0 or done
+        if told:
+            trainer.check_bad_steps()
+        if log and told:
             values = trainer.figures(losses, waited, time.perf_counter() - began, counted)
             log.write(trainer.step, values)
             trainer.tell_notes()
             trainer.warn(losses, values)
             bar.set_postfix(loss=f"{values.get('total', math.nan):.3f}", data_wait=f"{values['data_wait']:.0%}")
             began, waited, counted = time.perf_counter(), 0.0, 0
-        if trainer.step % save_every == 0 or done:
+        stops = stop.after_step(last=done)
+        saved = trainer.step % save_every == 0 or done or stops
+        if saved:
             trainer.save()
-        scores = trainer.judge.due(trainer.trained, trainer.samples, trainer.per_step, last=done)
-        if log and scores:
-            log.write(trainer.step, {key: score.value for key, score in scores.items()})
-            remarks = trainer.judge.remarks()
-            write_results(trainer.folder, trainer.recipe, scores, samples=trainer.samples, remarks=remarks)
+        if not stops:
+            _judge(trainer, log, stop)
+        if stop.agreed:
+            if not saved:
+                trainer.save()
+            _end(trainer, stop)
+
+
+def _judge(trainer: Trainer, log: RunLog | None, stop: Stopping) -> None:
+    """Runs the evaluations that are due; of those that a signal ends early, a resumed run makes all again."""
+    last = trainer.step == trainer.steps
+    scores = trainer.judge.due(trainer.trained, trainer.samples, trainer.per_step, last=last, stop=stop.now)
+    if log and scores and not stop.agreed:
+        log.write(trainer.step, {key: score.value for key, score in scores.items()})
+        remarks = trainer.judge.remarks()
+        write_results(trainer.folder, trainer.recipe, scores, samples=trainer.samples, remarks=remarks)
+
+
+def _end(trainer: Trainer, stop: Stopping) -> NoReturn:
+    """Ends the process of a run that a signal stopped and that is saved."""
+    if dist.rank() == 0:
+        tqdm.write(f"{stop.name}: saved after step {trainer.step} in {trainer.folder}; go on with --resume")
+    raise SystemExit(0)
 
 
 def _report(trainer: Trainer) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,7 +170,7 @@ def test_raw_inputs_of_every_kind_embed_alike(folder: Path, tmp_path: Path) -> N
 
 
 def test_the_newest_state_that_loads_is_taken_and_old_ones_go(tmp_path: Path) -> None:
-    assert load_state(tmp_path) == (None, [])
+    assert load_state(tmp_path) == (None, {})
     for step in (2, 10, 9):
         save_state(tmp_path, step, {"step": step, "x": torch.ones(3)}, keep=2)
     assert [path.name for path in steps(tmp_path)] == ["step_10", "step_9"]
@@ -178,9 +178,52 @@ def test_the_newest_state_that_loads_is_taken_and_old_ones_go(tmp_path: Path) ->
     (tmp_path / ".step_11.tmp").mkdir()
     state, problems = load_state(tmp_path)
     assert state is not None and state["step"] == 9
-    assert len(problems) == 1 and "step_10 does not load" in problems[0]
-    shutil.rmtree(tmp_path / "step_9")
-    assert load_state(tmp_path)[0] is None
+    assert list(problems) == [tmp_path / "step_10"] and problems[tmp_path / "step_10"].startswith("does not load (")
+
+
+def test_that_no_state_loads_is_an_error_that_says_what_is_wrong_with_each(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save_state(tmp_path, step, {"step": step, "x": torch.ones(300)}, keep=4)
+    whole = (tmp_path / "step_4" / "state.pt").read_bytes()
+    (tmp_path / "step_4" / "state.pt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "step_3" / "state.pt").write_bytes(b"")
+    (tmp_path / "step_2" / "state.pt").unlink()
+    (tmp_path / "step_1" / "state.pt").unlink()
+    (tmp_path / "step_1" / "state.pt").mkdir()
+    with pytest.raises(UserError) as caught:
+        load_state(tmp_path)
+    for said in (
+        "no checkpoint in",
+        "nothing was changed",
+        "step_4 does not load ('RuntimeError: PytorchStreamReader",
+        "step_3 does not load ('EOFError",
+        "step_2 holds no file state.pt",
+        "step_1 holds no file state.pt",
+    ):
+        assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE])
+def test_what_the_system_does_not_let_be_read_is_not_damaged(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older one in its place would cost the steps since, and in the end overwrite it."""
+    for step in (1, 2):
+        save_state(tmp_path, step, {"step": step}, keep=2)
+    real = torch.load
+
+    def refused(path: Path, **options: object) -> object:
+        if "step_2" in str(path):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(checkpoint.torch, "load", refused)
+    with pytest.raises(UserError, match=rf"step_2/state.pt cannot be read: {os.strerror(number)}; nothing was changed"):
+        load_state(tmp_path)
+    monkeypatch.setattr(checkpoint.torch, "load", lambda *a, **b: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        load_state(tmp_path)
 
 
 @pytest.mark.parametrize("change", ["lacks", "has more", "another shape"])
@@ -223,12 +266,66 @@ def test_a_state_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         for step in (3, 4):
             with pytest.raises(OSError, match="disk full"):
                 save_state(tmp_path, step, {"step": step}, keep=2)
-    assert load_state(tmp_path) == ({"step": 3}, [])
+    assert load_state(tmp_path) == ({"step": 3}, {})
     assert [path.name for path in steps(tmp_path)] == ["step_3"]
     assert save_state(tmp_path, 4, {"step": 40}, keep=1) == tmp_path / "step_4"
     assert save_state(tmp_path, 4, {"step": 41}, keep=1) == tmp_path / "step_4", "a step may be written again"
-    assert load_state(tmp_path) == ({"step": 41}, [])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".step_3.tmp", "step_4"]
+    assert load_state(tmp_path) == ({"step": 41}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step_4"], "nothing is left of what failed"
+
+
+def test_what_a_killed_process_left_is_removed_before_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".step_3.tmp").mkdir()
+    (tmp_path / ".step_3.tmp" / "state.pt").write_bytes(b"half")
+    monkeypatch.setattr(checkpoint.torch, "save", lambda *_: pytest.fail("still there") if left() else None)
+
+    def left() -> bool:
+        return (tmp_path / ".step_3.tmp").exists()
+
+    save_state(tmp_path, 4, {"step": 4}, keep=2)
+
+
+@pytest.mark.parametrize("keep", [1, 0])
+def test_the_checkpoint_that_was_just_saved_stays(keep: int, tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_state(tmp_path, step, {"step": step}, keep=keep)
+    assert [path.name for path in steps(tmp_path)] == ["step_2"]
+
+
+def test_a_step_is_saved_again_without_a_moment_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill may come between any two changes of the folder; the checkpoint loads after each."""
+    save_state(tmp_path, 4, {"step": 40}, keep=1)
+    seen: list[int] = []
+
+    def watched(name: str, owner: object) -> None:
+        real = getattr(owner, name)
+
+        def then_look(*words: object, **options: object) -> object:
+            done = real(*words, **options)
+            seen.append(load_state(tmp_path)[0]["step"])  # type: ignore[index]
+            return done
+
+        monkeypatch.setattr(owner, name, then_look)
+
+    for name in ("replace", "rename", "unlink", "rmdir", "mkdir"):
+        watched(name, Path)
+    watched("rmtree", checkpoint.shutil)
+    save_state(tmp_path, 4, {"step": 41}, keep=1)
+    assert len(seen) >= 3 and seen == sorted(seen) and seen[-1] == 41
+
+
+def test_a_file_of_a_checkpoints_name_is_an_error_that_names_it_and_stays(tmp_path: Path) -> None:
+    save_state(tmp_path, 2, {"step": 2}, keep=1)
+    (tmp_path / "step_3").write_text("mine")
+    with pytest.raises(OSError, match="Not a directory") as caught:
+        save_state(tmp_path, 3, {"step": 3}, keep=1)
+    assert caught.value.filename == str(tmp_path / "step_3")
+    assert (tmp_path / "step_3").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_2", "step_3"]
+    save_state(tmp_path, 4, {"step": 4}, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_3", "step_4"]
 
 
 def test_what_is_renamed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,10 +341,16 @@ def test_what_is_renamed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", lambda self, to: said.append(f"rename {to.name}") or replace(self, to))
     save_state(tmp_path / "a", 1, {"x": torch.ones(3)}, keep=1)
-    assert said[:2] == ["sync", "rename step_1"] and len(said) == 3, "the folder is the third"
+    assert said == ["sync", "sync", "rename step_1", "sync"], "the file, its folder, and the folder of that"
     said.clear()
     checkpoint.save_weights({"x": torch.ones(3)}, tmp_path / "b" / "c" / "x.safetensors")
-    assert said == ["sync", "rename x.safetensors"]
+    assert said == ["sync", "rename x.safetensors", "sync"]
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def test_weights_are_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,13 +362,15 @@ def test_weights_are_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.Monk
     found = load_file(file)
     assert torch.equal(found["x"], wide.t()) and torch.equal(found["again"], wide.t())
 
-    def half(weights: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    assert file.stat().st_mode & 0o777 == 0o666 & ~umask(), "as any file, others may read it"
+
+    def full(handle: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save_weights({"x": torch.zeros(1)}, file)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
     assert torch.equal(load_file(file)["x"], wide.t())
 
 

@@ -142,7 +142,29 @@ def test_no_space_left_is_one_line(
 
     monkeypatch.setattr("mmssl.checkpoint.torch.save", full)
     said = says(capsys, "train", recipe_file, "--quiet", "--out", str(tmp_path / "run"))
-    assert "No space left on device at runs/x/checkpoints" in said
+    assert f"step 6 cannot be saved: No space left on device at {tmp_path}/run/checkpoints/step_6; what was" in said
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EFBIG])
+def test_what_the_system_refuses_is_one_line(
+    number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the file's name where it is known; any error that has one is of a file."""
+    refusal = OSError(number, os.strerror(number))
+    monkeypatch.setattr("mmssl.data.writer.show", lambda folder: (_ for _ in ()).throw(refusal))
+    assert says(capsys, "shards", "show", "x") == f"mmssl: {os.strerror(number)}; nothing already written is lost"
+    refusal.filename = "x/y"
+    assert f"{os.strerror(number)} at x/y; nothing" in says(capsys, "shards", "show", "x")
+
+
+@pytest.mark.parametrize("number", [errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EACCES, errno.ESTALE])
+def test_an_error_without_a_file_is_no_users_mistake(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = OSError(number, os.strerror(number))
+    monkeypatch.setattr("mmssl.data.writer.show", lambda folder: (_ for _ in ()).throw(refusal))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        cli.main(["shards", "show", "x"])
+    refusal.filename = "x/y"
+    assert cli.main(["shards", "show", "x"]) == 2
 
 
 def test_zero_shot_on_a_folder_of_pictures(

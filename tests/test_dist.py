@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +62,11 @@ def test_a_mean_over_the_rows_of_both(ranks: list[dict[str, Any]]) -> None:
         assert found["counts"].tolist() == [4.0, 0.0, 2.0, 1.5]
 
 
+def test_the_largest_number_is_found_in_the_order_asked(ranks: list[dict[str, Any]]) -> None:
+    assert [found["largest"] for found in ranks] == [(1, 3), (1, 3)]
+    assert dist.start_max(2)() == 2
+
+
 def test_one_process_is_alone() -> None:
     x = torch.ones(2, requires_grad=True)
     assert (dist.is_on(), dist.rank(), dist.world()) == (False, 0, 1)
@@ -110,11 +117,29 @@ class Group:
         patch.setattr(torch.cuda, "is_available", lambda: cuda)
         patch.setattr(torch.cuda, "device_count", lambda: 4 * cuda)
         patch.setattr(torch.cuda, "set_device", lambda device: self.asked.append(str(device)))
-        patch.setattr(dist.td, "init_process_group", self.asked.append)
+        patch.setattr(dist.td, "init_process_group", lambda name, **options: self.asked.append((name, options)))
+        patch.setattr(dist.td, "new_group", lambda **options: self.asked.append(options))
+        patch.setattr(dist.td.distributed_c10d, "_get_default_group", lambda: None)
+        patch.setattr(dist, "Peers", lambda **options: self)
+        for name in ("_JOINED", "_GROUPS"):
+            patch.setattr(dist, name, [])
         for name in ("LOCAL_RANK", "WORLD_SIZE"):
             patch.delenv(name, raising=False)
         for name, value in environment.items():
             patch.setenv(name, value)
+
+    server, rank, world = "store", 1, 2
+
+    def meet(self) -> None:
+        self.asked.append("met")
+
+    def watch(self, progress: Callable[[], int]) -> None:
+        self.asked.append("watched")
+
+
+LATE = timedelta(seconds=90)
+JOINED = {"store": "store", "rank": 1, "world_size": 2, "timeout": LATE}
+NCCL = ["met", "watched", ("nccl", JOINED), {"backend": "gloo", "timeout": LATE}]
 
 
 @pytest.mark.parametrize(
@@ -122,10 +147,10 @@ class Group:
     [
         (None, False, {}, "cpu", []),
         (None, True, {}, "cuda:0", ["cuda:0"]),
-        (None, True, {"LOCAL_RANK": "3", "WORLD_SIZE": "4"}, "cuda:3", ["cuda:3", "nccl"]),
-        ("cuda", True, {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "cuda:1", ["cuda:1", "nccl"]),
+        (None, True, {"LOCAL_RANK": "3", "WORLD_SIZE": "4"}, "cuda:3", ["cuda:3", *NCCL]),
+        ("cuda", True, {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "cuda:1", ["cuda:1", *NCCL]),
         ("cuda:2", True, {"LOCAL_RANK": "1"}, "cuda:2", ["cuda:2"]),
-        ("cpu", True, {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "cpu", ["gloo"]),
+        ("cpu", True, {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "cpu", ["met", "watched", ("gloo", JOINED)]),
         (None, False, {"WORLD_SIZE": "1"}, "cpu", []),
     ],
 )
@@ -138,7 +163,7 @@ def test_which_device_and_group(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     group = Group(monkeypatch, cuda=cuda, **environment)
-    assert str(dist.start(device)) == chosen
+    assert str(dist.start(device, timeout=30.0)) == chosen
     assert group.asked == asked
 
 
@@ -147,6 +172,21 @@ def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match=r"process 4 of this machine .* cuda:4, .* 4 CUDA devices; .* train.device=cpu"):
         dist.start()
     assert not group.asked
+
+
+def test_what_ends_a_process_is_told_to_the_others_before_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group(monkeypatch, cuda=False, WORLD_SIZE="2")
+    monkeypatch.setattr(group, "tell", group.asked.append, raising=False)
+    monkeypatch.setattr(group, "close", lambda: group.asked.append("closed"), raising=False)
+    fault = KeyError("bug")
+    with pytest.raises(KeyError, match="bug"), dist.group("cpu") as device:
+        assert str(device) == "cpu"
+        raise fault
+    assert group.asked[3:] == [fault, "closed"]
+    group.asked.clear()
+    with dist.group("cpu"):
+        pass
+    assert group.asked[3:] == ["closed"]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +212,7 @@ def test_leaving_says_what_was_said_and_gives_the_code(monkeypatch: pytest.Monke
     said: list[Any] = []
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, SimpleNamespace(flush=lambda name=name: said.append(name)))
-    monkeypatch.setattr(dist.os, "_exit", said.append)
+    monkeypatch.setattr(os, "_exit", said.append)
     dist.leave(3)
     dist.leave()
     monkeypatch.undo()

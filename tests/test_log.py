@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-import torch.utils.tensorboard
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmssl.errors import UserError
-from mmssl.log import RunLog
+from mmssl.log import Appended, RunLog
 
 
-class Board:
-    """Stands in for TensorBoard's writer."""
-
-    made: ClassVar[list[Board]] = []
-
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        self.folder, self.purge, self.scalars, self.closed = folder, purge_step, [], False
-        self.made.append(self)
-
-    def add_scalar(self, *values: Any) -> None:
-        self.scalars.append(values)
-
-    def close(self) -> None:
-        self.closed = True
+def scalars(folder: Path) -> list[tuple[str, float, int]]:
+    """Returns what TensorBoard shows of a run: name, value, step."""
+    shown = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return [(tag, event.value, event.step) for tag in shown.Tags()["scalars"] for event in shown.Scalars(tag)]
 
 
-@pytest.fixture
-def boards(monkeypatch: pytest.MonkeyPatch) -> list[Board]:
-    monkeypatch.setattr(torch.utils.tensorboard, "SummaryWriter", Board)
-    monkeypatch.setattr(Board, "made", [])
-    return Board.made
-
-
-def test_each_step_is_a_line_and_a_scalar(tmp_path: Path, boards: list[Board]) -> None:
+def test_each_step_is_a_line_and_a_scalar(tmp_path: Path) -> None:
     with RunLog(tmp_path, name="x", recipe={}) as log:
         log.write(1, {"loss": 1.23456789, "lr": 0.1})
         written = (tmp_path / "metrics.jsonl").read_text()
@@ -47,30 +32,32 @@ def test_each_step_is_a_line_and_a_scalar(tmp_path: Path, boards: list[Board]) -
         log.write(2, {"loss": float("inf")})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert lines == ['{"step": 1, "loss": 1.234568, "lr": 0.1}', '{"step": 2, "loss": null}']
-    (board,) = boards
-    assert board.scalars == [("loss", 1.23456789, 1), ("lr", 0.1, 1), ("loss", float("inf"), 2)]
-    assert (board.folder, board.purge, board.closed, log.file.closed) == (tmp_path / "tensorboard", None, True, True)
+    shown = [(tag, pytest.approx(value), step) for tag, value, step in scalars(tmp_path)]
+    assert shown == [("loss", 1.23456789, 1), ("loss", float("inf"), 2), ("lr", 0.1, 1)]
 
 
-def test_after_a_resume_lines_of_later_steps_are_dropped(tmp_path: Path, boards: list[Board]) -> None:
+def test_after_a_resume_lines_of_later_steps_are_dropped(tmp_path: Path) -> None:
     before = [json.dumps({"step": step, "loss": step}) for step in (2, 4, 4, 6)]
+    with RunLog(tmp_path, name="x", recipe={}) as log:
+        for step in (2, 4, 6):
+            log.write(step, {"old": float(step)})
     (tmp_path / "metrics.jsonl").write_text("\n".join([*before, '{"step": 8, "lo']))
     with RunLog(tmp_path, name="x", recipe={}, step=4) as log:
         log.write(5, {"loss": 0.5})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 4, 5] and lines[1] == {"step": 4, "loss": 4}
-    assert boards[0].purge == 5
+    assert scalars(tmp_path) == [("old", 2.0, 2), ("old", 4.0, 4), ("loss", 0.5, 5)]
     RunLog(tmp_path, name="x", recipe={}).close()
     assert (tmp_path / "metrics.jsonl").read_text() == "", "a run from the beginning keeps none"
 
 
-def test_cut_lines_are_not_read(tmp_path: Path, boards: list[Board]) -> None:
+def test_cut_lines_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('"step": 1}\n{"step": 2}\n{"step": 3\n')
     RunLog(tmp_path, name="x", recipe={}, step=9).close()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 2}\n'
 
 
-def test_weights_and_biases(tmp_path: Path, boards: list[Board], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[Any] = []
     run = SimpleNamespace(log=lambda values, step: said.append((values, step)), finish=lambda: said.append("finish"))
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: said.append(options) or run))
@@ -82,9 +69,7 @@ def test_weights_and_biases(tmp_path: Path, boards: list[Board], monkeypatch: py
     assert said == [options, ({"loss": 0.5}, 3), "finish"]
 
 
-def test_weights_and_biases_must_be_installed(
-    tmp_path: Path, boards: list[Board], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_and_biases_must_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def missing(name: str, *args: Any, **options: Any) -> Any:
@@ -97,7 +82,7 @@ def test_weights_and_biases_must_be_installed(
         RunLog(tmp_path, name="x", recipe={}, wandb=True)
 
 
-def test_lines_that_are_none_are_left_out(tmp_path: Path, boards: list[Board]) -> None:
+def test_lines_that_are_none_are_left_out(tmp_path: Path) -> None:
     lines = [
         '{"step": 1}',
         '{"loss": 2}',
@@ -111,3 +96,62 @@ def test_lines_that_are_none_are_left_out(tmp_path: Path, boards: list[Board]) -
     RunLog(tmp_path, name="x", recipe={}, step=9).close()
     left = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in left] == [1, 4, 5]
+
+
+class Full:
+    """A file on a disk that takes so many bytes more."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self.file, self.room = file, room
+
+    def write(self, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self.file.write(data[: self.room])
+        self.room -= written
+        return written
+
+    def close(self) -> None:
+        self.file.close()
+
+
+@pytest.mark.parametrize("room", [0, 1, 20, 45])
+def test_what_a_full_disk_does_not_take_is_written_once_there_is_room(
+    room: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunLog(tmp_path, name="x", recipe={}) as log:
+        for full in (log.file, log.board.file):
+            full.file = Full(full.file, room)  # type: ignore[assignment]
+        for step in (1, 2, 3):
+            log.write(step, {"loss": 0.5 * step})
+        said = capsys.readouterr().out.splitlines()
+        assert len(said) == 2 and all("cannot be written: No space left on device" in line for line in said)
+        for full in (log.file, log.board.file):
+            full.file.room = 10_000  # type: ignore[attr-defined]
+        log.write(4, {"loss": 2.0})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": step, "loss": 0.5 * step} for step in (1, 2, 3, 4)]
+    assert scalars(tmp_path) == [("loss", 0.5 * step, step) for step in (1, 2, 3, 4)]
+    assert capsys.readouterr().out == ""
+
+
+def test_what_never_finds_room_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = Appended(tmp_path / "x")
+    file.file = Full(file.file, 2)  # type: ignore[assignment]
+    file.write(b"12345")
+    file.close()
+    assert f"{tmp_path / 'x'} lacks its last 3 bytes" in capsys.readouterr().out
+    assert (tmp_path / "x").read_bytes() == b"12"
+
+
+def test_the_lines_so_far_outlive_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2}\n{"step": 4}\n')
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left.*metrics\.jsonl"):
+        RunLog(tmp_path, name="x", recipe={}, step=2)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 2}\n{"step": 4}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -1,9 +1,13 @@
+import ast
+import functools
+import importlib
+import inspect
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
-from mmssl import names
+from mmssl import names, types
 from mmssl.errors import UserError
 
 
@@ -105,3 +109,102 @@ def test_a_class_that_hands_options_on_has_those_of_its_base(kind: type[Derived]
         names.check_options(kind, {"size": "x"})
     with pytest.raises(UserError, match="has no option 'dept'"):
         names.check_options(kind, {"dept": 1})
+
+
+FILES = sorted(file for file in names.PACKAGE.rglob("*.py") if "_assets" not in file.parts)
+KINDS = {"encoders": "Encoder", "heads": "Head", "evals": "Evaluation", "views": "View"}
+OPTIMIZERS, PICTURES = {"adamw", "lars", "sgd"}, {"localize", "order", "pca", "propagate", "register", "retrieval"}
+
+
+@functools.cache
+def reached() -> list[str]:
+    """Returns `module:attribute` for all that any module of the package defines or imports at its top."""
+    found = []
+    for file in FILES:
+        module = ".".join(file.relative_to(names.PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        found += [f"{module}:{name}" for name in _bound(ast.parse(file.read_text()))] + [module]
+    return found
+
+
+def _bound(tree: ast.Module) -> set[str]:
+    found = names._top_level_names(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    return found | {"__builtins__", "__loader__", "__spec__", "__getattr__"}
+
+
+def is_of(room: str, name: str, found: Any) -> bool:
+    """Tells whether what a name stands for is what its room holds."""
+    if room == "methods":
+        return isinstance(found, types.Method)
+    if room in KINDS:
+        return inspect.isclass(found) and found.__mro__.index(getattr(types, KINDS[room])) > 0
+    files = {"optim": OPTIMIZERS, "pictures": PICTURES}[room]
+    return (
+        inspect.isfunction(found)
+        and found.__module__.split(".")[1:2] == [room]
+        and found.__module__.split(".")[2] in files
+    )
+
+
+@pytest.mark.parametrize("room", [*KINDS, "methods", "optim", "pictures"])
+def test_of_all_that_the_package_holds_a_name_reaches_its_rooms_kind_alone(
+    room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = reached()
+    assert len(every) > 4000 and {"mmssl.cli:main", "mmssl.demo:demo", "mmssl.prepare:subprocess"} <= {*every}
+    imported: list[str] = []
+    real = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", lambda path: imported.append(path) or real(path))
+    kept = set()
+    for name in every:
+        try:
+            found, _ = names.resolve(room, name, trust_code=False)
+        except UserError as error:
+            assert "\n" not in str(error)
+        else:
+            assert is_of(room, name, found), name
+            kept.add(found)
+    assert {path.split(".")[1] for path in imported} <= {*names.FOLDERS.get(room, (room,))}, "others are not imported"
+    if room in names.EXPORTS:
+        assert kept >= {names.resolve(room, name)[0] for name in names.list_names(room)}
+
+
+@pytest.mark.parametrize(
+    ("room", "name"),
+    [
+        ("encoders", "mmssl.encoders.vit:TokenEncoder"),
+        ("encoders", "mmssl.types:Encoder"),
+        ("encoders", "mmssl.encoders:create_encoder"),
+        ("encoders", "mmssl.demo:demo"),
+        ("encoders", "mmssl.evals.knn:evaluation"),
+        ("encoders", "mmssl.__main__:main"),
+        ("encoders", "mmssl.encoders.timm:timm:x"),
+        ("methods", "mmssl.methods.clip:CLIP"),
+        ("methods", "mmssl.methods.clip:Method"),
+        ("views", "mmssl.methods.clip:method"),
+        ("views", "mmssl.views.single:View"),
+        ("evals", "mmssl.evals.knn:Labelled"),
+        ("optim", "mmssl.optim.groups:param_groups"),
+        ("optim", "mmssl.optim.adamw:torch"),
+        ("pictures", "mmssl.pictures.pca:tiles"),
+    ],
+)
+def test_trusted_or_not_it_must_be_of_the_kind(room: str, name: str) -> None:
+    for trust_code in (False, True):
+        try:
+            found, variant = names.resolve(room, name, trust_code=trust_code)
+        except UserError as error:
+            assert "is none of the" in str(error)
+        else:
+            assert variant == name.partition(":")[2] and is_of(room, name, found)
+
+
+@pytest.mark.parametrize("room", ["encoders", "methods"])
+def test_a_long_name_does_not_fill_the_screen(room: str) -> None:
+    for name in ("x" * 10**6, "x." * 10**6, f"their.{'x' * 10**6}:y", f"mmssl.encoders.{'x' * 10**6}"):
+        for trust_code in (False, True):
+            with pytest.raises(UserError) as caught:
+                names.resolve(room, name, trust_code=trust_code)
+            assert len(str(caught.value)) < 3000

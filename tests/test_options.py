@@ -142,8 +142,6 @@ def test_building_passes_arguments_and_options_on(own: ModuleType) -> None:
         names.build("optim", "their.code:wants", 7, where="node", size=1, sise=2)
     with pytest.raises(UserError, match=r"^their.code:wants: wants needs the option 'size'"):
         names.build("optim", "their.code:wants", 7)
-    with pytest.raises(UserError, match=r"^node: 'their.code:wants' cannot be built by its options alone \(.*first"):
-        names.build("optim", "their.code:wants", where="node", size=1)
     with pytest.raises(UserError, match="trust_code=True"):
         names.build("optim", "their.code:wants", 7, size=1, trust_code=False)
 

@@ -131,6 +131,7 @@ def test_what_a_run_does_by_default() -> None:
         "save_every": None,
         "keep": 2,
         "max_bad_steps": 10,
+        "timeout": 1800.0,
         "wandb": False,
     }
     assert (made.name, made.optim, made.evals) == ("run", {"name": "adamw"}, {})

@@ -22,6 +22,7 @@ from mmssl.checkpoint import steps
 from mmssl.errors import UserError
 from mmssl.judge import evaluate, load_encoders, read_scores
 from mmssl.nn.head import Projection
+from mmssl.stopping import Stopping
 from mmssl.types import evaluating
 
 
@@ -234,7 +235,8 @@ def test_steps_look_up_no_names_and_what_is_judged_is_made_when_something_is_due
     for looked_up in ("resolve", "list_names"):
         monkeypatch.setattr(names, looked_up, lambda *a, **b: pytest.fail("a name is looked up in a step"))
     monkeypatch.setattr(run, "save", lambda: None)
-    trainer._loop(run, progress=False)
+    with Stopping() as stop:
+        trainer._loop(run, stop, progress=False)
     assert asked == [160, 320]
 
 

@@ -18,7 +18,7 @@ from mmssl import cli, recipe, train
 from mmssl.checkpoint import load_encoder
 from mmssl.classify import zero_shot
 from mmssl.draw import draw
-from mmssl.encoders import create_encoder, pretrained
+from mmssl.encoders import create_encoder, transformers
 from mmssl.errors import UserError
 from mmssl.judge import evaluate, load_encoders, load_run
 from mmssl.protocols import judge_encoder, open_encoders
@@ -60,12 +60,12 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What comes to be if hostile code runs: the module `strange.code`, or the command line that stands in sys.argv."""
+    """What comes to be if hostile code runs: the module `hostile.code`, or the command line that stands in sys.argv."""
     path = tmp_path / "marker"
-    (tmp_path / "python" / "strange").mkdir(parents=True)
-    (tmp_path / "python" / "strange" / "code.py").write_text(CODE.format(marker=str(path)))
+    (tmp_path / "python" / "hostile").mkdir(parents=True)
+    (tmp_path / "python" / "hostile" / "code.py").write_text(CODE.format(marker=str(path)))
     monkeypatch.syspath_prepend(str(tmp_path / "python"))
-    for name in [name for name in sys.modules if name.split(".")[0] == "strange"]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "hostile"]:
         monkeypatch.delitem(sys.modules, name)
     (tmp_path / "pictures" / "red").mkdir(parents=True)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "pictures" / "red" / "a.png")
@@ -86,13 +86,13 @@ def filled(value: Any, marker: Path) -> Any:
 DEMO = {"data": "MARKER", "out": "MARKER"}
 SIDE = {"image_size": 16}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "code of his own": {"encoder": {"name": "strange.code:encoder", "options": SIDE}},
-    "a module of his own": {"encoder": {"name": "strange.code", "options": SIDE}},
+    "code of his own": {"encoder": {"name": "hostile.code:encoder", "options": SIDE}},
+    "a module of his own": {"encoder": {"name": "hostile.code", "options": SIDE}},
     "a command of mmssl": {"encoder": {"name": "mmssl.demo:demo", "options": DEMO}},
     "the command line": {"encoder": {"name": "mmssl.cli:main", "options": {}}},
     "the program": {"encoder": {"name": "mmssl.__main__:main", "options": {}}},
     "what a file imports": {"encoder": {"name": "mmssl.encoders.timm:annotations", "options": {}}},
-    "code within": {"encoder": {"name": "frames", "options": {"image": {"name": "strange.code:encoder", **SIDE}}}},
+    "code within": {"encoder": {"name": "frames", "options": {"image": {"name": "hostile.code:encoder", **SIDE}}}},
     "a command within": {"encoder": {"name": "frames", "options": {"image": {"name": "mmssl.demo:demo", **DEMO}}}},
     "the program within": {
         "encoder": {"name": "lab", "options": {"part": "color", "image": {"name": "mmssl.cli:main"}}}
@@ -100,10 +100,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "further within": {
         "encoder": {
             "name": "frames",
-            "options": {"image": {"name": "lab", "part": "color", "image": {"name": "strange.code:encoder"}}},
+            "options": {"image": {"name": "lab", "part": "color", "image": {"name": "hostile.code:encoder"}}},
         }
     },
-    "a head of his own": {"spaces": {"clip": {"kind": "strange.code:Projection", "dim": 16}}},
+    "a head of his own": {"spaces": {"clip": {"kind": "hostile.code:Projection", "dim": 16}}},
     "a head that is a command": {"spaces": {"clip": {"kind": "mmssl.__main__:main", "dim": 16}}},
 }
 OPENERS: dict[str, Callable[[Path], Any]] = {
@@ -148,17 +148,17 @@ COMMANDS = [
     "s3://bucket/';touch MARKER;'",
     "file:MARKER",
 ]
-STRANGE = "strange.code"
+HOSTILE = "hostile.code"
 SHARDS = {"shards": "pipe:touch MARKER"}
 RECIPES: dict[str, dict[str, Any]] = {
-    "an encoder": {"encoders.image.name": f"{STRANGE}:encoder"},
-    "an encoder within": {"encoders.video": {"name": "frames", "image": {"name": f"{STRANGE}:encoder"}}},
-    "a method": {"tasks.clip.method.name": f"{STRANGE}:method"},
-    "a method by its key": {"tasks": {f"{STRANGE}:method": {"data": {"shards": "x.tar"}, "method": {}, "batch": 4}}},
-    "a view": {"tasks.clip.method.view.name": f"{STRANGE}:view"},
-    "an optimizer": {"optim.name": f"{STRANGE}:optimizer"},
-    "an evaluation": {"evals.retrieval.name": f"{STRANGE}:evaluation"},
-    "an evaluation by its key": {"evals": {f"{STRANGE}:evaluation": {"data": {"shards": "x.tar"}}}},
+    "an encoder": {"encoders.image.name": f"{HOSTILE}:encoder"},
+    "an encoder within": {"encoders.video": {"name": "frames", "image": {"name": f"{HOSTILE}:encoder"}}},
+    "a method": {"tasks.clip.method.name": f"{HOSTILE}:method"},
+    "a method by its key": {"tasks": {HOSTILE: {"data": {"shards": "x.tar"}, "method": {}, "batch": 4}}},
+    "a view": {"tasks.clip.method.view.name": f"{HOSTILE}:view"},
+    "an optimizer": {"optim.name": f"{HOSTILE}:optimizer"},
+    "an evaluation": {"evals.retrieval.name": f"{HOSTILE}:evaluation"},
+    "an evaluation by its key": {"evals": {f"{HOSTILE}:evaluation": {"data": {"shards": "x.tar"}}}},
     "a method that is a command": {"tasks.clip.method.name": "mmssl.demo:demo"},
     "an evaluation that is a command": {"evals.retrieval": {"name": "mmssl.demo:demo", **DEMO}},
     "an evaluation that is the program": {"evals.retrieval": {"name": "mmssl.__main__:main"}},
@@ -203,7 +203,7 @@ def test_nor_does_the_command_line(run: Path, marker: Path, capsys: pytest.Captu
         write_recipe(run, filled({"evals.retrieval.data": SHARDS}, marker))
         for name in both:
             config = json.loads(before[name])
-            (run / name).write_text(json.dumps({**config, "encoder": {"name": "strange.code:encoder", "options": {}}}))
+            (run / name).write_text(json.dumps({**config, "encoder": {"name": "hostile.code:encoder", "options": {}}}))
         assert cli.main(line) == 2, line
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and "--trust-code" in said, said
@@ -224,26 +224,30 @@ def test_a_name_that_is_no_path_is_one_line(name: str, run: Path) -> None:
         assert "\n" not in str(caught.value) and "\0" not in str(caught.value)
 
 
-def test_ones_own_code_runs_where_it_is_trusted(run: Path, marker: Path) -> None:
+def test_ones_own_code_runs_where_it_is_trusted(run: Path, marker: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run / "encoders" / "image" / "config.json"
     config = json.loads(file.read_text())
-    config["encoder"]["name"] = "strange.code:encoder"
-    config["spaces"]["clip"]["kind"] = "strange.code:Projection"
+    config["encoder"]["name"] = "hostile.code:encoder"
+    config["spaces"]["clip"]["kind"] = "hostile.code:Projection"
     file.write_text(json.dumps(config))
     with pytest.raises(UserError, match="outside mmssl"):
         load_encoder(file.parent)
     assert not marker.exists()
-    assert type(load_encoder(file.parent, trust_code=True)).__module__ == "strange.code"
+    assert type(load_encoder(file.parent, trust_code=True)).__module__ == "hostile.code"
     assert marker.exists()
+    (run.parent / "classes.txt").write_text("red\nblue\n")
+    asked = ["zero-shot", str(run), "--images", str(run.parent / "pictures"), "--classes"]
+    assert cli.main([*asked, str(run.parent / "classes.txt"), "--trust-code"]) == 0
+    assert "a.png" in capsys.readouterr().out
     before = (run / "results.json").read_text()
     write_recipe(
         run,
         {
-            "encoders.image.name": "strange.code:encoder",
-            "tasks.clip.method": {"name": "strange.code:method", "view": {"name": "strange.code:view"}}
+            "encoders.image.name": "hostile.code:encoder",
+            "tasks.clip.method": {"name": "hostile.code:method", "view": {"name": "hostile.code:view"}}
             | {"objective": {"embed_dim": 8}},
-            "optim.name": "strange.code:optimizer",
-            "evals.retrieval.name": "strange.code:evaluation",
+            "optim.name": "hostile.code:optimizer",
+            "evals.retrieval.name": "hostile.code:evaluation",
             "evals.retrieval.data.shards": [f"pipe:cat {tar}" for tar in sorted(Path(shards(run)).glob("*.tar"))],
         },
     )
@@ -258,7 +262,7 @@ def test_ones_own_words_are_trusted(run: Path, marker: Path) -> None:
     evaluate(run, [f"evals.retrieval.data.shards={command}"], evals=["retrieval"])
     assert marker.exists(), "what the caller says is run"
     marker.unlink()
-    evaluate(run, ["evals.retrieval.name=strange.code:evaluation"], evals=["retrieval"])
+    evaluate(run, ["evals.retrieval.name=hostile.code:evaluation"], evals=["retrieval"])
     assert marker.exists()
     write_recipe(run, {"tasks.clip.data.shards": command})
     assert recipe.load(run / "recipe.yaml").tasks["clip"].data["shards"] == command, "a recipe that one trains"
@@ -305,9 +309,8 @@ def refuse_network(monkeypatch: pytest.MonkeyPatch, marker: Path) -> None:
         marker.touch()
         raise UserError("fetched")
 
-    monkeypatch.setattr(pretrained, "load_model", fetch)
-    monkeypatch.setattr("mmssl.encoders.transformers.load_model", fetch)
-    monkeypatch.setattr("mmssl.encoders.transformers.make_model", fetch)
+    for maker in ("load_model", "make_model"):
+        monkeypatch.setattr(transformers, maker, fetch)
     monkeypatch.setattr(timm, "create_model", fetch)
     monkeypatch.setattr(torchvision.models, "get_model", fetch)
 
@@ -353,7 +356,6 @@ def test_a_folder_of_transformers_fetches_nothing(tmp_path: Path, monkeypatch: p
 
 
 def test_what_mmssl_saves_fetches_nothing() -> None:
-    for name, options in (("timm:resnet18", {}), ("torchvision:r3d_18", {}), ("transformers", {"architecture": BERT})):
-        encoder = create_encoder(name, **options)
-        encoder.options = {**encoder.options, "pretrained": True} if name == "timm:resnet18" else encoder.options
-        assert not encoder.fetches(encoder.config()["options"])
+    encoder = create_encoder("timm:test_vit")
+    encoder.options = {"pretrained": True}
+    assert encoder.fetches(encoder.options) and not encoder.fetches(encoder.config()["options"])

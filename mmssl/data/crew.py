@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from mmssl.data import timer
 from mmssl.data.watch import Death, Place, Watch
-from mmssl.data.workers import end_with_parent, refuse_import, start_context
+from mmssl.data.workers import STOPS, end_with_parent, refuse_import, start_context
 from mmssl.errors import UserError
 
 T = TypeVar("T")
@@ -153,9 +153,8 @@ def _serve(part: Part[T], pipe: Connection, careful: int) -> None:
     import torch
 
     end_with_parent()
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # clusters send these to all; what they mean is the parent's to say
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in (signal.SIGINT, *STOPS):  # clusters send these to all; what they mean is the parent's to say
+        signal.signal(number, signal.SIG_IGN)
     timer.end_process()
     torch.set_num_threads(1)
     watch = Watch(lambda at: pipe.send(("at", at)), careful=careful)

@@ -17,6 +17,7 @@ from mmssl.errors import UserError
 if sys.platform == "linux":
     import fcntl
 
+STOPS = [signal.SIGTERM] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGUSR1]  # they end a job
 PRELOAD = ["mmssl.data.stream", "mmssl.data.sweep", "mmssl.views.single"]  # what workers import, once for all of them
 
 
@@ -41,7 +42,12 @@ def start_context() -> BaseContext:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
         context.set_forkserver_preload(PRELOAD)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # what it starts with blocked does not end it
+        ensure_running()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     return context
 
 

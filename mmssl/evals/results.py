@@ -31,6 +31,7 @@ class Figure(_Trivial):
 class Results(TypedDict, total=False):
     """What programs read of results.json and eval.json: figures, what was left out of each evaluation, and warnings."""
 
+    samples: Count
     scores: dict[str, Figure]
     left_out: dict[str, dict[str, Count]]
     warnings: dict[str, list[str]]

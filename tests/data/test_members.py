@@ -8,15 +8,16 @@ import os
 import tarfile
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hostile import BLOCK, END, extra, header, member, octal, padded, pax, record
+from webdataset.tariterators import base_plus_ext
 
-from mmssl.data.members import LARGE, LONG_NAME, SPARSE, Member, Tar
+from mmssl.data.members import LARGE, LONG_NAME, SPARSE, Member, Tar, base_and_field
 from mmssl.data.shards import Source
 from mmssl.data.tar import ENDS_EARLY, LARGE_SAMPLE, NAMES, read_tar, scan_tar
 from mmssl.data.unpack import UNPACKS, unpacked
+from mmssl.data.verify import verify
 from mmssl.errors import DamagedError
 
 LIMIT = 10_000
@@ -197,6 +198,43 @@ def test_a_shard_that_unpacks_without_end(tmp_path: Path) -> None:
     assert 300 < source.damaged.total() < 450
 
 
-def test_first_field_of_a_set_may_be_too_large(tmp_path: Path, capsys: Any) -> None:
+def test_first_field_of_a_set_may_be_too_large(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(member("a.txt", bytes(LIMIT + 1)) + LAST)
     assert [s["text"] for s in Source(shards=str(tmp_path)).samples({"text"})] == ["last"]
+
+
+def test_verify_names_what_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(FIRST + LIES["too large"][0] + LAST)
+    assert verify(tmp_path) == [f"x.tar: 1 {LARGE}; such as b"]
+
+
+NAMES_OF_FILES = [
+    *(
+        "a.txt",
+        "a",
+        "a.",
+        ".txt",
+        "d/a.txt",
+        "d.v1/a.txt",
+        "d.v1/a",
+        "./a.tar.gz",
+        "../a.b",
+        "/a.b",
+        "d//a.b.C",
+        "a b.c",
+    ),
+    *("d/.a", "", "/", "d/", "d/a.", "ü.ñ", "a..b", "d/..b", "pipe:x;.y", "C:\\a.b", "__a__/b.c", "a.b/c.d/e.f.g"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES_OF_FILES)
+def test_names_are_parted_as_webdataset_parts_them(name: str) -> None:
+    base, extension = base_plus_ext(name)
+    hidden_anyway = name.rpartition("/")[2].startswith(".")
+    theirs = ("", "") if base is None or hidden_anyway else (base, extension.lower())
+    assert base_and_field(name) == theirs
+
+
+def test_long_names_are_parted_at_once() -> None:
+    """webdataset's expression takes 10^12 steps for this."""
+    assert base_and_field("a/" * 500_000 + "b") == ("", "")

@@ -260,6 +260,19 @@ def test_field_may_come_in_a_later_shard(tmp_path: Path) -> None:
     assert [sorted(key for key in sample if not key.startswith("_")) for sample in found] == [["text"], ["image"]]
 
 
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 2**63, -(2**63) - 1, 10**30, 10**4000])
+def test_a_label_fits_int64(tmp_path: Path, number: int) -> None:
+    fits = -(2**63) <= number < 2**63
+    both = [{"__key__": "0", "cls": b" 7\n", "json": b'{"label": 7}'}]
+    text = str(number).encode()
+    both.append({"__key__": "1", "cls": text, "json": b'{"label": ' + text + b"}"})
+    write_tar(tmp_path / "a.tar", both)
+    for fields in ({}, {"label": "json.label"}):
+        source = Source(shards=str(tmp_path), fields=fields)
+        assert [sample["label"] for sample in source.samples({"label"})] == [7, *([number] if fits else [])]
+        assert source.damaged.total() == (not fits)
+
+
 def test_an_entry_keeps_what_is_wanted_of_it() -> None:
     source = Source(shards=["pipe:true"], fields={"label": "json.kind"})
     fields = {"jpg": b"a", "png": b"b", "txt": b"c", "json": b"{}", "wav": b"d"}

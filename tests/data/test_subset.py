@@ -6,11 +6,12 @@ import functools
 import itertools
 import json
 import operator
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
-from numbered import number_set
+from numbered import number_set, write_tar
 
 from mmssl.data import subset
 from mmssl.data.shards import Source
@@ -64,6 +65,18 @@ def test_what_is_kept_is_bounded(source: Source, monkeypatch: pytest.MonkeyPatch
     other.room = 14
     held(other)
     assert (sorted(other.kept), other.room) == ([0, 1, 2], 0)
+
+
+def test_what_has_no_room_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tar(tmp_path / "x.tar", ({"__key__": str(n), "bin": bytes(2**20)} for n in range(24)))
+    monkeypatch.setattr(subset, "KEPT", 2**22)
+    some = Subset(Source(shards=str(tmp_path)), range(24))
+    tracemalloc.start()
+    try:
+        assert sum(entry.size for entry in some.entries(0)) == 24 * 2**20
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_subset_of_a_subset_holds_what_both_hold(source: Source) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from mmssl.checkpoint import load_encoder, save_encoder
 from mmssl.encoders import create_encoder
+from mmssl.encoders.pretrained import FAMILIES
 from mmssl.errors import UserError
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -226,3 +228,19 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=expected) as error:
             create_encoder(f"transformers{name}", **options)
         assert "\n" not in str(error.value)
+
+
+def test_families_that_a_saved_config_may_name_are_made_of_it_alone() -> None:
+    """Their code at least calls nothing of transformers that takes weights, backbones or kernels from elsewhere."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES, model_type_to_module_name
+
+    models = Path(transformers.__file__).parent / "models"
+    calls = re.compile(r"\b(get_kernel|lazy_load_kernel|create_model|load_backbone|cached_file|torch\.load)\(")
+    for family in FAMILIES:
+        if family in CONFIG_MAPPING_NAMES:
+            files = list((models / model_type_to_module_name(family)).glob("modeling_*.py"))
+            assert files and not any(calls.search(file.read_text()) for file in files), family
+    for family in ("rwkv", "timm_backbone", "dpt"):
+        files = list((models / model_type_to_module_name(family)).glob("modeling_*.py"))
+        assert any(calls.search(file.read_text()) for file in files), "this is how they look"

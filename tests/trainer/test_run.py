@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -285,7 +286,7 @@ def test_an_evaluation_falls_due_at_the_samples_it_is_asked_for(
 ) -> None:
     judge = Judge({"peek": {"name": "linear.model:evaluation", "every": every}})
     score = Score(1.0, 0.0, 2.0, 0.5, 3)
-    monkeypatch.setattr(judge, "run", lambda trained, keys: dict.fromkeys(keys, score) if trained == "it" else {})
+    monkeypatch.setattr(judge, "run", lambda trained, keys, stop: dict.fromkeys(keys, score) if trained == "it" else {})
     assert judge.due(lambda: "it", samples, step, last=last) == ({"peek": score} if due else {})
 
 
@@ -388,7 +389,10 @@ def test_a_checkpoint_that_does_not_load_is_told(tmp_path: Path, capsys: pytest.
     checkpoint.save_state(tmp_path / "checkpoints", 2, {"step": 2}, keep=2)
     (tmp_path / "checkpoints/step_2/state.pt").write_bytes(b"half")
     assert trainer.open_folder(tmp_path, resume=True) == {"step": 1}
-    assert f"{tmp_path}: step_2 does not load" in capsys.readouterr().out
+    assert re.search(rf"{tmp_path}: step_2 does not load .*; it is now step_2.damaged", capsys.readouterr().out)
+    assert (tmp_path / "checkpoints/step_2.damaged/state.pt").read_bytes() == b"half", "nobody overwrites it"
+    assert trainer.open_folder(tmp_path, resume=True) == {"step": 1}
+    assert capsys.readouterr().out == ""
 
 
 def test_a_process_that_the_saved_run_lacked_takes_a_part_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:

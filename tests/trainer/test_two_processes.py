@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from linear.plain import loop, made, same, started, weights
+
+
+def all_are_told(told: Sequence[Sequence[str]]) -> None:
+    """Where one process cannot go on, each ends with the same line; and so does the next that can."""
+    assert told[0] == [line.replace("two.2.copy1", "two.2.copy0") for line in told[1]]
+    full, used, unread, differ, saved = told[0]
+    assert full.startswith("step 6 cannot be saved: No space left on device at ") and "two.2/encoders/row/" in full
+    assert re.search(r"two\.2 is in use by process \d+ on ", used)
+    assert unread.startswith("rank 1: ") and "step_6/state.pt cannot be read: No space left" in unread
+    assert "processes find different checkpoints in" in differ and "step 6 on rank 0 and 5 on rank 1" in differ
+    assert saved == ""
 
 
 def test_two_processes_train_to_the_same_weights_as_one(
@@ -21,7 +33,8 @@ def test_two_processes_train_to_the_same_weights_as_one(
         made(rows, tasks={"fit": {"batch": 24, "view": {"absent": 3}}}, train={"samples": 144, "accumulate": 2}),
     ]
     two_processes(Path(__file__).with_name("two_runs.py"), json.dumps(runs), tmp_path / "two")
-    found = [torch.load(tmp_path / f"two.rank{rank}", weights_only=True) for rank in range(2)]
+    found, told = zip(*(torch.load(tmp_path / f"two.rank{rank}", weights_only=True) for rank in range(2)), strict=True)
+    all_are_told(told)
     for first, second in zip(*found, strict=True):
         same(first["before"], second["before"])
         same(first["after"], second["after"])

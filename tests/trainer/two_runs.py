@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -12,6 +17,43 @@ sys.path.insert(0, str(Path(__file__).parent))
 from linear.plain import started, weights
 
 from mmssl import dist, trainer
+from mmssl.errors import UserError
+from mmssl.lock import hold
+from mmssl.run_folder import locked
+
+
+def refused(run: trainer.Trainer) -> list[str]:
+    """Returns what each process is told where one of them cannot go on."""
+    told: list[str] = []
+
+    def attempt(act: Callable[[], object]) -> None:
+        try:
+            act()
+            told.append("")
+        except UserError as error:
+            told.append(str(error))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with patch("os.fsync", full) if dist.rank() == 0 else nullcontext():
+        attempt(run.save)
+    with hold(run.folder) if dist.rank() == 1 else nullcontext():
+        dist.barrier()
+        attempt(lambda: locked(run.folder).__enter__())
+        dist.barrier()
+    with patch("torch.load", full if dist.rank() == 1 else torch.load):
+        attempt(lambda: trainer.open_folder(run.folder, resume=True))
+    elsewhere = run.folder.with_name(f"{run.folder.name}.copy{dist.rank()}")
+    shutil.copytree(run.folder, elsewhere)
+    if dist.rank() == 1:
+        shutil.copytree(elsewhere / "checkpoints" / "step_6", elsewhere / "checkpoints" / "step_5")
+        state = torch.load(elsewhere / "checkpoints" / "step_6" / "state.pt", weights_only=True)
+        torch.save({**state, "step": 5}, elsewhere / "checkpoints" / "step_5" / "state.pt")
+        (elsewhere / "checkpoints" / "step_6" / "state.pt").write_bytes(b"half")
+    attempt(lambda: trainer.open_folder(elsewhere, resume=True))
+    attempt(run.save)
+    return told
 
 
 def main(recipes: str, out: str) -> None:
@@ -44,7 +86,7 @@ def main(recipes: str, out: str) -> None:
                 "again": again.streams["fit"].loader.rank,
             }
         )
-    torch.save(found, f"{out}.rank{dist.rank()}")
+    torch.save((found, refused(run)), f"{out}.rank{dist.rank()}")
     dist.barrier()
     dist.stop()
     dist.leave()

@@ -42,6 +42,7 @@ from mmssl.modalities import points
 from mmssl.modalities.image import encode
 from mmssl.modalities.points import Cloud
 from mmssl.modalities.video import encode as encode_film
+from mmssl.stopping import Stopping
 
 SAMPLES, RATE, FPS = 24, 8000, 12.5
 
@@ -185,11 +186,12 @@ def report(made: trainer.Trainer, watch: Watch, options: argparse.Namespace) -> 
     bar = tqdm(total=options.steps, file=io.StringIO())
     with (
         RunLog(made.folder, name="step", recipe=made.recipe.plain) as log,
+        Stopping() as stop,
         watch.watching(made),
         watch.profile or contextlib.nullcontext(),
     ):
         began = time.thread_time()
-        trainer._steps(made, bar, log)
+        trainer._steps(made, bar, log, stop)
         whole = time.thread_time() - began
     for kind, spent in sorted(watch.spent.items()):
         print(f"{kind:>10}: {1000 * spent / options.steps:8.2f} ms a step")
