@@ -47,7 +47,7 @@ def describe(error: OSError) -> str:
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Returns a hint for a misspelt word: the nearest known one, or all of them."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(word)[:99], known, n=1)  # a long one would take minutes
+    near = difflib.get_close_matches(str(word)[:100], known, n=1)  # a long one would take minutes
     if near:
         return f"did you mean {near[0]!r}?"
     return f"known: {', '.join(known)}" if known else "none is known"

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from mmssl.data.fields import decode_all, fills, find, key_of, places
 from mmssl.data.index import Shard, read_index
+from mmssl.data.members import BLOCK
 from mmssl.data.patterns import as_file, expand, is_local
 from mmssl.data.tar import TORN, Entry, read_tar, scan_tar
 from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError, did_you_mean
+from mmssl.limits import refuse
 from mmssl.types import Sample
 
 SCAN_SHARDS, SCAN_FILES = 512, 1_000_000  # larger sets without an index are not counted
@@ -46,7 +48,7 @@ class Source:
         unknown = [shard for shard in self.shards if shard not in indexed]
         if len(unknown) > SCAN_SHARDS or not all(shard.endswith(".tar") and is_local(shard) for shard in unknown):
             return None
-        whole = {s: e["samples"] for s, e in indexed.items() if "bytes" not in e or _size(s) == e["bytes"]}
+        whole = {shard: entry["samples"] for shard, entry in indexed.items() if _may_be_whole(shard, entry)}
         broken, left = dict[str, int](), SCAN_FILES
         for shard in self.shards:
             if shard not in whole:
@@ -59,6 +61,8 @@ class Source:
         held = {shard: (count, count) for shard, count in whole.items()}
         for shard, count in broken.items():
             held[shard] = indexed[shard]["samples"] if shard in indexed else max(usual, count + 1), count
+        lost = sum(samples - there for samples, there in held.values() if samples > there)
+        refuse("lost_samples", lost, f"{lost:,} samples of {self.shards[0]}, ... are not there")  # each is counted
         return [held[shard] for shard in self.shards]
 
     @property
@@ -171,6 +175,13 @@ def _indexed(shards: list[str]) -> dict[str, Shard]:
         for entry in index["shards"] if index else []:
             found[as_file(folder / entry["name"])] = entry
     return {shard: found[shard] for shard in shards if shard in found}
+
+
+def _may_be_whole(shard: str, entry: Shard) -> bool:
+    """Tells whether a file is as long as its index says, and long enough for its samples: a tar takes a block each."""
+    size = _size(shard)
+    fits = not shard.endswith(".tar") or entry["samples"] * BLOCK <= size
+    return entry.get("bytes", size) == size and fits
 
 
 def _size(shard: str) -> int:
