@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, get_type_hints
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from mmssl import names
 from mmssl.encoders import create_encoder
-from mmssl.errors import UserError
+from mmssl.errors import UserError, did_you_mean, told
 from mmssl.files import sync_folder, write_atomically
+from mmssl.limits import refuse
+from mmssl.schema import Positive, fit, read_json
 from mmssl.types import Encoder, Head, Preprocess
 
 FORMAT = 1
@@ -128,13 +130,8 @@ def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = Fa
     """
     folder = Path(path)
     config = read_config(folder)
-    node = config["encoder"]
-    encoder = create_encoder(node["name"], where=str(folder), trust_code=trust_code, **node["options"])
-    encoder.load_files(folder)
-    _restore_preprocess(encoder.preprocess, config["preprocess"])
-    encoder.spaces.clear()
-    for task, head in config["spaces"].items():
-        encoder.spaces[task] = _build_head(head, trust_code=trust_code)
+    with told(f"{folder / 'config.json'} describes an encoder that cannot be built"):
+        encoder = _build(folder, config, trust_code=trust_code)
     file = folder / "model.safetensors"
     load_weights(encoder, file, prefix="encoder.")
     for task, built in encoder.spaces.items():
@@ -142,25 +139,75 @@ def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = Fa
     return encoder.to(device).eval()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+class Built(TypedDict):
+    """What `Encoder.config` returns."""
+
+    name: str
+    options: dict[str, Any]
+
+
+class _Kind(TypedDict, total=False):
+    kind: str  # what folders say nothing about is a Projection
+
+
+class Space(_Kind):
+    """What a head's `config` returns, and which class it is; the other keys are the head's options."""
+
+    dim: Positive
+
+
+class Config(TypedDict):
+    """What a config.json holds."""
+
+    format: Literal[1]
+    modality: str
+    dim: Positive
+    encoder: Built
+    preprocess: dict[str, Any]
+    spaces: dict[str, Space]
+
+
+def read_config(folder: Path) -> Config:
     """Returns an encoder folder's config.json; UserError when there is none or it is of another format."""
     file = folder / "config.json"
     if not file.is_file() or not (folder / "model.safetensors").is_file():
         inside = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else None
         found = "no such folder" if inside is None else f"it holds {', '.join(inside) or 'nothing'}"
         raise UserError(f"{folder} is no encoder folder ({found}); expected config.json and model.safetensors")
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}; save the encoder again") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    found = read_json(file)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise UserError(f"{file} is not of mmssl's format {FORMAT}; expected a folder that mmssl saved")
+    config: Config = fit(found, Config, str(file))
     return config
 
 
-def _restore_preprocess(preprocess: Preprocess, values: Mapping[str, Any]) -> None:
+def _build(folder: Path, config: Config, *, trust_code: bool) -> Encoder:
+    """Builds the encoder of a config.json, and its heads, without their weights."""
+    node, where = config["encoder"], str(folder / "config.json")
+    encoder = create_encoder(node["name"], where=where, trust_code=trust_code, **node["options"])
+    made, said = (encoder.modality, encoder.dim), (config["modality"], config["dim"])
+    if made != said:
+        raise UserError(f"{where}: modality and dim are {said}; {node['name']!r} has {made}; save the encoder again")
+    encoder.load_files(folder)
+    _restore_preprocess(encoder.preprocess, config["preprocess"], where=where)
+    encoder.spaces.clear()
+    for task, head in config["spaces"].items():
+        encoder.spaces[task] = _build_head(head, trust_code=trust_code)
+    return encoder
+
+
+def _restore_preprocess(preprocess: Preprocess, values: Mapping[str, Any], *, where: str) -> None:
+    """Gives a preprocessing the values that it was saved with; its declared fields and types are the schema."""
+    known, hints = preprocess.config(), get_type_hints(type(preprocess), include_extras=True)
     for key, value in values.items():
-        setattr(preprocess, key, tuple(value) if isinstance(value, list) else value)
+        if key not in known:
+            raise UserError(f"{where}: preprocess has no {key!r}; {did_you_mean(key, known)}")
+        fitted = fit(value, hints[key], f"{where}: preprocess.{key}")
+        if isinstance(fitted, int):
+            refuse("network_option", fitted, f"{where}: preprocess.{key} is {fitted:,}")
+        setattr(preprocess, key, fitted)
+    if hasattr(preprocess, "__post_init__"):
+        preprocess.__post_init__()  # what it derives from the values, and checks of them
 
 
 def _kind(head: Head) -> str:

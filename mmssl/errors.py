@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -23,6 +24,18 @@ class DamagedError(UserError):
 
     def __reduce__(self) -> tuple[type[DamagedError], tuple[str, str]]:
         return (type(self), (self.reason, self.detail))
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Makes a UserError of every error inside: for what is built by values of a stranger's that no schema can judge."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        detail = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{what}: {detail}") from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -25,6 +25,7 @@ LIMITS = {
     "sample_seconds": 120,  # that a data worker, or an evaluation, takes over one sample
     # sets of shards
     "shard_bytes": 2**36,  # of one compressed shard, unpacked
+    "shard_samples": 1e7,  # that index.json promises of one shard
     "shards": 1e6,  # that a pattern with braces stands for
     # documents: index.json, config.json, recipe.yaml, ...
     "json_bytes": 2**27,

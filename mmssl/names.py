@@ -8,10 +8,10 @@ import inspect
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mmssl.errors import UserError, did_you_mean
-from mmssl.schema import fit
+from mmssl.schema import fit, read_yaml, shortened
 
 PACKAGE = Path(__file__).parent
 EXPORTS = {
@@ -32,14 +32,29 @@ def home(room: str) -> Path:
     return PACKAGE / room
 
 
+class _Labels(TypedDict, total=False):
+    factors: dict[str, list[str | int]]  # names of classes, by what they tell apart
+
+
+class Card(_Labels):
+    """What datasets/NAME/card.yaml tells programs; the rest is for people."""
+
+    about: str
+
+
+def read_card(dataset: str) -> Card:
+    """Reads a dataset's card."""
+    file = home("datasets") / dataset / "card.yaml"
+    card: Card = fit(read_yaml(file), Card, str(file))
+    return card
+
+
 def list_names(room: str) -> dict[str, str]:
     """Returns name -> one line for `encoders`, `methods`, `evals`, `datasets` or `configs`, importing nothing."""
     folder = home(room)
     if room == "datasets":
-        cards = sorted(folder.glob("*/card.yaml"))
-        return {
-            card.parent.name: _first_line(card.read_text().partition("about:")[2].lstrip(" |>-\n")) for card in cards
-        }
+        cards = sorted(card.parent.name for card in folder.glob("*/card.yaml"))
+        return {name: _first_line(read_card(name)["about"]) for name in cards}
     if room == "configs":
         files = sorted(folder.glob("*/*.yaml"))
         return {f"{f.parent.name}/{f.stem}": _first_line(f.read_text()).lstrip("# ") for f in files}
@@ -155,7 +170,7 @@ def _base(factory: type) -> type:
 
 def _hints(factory: Any) -> dict[str, Any]:
     """Returns the types of the options."""
-    own = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    own = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
     return {**_hints(_base(factory)), **own} if _hands_on(factory) else own
 
 
@@ -167,9 +182,11 @@ def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "") 
     known = options_of(factory)
     title = getattr(factory, "__name__", str(factory))
     at = f"{where}: " if where else ""
+    if not isinstance(options, Mapping):
+        raise UserError(f"{where or title} is {shortened(options)}; expected a mapping of options")
     for name in options:
         if name not in known:
-            raise UserError(f"{at}{title} has no option {name!r}; {did_you_mean(name, known)}")
+            raise UserError(f"{at}{title} has no option {name!r}; {did_you_mean(str(name), known)}")
     for name, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise UserError(f"{at}{title} needs the option {name!r}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
@@ -14,6 +16,18 @@ from mmssl import names
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
+from mmssl.schema import (
+    Count,
+    FileName,
+    Positive,
+    at_least,
+    at_most,
+    below,
+    fit,
+    parse_yaml,
+    read_yaml,
+    shortened,
+)
 from mmssl.types import Objective, View
 
 
@@ -32,24 +46,24 @@ class TrainOptions:
     deterministic: one seed gives one run, bit by bit, on a GPU too, as it does on a CPU; slower.
     """
 
-    samples: int
-    warmup: int = 0
-    seed: int = 0
+    samples: Positive
+    warmup: Count = 0
+    seed: Annotated[int, at_least(0), below(2**62)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    accumulate: int = 1
-    clip_grad: float = 0.0
-    ema: float = 0.0
-    final_lr: float = 0.0
+    accumulate: Positive = 1
+    clip_grad: Annotated[float, at_least(0)] = 0.0
+    ema: Annotated[float, at_least(0), below(1)] = 0.0
+    final_lr: Annotated[float, at_least(0), at_most(1)] = 0.0
     compile: bool = False
     device: str | None = None
-    threads: int | None = None
+    threads: Annotated[int, at_least(1), at_most(1024)] | None = None
     deterministic: bool = False
     freeze: list[str] = field(default_factory=list)
     start: dict[str, str] = field(default_factory=dict)
-    log_every: int = 10
-    save_every: int | None = None
-    keep: int = 2
-    max_bad_steps: int = 10
+    log_every: Positive = 10
+    save_every: Positive | None = None
+    keep: Positive = 2
+    max_bad_steps: Count = 10
     wandb: bool = False
 
 
@@ -62,8 +76,8 @@ class Task:
 
     data: dict[str, Any]
     method: dict[str, Any]
-    batch: int
-    weight: float = 1.0
+    batch: Positive
+    weight: Annotated[float, at_least(0), below(math.inf)] = 1.0
     objective: tuple[type[Objective], dict[str, Any]] = field(init=False)
     view: tuple[type[View], dict[str, Any]] = field(init=False)
 
@@ -119,10 +133,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, trust_code: bool = 
     Raises UserError for a missing file, broken YAML, or an unknown or mistyped option.
     """
     file = find(path)
-    try:
-        tree = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    tree = read_yaml(file)
     if not isinstance(tree, dict):
         raise UserError(f"{file} holds no recipe; expected a mapping with {', '.join(NODES)}")
     for change in overrides:
@@ -143,10 +154,7 @@ def override(tree: dict[str, Any], change: str) -> None:
         if not isinstance(child, dict):
             raise UserError(f"{change!r}: {key!r} is the value {child!r}, it has no {last!r} below it")
         node = child
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{change!r}: the value is not YAML") from error
+    node[last] = parse_yaml(text, where=f"{change!r}: the value")
 
 
 def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
@@ -167,8 +175,17 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
         for key in keys:
             if key not in encoders:
                 raise UserError(f"train.{name} names {key!r}; {did_you_mean(key, encoders)}")
-    evals = {key: _evaluation(node, key) for key, node in (tree.get("evals") or {}).items()}
-    return Recipe(str(tree.get("name", "run")), encoders, checked_tasks, optim, train, evals, tree)
+    asked = fit(tree.get("evals") or {}, dict[str, Any], "evals")
+    evals = {key: _evaluation(node, key) for key, node in asked.items()}
+    return Recipe(_run_name(tree.get("name", "run")), encoders, checked_tasks, optim, train, evals, tree)
+
+
+def _run_name(value: Any) -> str:
+    """Returns a run's name, after which its folder in runs is called."""
+    name = str(value) if isinstance(value, int | float | date) and not isinstance(value, bool) else value
+    if not isinstance(name, str) or not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"name is {shortened(value)}; expected that of a folder in runs")
+    return name
 
 
 def _trusted(tree: Any, trust_code: bool) -> None:
@@ -182,22 +199,24 @@ def _trusted(tree: Any, trust_code: bool) -> None:
 
 
 def _mapping(tree: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """Returns the nodes of encoders or tasks, whose names are those of files too."""
     node = tree.get(key)
     if not isinstance(node, dict) or not node or not all(isinstance(value, dict) for value in node.values()):
-        raise UserError(f"{key} is {node!r}; expected a mapping of names to nodes, at least one")
-    return node
+        raise UserError(f"{key} is {shortened(node)}; expected a mapping of names to nodes, at least one")
+    return {fit(name, FileName, f"a name of {key}"): value for name, value in node.items()}
 
 
 def split(node: Mapping[str, Any], *, default: str | None = None) -> tuple[str, dict[str, Any]]:
     """Splits a node into its name and its options."""
     options = {key: value for key, value in node.items() if key != "name"}
-    return str(node.get("name", default)), options
+    name: str = fit(node.get("name", default), str, "name")
+    return name, options
 
 
 def _checked(room: str, node: Any, where: str, *, default: str | None) -> Any:
     """Checks a named node's options against what the name stands for, and returns that."""
     if not isinstance(node, dict) or (default is None and "name" not in node):
-        raise UserError(f"{where} is {node!r}; expected a mapping with a `name`")
+        raise UserError(f"{where} is {shortened(node)}; expected a mapping with a `name`")
     name, options = split(node, default=default)
     factory, _ = names.resolve(room, name)
     names.check_options(factory, options, where=where)
@@ -206,8 +225,6 @@ def _checked(room: str, node: Any, where: str, *, default: str | None) -> Any:
 
 def _task(node: dict[str, Any], where: str, *, default: str) -> Task:
     task = Task(**names.check_options(Task, node, where=where))
-    if task.batch < 1:
-        raise UserError(f"{where}.batch is {task.batch}; expected at least 1")
     split_data(task.data, where=f"{where}.data")
     name, parts = split(task.method, default=default)
     method = _without_variant("methods", name, f"{where}.method")
@@ -217,7 +234,8 @@ def _task(node: dict[str, Any], where: str, *, default: str) -> Task:
     task.method = {"name": name, **parts}
     asked = names.check_options(method.objective, parts.get("objective", {}), where=f"{where}.method.objective")
     task.objective = method.objective, asked
-    task.view = _shown_by(method.view, parts.get("view") or {}, where=f"{where}.method.view")
+    view = fit(parts.get("view") or {}, dict[str, Any], f"{where}.method.view")
+    task.view = _shown_by(method.view, view, where=f"{where}.method.view")
     return task
 
 
@@ -257,10 +275,10 @@ def split_data(node: Mapping[str, Any], *, where: str) -> tuple[dict[str, Any], 
 def _evaluation(node: Any, key: str) -> dict[str, Any]:
     where = f"evals.{key}"
     if not isinstance(node, dict):
-        raise UserError(f"{where} is {node!r}; expected a mapping")
+        raise UserError(f"{where} is {shortened(node)}; expected a mapping")
     every = node.get("every")
     if every is not None and (type(every) is not int or every < 1):
-        raise UserError(f"{where}.every is {every!r}; expected a number of samples")
+        raise UserError(f"{where}.every is {shortened(every)}; expected a number of samples")
     rest = {name: value for name, value in node.items() if name != "every"}
     _checked("evals", rest, where, default=key)
     return {"name": key, **node}

@@ -6,22 +6,85 @@ import inspect
 import itertools
 import json
 import math
+import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mmssl.errors import UserError
 from mmssl.limits import limit, refuse
 
 
+@dataclass(frozen=True)
+class Only:
+    """What a value must be besides of its type, in words and as a test: `Annotated[int, at_least(1)]`."""
+
+    says: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(low: float) -> Only:
+    """Numbers from `low` on; nan is none."""
+    return Only(f"of at least {low:.10g}", lambda value: value >= low)
+
+
+def at_most(high: float) -> Only:
+    """Numbers up to `high`; nan is none."""
+    return Only(f"of at most {high:.10g}", lambda value: value <= high)
+
+
+def above(low: float) -> Only:
+    """Numbers above `low`; nan is none."""
+    return Only(f"above {low:.10g}", lambda value: value > low)
+
+
+def below(high: float) -> Only:
+    """Numbers below `high`; nan is none."""
+    return Only(f"below {high:.10g}", lambda value: value < high)
+
+
+def _is_plain(name: str) -> bool:
+    # no separator, scheme, glob, brace, home or option in it, nothing that is hidden, and short enough for a disk
+    return re.fullmatch(r"\w[\w .,+=@()-]*", name) is not None and len(name.encode()) <= 200
+
+
+Count = Annotated[int, at_least(0)]
+Positive = Annotated[int, at_least(1)]
+FileName = Annotated[str, Only("that names a file: letters, digits and . , + = @ ( ) _ -", _is_plain)]
+
+
 def fit(value: Any, hint: Any, where: str) -> Any:
-    """Returns the value as the type hint wants it; raises UserError where it is of another kind."""
+    """Returns the value as the type hint wants it; raises UserError where it, or a part of it, is of another kind."""
     fitted = match(value, hint)
     if fitted is NO:
-        raise UserError(f"{where} is {shortened(value)}; expected {spell(hint)}")
+        place, part, wanted = _culprit(value, hint)
+        found = "missing" if part is NO else shortened(part)
+        raise UserError(f"{where}{': ' if place else ''}{place[1:]} is {found}; expected {spell(wanted)}")
     return fitted
+
+
+def _culprit(value: Any, hint: Any, place: str = "") -> tuple[str, Any, Any]:
+    """Returns the innermost part of records that does not fit: its place as `.shards.3.name`, itself and its hint."""
+    args, parts = typing.get_args(hint), list[tuple[str, Any, Any]]()
+    if typing.is_typeddict(hint) and isinstance(value, dict):
+        needed = hint.__required_keys__
+        parts = [(key, value.get(key, NO), kind) for key, kind in _hints(hint).items() if key in {*value, *needed}]
+    elif (type(value), len(args)) in ((list, 1), (dict, 2)) and typing.is_typeddict(args[-1]):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        parts = [(str(key), item, args[-1]) for key, item in items]
+    for key, part, kind in parts:
+        if match(part, kind) is NO:
+            return _culprit(part, kind, f"{place}.{key}")
+    return place, value, hint
+
+
+@lru_cache(maxsize=64)
+def _hints(record: Any) -> dict[str, Any]:
+    return typing.get_type_hints(record, include_extras=True)
 
 
 def shortened(value: Any) -> str:
@@ -44,16 +107,19 @@ def match(value: Any, hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         fits = [fitted for fitted in (match(value, arg) for arg in args) if fitted is not NO]
         return next((f for f in fits if type(f) is type(value)), fits[0] if fits else NO)
+    if origin is Annotated:
+        fitted = match(value, args[0])
+        return fitted if fitted is not NO and all(only.holds(fitted) for only in args[1:]) else NO
     if origin is Literal:
-        return value if value in args else NO
+        return next((arg for arg in args if arg == value and isinstance(value, bool) == isinstance(arg, bool)), NO)
     if hint is None or hint is type(None):
         return None if value is None else NO
     if hint is float:
         return _number(value)
     if hint is int:
         return int(value) if type(value) is int or (type(value) is float and value.is_integer()) else NO
-    if origin in (list, tuple) or hint in (list, tuple):
-        return _sequence(value, origin or hint, args)
+    if origin in (list, tuple, Sequence) or hint in (list, tuple):
+        return _sequence(value, type(value) if origin is Sequence else origin or hint, args)
     if typing.is_typeddict(hint):
         return _record(value, hint)
     if origin is not None:
@@ -81,15 +147,15 @@ def _sequence(value: Any, kind: type, args: tuple[Any, ...]) -> Any:
         return NO
     hints = args if fixed else [args[0] if args else Any] * len(value)
     items = [match(item, hint) for item, hint in zip(value, hints, strict=True)]
-    return NO if NO in items else kind(items)
+    return NO if any(item is NO for item in items) else kind(items)
 
 
 def _mapping(value: Any, origin: Any, args: tuple[Any, ...]) -> Any:
     if not (inspect.isclass(origin) and isinstance(value, origin)):
         return NO
     if isinstance(value, Mapping) and len(args) == 2:
-        items = {key: match(item, args[1]) for key, item in value.items()}
-        return NO if any(item is NO for item in items.values()) else items
+        items = {match(key, args[0]): match(item, args[1]) for key, item in value.items()}
+        return NO if any(part is NO for item in items.items() for part in item) else items
     return value
 
 
@@ -97,7 +163,7 @@ def _record(value: Any, hint: Any) -> Any:
     """Matches a mapping with a TypedDict; keys that it does not declare stay as they are."""
     if not isinstance(value, dict) or not hint.__required_keys__ <= value.keys():
         return NO
-    hints = typing.get_type_hints(hint)
+    hints = _hints(hint)
     known = {key: match(item, hints[key]) for key, item in value.items() if key in hints}
     return NO if any(item is NO for item in known.values()) else {**value, **known}
 
@@ -105,9 +171,10 @@ def _record(value: Any, hint: Any) -> Any:
 def spell(hint: Any) -> str:
     """Returns a type hint in words."""
     if typing.is_typeddict(hint):
-        return "a mapping with " + ", ".join(
-            f"{key} ({spell(kind)})" for key, kind in typing.get_type_hints(hint).items()
-        )
+        return "a mapping with " + ", ".join(f"{key} ({spell(kind)})" for key, kind in _hints(hint).items())
+    if typing.get_origin(hint) is Annotated:
+        kind, *only = typing.get_args(hint)
+        return " ".join([spell(kind), " and ".join(o.says for o in only)])
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(repr(arg) for arg in typing.get_args(hint))
     return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)

@@ -67,13 +67,66 @@ def test_what_is_no_encoder_is_one_clear_error(folder: Path, tmp_path: Path) -> 
     (folder / "config.json").write_text(json.dumps({**config, "format": 99}))
     with pytest.raises(UserError, match="not of mmssl's format"):
         load_encoder(folder)
-    config["encoder"]["options"]["width"] = 32
+    config["encoder"]["options"]["depth"] = 2
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="weights do not fit the architecture"):
         load_encoder(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match=r"config\.json is not JSON"):
         load_encoder(folder)
+
+
+def test_a_config_is_read_by_its_schema(folder: Path) -> None:
+    whole = json.loads((folder / "config.json").read_text())
+    for path, value, message in WRONG:
+        config = json.loads(json.dumps(whole))
+        *parents, last = path.split(".")
+        node = config
+        for key in parents:
+            node = node[key]
+        node.pop(last) if value is ... else node.update({last: value})
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError) as caught:
+            load_encoder(folder)
+        said = str(caught.value)
+        assert message in said and "\n" not in said, (path, said)
+    (folder / "config.json").write_text(json.dumps(whole))
+    load_encoder(folder)
+
+
+WRONG = [
+    ("modality", ..., "modality is missing; expected str"),
+    ("modality", "text", "modality and dim are ('text', 16); 'vit' has ('image', 16)"),
+    ("dim", 17, "modality and dim are ('image', 17); 'vit' has ('image', 16)"),
+    ("dim", 0, "dim is 0; expected int of at least 1"),
+    ("encoder", "vit", "encoder is 'vit'; expected a mapping with name (str), options"),
+    ("encoder.name", ["vit"], "encoder.name is ['vit']; expected str"),
+    ("encoder.options", ["width"], "encoder.options is ['width']; expected dict[str, typing.Any]"),
+    ("encoder.options", None, "encoder.options is None"),
+    ("encoder.options.width", "16", "width is '16'; expected int"),
+    ("encoder.options.where", "x", "where"),
+    ("encoder.options.trust_code", True, "trust_code"),
+    ("encoder.options.self", 1, "has no option 'self'"),
+    ("encoder.options.width", -16, "describes an encoder that cannot be built: "),
+    ("encoder.options.heads", -3, "multiple of heads -3"),
+    ("encoder.options.patch_size", 0, "describes an encoder that cannot be built: "),
+    ("preprocess", [], "preprocess is []; expected dict"),
+    ("preprocess.size", ["a"], "preprocess.size is ['a']; expected int of at least 1"),
+    ("preprocess.size", 0, "preprocess.size is 0; expected int of at least 1"),
+    ("preprocess.size", 2**40, "preprocess.size is 1,099,511,627,776; the limit is network_option="),
+    ("preprocess.crop_ratio", 0, "preprocess.crop_ratio is 0; expected float above 0"),
+    ("preprocess.resize", "x", "preprocess.resize is 'x'; expected one of"),
+    ("preprocess.items", "x", "preprocess has no 'items'"),
+    ("preprocess.__class__", "x", "preprocess has no '__class__'"),
+    ("preprocess.further", [1], "preprocess has no 'further'"),
+    ("spaces", [], "spaces is []; expected dict"),
+    ("spaces.clip", None, "spaces.clip is None; expected a mapping with "),
+    ("spaces.clip.dim", ..., "spaces.clip.dim is missing; expected int of at least 1"),
+    ("spaces.clip.dim", "16", "spaces.clip.dim is '16'; expected int of at least 1"),
+    ("spaces.clip.kind", 3, "spaces.clip.kind is 3; expected str"),
+    ("spaces.clip.hidden", "12", "hidden is '12'; expected "),
+    ("spaces.clip.out", -8, "describes an encoder that cannot be built: "),
+]
 
 
 def test_damaged_weights_are_one_clear_error(folder: Path) -> None:
@@ -261,11 +314,19 @@ def test_preprocessing_is_restored(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     name, value = next((k, v) for k, v in config["preprocess"].items() if type(v) is int)
     config["preprocess"][name] = value + 1
-    config["preprocess"]["further"] = [1, 2]
     (folder / "config.json").write_text(json.dumps(config))
-    loaded = load_encoder(folder)
-    assert getattr(loaded.preprocess, name) == value + 1
-    assert loaded.preprocess.further == (1, 2), "sequences are tuples, as JSON has none"  # type: ignore[attr-defined]
+    assert getattr(load_encoder(folder).preprocess, name) == value + 1
+
+
+def test_preprocessing_is_checked_as_its_constructor_checks_it(tmp_path: Path) -> None:
+    encoder = create_encoder("pointnet", widths=[4], features=["color"])
+    save_encoder(encoder, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert load_encoder(tmp_path).preprocess.features == ("color",), "JSON has no tuples"  # type: ignore[attr-defined]
+    config["preprocess"]["features"] = ["colour"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="points have no feature 'colour'"):
+        load_encoder(tmp_path)
 
 
 def test_heads_of_other_files_are_named_by_their_path_and_need_trust(

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -57,6 +58,26 @@ def test_everything_listed_says_what_it_is(room: str) -> None:
     assert found
     for name, line in found.items():
         assert len(line) > 10, f"{room}/{name} has no first docstring line"
+
+
+@pytest.mark.parametrize("dataset", names.list_names("datasets"))
+def test_every_card_is_read(dataset: str) -> None:
+    assert names.read_card(dataset)["about"].strip()
+
+
+def test_a_card_that_is_none_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "home", lambda room: tmp_path)
+    (tmp_path / "birds").mkdir()
+    for text, message in (
+        ("about: [", "is not YAML"),
+        ("- 1", "is [1]; expected a mapping with "),
+        ("factors: {}", "about is missing; expected str"),
+        ("about: x\nfactors: {size: small}", "factors is {'size': 'small'}; expected dict"),
+    ):
+        (tmp_path / "birds" / "card.yaml").write_text(text)
+        with pytest.raises(UserError) as caught:
+            names.read_card("birds")
+        assert message in str(caught.value) and "card.yaml" in str(caught.value)
 
 
 class Base:

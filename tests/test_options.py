@@ -13,6 +13,7 @@ import pytest
 
 from mmssl import names
 from mmssl.errors import UserError
+from mmssl.schema import fit
 
 
 class Kind:
@@ -84,7 +85,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
 
 @pytest.mark.parametrize(("hint", "value", "expected"), FITS)
 def test_a_value_becomes_what_its_option_declares(hint: Any, value: Any, expected: Any) -> None:
-    found = names._fit(value, hint, "option")
+    found = fit(value, hint, "option")
     assert found == expected and type(found) is type(expected)
     if isinstance(found, list | tuple):
         assert [type(item) for item in found] == [type(item) for item in expected]
@@ -93,12 +94,12 @@ def test_a_value_becomes_what_its_option_declares(hint: Any, value: Any, expecte
 @pytest.mark.parametrize(("hint", "value", "said"), REFUSED)
 def test_a_value_of_another_type_is_refused(hint: Any, value: Any, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        names._fit(value, hint, "here: option")
+        fit(value, hint, "here: option")
     assert str(caught.value) == f"here: option is {value!r}; {said}"
 
 
 def test_every_value_of_a_mapping_is_changed() -> None:
-    assert names._fit({"a": 1, "b": "2"}, dict[str, float], "x") == {"a": 1.0, "b": 2.0}
+    assert fit({"a": 1, "b": "2"}, dict[str, float], "x") == {"a": 1.0, "b": 2.0}
 
 
 def wants(first: int, second: int = 2, *, size: int, rate: float = 0.5, free=None) -> tuple[Any, ...]:  # type: ignore[no-untyped-def]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pickle
 from contextlib import nullcontext
 from pathlib import Path
@@ -51,7 +52,7 @@ WRONG = [
     ("tasks.clip.method.view.name", "pair:wide", "tasks.clip.method.view: the view 'pair' has no variant 'wide'"),
     ("tasks.clip.method.view", {"name": "pair", "flop": 1}, "tasks.clip.method.view: Pair has no option 'flop'"),
     ("tasks.clip.data.shard", "x", "tasks.clip.data has no option 'shard'; did you mean 'shards'"),
-    ("tasks.clip.batch", 0, "tasks.clip.batch is 0; expected at least 1"),
+    ("tasks.clip.batch", 0, "tasks.clip: batch is 0; expected int of at least 1"),
     ("optim.lr", "fast", "lr is 'fast'; expected float"),
     ("optim.name", "adamm", "there is no optim 'adamm'"),
     ("train.precision", "fp8", "train: precision is 'fp8'; expected one of 'auto', 'fp32', 'bf16'"),
@@ -170,7 +171,7 @@ def test_an_evaluation_is_named_by_its_key_or_its_name() -> None:
         ("tasks", None, "tasks is None; expected a mapping"),
         ("optim", "adamw", "optim is 'adamw'; expected a mapping with a `name`"),
         ("optim.momentum", 0.9, "optim: optimizer has no option 'momentum'"),
-        ("tasks.simclr.batch", -1, "tasks.simclr.batch is -1; expected at least 1"),
+        ("tasks.simclr.batch", -1, "tasks.simclr: batch is -1; expected int of at least 1"),
         ("tasks.simclr.data.batch", 4, "tasks.simclr.data has no option 'batch'"),
         ("tasks.simclr.data.seed", 4, "tasks.simclr.data has no option 'seed'"),
         ("tasks.simclr.data.rank", 4, "tasks.simclr.data has no option 'rank'"),
@@ -182,6 +183,45 @@ def test_an_evaluation_is_named_by_its_key_or_its_name() -> None:
         ("train.ema", True, "train: ema is True; expected float"),
         ("train.smaples", 3, "train: TrainOptions has no option 'smaples'; did you mean 'samples'"),
         ("train.freeze", ["text"], "train.freeze names 'text'; known: image"),
+        ("name", ["x"], "name is ['x']; expected that of a folder in runs"),
+        ("name", None, "name is None; expected that of a folder in runs"),
+        ("name", "../x", "name is '../x'; expected that of a folder in runs"),
+        ("name", "/x", "name is '/x'; expected that of a folder in runs"),
+        ("name", "a\tb", "name is 'a\\tb'; expected that of a folder in runs"),
+        ("encoders", {3: {"name": "convnet"}}, "a name of encoders is 3; expected str that names a file"),
+        ("tasks", {"../x": TINY["tasks"]["simclr"]}, "a name of tasks is '../x'; expected str that names a file"),
+        ("encoders.image.name", ["convnet"], "name is ['convnet']; expected str"),
+        ("encoders.image.name", None, "name is None; expected str"),
+        ("tasks.simclr.method", ["simclr"], "tasks.simclr: method is ['simclr']; expected dict"),
+        ("tasks.simclr.method", {1: 2}, "tasks.simclr: method is {1: 2}; expected dict"),
+        ("tasks.simclr.method.objective", [1], "tasks.simclr.method.objective is [1]; expected a mapping of options"),
+        ("tasks.simclr.method.objective", {1: 2}, "tasks.simclr.method.objective: SimCLR has no option 1"),
+        ("tasks.simclr.method.view", "pair", "tasks.simclr.method.view is 'pair'; expected dict"),
+        ("tasks.simclr.data", {1: 2}, "tasks.simclr: data is {1: 2}; expected dict"),
+        ("tasks.simclr.weight", math.nan, "tasks.simclr: weight is nan; expected float of at least 0"),
+        ("tasks.simclr.weight", math.inf, "tasks.simclr: weight is inf; expected float of at least 0 and below inf"),
+        ("tasks.simclr.data.workers", -1, "tasks.simclr.data: workers is -1; expected int of at least 0"),
+        ("tasks.simclr.data.workers", 10**9, "expected int of at least 0 and of at most 1024"),
+        ("tasks.simclr.data.epoch_samples", 0, "tasks.simclr.data: epoch_samples is 0; expected "),
+        ("tasks.simclr.data.max_damaged", math.nan, "tasks.simclr.data: max_damaged is nan; expected float"),
+        ("evals", [1], "evals is [1]; expected dict"),
+        ("evals", {3: {}}, "evals is {3: {}}; expected dict"),
+        ("train", [1], "train is [1]; expected a mapping of options"),
+        ("train.samples", 0, "train: samples is 0; expected int of at least 1"),
+        ("train.seed", -1, "train: seed is -1; expected int of at least 0"),
+        ("train.seed", 2**64, "train: seed is 18446744073709551616; expected int of at least 0"),
+        ("train.warmup", -1, "train: warmup is -1; expected int of at least 0"),
+        ("train.accumulate", 0, "train: accumulate is 0; expected int of at least 1"),
+        ("train.clip_grad", math.nan, "train: clip_grad is nan; expected float of at least 0"),
+        ("train.ema", 1, "train: ema is 1; expected float of at least 0 and below 1"),
+        ("train.final_lr", -0.1, "train: final_lr is -0.1; expected float of at least 0 and of at most 1"),
+        ("train.threads", 0, "train: threads is 0; expected "),
+        ("train.log_every", 0, "train: log_every is 0; expected int of at least 1"),
+        ("train.save_every", 0, "train: save_every is 0; expected "),
+        ("train.keep", 0, "train: keep is 0; expected int of at least 1"),
+        ("train.max_bad_steps", -1, "train: max_bad_steps is -1; expected int of at least 0"),
+        ("train.start", {"image": 3}, "train: start is {'image': 3}; expected dict[str, str]"),
+        ("train.start", ["image"], "train: start is ['image']; expected dict[str, str]"),
     ],
 )
 def test_what_is_refused(path: str, value: Any, message: str) -> None:
@@ -250,7 +290,7 @@ def test_an_override_sets_one_value(change: str, expected: dict[str, Any]) -> No
 def test_an_override_that_is_none(change: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         recipe.override({"b": {"c": 2}}, change)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("given", ["cross_modal/clip_emoji", "configs/cross_modal/clip_emoji.yaml"])

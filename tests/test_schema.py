@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
 
 from mmssl.errors import UserError
-from mmssl.schema import fit, parse_yaml, read_json, read_yaml
+from mmssl.schema import Count, FileName, above, at_least, at_most, below, fit, parse_yaml, read_json, read_yaml
 
 
 class Shard(TypedDict):
@@ -27,17 +28,65 @@ def test_records_are_matched_key_by_key() -> None:
     fitted = fit(whole, Part, "it")
     assert fitted == {"shards": [{"name": "a", "samples": 3, "more": []}], "ratio": 0.001, "other": 1}
     assert type(fitted["shards"][0]["samples"]) is int
-    for wrong in (
-        {"shards": [{"name": "a"}]},
-        {"shards": {"name": "a", "samples": 1}},
-        {"shards": [{"name": 3, "samples": 1}]},
-        {"ratio": [1]},
-        [],
-        {"shards": [{"name": "a", "samples": 1.5}]},
-        {"ratio": 10**400},
+    for wrong, message in (
+        ({"shards": [{"name": "a"}]}, "it: shards.0.samples is missing; expected int"),
+        ({"shards": {"name": "a", "samples": 1}}, "it: shards is {'name': 'a', 'samples': 1}; expected list["),
+        ({"shards": [{"name": "a", "samples": 1}, {"name": 3, "samples": 1}]}, "it: shards.1.name is 3; expected str"),
+        ({"shards": [[]]}, "it: shards.0 is []; expected a mapping with name (str), samples (int)"),
+        ({"ratio": [1]}, "it: ratio is [1]; expected float"),
+        ([], "it is []; expected a mapping with shards (list["),
+        ({"ratio": 10**400}, "it: ratio is 1000"),
     ):
-        with pytest.raises(UserError, match=r"^it is .*expected a mapping with shards"):
+        with pytest.raises(UserError) as caught:
             fit(wrong, Part, "it")
+        assert str(caught.value).startswith(message)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad", "wanted"),
+    [
+        (Count, [0, 3.0], [-1, 0.5, "1", True, None], "int of at least 0"),
+        (
+            Annotated[float, above(0), at_most(1)],
+            [1, 0.5, "1e-3"],
+            [0, 1.1, NAN, "x"],
+            "float above 0 and of at most 1",
+        ),
+        (Annotated[float, at_least(0), below(1)], [0, 0.9], [1, -0.1, NAN, 1e999], "float of at least 0 and below 1"),
+        (list[Count], [[], [1]], [[-1], 1, "1"], "list"),
+        (Count | None, [None, 2], [-1], "at least 0"),
+        (dict[str, Count], [{}, {"a": 1}], [{"a": -1}, {1: 1}, {None: 1}, []], "dict"),
+        (Sequence[int], [[1], (1,), []], ["12", ["1"], {1: 1}, 1], "Sequence"),
+        (Literal[1, 2], [1, 2.0], [True, [], "1", 3], "one of 1, 2"),
+        (Literal[True, "a"], [True, "a"], [1, 1.0], "one of True, 'a'"),
+    ],
+)
+def test_a_type_may_say_which_of_its_values(hint: Any, good: list[Any], bad: list[Any], wanted: str) -> None:
+    for value in good:
+        assert fit(value, hint, "it") == (float(value) if "float" in wanted else value)
+    for value in bad:
+        with pytest.raises(UserError, match=f"it is .*; expected .*{wanted}"):
+            fit(value, hint, "it")
+
+
+def test_what_is_fitted_has_the_declared_type() -> None:
+    assert type(fit(2.0, Literal[1, 2], "it")) is int and type(fit(3.0, Count, "it")) is int
+    assert type(fit([1.0], Sequence[int], "it")[0]) is int and fit((1,), Sequence[int], "it") == (1,)
+
+
+ELSEWHERE = ["", ".", "..", "a/b", "/a", "a\\b", "~a", "-a", ".a", "pipe:ls", "http://a", "a*", "a?", "a[1]", "{a,b}"]
+ODD = ["a\n", "a\0", "\ud800", "\u202ea", "a" * 201, "ä" * 101, " a", "a;b", "$a", "a|b"]
+
+
+@pytest.mark.parametrize("name", [*ELSEWHERE, *ODD])
+def test_a_name_of_a_file_leads_nowhere_else(name: str) -> None:
+    with pytest.raises(UserError, match="that names a file"):
+        fit(name, FileName, "it")
+    for plain in ("00000.tar", "a b-c_d.e", "größe(1)", "x@y=1,2+3", "a" * 200):
+        assert fit(plain, FileName, "it") == plain
 
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

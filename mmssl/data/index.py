@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from mmssl.errors import UserError
 from mmssl.files import write_atomically
+from mmssl.limits import refuse
+from mmssl.schema import Count, FileName, fit, read_json
 
 INDEX = "index.json"
 JOURNAL = "build.journal"  # a folder that has one is still being written
 FORMAT = "mmssl-shards-1"
+
+
+class _OfShard(TypedDict, total=False):
+    bytes: Count
+    fields: dict[str, Count]
+    sha256: str
+
+
+class Shard(_OfShard):
+    """What an index says of one shard, a file beside it."""
+
+    name: FileName
+    samples: Count
+
+
+class _OfSet(TypedDict, total=False):
+    samples: Count
+    description: str
+    classes: list[str]
+    empty_classes: list[str]
+    damaged: dict[str, Count]
+    examples: dict[str, list[str]]
+    passed_over: dict[str, Count]
+
+
+class Index(_OfSet):
+    """What an index.json holds, the counts of a build and, in the order of their numbers, the names of `cls`."""
+
+    format: Literal["mmssl-shards-1"]
+    shards: list[Shard]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -24,14 +57,21 @@ def as_bytes(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def read_index(folder: Path) -> dict[str, Any] | None:
+def read_index(folder: Path) -> Index | None:
     """Returns the folder's index, or None where there is none of ours; raises UserError if it is garbled."""
     path = folder / INDEX
     if not path.is_file():
         return None
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        raise UserError(f"{path} is not JSON; remove it, or build the set again") from None
-    ours = isinstance(index, dict) and index.get("format") == FORMAT
-    return index if ours else None
+        found = read_json(path)
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            return None
+        index: Index = fit(found, Index, str(path))
+    except UserError as error:
+        raise UserError(f"{error}; remove it, or build the set again") from None
+    for name, times in Counter(shard["name"] for shard in index["shards"]).most_common(1):
+        if times > 1:
+            raise UserError(f"{path} lists {name!r} {times} times; remove it, or build the set again")
+    most = max((shard["samples"] for shard in index["shards"]), default=0)
+    refuse("shard_samples", most, f"{path} promises {most:,} samples of one shard")
+    return index

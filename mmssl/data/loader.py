@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 from mmssl.data.plan import Plan
 from mmssl.data.shards import Source
@@ -11,6 +11,7 @@ from mmssl.data.stream import Parcel, Stream
 from mmssl.data.tally import Tally
 from mmssl.data.workers import work
 from mmssl.errors import UserError
+from mmssl.schema import Positive, at_least, at_most
 from mmssl.types import Batch, View
 
 
@@ -28,12 +29,12 @@ class Loader:
         source: Source,
         view: View,
         *,
-        batch: int,
+        batch: Positive,
         seed: int = 0,
-        epoch_samples: int | None = None,
-        workers: int = 2,
-        shuffle_mb: float = 64,
-        max_damaged: float = 0.05,
+        epoch_samples: Positive | None = None,
+        workers: Annotated[int, at_least(0), at_most(1024)] = 2,
+        shuffle_mb: Annotated[float, at_least(0)] = 64,
+        max_damaged: Annotated[float, at_least(0), at_most(1)] = 0.05,
         strict: bool = False,
         rank: int = 0,
         world: int = 1,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mmssl.data.index import read_index
 from mmssl.data.rows import Row, Rows, Spot
@@ -29,7 +30,8 @@ def rows_of_shards(shards: str | list[str]) -> Rows:
     for path in paths:
         if not path.is_file() or path.suffix != ".tar":
             raise UserError(f"{path} is not a local uncompressed tar; download or unpack it before building from it")
-    indexes = {folder: read_index(folder) or {} for folder in dict.fromkeys(path.parent for path in paths)}
+    folders = dict.fromkeys(path.parent for path in paths)
+    indexes: dict[Path, Mapping[str, Any]] = {folder: read_index(folder) or {} for folder in folders}
     promised = {folder / s["name"]: s["samples"] for folder, index in indexes.items() for s in index.get("shards", ())}
     rows = {path: _rows_of(path, promised.get(path, 0)) for path in paths}
     labelled = {path.parent for path in paths if any("cls" in row.files for row in rows[path])}

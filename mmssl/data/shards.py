@@ -11,11 +11,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 from mmssl.data.fields import decode_all, fills, find, key_of, places
-from mmssl.data.index import JOURNAL, read_index
+from mmssl.data.index import JOURNAL, Shard, read_index
 from mmssl.data.tar import TORN, Entry, read_tar, scan_tar
 from mmssl.errors import DamagedError, UserError, did_you_mean
 from mmssl.types import Sample
@@ -218,9 +217,9 @@ def _near(path: Path) -> str:
     return f"{path.parent} has {', '.join(sorted(there)[:5]) or 'nothing'}{', ...' if len(there) > 5 else ''}"
 
 
-def _indexed(shards: list[str]) -> dict[str, dict[str, Any]]:
+def _indexed(shards: list[str]) -> dict[str, Shard]:
     """Returns what index.json beside the local shards says of each."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Shard] = {}
     for folder in {Path(shard).parent for shard in shards if _is_local(shard)}:
         index = read_index(folder)
         for entry in index["shards"] if index else []:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 NAMED = 10  # classes
 
 
-def summary(index: dict[str, Any]) -> str:
+def summary(index: Mapping[str, Any]) -> str:
     """Returns what an index says of its build, a line for each kind of thing: written, left out, passed over."""
     fields: Counter[str] = Counter()
     for shard in index["shards"]:
@@ -18,7 +19,7 @@ def summary(index: dict[str, Any]) -> str:
     return "\n".join([written, *(f"{len(c):,} classes" for c in [index.get("classes")] if c), *account(index)])
 
 
-def account(index: dict[str, Any]) -> list[str]:
+def account(index: Mapping[str, Any]) -> list[str]:
     """Returns a line each for what was left out by reason, passed over by extension, and classes without samples."""
     lines = []
     for reason, count in index.get("damaged", {}).items():

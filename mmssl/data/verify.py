@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import tarfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from mmssl.data.fields import decode as open_key
 from mmssl.data.fields import key_of
-from mmssl.data.index import read_index
+from mmssl.data.index import Shard, read_index
 from mmssl.data.own_files import BROKEN, hidden
 from mmssl.data.shards import Source
 from mmssl.data.summary import account
@@ -32,8 +33,8 @@ def verify(folder: str | Path, *, decode: bool = False) -> list[str]:
     home = Path(folder)
     if not home.is_dir():
         raise UserError(f"there is no folder {home}")
-    index = read_index(home) or {"shards": []}
-    listed = {entry["name"]: entry for entry in index["shards"]}
+    index = read_index(home)
+    listed = {entry["name"]: entry for entry in index["shards"]} if index else {}
     names = sorted(path.name for path in home.glob("*.tar"))
     problems = [f"{name} is not in the index" for name in names if listed and name not in listed]
     for path in tqdm(sorted({*home.glob("*.tar"), *(home / name for name in listed)}), unit=" shards", disable=None):
@@ -43,19 +44,17 @@ def verify(folder: str | Path, *, decode: bool = False) -> list[str]:
     return problems if listed or any(home.glob("*.tar")) else [f"{home} holds no shards"]
 
 
-def _verify_shard(path: Path, entry: dict[str, Any] | None, decode: bool) -> list[str]:
+def _verify_shard(path: Path, entry: Shard | None, decode: bool) -> list[str]:
     if not path.is_file():
         return ["is missing"]
-    if entry is None:
-        found = _contents(path)
-    elif path.stat().st_size != entry["bytes"]:
-        return [f"has {path.stat().st_size} bytes; the index says {entry['bytes']}"]
-    elif _checksum(path) != entry["sha256"]:
+    size = path.stat().st_size
+    if entry and entry.get("bytes", size) != size:
+        return [f"has {size} bytes; the index says {entry['bytes']}"]
+    if entry and "sha256" in entry and _checksum(path) != entry["sha256"]:
         return ["its checksum is not the index's: its content has changed"]
-    else:
-        found = _contents(path)
-        if (found["samples"], found["fields"]) != (entry["samples"], entry["fields"]):
-            return [f"has {found['samples']} samples with {found['fields']}; the index says {entry['samples']}"]
+    found = _contents(path)
+    if entry and (found["samples"], found["fields"]) != (entry["samples"], entry.get("fields", found["fields"])):
+        return [f"has {found['samples']} samples with {found['fields']}; the index says {entry['samples']}"]
     problems = [found["fault"]] if found["fault"] else []
     if entry is None and not found["samples"]:
         problems.append("holds no samples")
@@ -113,7 +112,7 @@ def _undecodable(path: Path) -> list[str]:
 def show(shards: str | Path) -> str:
     """Returns what a shard set holds, for people: samples, bytes, fields with sizes, classes, and its first samples."""
     source = Source(shards=str(shards))
-    index = read_index(Path(source.shards[0]).parent) or {}
+    index: Mapping[str, Any] = read_index(Path(source.shards[0]).parent) or {}
     sizes = [path.stat().st_size for path in map(Path, source.shards) if path.is_file()]
     count = "an unknown number of" if source.count is None else f"{source.count:,}"
     lines = [f"{count} samples in {len(source.shards):,} shards, {sum(sizes) / 2**20:,.1f} MiB"]
@@ -122,7 +121,7 @@ def show(shards: str | Path) -> str:
     lines += [f"when it was built, {line}" for line in account(index)]
     fields: Counter[str] = Counter()
     for entry in index.get("shards", []):
-        fields.update(entry["fields"])
+        fields.update(entry.get("fields", {}))
     if fields:
         lines.append("fields: " + ", ".join(f"{field} in {n:,}" for field, n in sorted(fields.items())))
     if index.get("classes"):

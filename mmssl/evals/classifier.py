@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -94,7 +93,7 @@ def _read(given: str, what: str) -> list[str]:
         raise UserError(f"there is no {what} file {given!r}")
     if dataset not in cards:
         raise UserError(f"{what} is {given!r}: no such file, and no such dataset; {did_you_mean(dataset, cards)}")
-    factors = yaml.safe_load((names.home("datasets") / dataset / "card.yaml").read_text()).get("factors", {})
+    factors = names.read_card(dataset).get("factors", {})
     if factor not in factors:
         raise UserError(f"the card of {dataset} has no list {factor!r}; {did_you_mean(factor, factors)}")
     return [str(name) for name in factors[factor]]

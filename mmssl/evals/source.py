@@ -48,7 +48,7 @@ class Examples(Source):
     def classes(self) -> dict[str, list[Label]]:
         """Shards' folder -> the names of its classes in the order of their numbers, where its index.json lists them."""
         folders = {str(Path(shard).parent) for shard in self.shards if not urlparse(shard).scheme}
-        indexes = {folder: read_index(Path(folder)) or {} for folder in folders}
+        indexes: dict[str, Mapping[str, Any]] = {folder: read_index(Path(folder)) or {} for folder in folders}
         return {
             folder: as_labels([same(name) for name in i["classes"]])
             for folder, i in indexes.items()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.modalities import audio as sounds
+from mmssl.schema import Positive, above, below
 from mmssl.types import Preprocess
 
 
@@ -21,8 +23,8 @@ class AudioPreprocess(Preprocess):
 
     modality: ClassVar[str] = "audio"
 
-    sample_rate: int = 16_000
-    seconds: float = 1.0
+    sample_rate: Positive = 16_000
+    seconds: Annotated[float, above(0), below(math.inf)] = 1.0
 
     def __call__(self, raw: Any) -> Tensor:
         sound = self.opened(raw)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.modalities import image as pictures
+from mmssl.schema import Positive, above, at_most
 from mmssl.types import Preprocess
 
 FILTERS = {
@@ -34,10 +35,10 @@ class ImagePreprocess(Preprocess):
 
     modality: ClassVar[str] = "image"
 
-    size: int = 224
+    size: Positive = 224
     resize: Literal["shorter", "squash"] = "shorter"
     interpolation: Interpolation = "bicubic"
-    crop_ratio: float = 1.0
+    crop_ratio: Annotated[float, above(0), at_most(1)] = 1.0
 
     def __call__(self, raw: Any) -> Tensor:
         target = max(self.size, math.floor(self.size / self.crop_ratio))

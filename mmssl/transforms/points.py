@@ -16,6 +16,7 @@ from torch import Tensor
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import FAR, Cloud
+from mmssl.schema import Positive
 from mmssl.types import Preprocess
 
 RADII = (0.1, 0.2, 0.4)  # m, of local shape
@@ -33,7 +34,7 @@ class PointsPreprocess(Preprocess):
 
     modality: ClassVar[str] = "points"
 
-    points: int | None = 4096
+    points: Positive | None = 4096
     features: tuple[str, ...] = ()
     centre: bool = False
 

@@ -7,16 +7,14 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mmssl.modalities import text as texts
+from mmssl.schema import Count, Positive
 from mmssl.types import Preprocess
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # The tokenizer's own threads do not survive a fork, and data workers are forked.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -32,9 +30,9 @@ class TextPreprocess(Preprocess):
 
     modality: ClassVar[str] = "text"
 
-    tokenizer: Tokenizer = field(repr=False, compare=False)
-    context_length: int = 77
-    pad_id: int = 0
+    tokenizer: Any = field(repr=False, compare=False)
+    context_length: Positive = 77
+    pad_id: Count = 0
 
     def __post_init__(self) -> None:
         # A copy: padding and truncation are settings of the tokenizer, and others may use it too.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.modalities import video as clips
+from mmssl.schema import Positive, above, below
 from mmssl.transforms.image import FILTERS, Interpolation, random_box
 from mmssl.types import Preprocess
 
@@ -29,10 +30,10 @@ class VideoPreprocess(Preprocess):
 
     modality: ClassVar[str] = "video"
 
-    size: int = 112
-    frames: int = 16
-    fps: float | None = None
-    seconds: float | None = None
+    size: Positive = 112
+    frames: Positive = 16
+    fps: Annotated[float, above(0), below(math.inf)] | None = None
+    seconds: Annotated[float, above(0), below(math.inf)] | None = None
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.seconds is not None:
