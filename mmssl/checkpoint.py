@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_type_hints
 
@@ -17,7 +18,7 @@ from mmssl import names
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError, did_you_mean, told
 from mmssl.files import sync_folder, write_atomically
-from mmssl.limits import refuse
+from mmssl.nn.bounded import bounded, check_values
 from mmssl.schema import Positive, fit, read_json
 from mmssl.types import Encoder, Head, Preprocess
 
@@ -129,10 +130,10 @@ def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = Fa
     Raises UserError for a folder that is no encoder's, is damaged, or whose weights do not fit.
     """
     folder = Path(path)
-    config = read_config(folder)
-    with told(f"{folder / 'config.json'} describes an encoder that cannot be built"):
+    config, where, file = read_config(folder), str(folder / "config.json"), folder / "model.safetensors"
+    check_values(config, where)
+    with told(f"{where} describes an encoder that cannot be built"), bounded(where, file, loaded=True):
         encoder = _build(folder, config, trust_code=trust_code)
-    file = folder / "model.safetensors"
     load_weights(encoder, file, prefix="encoder.")
     for task, built in encoder.spaces.items():
         load_weights(built, file, prefix=f"spaces.{task}.")
@@ -193,6 +194,8 @@ def _build(folder: Path, config: Config, *, trust_code: bool) -> Encoder:
     encoder.spaces.clear()
     for task, head in config["spaces"].items():
         encoder.spaces[task] = _build_head(head, trust_code=trust_code)
+    with suppress(NotImplementedError):
+        encoder.preprocess.blank()  # takes as much as what an input becomes
     return encoder
 
 
@@ -203,8 +206,6 @@ def _restore_preprocess(preprocess: Preprocess, values: Mapping[str, Any], *, wh
         if key not in known:
             raise UserError(f"{where}: preprocess has no {key!r}; {did_you_mean(key, known)}")
         fitted = fit(value, hints[key], f"{where}: preprocess.{key}")
-        if isinstance(fitted, int):
-            refuse("network_option", fitted, f"{where}: preprocess.{key} is {fitted:,}")
         setattr(preprocess, key, fitted)
     if hasattr(preprocess, "__post_init__"):
         preprocess.__post_init__()  # what it derives from the values, and checks of them

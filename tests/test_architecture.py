@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mmssl"
 LEVELS = [
-    {"errors", "limits", "schema", "files", "types", "dist", "names"},
+    {"errors", "limits", "schema", "files", "types", "dist", "names", "trial"},
     {"modalities", "nn", "losses", "optim"},
     {"transforms"},
     {"encoders", "views", "data"},
@@ -32,6 +32,8 @@ ALLOWED = {
     ("schema", "errors"),
     ("schema", "limits"),
     ("limits", "errors"),
+    ("trial", "errors"),
+    ("trial", "limits"),
     ("classify", "judge"),
     ("judge", "assembly"),
     ("protocols", "judge"),

@@ -141,7 +141,7 @@ class Transformers(Encoder):
         if self.modality != "text":
             return
         if (folder / "tokenizer.json").exists():
-            bpe.load_tokenizer(self.preprocess, folder)
+            bpe.load_tokenizer(self.preprocess, folder, known=self.model.config.vocab_size)
         else:
             self.preprocess = Untokenized(**self.preprocess.config(), tokenizer=self.preprocess.tokenizer)
 

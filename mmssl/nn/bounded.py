@@ -18,33 +18,29 @@ from mmssl.limits import limit, refuse
 from mmssl.schema import shortened
 
 BYTES = 4  # that building may ask for, for each byte on disk: weights in bfloat16 become float32, and are copied
-PARTS = 100  # tensors that building may make for each on disk; of our encoders and timm's none makes 20
+PARTS = 20  # tensors that building may make for each on disk; of our encoders none makes 5
 # What neither makes a tensor nor changes its size; what ends in one underscore works in place.
 FREE = {"__get__", "__set__", "__setitem__", "_set_grad_enabled", "dim", "size", "is_floating_point", "item"}
 DRAWS = {"uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_"}
 STEPS = {"arange", "range", "eye", "__deepcopy__"}  # whose results can be larger than the product of what is given
 SMALL = 2**16  # elements, which may be made before they are counted
+PICKLED = 1000  # tensors of a file of torch's, which tells by being read
 META = torch.device("meta")
 
 
 @contextmanager
 def bounded(where: str, *files: Path, loaded: bool = False) -> Iterator[None]:
-    """Builds inside what the files of weights, safetensors or torch's, speak for; raises UserError for all that fails.
+    """Builds inside no more than what files of weights, safetensors or torch's, speak for; raises UserError for more.
 
     where: what errors point at. loaded: whether every parameter is loaded next, so that zeros do for random numbers.
     """
-    try:
-        with Bounds(where, sum(file.stat().st_size for file in files), sum(map(_tensors, files)), loaded):
-            yield
-    except UserError:
-        raise
-    except Exception as error:  # of options, and of files, that make no sense any may come
-        detail = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: its config makes no network ({type(error).__name__}: {detail})") from error
+    counts = [_count_tensors(file) for file in files]
+    with _Bounds(where, sum(file.stat().st_size for file in files), sum(counts), loaded):
+        yield
 
 
 def check_values(values: Any, where: str) -> None:
-    """Raises UserError where options, or what a preprocessing is told, hold too large a number or too many values."""
+    """Raises UserError where the options of a network, or of what it is shown, hold too large a number or too many."""
     count, level = 0, [values]
     while level:
         count += len(level)
@@ -59,15 +55,20 @@ def _inside(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
 
 
-def _tensors(file: Path) -> int:
-    """Counts a file's tensors by its header, whose sizes safetensors holds to the file's."""
+def _count_tensors(file: Path) -> int:
+    """Returns how many tensors a file holds by its header, which safetensors holds to the file's size."""
+    if not file.is_file():
+        raise UserError(f"there are no weights at {file}; expected a file that `mmssl train` wrote")
     if file.suffix != ".safetensors":
-        return 1000  # a pickle tells by being read
-    with safe_open(file, "pt") as opened:
-        return len(opened.keys())
+        return PICKLED
+    try:
+        with safe_open(file, "pt") as opened:
+            return len(opened.keys())
+    except Exception as error:  # safetensors raises its own and OS errors
+        raise UserError(f"{file} is damaged: {error}") from error
 
 
-class Bounds(TorchFunctionMode):
+class _Bounds(TorchFunctionMode):
     """Counts what torch's functions are asked for, the large before they run, on tensors without memory."""
 
     def __init__(self, where: str, size: int, tensors: int, loaded: bool) -> None:
@@ -81,15 +82,20 @@ class Bounds(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in FREE or (name.endswith("_") and not name.endswith("__")):
-            changed = args[0] if args else kwargs.get("tensor")
-            drawn = self.loaded and name in DRAWS and isinstance(changed, nn.Parameter)
-            return changed.detach().zero_() if drawn else func(*args, **kwargs)
+            return self._in_place(func, name, args, kwargs)
         if name not in STEPS and _most((args, *kwargs.values())) <= SMALL:
             made = func(*args, **kwargs)
             self._count(made)
             return made
         self._count(_sketch(func, name, args, kwargs))
         return func(*args, **kwargs)
+
+    def _in_place(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        changed = args[0] if args else kwargs.get("tensor")  # as nn.init hands it on
+        if not (self.loaded and name in DRAWS and isinstance(changed, nn.Parameter)):
+            return func(*args, **kwargs)
+        changed.data.zero_()
+        return changed
 
     def _count(self, made: Any) -> None:
         """Adds what a function returns, or a sketch of it."""
