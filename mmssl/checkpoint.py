@@ -116,9 +116,15 @@ def load_weights(module: nn.Module, path: Path, *, prefix: str = "") -> None:
         weights = load_file(path)
     except Exception as error:  # safetensors raises its own and OS errors
         raise UserError(f"{path} is damaged: {error}") from error
+    own = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+    for key, value in module.state_dict().items():
+        if key in own and (own[key].is_complex() or own[key].is_floating_point() != value.is_floating_point()):
+            raise UserError(f"{path}: {key} holds {own[key].dtype}; expected {value.dtype}")
+        if key in own and own[key].sum().isnan() and own[key].isnan().any():
+            raise UserError(f"{path}: {key} holds what is no number; train again, with a lower lr")
     try:
-        module.load_state_dict({k[len(prefix) :]: w for k, w in weights.items() if k.startswith(prefix)}, strict=True)
-    except RuntimeError as error:
+        module.load_state_dict(own, strict=True)
+    except Exception as error:  # RuntimeError, and what modules raise that look at what they are given
         detail = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: the weights do not fit the architecture in config.json: {detail}") from error
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from mmssl import checkpoint, dist, names, recipe
 from mmssl.assembly import build_objective, pretexts
-from mmssl.errors import UserError, did_you_mean
+from mmssl.errors import UserError, did_you_mean, told
 from mmssl.evals.memory import remembering
 from mmssl.evals.report import Report, reporting, warn
 from mmssl.files import write_atomically
-from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
+from mmssl.nn.bounded import bounded, check_values
+from mmssl.types import Encoder, Evaluation, Objective, Score, Trained, evaluating
 
 
 class Judge:
@@ -125,9 +126,19 @@ def load_run(run: str | Path, *, device: str = "cpu", trust_code: bool = False) 
     learnt = {key: encoder for key, encoder in encoders.items() if key in made.encoders}  # teachers are not among them
     objectives = {}
     for key in made.tasks:
-        objectives[key] = build_objective(made, key, learnt).to(device).eval()
-        checkpoint.load_weights(objectives[key], folder / "objectives" / f"{key}.safetensors")
+        objectives[key] = _load_objective(folder, made, key, learnt).to(device).eval()
     return Trained(encoders, pretexts(made, objectives))
+
+
+def _load_objective(folder: Path, made: recipe.Recipe, key: str, encoders: Mapping[str, Encoder]) -> Objective:
+    """Builds one task's objective within what its weights, and the encoders' that it may copy, speak for."""
+    where, file = f"{folder / 'recipe.yaml'}: tasks.{key}", folder / "objectives" / f"{key}.safetensors"
+    check_values([made.tasks[key].objective[1], made.tasks[key].view[1]], where)
+    others = [folder / "encoders" / encoder / "model.safetensors" for encoder in encoders]
+    with told(f"{where} describes an objective that cannot be built"), bounded(where, file, *others, loaded=True):
+        objective = build_objective(made, key, encoders)
+    checkpoint.load_weights(objective, file)
+    return objective
 
 
 def evaluate(

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,16 +44,17 @@ def encode_texts(asked: str) -> None:
 
     given = json.loads(asked)
     tokenizer = prepared(Tokenizer.from_str(given["text"]), given["length"], given["pad_id"])
+    _check_tokens(tokenizer.get_vocab().values(), given["known"])
     for text in TEXTS:
         for row in tokenizer.encode_batch([text, "a"]):
-            _check_row(row.ids, given["length"], given["known"])
+            if len(row.ids) > given["length"]:
+                raise UserError(f"it makes {len(row.ids)} tokens where a text is cut to {given['length']}")
+            _check_tokens(row.ids, given["known"])
 
 
-def _check_row(tokens: list[int], length: int, known: int | None) -> None:
-    if len(tokens) > length:
-        raise UserError(f"it makes {len(tokens)} tokens where a text is cut to {length}")
+def _check_tokens(tokens: Iterable[int], known: int | None) -> None:
     if known is not None and max(tokens, default=0) >= known:
-        raise UserError(f"it makes the token {max(tokens)}, but the network knows {known}")
+        raise UserError(f"it has the token {max(tokens)}, but the network knows {known}")
 
 
 def prepared(tokenizer: Any, length: int, pad_id: int) -> Any:
@@ -94,7 +95,9 @@ def apart(module: str, function: str, argument: str, where: str) -> Any:
     answer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 and done.stdout else None
     if answer is None:
         limited = hint("tokenizer_memory", limit("tokenizer_memory") * 4)
-        raise UserError(f"{where}: its tokenizer ends the process that opens it (exit code {done.returncode}); {limited}")
+        raise UserError(
+            f"{where}: its tokenizer ends the process that opens it (exit code {done.returncode}); {limited}"
+        )
     if "error" in answer:
         raise UserError(f"{where}: its tokenizer does not work ({answer['error']}); save it again")
     return answer["value"]

@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_iter, tree_map_only
 
 from mmssl.errors import UserError
 from mmssl.limits import limit, refuse
-from mmssl.schema import shortened
 
 BYTES = 4  # that building may ask for, for each byte on disk: weights in bfloat16 become float32, and are copied
 PARTS = 20  # tensors that building may make for each on disk; of our encoders none makes 5
@@ -41,18 +40,21 @@ def bounded(where: str, *files: Path, loaded: bool = False) -> Iterator[None]:
 
 def check_values(values: Any, where: str) -> None:
     """Raises UserError where the options of a network, or of what it is shown, hold too large a number or too many."""
-    count, level = 0, [values]
+    count, level = 0, [("", values)]
     while level:
         count += len(level)
         refuse("network_values", count, f"{where} holds too many values")
-        for value in level:
+        for name, value in level:
             if isinstance(value, int):
-                refuse("network_option", abs(value), f"{where} holds the number {shortened(value)}")
-        level = [inner for value in level for inner in _inside(value)]
+                most = min(abs(value), 10**18)  # what is larger cannot be told
+                refuse("network_option", most, f"{where}: {name} is {f'{value:,}'[:25]}")
+        level = [(f"{name}.{key}".lstrip("."), inner) for name, value in level for key, inner in _inside(value)]
 
 
-def _inside(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+def _inside(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple) else ()
 
 
 def _count_tensors(file: Path) -> int:

@@ -50,7 +50,7 @@ class TextPreprocess(Preprocess):
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
         if cut:
             self.notes["text truncated"] += cut
-        return torch.tensor([encoding.ids for encoding in encodings], dtype=torch.int64)
+        return torch.tensor([encoding.ids or [self.pad_id] for encoding in encodings], dtype=torch.int64)
 
     def config(self) -> dict[str, Any]:
         return {"context_length": self.context_length, "pad_id": self.pad_id}
