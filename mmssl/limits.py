@@ -41,8 +41,12 @@ LIMITS = {
     "document_depth": 64,  # of values within values
     # networks that a config names
     "network_option": 2**20,  # of a whole number among an encoder's or a head's options: width, depth, image size
+    "network_values": 1e5,  # of all options of an encoder, names of classes included
     "network_slack": 2**28,  # bytes that building one may ask for besides what its weights on disk take
-    "tokenizer_bytes": 2**26,
+    "network_parts": 2000,  # tensors that it may ask for besides 20 for each on disk
+    "network_codes": 2**25,  # numbers of position codes that a family of transformers lays out one by one
+    "tokenizer_bytes": 2**26,  # of its text
+    "tokenizer_memory": 2**32,
     "tokenizer_seconds": 60,  # that opening and trying a tokenizer takes
 }
 

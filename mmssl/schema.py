@@ -182,7 +182,7 @@ def spell(hint: Any) -> str:
 
 def read_json(path: Path) -> Any:
     """Reads a JSON file; raises UserError where it cannot be read, is no JSON, or exceeds the limits of documents."""
-    text = _text(path, "json_bytes")
+    text = read_text(path, "json_bytes")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError
@@ -193,7 +193,7 @@ def read_json(path: Path) -> Any:
 
 def read_yaml(path: Path) -> Any:
     """Reads a YAML file as `read_json` reads JSON; what an alias stands for counts as often as it is used."""
-    return parse_yaml(_text(path, "yaml_bytes"), where=str(path))
+    return parse_yaml(read_text(path, "yaml_bytes"), where=str(path))
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
@@ -236,7 +236,8 @@ def _inside(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def _text(path: Path, most: str) -> str:
+def read_text(path: Path, most: str) -> str:
+    """Returns the text of a file; raises UserError where it cannot be read or has more bytes than the limit `most`."""
     try:
         size = path.stat().st_size
         refuse(most, size, f"{path} has {size:,} bytes")
