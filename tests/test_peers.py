@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +112,22 @@ else:
 
 
 def test_a_process_ends_when_its_launcher_is_killed() -> None:
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert launcher.stdout and launcher.stderr
-    orphan = int(launcher.stdout.readline())
-    launcher.kill()
-    said = launcher.stderr.read()  # to its end, when nobody has it open
-    launcher.wait()
-    assert said == f"mmssl: torchrun (process {launcher.pid}) is gone; {GO_ON}\n"
-    assert not peers.is_alive(orphan)
-    for pipe in (launcher.stdin, launcher.stdout, launcher.stderr):
-        pipe.close() if pipe else None
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as launcher:
+        assert launcher.stdout and launcher.stderr
+        orphan = int(launcher.stdout.readline())
+        launcher.kill()
+        said = launcher.stderr.read()  # to its end, when nobody has it open
+    assert said.splitlines()[-1] == f"mmssl: torchrun (process {launcher.pid}) is gone; {GO_ON}"
+    assert ends(orphan)
+
+
+def ends(pid: int) -> bool:
+    """Whether a process ends within a minute."""
+    deadline = time.monotonic() + 60
+    while peers.is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not peers.is_alive(pid)
 
 
 class Ended(Exception):
@@ -210,10 +213,10 @@ def test_what_was_told_first_stays_and_the_end_of_a_done_rank_is_no_death(
 def test_a_process_that_ends_by_itself_is_left_alone(
     pair: list[Peers], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def ends(code: int) -> None:
+    def end(code: int) -> None:
         raise Ended(code)
 
-    monkeypatch.setattr(peers, "leave", ends)
+    monkeypatch.setattr(peers, "leave", end)
     monkeypatch.setattr(peers, "GRACE", 0.2)
     first, second = pair
     first.left.set()
@@ -238,9 +241,6 @@ def test_which_processes_live() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert peers.is_alive(os.getpid()) and peers.is_alive(child.pid)
     child.kill()
-    deadline = time.monotonic() + timedelta(minutes=1).total_seconds()
-    while peers.is_alive(child.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not peers.is_alive(child.pid), "ended, though nobody has asked for its code"
+    assert ends(child.pid), "though nobody has asked for its code"
     child.communicate()
     assert not peers.is_alive(child.pid)
