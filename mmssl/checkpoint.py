@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_type_hints
 
@@ -16,7 +17,7 @@ from mmssl import names
 from mmssl.encoders import create_encoder, refuse_fetching
 from mmssl.errors import UserError, did_you_mean, told
 from mmssl.files import naming, sync, sync_folder, write_atomically
-from mmssl.limits import refuse
+from mmssl.nn.bounded import bounded, check_values
 from mmssl.schema import Positive, fit, read_json, shortened
 from mmssl.types import Encoder, Head, Preprocess
 
@@ -144,9 +145,15 @@ def load_weights(module: nn.Module, path: Path, *, prefix: str = "") -> None:
         weights = load_file(path)
     except Exception as error:  # safetensors raises its own and OS errors
         raise UserError(f"{path} is damaged: {error}") from error
+    own = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+    for key, value in module.state_dict().items():
+        if key in own and (own[key].is_complex() or own[key].is_floating_point() != value.is_floating_point()):
+            raise UserError(f"{path}: {key} holds {own[key].dtype}; expected {value.dtype}")
+        if key in own and own[key].sum().isnan() and own[key].isnan().any():
+            raise UserError(f"{path}: {key} holds what is no number; train again, with a lower lr")
     try:
-        module.load_state_dict({k[len(prefix) :]: w for k, w in weights.items() if k.startswith(prefix)}, strict=True)
-    except RuntimeError as error:
+        module.load_state_dict(own, strict=True)
+    except Exception as error:  # RuntimeError, and what modules raise that look at what they are given
         detail = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: the weights do not fit the architecture in config.json: {detail}") from error
 
@@ -159,10 +166,10 @@ def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = Fa
     Raises UserError for a folder that is no encoder's, is damaged, or whose weights do not fit.
     """
     folder = Path(path)
-    config = read_config(folder)
-    with told(f"{folder / 'config.json'} describes an encoder that cannot be built"):
+    config, where, file = read_config(folder), str(folder / "config.json"), folder / "model.safetensors"
+    check_values(config, where)
+    with told(f"{where} describes an encoder that cannot be built"), bounded(where, file, loaded=True):
         encoder = _build(folder, config, trust_code=trust_code)
-    file = folder / "model.safetensors"
     load_weights(encoder, file, prefix="encoder.")
     for task, built in encoder.spaces.items():
         load_weights(built, file, prefix=f"spaces.{task}.")
@@ -225,6 +232,8 @@ def _build(folder: Path, config: Config, *, trust_code: bool) -> Encoder:
     encoder.spaces.clear()
     for task, head in config["spaces"].items():
         encoder.spaces[task] = _build_head(head, trust_code=trust_code)
+    with suppress(NotImplementedError):
+        encoder.preprocess.blank()  # takes as much as what an input becomes
     return encoder
 
 
@@ -235,8 +244,6 @@ def _restore_preprocess(preprocess: Preprocess, values: Mapping[str, Any], *, wh
         if key not in known:
             raise UserError(f"{where}: preprocess has no {key!r}; {did_you_mean(key, known)}")
         fitted = fit(value, hints[key], f"{where}: preprocess.{key}")
-        if isinstance(fitted, int):
-            refuse("network_option", fitted, f"{where}: preprocess.{key} is {fitted:,}")
         setattr(preprocess, key, fitted)
     if hasattr(preprocess, "__post_init__"):
         preprocess.__post_init__()  # what it derives from the values, and checks of them

@@ -15,8 +15,9 @@ from mmssl.evals.memory import remembering
 from mmssl.evals.report import Report, reporting, warn
 from mmssl.evals.results import kept, read_results, scores_of
 from mmssl.files import write_atomically
+from mmssl.nn.bounded import bounded, check_values
 from mmssl.run_folder import locked, read_whole
-from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
+from mmssl.types import Encoder, Evaluation, Objective, Score, Trained, evaluating
 
 
 class Judge:
@@ -147,10 +148,19 @@ def _load_run(folder: Path, device: str, trust_code: bool) -> Trained:
     learnt = {key: encoder for key, encoder in encoders.items() if key in made.encoders}  # teachers are not among them
     objectives = {}
     for key in made.tasks:
-        with told(f"{folder / 'recipe.yaml'}: tasks.{key} cannot be built"):
-            objectives[key] = build_objective(made, key, learnt).to(device).eval()
-        checkpoint.load_weights(objectives[key], folder / "objectives" / f"{key}.safetensors")
+        objectives[key] = _load_objective(folder, made, key, learnt).to(device).eval()
     return Trained(encoders, pretexts(made, objectives))
+
+
+def _load_objective(folder: Path, made: recipe.Recipe, key: str, encoders: Mapping[str, Encoder]) -> Objective:
+    """Builds one task's objective within what its weights, and the encoders' that it may copy, speak for."""
+    where, file = f"{folder / 'recipe.yaml'}: tasks.{key}", folder / "objectives" / f"{key}.safetensors"
+    check_values([made.tasks[key].objective[1], made.tasks[key].view[1]], where)
+    others = [folder / "encoders" / encoder / "model.safetensors" for encoder in encoders]
+    with told(f"{where} describes an objective that cannot be built"), bounded(where, file, *others, loaded=True):
+        objective = build_objective(made, key, encoders)
+    checkpoint.load_weights(objective, file)
+    return objective
 
 
 def evaluate(

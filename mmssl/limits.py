@@ -18,11 +18,14 @@ LIMITS = {
     "picture_pixels": 1e8,  # of one picture as it is decoded
     "picture_side": 2**16,  # of either side of a picture, in pixels, as decoded or as scaled
     "clip_pixels": 2**28,  # of all pictures of a clip that are held at once
-    "sound_seconds": 4 * 3600,  # of sound that is held at once, silence between time stamps included
-    "cloud_values": 2**28,  # of a point cloud: points x columns, as the header claims them
+    "sound_seconds": 2 * 3600,  # of sound that is held at once, silence between time stamps included
+    "track_seconds": 48 * 3600,  # that a film or sound lasts by its time stamps
+    "cloud_values": 2**27,  # of a point cloud: points x columns, as the header claims them
+    "cloud_columns": 2**14,  # of a point cloud
     "array_bytes": 2**30,  # of an npy or all arrays of an npz, unpacked
     "member_bytes": 2**30,  # of one file of a shard, or of a file that becomes one
     "sample_bytes": 2**31,  # of all files of one sample of a shard, headers included
+    "sample_json_bytes": 2**25,  # of the json of a sample
     "sample_seconds": 120,  # that a data worker, or an evaluation, takes over one sample
     # sets of shards
     "shard_bytes": 2**36,  # of one compressed shard, unpacked
@@ -38,8 +41,12 @@ LIMITS = {
     "document_depth": 64,  # of values within values
     # networks that a config names
     "network_option": 2**20,  # of a whole number among an encoder's or a head's options: width, depth, image size
+    "network_values": 1e5,  # of all options of an encoder, names of classes included
     "network_slack": 2**28,  # bytes that building one may ask for besides what its weights on disk take
-    "tokenizer_bytes": 2**26,
+    "network_parts": 2000,  # tensors that it may ask for besides 20 for each on disk
+    "network_codes": 2**25,  # numbers of position codes that a family of transformers lays out one by one
+    "tokenizer_bytes": 2**26,  # of its text
+    "tokenizer_memory": 2**32,
     "tokenizer_seconds": 60,  # that opening and trying a tokenizer takes
 }
 

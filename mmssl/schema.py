@@ -182,18 +182,18 @@ def spell(hint: Any) -> str:
 
 def read_json(path: Path) -> Any:
     """Reads a JSON file; raises UserError where it cannot be read, is no JSON, or exceeds the limits of documents."""
-    text = _text(path, "json_bytes")
+    text = read_text(path, "json_bytes")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError
         raise UserError(f"{path} is not JSON: {_line(error)}") from None
-    refuse("document_depth", _depth(value), f"{path} is nested too deep")
+    refuse("document_depth", depth(value), f"{path} is nested too deep")
     return value
 
 
 def read_yaml(path: Path) -> Any:
     """Reads a YAML file as `read_json` reads JSON; what an alias stands for counts as often as it is used."""
-    return parse_yaml(_text(path, "yaml_bytes"), where=str(path))
+    return parse_yaml(read_text(path, "yaml_bytes"), where=str(path))
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
@@ -224,7 +224,7 @@ def _values(node: Any, known: dict[int, float], depth: int) -> float:
     return known[id(node)]
 
 
-def _depth(value: Any) -> int:
+def depth(value: Any) -> int:
     """Returns how many values lie within values."""
     depth, level = 0, [value]
     while level := [inner for item in level for inner in _inside(item)]:
@@ -236,7 +236,8 @@ def _inside(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def _text(path: Path, most: str) -> str:
+def read_text(path: Path, most: str) -> str:
+    """Returns the text of a file; raises UserError where it cannot be read or has more bytes than the limit `most`."""
     try:
         size = path.stat().st_size
         refuse(most, size, f"{path} has {size:,} bytes")

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ def befall(what: str) -> None:
                     os.kill(os.getpid(), getattr(signal, what))
                 case "job":  # all processes of it
                     os.killpg(0, signal.SIGTERM)
+                    check_server()
                 case "endless":
                     while True:
                         time.sleep(0.001)
@@ -120,3 +122,11 @@ def befall(what: str) -> None:
         return real(self)
 
     trainer.Trainer.train_step = step  # type: ignore[method-assign]
+
+
+def check_server() -> None:
+    """Raises where the server that workers are forked from, if there is one, would end of SIGTERM."""
+    status = Path(f"/proc/{forkserver._forkserver._forkserver_pid}/status")  # type: ignore[attr-defined]
+    if status.exists():
+        [blocked] = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigBlk")]
+        assert int(blocked, 16) >> (signal.SIGTERM - 1) & 1, "SIGTERM ends the server of workers"

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mmssl"
 LEVELS = [
-    {"errors", "limits", "schema", "files", "lock", "types", "peers", "dist", "stopping", "names"},
+    {"errors", "limits", "schema", "files", "lock", "types", "peers", "dist", "stopping", "names", "trial"},
     {"modalities", "nn", "losses", "optim"},
     {"transforms"},
     {"encoders", "views", "data"},
@@ -40,6 +40,8 @@ ALLOWED = {
     ("lock", "files"),
     ("run_folder", "checkpoint"),
     ("run_folder", "state"),
+    ("trial", "errors"),
+    ("trial", "limits"),
     ("classify", "judge"),
     ("judge", "assembly"),
     ("protocols", "judge"),

@@ -208,3 +208,14 @@ def test_a_long_name_does_not_fill_the_screen(room: str) -> None:
             with pytest.raises(UserError) as caught:
                 names.resolve(room, name, trust_code=trust_code)
             assert len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ":", ".", "..", ".x:y", "mmssl.", "mmssl..cli:main", "mmssl.encoders.:x", "a b.c", "\0.x:y", "\ud800.x"],
+)
+def test_what_is_no_path_is_one_line(name: str) -> None:
+    for trust_code in (False, True):
+        with pytest.raises(UserError) as caught:
+            names.resolve("encoders", name, trust_code=trust_code)
+        assert str(caught.value).isprintable()

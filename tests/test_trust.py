@@ -212,18 +212,6 @@ def test_nor_does_the_command_line(run: Path, marker: Path, capsys: pytest.Captu
         assert not marker.exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["", ".", "..", ".x:y", "mmssl.", "mmssl..cli:main", "mmssl.encoders.:x", "a b.c", "\0.x:y"]
-)
-def test_a_name_that_is_no_path_is_one_line(name: str, run: Path) -> None:
-    file = run / "encoders" / "image" / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "encoder": {"name": name, "options": {}}}))
-    for trust_code in (False, True):
-        with pytest.raises(UserError) as caught:
-            load_encoder(file.parent, trust_code=trust_code)
-        assert "\n" not in str(caught.value) and "\0" not in str(caught.value)
-
-
 def test_ones_own_code_runs_where_it_is_trusted(run: Path, marker: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run / "encoders" / "image" / "config.json"
     config = json.loads(file.read_text())

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 
 from mmssl.errors import UserError
-from mmssl.schema import shortened
+from mmssl.limits import refuse
+from mmssl.nn.bounded import bounded, check_values
+from mmssl.schema import Positive, at_least, at_most, fit, read_json, read_text, shortened
+from mmssl.trial import apart, panicking, try_tokenizer
 
 PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 VOCABULARIES = (
@@ -21,6 +25,19 @@ VOCABULARIES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+INNER = ("image_processor", "video_processor", "feature_extractor")
+TOKENIZER = re.compile(r"(?!Auto)\w*(Tokenizer(Fast)?|Backend)")
+LONGEST = 2**16  # tokens of a text, where nothing else limits it
+# Families that lay out sines and cosines in loops of Python, and what they call places and width.
+LAID_OUT = ("videomae", "distilbert", "flaubert", "xlm", "marian", "pegasus", "roformer")
+PLACES = ("max_position_embeddings", "n_positions")
+WIDTHS = ("hidden_size", "dim", "emb_dim", "d_model")
 UNUSED = ("pooler", "position_ids")
 # Families whose models are made of their config alone: others take backbones from timm or the hub, or kernels to run.
 FAMILIES = (
@@ -32,15 +49,37 @@ FAMILIES = (
 ATTENTION = (None, "eager", "sdpa")  # what torch itself computes; any other name may be code on the hub
 
 
+Mean = Annotated[float, at_least(-1e6), at_most(1e6)]
+Std = Annotated[float, at_least(1e-6), at_most(1e6)]
+
+
+class Processor(TypedDict, total=False):
+    """What a processor says that encoders go by; other keys stand beside these."""
+
+    do_normalize: bool | None
+    do_center_crop: bool | None
+    image_mean: tuple[Mean, Mean, Mean] | None
+    image_std: tuple[Std, Std, Std] | None
+    mean: Mean
+    std: Std
+    size: dict[str, Positive | None] | Positive | None
+    resample: Literal[0, 1, 2, 3, None]
+    sampling_rate: Positive
+
+
 def load_model(path: str) -> Any:
     """Returns the transformers model of a folder or hub id, in float32; UserError where there is none."""
     from safetensors import SafetensorError
     from transformers import AutoModel
 
+    _check_config(path)
     try:
-        model, info = AutoModel.from_pretrained(
-            path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
+        with bounded(f"transformers:{path}", *_weights(path)):
+            model, info = AutoModel.from_pretrained(
+                path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, weights_only=True
+            )
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unavailable(path, error) from error
     missing = [key for key in info["missing_keys"] if not any(part in key for part in UNUSED)]
@@ -49,11 +88,54 @@ def load_model(path: str) -> Any:
     return model
 
 
+def _check_config(path: str) -> None:
+    """Raises UserError for a config.json whose numbers no network has."""
+    file = _file(path, "config.json")
+    if file is not None:
+        architecture = read_json(file)
+        check_values(architecture, str(file))
+        check_places(architecture, str(file))
+
+
+def check_places(architecture: Any, where: str) -> None:
+    """Raises UserError for more places, times the width of their codes, than some families can lay out in Python."""
+    if not isinstance(architecture, dict):
+        raise UserError(f"{where} is {shortened(architecture)}; expected a transformers config")
+    values = {key: value for key, value in architecture.items() if isinstance(value, int) and value > 0}
+    patch = values.get("patch_size", 16)
+    places = (
+        (values.get("image_size", 224) // patch) ** 2 * values.get("num_frames", 16) // values.get("tubelet_size", 2)
+    )
+    if architecture.get("model_type") != "videomae":
+        places = next((values[key] for key in PLACES if key in values), 0)
+    width = next((values[key] for key in WIDTHS if key in values), 768)
+    if architecture.get("model_type") in LAID_OUT:
+        refuse("network_codes", places * width, f"{where} asks for codes of {places} places, {width} wide")
+
+
+def _weights(path: str) -> list[Path]:
+    """Returns the files of weights, those of the hub once they are here."""
+    for name in WEIGHTS:
+        file = _file(path, name)
+        if file is None:
+            continue
+        if not name.endswith(".index.json"):
+            return [file]
+        index = read_json(file)
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        names = set(shards.values()) if isinstance(shards, dict) else set()
+        if not names or not all(isinstance(shard, str) and Path(shard).name == shard for shard in names):
+            raise UserError(f"{file} names no files of weights beside it; copy it again")
+        return [found for found in (_file(path, shard) for shard in sorted(names)) if found is not None]
+    return []
+
+
 def make_model(architecture: dict[str, Any]) -> Any:
     """Returns a transformers model with fresh weights from its config as a dict."""
     from transformers import AutoConfig, AutoModel
 
     values = dict(architecture)
+    check_places(values, "transformers: architecture")
     try:
         config = AutoConfig.for_model(values.pop("model_type"), **values)
         return AutoModel.from_config(config, trust_remote_code=False)
@@ -86,38 +168,79 @@ def architecture_of(config: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in ("_name_or_path", "transformers_version")}
 
 
-def read_processor(path: str) -> dict[str, Any]:
+def read_processor(path: str) -> Processor:
     """Returns the values of the folder's image, video or audio processor; none when it has none."""
     for file in filter(None, (_file(path, name) for name in PROCESSORS)):
-        values: dict[str, Any] = json.loads(file.read_text())
-        inner = (values.get(key) for key in ("image_processor", "video_processor", "feature_extractor"))
-        return next((value for value in inner if isinstance(value, dict)), values)
+        values = read_json(file)
+        check_values(values, str(file))
+        inner = [values.get(key) for key in INNER] if isinstance(values, dict) else []
+        processor: Processor = fit(
+            next((value for value in inner if isinstance(value, dict)), values), Processor, str(file)
+        )
+        return processor
     return {}
 
 
-def read_tokenizer(path: str) -> tuple[Any, int, int | None] | None:
+def read_tokenizer(path: str, *, known: int | None) -> tuple[Any, int, int | None] | None:
     """Returns the folder's `tokenizers.Tokenizer`, its padding token and the longest text in tokens, if it says.
 
-    None for a folder without a tokenizer, where transformers would make up an empty one.
+    known: how many tokens the network has embeddings for. None for a folder without a tokenizer, where transformers
+    would make up an empty one. What transformers converts is converted, and every tokenizer tried, apart first.
     """
-    from transformers import AutoTokenizer
+    from tokenizers import Tokenizer
 
+    where = f"transformers:{path}"
     if not any(_file(path, name) for name in VOCABULARIES):
         return None
-    try:
-        fast = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
-    except Exception as error:  # each tokenizer raises its own
-        raise UserError(f"transformers:{path}: its tokenizer does not load ({_line(error)}); save it again") from error
-    tokenizer = getattr(fast, "backend_tokenizer", None)
-    if tokenizer is None:
+    for name in (*VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        file = _file(path, name)
+        if file is not None:
+            refuse("tokenizer_bytes", file.stat().st_size, f"{file} has {file.stat().st_size:,} bytes")
+    _check_settings(path)
+    whole = _file(path, "tokenizer.json")
+    if whole is None:
+        found = apart("mmssl.encoders.pretrained", "convert_tokenizer", path, where)
+    else:
+        try_tokenizer(read_text(whole, "tokenizer_bytes"), where, length=LONGEST)
+        with panicking(where):
+            found = convert_tokenizer(path)
+    if "slow" in found:
         raise UserError(
-            f"transformers:{path} has only a slow tokenizer ({type(fast).__name__}); "
+            f"{where} has only a slow tokenizer ({found['slow']}); "
             "convert it to tokenizer.json with transformers, as AutoTokenizer(...).save_pretrained does"
         )
+    try_tokenizer(found["text"], where, length=LONGEST, known=known)
+    with panicking(where):
+        return Tokenizer.from_str(found["text"]), found["pad"], found["longest"]
+
+
+def convert_tokenizer(path: str) -> dict[str, Any]:
+    """Returns what transformers makes of a folder's tokenizer: its text, the padding token, the longest text."""
+    from transformers import AutoTokenizer
+
+    fast = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
+    tokenizer = getattr(fast, "backend_tokenizer", None)
+    if tokenizer is None:
+        return {"slow": type(fast).__name__}
     tokenizer.no_padding()
     tokenizer.no_truncation()
     pad = fast.pad_token_id if fast.pad_token_id is not None else fast.eos_token_id
-    return tokenizer, pad or 0, fast.model_max_length if fast.model_max_length < 1_000_000 else None
+    longest = fast.model_max_length if fast.model_max_length < 1_000_000 else None
+    return {"text": tokenizer.to_str(), "pad": pad or 0, "longest": longest}
+
+
+def _check_settings(path: str) -> None:
+    """Raises UserError for a tokenizer_config.json that asks for another class, or for numbers that none has."""
+    file = _file(path, "tokenizer_config.json")
+    if file is None:
+        return
+    settings = read_json(file)
+    if not isinstance(settings, dict):
+        raise UserError(f"{file} is {shortened(settings)}; expected a mapping")
+    check_values({key: value for key, value in settings.items() if key != "model_max_length"}, str(file))
+    kind = settings.get("tokenizer_class")
+    if kind is not None and not (isinstance(kind, str) and TOKENIZER.fullmatch(kind)):
+        raise UserError(f"{file}: tokenizer_class is {shortened(kind)}; expected a class of tokenizers")
 
 
 def _file(path: str, name: str) -> Path | None:

@@ -76,7 +76,7 @@ class TextTransformer(Encoder):
         save_tokenizer(self.preprocess.tokenizer, folder)
 
     def load_files(self, folder: Path) -> None:
-        load_tokenizer(self.preprocess, folder)
+        load_tokenizer(self.preprocess, folder, known=self.vocab_size)
 
 
 def pool_words(tokens: Tensor, real: Tensor, how: str) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmssl.encoders import bpe
 from mmssl.encoders.mel import KaldiMel
 from mmssl.encoders.pretrained import (
+    Processor,
     architecture_of,
     fetched_by,
     load_model,
@@ -21,7 +22,8 @@ from mmssl.encoders.pretrained import (
     read_tokenizer,
 )
 from mmssl.encoders.transformer import pool_words
-from mmssl.errors import UserError
+from mmssl.errors import UserError, told
+from mmssl.nn.bounded import bounded
 from mmssl.nn.head import Projection
 from mmssl.nn.normalize import Normalize
 from mmssl.schema import shortened
@@ -33,7 +35,12 @@ from mmssl.types import Encoder, Features
 
 TOWERS, AST, VIDEO = ("clip", "siglip"), "audio-spectrogram-transformer", "videomae"
 READS = {"pixel_values": "image", "input_ids": "text"}
-RESAMPLING: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+RESAMPLING: dict[int | None, Interpolation] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+}  # Pillow's numbers
 
 
 class Transformers(Encoder):
@@ -64,6 +71,21 @@ class Transformers(Encoder):
         if bool(variant) == bool(architecture):
             raise UserError("transformers takes a folder or hub id, as in 'transformers:PATH', or an architecture")
         whole = make_model(architecture) if architecture else load_model(variant)
+        with told(f"transformers:{variant} describes no encoder" if variant else "transformers: architecture"):
+            self._read(variant, whole, modality, pool, mean, std, context_length, seconds)
+
+    def _read(
+        self,
+        variant: str,
+        whole: Any,
+        modality: str | None,
+        pool: str | None,
+        mean: tuple[float, ...] | None,
+        std: tuple[float, ...] | None,
+        context_length: int | None,
+        seconds: float | None,
+    ) -> None:
+        """Finds in a model and its folder what they read, and how."""
         self.architecture, self.family, self.pool = architecture_of(whole.config), whole.config.model_type, pool
         if pool and self.family in (*TOWERS, AST):
             raise UserError(f"transformers: {self.family} pools in its own way; leave `pool` out")
@@ -72,7 +94,7 @@ class Transformers(Encoder):
         settings = self.model.config
         self.dim = getattr(settings, "hidden_size", None) or settings.hidden_sizes[-1]
         self.grid = _grid(settings, self.modality)
-        values = read_processor(variant) if variant and self.modality != "text" else {}
+        values: Processor = read_processor(variant) if variant and self.modality != "text" else {}
         self.mean, self.std = _statistics(self.family, values, mean, std)
         self.front: nn.Module = Normalize(self.mean, self.std)
         if self.modality == "text":
@@ -83,6 +105,8 @@ class Transformers(Encoder):
             self.front = KaldiMel(rate, settings.num_mel_bins, settings.max_length, mean=self.mean[0], std=self.std[0])
         else:
             self.preprocess = _picture_preprocess(settings, self.modality, values)
+        with bounded(f"transformers:{variant}"):
+            self.preprocess.blank()  # takes as much as what an input becomes
         if variant and self.family in TOWERS:
             self.spaces[self.family] = _own_space(whole, self.modality, self.dim)
 
@@ -155,7 +179,7 @@ class Transformers(Encoder):
         if self.modality != "text":
             return
         if (folder / "tokenizer.json").exists():
-            bpe.load_tokenizer(self.preprocess, folder)
+            bpe.load_tokenizer(self.preprocess, folder, known=self.model.config.vocab_size)
         else:
             self.preprocess = Untokenized(**self.preprocess.config(), tokenizer=self.preprocess.tokenizer)
 
@@ -208,7 +232,7 @@ def _grid(config: Any, modality: str) -> tuple[int, ...] | None:
 
 
 def _statistics(
-    family: str, values: dict[str, Any], mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+    family: str, values: Processor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and std of the input: as given, else the folder's, else what the family was trained with."""
     if family == AST:
@@ -224,7 +248,7 @@ def _statistics(
     return mean or tuple(own_mean), std or tuple(own_std)
 
 
-def _picture_preprocess(config: Any, modality: str, values: dict[str, Any]) -> ImagePreprocess | VideoPreprocess:
+def _picture_preprocess(config: Any, modality: str, values: Processor) -> ImagePreprocess | VideoPreprocess:
     """Returns the folder's way to the model's size: which pixels, how interpolated, how cropped."""
     side = config.image_size
     if modality == "video":
@@ -234,14 +258,15 @@ def _picture_preprocess(config: Any, modality: str, values: dict[str, Any]) -> I
     return ImagePreprocess(
         size=side,
         resize="shorter" if edge else "squash",
-        interpolation=RESAMPLING.get(values.get("resample", 3), "bicubic"),
+        interpolation=RESAMPLING.get(values.get("resample", 3), "bicubic"),  # null leaves it to the class
         crop_ratio=side / edge if edge and values.get("do_center_crop", True) else 1.0,
     )
 
 
 def _text_preprocess(path: str, model: Any, context_length: int | None) -> TextPreprocess:
     """Returns the folder's tokenizer, or with fresh weights one of bytes that is yet to learn."""
-    found = read_tokenizer(path) if path else (bpe.byte_tokenizer(), 0, None)
+    known = getattr(model.config, "vocab_size", None)
+    found = read_tokenizer(path, known=known) if path else (bpe.byte_tokenizer(), 0, None)
     tokenizer, pad, says = found or (bpe.byte_tokenizer(), getattr(model.config, "pad_token_id", None) or 0, None)
     room = getattr(model.config, "max_position_embeddings", None)
     offset = getattr(getattr(model, "embeddings", None), "padding_idx", None)  # RoBERTa counts positions from here

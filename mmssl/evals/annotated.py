@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import DamagedError
+from mmssl.limits import check
 from mmssl.modalities import video
 from mmssl.transforms.video import to_tensor
 from mmssl.types import Sample
@@ -68,7 +69,10 @@ def _count(given: dict[str, Any]) -> int:
         raise DamagedError("masks that are not (T, H, W) whole numbers", f"{masks.dtype} {masks.shape}")
     if tracks is not None and (tracks.ndim != 3 or tracks.shape[2] != 2):
         raise DamagedError("tracks that are not (T, K, 2)", str(tracks.shape))
+    if masks is not None:
+        check("clip_pixels", masks.size, "masks too large to hold", f"{masks.shape}")
     lengths = {len(array) for array in (masks, tracks, visible) if array is not None}
+    check("clip_pixels", max(lengths), "a clip too large to hold", f"{max(lengths)} annotated frames")
     if len(lengths) > 1 or min(lengths) < 3:
         raise DamagedError("annotations of fewer than three frames, or of several lengths", str(sorted(lengths)))
     return lengths.pop()
@@ -81,5 +85,7 @@ def _scaled(frames: Tensor, size: int, square: bool) -> Tensor:
     shape = (size, size) if square else (round(height * factor), round(width * factor))
     if shape == (height, width):
         return frames
+    check("picture_side", max(shape), "a picture too long to scale", f"{width} x {height}")
+    check("clip_pixels", len(frames) * shape[0] * shape[1], "a clip too large to scale", f"{width} x {height}")
     scaled = [F.interpolate(f[None].float(), size=shape, mode="bilinear", antialias=True) for f in frames]
     return torch.cat(scaled).round().clamp(0, 255).to(torch.uint8)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmssl.errors import DamagedError
 from mmssl.evals.report import having
+from mmssl.modalities import image
 from mmssl.transforms import video
 from mmssl.transforms.image import opened
 from mmssl.types import Sample
@@ -75,7 +76,7 @@ class Sounding:
     def _moment(self, sample: Sample, time: float | None, number: int | None) -> Moment:
         clip = sample[self.visual]
         if time is None:
-            pictures, times = np.asarray(opened(clip).convert("RGB"))[None], [0.0]
+            pictures, times = np.asarray(image.pixels(opened(clip)))[None], [0.0]
         else:
             times = self._times(clip, time)
             pictures = clip.frames(times)
@@ -139,6 +140,7 @@ def boxed(boxes: Any, size: tuple[int, ...]) -> np.ndarray:
 def _masks(raw: Any) -> np.ndarray:
     """Returns masks (T, H, W) of what a field holds: a picture, an array, or an archive with the array `masks`."""
     if isinstance(raw, Image.Image):
+        image.values(raw)  # reads it within limits, or says what is damaged
         return np.asarray(raw.convert("L"))[None]
     masks = np.asarray(raw.get("masks", ()) if isinstance(raw, dict) else raw)
     masks = masks[None] if masks.ndim == 2 else masks

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 from mmssl.errors import DamagedError, UserError, did_you_mean
+from mmssl.limits import check
+from mmssl.schema import depth
 
 
 def _declared() -> dict[str, str]:
@@ -38,7 +39,7 @@ def decode(field: str, data: bytes) -> Any:
     if extension == "cls":
         return _label(data)
     if extension in ("npz", "npy") and role and not role.startswith("points"):
-        return _arrays(data)
+        return importlib.import_module("mmssl.modalities.arrays").read(data)
     if extension not in EXTENSIONS:
         known = [*EXTENSIONS, "json", "cls"]
         raise UserError(f"the field {field!r} has no reader for {extension!r}; {did_you_mean(extension, known)}")
@@ -54,10 +55,13 @@ def read_file(path: str | Path) -> bytes:
 
 
 def _json(data: bytes) -> Any:
+    check("sample_json_bytes", len(data), "json too large to read")
     try:
-        return json.loads(data)
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DamagedError("damaged json", str(error)) from None
+    check("document_depth", depth(value), "json nested too deep")
+    return value
 
 
 def _label(data: bytes) -> int:
@@ -68,14 +72,3 @@ def _label(data: bytes) -> int:
     if len(data) > 40 or not -(2**63) <= label < 2**63:
         raise DamagedError("a label that is not a whole number", repr(data[:40]))
     return label
-
-
-def _arrays(data: bytes) -> Any:
-    """Reads npy -> ndarray, npz -> name -> ndarray; never unpickles."""
-    import numpy as np
-
-    try:
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
-    except Exception as error:  # numpy and zipfile raise whatever their parsers trip over
-        raise DamagedError("damaged array file", str(error)) from None

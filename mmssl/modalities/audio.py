@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from mmssl.errors import DamagedError, UserError
+from mmssl.limits import check
 from mmssl.modalities import container as media
 from mmssl.modalities import wav
 
 EXTENSIONS = ("wav", "flac", "ogg", "mp3", "m4a")
 NO_SOUND = "no sound track"
+TOO_LONG = "sound too long to hold"
 
 # Decoders lean on what came before, so decoding starts this long before the first wanted sample.
 RUN_IN = 0.5
@@ -49,19 +51,21 @@ class Audio(media.MediaFile):
         """When the last sound ends, in seconds on the clock that a video's pictures use."""
         plain = wav.read(self.data)
         if plain is not None:
-            return len(plain[0]) / plain[1]
+            return media.checked(len(plain[0]) / plain[1])
         return media.end_of(self.data, "audio", NO_SOUND)
 
     def read(self, *, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
         """Returns float32 mono (samples,): sample 0 is heard at `start`; silence fills what has no sound.
 
-        Without `seconds`, reads to the end of the track.
+        Without `seconds`, reads to the end of the track, which the limit sound_seconds bounds.
         """
         plain = wav.read(self.data)
+        if plain is not None and seconds is None:
+            check("sound_seconds", len(plain[0]) / plain[1] - start, TOO_LONG)
         if plain is not None and plain[1] // math.gcd(plain[1], sample_rate) <= LONGEST_PERIOD:
             return _window(*plain, sample_rate=sample_rate, start=start, seconds=seconds)
         runs = _runs(self.data, sample_rate, start, seconds)
-        return _assembled(runs, sample_rate, start, seconds)
+        return _assembled(runs, sample_rate, seconds)
 
 
 @dataclass(frozen=True)
@@ -80,20 +84,36 @@ class Waveform:
         return _window(self.samples.numpy(), self.sample_rate, sample_rate=sample_rate, start=start, seconds=seconds)
 
 
-Run = tuple[float, list[np.ndarray]]  # when it starts, and its samples in pieces
+@dataclass(slots=True)
+class Run:
+    """A stretch of sound without gaps, in pieces; what lies before the first wanted sample is counted, not kept."""
+
+    at: int  # place of the first sample that is kept, 0 being the first wanted one
+    pieces: list[np.ndarray] = field(default_factory=list)
+
+    def extend(self, pieces: list[np.ndarray]) -> None:
+        for piece in pieces:
+            if not self.pieces and self.at + len(piece) <= 0:
+                self.at += len(piece)
+            else:
+                self.pieces.append(piece)
+
+    def end(self) -> int:
+        return self.at + sum(map(len, self.pieces))
 
 
 def _runs(data: bytes | Path, rate: int, start: float, seconds: float | None) -> list[Run]:
     """Decodes and resamples from before `start` to after the end, as stretches without gaps."""
     stop = float("inf") if seconds is None else start + seconds
     if start - RUN_IN > SEEK_FROM:
-        runs = _decode(data, rate, start - RUN_IN, stop)
-        if runs and runs[0][0] <= start:
+        runs = _decode(data, rate, start, stop, seek_to=start - RUN_IN)
+        if runs:
             return runs
-    return _decode(data, rate, None, stop)
+    return _decode(data, rate, start, stop)
 
 
-def _decode(data: bytes | Path, rate: int, seek_to: float | None, stop: float) -> list[Run]:
+def _decode(data: bytes | Path, rate: int, start: float, stop: float, *, seek_to: float | None = None) -> list[Run]:
+    """Decodes from the track's start, or from where a seek leads; nothing where that is too late."""
     runs: list[Run] = []
     with media.opened(data) as container:
         stream = media.track(container, "audio", NO_SOUND)
@@ -101,7 +121,7 @@ def _decode(data: bytes | Path, rate: int, seek_to: float | None, stop: float) -
         counted = container.format.name in COUNTED and not stream.codec_context.name.startswith("pcm_")
         if seek_to is not None and (counted or not media.seek(container, stream, seek_to + zero)):
             return []
-        resampler, clock, stamps = None, 0.0, media.Clock()
+        resampler, clock, stamps, heard = None, 0.0, media.Clock(), 0.0
         for frame in media.decoded(container.demux(stream), stream):
             stamp = stamps(frame, stream)
             if stamp is None and seek_to is not None and resampler is None:
@@ -110,17 +130,21 @@ def _decode(data: bytes | Path, rate: int, seek_to: float | None, stop: float) -
             if now >= stop:
                 break
             if resampler is None or abs(now - clock) > JUMP or not resampler.takes(frame):
+                if resampler is None and seek_to is not None and now > start:
+                    return []
                 if resampler is not None:
-                    runs[-1][1].extend(resampler.rest())
+                    runs[-1].extend(resampler.rest())
                 resampler, clock = _Resampler(frame, rate), now
-                runs.append((now, []))
-            runs[-1][1].extend(resampler(frame))
+                runs.append(Run(round((now - start) * rate)))
+            runs[-1].extend(resampler(frame))
             clock += frame.samples / frame.sample_rate
+            heard += frame.samples / frame.sample_rate if clock > start else 0.0
+            check("sound_seconds", heard if stop == math.inf else heard - (stop - start), TOO_LONG)  # stamps that stand
         if resampler is None:
             if seek_to is not None:
                 return []
             raise DamagedError("sound that does not decode")
-        runs[-1][1].extend(resampler.rest())
+        runs[-1].extend(resampler.rest())
     return runs
 
 
@@ -172,19 +196,22 @@ def _window(samples: np.ndarray, own: int, *, sample_rate: int, start: float, se
         from torchaudio.functional import resample
 
         heard = resample(heard, own, sample_rate)
-    return _assembled([(first / own, [heard.numpy()])], sample_rate, start, seconds)
+    return _assembled([Run(round((first / own - start) * sample_rate), [heard.numpy()])], sample_rate, seconds)
 
 
-def _assembled(runs: list[Run], rate: int, start: float, seconds: float | None) -> Tensor:
-    """Lays stretches of sound onto silence; the first sample is heard at `start`."""
-    placed = [(round((begin - start) * rate), np.concatenate([*pieces, []])) for begin, pieces in runs]
-    end = max((at + len(sound) for at, sound in placed), default=0)
-    length = max(0, end) if seconds is None else round(seconds * rate)
+def _assembled(runs: list[Run], rate: int, seconds: float | None) -> Tensor:
+    """Lays stretches of sound onto silence."""
+    length = max([0, *(run.end() for run in runs)]) if seconds is None else round(seconds * rate)
+    if seconds is None:
+        check("sound_seconds", length / rate, TOO_LONG)
     out = np.zeros(length, dtype=np.float32)
-    for at, sound in placed:
-        first, last = max(0, at), min(length, at + len(sound))
-        if first < last:
-            out[first:last] = sound[first - at : last - at]
+    for run in runs:
+        at = run.at
+        for piece in run.pieces:
+            first, last = max(0, at), min(length, at + len(piece))
+            if first < last:
+                out[first:last] = piece[first - at : last - at]
+            at += len(piece)
     if not np.isfinite(out).all():
         raise DamagedError("sound that is not finite")
     return torch.from_numpy(out)

@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.errors import DamagedError, UserError
+from mmssl.limits import check, limit
+from mmssl.modalities import mp4
 
-# A header may promise pictures that no machine can hold; FFmpeg then refuses them instead of allocating.
-MAX_PIXELS = 2**27
+# Only these: FFmpeg tells a format by the bytes, and playlists, manifests and patterns (hls, dash, concat, sdp, image2,
+# vobsub, ...) open further files and addresses that the bytes name.
+FORMATS = (
+    "mov,matroska,avi,asf,flv,mpeg,mpegts,mpegvideo,h264,hevc,m4v,ivf,dv,xmv,nut,mxf,"
+    "wav,w64,flac,ogg,mp3,aac,ac3,eac3,amr,amrnb,amrwb,aiff,au,caf"
+)
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,16 @@ def opened(data: bytes | Path) -> Iterator[Any]:
 
     if isinstance(data, Path) and not data.is_file():
         raise UserError(f"there is no file {str(data)!r}")
+    mp4.check(data)
     source = f"file:{data}" if isinstance(data, Path) else io.BytesIO(data)
-    options = {"protocol_whitelist": "file" if isinstance(data, Path) else "data"}
+    options = {
+        "protocol_whitelist": "file" if isinstance(data, Path) else "data",
+        "format_whitelist": FORMATS,
+    }
     # Titles in another encoding than UTF-8 are no reason to refuse a file; PyAV 19 replaces them by itself.
     lenient: dict[str, Any] = {"metadata_errors": "ignore"} if pyav() < 19 else {}
     try:
-        container = av.open(source, container_options=options, **lenient)
+        container = av.open(source, options={"max_pixels": most_pixels()}, container_options=options, **lenient)
     except (av.FFmpegError, ValueError, OSError) as error:
         raise DamagedError("not a media file that FFmpeg reads", str(error)) from None
     try:
@@ -59,9 +69,21 @@ def track(container: Any, kind: str, missing: str) -> Any:
         if stream.codec_context is not None and not stream.disposition & cover:
             stream.codec_context.thread_count = 1
             if kind == "video":
-                stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+                check_size(stream.codec_context.width, stream.codec_context.height)
+                stream.codec_context.options = {"max_pixels": most_pixels()}
             return stream
     raise DamagedError(missing)
+
+
+def most_pixels() -> str:
+    """Returns how much FFmpeg may allocate for a picture: the limit, and the margins that decoders add."""
+    return f"{min(limit('picture_pixels') + 2**22, 2**31 - 1):.0f}"
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises DamagedError for pictures larger than the limits."""
+    check("picture_side", max(width, height), "video too large to decode", f"{width} x {height}")
+    check("picture_pixels", width * height, "video too large to decode", f"{width} x {height}")
 
 
 def zero(container: Any) -> float:
@@ -138,7 +160,13 @@ def end_of(data: bytes | Path, kind: str, missing: str) -> float:
             end = _last_stamp(container, track(container, kind, missing))
     if end is None:
         raise DamagedError(missing)
-    return end - start
+    return checked(end - start)
+
+
+def checked(seconds: float) -> float:
+    """Returns how long a track lasts; DamagedError for more than the limit track_seconds."""
+    check("track_seconds", seconds, "a film or sound of an impossible length", f"{seconds:.0f} s")
+    return seconds
 
 
 def seek(container: Any, stream: Any, seconds: float) -> bool:

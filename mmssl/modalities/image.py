@@ -8,11 +8,16 @@ float             from 0 to 1, times 255: F, float16, float32, float64
 wider integers    from 0 to 255, as they are: I, int16, int32, int64, ...
 Values outside these ranges are refused: DamagedError where they come from a file, UserError where a caller made them.
 `values` returns the numbers as they are stored: depth, masks.
+The limits picture_pixels and picture_side hold for what the header claims, before any pixel is read; a JPEG that is
+shrunk while decoding counts as it is decoded, unless its scans are several, which libjpeg holds whole.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import re
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +26,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import jpeg_factory
 
 from mmssl.errors import DamagedError, UserError
+from mmssl.limits import check, limit
 from mmssl.modalities import read_file
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
@@ -31,6 +38,8 @@ EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 DAMAGE = "mmssl damage"  # where an image's info keeps why its pixels could not be read
+TOO_LARGE = "a picture too large to decode"
+STRIP = 2**20  # pixels that are converted at a time: whole pictures would take five times what they hold
 
 T = TypeVar("T")
 ORIENTATION = 0x0112
@@ -47,7 +56,18 @@ TURNS = {
 
 def decode(data: bytes, extension: str = "") -> Image.Image:
     """Opens a picture without decoding its pixels; the bytes say what it is, whatever the extension claims."""
-    return _guarded(lambda: Image.open(io.BytesIO(data), formats=FORMATS))
+    return _guarded(lambda: _opened(io.BytesIO(data)))
+
+
+def _opened(stream: io.BytesIO) -> Image.Image:
+    """Reads a header. Pillow refuses what is too large, but a JPEG can still be decoded smaller than it claims."""
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except Image.DecompressionBombError:
+        if not stream.getvalue().startswith(b"\xff\xd8\xff"):
+            raise
+        stream.seek(0)
+        return jpeg_factory(stream)
 
 
 def load(raw: Any) -> Image.Image:
@@ -146,11 +166,18 @@ def _load(image: Image.Image) -> None:
     """Reads the pixels; asked a second time, Pillow itself takes what it read of a damaged picture for the whole."""
     if DAMAGE in image.info:
         raise OSError(image.info[DAMAGE])
+    _check_size(image)
     try:
         image.load()
     except Exception as error:
         image.info[DAMAGE] = str(error)
         raise
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    check("picture_side", max(width, height), TOO_LARGE, f"{width} x {height}")
+    check("picture_pixels", width * height, TOO_LARGE, f"{width} x {height}")
 
 
 def _shrunk(image: Image.Image, min_size: int) -> Image.Image:
@@ -159,9 +186,20 @@ def _shrunk(image: Image.Image, min_size: int) -> Image.Image:
     if image.format not in ("JPEG", "MPO") or stream is None or min(image.size) < 2 * min_size:
         return image
     stream.seek(0)
-    again = Image.open(stream, formats=("JPEG",))
+    again = _opened(stream)
+    if not _in_one_scan(again):
+        _check_size(again)
     again.draft(None, (min_size, min_size))
     return again
+
+
+def _in_one_scan(image: Any) -> bool:
+    """Tells whether the scan that follows a JPEG's header holds all colours, and no other scan refines them."""
+    if "progressive" in image.info:
+        return False
+    at, colors = image.fp.tell(), image.layers
+    head = image.fp.getvalue()[max(0, at - 2 * colors - 8) : at]  # marker, length, how many colours
+    return bool(head[:5] == bytes([0xFF, 0xDA, 0, 2 * colors + 6, colors]))
 
 
 def _upright(picture: Image.Image, image: Image.Image) -> Image.Image:
@@ -182,6 +220,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Converts any mode to RGB by the rule above."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    width, height = image.size
+    rgb, rows = Image.new("RGB", image.size), max(1, STRIP // max(1, width))
+    try:
+        for top in range(0, height, rows):
+            rgb.paste(_to_rgb(image.crop((0, top, width, min(top + rows, height)))), (0, top))
+    except UserError as error:
+        if image.format is None:  # a caller made it
+            raise
+        raise DamagedError("a picture of numbers out of range", str(error)) from None
+    return rgb
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_grey(image)).convert("RGB")
     if image.has_transparency_data:
@@ -194,20 +245,38 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _grey(image: Image.Image) -> np.ndarray:
     """Returns grey of more than 8 bits as uint8; what is clear shows white."""
     array = np.asarray(image)
-    try:
-        grey = _eight_bits(array)
-    except UserError as error:
-        if image.format is None:  # a caller made it
-            raise
-        raise DamagedError("a picture of numbers out of range", str(error)) from None
+    grey = _eight_bits(array)
     clear = image.info.get("transparency")
     return np.where(array == clear, np.uint8(255), grey) if isinstance(clear, int) else grey
+
+
+class _Bounded:
+    """Makes Pillow's own limit ours while pictures are read, in however many threads, and then gives it back."""
+
+    def __init__(self) -> None:
+        self.lock, self.readers, self.before = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.readers:
+                self.before = Image.MAX_IMAGE_PIXELS
+            self.readers += 1
+            Image.MAX_IMAGE_PIXELS = int(limit("picture_pixels") / 2)  # it warns of one, and refuses twice as many
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.readers -= 1
+            if not self.readers:
+                Image.MAX_IMAGE_PIXELS = self.before
+
+
+_bounded = _Bounded()
 
 
 def _guarded(work: Callable[[], T]) -> T:
     """Runs Pillow quietly, and turns whatever its parsers trip over into DamagedError."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _bounded:
             warnings.simplefilter("ignore")
             return work()
     except UserError:
@@ -215,7 +284,9 @@ def _guarded(work: Callable[[], T]) -> T:
     except Image.UnidentifiedImageError:
         raise DamagedError("not a picture that can be read as JPEG, PNG, WebP, BMP, TIFF or GIF") from None
     except Image.DecompressionBombError as error:
-        raise DamagedError("a picture too large to decode", str(error)) from None
+        found = re.search(r"\d+", str(error))
+        check("picture_pixels", float(found[0]) if found else math.inf, TOO_LARGE)
+        raise DamagedError(TOO_LARGE, str(error)) from None
     except Exception as error:  # OSError, SyntaxError, struct.error, zlib.error, IndexError, ...
         raise DamagedError("damaged picture", str(error)) from None
 

@@ -51,6 +51,7 @@ class Player:
             raise LostError if seeking else DamagedError("video that does not decode")
         if math.isnan(self.starts):
             self.starts = 0.0
+        media.check_size(self.coming.width, self.coming.height)  # the header may lie
         first = fitted(self.coming.width, self.coming.height, min_size)
         turned, across, down = _orientation(self.coming)
         self.size: tuple[int, int] = first[::-1] if turned else first  # of every picture, upright

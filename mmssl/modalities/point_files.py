@@ -7,8 +7,14 @@ import re
 import numpy as np
 
 from mmssl.errors import DamagedError
+from mmssl.limits import check
 
 Columns = dict[str, np.ndarray]
+HEADER = 2**20  # bytes in which a header ends
+PART = 2**20  # bytes of text that are read at a time
+DIGITS = 1000  # of a number in text; Python takes seconds for those of a million
+SPACE = re.compile(rb"\s")
+TOO_WIDE = "a point cloud too wide to read"
 
 PLY_TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
@@ -25,24 +31,25 @@ PLY_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"
 
 def read_ply(data: bytes) -> Columns:
     """Reads the vertices of a PLY file; other elements are passed over."""
-    header, mark, body = data.partition(b"end_header")
-    if not data.startswith(b"ply") or not mark:
+    end = data.find(b"end_header", 0, HEADER)
+    if not data.startswith(b"ply") or end < 0:
         raise DamagedError("not a PLY file")
-    body = body.partition(b"\n")[2]
+    header, body = data[:end], data[end:].partition(b"\n")[2]
     lines = [line.split() for line in header.decode("ascii", "replace").splitlines()]
     kind = next((line[1] for line in lines if line[:1] == ["format"]), "")
     if kind not in PLY_ORDERS:
         raise DamagedError("a PLY file of unknown format", kind)
-    elements = _ply_elements(lines, PLY_ORDERS[kind])
+    elements, at = _ply_elements(lines, PLY_ORDERS[kind]), 0
     for name, count, fields in elements:
         if name == "vertex":
             break
-        body = _ply_skip(body, count, fields, kind == "ascii")
+        at = _ply_skip(body, at, count, fields, kind == "ascii")
     else:
         raise DamagedError("a PLY file without vertices")
     if fields is None:
         raise DamagedError("a PLY file with lists in its vertices")
-    return _ascii(body, count, fields) if kind == "ascii" else _binary(body, count, fields)
+    _check_size(count, len(fields))
+    return _ascii(body[at:], count, fields) if kind == "ascii" else _binary(body[at:], count, fields)
 
 
 Fields = list[tuple[str, str]]  # property -> numpy type, in the file's order
@@ -53,7 +60,7 @@ def _ply_elements(lines: list[list[str]], order: str) -> list[tuple[str, int, Fi
     elements: list[tuple[str, int, Fields | None]] = []
     for line in lines:
         if line[:1] == ["element"]:
-            elements.append((line[1], int(line[2]), []))
+            elements.append((line[1], _count(line[2]), []))
         elif line[:1] == ["property"]:
             name, count, fields = elements[-1]
             if line[1] == "list":
@@ -63,12 +70,39 @@ def _ply_elements(lines: list[list[str]], order: str) -> list[tuple[str, int, Fi
     return elements
 
 
-def _ply_skip(body: bytes, count: int, fields: Fields | None, ascii: bool) -> bytes:
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise DamagedError("damaged point cloud", f"{count} points")
+    return count
+
+
+def _ply_skip(body: bytes, at: int, count: int, fields: Fields | None, ascii: bool) -> int:
+    """Returns where what follows an element begins."""
     if ascii:
-        return body.split(b"\n", count)[-1]
+        return _after_lines(body, at, count)
     if fields is None:
         raise DamagedError("a PLY file with lists before its vertices")
-    return body[count * np.dtype(fields).itemsize :]
+    check("cloud_columns", len(fields), TOO_WIDE)
+    return at + count * np.dtype(fields).itemsize
+
+
+def _after_lines(body: bytes, at: int, count: int) -> int:
+    while (found := body.count(b"\n", at, at + PART)) < count:
+        at, count = at + PART, count - found
+        if at >= len(body):
+            raise DamagedError("truncated point cloud")
+    for _ in range(count):
+        at = body.index(b"\n", at) + 1
+    return at
+
+
+def _check_size(count: int, columns: int) -> None:
+    """Raises DamagedError for a header that claims more than the limits, before anything is made of it."""
+    check("cloud_columns", columns, TOO_WIDE)
+    check("cloud_values", count * columns, "a point cloud too large to read", f"{count} points of {columns} values")
+    if not columns:
+        raise DamagedError("points without coordinates", "it has no columns")
 
 
 def _binary(body: bytes, count: int, fields: Fields) -> Columns:
@@ -80,11 +114,29 @@ def _binary(body: bytes, count: int, fields: Fields) -> Columns:
 
 
 def _ascii(body: bytes, count: int, fields: Fields) -> Columns:
-    values = np.array(body.split(None, count * len(fields))[: count * len(fields)], dtype=np.float64)
-    if len(values) < count * len(fields):
+    wanted = count * len(fields)
+    if wanted > (len(body) + 1) // 2:  # a value takes a digit and a space
         raise DamagedError("truncated point cloud")
+    values = _numbers(body, wanted)
     table = values.reshape(count, len(fields))
     return {name: _declared(table[:, i], name, np.dtype(kind)) for i, (name, kind) in enumerate(fields)}
+
+
+def _numbers(text: bytes, wanted: int) -> np.ndarray:
+    """Reads so many numbers, a part at a time: as Python's own they would take ten times their text."""
+    values, read, at = np.empty(wanted), 0, 0
+    while read < wanted:
+        end = at + PART
+        if space := SPACE.search(text, end, end + DIGITS):  # not within a number
+            end = space.start()
+        part = text[at:end].split(None, wanted - read)[: wanted - read]
+        if part and max(map(len, part)) > DIGITS:
+            raise DamagedError("damaged point cloud", f"a number of more than {DIGITS} digits")
+        values[read : read + len(part)] = part
+        read, at = read + len(part), end
+        if at >= len(text) and read < wanted:
+            raise DamagedError("truncated point cloud")
+    return values
 
 
 def _declared(column: np.ndarray, name: str, kind: np.dtype) -> np.ndarray:
@@ -117,14 +169,14 @@ def _table(columns: Columns) -> np.ndarray:
 
 def read_pcd(data: bytes) -> Columns:
     """Reads a PCD file, ascii, binary or binary_compressed; packed colours become red, green, blue."""
-    found = re.search(rb"^DATA[ \t]+(\w+)[ \t]*\r?\n", data, re.MULTILINE)
+    found = re.search(rb"^DATA[ \t]+(\w+)[ \t]*\r?\n", data[:HEADER], re.MULTILINE)
     if found is None:
         raise DamagedError("not a PCD file")
     lines = [line.split() for line in data[: found.start()].decode("ascii", "replace").splitlines()]
     head = {line[0]: line[1:] for line in lines if line and not line[0].startswith("#")}
-    count = int(head["POINTS"][0])
+    count = _count(head["POINTS"][0])
     body, way = data[found.end() :], found[1].decode()
-    fields = _pcd_fields(head)
+    fields = _pcd_fields(head, count)
     if way == "ascii":
         columns = _ascii(body, count, fields)
     elif way == "binary":
@@ -136,18 +188,19 @@ def read_pcd(data: bytes) -> Columns:
     return _unpack_color(columns)
 
 
-def _pcd_fields(head: dict[str, list[str]]) -> Fields:
+def _pcd_fields(head: dict[str, list[str]], count: int) -> Fields:
     kinds = {"F": "<f", "I": "<i", "U": "<u"}
     fields: Fields = []
-    repeats = head.get("COUNT", ["1"] * len(head["FIELDS"]))
+    repeats = [int(repeat) for repeat in head.get("COUNT", ["1"] * len(head["FIELDS"]))]
+    if min(repeats, default=0) < 1:
+        raise DamagedError("damaged point cloud", f"{min(repeats, default=0)} values in a field")
+    _check_size(count, sum(repeats))
     for at, (name, size, kind, repeat) in enumerate(
         zip(head["FIELDS"], head["SIZE"], head["TYPE"], repeats, strict=True)
     ):
-        if not 0 < int(repeat) <= 4096:  # descriptors hold hundreds; a damaged count would hold the machine
-            raise DamagedError("damaged point cloud", f"{repeat} values in {name}")
-        for index in range(int(repeat)):
+        for index in range(repeat):
             own = name if name != "_" and index == 0 else f"{name}{at}.{index}"
-            fields.append((own, kinds[kind] + size))
+            fields.append((own, f"{kinds[kind]}{int(size)}"))
     return fields
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mmssl.errors import DamagedError, UserError
-from mmssl.modalities import read_file
+from mmssl.modalities import arrays, read_file
 from mmssl.modalities.point_files import read_pcd, read_ply, write_pcd, write_ply
 
 EXTENSIONS = ("ply", "pcd", "npz", "npy")
@@ -73,7 +73,10 @@ def _precise(xyz: np.ndarray) -> np.ndarray:
 
 
 def decode(data: bytes, extension: str) -> Cloud:
-    """Reads a cloud by its extension; raises DamagedError if it is damaged or no point of it is finite."""
+    """Reads a cloud by its extension; raises DamagedError if it is damaged or no point of it is finite.
+
+    Also for more values than the limits cloud_values and cloud_columns, or array_bytes, as its header claims them.
+    """
     if extension not in EXTENSIONS:
         raise UserError(f"no reader for points in {extension!r}; known: {', '.join(EXTENSIONS)}")
     try:
@@ -81,12 +84,12 @@ def decode(data: bytes, extension: str) -> Cloud:
             return _from_columns(read_ply(data))
         if extension == "pcd":
             return _from_columns(read_pcd(data))
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        return _from_rows(loaded) if isinstance(loaded, np.ndarray) else _from_names(dict(loaded))
+        loaded = arrays.read(data)
+        return _from_rows(loaded) if isinstance(loaded, np.ndarray) else _from_names(loaded)
     except UserError:
         raise
     except Exception as error:  # headers lie in many ways: ValueError, IndexError, MemoryError, BadZipFile, ...
-        raise DamagedError("damaged point cloud", str(error)) from None
+        raise DamagedError("damaged point cloud", " ".join(str(error).split())) from None
 
 
 def load(raw: Any) -> Cloud:
@@ -109,19 +112,19 @@ def _from_rows(rows: np.ndarray) -> Cloud:
     return Cloud(*np.split(rows, rows.shape[1] // 3, axis=1))
 
 
-def _from_names(arrays: Columns) -> Cloud:
+def _from_names(given: Columns) -> Cloud:
     """Reads the arrays of an npz under the names in use."""
     known = {"xyz": ("xyz", "points", "pos"), "color": ("color", "colors", "rgb"), "normal": ("normal", "normals")}
-    found = {part: next((arrays[n] for n in names if n in arrays), None) for part, names in known.items()}
+    found = {part: next((given[n] for n in names if n in given), None) for part, names in known.items()}
     if found["xyz"] is None:
-        raise DamagedError("points without coordinates", f"expected an array named xyz, found {', '.join(arrays)}")
+        raise DamagedError("points without coordinates", f"expected an array named xyz, found {', '.join(given):.200}")
     return Cloud(found["xyz"], found["color"], found["normal"])
 
 
 def _from_columns(columns: Columns) -> Cloud:
     columns = {name.lower(): column for name, column in columns.items()}
     if not {"x", "y", "z"} <= set(columns):
-        raise DamagedError("points without coordinates", f"expected x, y, z, found {', '.join(columns)}")
+        raise DamagedError("points without coordinates", f"expected x, y, z, found {', '.join(columns):.200}")
     return Cloud(np.stack([columns[c] for c in "xyz"], 1), _together(columns, "color"), _together(columns, "normal"))
 
 

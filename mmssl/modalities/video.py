@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmssl.errors import DamagedError, UserError
+from mmssl.limits import check
 from mmssl.modalities import container as media
 from mmssl.modalities.audio import add_track
 from mmssl.modalities.playback import NO_PICTURES, LostError, Player, fitted
@@ -43,12 +45,15 @@ class Video(media.MediaFile):
         """Returns the picture shown at each time (s), uint8 (T, H, W, 3): the last that starts at or before it.
 
         Before the first picture that is the first, after the last the last. With `min_size` larger
-        pictures are scaled until their shorter side is that. Raises DamagedError if none decodes.
+        pictures are scaled until their shorter side is that. Raises DamagedError if none decodes, and for more pixels
+        of all of them than the limit clip_pixels.
         """
         if backend not in BACKENDS:
             raise UserError(f"there is no video backend {backend!r}; known: {', '.join(BACKENDS)}")
         shown = BACKENDS[backend](self.data, sorted(set(map(float, times))), min_size)
-        return np.stack([shown[time] for time in map(float, times)])
+        pictures = [shown[time] for time in map(float, times)]
+        _check_clip(len(pictures), *pictures[0].shape[:2])
+        return np.stack(pictures)
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,16 @@ class Frames:
     def frames(self, times: Sequence[float], *, min_size: int | None = None) -> np.ndarray:
         """Returns the picture shown at each time (s), uint8 (T, H, W, 3)."""
         last = len(self.pictures) - 1
+        height, width = self.pictures.shape[1:3]
+        _check_clip(len(times), *fitted(width, height, min_size))
         index = np.clip(np.floor(np.asarray(times) * self.fps + 1e-6), 0, last).astype(int)
         return np.stack([_scaled(self.pictures[i], min_size) for i in index])
+
+
+def _check_clip(count: int, *sides: int) -> None:
+    """Raises DamagedError for so many pictures that they would not be held."""
+    found = f"{count} pictures of {' x '.join(map(str, sides))}"
+    check("clip_pixels", count * math.prod(sides), "a clip too large to hold", found)
 
 
 def _pyav(data: bytes | Path, times: list[float], min_size: int | None) -> dict[float, np.ndarray]:
@@ -74,6 +87,7 @@ def _pyav(data: bytes | Path, times: list[float], min_size: int | None) -> dict[
     for seeking in (True, False):
         with media.opened(data) as container, suppress(LostError):
             player = Player(container, seeking=seeking, min_size=min_size)
+            _check_clip(len(times), *player.size)
             return {time: player.at(time) for time in times}
     raise AssertionError("playing from the start never gets lost")
 
@@ -91,8 +105,10 @@ def _decord(data: bytes | Path, times: list[float], min_size: int | None) -> dic
     with media.opened(data) as container:
         player = Player(container, seeking=False, min_size=None)
         first, size, mirrored = player.starts, player.size, player.is_mirrored
+        _check_clip(len(times), *size)
     try:
-        reader = decord.VideoReader(io.BytesIO(data) if isinstance(data, bytes) else str(data), num_threads=1)
+        source = io.BytesIO(data) if isinstance(data, bytes) else str(data.absolute())  # "pipe:0" is a file's name
+        reader = decord.VideoReader(source, num_threads=1)
         starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]
         cut = starts[0] < 0 or (np.diff(starts) <= 0).any()
         starts += first - starts[0]  # decord has its own origin

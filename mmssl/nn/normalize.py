@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from mmssl.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -18,6 +21,8 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        if len(mean) != len(std) or not all(map(math.isfinite, (*mean, *std))) or min(std, default=0) <= 0:
+            raise UserError(f"mean is {tuple(mean)} and std {tuple(std)}; expected as many finite numbers, std above 0")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
@@ -31,6 +36,9 @@ class Normalize(nn.Module):
 def pixel_normalize(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalize:
     """Normalises with ImageNet's statistics by default for colour, and leaves other numbers of channels as they are."""
     colour = channels == 3
+    for name, given in (("mean", mean), ("std", std)):
+        if given and len(given) != channels:
+            raise UserError(f"{name} has {len(given)} numbers; expected one for each of {channels} channels")
     return Normalize(
         mean or (IMAGENET_MEAN if colour else (0.0,) * channels), std or (IMAGENET_STD if colour else (1.0,) * channels)
     )

@@ -24,6 +24,9 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+# Pictures whose longer side would be more than so many times what is shown are cut before they are scaled, which rounds
+# otherwise than scaling first, as torchvision does.
+LONGEST = 64
 
 
 @dataclass
@@ -45,8 +48,11 @@ class ImagePreprocess(Preprocess):
         # Twice the size is decoded, so that the filter, not the JPEG's own shrinking, decides what is seen.
         image = pictures.pixels(opened(raw), min_size=2 * target)
         width, height = (target, target) if self.resize == "squash" else _shorter(image.size, target)
-        image = image.resize((width, height), FILTERS[self.interpolation])
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        if max(width, height) > LONGEST * self.size:  # scaled whole, a line of pixels would take gigabytes
+            box = _source_box(image.size, (width, height), (left, top, left + self.size, top + self.size))
+            return to_tensor(image.resize((self.size, self.size), FILTERS[self.interpolation], box=box))
+        image = image.resize((width, height), FILTERS[self.interpolation])
         return to_tensor(image.crop((left, top, left + self.size, top + self.size)))
 
     def items(self, inputs: Any) -> list[Any]:
@@ -64,6 +70,14 @@ def _shorter(size: tuple[int, int], target: int) -> tuple[int, int]:
     if width <= height:
         return target, int(target * height / width)
     return int(target * width / height), target
+
+
+def _source_box(
+    size: tuple[int, int], scaled: tuple[int, int], box: tuple[int, int, int, int]
+) -> tuple[float, float, float, float]:
+    """Returns where a box (left, top, right, bottom) of the scaled picture lies in the picture of `size`."""
+    across, down = size[0] / scaled[0], size[1] / scaled[1]
+    return box[0] * across, box[1] * down, min(box[2] * across, size[0]), min(box[3] * down, size[1])
 
 
 def opened(raw: Any, *, time: float | None = None) -> Image.Image:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmssl.modalities import text as texts
 from mmssl.schema import Count, Positive
+from mmssl.trial import panicking, prepared
 from mmssl.types import Preprocess
 
 # The tokenizer's own threads do not survive a fork, and data workers are forked.
@@ -35,10 +36,7 @@ class TextPreprocess(Preprocess):
     pad_id: Count = 0
 
     def __post_init__(self) -> None:
-        # A copy: padding and truncation are settings of the tokenizer, and others may use it too.
-        self.tokenizer = type(self.tokenizer).from_str(self.tokenizer.to_str())
-        self.tokenizer.enable_truncation(self.context_length)
-        self.tokenizer.enable_padding(pad_id=self.pad_id)
+        self.tokenizer = prepared(self.tokenizer, self.context_length, self.pad_id)
         self.notes: Counter[str] = Counter()
 
     def __call__(self, raw: Any) -> str:
@@ -47,11 +45,12 @@ class TextPreprocess(Preprocess):
         return text if isinstance(text, str) else text[0]
 
     def collate(self, items: Sequence[str]) -> Tensor:
-        encodings = self.tokenizer.encode_batch(list(items))
+        with panicking("text"):
+            encodings = self.tokenizer.encode_batch(list(items))
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
         if cut:
             self.notes["text truncated"] += cut
-        return torch.tensor([encoding.ids for encoding in encodings], dtype=torch.int64)
+        return torch.tensor([encoding.ids or [self.pad_id] for encoding in encodings], dtype=torch.int64)
 
     def config(self) -> dict[str, Any]:
         return {"context_length": self.context_length, "pad_id": self.pad_id}

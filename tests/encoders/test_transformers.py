@@ -221,7 +221,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         (":google/no-such-model", {}, "network"),
         (f":{clip}", {}, "say modality: image or modality: text"),
         (f":{clip}", {"modality": "text", "pool": "cls"}, "leave `pool` out"),
-        (f":{tmp_path / 'cut'}", {}, "does not load"),
+        (f":{tmp_path / 'cut'}", {}, "is damaged"),
         ("", {}, "takes a folder or hub id"),
         ("", {"architecture": {"model_type": "nonsense"}}, "architecture makes no model"),
     ]:

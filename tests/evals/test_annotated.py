@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mmssl import limits
 from mmssl.errors import DamagedError
 from mmssl.evals.annotated import ASPECT, VOID, annotated
 from mmssl.modalities.video import Frames
@@ -124,3 +125,31 @@ def test_what_does_not_fit_is_damaged(fields: dict[str, Any], told: str) -> None
 def test_three_frames_of_whole_numbers_are_enough(kind: Any) -> None:
     made = {"video": clip(3), "masks": {"masks": np.ones((3, 12, 16), kind)}}
     assert len(annotated(made, size=12).frames) == 3
+
+
+def test_what_would_not_be_held_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of pixels scaled to 224 on its shorter side; and masks, frames and scaled frames by the option."""
+    line = Frames(np.zeros((6, 1, 60000, 3), dtype=np.uint8), FPS)
+    with pytest.raises(DamagedError, match="limit is picture_side=65536.*picture_side=13440000"):
+        annotated({"video": line, "masks": masks(6, 1, 60000)}, size=224)
+    tracks = {"tracks": np.zeros((6, 1, 2))}
+    cases = [
+        (masks(), 12, 6 * 12 * 16),
+        (masks(), 24, 6 * 24 * 32),
+        (tracks, 24, 6 * 24 * 32),
+        (tracks, 6, 6 * 12 * 16),
+    ]
+    for given, size, pixels in cases:
+        sample = of(**({"masks": given} if "masks" in given else {"tracks": given}))
+        monkeypatch.setenv(limits.VARIABLE, f"clip_pixels={pixels - 1}")
+        with pytest.raises(DamagedError, match=f"limit is clip_pixels={pixels - 1};"):
+            annotated(sample, size=size)
+        monkeypatch.setenv(limits.VARIABLE, f"clip_pixels={pixels}")
+        assert len(annotated(sample, size=size).frames) == 6
+
+
+def test_many_masks_of_one_picture_are_left_out() -> None:
+    """At 1,000,000 frames a second the clip's second and a half would be shown so often."""
+    many = {"masks": np.zeros((1_500_000, 1, 1), dtype=np.uint8)}
+    with pytest.raises(DamagedError, match="clip_pixels"):
+        annotated({"video": clip(), "masks": many, "meta": {"fps": 10**6}}, size=12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from given import defaults
 from PIL import Image
 
+from mmssl import limits
 from mmssl.errors import DamagedError
 from mmssl.evals.sounding import Moment, Sounding, _masks, boxed, shown
+from mmssl.modalities import image
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
 from mmssl.transforms.audio import AudioPreprocess
@@ -211,3 +214,15 @@ def test_a_moment_has_one_picture() -> None:
     empty = torch.zeros(4, 4, dtype=torch.bool)
     assert torch.equal(Moment(still, still[0, 0], empty).picture, still)
     assert torch.equal(Moment(moving, still[0, 0], empty, 3).picture, moving[:, 3])
+
+
+def test_pictures_and_masks_are_read_within_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is damaged in them is left out."""
+    stream = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 9, np.uint8)).save(stream, "PNG")
+    for data, reason in ((stream.getvalue(), "too large"), (stream.getvalue()[:45], "damaged picture")):
+        monkeypatch.setenv(limits.VARIABLE, "picture_pixels=63" if reason == "too large" else "")
+        for key in ("image", "masks"):
+            sample = {"image": Image.new("RGB", (4, 4)), "masks": np.ones((4, 4)), "audio": film([])["audio"]}
+            with pytest.raises(DamagedError, match=reason):
+                sounding("image", truth="masks")(sample | {key: image.decode(data)})

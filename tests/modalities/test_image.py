@@ -11,6 +11,7 @@ from PIL import Image, ImageCms
 
 from mmssl import modalities
 from mmssl.errors import DamagedError, UserError
+from mmssl.limits import limit
 from mmssl.modalities import image
 
 
@@ -137,13 +138,13 @@ def written(picture, format, **options):
 
 
 def plain(data):
-    """Returns what Pillow alone makes of a picture, None where it refuses."""
+    """Returns what Pillow alone makes of a picture, None where it refuses, or where a side exceeds the limit."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             opened = Image.open(io.BytesIO(data))
             opened.load()
-            return opened
+            return opened if max(opened.size) <= limit("picture_side") else None
     except Exception:
         return None
 

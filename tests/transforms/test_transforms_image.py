@@ -86,3 +86,38 @@ def test_crops_of_an_unread_jpeg_are_those_of_the_whole_picture():
 def test_operations():
     picture = Image.fromarray(smooth(20, 10))
     assert np.array_equal(np.asarray(image.flip(picture)), smooth(20, 10)[:, ::-1])
+
+
+@pytest.mark.parametrize("shape", [(1, 900), (900, 1), (3, 1500), (2000, 5)])
+@pytest.mark.parametrize("interpolation", image.FILTERS)
+def test_extreme_shapes_are_cut_before_they_are_scaled(monkeypatch, shape, interpolation):
+    """To what scaling them whole shows, but for rounding; that is kept to up to a longer side of 64 times the size."""
+    noise = Image.fromarray(
+        smooth(*shape[::-1])
+        if 1 not in shape
+        else np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    )
+    for crop_ratio in (1.0, 0.5):
+        prepare = image.ImagePreprocess(8, interpolation=interpolation, crop_ratio=crop_ratio)
+        cut = prepare(noise).int()
+        with monkeypatch.context() as patch:
+            patch.setattr(image, "LONGEST", 10**6)
+            whole = prepare(noise).int()
+        assert (cut - whole).abs().max() <= (0 if interpolation == "nearest" else 1)
+
+
+def test_extreme_shapes_never_become_large_pictures(monkeypatch):
+    """Every picture that Pillow makes on the way is as small as the file's own or the encoder's."""
+    made = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *a, **k: made.append(size) or resize(self, size, *a, **k)
+    )
+    for width, height in [(1, 60000), (60000, 1), (2, 50000)]:
+        picture = Image.new("RGB", (width, height), (10, 20, 30))
+        for shape in ("shorter", "squash"):
+            shown = image.ImagePreprocess(224, resize=shape, crop_ratio=0.875)(picture)
+            assert shown.flatten(1).unique(dim=1).tolist() == [[10], [20], [30]]
+        for _ in range(20):
+            assert image.random_crop(picture, 224).getextrema() == ((10, 10), (20, 20), (30, 30))
+    assert max(max(size) for size in made) <= 256
