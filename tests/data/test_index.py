@@ -105,3 +105,18 @@ def test_an_index_without_checksums_is_verified_as_far_as_it_goes(tmp_path: Path
     assert verify(folder) == [] and "3 samples in 1 shards" in show(folder)
     written(folder, shards=[{"name": "000.tar", "samples": 4}])
     assert len(verify(folder)) == 1 and "the index says 4" in verify(folder)[0]
+
+
+def test_what_shards_lack_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each missing sample is counted, so a small file that promises millions would take for ever."""
+    folder = Path(number_set(tmp_path / "set", [3]))
+    size = (folder / "000.tar").stat().st_size
+    for promise in ({"samples": 2_000_000, "bytes": size}, {"samples": 2_000_000}, {"samples": 2_000_000, "bytes": 5}):
+        written(folder, shards=[{"name": "000.tar", **promise}])
+        with pytest.raises(UserError, match="1,999,997 samples of .* are not there; the limit is lost_samples=1"):
+            list(Source(shards=str(folder)).samples({"text"}))
+    most = size // 512
+    written(folder, shards=[{"name": "000.tar", "samples": most + 1, "bytes": size}])
+    assert Source(shards=str(folder)).broken == {str(folder / "000.tar"): most + 1 - 3}
+    written(folder, shards=[{"name": "000.tar", "samples": most, "bytes": size}])
+    assert Source(shards=str(folder)).broken == {}, "so many may be there"

@@ -241,12 +241,16 @@ def test_samples_of_a_broken_shard_are_missed_each(tmp_path: Path, workers: int)
 def test_fifteen_of_twenty_shards_cut_stop_a_run_with_and_without_an_index(tmp_path: Path) -> None:
     shards = number_set(tmp_path / "a", [100] * 20)
     index = {"format": "mmssl-shards-1", "shards": [{"name": f"{i:03d}.tar", "samples": 100} for i in range(20)]}
-    for i in range(15):
-        path = tmp_path / f"a/{i:03d}.tar"
+    cut = [tmp_path / f"a/{i:03d}.tar" for i in range(15)]
+    whole = [path.read_bytes() for path in cut]
+    for path in cut:
         path.write_bytes(path.read_bytes()[:1100])
-    with pytest.raises(UserError, match=r"15 of 20 shards .* with them 1485 of 2000 samples"):
-        loader(shards, batch=10, workers=0)
-    (tmp_path / "a/index.json").write_text(json.dumps(index))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"15 of 20 shards .* with them 1485 of 2000 samples"):
+            loader(shards, batch=10, workers=0)
+        (tmp_path / "a/index.json").write_text(json.dumps(index))
+    for path, data in zip(cut, whole, strict=True):
+        path.write_bytes(data[: 100 * 512])  # as long as 100 samples may be
     own = loader(shards, batch=10, workers=0)  # nothing tells before they are read
     with pytest.raises(
         UserError, match=r"samples are unusable, more than max_damaged=0.05: the tar ends in the middle"
