@@ -209,7 +209,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     noted: list[Any] = []
     Judges.done, Judges.scores = noted, {"knn/k1": Score(0.5, 0.25, 0.75, 0.1, 8, 0.2)}
     monkeypatch.setattr(protocols, "Judge", Judges)
-    monkeypatch.setattr(dist, "start", lambda: noted.append("start") or torch.device("meta"))
+    monkeypatch.setattr(dist, "start", lambda *_, **__: noted.append("start") or torch.device("meta"))
     monkeypatch.setattr(dist, "stop", lambda: noted.append("stop"))
 
     def opened(path: str, options: Any, **how: Any) -> dict[str, Any]:

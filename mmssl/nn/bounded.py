@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,25 @@ from mmssl.limits import limit, refuse
 BYTES = 4  # that building may ask for, for each byte on disk: weights in bfloat16 become float32, and are copied
 PARTS = 20  # tensors that building may make for each on disk; of our encoders none makes 5
 # What neither makes a tensor nor changes its size; what ends in one underscore works in place.
-FREE = {"__get__", "__set__", "__setitem__", "_set_grad_enabled", "dim", "size", "is_floating_point", "item"}
+FREE = {
+    *("__get__", "__set__", "__setitem__", "dim", "size", "is_floating_point", "item"),
+    *("_set_grad_enabled", "_has_compatible_shallow_copy_type"),
+}
 DRAWS = {"uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_"}
-STEPS = {"arange", "range", "eye", "__deepcopy__"}  # whose results can be larger than the product of what is given
-SMALL = 2**16  # elements, which may be made before they are counted
+WIDEST = 8  # bytes of an element
+# What returns as much as it is given, what is as large as its operands together, and what joins them.
+# fmt: off
+SAME = {
+    "abs", "all", "any", "clone", "contiguous", "cos", "detach", "double", "exp", "expand", "flatten", "float",
+    "half", "log", "neg", "new_tensor", "permute", "reshape", "reshape_as", "sin", "sqrt", "squeeze", "t", "to", "transpose",
+    "type", "unflatten", "unsqueeze", "view", "view_as",
+}
+ELEMENTWISE = {
+    "__and__", "__or__", "__rpow__", "add", "div", "eq", "ge", "gt", "le", "lt", "masked_fill", "max", "maximum", "min", "minimum", "mul",
+    "ne", "pow", "rsub", "sub", "where",
+}
+# fmt: on
+JOINING = {"cat", "stack", "concat", "tensor", "as_tensor"}
 PICKLED = 1000  # tensors of a file of torch's, which tells by being read
 META = torch.device("meta")
 
@@ -85,12 +101,12 @@ class _Bounds(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in FREE or (name.endswith("_") and not name.endswith("__")):
             return self._in_place(func, name, args, kwargs)
-        if name not in STEPS and _most((args, *kwargs.values())) <= SMALL:
-            made = func(*args, **kwargs)
-            self._count(made)
-            return made
-        self._count(_sketch(func, name, args, kwargs))
-        return func(*args, **kwargs)
+        if _most(name, args, kwargs) * WIDEST > self.most_bytes - self.bytes:
+            self._count(_sketch(func, name, args, kwargs))
+            return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        self._count(made)
+        return made
 
     def _in_place(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         changed = args[0] if args else kwargs.get("tensor")  # as nn.init hands it on
@@ -109,18 +125,31 @@ class _Bounds(TorchFunctionMode):
             refuse("network_parts", self.parts - self.free_parts, f"{text}, {self.parts:,} tensors")
 
 
-def _most(values: Any) -> int:
-    """Returns the most elements that a function of these can make: the product of all sizes."""
-    most = 1
+def _most(name: str, args: Any, kwargs: dict[str, Any]) -> float:
+    """Returns the most elements that a function makes, roughly; by default the product of all sizes it is given."""
+    values = [*args, *kwargs.values()]
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if name in SAME:
+        return max((tensor.numel() for tensor in tensors), default=0)
+    if name in ELEMENTWISE:
+        return math.prod(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))
+    if name in JOINING:
+        return sum(tensor.numel() for tensor in _tensors_in(values))
+    if name == "arange":
+        low, high, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
+        return float(abs(high - low) / abs(step))
+    return _product(values) ** (2 if name == "eye" else 1)
+
+
+def _product(values: Iterable[Any]) -> float:
+    most = 1.0
     for value in values:
         if isinstance(value, Tensor):
             most *= max(value.numel(), 1)
         elif isinstance(value, int):
-            most *= max(value, 1)
+            most *= max(min(value, 2**64), 1)
         elif isinstance(value, list | tuple):
-            most *= _most(value)
-        if most > SMALL:
-            break
+            most *= _product(value)
     return most
 
 

@@ -195,7 +195,7 @@ def test_text_works_untrained_then_learns_the_same_merges_again(tmp_path: Path) 
     assert fresh.preprocess.tokenizer.encode("a red ball").ids == held.tokenizer.encode("a red ball").ids
     assert fresh.preprocess.collate(["x" * 50]).shape == (1, 8)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="its tokenizer does not work"):
         fresh.load_files(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="has no tokenizer"):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,10 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from mmssl.checkpoint import load_encoder, save_encoder
-from mmssl.encoders import create_encoder
+from mmssl.encoders import create_encoder, pretrained
 from mmssl.encoders.pretrained import FAMILIES
 from mmssl.errors import UserError
+from mmssl.trial import apart
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 TEXTS = ["a red ball", "one old blue cube rolls", "ball"]
@@ -244,3 +249,123 @@ def test_families_that_a_saved_config_may_name_are_made_of_it_alone() -> None:
     for family in ("rwkv", "timm_backbone", "dpt"):
         files = list((models / model_type_to_module_name(family)).glob("modeling_*.py"))
         assert any(calls.search(file.read_text()) for file in files), "this is how they look"
+
+
+class Marks:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.marker),)
+
+
+def changed(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import BertConfig, ViTConfig, ViTImageProcessor
+
+    folder = tmp_path_factory.mktemp("sources")
+    saved(BertConfig(vocab_size=30, **TINY), folder / "bert", tokenizer())
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    saved(ViTConfig(image_size=32, patch_size=8, **TINY), folder / "vit", processor)
+    return folder
+
+
+CODE = "open({!r}, 'w').close()\n"
+AUTO = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoTokenizer": ["evil.Fast", "evil.Fast"]}
+NUMBERS: list[tuple[str, str, dict[str, Any], str]] = [
+    ("bert", "config.json", {"hidden_size": 10**9}, "hidden_size is 1,000,000,000; the limit is network_option"),
+    ("bert", "config.json", {"hidden_size": 2**20}, "bytes; the limit is network_slack"),
+    ("bert", "config.json", {"num_hidden_layers": 10**6}, "tensors; the limit is network_parts"),
+    ("bert", "config.json", {"model_type": "videomae", "image_size": 2**15}, "the limit is network_codes"),
+    ("bert", "config.json", {"model_type": ["bert"]}, "does not load"),
+    ("bert", "config.json", {"attn_implementation": "kernels-community/evil"}, "which is code on the hub"),
+    ("vit", "config.json", {"image_size": 2**20}, "bytes; the limit is network_slack"),
+    ("vit", "config.json", {"image_size": "large"}, "does not load"),
+    ("vit", "config.json", {"patch_size": 0}, "does not load"),
+    ("vit", "preprocessor_config.json", {"size": 10**9}, "size is 1,000,000,000; the limit is"),
+    ("vit", "preprocessor_config.json", {"image_mean": [0.5, 0.5]}, "image_mean is [0.5, 0.5]; expected"),
+    ("vit", "preprocessor_config.json", {"image_mean": [float("nan")] * 3}, "finite"),
+    ("vit", "preprocessor_config.json", {"image_std": [0, 0, 0]}, "std above 0"),
+    ("vit", "preprocessor_config.json", {"resample": 99}, "resample is 99; expected"),
+    ("bert", "tokenizer_config.json", {"extra_ids": 10**9}, "extra_ids is 1,000,000,000; the limit is"),
+    ("bert", "tokenizer_config.json", {"tokenizer_class": "AutoModel"}, "tokenizer_class is 'AutoModel'; expected"),
+    ("bert", "tokenizer_config.json", {"tokenizer_class": "AutoTokenizer"}, "expected a class of tokenizers"),
+    ("bert", "tokenizer.json", {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="}}, "ends the"),
+    ("bert", "tokenizer.json", {"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "its tokenizer does not work"),
+]
+
+
+@pytest.mark.parametrize("source, file, values, message", NUMBERS)
+def test_hostile_folders_end_in_one_line(
+    source: str, file: str, values: dict[str, Any], message: str, sources: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sources / source, tmp_path / "x")
+    changed(tmp_path / "x" / file, **values)
+    with pytest.raises(UserError) as caught:
+        create_encoder(f"transformers:{tmp_path / 'x'}")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def pickled(folder: Path, marker: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"embeddings": Marks(marker)}))
+
+
+def zipped(folder: Path, marker: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"embeddings": Marks(marker)}, folder / "pytorch_model.bin")
+
+
+def elsewhere(folder: Path, marker: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"embeddings": Marks(marker)}, folder.parent / "outside.bin")
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"embeddings": "../outside.bin"}}')
+
+
+def its_own_model(folder: Path, marker: Path) -> None:
+    changed(folder / "config.json", auto_map=AUTO, model_type="evil")
+
+
+@pytest.mark.parametrize("plant", [pickled, zipped, elsewhere, its_own_model])
+def test_nothing_of_a_folder_runs(plant: Any, sources: Path, tmp_path: Path) -> None:
+    folder, marker = tmp_path / "x", tmp_path / "marker"
+    shutil.copytree(sources / "bert", folder)
+    (folder / "evil.py").write_text(CODE.format(str(marker)))
+    plant(folder, marker)
+    with pytest.raises(UserError) as caught:
+        create_encoder(f"transformers:{folder}")
+    assert "\n" not in str(caught.value) and not marker.exists()
+    pickle.loads(pickle.dumps(Marks(marker)))
+    assert marker.exists(), "it would have"
+
+
+def test_code_beside_a_known_model_and_templates_of_chats_are_left_alone(sources: Path, tmp_path: Path) -> None:
+    folder, marker = tmp_path / "x", tmp_path / "marker"
+    shutil.copytree(sources / "bert", folder)
+    (folder / "evil.py").write_text(CODE.format(str(marker)))
+    changed(folder / "config.json", auto_map=AUTO)
+    template = "{{ cycler.__init__.__globals__.os.mkdir('" + str(marker) + "') }}"
+    changed(folder / "tokenizer_config.json", auto_map=AUTO, chat_template=template)
+    (folder / "chat_template.jinja").write_text(template)
+    assert create_encoder(f"transformers:{folder}").encode(TEXTS).isfinite().all()
+    assert not marker.exists()
+
+
+def test_a_tokenizer_without_tokenizer_json_is_converted_apart(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked = tmp_path / "x", []
+    shutil.copytree(sources / "bert", folder)
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (folder / file).unlink(missing_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "ball"]))
+    monkeypatch.setattr(pretrained, "apart", lambda *a: asked.append(a[1]) or apart(*a))
+    preprocess = create_encoder(f"transformers:{folder}").preprocess
+    assert preprocess.collate(["a red ball", "ball"]).tolist() == [[2, 5, 6, 7, 3], [2, 7, 3, 0, 0]]
+    assert asked == ["convert_tokenizer"]
