@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +49,11 @@ def test_command_line_sets_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert os.environ[limits.VARIABLE] == "shards=5,picture_side=9"
     assert main(["shards", "show", "nowhere", "--limits", "shard=5"]) == 2
     assert "did you mean 'shards'?" in capsys.readouterr().err
+
+
+def test_the_page_on_trust_states_each_limit() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "trust.md").read_text()
+    told = {
+        name: float(value.replace(",", "")) for name, value in re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", page, re.M)
+    }
+    assert told == limits.LIMITS
