@@ -148,9 +148,9 @@ def load_weights(module: nn.Module, path: Path, *, prefix: str = "") -> None:
     own = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
     for key, value in module.state_dict().items():
         if key in own and (own[key].is_complex() or own[key].is_floating_point() != value.is_floating_point()):
-            raise UserError(f"{path}: {key} holds {own[key].dtype}; expected {value.dtype}")
+            raise UserError(f"{path}: {prefix}{key} holds {own[key].dtype}; expected {value.dtype}")
         if key in own and own[key].sum().isnan() and own[key].isnan().any():
-            raise UserError(f"{path}: {key} holds what is no number; train again, with a lower lr")
+            raise UserError(f"{path}: {prefix}{key} holds what is no number; train again, with a lower lr")
     try:
         module.load_state_dict(own, strict=True)
     except Exception as error:  # RuntimeError, and what modules raise that look at what they are given

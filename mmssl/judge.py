@@ -155,7 +155,8 @@ def _load_run(folder: Path, device: str, trust_code: bool) -> Trained:
 def _load_objective(folder: Path, made: recipe.Recipe, key: str, encoders: Mapping[str, Encoder]) -> Objective:
     """Builds one task's objective within what its weights, and the encoders' that it may copy, speak for."""
     where, file = f"{folder / 'recipe.yaml'}: tasks.{key}", folder / "objectives" / f"{key}.safetensors"
-    check_values([made.tasks[key].objective[1], made.tasks[key].view[1]], where)
+    options = {"objective": made.tasks[key].objective[1], "view": made.tasks[key].view[1]}
+    check_values(options, where)
     others = [folder / "encoders" / encoder / "model.safetensors" for encoder in encoders]
     with told(f"{where} describes an objective that cannot be built"), bounded(where, file, *others, loaded=True):
         objective = build_objective(made, key, encoders)

@@ -16,6 +16,7 @@ from mmssl import checkpoint, create_encoder, load_encoder, save_encoder
 from mmssl.checkpoint import load_state, save_state, steps
 from mmssl.encoders import vit
 from mmssl.errors import UserError
+from mmssl.limits import VARIABLE
 from mmssl.nn.head import Projection
 
 SMALL = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
@@ -491,3 +492,117 @@ def test_a_config_of_another_format(text: str, folder: Path) -> None:
 def test_there_must_be_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there are no weights at"):
         checkpoint.load_weights(torch.nn.Linear(1, 1), tmp_path / "x.safetensors")
+
+
+EVERY_OPTION = """
+import json, resource, sys, tempfile, typing
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from test_encoders import CASES
+
+from mmssl import create_encoder, load_encoder, names, save_encoder
+from mmssl.errors import UserError
+from mmssl.names import _hints
+
+VALUES = {int: (2**20, 10**9), float: (1e300, float("inf")), tuple: ([2**14] * 4, [1] * 3000)}
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**32, used + 2**32))
+for name, cases in CASES.items():
+    if name in ("timm", "torchvision", "transformers"):
+        continue
+    encoder, folder = create_encoder(name + cases[-1][0], **cases[-1][1]), Path(tempfile.mkdtemp(dir=sys.argv[2]))
+    save_encoder(encoder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    factory, _ = names.resolve("encoders", name)
+    hints = {key: next((kind for kind in VALUES if kind.__name__ in str(hint)), None)
+             for key, hint in _hints(factory).items() if key not in ("return", "spaces", "variant")}
+    changes = [("encoder", key, value) for key, kind in hints.items() if kind for value in VALUES[kind]]
+    changes += [("preprocess", key, value) for key, was in config["preprocess"].items()
+                for value in VALUES.get(type(was), ())]
+    for part, key, value in changes:
+        hostile = json.loads(json.dumps(config))
+        (hostile[part]["options"] if part == "encoder" else hostile[part])[key] = value
+        (folder / "config.json").write_text(json.dumps(hostile))
+        try:
+            load_encoder(folder)
+            said = "loaded"
+        except UserError as error:
+            said = "refused" if str(error).count(chr(10)) == 0 else "told in several lines"
+        except BaseException as error:
+            said = repr(error)
+        print(name, part, key, str(value)[:20], said, sep="|")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_no_option_of_an_encoder_takes_what_its_weights_do_not_speak_for(tmp_path: Path) -> None:
+    """Every whole number, list and number of every encoder of ours, far too large, in a process with 4 GiB."""
+    tests = str(Path(__file__).parent / "encoders")
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_OPTION, tests, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, VARIABLE: "network_parts=100"},  # which few layers reach
+    )
+    *lines, peak = done.stdout.splitlines()
+    said = {tuple(line.split("|")[:4]): line.split("|")[4] for line in lines}
+    assert len(said) > 100, done.stderr[-2000:]
+    assert set(said.values()) == {"loaded", "refused"}, said
+    whole = [key for key in said if key[3] == "1000000000"]
+    assert len(whole) > 30 and all(said[key] == "refused" for key in whole)
+    assert int(peak) < 1.5e6, "1.5 GB, torch's own half included"
+
+
+def test_heads_are_built_within_limits(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    for change, message in (
+        ({"out": 10**9}, "spaces.clip.out is 1,000,000,000; the limit is network_option"),
+        ({"out": 2**20, "hidden": [2**20]}, "bytes; the limit is network_slack"),
+        ({"hidden": [1] * 5000}, "tensors; the limit is network_parts"),
+    ):
+        hostile = {**config, "spaces": {"clip": {**config["spaces"]["clip"], **change}}}
+        (folder / "config.json").write_text(json.dumps(hostile))
+        with pytest.raises(UserError, match=message):
+            load_encoder(folder)
+
+
+def test_what_an_input_becomes_is_within_limits(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["preprocess"]["size"] = 2**19
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"bytes; the limit is network_slack"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    "weight, message",
+    [
+        (torch.ones(16, dtype=torch.int64), "encoder.norm.weight holds torch.int64; expected torch.float32"),
+        (torch.ones(16, dtype=torch.complex64), "encoder.norm.weight holds torch.complex64"),
+        (torch.full((16,), torch.nan), "encoder.norm.weight holds what is no number"),
+        (torch.ones(15), "do not fit the architecture"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(weight: torch.Tensor, message: str, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    checkpoint.save_weights({**weights, "encoder.norm.weight": weight}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=message):
+        load_encoder(folder)
+    half = {key: value.to(torch.bfloat16) if value.is_floating_point() else value for key, value in weights.items()}
+    half["encoder.norm.weight"][0] = torch.inf
+    checkpoint.save_weights(half, folder / "model.safetensors")
+    assert load_encoder(folder).norm.weight[0] == torch.inf  # type: ignore[union-attr, index]
+
+
+def test_a_checkpoint_runs_nothing(tmp_path: Path) -> None:
+    class Marks:
+        def __reduce__(self) -> object:
+            return os.mkdir, (str(tmp_path / "marker"),)
+
+    save_state(tmp_path, 1, {"step": Marks()}, keep=1)
+    assert load_state(tmp_path)[0] is None and not (tmp_path / "marker").exists()
+    torch.load(tmp_path / "step_1" / "state.pt", weights_only=False)
+    assert (tmp_path / "marker").exists(), "it would have"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mmssl.errors import UserError
 from mmssl.losses.logit_laplace import inside
 from mmssl.nn.bottleneck import Bottleneck, conv
 from mmssl.transforms.image import ImagePreprocess
@@ -23,6 +24,8 @@ class Codes(Encoder):
         self, *, image_size: int = 256, codes: int = 8192, width: int = 256, groups: int = 4, depth: int = 2
     ) -> None:
         super().__init__()
+        if groups < 1 or depth < 1:
+            raise UserError(f"codes has {groups} groups of {depth} blocks; expected at least one of each")
         self.dim = codes
         self.preprocess = ImagePreprocess(size=image_size)
         layers: list[nn.Module] = [conv(3, width, 7)]

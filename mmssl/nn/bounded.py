@@ -27,17 +27,15 @@ FREE = {
 DRAWS = {"uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_"}
 WIDEST = 8  # bytes of an element
 # What returns as much as it is given, what is as large as its operands together, and what joins them.
-# fmt: off
 SAME = {
-    "abs", "all", "any", "clone", "contiguous", "cos", "detach", "double", "exp", "expand", "flatten", "float",
-    "half", "log", "neg", "new_tensor", "permute", "reshape", "reshape_as", "sin", "sqrt", "squeeze", "t", "to", "transpose",
-    "type", "unflatten", "unsqueeze", "view", "view_as",
+    *("view", "view_as", "reshape", "reshape_as", "permute", "transpose", "t", "flatten", "unflatten", "unsqueeze"),
+    *("squeeze", "expand", "detach", "clone", "contiguous", "to", "type", "float", "double", "half", "new_tensor"),
+    *("sin", "cos", "exp", "log", "sqrt", "abs", "neg", "any", "all"),
 }
 ELEMENTWISE = {
-    "__and__", "__or__", "__rpow__", "add", "div", "eq", "ge", "gt", "le", "lt", "masked_fill", "max", "maximum", "min", "minimum", "mul",
-    "ne", "pow", "rsub", "sub", "where",
+    *("add", "sub", "mul", "div", "pow", "rsub", "__rpow__", "__or__", "__and__", "where", "masked_fill"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "min", "max", "minimum", "maximum"),
 }
-# fmt: on
 JOINING = {"cat", "stack", "concat", "tensor", "as_tensor"}
 PICKLED = 1000  # tensors of a file of torch's, which tells by being read
 META = torch.device("meta")

@@ -223,3 +223,17 @@ def test_sizes_that_do_not_fit_are_told() -> None:
     ]:
         with pytest.raises(UserError, match=expected):
             create_encoder(name, **options)
+
+
+@pytest.mark.parametrize("options", [{"depth": 0, "groups": 2**20}, {"groups": 0}])
+def test_codes_have_a_block_in_each_group(options: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="expected at least one of each"):
+        create_encoder("codes", image_size=16, codes=10, width=8, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"mean": (0.5,)}, {"std": (1.0, 1.0, 0.0)}, {"mean": (0.1, float("nan"), 0.2)}, {"std": (1.0,) * 4}]
+)
+def test_statistics_are_finite_and_one_for_each_channel(options: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(UserError, match="expected (one for each of 3 channels|as many finite numbers, std above 0)"):
+        create_encoder("vit", image_size=16, patch_size=8, width=16, depth=1, heads=2, **options)

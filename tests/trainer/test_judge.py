@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,23 @@ def test_a_saved_run_is_loaded_whole(run: Path) -> None:
             load(run)
     with pytest.raises(UserError, match="trust_code=True"):
         evaluate(run)
+
+
+def test_objectives_are_built_within_limits(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run" / "recipe.yaml"
+    plain = file.read_text()
+    file.write_text(plain.replace("take: 1", "take: 1000000000"))
+    with pytest.raises(UserError, match=r"tasks\.fit: objective\.take is 1,000,000,000; the limit is network_option"):
+        load_run(tmp_path / "run", trust_code=True)
+    file.write_text(plain)
+    with pytest.raises(UserError, match=r"tasks\.fit: the network of its config .*; the limit is network_slack"):
+        monkeypatch.setattr(model.Fit, "__init__", lambda *a, **k: torch.zeros(2**40) and None)
+        load_run(tmp_path / "run", trust_code=True)
+    monkeypatch.undo()
+    (tmp_path / "run" / "objectives" / "fit.safetensors").unlink()
+    with pytest.raises(UserError, match="there are no weights at .*fit.safetensors"):
+        load_run(tmp_path / "run", trust_code=True)
 
 
 def test_what_is_no_run_folder(run: Path, tmp_path: Path) -> None:
