@@ -16,6 +16,7 @@ from mmssl.limits import VARIABLE
 from mmssl.nn.bounded import bounded, check_values
 
 N = 2**18  # numbers of 4 bytes, 2**20 bytes
+LARGE = nn.Parameter(torch.ones(N + 1))
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: torch.ones(1, 1, 4, 4).new_zeros(2**40),
         lambda: torch.nn.functional.interpolate(torch.ones(1, 1, 4, 4), (2**20, 2**20)),
         lambda: [copy.deepcopy(each) for each in [nn.Parameter(torch.ones(N // 3))] * 5],
+        lambda: copy.deepcopy(LARGE),
         lambda: torch.cat([torch.ones(1, 1).expand(2**20, 2**20)] * 2),
     ],
 )
