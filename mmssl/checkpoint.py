@@ -227,7 +227,10 @@ def _build(folder: Path, config: Config, *, trust_code: bool) -> Encoder:
     encoder = create_encoder(node["name"], where=where, trust_code=trust_code, **node["options"])
     made, said = (encoder.modality, encoder.dim), (config["modality"], config["dim"])
     if made != said:
-        raise UserError(f"{where}: modality and dim are {said}; {node['name']!r} has {made}; save the encoder again")
+        found = f"modality and dim are {shortened(said)}; {shortened(node['name'])} has {made}"
+        raise UserError(f"{where}: {found}; save the encoder again")
+            f"{where}: modality and dim are {shortened(said)}; {shortened(node['name'])} has {made}; save the encoder again"
+        )
     encoder.load_files(folder)
     _restore_preprocess(encoder.preprocess, config["preprocess"], where=where)
     encoder.spaces.clear()
@@ -243,7 +246,7 @@ def _restore_preprocess(preprocess: Preprocess, values: Mapping[str, Any], *, wh
     known, hints = preprocess.config(), get_type_hints(type(preprocess), include_extras=True)
     for key, value in values.items():
         if key not in known:
-            raise UserError(f"{where}: preprocess has no {key!r}; {did_you_mean(key, known)}")
+            raise UserError(f"{where}: preprocess has no {shortened(key)}; {did_you_mean(key, known)}")
         fitted = fit(value, hints[key], f"{where}: preprocess.{key}")
         setattr(preprocess, key, fitted)
     if hasattr(preprocess, "__post_init__"):

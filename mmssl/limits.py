@@ -36,7 +36,7 @@ LIMITS = {
     "manifest_cells": 1e8,  # of a Parquet manifest
     # documents: index.json, config.json, recipe.yaml, ...
     "json_bytes": 2**27,
-    "yaml_bytes": 2**22,
+    "yaml_bytes": 2**19,  # a second of parsing for every 32 KiB
     "yaml_values": 1e5,  # those that an alias repeats included
     "list_bytes": 2**24,  # of a file of classes or of prompts
     "prompts": 2**22,  # that the classes of a classifier make in its templates

@@ -122,6 +122,8 @@ WRONG = [
     ("preprocess.items", "x", "preprocess has no 'items'"),
     ("preprocess.__class__", "x", "preprocess has no '__class__'"),
     ("preprocess.further", [1], "preprocess has no 'further'"),
+    ("preprocess." + "a" * 9999, 1, f"preprocess has no '{'a' * 199}...; known: "),
+    ("modality", "a" * 9999, f"modality and dim are ('{'a' * 198}...; 'vit' has ('image', 16)"),
     ("spaces", [], "spaces is []; expected dict"),
     ("spaces.clip", None, "spaces.clip is None; expected a mapping with "),
     ("spaces.clip.dim", ..., "spaces.clip.dim is missing; expected int of at least 1"),

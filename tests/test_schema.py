@@ -145,6 +145,14 @@ def test_hostile_json_is_one_line(tmp_path: Path, data: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_long_yaml_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    (tmp_path / "it.yaml").write_text("[" + "a," * 2**18 + "]")
+    began = time.process_time()
+    with pytest.raises(UserError, match=r"has 524,290 bytes; the limit is yaml_bytes=524288"):
+        read_yaml(tmp_path / "it.yaml")
+    assert time.process_time() - began < 2, "the parser takes a second for every 32 KiB"
+
+
 def test_what_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for read, most in ((read_json, "json_bytes"), (read_yaml, "yaml_bytes")):
         file: Any = tmp_path / "it"

@@ -51,7 +51,7 @@ def document(reader: str, whole: bytes, number: int, seed: int) -> bytes:
     if draw.random() < 0.75:
         try:
             return kind.dump(garbled(kind.load(whole), draw))
-        except (ValueError, TypeError, yaml.YAMLError, UnicodeError):  # what this format cannot hold
+        except (ValueError, TypeError, RecursionError, yaml.YAMLError):  # what this format cannot hold
             pass
     return garbled_bytes(whole, draw)
 

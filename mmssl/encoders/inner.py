@@ -7,6 +7,7 @@ from typing import Any
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
+from mmssl.schema import shortened
 from mmssl.types import Encoder
 
 
@@ -15,7 +16,7 @@ def build_inner(node: Mapping[str, Any], *, modality: str, where: str) -> Encode
     options = dict(node)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise UserError(f"{where} needs the name of an encoder, as in {{name: convnet}}; found {dict(node)!r}")
+        raise UserError(f"{where} needs the name of an encoder, as in {{name: convnet}}; found {shortened(dict(node))}")
     inner = create_encoder(name, where=where, **options)  # what is not trusted create_encoder found in the outer one
     if inner.modality != modality:
         raise UserError(f"{where}: {name!r} reads {inner.modality}, but an encoder of {modality} is needed")
