@@ -229,8 +229,6 @@ def _build(folder: Path, config: Config, *, trust_code: bool) -> Encoder:
     if made != said:
         found = f"modality and dim are {shortened(said)}; {shortened(node['name'])} has {made}"
         raise UserError(f"{where}: {found}; save the encoder again")
-            f"{where}: modality and dim are {shortened(said)}; {shortened(node['name'])} has {made}; save the encoder again"
-        )
     encoder.load_files(folder)
     _restore_preprocess(encoder.preprocess, config["preprocess"], where=where)
     encoder.spaces.clear()
