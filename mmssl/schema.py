@@ -119,8 +119,10 @@ def match(value: Any, hint: Any) -> Any:
         return _number(value)
     if hint is int:
         return int(value) if type(value) is int or (type(value) is float and value.is_integer()) else NO
-    if origin in (list, tuple, Sequence) or hint in (list, tuple):
-        return _sequence(value, type(value) if origin is Sequence else origin or hint, args)
+    if origin is Sequence:
+        return _sequence(value, type(value), (args[0], ...))
+    if origin in (list, tuple) or hint in (list, tuple):
+        return _sequence(value, origin or hint, args)
     if typing.is_typeddict(hint):
         return _record(value, hint)
     if origin is not None:

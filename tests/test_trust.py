@@ -60,12 +60,12 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What comes to be if hostile code runs: the module `hostile.code`, or the command line that stands in sys.argv."""
+    """What comes to be if hostile code runs: the module `stranger.code`, or the command line that stands in sys.argv."""
     path = tmp_path / "marker"
-    (tmp_path / "python" / "hostile").mkdir(parents=True)
-    (tmp_path / "python" / "hostile" / "code.py").write_text(CODE.format(marker=str(path)))
+    (tmp_path / "python" / "stranger").mkdir(parents=True)
+    (tmp_path / "python" / "stranger" / "code.py").write_text(CODE.format(marker=str(path)))
     monkeypatch.syspath_prepend(str(tmp_path / "python"))
-    for name in [name for name in sys.modules if name.split(".")[0] == "hostile"]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "stranger"]:
         monkeypatch.delitem(sys.modules, name)
     (tmp_path / "pictures" / "red").mkdir(parents=True)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "pictures" / "red" / "a.png")
@@ -86,13 +86,13 @@ def filled(value: Any, marker: Path) -> Any:
 DEMO = {"data": "MARKER", "out": "MARKER"}
 SIDE = {"image_size": 16}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "code of his own": {"encoder": {"name": "hostile.code:encoder", "options": SIDE}},
-    "a module of his own": {"encoder": {"name": "hostile.code", "options": SIDE}},
+    "code of his own": {"encoder": {"name": "stranger.code:encoder", "options": SIDE}},
+    "a module of his own": {"encoder": {"name": "stranger.code", "options": SIDE}},
     "a command of mmssl": {"encoder": {"name": "mmssl.demo:demo", "options": DEMO}},
     "the command line": {"encoder": {"name": "mmssl.cli:main", "options": {}}},
     "the program": {"encoder": {"name": "mmssl.__main__:main", "options": {}}},
     "what a file imports": {"encoder": {"name": "mmssl.encoders.timm:annotations", "options": {}}},
-    "code within": {"encoder": {"name": "frames", "options": {"image": {"name": "hostile.code:encoder", **SIDE}}}},
+    "code within": {"encoder": {"name": "frames", "options": {"image": {"name": "stranger.code:encoder", **SIDE}}}},
     "a command within": {"encoder": {"name": "frames", "options": {"image": {"name": "mmssl.demo:demo", **DEMO}}}},
     "the program within": {
         "encoder": {"name": "lab", "options": {"part": "color", "image": {"name": "mmssl.cli:main"}}}
@@ -100,10 +100,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "further within": {
         "encoder": {
             "name": "frames",
-            "options": {"image": {"name": "lab", "part": "color", "image": {"name": "hostile.code:encoder"}}},
+            "options": {"image": {"name": "lab", "part": "color", "image": {"name": "stranger.code:encoder"}}},
         }
     },
-    "a head of his own": {"spaces": {"clip": {"kind": "hostile.code:Projection", "dim": 16}}},
+    "a head of his own": {"spaces": {"clip": {"kind": "stranger.code:Projection", "dim": 16}}},
     "a head that is a command": {"spaces": {"clip": {"kind": "mmssl.__main__:main", "dim": 16}}},
 }
 OPENERS: dict[str, Callable[[Path], Any]] = {
@@ -148,7 +148,7 @@ COMMANDS = [
     "s3://bucket/';touch MARKER;'",
     "file:MARKER",
 ]
-HOSTILE = "hostile.code"
+HOSTILE = "stranger.code"
 SHARDS = {"shards": "pipe:touch MARKER"}
 RECIPES: dict[str, dict[str, Any]] = {
     "an encoder": {"encoders.image.name": f"{HOSTILE}:encoder"},
@@ -203,7 +203,7 @@ def test_nor_does_the_command_line(run: Path, marker: Path, capsys: pytest.Captu
         write_recipe(run, filled({"evals.retrieval.data": SHARDS}, marker))
         for name in both:
             config = json.loads(before[name])
-            (run / name).write_text(json.dumps({**config, "encoder": {"name": "hostile.code:encoder", "options": {}}}))
+            (run / name).write_text(json.dumps({**config, "encoder": {"name": "stranger.code:encoder", "options": {}}}))
         assert cli.main(line) == 2, line
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and "--trust-code" in said, said
@@ -215,13 +215,13 @@ def test_nor_does_the_command_line(run: Path, marker: Path, capsys: pytest.Captu
 def test_ones_own_code_runs_where_it_is_trusted(run: Path, marker: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run / "encoders" / "image" / "config.json"
     config = json.loads(file.read_text())
-    config["encoder"]["name"] = "hostile.code:encoder"
-    config["spaces"]["clip"]["kind"] = "hostile.code:Projection"
+    config["encoder"]["name"] = "stranger.code:encoder"
+    config["spaces"]["clip"]["kind"] = "stranger.code:Projection"
     file.write_text(json.dumps(config))
     with pytest.raises(UserError, match="outside mmssl"):
         load_encoder(file.parent)
     assert not marker.exists()
-    assert type(load_encoder(file.parent, trust_code=True)).__module__ == "hostile.code"
+    assert type(load_encoder(file.parent, trust_code=True)).__module__ == "stranger.code"
     assert marker.exists()
     (run.parent / "classes.txt").write_text("red\nblue\n")
     asked = ["zero-shot", str(run), "--images", str(run.parent / "pictures"), "--classes"]
@@ -231,11 +231,11 @@ def test_ones_own_code_runs_where_it_is_trusted(run: Path, marker: Path, capsys:
     write_recipe(
         run,
         {
-            "encoders.image.name": "hostile.code:encoder",
-            "tasks.clip.method": {"name": "hostile.code:method", "view": {"name": "hostile.code:view"}}
+            "encoders.image.name": "stranger.code:encoder",
+            "tasks.clip.method": {"name": "stranger.code:method", "view": {"name": "stranger.code:view"}}
             | {"objective": {"embed_dim": 8}},
-            "optim.name": "hostile.code:optimizer",
-            "evals.retrieval.name": "hostile.code:evaluation",
+            "optim.name": "stranger.code:optimizer",
+            "evals.retrieval.name": "stranger.code:evaluation",
             "evals.retrieval.data.shards": [f"pipe:cat {tar}" for tar in sorted(Path(shards(run)).glob("*.tar"))],
         },
     )
@@ -250,7 +250,7 @@ def test_ones_own_words_are_trusted(run: Path, marker: Path) -> None:
     evaluate(run, [f"evals.retrieval.data.shards={command}"], evals=["retrieval"])
     assert marker.exists(), "what the caller says is run"
     marker.unlink()
-    evaluate(run, ["evals.retrieval.name=hostile.code:evaluation"], evals=["retrieval"])
+    evaluate(run, ["evals.retrieval.name=stranger.code:evaluation"], evals=["retrieval"])
     assert marker.exists()
     write_recipe(run, {"tasks.clip.data.shards": command})
     assert recipe.load(run / "recipe.yaml").tasks["clip"].data["shards"] == command, "a recipe that one trains"

@@ -139,7 +139,7 @@ def test_a_users_own_evaluation_needs_no_check(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "owned" / "evals.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert Judge({"mine": {"name": "owned.evals:Own"}}).run(Trained({}))["mine/one"].value == 1
-    with pytest.raises(UserError, match=r"evals\.mine: 'owned.evals:Loose' is no Evaluation; subclass mmssl\.types\.E"):
+    with pytest.raises(UserError, match=r"'owned.evals:Loose' is none of the evals; expected a mmssl\.types\.E"):
         Judge({"mine": {"name": "owned.evals:Loose"}})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -382,17 +381,6 @@ def test_a_folder_that_holds_something_is_not_begun_in(rows: Path, tmp_path: Pat
     with pytest.raises(UserError, match="empty is not empty; continue it with --resume"):
         trainer.open_folder(tmp_path / "empty", resume=False)
     assert trainer.open_folder(tmp_path / "empty", resume=True) is None
-
-
-def test_a_checkpoint_that_does_not_load_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint.save_state(tmp_path / "checkpoints", 1, {"step": 1}, keep=2)
-    checkpoint.save_state(tmp_path / "checkpoints", 2, {"step": 2}, keep=2)
-    (tmp_path / "checkpoints/step_2/state.pt").write_bytes(b"half")
-    assert trainer.open_folder(tmp_path, resume=True) == {"step": 1}
-    assert re.search(rf"{tmp_path}: step_2 does not load .*; it is now step_2.damaged", capsys.readouterr().out)
-    assert (tmp_path / "checkpoints/step_2.damaged/state.pt").read_bytes() == b"half", "nobody overwrites it"
-    assert trainer.open_folder(tmp_path, resume=True) == {"step": 1}
-    assert capsys.readouterr().out == ""
 
 
 def test_a_process_that_the_saved_run_lacked_takes_a_part_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
