@@ -60,7 +60,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What comes to be if hostile code runs: the module `stranger.code`, or the command line that stands in sys.argv."""
+    """What hostile code makes if it runs: the module `stranger.code`, or the command line that stands in sys.argv."""
     path = tmp_path / "marker"
     (tmp_path / "python" / "stranger").mkdir(parents=True)
     (tmp_path / "python" / "stranger" / "code.py").write_text(CODE.format(marker=str(path)))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,13 +44,12 @@ def raises(error: BaseException) -> Callable[[], Any]:
     return read
 
 
-def test_memory_is_a_fault_too() -> None:
-    """In a process of its own, for this one may have held as much before."""
-    command = "import garble; print(garble.outcome(lambda: bytearray(1100 << 20)))"
-    paths = os.pathsep.join([str(TOOLS), str(TOOLS.parent), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": paths}
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, env=environment)
-    assert done.stdout.startswith("('FAULT', 'grew by "), done.stderr
+def test_memory_is_a_fault_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for grown, kind in ((2**20, "read"), (2**20 + 1, "FAULT")):
+        most = iter([100, 100 + grown])
+        monkeypatch.setattr(garble.resource, "getrusage", lambda _, most=most: SimpleNamespace(ru_maxrss=next(most)))
+        assert garble.outcome(lambda: 3)[0] == kind
 
 
 @pytest.mark.parametrize(
