@@ -226,9 +226,8 @@ def _build(folder: Path, config: Config, *, trust_code: bool) -> Encoder:
     encoder = create_encoder(node["name"], where=where, trust_code=trust_code, **node["options"])
     made, said = (encoder.modality, encoder.dim), (config["modality"], config["dim"])
     if made != said:
-        raise UserError(
-            f"{where}: modality and dim are {shortened(said)}; {shortened(node['name'])} has {made}; save the encoder again"
-        )
+        found = f"modality and dim are {shortened(said)}; {shortened(node['name'])} has {made}"
+        raise UserError(f"{where}: {found}; save the encoder again")
     encoder.load_files(folder)
     _restore_preprocess(encoder.preprocess, config["preprocess"], where=where)
     encoder.spaces.clear()
