@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -207,8 +208,8 @@ class Config(TypedDict):
 def read_config(folder: Path) -> Config:
     """Returns an encoder folder's config.json; UserError when there is none or it is of another format."""
     file = folder / "config.json"
-    if not file.is_file() or not (folder / "model.safetensors").is_file():
-        inside = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else None
+    if not all(map(os.path.isfile, (file, folder / "model.safetensors"))):  # Path.is_file raises for a long name
+        inside = sorted(p.name for p in folder.iterdir())[:8] if os.path.isdir(folder) else None  # noqa: PTH112
         found = "no such folder" if inside is None else f"it holds {', '.join(inside) or 'nothing'}"
         raise UserError(f"{folder} is no encoder folder ({found}); expected config.json and model.safetensors")
     found = read_json(file)

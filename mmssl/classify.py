@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from mmssl import modalities
-from mmssl.data.own_files import files_of
+from mmssl.data.own_files import check_file, files_of
 from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.classes import Label, chance, class_of, listed, matched, numbered
@@ -110,8 +110,11 @@ def _embedded(samples: list[Sample], encoder: Encoder, space: str) -> list[tuple
 
 def _opened(image: Any) -> Any:
     """Returns a file's bytes, and what is already open as it is."""
+    if not isinstance(image, Path):
+        return image
     try:
-        return image.read_bytes() if isinstance(image, Path) else image
+        check_file(image)
+        return image.read_bytes()
     except OSError as error:
         raise DamagedError("a file that cannot be read", error.strerror or "") from None
 

@@ -38,6 +38,8 @@ LIMITS = {
     "json_bytes": 2**27,
     "yaml_bytes": 2**19,  # a second of parsing for every 32 KiB
     "yaml_values": 1e5,  # those that an alias repeats included
+    "list_bytes": 2**24,  # of a file of classes or of prompts
+    "prompts": 2**22,  # that the classes of a classifier make in its templates
     "document_depth": 64,  # of values within values
     # networks that a config names
     "network_option": 2**20,  # of a whole number among an encoder's or a head's options: width, depth, image size

@@ -97,6 +97,7 @@ def shortened(value: Any) -> str:
 
 
 NO = object()
+DIGITS = re.compile(r"[-+\d:._]{1000,}")  # YAML 1.1 has numbers to base 60, 1:59:59, that are read in quadratic time
 
 
 def match(value: Any, hint: Any) -> Any:
@@ -201,15 +202,28 @@ def parse_yaml(text: str, *, where: str) -> Any:
     import yaml
 
     try:
+        many = f"{where} holds too many values, aliases repeated or nested too deep"
+        _check_events(yaml.parse(text, yaml.SafeLoader), many)
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        many = f"{where} holds too many values, aliases repeated or nested too deep"
         refuse("yaml_values", _values(node, {}, 0), many)
         return None if node is None else loader.construct_document(node)
     except UserError:
         raise
     except Exception as error:  # YAMLError, and of dates and numbers that cannot be ValueError, TypeError, ...
         raise UserError(f"{where} is not YAML: {_line(error)}") from None
+
+
+def _check_events(events: Iterable[Any], many: str) -> None:
+    """Reads a YAML text as far as the limits go: to compose one of 4 MB takes minutes, as does one number so long."""
+    level = 0
+    for count, event in enumerate(events):
+        kind = type(event).__name__
+        level += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        refuse("document_depth", level - 2, many)  # stream and document are levels, too
+        refuse("yaml_values", count // 2 - 2, many)  # a list or mapping has two events, the document four
+        if DIGITS.fullmatch(getattr(event, "value", "")):
+            raise ValueError("a number of too many digits")
 
 
 def _values(node: Any, known: dict[int, float], depth: int) -> float:

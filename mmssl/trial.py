@@ -45,11 +45,20 @@ def encode_texts(asked: str) -> None:
     given = json.loads(asked)
     tokenizer = prepared(Tokenizer.from_str(given["text"]), given["length"], given["pad_id"])
     _check_tokens(tokenizer.get_vocab().values(), given["known"])
-    for text in TEXTS:
+    for text in (*TEXTS, " ".join(_literals(json.loads(given["text"])))):
         for row in tokenizer.encode_batch([text, "a"]):
             if len(row.ids) > given["length"]:
                 raise UserError(f"it makes {len(row.ids)} tokens where a text is cut to {given['length']}")
             _check_tokens(row.ids, given["known"])
+
+
+def _literals(tree: Any) -> Iterator[str]:
+    """Yields what the steps before the tokens look for: a text of it makes a few replacements grow without end."""
+    level = [tree.get("normalizer"), tree.get("pre_tokenizer")]
+    while level:
+        yield from (node[:1000] for node in level if isinstance(node, str))
+        inside = (node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list))
+        level = [inner for part in inside for inner in part]
 
 
 def _check_tokens(tokens: Iterable[int], known: int | None) -> None:

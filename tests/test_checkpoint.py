@@ -62,6 +62,8 @@ print([name for name in sys.modules if name.split(".")[0] in heavy])
 def test_what_is_no_encoder_is_one_clear_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no encoder folder \\(no such folder\\)"):
         load_encoder(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is no encoder folder \\(no such folder\\)"):
+        load_encoder("a" * 5000)
     with pytest.raises(UserError, match="it holds image"):
         load_encoder(tmp_path)
     config = json.loads((folder / "config.json").read_text())

@@ -6,6 +6,7 @@ import csv
 import inspect
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -259,6 +260,21 @@ def test_a_folder_without_pictures_is_refused_and_with_damaged_ones_is_not(tmp_p
     found = run(tmp_path, ["red", "blue"])
     assert not found.rows and [key for key, _ in found.skipped] == ["cut.png"]
     assert found.notes == ["passed over, as no pictures: no extension: 1, .txt: 1"]
+
+
+def test_what_has_no_end_is_left_out_at_once(tmp_path: Path) -> None:
+    pictures(tmp_path, red="red")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(2**40)  # holes, which take nothing of the disk
+    found = run(tmp_path, list(COLORS))
+    device = "a device or a pipe in place of a file"
+    assert dict(found.skipped) == {
+        "large.png": "a file larger than the limit member_bytes",
+        "pipe.png": device,
+        "zeros.png": device,
+    }
 
 
 def test_a_folder_of_shards_is_read_as_shards(tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ MERGES = "a: &a {x: 1}\n" + "".join(
         "a: b: c",
         "--- 1\n--- 2\n",
         "a: \x00",
+        "a: 1" + ":1" * 5000,
+        "a: !!int '1" + ":1" * 5000 + "'",
     ],
 )
 def test_hostile_yaml_is_one_line_at_once(text: str) -> None:
@@ -120,6 +122,13 @@ def test_hostile_yaml_is_one_line_at_once(text: str) -> None:
     with pytest.raises(UserError, match="^it (is not YAML|holds too many)") as caught:
         parse_yaml(text, where="it")
     assert "\n" not in str(caught.value) and time.process_time() - began < 5
+
+
+def test_too_long_a_yaml_is_read_no_further_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMSSL_LIMITS", "yaml_values=100")
+    assert len(parse_yaml("a: [" + "1," * 96 + "]", where="it")["a"]) == 96
+    with pytest.raises(UserError, match="it holds too many values"):
+        parse_yaml("a: [" + "1," * 1000 + "}", where="it")  # the brace at its end is no YAML
 
 
 def test_aliases_that_repeat_little_are_read() -> None:

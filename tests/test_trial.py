@@ -58,6 +58,10 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
         {"normalizer": {"type": "Sequence", "normalizers": [replace("a", "a" * 1000)] * 5}},
         "ends the process|takes more than",
     ),
+    "a rare word that grows": (
+        {"normalizer": {"type": "Sequence", "normalizers": [replace("zq", "zqzq" * 250)] * 5}},
+        "ends the process|takes more than",
+    ),
     "merges of no token": ({"model": {**BPE, "merges": [["q", "w"]]}}, "out of vocabulary"),
     "merges shorter than their prefix": (
         {"model": {**BPE, "continuing_subword_prefix": "x" * 20, "merges": [["a", "b"]]}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from mmssl import names
 from mmssl.errors import UserError, did_you_mean
 from mmssl.evals.classes import same
+from mmssl.limits import refuse
 from mmssl.types import Encoder
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "one {}")
@@ -31,6 +33,8 @@ def zero_shot_classifier(
 def embedded_prompts(text_encoder: Encoder, classes: Sequence[str], templates: Sequence[str], *, space: str) -> Tensor:
     """Returns the embedding of each class in each template, (T, C, D) of unit length."""
     classes, templates = check_classes(classes), check_templates(templates)
+    count = len(classes) * len(templates)
+    refuse("prompts", count, f"{len(classes)} classes in {len(templates)} templates are {count:,} prompts")
     prompts = [template.replace("{}", name) for template in templates for name in classes]
     embeddings = F.normalize(text_encoder.encode(prompts, space=space), dim=1)
     return embeddings.view(len(templates), len(classes), -1)
@@ -43,7 +47,7 @@ def check_classes(classes: Sequence[str]) -> list[str]:
         raise UserError(f"there is {len(found)} class; expected at least two")
     if "" in found:
         raise UserError(f"class {found.index('') + 1} is empty; expected a name")
-    twice = sorted({name for name in found if found.count(name) > 1})
+    twice = sorted(name for name, times in Counter(found).items() if times > 1)
     if twice:
         raise UserError(f"classes that come twice: {', '.join(twice)}; each must stand once")
     return found
@@ -73,6 +77,7 @@ def read_templates(given: str | Sequence[str] | None) -> list[str]:
 
 def read_lines(path: Path) -> list[str]:
     """Returns the lines of a UTF-8 file, stripped, without blank ones; a byte order mark is no part of the first."""
+    refuse("list_bytes", size := path.stat().st_size, f"{path} has {size:,} bytes")
     data = path.read_bytes()
     try:
         if b"\0" in data:  # UTF-16 and UTF-32 have it beside each letter of English

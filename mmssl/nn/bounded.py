@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def _most(name: str, args: Any, kwargs: dict[str, Any]) -> float:
     if name in SAME:
         return max((tensor.numel() for tensor in tensors), default=0)
     if name in ELEMENTWISE:
-        return math.prod(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))
+        return math.prod(map(max, zip_longest(*(reversed(tensor.shape) for tensor in tensors), fillvalue=1)))
     if name in JOINING:
         return sum(tensor.numel() for tensor in _tensors_in(values))
     if name == "arange":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,28 @@ def test_lists_are_read_from_files(tmp_path: Path) -> None:
         file.write_bytes(data)
         with pytest.raises(UserError, match="is not UTF-8 text"):
             read_lines(file)
+
+
+def test_lists_that_are_too_long_are_refused_before_they_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "names"
+    with file.open("wb") as opened:
+        opened.truncate(2**40)  # holes, which take nothing of the disk
+    with pytest.raises(UserError, match="names has 1,099,511,627,776 bytes; the limit is list_bytes=16777216;"):
+        read_classes(str(file))
+    monkeypatch.setenv("MMSSL_LIMITS", "prompts=6")
+    words: Any = Words()
+    assert embedded_prompts(words, ["a", "b", "c"], ["{}", "a {}"], space="clip").shape == (2, 3, 3)
+    with pytest.raises(UserError, match="4 classes in 2 templates are 8 prompts; the limit is prompts=6;"):
+        embedded_prompts(words, ["a", "b", "c", "d"], ["{}", "a {}"], space="clip")
+    assert len(words.asked) == 1
+
+
+def test_many_classes_are_checked_at_once() -> None:
+    began, many = time.process_time(), [f"class {number}" for number in range(40_000)]
+    assert check_classes(many) == many
+    assert time.process_time() - began < 5  # each against each takes half a minute
 
 
 def test_lists_are_read_from_cards() -> None:

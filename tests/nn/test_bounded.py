@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from mmssl.limits import VARIABLE
 from mmssl.nn.bounded import bounded, check_values
 
 N = 2**18  # numbers of 4 bytes, 2**20 bytes
+LARGE = torch.ones(N + 1)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +41,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: torch.ones(1, 1, 4, 4).new_zeros(2**40),
         lambda: torch.nn.functional.interpolate(torch.ones(1, 1, 4, 4), (2**20, 2**20)),
         lambda: [copy.deepcopy(each) for each in [nn.Parameter(torch.ones(N // 3))] * 5],
+        lambda: copy.deepcopy(LARGE),
         lambda: torch.cat([torch.ones(1, 1).expand(2**20, 2**20)] * 2),
     ],
 )
@@ -106,3 +110,16 @@ def test_numbers_are_found_at_any_depth() -> None:
             check_values({"a": [{"b": value}]}, "here")
     with pytest.raises(UserError, match="here holds too many values; the limit is network_values=20"):
         check_values({"a": [[1] * 10, [1] * 10]}, "here")
+
+
+def test_what_is_small_is_counted_without_what_takes_torch_seconds_to_import() -> None:
+    code = """
+import sys, torch
+from mmssl.nn.bounded import bounded
+with bounded("here"):
+    x = torch.randn(2, 3) * torch.arange(3)[None]
+    torch.cat([x, x.sin()]).repeat(2, 1).reshape(3, -1)
+print("sympy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr[-2000:]
