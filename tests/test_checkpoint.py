@@ -607,6 +607,8 @@ def test_a_checkpoint_runs_nothing(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "marker"),)
 
     save_state(tmp_path, 1, {"step": Marks()}, keep=1)
-    assert load_state(tmp_path)[0] is None and not (tmp_path / "marker").exists()
+    with pytest.raises(UserError, match="step_1 does not load"):
+        load_state(tmp_path)
+    assert not (tmp_path / "marker").exists()
     torch.load(tmp_path / "step_1" / "state.pt", weights_only=False)
     assert (tmp_path / "marker").exists(), "it would have"
