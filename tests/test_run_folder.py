@@ -14,9 +14,19 @@ from mmssl.files import write_atomically
 from mmssl.run_folder import by_first, keep_recipe, locked, open_folder, read_whole
 
 
+WHOLE = {
+    "model": {},
+    "optimizer": {"state": {}, "param_groups": []},
+    "averaged": None,
+    "bad_steps": torch.zeros(()),
+    "streams": [{}],
+    "random": [{"cpu": torch.get_rng_state()}],
+}
+
+
 def saved(folder: Path, *steps: int, keep: int = 9) -> None:
     for step in steps:
-        checkpoint.save_state(folder / "checkpoints", step, {"step": step, "x": torch.ones(9)}, keep=keep)
+        checkpoint.save_state(folder / "checkpoints", step, {"step": step, **WHOLE}, keep=keep)
 
 
 def content(folder: Path) -> dict[str, bytes]:
