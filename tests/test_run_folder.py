@@ -13,7 +13,6 @@ from mmssl.errors import UserError
 from mmssl.files import write_atomically
 from mmssl.run_folder import by_first, keep_recipe, locked, open_folder, read_whole
 
-
 WHOLE = {
     "model": {},
     "optimizer": {"state": {}, "param_groups": []},
