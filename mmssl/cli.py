@@ -9,9 +9,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from mmssl import limits
 from mmssl.errors import UserError, describe
+
+
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def say(text: object, *, file: TextIO | None = None) -> None:
+    """Prints a text; control characters, by which names in a stranger's files could steer a terminal, as `\\x1b`."""
+    print(str(text).translate(CONTROL), file=file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,16 +45,16 @@ def _run(arguments: argparse.Namespace) -> int:
             limits.set_limits(",".join(arguments.limits))
         return int(arguments.run(arguments) or 0)
     except UserError as error:
-        print(f"mmssl: {error}", file=sys.stderr)
+        say(f"mmssl: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("mmssl: interrupted; `mmssl train` and `shards build` go on where they stopped", file=sys.stderr)
+        say("mmssl: interrupted; `mmssl train` and `shards build` go on where they stopped", file=sys.stderr)
         return 130
     except SystemExit as end:  # a run that a signal stopped
         return int(end.code or 0)
     except OSError as error:
         if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             raise  # not of a file
-        print(f"mmssl: {describe(error)}; nothing already written is lost", file=sys.stderr)
+        say(f"mmssl: {describe(error)}; nothing already written is lost", file=sys.stderr)
     return 2
 
 
@@ -90,8 +99,8 @@ def _run_train(a: argparse.Namespace) -> None:
 
     folder = train(a.recipe, a.overrides, out=a.out, resume=a.resume, progress=not a.quiet)
     if scores := read_scores(folder):
-        print(table(scores))
-    print(f"run folder: {folder}")
+        say(table(scores))
+    say(f"run folder: {folder}")
 
 
 def _eval(verbs: Verbs) -> None:
@@ -135,7 +144,7 @@ def _run_eval(a: argparse.Namespace) -> None:
     if not (a.train or a.data):
         if a.protocol or a.out:
             raise UserError("--protocol and --out go with --train SHARDS and --data SHARDS; say on what to judge")
-        print(table(evaluate(a.folder, a.overrides, evals=a.only, trust_code=a.trust_code)))
+        say(table(evaluate(a.folder, a.overrides, evals=a.only, trust_code=a.trust_code)))
         return
     if not (a.train and a.data) or a.only:
         raise UserError("--train SHARDS and --data SHARDS go together, with --protocol in place of --only")
@@ -145,8 +154,8 @@ def _run_eval(a: argparse.Namespace) -> None:
     scores, file = judge_encoder(
         a.folder, protocols, a.overrides, train=a.train, data=a.data, out=a.out, trust_code=a.trust_code
     )
-    print(table(scores))
-    print(f"written to {file}")
+    say(table(scores))
+    say(f"written to {file}")
 
 
 def _zero_shot(verbs: Verbs) -> None:
@@ -169,14 +178,14 @@ def _run_zero_shot(a: argparse.Namespace) -> None:
     found = zero_shot(a.folder, a.images, a.classes, a.templates, space=a.space, trust_code=a.trust_code)
     if a.out:
         found.write(a.out)
-        print(f"{len(found.rows)} predictions written to {a.out}")
+        say(f"{len(found.rows)} predictions written to {a.out}")
     else:
         for key, name, similarity in found.rows:
-            print(f"{key}\t{name}\t{similarity:.4f}")
+            say(f"{key}\t{name}\t{similarity:.4f}")
     for line in (*(f"skipped {key}: {why}" for key, why in found.skipped), *found.notes):
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     if found.scores:
-        print(table(found.scores))
+        say(table(found.scores))
 
 
 def _picture(verbs: Verbs) -> None:
@@ -194,7 +203,7 @@ def _run_picture(a: argparse.Namespace) -> None:
     from mmssl.draw import draw
 
     for path in draw(a.folder, a.kind, a.overrides, out=a.out, trust_code=a.trust_code):
-        print(path)
+        say(path)
 
 
 def _demo(verbs: Verbs) -> None:
@@ -225,7 +234,7 @@ def _run_list(a: argparse.Namespace) -> None:
     found = list_names(a.room)
     width = max(map(len, found), default=0)
     for name, line in found.items():
-        print(f"{name:{width}}  {line}")
+        say(f"{name:{width}}  {line}")
 
 
 def _prepare(verbs: Verbs) -> None:
@@ -285,7 +294,7 @@ def _run_build(a: argparse.Namespace) -> None:
         workers=a.workers,
         strict=a.strict,
     )
-    print(f"{a.out}: {summary(index)}")
+    say(f"{a.out}: {summary(index)}")
 
 
 def _run_verify(a: argparse.Namespace) -> int:
@@ -294,16 +303,16 @@ def _run_verify(a: argparse.Namespace) -> int:
 
     problems = verify(a.folder, decode=a.decode)
     for problem in problems:
-        print(problem)
+        say(problem)
     told = "" if (Path(a.folder) / INDEX).is_file() else f"; without {INDEX} nothing tells whether any is missing"
-    print(f"{len(problems)} problems" if problems else f"all shards are whole{told}")
+    say(f"{len(problems)} problems" if problems else f"all shards are whole{told}")
     return 2 if problems else 0
 
 
 def _run_show(a: argparse.Namespace) -> None:
     from mmssl.data.writer import show
 
-    print(show(a.folder))
+    say(show(a.folder))
 
 
 def _doctor(verbs: Verbs) -> None:

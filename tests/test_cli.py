@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,16 @@ def test_zero_shot_on_shards(
     assert sum(line.count("\t") == 2 for line in said) == 64
     top1 = next(line.split() for line in said if line.startswith("top1"))
     assert float(top1[1]) > 0.5 and top1[-1] == "64"
+
+
+def test_names_of_a_strangers_files_steer_no_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for name in ("0.png", "0.\x1b]0;title\x07\x9b2Jjpg"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert cli.main(["shards", "show", str(folder)]) == 0
+    assert cli.main(["shards", "show", str(tmp_path / "\x1b[2J none")]) == 2
+    printed = capsys.readouterr()
+    assert "\\x1b]0;title\\x07\\x9b2jjpg" in printed.out.lower() and "\\x1b[2J none" in printed.err
+    assert not {"\x1b", "\x07", "\x9b"} & {*printed.out, *printed.err}
