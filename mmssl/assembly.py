@@ -13,10 +13,10 @@ import torch
 
 from mmssl import dist
 from mmssl.checkpoint import load_weights
+from mmssl.data.full_pass import FullPass
 from mmssl.data.loader import Loader
 from mmssl.data.plan import seed_of
 from mmssl.data.shards import Source
-from mmssl.data.sweep import Sweep
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
@@ -61,7 +61,7 @@ class Stream:
     def sweep(self, device: torch.device) -> Iterator[Batch]:
         """Yields this process's share of the training set once, in order, as the preprocessing shows it."""
         loader = self.loader
-        share = Sweep(loader.source, self.view.preprocess, batch=loader.batch, rank=loader.rank, world=loader.world)
+        share = FullPass(loader.source, self.view.preprocess, batch=loader.batch, rank=loader.rank, world=loader.world)
         return (batch.to(device) for batch in share.batches(workers=loader.workers))
 
     def rest(self, device: torch.device) -> Iterator[Batch]:

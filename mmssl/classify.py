@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from mmssl import modalities
-from mmssl.data.own_files import check_file, files_of
 from mmssl.data.timer import timed
+from mmssl.data.user_files import check_file, files_of
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.classes import Label, chance, class_of, listed, matched, numbered
 from mmssl.evals.classifier import embedded_prompts, read_classes, read_templates

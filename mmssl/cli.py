@@ -14,7 +14,6 @@ from typing import TextIO
 from mmssl import limits
 from mmssl.errors import UserError, describe
 
-
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 

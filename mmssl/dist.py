@@ -1,4 +1,4 @@
-"""Several processes as one: rank, world, collectives that differentiate correctly."""
+"""MultiView processes as one: rank, world, collectives that differentiate correctly."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.nn.bank import Rows
-from mmssl.nn.queue import Queue
+from mmssl.objectives.bank import Rows
+from mmssl.objectives.queue import Queue
 from mmssl.types import Batch, Encoder, Loss, Objective
 
 
@@ -37,13 +37,13 @@ class MultiTask(nn.Module):
         return cast("dict[str, Encoder]", dict(self.encoders.items()))
 
     @property
-    def finished(self) -> dict[str, Encoder]:
+    def exported(self) -> dict[str, Encoder]:
         """What is judged and saved for use: the encoders, and the objectives' own."""
         own = (objective.extra_encoders() for objective in self.named_objectives.values())
         return self.named_encoders | dict(ChainMap(*own))
 
     def _check_names(self) -> None:
-        """Raises UserError where two of what `finished` names would have one name, and one of them be lost."""
+        """Raises UserError where two of what `exported` names would have one name, and one of them be lost."""
         owners = dict.fromkeys(self.encoders, "the run's encoders")
         for task, objective in self.named_objectives.items():
             for key in objective.extra_encoders():

@@ -27,8 +27,8 @@ from mmssl.judge import Judge, judged_at, write_results
 from mmssl.log import RunLog
 from mmssl.multitask import MultiTask, equal_everywhere, freeze_idle
 from mmssl.nn.ema import ema_update
-from mmssl.nn.monitors import Alarm, monitors
-from mmssl.nn.wholeness import Wholeness, measured
+from mmssl.numerics.monitors import Alarm, monitors
+from mmssl.objectives.empty_batches import EmptyBatches, measured
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
 from mmssl.recipe import Recipe, check, load, override, split
@@ -51,7 +51,7 @@ class Trainer:
         self.judge = Judge(recipe.evals)
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and dist.computes_bf16(device))
         self.told: set[tuple[str, str]] = set()
-        self.wholeness = Wholeness()
+        self.wholeness = EmptyBatches()
         self.alarm = Alarm(min(max(10, self.steps // options.log_every // 4), 100))
         self._start(state)
 
@@ -62,7 +62,7 @@ class Trainer:
             (self.folder / "encoders" / key).mkdir(parents=True, exist_ok=True)
             encoder.save_files(self.folder / "encoders" / key)
         if self.step >= self.steps:  # its process may have ended between its last checkpoint and the rest
-            export(self.folder, self.best.finished, self.best.named_objectives)
+            export(self.folder, self.evaluated.exported, self.evaluated.named_objectives)
 
     def _start(self, state: dict[str, Any] | None) -> None:
         """Finds idle parameters, then makes the averaged model, the optimizer and the wrapped module."""
@@ -177,13 +177,13 @@ class Trainer:
         return self.step * self.per_step
 
     @property
-    def best(self) -> MultiTask:
+    def evaluated(self) -> MultiTask:
         """The model that is evaluated and saved for use: the averaged one where there is one."""
         return self.averaged or self.model
 
     def trained(self) -> Trained:
         """Returns what evaluations judge."""
-        return Trained(self.best.finished, pretexts(self.recipe, self.best.named_objectives))
+        return Trained(self.evaluated.exported, pretexts(self.recipe, self.evaluated.named_objectives))
 
     def figures(self, losses: dict[str, Loss], waited: float, seconds: float, steps: int) -> dict[str, float]:
         """Reads off what a log line holds; of a task that had no whole sample, nothing."""
@@ -245,7 +245,7 @@ class Trainer:
             "streams": dist.gather_objects({key: stream.loader.state() for key, stream in self.streams.items()}),
             "random": dist.gather_objects(checkpoint.random_state()),
         }
-        encoders, objectives, keep = self.best.finished, self.best.named_objectives, self.recipe.train.keep
+        encoders, objectives, keep = self.evaluated.exported, self.evaluated.named_objectives, self.recipe.train.keep
         by_first(lambda: save(self.folder, encoders, objectives, state, keep=keep))
 
     def close(self) -> None:

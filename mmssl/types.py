@@ -20,20 +20,92 @@ Sample = dict[str, Any]
 
 
 @dataclass(slots=True)
+class Ragged:
+    """Rows of several samples, any number of each: points, words, nodes, boxes.
+
+    values: (sum N, ...) packed, one sample's rows behind the other's; or padded to the longest, (B, L, ...).
+    lengths: (B,) int64, the rows of each sample.
+    padded: whether values are.
+    """
+
+    values: Tensor
+    lengths: Tensor
+    padded: bool = False
+
+    @staticmethod
+    def pack(rows: Sequence[Tensor]) -> Ragged:
+        """Packs one tensor (N, ...) of each sample."""
+        return Ragged(torch.cat(list(rows)), torch.tensor([len(each) for each in rows]))
+
+    @staticmethod
+    def cat(parts: Sequence[Ragged]) -> Ragged:
+        """Returns several packed batches as one of as many samples as all of them have."""
+        return Ragged(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))
+
+    def __len__(self) -> int:
+        """Returns the number of samples."""
+        return len(self.lengths)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the values."""
+        return self.values.device
+
+    @property
+    def starts(self) -> Tensor:
+        """The first packed row of each sample (B,)."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    @property
+    def sample(self) -> Tensor:
+        """The sample of each packed row (sum N,)."""
+        rows = torch.arange(len(self.lengths), device=self.lengths.device)
+        return rows.repeat_interleave(self.lengths, output_size=len(self.values))
+
+    @property
+    def mask(self) -> Tensor:
+        """Which padded rows are a sample's own (B, L) bool."""
+        return torch.arange(self.values.shape[1], device=self.lengths.device) < self.lengths[:, None]
+
+    def split(self) -> list[Tensor]:
+        """Returns the rows (N, ...) of each sample; waits for the device."""
+        lengths = self.lengths.tolist()
+        if self.padded:
+            return [row[:length] for row, length in zip(self.values, lengths, strict=True)]
+        return list(self.values.split(lengths))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Ragged:
+        """Returns both tensors changed by a function."""
+        return Ragged(change(self.values), change(self.lengths), self.padded)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Ragged:
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Ragged:
+        return self.map(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(slots=True)
 class Batch:
     """What one step of one task sees.
 
-    views: modality -> one tensor per view. image (B, 3, H, W) and video (B, 3, T, H, W) are uint8 or
+    views: modality -> one input per view. image (B, 3, H, W) and video (B, 3, T, H, W) are uint8 or
         float in [0, 1]; audio (B, samples) float; text (B, L) token ids; points (sum N, 1 + C) float,
-        column 0 the index of the cloud in the batch, then x, y, z in metres, then features.
+        column 0 the index of the cloud in the batch, then x, y, z in metres, then features. Anything else that has
+        `to`, `pin_memory` and a length may stand there, such as a batch of graphs of PyTorch Geometric.
+    places: modality -> one affine map per view from its coordinates to the source's: of images and videos (B, 2, 3),
+        from x and y in 0 to 1 to pixels; of point clouds (B, 3, 4), in metres.
+    fields: modality -> name -> what moved with each view: masks, depth, flow (B, ...), boxes, key points (Ragged).
     target: the pretext answer; never a human label.
-    extra: boxes, matches, ... and for each modality `<modality>_present` (B,) bool; `index` (B,), each sample's
+    extra: matches, ... and for each modality `<modality>_present` (B,) bool; `index` (B,), each sample's
         number in the training set, where its shards are counted; `seed` (B,), what its own masks are drawn from.
     """
 
-    views: dict[str, list[Tensor]]
+    views: dict[str, list[Any]]
     target: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    places: dict[str, list[Tensor]] = field(default_factory=dict)
+    fields: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
 
     def present(self, modality: str) -> Tensor:
         """Returns which samples have the modality, (B,) bool; all of them where nothing is said."""
@@ -41,21 +113,26 @@ class Batch:
         first = self.views[modality][0]
         return torch.ones(len(first), dtype=torch.bool, device=first.device) if given is None else given
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Returns a batch with every tensor changed by the function."""
+    def map(self, change: Callable[[Any], Any]) -> Batch:
+        """Returns a batch with every tensor, and whatever else stands for one, changed by the function."""
         return Batch(
             {name: [change(view) for view in views] for name, views in self.views.items()},
             None if self.target is None else change(self.target),
             {name: change(value) for name, value in self.extra.items()},
+            {name: [change(place) for place in places] for name, places in self.places.items()},
+            {
+                name: {key: [change(value) for value in values] for key, values in fields.items()}
+                for name, fields in self.fields.items()
+            },
         )
 
     def to(self, device: torch.device | str) -> Batch:
         """Returns the batch on the device; pinned memory is copied without waiting."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.map(lambda value: value.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Returns the batch in page-locked memory (the data loader calls this)."""
-        return self.map(lambda tensor: tensor.pin_memory())
+        return self.map(lambda value: value.pin_memory())
 
 
 @dataclass(slots=True)

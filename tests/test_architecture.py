@@ -12,9 +12,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mmssl"
 LEVELS = [
     {"errors", "limits", "schema", "files", "lock", "types", "peers", "dist", "stopping", "names", "trial"},
-    {"modalities", "nn", "losses", "optim"},
+    {"modalities", "numerics", "optim"},
+    {"nn", "losses"},
     {"transforms"},
-    {"encoders", "views", "data"},
+    {"encoders", "objectives", "views", "data"},
     {"methods", "evals"},
     {"recipe", "checkpoint", "state", "log", "multitask", "prepare", "pictures", "run_folder"},
     {"judge", "classify", "assembly", "protocols"},

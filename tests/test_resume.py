@@ -20,7 +20,7 @@ from mmssl.modalities.video import encode
 from mmssl.types import View
 
 LATER = '''
-from mmssl.nn.color import as_unit
+from mmssl.numerics.color import as_unit
 from mmssl.views.single import Single
 
 class Later(Single):

@@ -82,7 +82,7 @@ def steps(field: str, data: bytes) -> Iterator[str]:
     made: dict[str, tuple[Any, dict[str, Any]]] = {
         "image": (ImagePreprocess(64), shown),
         "video": (VideoPreprocess(64, frames=4, fps=8.0), shown),
-        "audio": (AudioPreprocess(), {"gain": 6.0, "noise": 0.1, "speed": (0.9, 1.1), "hush": 0.2}),
+        "audio": (AudioPreprocess(), {"gain": 6.0, "noise": 0.1, "speed": (0.9, 1.1), "time_mask": 0.2}),
         "points": (PointsPreprocess(1024), {"rotation": "any", "point_jitter": 0.01, "point_crop": (0.5, 1.0)}),
     }
     if kind not in made or field == "pose.npy":

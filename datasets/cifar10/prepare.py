@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from mmssl import modalities
-from mmssl.data.own_files import read_files
+from mmssl.data.user_files import read_files
 from mmssl.data.writer import build_from, summary
 from mmssl.errors import UserError
 

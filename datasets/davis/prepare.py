@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from mmssl.data.own_files import Files
+from mmssl.data.user_files import Files
 from mmssl.data.writer import build_from, summary
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import image, video

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmssl.data.own_files import read_files
+from mmssl.data.user_files import read_files
 from mmssl.data.writer import build_from, summary
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import image

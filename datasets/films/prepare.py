@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmssl import modalities
-from mmssl.data.own_files import Files
+from mmssl.data.user_files import Files
 from mmssl.data.writer import build_from, summary
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import audio, video

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from mmssl.data.own_files import read_files
+from mmssl.data.user_files import read_files
 from mmssl.data.writer import build_from
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import image, points

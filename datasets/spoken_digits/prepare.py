@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
-from mmssl.data.own_files import read_files
+from mmssl.data.user_files import read_files
 from mmssl.data.writer import build_from, summary
 from mmssl.errors import UserError
 from mmssl.modalities.whole import check

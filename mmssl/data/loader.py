@@ -10,15 +10,15 @@ import torch
 
 from mmssl.data.crew import Crew
 from mmssl.data.plan import Plan
+from mmssl.data.report import Counts, Report
 from mmssl.data.shards import Source
-from mmssl.data.stream import Parcel, Stream
-from mmssl.data.tally import Counts, Tally
+from mmssl.data.stream import Stream, WorkerBatch
 from mmssl.data.watch import Death, Lost, Watch
 from mmssl.errors import UserError
 from mmssl.schema import Count, Positive, at_least, at_most
 from mmssl.types import Batch, View
 
-_Parcels = Crew[Parcel] | Generator[Parcel, None, None]
+_WorkerBatches = Crew[WorkerBatch] | Generator[WorkerBatch, None, None]
 
 
 class _Losses(TypedDict, total=False):
@@ -68,9 +68,9 @@ class Loader:
         source.check_whole(max_damaged)
         source.check(view.reads)
         self.epoch_samples = self._epoch_samples(epoch_samples)
-        self._tally = Tally()
+        self._tally = Report()
         self._lost = Lost()
-        self._waiting: tuple[int, _Parcels] | None = None  # running workers and the epoch they go on with
+        self._waiting: tuple[int, _WorkerBatches] | None = None  # running workers and the epoch they go on with
         self._state = self._fresh(self._plan(0))
 
     def _epoch_samples(self, asked: int | None) -> int:
@@ -129,7 +129,7 @@ class Loader:
     def _resumed(self, number: int, resume: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
         if resume["epoch"] != number:
             raise UserError(f"the state is of epoch {resume['epoch']}; it cannot resume epoch {number}")
-        self._tally = Tally.from_plain(resume["report"])
+        self._tally = Report.from_plain(resume["report"])
         plan = self._plan(number, resume["base"])
         state = self._fresh(plan)
         if all(resume[key] == state[key] for key in ("batch", "world", "workers")):
@@ -138,12 +138,12 @@ class Loader:
         plan = self._plan(number, resume["base"] + resume["batches"] * resume["batch"] * resume["world"])
         return plan, self._fresh(plan)
 
-    def _start(self, plan: Plan, state: dict[str, Any]) -> _Parcels:
+    def _start(self, plan: Plan, state: dict[str, Any]) -> _WorkerBatches:
         stream = self._stream(plan, state)
         if self.workers:
             return Crew([partial(stream.run, place) for place in range(self.workers)], pin=True)
         pin = torch.cuda.is_available()
-        return (parcel.pin_memory() if pin else parcel for parcel in stream.run(0, Watch()))
+        return (worker_batch.pin_memory() if pin else worker_batch for worker_batch in stream.run(0, Watch()))
 
     def _stream(self, plan: Plan, state: dict[str, Any]) -> Stream:
         return Stream(
@@ -160,31 +160,33 @@ class Loader:
             lost=dict(self._lost.reasons),
         )
 
-    def _deliver(self, parcels: _Parcels, plan: Plan, state: dict[str, Any]) -> Iterator[Batch]:
+    def _deliver(self, worker_batches: _WorkerBatches, plan: Plan, state: dict[str, Any]) -> Iterator[Batch]:
         try:
             while state["batches"] < plan.batches:
-                parcel = self._next(parcels, plan, state)
-                self._tally.add(parcel.tally)
+                worker_batch = self._next(worker_batches, plan, state)
+                self._tally.add(worker_batch.tally)
                 state["batches"] += 1
-                state["draws"][parcel.worker] = parcel.draws
+                state["draws"][worker_batch.worker] = worker_batch.draws
                 whole = max(self.source.count or 0, self.epoch_samples)
                 complete = state["batches"] == plan.batches
                 self._tally.check(most=self.max_damaged, of=whole, known=self.source.broken, complete=complete)
-                yield parcel.batch
+                yield worker_batch.batch
         except BaseException:
-            parcels.close()
+            worker_batches.close()
             raise
-        self._waiting = plan.epoch + 1, parcels
+        self._waiting = plan.epoch + 1, worker_batches
 
-    def _next(self, parcels: _Parcels, plan: Plan, state: dict[str, Any]) -> Parcel:
-        """Returns the next parcel; where its worker died another makes it, as after a resume."""
+    def _next(self, worker_batches: _WorkerBatches, plan: Plan, state: dict[str, Any]) -> WorkerBatch:
+        """Returns the next worker_batch; where its worker died another makes it, as after a resume."""
         while True:
             try:
-                return next(parcels)
+                return next(worker_batches)
             except Death as death:
-                assert isinstance(parcels, Crew)
+                assert isinstance(worker_batches, Crew)
                 self._lost.add(death)
-                parcels.replace(partial(self._stream(plan, state).run, 0))  # whose turn it is comes first from here on
+                worker_batches.replace(
+                    partial(self._stream(plan, state).run, 0)
+                )  # whose turn it is comes first from here on
 
     @property
     def place(self) -> tuple[int, int, int]:

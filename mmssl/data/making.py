@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mmssl.data.members import META, NAME, base_and_field
-from mmssl.data.own_files import hidden
+from mmssl.data.user_files import hidden
 from mmssl.errors import DamagedError
 
 Fields = dict[str, bytes]

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmssl import modalities
-from mmssl.data.own_files import is_file
 from mmssl.data.table import Record, read_table
+from mmssl.data.user_files import is_file
 from mmssl.errors import DamagedError, UserError, did_you_mean
 from mmssl.modalities import text
 

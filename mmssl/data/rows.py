@@ -14,8 +14,8 @@ from mmssl.data.fields import KEYS
 from mmssl.data.index import as_bytes
 from mmssl.data.making import Fields
 from mmssl.data.manifest import read_manifest
-from mmssl.data.own_files import check_file, files_of, is_file
 from mmssl.data.timer import timed
+from mmssl.data.user_files import check_file, files_of, is_file
 from mmssl.errors import DamagedError
 
 Spot = tuple[str, int, int | None]

@@ -16,8 +16,8 @@ import torch
 
 from mmssl.data.collate import collate
 from mmssl.data.plan import Plan, Segment, seed_of
+from mmssl.data.report import IN_A_ROW, Report
 from mmssl.data.shards import Source
-from mmssl.data.tally import IN_A_ROW, Tally
 from mmssl.data.tar import LOST, Entry
 from mmssl.data.timer import timed
 from mmssl.data.watch import Place, Watch
@@ -28,23 +28,23 @@ OVERHEAD = 500  # bytes that Python needs to hold an entry besides its data
 
 
 @dataclass(slots=True)
-class Parcel:
+class WorkerBatch:
     """What a worker hands over: a batch, how many draws its slot has made, and what was counted on the way."""
 
     batch: Batch
     worker: int
     draws: int
-    tally: Tally = field(default_factory=Tally)
+    tally: Report = field(default_factory=Report)
 
-    def pin_memory(self) -> Parcel:
-        """Returns the parcel with its batch in page-locked memory."""
+    def pin_memory(self) -> WorkerBatch:
+        """Returns the worker_batch with its batch in page-locked memory."""
         self.batch = self.batch.pin_memory()
         return self
 
 
 @dataclass
 class Stream:
-    """The parcels of one worker, epoch after epoch without end, from where a plan had got to.
+    """The worker_batches of one worker, epoch after epoch without end, from where a plan had got to.
 
     plan: the first epoch; `full`: batches of every later one. done: batches of the first that are already delivered.
     draws: how many draws each worker had made for them. lost: (epoch, base, worker, draw) of samples that end their
@@ -68,12 +68,12 @@ class Stream:
         """Samples of the set or of an epoch over all ranks, whichever are more."""
         return max(sum(self.plan.counts or ()), self.full * self.plan.batch * self.plan.world)
 
-    def run(self, place: int, watch: Watch) -> Iterator[Parcel]:
+    def run(self, place: int, watch: Watch) -> Iterator[WorkerBatch]:
         """Yields what the process makes that comes at this place from now on; raises UserError."""
         plan, done, draws = self.plan, self.done, self.draws
         before = 0
         while True:
-            # parcels are taken from the processes in turn, so what came before tells which slot this one plays
+            # worker_batches are taken from the processes in turn, so what came before tells which slot this one plays
             worker = (place - before + done) % plan.workers
             yield from _Slot(self, plan, worker, watch).run(done, draws[worker])
             before += plan.batches - done
@@ -87,16 +87,16 @@ class _Slot:
     def __init__(self, stream: Stream, plan: Plan, worker: int, watch: Watch) -> None:
         self.stream, self.plan, self.worker, self.watch = stream, plan, worker, watch
         self.slot = stream.rank * plan.workers + worker
-        self.tally = Tally()
+        self.tally = Report()
         self.in_a_row = 0
         self.lengths: list[int] = []  # of the whole shards that this slot has read
 
-    def run(self, done: int, draws: int) -> Iterator[Parcel]:
+    def run(self, done: int, draws: int) -> Iterator[WorkerBatch]:
         """Yields the slot's batches after the first `done` of its rank, for which it had made `draws` draws."""
         plan, stream = self.plan, self.stream
         left = plan.batches_of(self.worker) - len(range(self.worker, done, plan.workers))
         entries = itertools.islice(enumerate(self._entries()), draws, None) if left else iter(())
-        since = Tally()
+        since = Report()
         for _ in range(left):
             samples: list[Sample] = []
             with _own_generators() if self.watch.alone else nullcontext():
@@ -107,12 +107,12 @@ class _Slot:
                     batch = collate(samples, stream.view)
             for prepare in stream.view.preprocess.values():
                 since.notes.update(prepare.take_notes())
-            yield Parcel(batch, self.worker, draw + 1, since)
-            since = Tally()
+            yield WorkerBatch(batch, self.worker, draw + 1, since)
+            since = Report()
 
-    def _try(self, entry: Entry, draw: int, since: Tally) -> list[Sample]:
+    def _try(self, entry: Entry, draw: int, since: Report) -> list[Sample]:
         """Returns the viewed sample, or nothing if it is unusable; raises UserError if too many are."""
-        now = Tally(drawn=1)
+        now = Report(drawn=1)
         place = (self.plan.epoch, self.plan.base, self.worker, draw)
         try:
             if place in self.stream.lost:

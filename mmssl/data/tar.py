@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 
 from mmssl.data.fields import Raw
 from mmssl.data.members import BLOCK, BROKEN, META, Member, Tar, base_and_field, open_tar
-from mmssl.data.own_files import hidden
 from mmssl.data.patterns import is_local
 from mmssl.data.unpack import CHUNK, UNPACKS, unpacked
+from mmssl.data.user_files import hidden
 from mmssl.errors import DamagedError
 from mmssl.limits import check, limit
 

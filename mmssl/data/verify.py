@@ -16,12 +16,12 @@ from mmssl.data.fields import decode as open_key
 from mmssl.data.fields import key_of
 from mmssl.data.index import Shard, read_index
 from mmssl.data.members import BROKEN, open_tar
-from mmssl.data.own_files import hidden
 from mmssl.data.patterns import as_file
 from mmssl.data.shards import Source
 from mmssl.data.summary import account
 from mmssl.data.tar import read_tar, scan_tar
 from mmssl.data.timer import timed
+from mmssl.data.user_files import hidden
 from mmssl.errors import DamagedError, UserError
 
 

@@ -18,7 +18,11 @@ if sys.platform == "linux":
     import fcntl
 
 STOPS = [signal.SIGTERM] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGUSR1]  # they end a job
-PRELOAD = ["mmssl.data.stream", "mmssl.data.sweep", "mmssl.views.single"]  # what workers import, once for all of them
+PRELOAD = [
+    "mmssl.data.stream",
+    "mmssl.data.full_pass",
+    "mmssl.views.single",
+]  # what workers import, once for all of them
 
 
 def refuse_import() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmssl.encoders.inner import build_inner, inner_config
-from mmssl.nn.color import lab
+from mmssl.numerics.color import lab
 from mmssl.types import Encoder, Features
 
 

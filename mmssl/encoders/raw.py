@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mmssl.encoders.mel import LogMel
 from mmssl.errors import UserError
-from mmssl.nn.color import as_unit
+from mmssl.numerics.color import as_unit
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.points import PointsPreprocess

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.evals.labelled import Probe
 from mmssl.evals.score import bootstrap
-from mmssl.nn.kmeans import kmeans, nearest
+from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.types import Encoder, Score
 
 SHUFFLES = 10  # by which the level of chance is found

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmssl.evals.trivial import linear_answers
-from mmssl.nn.color import as_unit
+from mmssl.numerics.color import as_unit
 
 
 def look(x: Tensor) -> Tensor:

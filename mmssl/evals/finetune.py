@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.data.loader import Loader
+from mmssl.data.report import Report
 from mmssl.data.shards import Source
 from mmssl.data.subset import Subset, counted
-from mmssl.data.tally import Tally
 from mmssl.errors import UserError
 from mmssl.evals.labelled import Probe, Rows
 from mmssl.evals.linear import ranked, tops
@@ -165,9 +165,9 @@ def finetuned(encoder: Encoder, source: Source, labels: Mapping[int, int], tunin
 
 def _tell_damaged(loader: Loader) -> None:
     """Warns of training samples that could not be shown; the loader counts each as often as it was drawn."""
-    whole = Tally()
+    whole = Report()
     for plain in dist.gather_objects(loader.report()):
-        whole.add(Tally.from_plain(plain))
+        whole.add(Report.from_plain(plain))
     if bad := whole.damaged.total():
         warn(f"{bad} of {whole.drawn} draws of fine-tuning were left out: {whole.text()}")
 

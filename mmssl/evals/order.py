@@ -14,7 +14,7 @@ from mmssl.evals.pretext import Answers, answer, gathered, per_group, show
 from mmssl.evals.score import bootstrap
 from mmssl.evals.source import needs, open_source
 from mmssl.evals.trivial import linear_answers, statistics
-from mmssl.nn.relations import each_frame
+from mmssl.objectives.frame_order import each_frame
 from mmssl.types import Batch, Encoder, Evaluation, Score, Trained
 from mmssl.views.ordered import Ordered
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.nn.color import gray
+from mmssl.numerics.color import gray
 from mmssl.types import Encoder
 
 HELD = 2**24  # similarities held at a time

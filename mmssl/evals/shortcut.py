@@ -15,7 +15,7 @@ from mmssl.evals.pretext import Answers, answer, gathered, per_group, show
 from mmssl.evals.score import bootstrap
 from mmssl.evals.source import needs, open_source
 from mmssl.evals.trivial import linear_answers, statistics
-from mmssl.nn.matching import Matching, next_present
+from mmssl.objectives.matching import Matching, next_present
 from mmssl.types import Batch, Evaluation, Objective, Score, Trained
 
 

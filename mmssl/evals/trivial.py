@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.nn.color import as_unit
+from mmssl.numerics.color import as_unit
 
 DECAY = 1e-2  # on the squared weights of standardised features
 

@@ -13,9 +13,9 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.pixels import Error, pixel_error
 from mmssl.losses.sparsity import kl_sparsity
-from mmssl.nn.color import as_unit
 from mmssl.nn.decoder import Decoder
 from mmssl.nn.head import Projection
+from mmssl.numerics.color import as_unit
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Spaces
 from mmssl.views.single import Single
 

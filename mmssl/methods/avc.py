@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.losses.binary import binary_correspondence
-from mmssl.nn.matching import Matching
+from mmssl.objectives.matching import Matching
 from mmssl.types import Encoder, Features, Method
 from mmssl.views.synchronised import Synchronised
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmssl.losses.binary import binary_correspondence
 from mmssl.nn.head import Projection, similarity_map
-from mmssl.nn.matching import Matching
+from mmssl.objectives.matching import Matching
 from mmssl.types import Encoder, Features, Method, Spaces
 from mmssl.views.synchronised import Synchronised
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmssl.losses.margin import contrastive_margin
 from mmssl.nn.head import Projection
-from mmssl.nn.matching import Matching
+from mmssl.objectives.matching import Matching
 from mmssl.types import Encoder, Features, Method, Spaces
 from mmssl.views.synchronised import Shifted
 

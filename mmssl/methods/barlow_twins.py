@@ -8,19 +8,19 @@ from mmssl import dist
 from mmssl.losses.barlow import barlow
 from mmssl.nn.head import Projection
 from mmssl.nn.packed import gather_rows
-from mmssl.nn.several import Several
+from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views.asymmetric import Asymmetric
 
 
-class BarlowTwins(Several):
+class BarlowTwins(MultiView):
     """Squared distance of two views' cross-correlation over the batch of all processes from the identity.
 
     embed_dim: of the projection; hidden: its hidden layers. redundancy: weight of what lies off the diagonal, lambda
-    of the paper. encoder: as Several has it. Zbontar et al., ICML 2021.
+    of the paper. encoder: as MultiView has it. Zbontar et al., ICML 2021.
     """
 
-    apart = True
+    separate = True
 
     def __init__(
         self,

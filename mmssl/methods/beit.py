@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.nn.color import as_unit
-from mmssl.nn.masking import blockwise_mask, token_encoder
 from mmssl.nn.probe import grid_of
+from mmssl.numerics.color import as_unit
+from mmssl.objectives.masking import blockwise_mask, token_encoder
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess
 from mmssl.views.seeded import Seeded
 from mmssl.views.single import Chance

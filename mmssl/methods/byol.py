@@ -10,22 +10,22 @@ from mmssl import dist
 from mmssl.losses.cosine import negative_cosine
 from mmssl.nn.head import Projection
 from mmssl.nn.mlp import mlp
-from mmssl.nn.several import Several
-from mmssl.nn.teacher import Teacher
+from mmssl.objectives.multi_view import MultiView
+from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views.asymmetric import Asymmetric
 
 
-class BYOL(Several):
+class BYOL(MultiView):
     """Squared distance at unit length of each view's prediction from the teacher's projection of the other view.
 
     embed_dim: of the projection. hidden: hidden layers of the projection, and of the predictor. momentum: how slowly
-    the teacher follows at the start; it rises to 1 by a cosine. encoder: as Several has it.
+    the teacher follows at the start; it rises to 1 by a cosine. encoder: as MultiView has it.
     Grill et al., NeurIPS 2020.
     """
 
-    apart = True
+    separate = True
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class BYOL(Several):
         super().__init__(encoders, encoder=encoder)
         self.head = Projection(self.dim, out=embed_dim, hidden=hidden)
         self.predictor = mlp((embed_dim, *hidden, embed_dim))
-        self.teacher = Teacher(encoders[self.key], self.head, apart=self.apart)
+        self.teacher = Teacher(encoders[self.key], self.head, separate=self.separate)
         self.momentum = momentum
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from mmssl.losses.infonce import info_nce
-from mmssl.nn.joint_space import JointSpace, Pair
 from mmssl.nn.temperature import LogitScale
+from mmssl.objectives.joint_space import JointSpace, Pair
 from mmssl.types import Encoder, Method
 from mmssl.views.single import Single
 
@@ -16,7 +16,7 @@ from mmssl.views.single import Single
 class CLIP(JointSpace):
     """Symmetric cross-entropy over in-batch pairs of any modalities. Radford et al., ICML 2021.
 
-    embed_dim, hidden, pairs, within: as JointSpace has them. temperature: where the learnt one starts;
+    embed_dim, hidden, pairs, intra_modal: as JointSpace has them. temperature: where the learnt one starts;
     max_scale: ceiling of its inverse.
     """
 
@@ -30,10 +30,12 @@ class CLIP(JointSpace):
         temperature: float = 0.07,
         learn_temperature: bool = True,
         max_scale: float = 100.0,
-        within: float = 0.0,
+        intra_modal: float = 0.0,
     ) -> None:
         scale = LogitScale(start=1 / temperature, ceiling=max_scale, learn=learn_temperature)
-        super().__init__(encoders, scale=scale, embed_dim=embed_dim, hidden=hidden, pairs=pairs, within=within)
+        super().__init__(
+            encoders, scale=scale, embed_dim=embed_dim, hidden=hidden, pairs=pairs, intra_modal=intra_modal
+        )
 
     def cost(self, pair: Pair, scale: Tensor) -> Tensor:
         return info_nce(pair.queries, pair.keys, scale=scale, positives=pair.positives, keep=pair.keep)

@@ -14,8 +14,8 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.batch_nce import batch_nce
 from mmssl.losses.nce import nce
-from mmssl.nn.bank import Bank
 from mmssl.nn.head import Projection
+from mmssl.objectives.bank import Bank
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces
 from mmssl.views.pair import Pair
 

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import DamagedError, UserError
 from mmssl.losses.pointer import pointed, pointer_nll
-from mmssl.nn.color import gray, lab
 from mmssl.nn.head import Cells, Dilated
-from mmssl.nn.kmeans import kmeans, nearest
 from mmssl.nn.temperature import LogitScale
+from mmssl.numerics.color import gray, lab
+from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.transforms import image, video
 from mmssl.types import Batch, Encoder, Features, Head, Loss, Method, Objective, Preprocess, Sample, Spaces, View
 

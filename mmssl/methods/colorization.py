@@ -14,9 +14,9 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.pixels import pixel_error
 from mmssl.losses.soft_bins import soft_nll
-from mmssl.nn.bins import Bins, ab_grid, sampled
-from mmssl.nn.color import lab, srgb
 from mmssl.nn.decoder import Decoder
+from mmssl.numerics.bins import Bins, ab_grid, sampled
+from mmssl.numerics.color import lab, srgb
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess
 from mmssl.views.single import Single
 

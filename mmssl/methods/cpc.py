@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.infonce import info_nce
-from mmssl.nn.several import Several
+from mmssl.objectives.multi_view import MultiView
 from mmssl.transforms.patches import cut
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
 from mmssl.views.single import Single
@@ -64,7 +64,7 @@ class PatchGrid(Single):
         return batch
 
 
-class CPC(Several):
+class CPC(MultiView):
     """InfoNCE of each patch, foretold from a context of rows above, among all patches of the batch.
 
     rows: how far below its context a predicted patch lies; the nearest overlap it. embed_dim: in which patches are

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.nn.bank import Bank
-from mmssl.nn.clustering import Labels, agreed, by_number, check_clusters, survey
 from mmssl.nn.head import Projection
-from mmssl.nn.kmeans import kmeans, most_similar, nearest, spherical_kmeans
-from mmssl.nn.monitors import assignment_entropy
-from mmssl.nn.several import Several, pooled_views
-from mmssl.nn.whiten import pca_whiten
+from mmssl.numerics.kmeans import kmeans, most_similar, nearest, spherical_kmeans
+from mmssl.numerics.monitors import assignment_entropy
+from mmssl.numerics.whiten import pca_whiten
+from mmssl.objectives.bank import Bank
+from mmssl.objectives.clustering import Labels, agreed, by_number, check_clusters, survey
+from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces, evaluating
 from mmssl.views.multicrop import MultiCrop
 from mmssl.views.pair import Pair
@@ -41,12 +41,12 @@ class OneCrop(Pair):
         super().__init__(preprocess, views=views, color_jitter=color_jitter, grayscale=grayscale, blur=blur, **rest)
 
 
-class DeepCluster(Several):
+class DeepCluster(MultiView):
     """Classifies samples into the clusters that k-means finds among their features before each epoch.
 
     Features are whitened along `pca` main directions and scaled to unit length. Every cluster weighs alike, however
     large; the classifier starts anew with each clustering, and only the optimizer's averages outlive it. clusters:
-    how many; those that k-means leaves empty are moved. iterations: of k-means. encoder: as Several has it.
+    how many; those that k-means leaves empty are moved. iterations: of k-means. encoder: as MultiView has it.
     Caron et al., ECCV 2018.
     """
 
@@ -104,7 +104,7 @@ class DeepCluster(Several):
         return Loss(total, logs, {self.key: views[0].detach()})
 
 
-class DeepClusterV2(Several):
+class DeepClusterV2(MultiView):
     """Classifies samples by prototypes that spherical k-means finds among the last epoch's embeddings.
 
     embed_dim: of the projection; hidden: its hidden layers. clusters: of each clustering; assign: the first so many

@@ -18,7 +18,7 @@ from mmssl.modalities import points as clouds
 from mmssl.modalities.points import Cloud
 from mmssl.nn.ema import ema_update
 from mmssl.nn.head import Projection
-from mmssl.nn.queue import Queue
+from mmssl.objectives.queue import Queue
 from mmssl.transforms import points
 from mmssl.transforms.image import chance, check_range
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces, View

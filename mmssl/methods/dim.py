@@ -11,17 +11,17 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.local_global import Measure, local_global
 from mmssl.nn.mlp import mlp
-from mmssl.nn.several import Several
+from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Features, Loss, Method
 from mmssl.views.single import Single
 
 
-class DIM(Several):
+class DIM(MultiView):
     """Raises the mutual information between an encoder's pooled features and each of its cells.
 
     measure: jsd or infonce, which wants more negatives. embed_dim: of the space in which cells and summaries are
     compared, and of the hidden layers that lead there. The encoder must give tokens: cells, patches, frames; the finer
-    they are, the more there is to find. encoder: as Several has it. Hjelm et al., ICLR 2019, without the prior on the
+    they are, the more there is to find. encoder: as MultiView has it. Hjelm et al., ICLR 2019, without the prior on the
     features.
     """
 

@@ -15,10 +15,10 @@ from mmssl.losses.self_distillation import self_distillation
 from mmssl.nn.blocks import stop_drop_path
 from mmssl.nn.ema import ema_update
 from mmssl.nn.head import Projection
-from mmssl.nn.monitors import assignment_entropy
 from mmssl.nn.prototypes import Prototypes
-from mmssl.nn.several import Several
-from mmssl.nn.teacher import Teacher
+from mmssl.numerics.monitors import assignment_entropy
+from mmssl.objectives.multi_view import MultiView
+from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine, ramp
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces
 from mmssl.views.multicrop import MultiCrop
@@ -49,7 +49,7 @@ class Crops(MultiCrop):
         super().__init__(preprocess, small=small, small_scale=small_scale, crop_scale=crop_scale, **changes, **rest)
 
 
-class DINO(Several):
+class DINO(MultiView):
     """Cross-entropy of each view's distribution over prototypes with the teacher's, centred and sharper, of another.
 
     prototypes: how many. bottleneck: size of the embedding that they are compared with; hidden: the hidden layers
@@ -58,7 +58,7 @@ class DINO(Several):
     of the teacher's scores. momentum: how slowly the teacher follows at the start; it rises to 1 by a cosine (0.9995
     for batches of 256). frozen: share of training during which the prototypes stay as they are, one of 300 epochs. The
     teacher has no drop path; it is what the paper judges, and is saved beside the network as image_teacher. With
-    gradients accumulated, the centre is of a step's last part. encoder: as Several has it. Caron et al., ICCV 2021.
+    gradients accumulated, the centre is of a step's last part. encoder: as MultiView has it. Caron et al., ICCV 2021.
     """
 
     centre: Tensor
@@ -126,7 +126,7 @@ class DINO(Several):
         """Sets what depends on how far training is."""
         start, end = self.teacher_temperature
         self.temperature.fill_(ramp(progress, start=start, end=end, over=self.warmup))
-        self.prototypes.thaw.fill_(float(progress >= self.frozen))
+        self.prototypes.trainable.fill_(float(progress >= self.frozen))
 
     def spaces(self) -> Spaces:
         return {self.key: self.head}

@@ -9,16 +9,16 @@ import torch
 from mmssl import dist
 from mmssl.losses.batch_nce import batch_nce
 from mmssl.nn.head import Leading
-from mmssl.nn.several import Several
+from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Features, Loss, Method, Spaces
 from mmssl.views.pair import Pair
 
 
-class DirectCLR(Several):
+class DirectCLR(MultiView):
     """InfoNCE between two views' leading features, both ways; the rest of them follows by itself.
 
     dims: how many of the features are compared; 360 of a ResNet-50's 2048. The loss has only the other samples' other
-    views as negatives, as the authors' code. encoder: as Several has it. Jing et al., ICLR 2022.
+    views as negatives, as the authors' code. encoder: as MultiView has it. Jing et al., ICLR 2022.
     """
 
     def __init__(

@@ -10,24 +10,24 @@ from torch import Tensor
 from mmssl import dist
 from mmssl.losses.cosine import negative_cosine
 from mmssl.nn.head import Projection
-from mmssl.nn.several import Several
-from mmssl.nn.teacher import Teacher
+from mmssl.objectives.multi_view import MultiView
+from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views.asymmetric import Asymmetric
 
 
-class DirectPred(Several):
+class DirectPred(MultiView):
     """BYOL's loss, the predictor set after every step from the correlation of the projections of all processes.
 
     The predictor has the eigenvectors of a moving average of that correlation, and the roots of its eigenvalues, of
     which the largest counts as 1, plus `boost`. memory: weight of the past in the average. embed_dim: of the
     projection; hidden: its hidden layers. momentum: how slowly the teacher follows at the start; it rises to 1 by a
-    cosine. With gradients accumulated, the correlation is of a step's last part. encoder: as Several has it.
+    cosine. With gradients accumulated, the correlation is of a step's last part. encoder: as MultiView has it.
     Tian et al., ICML 2021.
     """
 
-    apart = True
+    separate = True
     correlation: Tensor
     predictor: Tensor
 
@@ -44,7 +44,7 @@ class DirectPred(Several):
     ) -> None:
         super().__init__(encoders, encoder=encoder)
         self.head = Projection(self.dim, out=embed_dim, hidden=hidden)
-        self.teacher = Teacher(encoders[self.key], self.head, apart=self.apart)
+        self.teacher = Teacher(encoders[self.key], self.head, separate=self.separate)
         self.register_buffer("correlation", torch.zeros(embed_dim, embed_dim, dtype=torch.double))
         self.register_buffer("predictor", torch.eye(embed_dim))
         self.momentum, self.memory, self.boost = momentum, memory, boost

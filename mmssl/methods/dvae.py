@@ -12,22 +12,22 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.logit_laplace import inside, logit_laplace, outside
 from mmssl.nn.bottleneck import Bottleneck, conv
-from mmssl.nn.color import as_unit
-from mmssl.nn.draws import draws
 from mmssl.nn.probe import pixels_per_cell
-from mmssl.nn.several import Several
+from mmssl.numerics.color import as_unit
+from mmssl.numerics.seeded_random import draws
+from mmssl.objectives.multi_view import MultiView
 from mmssl.optim.schedule import cosine, ramp
 from mmssl.types import Batch, Encoder, Loss, Method
 from mmssl.views.seeded import Seeded
 
 
-class DVAE(Several):
+class DVAE(MultiView):
     """Draws pixels from codes relaxed by Gumbel noise, which are to be equally frequent. Ramesh et al., ICML 2021.
 
     The encoder's tokens are the logits; `codes` is made for it, and its folder is the tokenizer that `beit` takes.
     width: the decoder's channels at the finest; first: at its start; depth: blocks at each size. kl: weight of the
     codes' divergence from evenness, per picture, reached when the share kl_over of training is over. temperature: of
-    the relaxation, first and last, the last when the share cool_over is over. encoder: as Several has it.
+    the relaxation, first and last, the last when the share cool_over is over. encoder: as MultiView has it.
     """
 
     modalities = ("image",)

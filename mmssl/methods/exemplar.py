@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmssl import dist
-from mmssl.nn.bank import Rows
-from mmssl.nn.color import as_unit
 from mmssl.nn.mlp import mlp
-from mmssl.nn.several import Several, pooled_views
+from mmssl.numerics.color import as_unit
+from mmssl.objectives.bank import Rows
+from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.transforms.geometry import rotate
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
 from mmssl.views.pair import Pair
@@ -66,11 +66,11 @@ class Distorted(Pair):
         return batch
 
 
-class Exemplar(Several):
+class Exemplar(MultiView):
     """Softmax over all training samples as classes. Dosovitskiy et al., NeurIPS 2014.
 
     hidden: layers between the features and the classes. The paper takes thousands of samples: give the task some shards
-    of a large set. encoder: as Several has it.
+    of a large set. encoder: as MultiView has it.
     """
 
     def __init__(

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.nn.mlp import mlp
-from mmssl.nn.relations import classified, layers
-from mmssl.nn.several import Several
+from mmssl.objectives.frame_order import classified, layers
+from mmssl.objectives.multi_view import MultiView
 from mmssl.transforms.patches import cut, leveled
 from mmssl.transforms.permutations import far_apart
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
@@ -81,7 +81,7 @@ class Puzzle(Single):
         return leveled(wide) if self.level else wide
 
 
-class Jigsaw(Several):
+class Jigsaw(MultiView):
     """Classifies the order from the features of all nine patches, in a row. Noroozi & Favaro, ECCV 2016.
 
     permutations: as the view has it. width: of the layer that each patch's pooled features go through (fc6); hidden:

@@ -8,18 +8,18 @@ from typing import Literal
 from mmssl import dist
 from mmssl.losses.patches import patch_error, whitened
 from mmssl.nn.masked_decoder import MaskedDecoder
-from mmssl.nn.masking import pick, random_mask, token_encoder
-from mmssl.nn.several import Several
+from mmssl.objectives.masking import pick, random_mask, token_encoder
+from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method
 from mmssl.views.seeded import Seeded
 
 
-class MAE(Several):
+class MAE(MultiView):
     """The squared error of hidden patches, of pictures, films or spectrograms. He et al., CVPR 2022.
 
     ratio: the share that is hidden. mask: random, or tubes through all frames of a film, of which VideoMAE hides 0.9
     (Tong et al., NeurIPS 2022). width, depth, heads: the decoder's. whiten: whether each patch's own mean and deviation
-    are taken from what is predicted. encoder: as Several has it; one with tokens, such as vit.
+    are taken from what is predicted. encoder: as MultiView has it; one with tokens, such as vit.
     """
 
     def __init__(

@@ -14,24 +14,24 @@ from mmssl.losses.queue_nce import queue_nce
 from mmssl.nn.blocks import stop_drop_path
 from mmssl.nn.head import Projection
 from mmssl.nn.mlp import mlp
-from mmssl.nn.queue import Queue
-from mmssl.nn.several import Several
-from mmssl.nn.teacher import Teacher
+from mmssl.objectives.multi_view import MultiView
+from mmssl.objectives.queue import Queue
+from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views.asymmetric import Asymmetric
 
 
-class MoBY(Several):
+class MoBY(MultiView):
     """InfoNCE of each view's prediction with the teacher's projection of the other view: MoCo v2 and BYOL together.
 
     embed_dim: of the projection. hidden: hidden layers of the projection, and of the predictor. queue: how many earlier
     samples are the negatives, in one queue for each view; with gradients accumulated, it takes a step's last part.
     momentum: how slowly the teacher follows at the start; it rises to 1 by a cosine. The teacher has no drop path; the
-    encoder should, of a rate of 0.1 or 0.2. encoder: as Several has it. Xie et al., 2021.
+    encoder should, of a rate of 0.1 or 0.2. encoder: as MultiView has it. Xie et al., 2021.
     """
 
-    apart = True
+    separate = True
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class MoBY(Several):
         super().__init__(encoders, encoder=encoder)
         self.head = Projection(self.dim, out=embed_dim, hidden=hidden)
         self.predictor = mlp((embed_dim, *hidden, embed_dim))
-        self.teacher = Teacher(encoders[self.key], self.head, apart=self.apart)
+        self.teacher = Teacher(encoders[self.key], self.head, separate=self.separate)
         stop_drop_path(self.teacher)
         self.queues = nn.ModuleList(Queue(queue, embed_dim) for _ in range(2))
         self.temperature, self.momentum = temperature, momentum

@@ -15,9 +15,9 @@ from mmssl.losses.batch_nce import batch_nce
 from mmssl.losses.queue_nce import queue_nce
 from mmssl.nn.head import Projection
 from mmssl.nn.mlp import mlp
-from mmssl.nn.queue import Queue
-from mmssl.nn.several import Several, pooled_views
-from mmssl.nn.teacher import Teacher
+from mmssl.objectives.multi_view import MultiView, pooled_views
+from mmssl.objectives.queue import Queue
+from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views.asymmetric import Asymmetric
@@ -25,13 +25,13 @@ from mmssl.views.blurred import Blurred
 from mmssl.views.jittered import Jittered
 
 
-class MoCo(Several):
+class MoCo(MultiView):
     """InfoNCE of one view's projection with the teacher's of the other, against a queue. He et al., CVPR 2020.
 
     embed_dim: of the projection; hidden: its hidden layers, by default none, and in the second version one as wide as
     the features. queue: how many keys of earlier
     samples are the negatives. momentum: how slowly the teacher follows. With gradients accumulated, the queue takes the
-    keys of a step's last part. encoder: as Several has it.
+    keys of a step's last part. encoder: as MultiView has it.
     """
 
     depth: ClassVar[int] = 0
@@ -92,7 +92,7 @@ class MoCoV2(MoCo):
         super().__init__(encoders, temperature=temperature, **rest)
 
 
-class MoCoV3(Several):
+class MoCoV3(MultiView):
     """Predicts the teacher's projection of the other view among those of the batch, both ways. Chen et al., ICCV 2021.
 
     embed_dim, hidden: of the projection; hidden: its hidden layers, one more for a ViT, whose predictor has the same
@@ -101,7 +101,7 @@ class MoCoV3(Several):
     patch in vit and model.patch_embed.proj in timm, which then stays random and keeps a ViT stable.
     """
 
-    apart = True
+    separate = True
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class MoCoV3(Several):
             _freeze(encoders[self.key], freeze)
         self.head = Projection(self.dim, out=embed_dim, hidden=hidden, last_norm=True, affine=False)
         self.predictor = mlp((embed_dim, *hidden[:1], embed_dim), last_norm=True, affine=False)
-        self.teacher = Teacher(encoders[self.key], self.head, apart=self.apart)
+        self.teacher = Teacher(encoders[self.key], self.head, separate=self.separate)
         self.temperature, self.momentum = temperature, momentum
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.losses.infonce import info_nce
 from mmssl.losses.nce import nce
-from mmssl.nn.bank import Bank
 from mmssl.nn.head import Projection
-from mmssl.nn.several import Several, pooled_views
+from mmssl.objectives.bank import Bank
+from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces
 from mmssl.views.pair import Pair
 
@@ -44,12 +44,12 @@ class Once(Pair):
         )
 
 
-class NPID(Several):
+class NPID(MultiView):
     """Finds each sample's own row in the memory bank, by NCE or a softmax over all. Wu et al., CVPR 2018.
 
     embed_dim: of the linear projection. negatives: how many random rows stand for all; None compares with every one,
     which suits some ten thousand samples. momentum: how much of a row stays when its sample is seen, which in the
-    authors' code stands for the paper's proximal term. encoder: as Several has it.
+    authors' code stands for the paper's proximal term. encoder: as MultiView has it.
     """
 
     def __init__(

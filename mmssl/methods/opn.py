@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmssl.nn.relations import classified, each_frame, layers, related
+from mmssl.objectives.frame_order import classified, each_frame, layers, related
 from mmssl.transforms.image import check_range
 from mmssl.transforms.video import to_tensor
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample

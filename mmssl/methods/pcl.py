@@ -13,26 +13,26 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.proto_nce import concentrations, proto_nce
 from mmssl.losses.queue_nce import queue_nce
-from mmssl.nn.clustering import Labels, agreed, by_number, check_clusters, survey
 from mmssl.nn.head import Projection
-from mmssl.nn.kmeans import kmeans, nearest
-from mmssl.nn.monitors import assignment_entropy
-from mmssl.nn.queue import Queue
-from mmssl.nn.several import Several, pooled_views
-from mmssl.nn.teacher import Teacher
+from mmssl.numerics.kmeans import kmeans, nearest
+from mmssl.numerics.monitors import assignment_entropy
+from mmssl.objectives.clustering import Labels, agreed, by_number, check_clusters, survey
+from mmssl.objectives.multi_view import MultiView, pooled_views
+from mmssl.objectives.queue import Queue
+from mmssl.objectives.teacher import Teacher
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces, evaluating
 from mmssl.views.blurred import Blurred
 from mmssl.views.jittered import Jittered
 
 
-class PCL(Several):
+class PCL(MultiView):
     """InfoNCE against a queue, and ProtoNCE against the centres that k-means finds of the teacher's embeddings.
 
     embed_dim: of the projection; hidden: its hidden layers, none in the first version. queue: keys of earlier samples;
     momentum: how slowly the teacher follows. clusters: of each clustering, made anew before every epoch once the share
     `warmup` of training is over; negatives: prototypes that each batch is compared with, besides its own. temperature:
     of the queue's loss, and the mean of the clusters' concentrations; smoothing: the paper's alpha, which keeps small
-    clusters from being too concentrated. iterations: of k-means. encoder: as Several has it. Li et al., ICLR 2021.
+    clusters from being too concentrated. iterations: of k-means. encoder: as MultiView has it. Li et al., ICLR 2021.
     """
 
     prototypes: Tensor

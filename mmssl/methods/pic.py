@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.losses.infonce import info_nce
-from mmssl.nn.bank import Rows
 from mmssl.nn.head import Projection
-from mmssl.nn.several import Several, pooled_views
+from mmssl.objectives.bank import Rows
+from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces
 from mmssl.views.pair import Pair
 
@@ -25,12 +25,12 @@ class Once(Pair):
         super().__init__(preprocess, views=views, **rest)
 
 
-class PIC(Several):
+class PIC(MultiView):
     """Cosine softmax over all training samples, of every view that is shown. Cao et al., NeurIPS 2020.
 
     embed_dim: of the projection; hidden: its hidden layers, by default one as wide as the features. All samples are
     classes at every step; the paper's window over the data, within which a sample comes back soon, and its sparser
-    sampling of classes are left out. encoder: as Several has it.
+    sampling of classes are left out. encoder: as MultiView has it.
     """
 
     def __init__(

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.nce import nce
-from mmssl.nn.bank import Bank
 from mmssl.nn.head import Projection
-from mmssl.nn.several import Several
+from mmssl.objectives.bank import Bank
+from mmssl.objectives.multi_view import MultiView
 from mmssl.transforms import image
 from mmssl.transforms.patches import cut
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Sample, Spaces
@@ -69,12 +69,12 @@ class JigsawPair(Pair):
         return batch
 
 
-class PIRL(Several):
+class PIRL(MultiView):
     """NCE of a sample's memory with the embedding of its picture and of its patches. Misra & van der Maaten, CVPR 2020.
 
     patches: how many the view shows, grid squared; the linear embeddings of all are joined and projected once more.
     patch_weight: of the patches' term, of the picture's one minus that. negatives: random rows of the bank; momentum:
-    how much of a row stays when its sample is seen. encoder: as Several has it.
+    how much of a row stays when its sample is seen. encoder: as MultiView has it.
     """
 
     modalities = ("image",)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mmssl.errors import UserError
-from mmssl.nn.color import as_unit
 from mmssl.nn.mlp import mlp
 from mmssl.nn.normalize import IMAGENET_MEAN
-from mmssl.nn.relations import classified
-from mmssl.nn.several import Several
+from mmssl.numerics.color import as_unit
+from mmssl.objectives.frame_order import classified
+from mmssl.objectives.multi_view import MultiView
 from mmssl.transforms.patches import cut
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
 from mmssl.views.single import Single
@@ -89,7 +89,7 @@ def project_colors(x: Tensor) -> Tensor:
     return torch.einsum("dc,bchw->bdhw", matrix, as_unit(x))
 
 
-class RelativePosition(Several):
+class RelativePosition(MultiView):
     """Classifies the place of the second patch from both patches' pooled features. Doersch et al., ICCV 2015.
 
     hidden: layers before the answer, each with BatchNorm.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.nn.mlp import mlp
-from mmssl.nn.several import Several
+from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
 from mmssl.views.single import Single
 
@@ -45,7 +45,7 @@ class Turned(Single):
         return batch
 
 
-class Rotation(Several):
+class Rotation(MultiView):
     """Classifies the turn of each view from its pooled features. Gidaris et al., ICLR 2018.
 
     hidden: layers before the answer, each with BatchNorm; the paper has none on top of a network's last map.

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.nn.clustering import Labels, by_number, check_clusters, survey
-from mmssl.nn.monitors import assignment_entropy
-from mmssl.nn.several import Several, pooled_views
-from mmssl.nn.sinkhorn import sinkhorn
+from mmssl.numerics.monitors import assignment_entropy
+from mmssl.numerics.sinkhorn import sinkhorn
+from mmssl.objectives.clustering import Labels, by_number, check_clusters, survey
+from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, evaluating
 from mmssl.views.pair import Pair
 from mmssl.views.single import Chance
@@ -37,13 +37,13 @@ class OneJittered(Pair):
         super().__init__(preprocess, views=views, color_jitter=color_jitter, jitter=jitter, blur=blur, **rest)
 
 
-class SeLa(Several):
+class SeLa(MultiView):
     """Classifies samples by labels that the classifiers' own predictions give, spread evenly by Sinkhorn-Knopp.
 
     clusters: labels of each of the `heads`, linear classifiers with labels of their own. labelings: how often all
     samples are labelled anew, mostly early: the i-th when (i / labelings)^2 of training is over, at the next epoch's
     begin. sharpness: the paper's lambda, how closely labels keep to the predictions; iterations: of Sinkhorn-Knopp.
-    encoder: as Several has it. Asano et al., ICLR 2020.
+    encoder: as MultiView has it. Asano et al., ICLR 2020.
     """
 
     done: Tensor

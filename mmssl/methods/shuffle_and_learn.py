@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.errors import UserError
-from mmssl.nn.relations import classified, each_frame, layers, related
+from mmssl.objectives.frame_order import classified, each_frame, layers, related
 from mmssl.transforms.image import chance, check_range
 from mmssl.transforms.video import to_tensor
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mmssl.losses.sigmoid import pairwise_sigmoid
-from mmssl.nn.joint_space import JointSpace, Pair
 from mmssl.nn.temperature import LogitScale
+from mmssl.objectives.joint_space import JointSpace, Pair
 from mmssl.types import Encoder, Method
 from mmssl.views.single import Single
 

@@ -11,16 +11,16 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.losses.nt_xent import nt_xent
 from mmssl.nn.head import Middle, Projection
-from mmssl.nn.several import Several
+from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views.pair import Pair
 
 
-class SimCLR(Several):
+class SimCLR(MultiView):
     """NT-Xent between two views' projections. Chen et al., ICML 2020.
 
     embed_dim: of the projection; hidden: its hidden layers, by default one as wide as the features. temperature: 0.5
-    suits batches of some hundred small pictures, 0.1 large ones, as the paper found. encoder: as Several has it.
+    suits batches of some hundred small pictures, 0.1 large ones, as the paper found. encoder: as MultiView has it.
     """
 
     depth: ClassVar[int] = 1

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.patches import patch_error
-from mmssl.nn.color import as_unit
-from mmssl.nn.masking import block_mask, token_encoder
 from mmssl.nn.normalize import pixel_normalize
 from mmssl.nn.probe import pixels_per_cell
-from mmssl.nn.several import Several
+from mmssl.numerics.color import as_unit
+from mmssl.objectives.masking import block_mask, token_encoder
+from mmssl.objectives.multi_view import MultiView
 from mmssl.transforms.patches import cut
 from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, TokenEncoder
 from mmssl.views.seeded import Seeded
@@ -30,12 +30,12 @@ class Cropped(Seeded):
         super().__init__(preprocess, crop_scale=crop_scale, **rest)
 
 
-class SimMIM(Several):
+class SimMIM(MultiView):
     """The absolute error of what was hidden, predicted from each token by one linear layer. Xie et al., CVPR 2022.
 
     mask_size: side in pixels, or in bands and moments of a spectrogram, of the squares that are hidden; ratio: their
     share. An encoder with tokens gets a mask token in their place; one of pictures that has only a grid, such as
-    convnet, pixels of a learnt colour. Of a film each moment's tokens are hidden on their own. encoder: as Several.
+    convnet, pixels of a learnt colour. Of a film each moment's tokens are hidden on their own. encoder: as MultiView.
     """
 
     def __init__(

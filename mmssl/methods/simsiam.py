@@ -11,19 +11,19 @@ from mmssl import dist
 from mmssl.losses.cosine import negative_cosine
 from mmssl.nn.head import Projection
 from mmssl.nn.mlp import mlp
-from mmssl.nn.several import Several
+from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views.blurred import Blurred
 
 
-class SimSiam(Several):
+class SimSiam(MultiView):
     """Negative cosine of each view's prediction with the other's projection, through which no gradient flows.
 
     embed_dim: of the projection; hidden: its hidden layers. bottleneck: hidden layer of the predictor, whose learning
-    rate stays at its peak. encoder: as Several has it. Chen & He, CVPR 2021.
+    rate stays at its peak. encoder: as MultiView has it. Chen & He, CVPR 2021.
     """
 
-    apart = True
+    separate = True
 
     def __init__(
         self,

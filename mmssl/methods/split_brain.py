@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.soft_bins import soft_nll
-from mmssl.nn.bins import Bins, ab_grid, sampled
-from mmssl.nn.color import lab, srgb
 from mmssl.nn.decoder import Decoder
+from mmssl.numerics.bins import Bins, ab_grid, sampled
+from mmssl.numerics.color import lab, srgb
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample
 from mmssl.views.single import Single
 

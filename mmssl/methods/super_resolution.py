@@ -11,8 +11,8 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.pixels import Error, pixel_error
 from mmssl.nn.adversary import Adversary
-from mmssl.nn.color import as_unit
 from mmssl.nn.decoder import Decoder
+from mmssl.numerics.color import as_unit
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess
 from mmssl.views.single import Single
 

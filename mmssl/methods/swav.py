@@ -14,16 +14,16 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.swapped import swapped_prediction
 from mmssl.nn.head import Projection
-from mmssl.nn.monitors import assignment_entropy
 from mmssl.nn.prototypes import Prototypes
-from mmssl.nn.queue import Queue
-from mmssl.nn.several import Several
-from mmssl.nn.sinkhorn import sinkhorn
+from mmssl.numerics.monitors import assignment_entropy
+from mmssl.numerics.sinkhorn import sinkhorn
+from mmssl.objectives.multi_view import MultiView
+from mmssl.objectives.queue import Queue
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views.multicrop import MultiCrop
 
 
-class SwAV(Several):
+class SwAV(MultiView):
     """Swapped prediction between views, the assignments made online and spread evenly. Caron et al., NeurIPS 2020.
 
     embed_dim: of the projection; hidden: its hidden layers. prototypes: how many, all of unit length. assign: the
@@ -56,7 +56,7 @@ class SwAV(Several):
             raise UserError(f"assign is {assign}; expected at least 1 view whose assignment the others predict")
         self.head = Projection(self.dim, out=embed_dim, hidden=hidden, bias=True)
         self.prototypes = Prototypes(embed_dim, prototypes)
-        self.prototypes.thaw.fill_(frozen <= 0)
+        self.prototypes.trainable.fill_(frozen <= 0)
         self.queues = nn.ModuleList(Queue(queue, embed_dim) for _ in range(assign if queue else 0))
         for empty in self.queues:
             cast("Queue", empty).rows.zero_()  # rows that no embedding has reached yet do not count
@@ -95,7 +95,7 @@ class SwAV(Several):
     @torch.no_grad()
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         self.prototypes.directions.copy_(F.normalize(self.prototypes.directions, dim=1))
-        self.prototypes.thaw.fill_(progress >= self.frozen)
+        self.prototypes.trainable.fill_(progress >= self.frozen)
         for queue, new in zip(self.queues, self.newest, strict=False):
             cast("Queue", queue).push(new)
         self.done.fill_(progress)

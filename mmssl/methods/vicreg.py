@@ -10,19 +10,19 @@ from mmssl import dist
 from mmssl.losses.vicreg import vicreg
 from mmssl.nn.head import Projection
 from mmssl.nn.packed import gather_rows
-from mmssl.nn.several import Several
+from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views.asymmetric import Asymmetric
 
 
-class VICReg(Several):
+class VICReg(MultiView):
     """Invariance between two views, with variance and covariance over the batch of all processes held in check.
 
     embed_dim: of the projection; hidden: its hidden layers. invariance, variance, covariance: weights of the three.
-    encoder: as Several has it. Bardes et al., ICLR 2022.
+    encoder: as MultiView has it. Bardes et al., ICLR 2022.
     """
 
-    apart = True
+    separate = True
 
     def __init__(
         self,

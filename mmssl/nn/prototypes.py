@@ -11,16 +11,16 @@ class Prototypes(nn.Module):
     """Scores embeddings (B, D) of unit length by how they agree with each of `count` learnt directions: (B, count).
 
     lengths: whether each direction also learns a length, 1 at first, which DINO finds better but less stable.
-    thaw: a buffer, 1, or 0 while the directions are to stay as they are; they then get a gradient of 0.
+    trainable: a buffer, 1, or 0 while the directions are to stay as they are; they then get a gradient of 0.
     """
 
-    thaw: Tensor
+    trainable: Tensor
 
     def __init__(self, dim: int, count: int, *, lengths: bool = False) -> None:
         super().__init__()
         self.directions = nn.Parameter(F.normalize(torch.randn(count, dim), dim=1))
         self.lengths = nn.Parameter(torch.ones(count)) if lengths else None
-        self.register_buffer("thaw", torch.ones(()))
+        self.register_buffer("trainable", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -30,4 +30,4 @@ class Prototypes(nn.Module):
 
     def _thawed(self, weight: Tensor) -> Tensor:
         still = weight.detach()
-        return still + (weight - still) * self.thaw
+        return still + (weight - still) * self.trainable

@@ -73,7 +73,7 @@ def noise(samples: Tensor, *, power: float) -> Tensor:
     return samples + torch.randn_like(samples) * (samples.square().mean() * power).sqrt()
 
 
-def hush(samples: Tensor, *, share: float) -> Tensor:
+def time_mask(samples: Tensor, *, share: float) -> Tensor:
     """Silences that share of a sound, from a random moment on."""
     length = round(share * samples.shape[-1])
     start = random.randint(0, samples.shape[-1] - length)

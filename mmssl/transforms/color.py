@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.nn.color import LUMA, as_unit
+from mmssl.numerics.color import LUMA, as_unit
 
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 Affine = tuple[Tensor, Tensor]  # matrix (B, 3, 3) and shift (B, 3): colour -> matrix colour + shift

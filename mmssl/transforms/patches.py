@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmssl.errors import UserError
-from mmssl.nn.color import as_unit
+from mmssl.numerics.color import as_unit
 
 
 def cut(x: Tensor, *, cell: int, stride: int | None = None, side: int | None = None) -> Tensor:

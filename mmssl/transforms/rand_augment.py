@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.nn.color import LUMA, as_unit
+from mmssl.numerics.color import LUMA, as_unit
 from mmssl.transforms.geometry import rotation, warp
 
 FILL = 0.45  # what moves in from outside, about ImageNet's mean

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
-from mmssl.nn.color import as_unit
+from mmssl.numerics.color import as_unit
 from mmssl.transforms import audio, color, image, points, text, video
 from mmssl.types import Batch, Preprocess, Sample, View
 
@@ -23,7 +23,7 @@ PICTURES = "set crop_scale, flip, color_jitter, grayscale, blur or solarize"
 CHANGED_BY = {  # modality -> what sets two views of it apart
     "image": PICTURES,
     "video": PICTURES,
-    "audio": "set gain, noise, speed or hush",
+    "audio": "set gain, noise, speed or time_mask",
     "points": "set rotation, point_jitter, point_scale or point_crop",
     "text": "give each sample several captions, or show one view",
 }
@@ -36,7 +36,7 @@ class Single(View):
     captions name sides and colours. flip: a probability. color_jitter, grayscale, blur, solarize: probabilities, or
     one for each view; of a film all frames alike; jitter: most change of brightness, contrast, saturation and hue.
     gain: up to so many decibels louder or softer; noise: up to this share of the sound's own power; speed: range of
-    factors; hush: up to this share of the window is silenced. rotation, point_jitter (metres), point_scale,
+    factors; time_mask: up to this share of the window is silenced. rotation, point_jitter (metres), point_scale,
     point_crop (share of the points, around a random one): of a cloud. views: how often all of it is drawn.
     Raises DamagedError for a sample whose several views could only be alike: one caption, or a window as long as it is.
     """
@@ -56,7 +56,7 @@ class Single(View):
         gain: float = 0.0,
         noise: float = 0.0,
         speed: tuple[float, float] = (1.0, 1.0),
-        hush: float = 0.0,
+        time_mask: float = 0.0,
         rotation: Literal["none", "vertical", "any"] = "none",
         point_jitter: float = 0.0,
         point_scale: tuple[float, float] = (1.0, 1.0),
@@ -74,7 +74,7 @@ class Single(View):
         self.jitter = dict(zip(("brightness", "contrast", "saturation", "hue"), jitter, strict=True))
         given = {"color_jitter": color_jitter, "grayscale": grayscale, "blur": blur, "solarize": solarize}
         self.chances = [dict(zip(given, per, strict=True)) for per in zip(*self._per_view(given), strict=True)]
-        self.gain, self.noise, self.hush = gain, noise, hush
+        self.gain, self.noise, self.time_mask = gain, noise, time_mask
         self.speed = image.check_range("speed", speed, 0.1, 10.0)
         self.rotation, self.point_jitter = rotation, point_jitter
         self.point_scale = image.check_range("point_scale", point_scale, 0.01, 100.0)
@@ -91,7 +91,7 @@ class Single(View):
         if name in ("image", "video"):
             return self.crop_scale[0] < 1 or 0 < self.flip < 1 or self._recolored(self.chances[: self.views])
         if name == "audio":
-            return bool(self.gain or self.noise or self.hush) or self.speed[0] < self.speed[1]
+            return bool(self.gain or self.noise or self.time_mask) or self.speed[0] < self.speed[1]
         if name == "points":
             moved = self.rotation != "none" or self.point_jitter > 0
             return moved or self.point_scale[0] < self.point_scale[1] or self.point_crop[0] < 1
@@ -188,7 +188,7 @@ class Single(View):
             samples = audio.gain(samples, decibels=(-self.gain, self.gain))
         if self.noise:
             samples = audio.noise(samples, power=random.uniform(0, self.noise))
-        return audio.hush(samples, share=random.uniform(0, self.hush)) if self.hush else samples
+        return audio.time_mask(samples, share=random.uniform(0, self.time_mask)) if self.time_mask else samples
 
     def _points(self, raw: Any, _moment: float) -> Tensor:
         preprocess = self.prepare["points"]

@@ -18,9 +18,9 @@ from killing import WAYS, Killing, KillingNumbers
 from numbered import Numbers, Shown, drawn, loader, number_set, numbers
 
 from mmssl.data.crew import Crew
+from mmssl.data.full_pass import FullPass
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
-from mmssl.data.sweep import Sweep
 from mmssl.data.watch import DEATHS, Watch
 from mmssl.errors import UserError
 from mmssl.limits import VARIABLE
@@ -179,7 +179,7 @@ def test_where_no_sample_is_to_blame_the_run_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["hanging", "late"])
 def test_a_pass_over_a_set_goes_on_after_it(tmp_path: Path, way: str) -> None:
     source = Source(shards=number_set(tmp_path / "a", [9, 10]))
-    sweep = Sweep(source, {"text": KillingNumbers(**{way: [6]})}, batch=2)
+    sweep = FullPass(source, {"text": KillingNumbers(**{way: [6]})}, batch=2)
     assert sorted(numbers(sweep.batches(workers=2))) == [n for n in range(19) if n != 6]
 
 

@@ -15,9 +15,9 @@ from numbered import loader, numbers, write_tar
 from PIL import Image
 
 from mmssl.data.fields import find
+from mmssl.data.full_pass import Plain
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
-from mmssl.data.sweep import Plain
 from mmssl.data.verify import verify
 from mmssl.errors import UserError
 from mmssl.modalities import video

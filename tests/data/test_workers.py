@@ -24,9 +24,9 @@ from numbered import loader, number_set, numbers, write_tar
 from PIL import Image
 
 from mmssl import create_encoder, train
+from mmssl.data.full_pass import FullPass
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
-from mmssl.data.sweep import Sweep
 from mmssl.data.writer import build_from
 from mmssl.errors import UserError
 from mmssl.types import Batch, Sample
@@ -63,12 +63,12 @@ def test_no_worker_is_forked_from_a_process_that_uses_cuda(
     start(method)
     view = Forked({"text": numbered.Numbers()})
     assert numbers(Loader(source, view, batch=4, workers=2).epoch(0)) == [forked] * 8
-    sweep = Sweep(source, view.preprocess, batch=4)
+    sweep = FullPass(source, view.preprocess, batch=4)
     monkeypatch.setattr(sweep, "view", Forked(view.preprocess))
     assert numbers(sweep.batches(workers=1)) == [forked] * 8
 
 
-class Several(Pair):
+class MultiView(Pair):
     """A View of the user's own, on pictures and words."""
 
 
@@ -86,7 +86,7 @@ def several(folder: Path) -> Loader:
     text.learn_preprocess(["a first caption", "a second"])
     image = create_encoder("convnet", image_size=16, widths=[8], depths=[1])
     source = Source(shards=str(folder / "a.tar"), fields={"text": "json.captions"})
-    view = Several({"image": image.preprocess, "text": text.preprocess})
+    view = MultiView({"image": image.preprocess, "text": text.preprocess})
     return Loader(source, view, batch=4, workers=2, max_damaged=0.5)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmssl.evals import cluster
 from mmssl.evals.cluster import Cluster, _centred, adjusted_rand, assigned, mutual_information, reduced, table
 from mmssl.evals.labelled import Rows
-from mmssl.nn.kmeans import kmeans
+from mmssl.numerics.kmeans import kmeans
 from mmssl.types import Score
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened

@@ -212,14 +212,14 @@ def test_judging_uses_all_labels_and_the_copy(sets: Labelled, tmp_path: Path, mo
 
 
 def test_damaged_draws_of_all_processes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmssl.data.tally import Tally
+    from mmssl.data.report import Report
 
     class Told:
         def __init__(self, damaged: int) -> None:
             self.damaged = damaged
 
         def report(self) -> dict[str, Any]:
-            tally = Tally()
+            tally = Report()
             tally.drawn = 10
             tally.damaged = Counter({("cut off", "a.tar"): self.damaged} if self.damaged else {})
             return tally.plain()

@@ -16,7 +16,7 @@ from mmssl.errors import UserError
 from mmssl.evals import cues, shortcut
 from mmssl.evals.shortcut import Shortcut, explained, labelled, linear_model
 from mmssl.evals.trivial import statistics
-from mmssl.nn.matching import Matching
+from mmssl.objectives.matching import Matching
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch, Encoder, Loss, Objective, Pretext, Trained, View
 
@@ -28,7 +28,10 @@ def test_defaults() -> None:
 class Quiz(View):
     """Shows a number, louder by `loud`, and asks whether it is odd; `chance` is what it says where `known`."""
 
-    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"hush": {"loud": 1.0}, "both": {"loud": 2.0, "known": True}}
+    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "hush": {"loud": 1.0},
+        "both": {"loud": 2.0, "known": True},
+    }
 
     def __init__(self, preprocess: Any, *, loud: float = 0.0, known: bool = False) -> None:
         super().__init__(preprocess)

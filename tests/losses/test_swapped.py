@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from mmssl.losses.swapped import swapped_prediction
-from mmssl.nn.sinkhorn import sinkhorn
+from mmssl.numerics.sinkhorn import sinkhorn
 
 
 def scores_of(views: int) -> list[torch.Tensor]:

@@ -17,7 +17,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods import beit
 from mmssl.methods.beit import BEiT, TwoSizes
-from mmssl.nn.masking import blockwise_mask
+from mmssl.objectives.masking import blockwise_mask
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch, Encoder
 

@@ -40,7 +40,7 @@ def test_equals_the_formula_of_the_paper() -> None:
 def test_every_option_and_absent_samples(learnt: bool) -> None:
     encoders: dict[str, Any] = {key: Table(key) for key in ("image", "text", "audio")}
     made = CLIP(
-        encoders, embed_dim=3, hidden=(6,), pairs=PAIRS, temperature=0.4, learn_temperature=learnt, within=0.3,
+        encoders, embed_dim=3, hidden=(6,), pairs=PAIRS, temperature=0.4, learn_temperature=learnt, intra_modal=0.3,
         max_scale=8.0,
     )  # fmt: skip
     have = {"image": present(1, 1, 0, 1, 1), "text": present(1, 1, 1, 1, 1), "audio": present(1, 0, 1, 1, 1)}
@@ -69,7 +69,7 @@ def test_defaults_are_the_papers() -> None:
     assert method == Method(Single, CLIP)
     assert defaults(CLIP) == {
         "embed_dim": 512, "hidden": (), "pairs": None, "temperature": 0.07, "learn_temperature": True,
-        "max_scale": 100.0, "within": 0.0,
+        "max_scale": 100.0, "intra_modal": 0.0,
     }  # fmt: skip
 
 

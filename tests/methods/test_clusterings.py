@@ -15,7 +15,7 @@ from mmssl.methods.deepcluster import DeepCluster, DeepClusterV2
 from mmssl.methods.pcl import PCL
 from mmssl.methods.sela import SeLa
 from mmssl.methods.swav import SwAV
-from mmssl.nn.sinkhorn import sinkhorn
+from mmssl.numerics.sinkhorn import sinkhorn
 from mmssl.types import Batch, Encoder
 from mmssl.views.multicrop import MultiCrop
 

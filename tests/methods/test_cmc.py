@@ -13,7 +13,7 @@ import torch
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods.cmc import CMC, SameCrop, method
-from mmssl.nn.color import lab
+from mmssl.numerics.color import lab
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch
 

@@ -19,8 +19,8 @@ from mmssl.methods import color_tracking
 from mmssl.methods.color_tracking import ColorTracking, GrayClip, method
 from mmssl.modalities import video
 from mmssl.modalities.video import Frames
-from mmssl.nn.color import lab
 from mmssl.nn.head import Cells, Dilated
+from mmssl.numerics.color import lab
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Batch, Features, Method
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmssl.errors import UserError
 from mmssl.methods import colorization
 from mmssl.methods.colorization import Colorization, Lightness
-from mmssl.nn.color import lab
+from mmssl.numerics.color import lab
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmssl.errors import UserError
 from mmssl.methods import deepcluster
 from mmssl.methods.deepcluster import DeepCluster, DeepClusterV2, OneCrop
-from mmssl.nn import kmeans as clustering
+from mmssl.numerics import kmeans as clustering
 from mmssl.types import Batch
 from mmssl.views.multicrop import MultiCrop
 

@@ -133,9 +133,9 @@ def test_the_temperature_rises_and_the_prototypes_thaw_in_their_time() -> None:
     for progress in (None, 0.0, 0.2, 0.25, 0.4, 0.9):
         if progress is not None:
             objective.after_step({"image": encoder}, progress)
-        found.append((round(float(objective.temperature), 5), float(objective.prototypes.thaw)))
+        found.append((round(float(objective.temperature), 5), float(objective.prototypes.trainable)))
     assert found == [(0.2, 0.0), (0.2, 0.0), (0.35, 0.0), (0.3875, 1.0), (0.5, 1.0), (0.5, 1.0)]
-    assert DINO({"image": encoder}, **OPTIONS).prototypes.thaw == 1, "frozen: 0"
+    assert DINO({"image": encoder}, **OPTIONS).prototypes.trainable == 1, "frozen: 0"
 
 
 def test_a_new_teacher_is_the_network_without_drop_path() -> None:

@@ -16,7 +16,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods import dvae
 from mmssl.methods.dvae import DVAE
-from mmssl.nn.draws import draws
+from mmssl.numerics.seeded_random import draws
 from mmssl.types import Batch
 from mmssl.views.seeded import Seeded
 

@@ -21,8 +21,8 @@ from mmssl.methods.colorization import Colorization, Lightness
 from mmssl.methods.inpainting import Holes, Inpainting
 from mmssl.methods.split_brain import Halves, SplitBrain
 from mmssl.methods.super_resolution import Shrunk, SuperResolution
-from mmssl.nn.color import lab
 from mmssl.nn.normalize import IMAGENET_MEAN
+from mmssl.numerics.color import lab
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch, Encoder, View, evaluating
 

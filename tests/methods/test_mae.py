@@ -14,7 +14,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods import mae
 from mmssl.methods.mae import MAE
-from mmssl.nn.masking import random_mask
+from mmssl.objectives.masking import random_mask
 from mmssl.types import Batch, Encoder, Features
 from mmssl.views.seeded import Seeded
 

@@ -12,7 +12,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods.mae import MAE
 from mmssl.methods.simmim import SimMIM
-from mmssl.nn.masking import block_mask, random_mask
+from mmssl.objectives.masking import block_mask, random_mask
 from mmssl.types import Batch, Encoder
 from mmssl.views.seeded import Seeded
 

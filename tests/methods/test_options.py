@@ -55,7 +55,7 @@ VALUES: dict[str, list[Any]] = {
 """Option, or method and option -> values to try where the type tells none that fits."""
 
 SETUPS = {
-    "clip within": Setting(("image", "text"), {"embed_dim": 8}, several(2)),
+    "clip intra_modal": Setting(("image", "text"), {"embed_dim": 8}, several(2)),
     "simmim mask_size": Setting(("image",), {}, seeded, {"image": ("vit", VIT | {"patch_size": 4})}),
     "mae mask": Setting(
         ("video",),

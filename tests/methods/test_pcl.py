@@ -14,7 +14,7 @@ from torch import Tensor
 from mmssl.errors import UserError
 from mmssl.methods import pcl
 from mmssl.methods.pcl import PCL, PCLV2
-from mmssl.nn import kmeans as clustering
+from mmssl.numerics import kmeans as clustering
 from mmssl.types import Batch
 from mmssl.views.blurred import Blurred
 from mmssl.views.jittered import Jittered

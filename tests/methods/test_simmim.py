@@ -14,7 +14,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods import simmim
 from mmssl.methods.simmim import Cropped, SimMIM
-from mmssl.nn.masking import block_mask
+from mmssl.objectives.masking import block_mask
 from mmssl.types import Batch, TokenEncoder
 
 sys.path.insert(0, str(Path(__file__).parent))

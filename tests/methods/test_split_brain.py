@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.methods import split_brain
 from mmssl.methods.split_brain import Halves, SplitBrain
-from mmssl.nn.color import lab
+from mmssl.numerics.color import lab
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch
 

@@ -108,16 +108,16 @@ def test_without_training_the_queue_keeps_what_it_had() -> None:
 
 def test_prototypes_are_of_unit_length_and_thaw_in_their_time() -> None:
     encoder, objective = made(frozen=0.25)
-    thawed = [float(objective.prototypes.thaw)]
+    thawed = [float(objective.prototypes.trainable)]
     for progress in (0.2, 0.25, 0.3):
         shake(objective.prototypes)
         before = objective.prototypes.directions.detach().clone()
         objective.after_step({"image": encoder}, progress)
         torch.testing.assert_close(objective.prototypes.directions.detach(), unit(before))
         assert objective.done == pytest.approx(progress)
-        thawed.append(float(objective.prototypes.thaw))
+        thawed.append(float(objective.prototypes.trainable))
     assert thawed == [0, 0, 1, 1]
-    assert made(frozen=0.0)[1].prototypes.thaw == 1
+    assert made(frozen=0.0)[1].prototypes.trainable == 1
 
 
 def test_it_says_how_many_views_it_needs() -> None:

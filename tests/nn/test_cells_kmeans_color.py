@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.nn import kmeans as clustering
-from mmssl.nn.color import gray, lab, srgb
 from mmssl.nn.head import Cells, Dilated, append_coordinates
-from mmssl.nn.kmeans import kmeans, nearest
+from mmssl.numerics import kmeans as clustering
+from mmssl.numerics.color import gray, lab, srgb
+from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.types import Features
 
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmssl.nn.ema import ema_update
-from mmssl.nn.monitors import Alarm, assignment_entropy, effective_rank, monitors, uniformity
 from mmssl.nn.temperature import LogitScale
+from mmssl.numerics.monitors import Alarm, assignment_entropy, effective_rank, monitors, uniformity
 
 
 def test_the_scale_starts_at_its_inverse_temperature_and_stays_in_bounds() -> None:

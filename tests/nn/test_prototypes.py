@@ -33,7 +33,7 @@ def test_they_begin_as_random_directions_of_unit_length() -> None:
     torch.testing.assert_close(made.directions.norm(dim=1), torch.ones(400))
     torch.testing.assert_close(made.directions.mean(dim=0), torch.zeros(5), atol=0.1, rtol=0)
     assert made.directions.std().item() == pytest.approx(5**-0.5, rel=0.05)
-    assert made.lengths is not None and made.lengths.eq(1).all() and made.thaw == 1
+    assert made.lengths is not None and made.lengths.eq(1).all() and made.trainable == 1
     assert Prototypes(5, 3).lengths is None
 
 
@@ -55,7 +55,7 @@ def test_lengths_multiply_and_products_are_of_float32() -> None:
 def test_until_the_thaw_they_get_a_gradient_of_zero_and_hand_one_on() -> None:
     frozen, free = Prototypes(5, 3, lengths=True), Prototypes(5, 3, lengths=True)
     free.load_state_dict(frozen.state_dict())
-    frozen.thaw.zero_()
+    frozen.trainable.zero_()
     x = F.normalize(torch.randn(4, 5), dim=1)
     given = []
     for prototypes in (frozen, free):

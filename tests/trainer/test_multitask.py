@@ -13,8 +13,8 @@ from torch import nn
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask, equal_everywhere, freeze_idle
-from mmssl.nn.bank import Rows
-from mmssl.nn.queue import Queue
+from mmssl.objectives.bank import Rows
+from mmssl.objectives.queue import Queue
 from mmssl.types import Batch, Head, Loss
 
 
@@ -82,7 +82,7 @@ def test_heads_and_encoders_are_known_by_name() -> None:
     teaches = made.objectives["teaches"]
     assert made.encoders["row"].spaces == {"teaches": teaches.heads[0], "teaches_middle": teaches.heads[1]}
     assert made.named_encoders == {"row": made.encoders["row"]} and made.named_objectives == {"teaches": teaches}
-    assert made.finished == {"row": made.encoders["row"], "row_teacher": teaches.teacher}
+    assert made.exported == {"row": made.encoders["row"], "row_teacher": teaches.teacher}
 
 
 def test_no_two_encoders_have_one_name() -> None:

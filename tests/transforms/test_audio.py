@@ -101,7 +101,7 @@ def test_hush_silences_one_stretch_of_that_share(share: float, silent: int) -> N
     sound = torch.arange(1.0, 21.0)
     starts = set()
     for _ in range(300):
-        found = audio.hush(sound, share=share)
+        found = audio.time_mask(sound, share=share)
         quiet = (found == 0).nonzero()[:, 0].tolist()
         first = quiet[0] if quiet else 0
         assert quiet == list(range(first, first + silent))
@@ -112,7 +112,7 @@ def test_hush_silences_one_stretch_of_that_share(share: float, silent: int) -> N
 
 
 def test_operations_follow_the_seed() -> None:
-    for change in (audio.gain, lambda x: audio.hush(x, share=0.5)):
+    for change in (audio.gain, lambda x: audio.time_mask(x, share=0.5)):
         random.seed(3)
         first = change(RAMP)
         random.seed(3)

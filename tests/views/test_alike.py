@@ -1,4 +1,4 @@
-"""Several views of a modality that nothing sets apart are refused, for a task would compare a sample with itself."""
+"""MultiView views of a modality that nothing sets apart are refused, for a task would compare a sample with itself."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ SINGLE: dict[str, Any] = {  # our own: captions name sides and colours
     "gain": 0.0,
     "noise": 0.0,
     "speed": (1.0, 1.0),
-    "hush": 0.0,
+    "time_mask": 0.0,
     "rotation": "none",
     "point_jitter": 0.0,
     "point_scale": (1.0, 1.0),

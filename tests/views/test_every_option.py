@@ -80,7 +80,7 @@ BASES: dict[type[View], list[dict[str, Any]]] = {  # options under which the oth
 }
 
 OF_OTHERS = {  # options of Single that a view has in vain which shows no such modality
-    "audio": {"gain", "noise", "speed", "hush"},
+    "audio": {"gain", "noise", "speed", "time_mask"},
     "points": {"rotation", "point_jitter", "point_scale", "point_crop"},
 }
 
@@ -104,7 +104,7 @@ OPTIONS = [(kind, name) for kind in kinds() for name in names.options_of(kind)]
 def test_views_and_their_options_are_found() -> None:
     found = {kind.__name__ for kind, _ in OPTIONS}
     assert {"Single", "Pair", "MultiCrop", "Synchronised", "CloudPair", "Shuffled", "GrayClip", "Halves"} <= found
-    assert (Single, "hush") in OPTIONS
+    assert (Single, "time_mask") in OPTIONS
     assert len(found) >= 25
 
 

@@ -32,7 +32,7 @@ DRAWING: dict[str, Any] = {
     "gain": 6.0,
     "noise": 0.5,
     "speed": (0.8, 1.2),
-    "hush": 0.3,
+    "time_mask": 0.3,
     "rotation": "any",
     "point_jitter": 0.01,
     "point_scale": (0.8, 1.2),

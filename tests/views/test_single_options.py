@@ -117,7 +117,7 @@ def test_noise_is_up_to_its_share_of_the_power() -> None:
 
 
 def test_up_to_a_share_of_the_window_is_silenced() -> None:
-    silent = (heard(hush=0.4) == 0).float().mean(1)
+    silent = (heard(time_mask=0.4) == 0).float().mean(1)
     assert uniform(silent.numpy(), 0, 0.4)
 
 
@@ -131,7 +131,7 @@ def test_speed_is_between_its_bounds() -> None:
 
 def test_noise_lies_on_the_silence_of_speed_and_under_that_of_hush() -> None:
     assert (heard(speed=(2.0, 2.0), noise=0.5)[:, :100] != 0).float().mean() > 0.99
-    assert (heard(hush=0.5, noise=0.5) == 0).any(1).float().mean() > 0.9
+    assert (heard(time_mask=0.5, noise=0.5) == 0).any(1).float().mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_noise_lies_on_the_silence_of_speed_and_under_that_of_hush() -> None:
 def test_a_sound_is_read_at_once_where_that_costs_no_more(
     views: int, seconds: float, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Several views of a sound no longer than twice their windows together are cut from one reading."""
+    """MultiView views of a sound no longer than twice their windows together are cut from one reading."""
     reads: list[Any] = []
     monkeypatch.setattr(Audio, "duration", seconds)
     monkeypatch.setattr(

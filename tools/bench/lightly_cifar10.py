@@ -187,7 +187,7 @@ def ours(recipe: Recipe, device: torch.device, folder: Path) -> Encoder:
         trainer.train_step()
     for stream in trainer.streams.values():
         stream.batches.close()  # its workers end here, and not within the next run's
-    return trainer.model.finished[recipe.evals["knn"].get("encoder", "image")]
+    return trainer.model.exported[recipe.evals["knn"].get("encoder", "image")]
 
 
 def theirs(name: str, recipe: Recipe, device: torch.device, folder: Path) -> Encoder:

@@ -1,0 +1,1 @@
+"""Numerics: k-means, Sinkhorn-Knopp, whitening, bins, colour spaces, monitors of collapse."""

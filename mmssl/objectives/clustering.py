@@ -1,0 +1,66 @@
+"""Clusterings of the whole training set between epochs: features by sample number, and the labels that they get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from mmssl import dist
+from mmssl.errors import UserError
+from mmssl.objectives.bank import Rows, counted
+from mmssl.types import Batch
+
+NONE = -1  # the label of a sample that no clustering has seen
+
+
+class Labels(Rows):
+    """Keeps each training sample's cluster in several clusterings, (n, clusterings) whole numbers, -1 for none yet."""
+
+    def __init__(self, clusterings: int) -> None:
+        super().__init__(clusterings, learnt=False)
+        self.rows = self.rows.long()
+
+    def reserve(self, samples: int | None) -> None:
+        self.rows = self.rows.new_full((counted(samples), self.rows.shape[1]), NONE)
+
+    def write(self, index: Tensor, labels: Tensor) -> None:
+        """Sets the labels (n, clusterings) of all samples: those with the numbers index (n,), and none for the rest."""
+        self.rows.fill_(NONE)
+        self.rows[index] = labels
+
+    def of(self, batch: Batch) -> Tensor:
+        """Returns the labels (B, clusterings) of a batch's samples."""
+        return self.rows[batch.extra["index"]]
+
+
+def check_clusters(clusters: int, samples: int | None) -> None:
+    """Raises UserError where there are fewer samples than clusters."""
+    if samples is not None and not 1 < clusters <= samples:
+        raise UserError(f"{clusters} clusters of {samples} training samples; expected from 2 to as many as samples")
+
+
+@torch.no_grad()
+def survey(embed: Callable[[Tensor], Tensor], key: str, sweep: Callable[[], Iterator[Batch]]) -> tuple[Tensor, Tensor]:
+    """Returns the numbers (n,) of this process's share of the training set and what embed makes of it, (n, D) float32.
+
+    key: the encoder's, whose inputs embed takes. Samples that lack the modality are left out.
+    """
+    numbers, rows = [], []
+    for batch in sweep():
+        there = batch.present(key)
+        numbers.append(batch.extra["index"][there])
+        rows.append(embed(batch.views[key][0])[there].float())
+    return torch.cat(numbers), torch.cat(rows)
+
+
+def by_number(numbers: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns every process's numbers (n,) and rows (n, ...), in the order of the numbers, on every process."""
+    numbers, order = dist.gather(numbers).sort()
+    return numbers, dist.gather(rows)[order]
+
+
+def agreed(x: Tensor) -> Tensor:
+    """Returns the first process's x on all: accelerators add in any order, so that equal rows may end up in others."""
+    return dist.gather(x)[: len(x)]

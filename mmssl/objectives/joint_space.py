@@ -1,0 +1,123 @@
+"""The correspondence core between whole samples: one embedding for several modalities, and the pairs that match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from mmssl import dist
+from mmssl.errors import UserError, did_you_mean
+from mmssl.nn.head import Projection
+from mmssl.nn.temperature import LogitScale
+from mmssl.types import Batch, Encoder, Loss, Objective, Spaces
+
+AGAIN = "_again"  # marks a modality's second view
+
+
+@dataclass(slots=True)
+class Pair:
+    """One modality of the local samples against another, or another view of itself, of every process's.
+
+    queries (B, D), keys (world B, D); positives (B,) the key of each query; valid (B,), keep (world B,) bool:
+    samples that have both modalities.
+    """
+
+    name: str
+    queries: Tensor
+    keys: Tensor
+    positives: Tensor
+    valid: Tensor
+    keep: Tensor
+
+
+class JointSpace(Objective):
+    """Asks that the modalities of a sample match in one space; a method says what each query's match costs.
+
+    embed_dim: size of the joint embedding. hidden: sizes of hidden layers of the heads, linear by default.
+    pairs: which modalities to match, all of the run's encoders by default. A sample that lacks one side of a
+    pair does not count in it. intra_modal: weight of matching each modality's first view with its second as well, which
+    the View must then show (Morgado et al., CVPR 2021: AVID's joint form); 0 matches across modalities only.
+    """
+
+    both_ways = True
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        scale: LogitScale,
+        embed_dim: int,
+        hidden: Sequence[int],
+        pairs: Sequence[tuple[str, str]] | None,
+        intra_modal: float = 0.0,
+    ) -> None:
+        super().__init__(encoders)
+        self.pairs = [(a, b) for a, b in pairs or combinations(encoders, 2)]
+        if not self.pairs:
+            raise UserError(f"a joint space needs two modalities, but the only encoder is {', '.join(encoders)}")
+        self.uses = tuple(dict.fromkeys(name for pair in self.pairs for name in pair))
+        for name in self.uses:
+            if name not in encoders:
+                raise UserError(f"pairs names {name!r}, but there is no such encoder; {did_you_mean(name, encoders)}")
+        self.heads = nn.ModuleDict(
+            {name: Projection(encoders[name].dim, out=embed_dim, hidden=hidden) for name in self.uses}
+        )
+        self.scale, self.intra_modal = scale, intra_modal
+
+    def cost(self, pair: Pair, scale: Tensor) -> Tensor:
+        """Returns one loss per query (B,)."""
+        raise NotImplementedError
+
+    def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
+        embeddings = {name: self._embed(name, encoders, batch.views[name][0]) for name in self.uses}
+        total, logs = self._losses(self._match(self.pairs, embeddings, batch))
+        if self.intra_modal:
+            both = embeddings | {name + AGAIN: self._embed(name, encoders, _second(batch, name)) for name in self.uses}
+            inside, more = self._losses(self._match([(name, name + AGAIN) for name in self.uses], both, batch))
+            total, logs = total + self.intra_modal * inside, logs | more
+        logs = {"temperature": 1 / self.scale().detach(), **logs}
+        return Loss(total, logs, {k: x.detach() for k, x in embeddings.items()})
+
+    def _embed(self, name: str, encoders: Mapping[str, Encoder], view: Tensor) -> Tensor:
+        embedded: Tensor = self.heads[name](encoders[name](view))
+        return embedded
+
+    def _losses(self, pairs: Iterator[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the mean over the pairs that any sample has, and each one's loss, NaN where no sample has it."""
+        scale = self.scale()
+        losses, logs, there = [], {}, []
+        for pair in pairs:
+            losses.append(dist.mean(self.cost(pair, scale), pair.valid))
+            there.append(pair.keep.any())
+            logs[f"loss_{pair.name}"] = losses[-1].detach().where(there[-1], torch.nan)
+        return torch.stack(losses).sum() / torch.stack(there).sum().clamp(min=1), logs
+
+    def _match(
+        self, pairs: Sequence[tuple[str, str]], embeddings: Mapping[str, Tensor], batch: Batch
+    ) -> Iterator[Pair]:
+        """Yields every pair of embeddings, in both directions or in the one that it is written in."""
+        first = next(iter(embeddings.values()))
+        positives = torch.arange(len(first), device=first.device) + dist.rank() * len(first)
+        everywhere = {name: dist.gather_with_grad(x.float()) for name, x in embeddings.items()}
+        for a, b in pairs:
+            valid = batch.present(a) & batch.present(b.removesuffix(AGAIN))
+            keep = dist.gather(valid)
+            for query, key in ((a, b), (b, a))[: 1 + self.both_ways]:
+                yield Pair(f"{query}-{key}", embeddings[query], everywhere[key], positives, valid, keep)
+
+    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
+        self.scale.clamp()
+
+    def spaces(self) -> Spaces:
+        return cast("Spaces", dict(self.heads.items()))
+
+
+def _second(batch: Batch, name: str) -> Tensor:
+    if len(batch.views[name]) < 2:
+        raise UserError("intra_modal matches two views of {name}, but one is shown; give the task's view views: 2")
+    return batch.views[name][1]

@@ -1,0 +1,65 @@
+"""The queue of embeddings, and rows packed end to end."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmssl.encoders import create_encoder
+from mmssl.errors import UserError
+from mmssl.nn.packed import embed_tokens, gather_rows, starts
+from mmssl.objectives.queue import Queue
+
+
+def test_the_queue_wraps_around_and_forgets_the_oldest() -> None:
+    queue = Queue(5, 2)
+    torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(5))
+    rows = torch.arange(16.0).view(8, 2)
+    queue.push(rows[:3])
+    assert torch.equal(queue.rows[:3], rows[:3])
+    queue.push(rows[3:7])
+    assert queue.place == 2
+    assert torch.equal(queue.rows, rows[[5, 6, 2, 3, 4]])
+    queue.push(rows[:0])
+    assert queue.place == 2
+    queue.push(rows)
+    assert torch.equal(queue.rows, rows[[6, 7, 3, 4, 5]]) and queue.place == 2, "the last five, from the oldest on"
+    again = Queue(5, 2)
+    again.load_state_dict(queue.state_dict())
+    assert torch.equal(again.rows, queue.rows) and again.place == 2
+    with pytest.raises(UserError, match="size is 0"):
+        Queue(0, 2)
+    assert Queue(1, 2).rows.shape == (1, 2)
+
+
+def test_the_queue_begins_with_random_directions_and_keeps_rows_without_gradient_in_full_precision() -> None:
+    torch.manual_seed(1)
+    queue = Queue(5, 3)
+    torch.manual_seed(1)
+    drawn = torch.randn(5, 3)
+    torch.testing.assert_close(queue.rows, drawn / drawn.norm(dim=1, keepdim=True))
+    assert queue.place == 0 and not list(queue.parameters())
+    new = torch.randn(2, 3).bfloat16().requires_grad_()
+    queue.push(new)
+    assert torch.equal(queue.rows[:2], new.detach().float()) and not queue.rows.requires_grad
+
+
+def test_packed_rows() -> None:
+    x = torch.tensor([[0.0, 1], [0, 1], [2, 1], [2, 1], [2, 1]])
+    assert starts(x, 4).tolist() == [0, 2, 2, 5]
+    gathered, start = gather_rows(x)
+    assert start == 0
+    assert gathered is x
+
+
+def test_tokens_of_unit_length_in_the_order_of_the_points() -> None:
+    encoder = create_encoder("pointnet", widths=[8, 16]).eval()
+    x = torch.cat([torch.zeros(20, 1), torch.randn(20, 3)], dim=1)
+    found = embed_tokens(encoder, x)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(20))
+    torch.testing.assert_close(embed_tokens(encoder, x.flip(0)), found.flip(0))
+    with pytest.raises(UserError, match="no space 'clip'"):
+        embed_tokens(encoder, x, space="clip")
+    encoder.forward = lambda x: type(encoder).forward(encoder, x[:5])  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="no feature per point"):
+        embed_tokens(encoder, x)
