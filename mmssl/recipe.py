@@ -14,6 +14,7 @@ import yaml
 
 from mmssl import dist, names
 from mmssl.data.loader import Loader
+from mmssl.data.patterns import is_special, urls
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
 from mmssl.schema import (
@@ -212,14 +213,16 @@ def _refuse_strange(value: Any, key: str = "") -> None:
         names.refuse_foreign(value, trust_code=False)
     elif isinstance(value, str) and key == "shards" and not _is_path(value):
         raise UserError(
-            f"the shards {shortened(value)} may be a command or an address, which a run's recipe is not trusted with; "
+            f"the shards {shortened(value)} may be a command, an address or a device, which a run's recipe is not trusted with; "
             f"say yourself where they are, as in evals.NAME.data.shards=..., or {names.TRUST}"
         )
 
 
 def _is_path(pattern: str) -> bool:
-    """Tells whether a pattern stands for paths alone, whatever its braces and variables become."""
-    return "::" not in pattern and (pattern.startswith("/") or not {":", "$"} & {*pattern})
+    """Tells whether a pattern stands for paths alone, whatever its braces and variables become, and for no device."""
+    if "::" in pattern or pattern == "-" or not (pattern.startswith("/") or not {":", "$"} & {*pattern}):
+        return False
+    return not any(map(is_special, urls(pattern)))
 
 
 def _mapping(tree: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:

@@ -147,6 +147,9 @@ COMMANDS = [
     "https://localhost:9/';touch MARKER;'",
     "s3://bucket/';touch MARKER;'",
     "file:MARKER",
+    "-",
+    "/dev/zero",
+    "{/dev/null,x.tar}",
 ]
 HOSTILE = "stranger.code"
 SHARDS = {"shards": "pipe:touch MARKER"}
@@ -186,7 +189,8 @@ def write_recipe(run: Path, changes: dict[str, Any]) -> None:
 def test_no_recipe_of_a_run_runs_anything(hostile: str, opener: str, run: Path, marker: Path) -> None:
     write_recipe(run, filled(RECIPES[hostile], marker))
     with pytest.raises(
-        UserError, match=r"outside mmssl|is none of the|may be a command or an address|expected str that names a file"
+        UserError,
+        match=r"outside mmssl|is none of the|a command, an address or a device|expected str that names a file",
     ):
         OPENERS[opener](run)
     assert not marker.exists()

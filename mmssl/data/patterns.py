@@ -138,6 +138,12 @@ def _mode(path: Path) -> int:
         return 0
 
 
+def is_special(path: str) -> bool:
+    """Tells whether a path is a named pipe, a device or a socket, from which reading may never end."""
+    mode = _mode(Path(path))
+    return bool(mode) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def _checked(url: str) -> str:
     """Returns a URL that webdataset opens; raises UserError for another."""
     from webdataset.gopen import gopen_schemes
