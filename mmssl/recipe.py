@@ -213,8 +213,8 @@ def _refuse_strange(value: Any, key: str = "") -> None:
         names.refuse_foreign(value, trust_code=False)
     elif isinstance(value, str) and key == "shards" and not _is_path(value):
         raise UserError(
-            f"the shards {shortened(value)} may be a command, an address or a device, which a run's recipe is not trusted "
-            f"with; say yourself where they are, as in evals.NAME.data.shards=..., or {names.TRUST}"
+            f"the shards {shortened(value)} may be a command, an address or a device, with which a run is not trusted; "
+            f"say yourself where they are, as in evals.NAME.data.shards=..., or {names.TRUST}"
         )
 
 
