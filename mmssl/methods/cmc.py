@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.losses.batch_nce import batch_nce
+from mmssl.losses.contrast import in_batch
+from mmssl.losses.infonce import info_nce
 from mmssl.losses.nce import nce
 from mmssl.nn.head import Projection
 from mmssl.objectives.bank import Bank
@@ -118,7 +119,7 @@ class CMC(Objective):
     def _find(self, queries: Tensor, key: str, embedded: Mapping[str, Tensor], batch: Batch, present: Tensor) -> Tensor:
         """Returns the losses (B,) of finding each query's sample among what another encoder makes of samples."""
         if self.negatives is None:
-            return batch_nce(queries, embedded[key], temperature=self.temperature, present=present)
+            return info_nce(in_batch(queries, embedded[key], scale=1 / self.temperature, present=present))
         options: dict[str, Any] = {"noise": self.negatives, "temperature": self.temperature, "present": present}
         return nce(*self.bank(key).scores(queries, batch.extra["index"], **options))
 

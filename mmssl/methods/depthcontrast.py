@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.losses.queue_nce import queue_nce
+from mmssl.losses.contrast import Contrast
+from mmssl.losses.infonce import info_nce
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import Cloud
 from mmssl.nn.ema import ema_update
@@ -119,13 +120,13 @@ class DepthContrast(Objective):
         losses, weights, found = {}, {}, []
         for a in self.uses:
             for b in self.uses:
-                values = queue_nce(queries[a], keys[b], self.queue(b).rows, scale=1 / self.temperature)
-                losses[f"{a}-{b}"] = dist.mean(values, valid)
+                contrast = Contrast(queries[a], self.queue(b).rows, 1 / self.temperature, own=keys[b])
+                losses[f"{a}-{b}"] = dist.mean(info_nce(contrast), valid)
                 weights[f"{a}-{b}"] = self.within if a == b else self.across
-                found.append(nearer(queries[a], keys[b], self.queue(b).rows))
+                found.append(contrast.correct())
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         logs = {f"loss_{name}": value.detach() for name, value in losses.items()}
-        correct = torch.stack(found).mean(dim=0).masked_fill(~valid, torch.nan)
+        correct = torch.stack(found).float().mean(dim=0).masked_fill(~valid, torch.nan)
         return Loss(total, logs, {key: x.detach() for key, x in queries.items()}, {"correct": correct})
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
@@ -140,12 +141,6 @@ class DepthContrast(Objective):
 
     def spaces(self) -> Spaces:
         return cast("Spaces", dict(self.heads.items()))
-
-
-@torch.no_grad()
-def nearer(queries: Tensor, keys: Tensor, queue: Tensor) -> Tensor:
-    """Returns whether each query (B, D) is nearer to its own key (B, D) than to all of the queue (K, D), 1 or 0."""
-    return ((queries * keys).sum(dim=1) > (queries @ queue.T).amax(dim=1)).float()
 
 
 method = Method(TwoCrops, DepthContrast)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmssl import dist
-from mmssl.losses.queue_nce import queue_nce
+from mmssl.losses.contrast import Contrast
+from mmssl.losses.infonce import info_nce
 from mmssl.nn.blocks import stop_drop_path
 from mmssl.nn.head import Projection
 from mmssl.nn.mlp import mlp
@@ -62,9 +63,9 @@ class MoBY(MultiView):
             self.newest = [rows[present] for rows in keys]
         losses, found = [], []
         for mine, other, queue in zip(queries, reversed(keys), reversed(self.queues), strict=True):
-            rows = cast("Queue", queue).rows
-            losses.append(queue_nce(mine, other, rows, scale=1 / self.temperature))
-            found.append((mine * other).sum(dim=1) > (mine @ rows.T).amax(dim=1))
+            contrast = Contrast(mine, cast("Queue", queue).rows, 1 / self.temperature, own=other)
+            losses.append(info_nce(contrast))
+            found.append(contrast.correct())
         total = dist.mean(torch.stack(losses).sum(dim=0), present)
         correct = torch.stack(found).float().mean(dim=0).masked_fill(~present, torch.nan)
         logs = {"accuracy": correct.nanmean()}

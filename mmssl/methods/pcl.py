@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
+from mmssl.losses.contrast import Contrast
+from mmssl.losses.infonce import info_nce
 from mmssl.losses.proto_nce import concentrations, proto_nce
-from mmssl.losses.queue_nce import queue_nce
 from mmssl.nn.head import Projection
 from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.numerics.monitors import assignment_entropy
@@ -99,7 +100,8 @@ class PCL(MultiView):
         keys = F.normalize(self.teacher([shown], len(present))[0], dim=1)
         if self.training:
             self.newest = keys[present]
-        instance = dist.mean(queue_nce(queries, keys, self.queue.rows, scale=1 / self.temperature), present)
+        contrast = Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
+        instance = dist.mean(info_nce(contrast), present)
         labels = self.labels.of(batch)
         clustered = dist.mean(self._among_clusters(queries, labels.clamp(min=0)), present & (labels[:, 0] >= 0))
         counts = torch.bincount(labels[labels[:, 0] >= 0, 0], minlength=self.clusters[0])

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
+from mmssl.losses.contrast import Contrast
 
 
 class Rows(nn.Module):
@@ -52,10 +53,9 @@ def counted(samples: int | None) -> int:
 
 
 class Scores(NamedTuple):
-    """Similarities over the temperature, as `nce` takes them: own (B,), noise (B, m); log_z; how many samples."""
+    """What `nce` takes: queries against their own rows and noise, the normaliser's logarithm, and how many samples."""
 
-    own: Tensor
-    noise: Tensor
+    contrast: Contrast
     log_z: Tensor
     samples: int
 
@@ -103,12 +103,10 @@ class Bank(Rows):
 
         The normaliser is estimated on the first batch, from the queries that are present, and stays as it is.
         """
-        with torch.autocast(queries.device.type, enabled=False):
-            drawn = torch.Generator().manual_seed(int(self.writes))  # the same on every process
-            others = self.rows[torch.randint(len(self.rows), (noise,), generator=drawn).to(self.rows.device)]
-            queries = queries.float() / temperature
-            own, among = (queries * self.rows[index]).sum(dim=1), queries @ others.T
-            return Scores(own, among, self._log_z(among.detach(), present), len(self.rows))
+        drawn = torch.Generator().manual_seed(int(self.writes))  # the same on every process
+        others = self.rows[torch.randint(len(self.rows), (noise,), generator=drawn).to(self.rows.device)]
+        contrast = Contrast(queries, others, 1 / temperature, own=self.rows[index])
+        return Scores(contrast, self._log_z(contrast.logits.detach(), present), len(self.rows))
 
     def _log_z(self, scores: Tensor, present: Tensor) -> Tensor:
         """Returns the logarithm of the normaliser: n times the mean of exp(scores), those (B, m) of the first batch."""

@@ -15,7 +15,7 @@ import torch
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods import depthcontrast
-from mmssl.methods.depthcontrast import DepthContrast, TwoCrops, method, nearer
+from mmssl.methods.depthcontrast import DepthContrast, TwoCrops, method
 from mmssl.modalities.points import Cloud
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.types import Batch, Method
@@ -131,12 +131,6 @@ def test_averages_start_as_the_networks_are_and_what_is_judged_is_not_remembered
     assert made.newest == {}
     made.train()(encoders, shown)
     assert {key: len(rows) for key, rows in made.newest.items()} == dict.fromkeys(KEYS, 2)
-
-
-def test_nearer_than_all_of_the_queue() -> None:
-    own, queue = torch.tensor([0.9, 0.5, 0.8]), torch.tensor([[0.8, 0.0], [0.4, 0.6]])
-    queries = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    assert nearer(queries, torch.stack([own, own], dim=1), queue).tolist() == [1.0, 0.0, 0.0], "as near is not nearer"
 
 
 def test_defaults_are_the_papers() -> None:
