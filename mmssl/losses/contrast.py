@@ -26,9 +26,10 @@ class Contrast:
     scale: 1 / temperature.
     positives: (B,) the number of each query's positive key, or (..., B, N) bool where there may be several; by default
         key i is query i's, and where there are own keys none is.
-    own: (B, D), or (B, P, D) for several, positive keys that no other query is compared with.
+    own: (B, D), or (B, P, D) for several, positive keys that no other query is compared with; or (B, P) int, the
+        numbers of keys. Each is told from the other keys, but not from a query's further own ones.
     keep: (N,) or (..., B, N) bool, the keys that count; by default all.
-    exclude: (B,) or (B, K), the numbers of keys that do not count for this query, such as the query itself.
+    exclude: (B,) the number of a key that does not count for this query, such as the query itself.
     """
 
     queries: Tensor
@@ -39,22 +40,33 @@ class Contrast:
     keep: Tensor | None = None
     exclude: Tensor | None = None
 
-    @cached_property
+    @property
     def logits(self) -> Tensor:
-        """Scores of the keys (..., B, N), float32; MISSING where one does not count."""
-        logits = scores(self.queries, self.keys, self.scale)
+        """Scores of the keys (..., B, N), float32; MISSING where one does not count, or is an own one."""
+        return self._scored[0]
+
+    @property
+    def own_logits(self) -> Tensor:
+        """Scores of the own keys (B, P), float32."""
+        return self._scored[1]
+
+    @cached_property
+    def _scored(self) -> tuple[Tensor, Tensor]:
+        logits, own = scores(self.queries, self.keys, self.scale), self.own
+        if own is None:
+            own_logits = logits[:, :0]
+        elif not own.is_floating_point():
+            own_logits = logits.gather(1, own)
+            logits = logits.scatter(1, own, MISSING)  # not in place, for the line above keeps them
+        elif own.ndim == 3:
+            own_logits = scores(self.queries[:, None], own, self.scale)[:, 0]
+        else:  # faster for one each
+            own_logits = self.scale * (self.queries.float() * own.float()).sum(dim=1, keepdim=True)
         if self.keep is not None:
             logits = logits.masked_fill_(~self.keep, MISSING)
         if self.exclude is not None:
-            logits = logits.scatter_(1, self.exclude.view(len(logits), -1), MISSING)
-        return logits
-
-    @cached_property
-    def own_logits(self) -> Tensor:
-        """Scores of the own keys (B, P), float32."""
-        assert self.own is not None
-        own = self.own if self.own.ndim == 3 else self.own[:, None]
-        return scores(self.queries[:, None], own, self.scale)[:, 0]
+            logits = logits.scatter_(1, self.exclude[:, None], MISSING)
+        return logits, own_logits
 
     @property
     def targets(self) -> Tensor:

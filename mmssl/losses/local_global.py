@@ -30,9 +30,8 @@ def local_global(
     others = Contrast(
         summaries,
         everywhere.rows.flatten(0, 1),  # (world B N, D)
-        own=cells,
+        own=everywhere.own[:, None] * count + torch.arange(count, device=cells.device),  # (B, N)
         keep=everywhere.keep.repeat_interleave(count),
-        exclude=everywhere.own[:, None] * count + torch.arange(count, device=cells.device),  # (B, N)
     )
     losses = info_nce(others) if measure == "infonce" else _jsd(others, count * (everywhere.keep.sum() - 1))
     return torch.where(there, losses, 0.0)

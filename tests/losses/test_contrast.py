@@ -117,9 +117,9 @@ def test_keys_that_do_not_count_are_missing_in_logits_matches_and_gradient(by_qu
     keep = torch.tensor([True, False, True, True, True])
     if by_query:
         keep = torch.stack([keep, ~keep, HERE])
-    exclude = torch.tensor([[0, 1], [1, 4], [3, 3]])
+    exclude = torch.tensor([0, 4, 3])
     counts = keep.expand(3, 5).clone()
-    counts[range(3), exclude[:, 0]] = counts[range(3), exclude[:, 1]] = False
+    counts[range(3), exclude] = False
     made = Contrast(queries, keys, 2.0, positives=~torch.eye(3, 5).bool(), keep=keep, exclude=exclude)
     plain = 2 * torch.stack([torch.stack([(q * k).sum() for k in keys]) for q in queries])
     torch.testing.assert_close(made.logits, plain.where(counts, torch.tensor(MISSING)))
@@ -127,8 +127,9 @@ def test_keys_that_do_not_count_are_missing_in_logits_matches_and_gradient(by_qu
     pairs = [torch.autograd.grad((x * counts).sum(), [queries, keys], retain_graph=True) for x in (made.logits, plain)]
     for mine, theirs in zip(*pairs, strict=True):
         torch.testing.assert_close(mine, theirs)
-    one = Contrast(queries, keys, 2.0, exclude=exclude[:, 0])
-    assert ((one.logits == MISSING).nonzero() == torch.tensor([[0, 0], [1, 1], [2, 3]])).all()
+    one = Contrast(queries, keys, 2.0, positives=HERE.expand(3, 5), exclude=exclude)
+    assert (one.logits == MISSING).nonzero().tolist() == [[0, 0], [1, 4], [2, 3]]
+    assert torch.equal(one.matches, one.logits > MISSING)
 
 
 def test_positives_by_number_by_default_and_own_keys() -> None:
@@ -143,6 +144,9 @@ def test_positives_by_number_by_default_and_own_keys() -> None:
     expected = torch.stack([torch.stack([3 * q @ k for k in mine]) for q, mine in zip(queries, own, strict=True)])
     torch.testing.assert_close(Contrast(queries, keys, 3.0, own=own).own_logits, expected)
     torch.testing.assert_close(Contrast(queries, keys, 3.0, own=own[:, 1]).own_logits, expected[:, 1:])
+    numbered = Contrast(queries, keys, 3.0, own=torch.tensor([[1, 4], [0, 1], [3, 2]]))
+    torch.testing.assert_close(numbered.own_logits[0], torch.stack([3 * queries[0] @ keys[i] for i in (1, 4)]))
+    assert (numbered.logits == MISSING).nonzero().tolist() == [[0, 1], [0, 4], [1, 0], [1, 1], [2, 2], [2, 3]]
 
 
 def test_own_keys_are_told_from_the_others_and_not_from_one_another() -> None:
@@ -162,6 +166,8 @@ def test_an_answer_is_correct_where_a_positive_scores_highest() -> None:
     queries = torch.tensor([[1.0, 0.0]]).expand(3, 2).clone().requires_grad_()
     first = Contrast(queries, queue, 2.0, own=torch.stack([own, own], dim=1))
     assert first.correct().tolist() == [True, False, False], "as near is not nearer"
+    two = torch.stack([own, own], dim=1)[:, None] * torch.tensor([[1.0], [-1.0]])
+    assert Contrast(queries, queue, own=two).correct().tolist() == [True, False, False], "the best of its own keys"
     assert torch.autograd.grad(info_nce(first).sum(), queries)[0].any(), "what was asked before the loss keeps it"
     keys = torch.tensor([[0.5, 0.0], [0.9, 0.0], [0.2, 1.0]])
     assert Contrast(queries, keys, positives=torch.tensor([1, 0, 1])).correct().tolist() == [True, False, True]

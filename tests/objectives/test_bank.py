@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.losses.nce import nce
-from mmssl.multitask import equal_everywhere
 from mmssl.objectives.bank import Bank, Rows, counted
 from mmssl.objectives.queue import Queue
+from mmssl.parallel import equal_everywhere
 
 HERE = torch.ones(3, dtype=torch.bool)
 
