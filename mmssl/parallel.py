@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from mmssl import dist
+from mmssl.objectives.accumulated import Accumulated
 from mmssl.objectives.bank import Rows
 from mmssl.objectives.queue import Queue
 
@@ -46,7 +47,7 @@ def freeze_idle(model: nn.Module, batches: dict[str, Any]) -> None:
     """Freezes trainable parameters that no task's loss reaches, with a line that names them.
 
     DDP would stop at them ("Expected to have finished reduction"). One trial step finds them; the
-    random state and the buffers are put back after it.
+    random state and the buffers are put back after it, and what it left for `after_step` is dropped.
     """
     buffers = {key: value.clone() for key, value in model.named_buffers()}
     devices = [next(model.parameters()).device] if torch.cuda.is_available() else []
@@ -55,6 +56,9 @@ def freeze_idle(model: nn.Module, batches: dict[str, Any]) -> None:
         total.backward()
     for key, value in model.named_buffers():
         value.copy_(buffers[key])
+    for module in model.modules():
+        if isinstance(module, Accumulated):
+            module.take()
     idle = [(key, p) for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
     for _, parameter in idle:
         parameter.requires_grad_(False)

@@ -109,9 +109,8 @@ class CMC(Objective):
             f"{a}-{b}": dist.mean(self._find(embedded[a], b, embedded, batch, present), present)
             for a, b in permutations(self.uses, 2)
         }
-        if self.training:
-            for key in self.banks:
-                self.bank(key).note(batch.extra["index"], embedded[key], present)
+        for key in self.banks:
+            self.bank(key).note(batch.extra["index"], embedded[key], present)
         logs = {f"loss_{name}": value.detach() for name, value in losses.items()}
         embeddings = {key: x.detach() for key, x in embedded.items()}
         return Loss(torch.stack(list(losses.values())).sum(), logs, embeddings)

@@ -75,7 +75,7 @@ class DepthContrast(Objective):
     """Finds each scan's other view among a queue of scans, within each format and across formats.
 
     Every encoder whose key is points or points_... is a format. Keys come from averages of the encoders (momentum),
-    one queue per format; with gradients accumulated, of the step's last part. Each of the losses is weighed by
+    one queue per format. Each of the losses is weighed by
     `within` or `across`. norm: BatchNorm in the heads; without it, few scans that look alike collapsed. answers: for
     what share of these questions a scan's own key came first.
     Zhang et al., ICCV 2021.
@@ -108,15 +108,14 @@ class DepthContrast(Objective):
         self.teacher_heads = copy.deepcopy(self.heads).requires_grad_(False)
         self.queues = nn.ModuleDict({key: Queue(queue, embed_dim) for key in self.uses})
         self.temperature, self.momentum, self.within, self.across = temperature, momentum, within, across
-        self.newest: dict[str, Tensor] = {}
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         queries = {key: self.heads[key](encoders[key](batch.views[key][0])) for key in self.uses}
         with torch.no_grad():
             keys = {key: self.teacher_heads[key](self.teachers[key](batch.views[key][1])) for key in self.uses}
         valid = torch.stack([batch.present(key) for key in self.uses]).all(dim=0)
-        if self.training:
-            self.newest = {key: rows[valid] for key, rows in keys.items()}
+        for key, rows in keys.items():
+            self.queue(key).note(rows[valid])
         losses, weights, found = {}, {}, []
         for a in self.uses:
             for b in self.uses:
@@ -133,7 +132,7 @@ class DepthContrast(Objective):
         for key in self.uses:
             ema_update(self.teachers[key], encoders[key], decay=self.momentum)
             ema_update(self.teacher_heads[key], self.heads[key], decay=self.momentum)
-            self.queue(key).push(self.newest.pop(key))
+            self.queue(key).write()
 
     def queue(self, key: str) -> Queue:
         """Returns a format's queue of keys."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from mmssl import dist
@@ -27,7 +27,7 @@ class MoBY(MultiView):
     """InfoNCE of each view's prediction with the teacher's projection of the other view: MoCo v2 and BYOL together.
 
     embed_dim: of the projection. hidden: hidden layers of the projection, and of the predictor. queue: how many earlier
-    samples are the negatives, in one queue for each view; with gradients accumulated, it takes a step's last part.
+    samples are the negatives, in one queue for each view.
     momentum: how slowly the teacher follows at the start; it rises to 1 by a cosine. The teacher has no drop path; the
     encoder should, of a rate of 0.1 or 0.2. encoder: as MultiView has it. Xie et al., 2021.
     """
@@ -52,15 +52,14 @@ class MoBY(MultiView):
         stop_drop_path(self.teacher)
         self.queues = nn.ModuleList(Queue(queue, embed_dim) for _ in range(2))
         self.temperature, self.momentum = temperature, momentum
-        self.newest: list[Tensor] = []
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         present = self.present(batch)
         embedded = [self.head.project(pooled) for pooled in self.pooled(encoders, batch)[:2]]
         queries = [F.normalize(self.predictor(x).float(), dim=1) for x in embedded]
         keys = [F.normalize(x, dim=1) for x in self.teacher(self.views(batch)[:2], len(present))]
-        if self.training:
-            self.newest = [rows[present] for rows in keys]
+        for queue, rows in zip(self.queues, keys, strict=True):
+            cast("Queue", queue).note(rows[present])
         losses, found = [], []
         for mine, other, queue in zip(queries, reversed(keys), reversed(self.queues), strict=True):
             contrast = Contrast(mine, cast("Queue", queue).rows, 1 / self.temperature, own=other)
@@ -74,8 +73,8 @@ class MoBY(MultiView):
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         decay = cosine(progress, start=self.momentum, end=1.0)
         self.teacher.follow(encoders[self.key], self.head, decay=decay)
-        for queue, new in zip(self.queues, self.newest, strict=True):
-            cast("Queue", queue).push(new)
+        for queue in self.queues:
+            cast("Queue", queue).write()
 
     def spaces(self) -> Spaces:
         return {self.key: self.head}

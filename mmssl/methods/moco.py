@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl import dist
@@ -30,8 +29,7 @@ class MoCo(MultiView):
 
     embed_dim: of the projection; hidden: its hidden layers, by default none, and in the second version one as wide as
     the features. queue: how many keys of earlier
-    samples are the negatives. momentum: how slowly the teacher follows. With gradients accumulated, the queue takes the
-    keys of a step's last part. encoder: as MultiView has it.
+    samples are the negatives. momentum: how slowly the teacher follows. encoder: as MultiView has it.
     """
 
     depth: ClassVar[int] = 0
@@ -53,15 +51,13 @@ class MoCo(MultiView):
         self.teacher = Teacher(encoders[self.key], self.head)
         self.queue = Queue(queue, embed_dim)
         self.temperature, self.momentum = temperature, momentum
-        self.newest: Tensor | None = None
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         (asked, shown), present = self.views(batch)[:2], self.present(batch)
         (pooled,) = pooled_views(encoders[self.key], [asked], len(present))
         queries = F.normalize(self.head.project(pooled), dim=1)
         keys = F.normalize(self.teacher([shown], len(present))[0], dim=1)
-        if self.training:
-            self.newest = keys[present]
+        self.queue.note(keys[present])
         contrast = Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
         correct = contrast.correct().float().masked_fill(~present, torch.nan)
         return Loss(
@@ -73,9 +69,7 @@ class MoCo(MultiView):
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         self.teacher.follow(encoders[self.key], self.head, decay=self.momentum)
-        if self.newest is not None:
-            self.queue.push(self.newest)
-            self.newest = None
+        self.queue.write()
 
     def spaces(self) -> Spaces:
         return {self.key: self.head}

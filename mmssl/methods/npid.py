@@ -76,8 +76,7 @@ class NPID(MultiView):
         pooled = pooled_views(encoders[self.key], views, len(present))
         embedded = [F.normalize(self.head.project(x), dim=1) for x in pooled]
         losses = torch.stack([self._recognise(x, index, present) for x in embedded])
-        if self.training:
-            self.bank.note(index, embedded[0], present)
+        self.bank.note(index, embedded[0], present)
         return Loss(dist.mean(losses.mean(dim=0), present), embeddings={self.key: embedded[0].detach()})
 
     def _recognise(self, queries: Tensor, index: Tensor, present: Tensor) -> Tensor:

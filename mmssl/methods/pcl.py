@@ -69,7 +69,6 @@ class PCL(MultiView):
         self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
         self.clusters, self.negatives, self.iterations = list(clusters), negatives, iterations
         self.temperature, self.smoothing, self.momentum, self.warmup = temperature, smoothing, momentum, warmup
-        self.newest: Tensor | None = None
 
     def reserve(self, samples: int | None) -> None:
         check_clusters(max(self.clusters), samples)
@@ -98,8 +97,7 @@ class PCL(MultiView):
         (pooled,) = pooled_views(encoders[self.key], [asked], len(present))
         queries = F.normalize(self.head.project(pooled), dim=1)
         keys = F.normalize(self.teacher([shown], len(present))[0], dim=1)
-        if self.training:
-            self.newest = keys[present]
+        self.queue.note(keys[present])
         contrast = Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
         instance = dist.mean(info_nce(contrast), present)
         labels = self.labels.of(batch)
@@ -124,9 +122,7 @@ class PCL(MultiView):
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         self.teacher.follow(encoders[self.key], self.head, decay=self.momentum)
-        if self.newest is not None:
-            self.queue.push(self.newest)
-            self.newest = None
+        self.queue.write()
         self.done.fill_(progress)
 
     def spaces(self) -> Spaces:

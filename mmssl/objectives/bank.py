@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.contrast import Contrast
+from mmssl.objectives.accumulated import Accumulated
 
 
 class Rows(nn.Module):
@@ -74,23 +75,23 @@ class Bank(Rows):
         self.momentum = momentum
         self.register_buffer("log_z", torch.tensor(torch.inf))  # infinite until a batch tells
         self.register_buffer("writes", torch.zeros((), dtype=torch.long))
-        self.noted: list[tuple[Tensor, Tensor]] = []
+        self.noted = Accumulated()
 
     def reserve(self, samples: int | None) -> None:
         super().reserve(samples)
         self.rows.data = F.normalize(self.rows, dim=1)
 
     def note(self, index: Tensor, new: Tensor, present: Tensor) -> None:
-        """Keeps embeddings (B, dim) of the samples index (B,) that are present, until `write`."""
-        self.noted.append((index[present], new.detach()[present]))
+        """Keeps embeddings (B, dim) of the samples index (B,) that are present, in training, until `write`."""
+        self.noted.add(index[present], new[present])
 
     @torch.no_grad()
     def write(self) -> None:
         """Moves the rows of what was noted, in all processes, towards it; of a sample noted twice the last counts."""
-        if not self.noted:
+        noted = self.noted.take()
+        if not noted:
             return
-        index, new = (dist.gather(torch.cat(parts)) for parts in zip(*self.noted, strict=True))
-        self.noted = []
+        index, new = (dist.gather(rows) for rows in noted)
         seen, place = index.unique(return_inverse=True)
         order = torch.arange(len(index), device=index.device)
         last = torch.zeros_like(seen).scatter_reduce_(0, place, order, "amax")

@@ -109,7 +109,7 @@ def test_every_option_an_absent_sample_and_the_state_after_a_step(norm: bool) ->
     for key in KEYS:
         torch.testing.assert_close(made.queue(key).rows, torch.cat([k[key][:2], queues[key][2:]]))
         assert made.queue(key).place == 2
-    assert made.newest == {} and made.spaces() == dict(made.heads.items())
+    assert made.spaces() == dict(made.heads.items())
     if norm:
         for key in KEYS:
             torch.testing.assert_close(
@@ -128,9 +128,9 @@ def test_averages_start_as_the_networks_are_and_what_is_judged_is_not_remembered
         assert made.queue(key).rows.shape == (5, 4)
     shown = Batch({key: [numbers(0, 1), numbers(2, 3)] for key in KEYS})
     made.eval()(encoders, shown)
-    assert made.newest == {}
+    assert not any(made.queue(key).noted.take() for key in KEYS)
     made.train()(encoders, shown)
-    assert {key: len(rows) for key, rows in made.newest.items()} == dict.fromkeys(KEYS, 2)
+    assert {key: len(made.queue(key).noted.take()[0]) for key in KEYS} == dict.fromkeys(KEYS, 2)
 
 
 def test_defaults_are_the_papers() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from linear.model import Fit
 from test_multitask import batch, model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,6 +16,7 @@ from mmssl import dist, parallel
 from mmssl.objectives.bank import Rows
 from mmssl.objectives.queue import Queue
 from mmssl.parallel import accumulating, equal_everywhere, freeze_idle
+from mmssl.types import Batch, Loss
 
 
 def test_a_trial_step_freezes_what_no_loss_reaches_and_is_undone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +63,29 @@ def test_what_all_processes_write_alike_is_not_sent() -> None:
     made.inner.bank.register_buffer("held", torch.zeros(1))
     made.inner.bank.further = nn.BatchNorm1d(2)
     assert equal_everywhere(made) == ["queue.rows", "queue.place", "inner.bank.held"]
+
+
+class Keeps(Fit):
+    """Notes its rows for a queue."""
+
+    def __init__(self, encoders: Any) -> None:
+        super().__init__(encoders)
+        self.queue = Queue(6, 3)
+
+    def forward(self, encoders: Any, shown: Batch) -> Loss:
+        self.queue.note(shown.views["row"][0])
+        return super().forward(encoders, shown)
+
+
+def test_a_trial_step_leaves_nothing_for_the_first_step() -> None:
+    made = model(keeps=Keeps)
+    queue = made.objectives["keeps"].queue
+    freeze_idle(made, {"keeps": batch()})
+    queue.write()
+    assert queue.place == 0
+    made({"keeps": batch()})
+    queue.write()
+    assert queue.place == 4
 
 
 @pytest.mark.parametrize("cuda", [False, True])
