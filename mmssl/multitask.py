@@ -8,12 +8,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.objectives.bank import Rows
-from mmssl.objectives.queue import Queue
 from mmssl.types import Batch, Encoder, Loss, Objective
 
 
@@ -69,33 +66,3 @@ class MultiTask(nn.Module):
                 losses[task].rows = torch.stack(counts).amax()
         total = torch.stack([self.weights[task] * loss.total for task, loss in losses.items()]).sum()
         return total, losses
-
-
-def freeze_idle(model: MultiTask, batches: dict[str, Batch]) -> None:
-    """Freezes trainable parameters that no task's loss reaches, with a line that names them.
-
-    DDP would stop at them ("Expected to have finished reduction"). One trial step finds them; the
-    random state and the buffers are put back after it.
-    """
-    buffers = {key: value.clone() for key, value in model.named_buffers()}
-    devices = [next(model.parameters()).device] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        total, _ = model(batches)
-        total.backward()
-    for key, value in model.named_buffers():
-        value.copy_(buffers[key])
-    idle = [(key, p) for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    for _, parameter in idle:
-        parameter.requires_grad_(False)
-    model.zero_grad(set_to_none=True)
-    if idle and dist.rank() == 0:
-        tqdm.write(f"frozen, since no task's loss reaches them: {', '.join(key for key, _ in idle)}")
-
-
-def equal_everywhere(model: nn.Module) -> list[str]:
-    """Returns the names of queues' and banks' buffers: all processes write the same gathered rows into them.
-
-    DDP would otherwise send all of them from the first process to the others at every step.
-    """
-    kept = [(name, module) for name, module in model.named_modules() if isinstance(module, Queue | Rows)]
-    return [f"{name}.{key}" for name, module in kept for key, _ in module.named_buffers(recurse=False)]

@@ -8,24 +8,23 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from mmssl import checkpoint, dist, names
+from mmssl import checkpoint, dist, names, parallel
 from mmssl.assembly import assemble, pretexts
 from mmssl.data.workers import refuse_import
 from mmssl.errors import UserError
 from mmssl.files import write_atomically
 from mmssl.judge import Judge, judged_at, write_results
 from mmssl.log import RunLog
-from mmssl.multitask import MultiTask, equal_everywhere, freeze_idle
+from mmssl.multitask import MultiTask
 from mmssl.nn.ema import ema_update
 from mmssl.numerics.monitors import Alarm, monitors
 from mmssl.objectives.empty_batches import EmptyBatches, measured
@@ -67,8 +66,7 @@ class Trainer:
     def _start(self, state: dict[str, Any] | None) -> None:
         """Finds idle parameters, then makes the averaged model, the optimizer and the wrapped module."""
         options = self.recipe.train
-        if dist.world() > 1 and self.device.type == "cuda":
-            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.model = parallel.sync_batch_norm(self.model, self.device)
         if state is None:
             for key, stream in self.streams.items():
                 self.model.named_objectives[key].learn(stream.rest(self.device))
@@ -91,17 +89,12 @@ class Trainer:
         if options.compile:
             for encoder in self.model.encoders.values():
                 encoder.compile()
-        self.wrapped: nn.Module = self.model
-        if dist.world() > 1:
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-                self.model, equal_everywhere(self.model)
-            )
-            self.wrapped = DistributedDataParallel(self.model)
+        self.wrapped = parallel.wrap(self.model)
 
     def _try_step(self) -> None:
         """Freezes what no loss reaches; UserError for a batch whose share of one process is too small for BatchNorm."""
         try:
-            freeze_idle(self.model, self.waiting[0])
+            parallel.freeze_idle(self.model, self.waiting[0])
         except RuntimeError as error:
             if "does not have a deterministic implementation" not in str(error):
                 raise
@@ -135,9 +128,7 @@ class Trainer:
             final = 1.0 if group.get("steady") else options.final_lr
             group["lr"] = peak * warmup_cosine(self.step, steps=self.steps, warmup=options.warmup, final=final)
         for number, batches in enumerate(parts):
-            last = number == len(parts) - 1
-            quiet = nullcontext() if last or dist.world() == 1 else self.wrapped.no_sync()  # type: ignore[operator]
-            with quiet:
+            with parallel.accumulating(self.wrapped, last=number == len(parts) - 1):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     total, losses = self.wrapped(batches)
                 (total / len(parts)).backward()

@@ -17,7 +17,7 @@ LEVELS = [
     {"transforms"},
     {"encoders", "objectives", "views", "data"},
     {"methods", "evals"},
-    {"recipe", "checkpoint", "state", "log", "multitask", "prepare", "pictures", "run_folder"},
+    {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "pictures", "run_folder"},
     {"judge", "classify", "assembly", "protocols"},
     {"trainer", "draw"},
     {"demo", "doctor"},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmssl.losses.contrast import scores
+
 
 def positive_margin(queries: Tensor, keys: Tensor, *, margin: float = 0.1) -> Tensor:
     """max(|q - k|^2 - margin, 0) for each matched pair, queries and keys (P, D); returns (P,)."""
@@ -31,9 +33,8 @@ def hardest_negative(
     if not len(candidates):
         return queries.float().sum(dim=1) * 0, torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):
-        queries, candidates = queries.float(), candidates.float()
-        nearest = (queries.detach() @ candidates.detach().T).argmax(dim=1)  # (P,)
-        distance = ((queries - candidates[nearest]).square().sum(dim=1) + 1e-7).sqrt()
+        nearest = scores(queries.detach(), candidates.detach()).argmax(dim=1)  # (P,)
+        distance = ((queries.float() - candidates[nearest].float()).square().sum(dim=1) + 1e-7).sqrt()
     counts = ~is_known(query_id, candidate_id[nearest], known)
     return (margin - distance).clamp(min=0).square(), counts
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl import dist
-from mmssl.losses.infonce import MISSING
+from mmssl.losses.contrast import Contrast, gathered
+from mmssl.losses.infonce import info_nce
 
 Measure = Literal["jsd", "infonce"]
 
@@ -24,24 +24,21 @@ def local_global(
     divergence of matching and other pairs, or infonce, each cell found among it and all negatives. present: (B,) bool,
     samples that count. Returns (B,), float32; 0 for an absent sample. Hjelm et al., ICLR 2019 (DIM).
     """
-    with torch.autocast(cells.device.type, enabled=False):
-        cells, summaries = cells.float(), summaries.float()
-        there = torch.ones(len(cells), dtype=torch.bool, device=cells.device) if present is None else present
-        scores = torch.einsum("bd,cnd->bcn", summaries, dist.gather_with_grad(cells))  # (B, world B, N)
-        rows = torch.arange(len(cells), device=cells.device)
-        own = rows + dist.rank() * len(cells)
-        others = dist.gather(there).expand(len(cells), -1).scatter(1, own[:, None], False)  # (B, world B)
-        matching = scores[rows, own]  # (B, N)
-        losses = (_jsd if measure == "jsd" else _infonce)(matching, scores, others)
-        return torch.where(there, losses, 0.0)
+    there = torch.ones(len(cells), dtype=torch.bool, device=cells.device) if present is None else present
+    everywhere, count = gathered(cells, there), cells.shape[1]
+    assert everywhere.keep is not None
+    others = Contrast(
+        summaries,
+        everywhere.rows.flatten(0, 1),  # (world B N, D)
+        own=everywhere.own[:, None] * count + torch.arange(count, device=cells.device),  # (B, N)
+        keep=everywhere.keep.repeat_interleave(count),
+    )
+    losses = info_nce(others) if measure == "infonce" else _jsd(others, count * (everywhere.keep.sum() - 1))
+    return torch.where(there, losses, 0.0)
 
 
-def _jsd(matching: Tensor, scores: Tensor, others: Tensor) -> Tensor:
-    pulled = math.log(2) - F.softplus(-matching).mean(dim=1)
-    apart = (F.softplus(scores).mean(dim=2) - math.log(2)) * others
-    return apart.sum(dim=1) / others.sum(dim=1).clamp(min=1) - pulled
-
-
-def _infonce(matching: Tensor, scores: Tensor, others: Tensor) -> Tensor:
-    against = scores.masked_fill(~others[:, :, None], MISSING).flatten(1).logsumexp(dim=1, keepdim=True)
-    return F.softplus(against - matching).mean(dim=1)
+def _jsd(contrast: Contrast, negatives: Tensor) -> Tensor:
+    """Minus the bound, from so many negatives each: those that do not count add nothing to the sum."""
+    matching = math.log(2) - F.softplus(-contrast.own_logits).mean(dim=1)
+    others = F.softplus(contrast.logits).sum(dim=1) / negatives.clamp(min=1) - math.log(2) * (negatives > 0)
+    return others - matching

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from mmssl import dist
-from mmssl.losses.infonce import MISSING
+from mmssl.losses.contrast import Contrast, gathered
+from mmssl.losses.infonce import info_nce
 
 
 def nt_xent(one: Tensor, other: Tensor, *, temperature: float, present: Tensor | None = None) -> Tensor:
@@ -17,20 +16,14 @@ def nt_xent(one: Tensor, other: Tensor, *, temperature: float, present: Tensor |
     are candidates, with their gradient. Returns (B,) float32, the mean of a sample's two views; 0 for an absent one.
     Chen et al., ICML 2020 (SimCLR).
     """
-    with torch.autocast(one.device.type, enabled=False):
-        one, other = one.float(), other.float()
-        there = torch.ones(len(one), dtype=torch.bool, device=one.device) if present is None else present
-        keys = torch.cat([dist.gather_with_grad(one), dist.gather_with_grad(other)])  # (2 world B, D)
-        keep = dist.gather(there).repeat(2)
-        own = torch.arange(len(one), device=one.device) + dist.rank() * len(one)
-        half = len(keys) // 2
-        losses = [
-            _pick(queries, keys, keep, itself=own + half * view, partner=own + half * (1 - view), scale=1 / temperature)
-            for view, queries in enumerate((one, other))
-        ]
-        return torch.where(there, (losses[0] + losses[1]) / 2, 0.0)
-
-
-def _pick(queries: Tensor, keys: Tensor, keep: Tensor, *, itself: Tensor, partner: Tensor, scale: float) -> Tensor:
-    logits = (scale * queries @ keys.T).masked_fill(~keep, MISSING)
-    return F.cross_entropy(logits.scatter(1, itself[:, None], MISSING), partner, reduction="none")
+    first, second = gathered(one, present), gathered(other)
+    half = len(first.rows)
+    views = Contrast(
+        torch.cat([one.float(), other.float()]),
+        torch.cat([first.rows, second.rows]),  # (2 world B, D)
+        1 / temperature,
+        positives=torch.cat([first.own + half, first.own]),
+        keep=None if first.keep is None else first.keep.repeat(2),
+        exclude=torch.cat([first.own, first.own + half]),
+    )
+    return info_nce(views).view(2, -1).mean(dim=0)

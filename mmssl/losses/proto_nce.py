@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce
 
 
@@ -22,7 +23,7 @@ def proto_nce(
         compared, place = torch.cat([labels, drawn]).unique(return_inverse=True)
         prototypes, concentration, labels = prototypes[compared], concentration[compared], place[: len(labels)]
     scaled = prototypes.float() / concentration.float()[:, None]
-    return info_nce(queries, scaled, scale=1.0, positives=labels)
+    return info_nce(Contrast(queries, scaled, positives=labels))
 
 
 def concentrations(distances: Tensor, labels: Tensor, clusters: int, *, temperature: float, smoothing: float) -> Tensor:

@@ -6,29 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmssl.losses.contrast import Contrast
 
-def pairwise_sigmoid(
-    queries: Tensor,
-    keys: Tensor,
-    *,
-    scale: Tensor | float,
-    bias: Tensor | float,
-    positives: Tensor | None = None,
-    keep: Tensor | None = None,
-) -> Tensor:
-    """Sums -log sigmoid(z (scale q.k + bias)) over the keys, z = 1 for a positive pair and -1 else.
 
-    queries (B, D), keys (N, D), positives (B,) index or (B, N) bool, by default query i's is key i;
-    keep: (N,) bool, keys that exist. Returns one loss per query (B,), float32; SigLIP's loss is their mean.
-    Zhai et al., ICCV 2023 (SigLIP).
+def pairwise_sigmoid(contrast: Contrast, *, bias: Tensor | float) -> Tensor:
+    """Sums -log sigmoid(z (scale q.k + bias)) over the keys that count, z = 1 for a positive pair and -1 else.
+
+    Returns one loss per query (B,), float32; SigLIP's loss is their mean. Zhai et al., ICCV 2023 (SigLIP).
     """
-    with torch.autocast(queries.device.type, enabled=False):
-        logits = scale * (queries.float() @ keys.float().T) + bias  # (B, N)
-        if positives is None:
-            positives = torch.arange(len(queries), device=queries.device)
-        if positives.dtype != torch.bool:
-            positives = F.one_hot(positives, len(keys)).bool()
-        losses = F.softplus(torch.where(positives, -logits, logits))
-        if keep is not None:
-            losses = losses * keep
-        return losses.sum(dim=1)
+    logits = contrast.logits + bias
+    return F.softplus(torch.where(contrast.matches, -logits, logits)).sum(dim=1)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce
 from mmssl.nn.temperature import LogitScale
-from mmssl.objectives.joint_space import JointSpace, Pair
+from mmssl.objectives.joint_space import JointSpace
 from mmssl.types import Encoder, Method
 from mmssl.views.single import Single
 
@@ -37,8 +38,8 @@ class CLIP(JointSpace):
             encoders, scale=scale, embed_dim=embed_dim, hidden=hidden, pairs=pairs, intra_modal=intra_modal
         )
 
-    def cost(self, pair: Pair, scale: Tensor) -> Tensor:
-        return info_nce(pair.queries, pair.keys, scale=scale, positives=pair.positives, keep=pair.keep)
+    def cost(self, contrast: Contrast) -> Tensor:
+        return info_nce(contrast)
 
 
 method = Method(Single, CLIP)

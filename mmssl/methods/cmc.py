@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.losses.batch_nce import batch_nce
+from mmssl.losses.contrast import in_batch
+from mmssl.losses.infonce import info_nce
 from mmssl.losses.nce import nce
 from mmssl.nn.head import Projection
 from mmssl.objectives.bank import Bank
@@ -108,9 +109,8 @@ class CMC(Objective):
             f"{a}-{b}": dist.mean(self._find(embedded[a], b, embedded, batch, present), present)
             for a, b in permutations(self.uses, 2)
         }
-        if self.training:
-            for key in self.banks:
-                self.bank(key).note(batch.extra["index"], embedded[key], present)
+        for key in self.banks:
+            self.bank(key).note(batch.extra["index"], embedded[key], present)
         logs = {f"loss_{name}": value.detach() for name, value in losses.items()}
         embeddings = {key: x.detach() for key, x in embedded.items()}
         return Loss(torch.stack(list(losses.values())).sum(), logs, embeddings)
@@ -118,7 +118,7 @@ class CMC(Objective):
     def _find(self, queries: Tensor, key: str, embedded: Mapping[str, Tensor], batch: Batch, present: Tensor) -> Tensor:
         """Returns the losses (B,) of finding each query's sample among what another encoder makes of samples."""
         if self.negatives is None:
-            return batch_nce(queries, embedded[key], temperature=self.temperature, present=present)
+            return info_nce(in_batch(queries, embedded[key], scale=1 / self.temperature, present=present))
         options: dict[str, Any] = {"noise": self.negatives, "temperature": self.temperature, "present": present}
         return nce(*self.bank(key).scores(queries, batch.extra["index"], **options))
 

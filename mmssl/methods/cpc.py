@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
+from mmssl.losses.contrast import Contrast, gathered
 from mmssl.losses.infonce import info_nce
 from mmssl.objectives.multi_view import MultiView
 from mmssl.transforms.patches import cut
@@ -100,19 +101,18 @@ class CPC(MultiView):
         if side**2 != patches or max(self.rows) >= side:
             raise UserError(f"{patches} patches are no square with {max(self.rows)} rows below the first; see rows")
         context = F.relu(self.context(latents.mT.unflatten(2, (side, side)))).flatten(2).mT  # (B, N, D)
-        keys = dist.gather_with_grad(self.target(latents)).flatten(0, 1)  # (world B N, E)
-        keep = dist.gather(present).repeat_interleave(patches)
-        places = torch.arange(samples * patches, device=latents.device).view(samples, patches)
-        places = places + dist.rank() * samples * patches
+        keys = gathered(self.target(latents).flatten(0, 1), present.repeat_interleave(patches))  # (world B N, E)
+        places = keys.own.view(samples, patches)
         losses = []
         for below, foretell in zip(self.rows, self.foretell, strict=True):
             seen = patches - below * side  # those with a row so far below them
             foretold = foretell(context[:, :seen]).flatten(0, 1)
             sought = places[:, below * side :].flatten()
-            found = info_nce(foretold, keys, scale=self.scale, positives=sought, keep=keep)
+            found = info_nce(Contrast(foretold, keys.rows, self.scale, sought, keep=keys.keep))
             losses.append(found.view(samples, -1).mean(dim=1))
         total = dist.mean(torch.stack(losses).mean(dim=0), present)
-        logs = {"chance_loss": keep.sum().clamp(min=1).float().log()}
+        assert keys.keep is not None
+        logs = {"chance_loss": keys.keep.sum().clamp(min=1).float().log()}
         return Loss(total, logs, {"image": latents.mean(dim=1).detach()})
 
 

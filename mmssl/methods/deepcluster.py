@@ -174,9 +174,8 @@ class DeepClusterV2(MultiView):
             torch.stack(losses).unflatten(1, (len(views), -1)).mean(dim=(0, 1)), present & (labels[:, 0] >= 0)
         )
         kept = embedded.detach().split(len(present))
-        if self.training:
-            for bank, new in zip(self.memories, kept, strict=False):
-                bank.note(batch.extra["index"], new, present)
+        for bank, new in zip(self.memories, kept, strict=False):
+            bank.note(batch.extra["index"], new, present)
         counts = torch.bincount(labels.clamp(min=0)[:, 0], minlength=self.clusters[0])
         logs = {
             "assignment_entropy": assignment_entropy(counts),

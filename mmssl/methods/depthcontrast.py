@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.losses.queue_nce import queue_nce
+from mmssl.losses.contrast import Contrast
+from mmssl.losses.infonce import info_nce
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import Cloud
 from mmssl.nn.ema import ema_update
@@ -74,7 +75,7 @@ class DepthContrast(Objective):
     """Finds each scan's other view among a queue of scans, within each format and across formats.
 
     Every encoder whose key is points or points_... is a format. Keys come from averages of the encoders (momentum),
-    one queue per format; with gradients accumulated, of the step's last part. Each of the losses is weighed by
+    one queue per format. Each of the losses is weighed by
     `within` or `across`. norm: BatchNorm in the heads; without it, few scans that look alike collapsed. answers: for
     what share of these questions a scan's own key came first.
     Zhang et al., ICCV 2021.
@@ -107,32 +108,31 @@ class DepthContrast(Objective):
         self.teacher_heads = copy.deepcopy(self.heads).requires_grad_(False)
         self.queues = nn.ModuleDict({key: Queue(queue, embed_dim) for key in self.uses})
         self.temperature, self.momentum, self.within, self.across = temperature, momentum, within, across
-        self.newest: dict[str, Tensor] = {}
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         queries = {key: self.heads[key](encoders[key](batch.views[key][0])) for key in self.uses}
         with torch.no_grad():
             keys = {key: self.teacher_heads[key](self.teachers[key](batch.views[key][1])) for key in self.uses}
         valid = torch.stack([batch.present(key) for key in self.uses]).all(dim=0)
-        if self.training:
-            self.newest = {key: rows[valid] for key, rows in keys.items()}
+        for key, rows in keys.items():
+            self.queue(key).note(rows[valid])
         losses, weights, found = {}, {}, []
         for a in self.uses:
             for b in self.uses:
-                values = queue_nce(queries[a], keys[b], self.queue(b).rows, scale=1 / self.temperature)
-                losses[f"{a}-{b}"] = dist.mean(values, valid)
+                contrast = Contrast(queries[a], self.queue(b).rows, 1 / self.temperature, own=keys[b])
+                losses[f"{a}-{b}"] = dist.mean(info_nce(contrast), valid)
                 weights[f"{a}-{b}"] = self.within if a == b else self.across
-                found.append(nearer(queries[a], keys[b], self.queue(b).rows))
+                found.append(contrast.correct())
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         logs = {f"loss_{name}": value.detach() for name, value in losses.items()}
-        correct = torch.stack(found).mean(dim=0).masked_fill(~valid, torch.nan)
+        correct = torch.stack(found).float().mean(dim=0).masked_fill(~valid, torch.nan)
         return Loss(total, logs, {key: x.detach() for key, x in queries.items()}, {"correct": correct})
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         for key in self.uses:
             ema_update(self.teachers[key], encoders[key], decay=self.momentum)
             ema_update(self.teacher_heads[key], self.heads[key], decay=self.momentum)
-            self.queue(key).push(self.newest.pop(key))
+            self.queue(key).write()
 
     def queue(self, key: str) -> Queue:
         """Returns a format's queue of keys."""
@@ -140,12 +140,6 @@ class DepthContrast(Objective):
 
     def spaces(self) -> Spaces:
         return cast("Spaces", dict(self.heads.items()))
-
-
-@torch.no_grad()
-def nearer(queries: Tensor, keys: Tensor, queue: Tensor) -> Tensor:
-    """Returns whether each query (B, D) is nearer to its own key (B, D) than to all of the queue (K, D), 1 or 0."""
-    return ((queries * keys).sum(dim=1) > (queries @ queue.T).amax(dim=1)).float()
 
 
 method = Method(TwoCrops, DepthContrast)

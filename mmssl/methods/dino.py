@@ -17,6 +17,7 @@ from mmssl.nn.ema import ema_update
 from mmssl.nn.head import Projection
 from mmssl.nn.prototypes import Prototypes
 from mmssl.numerics.monitors import assignment_entropy
+from mmssl.objectives.accumulated import Accumulated
 from mmssl.objectives.multi_view import MultiView
 from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine, ramp
@@ -57,8 +58,8 @@ class DINO(MultiView):
     start, and from when the share `warmup` of training is over. memory: weight of the past in the centre, the average
     of the teacher's scores. momentum: how slowly the teacher follows at the start; it rises to 1 by a cosine (0.9995
     for batches of 256). frozen: share of training during which the prototypes stay as they are, one of 300 epochs. The
-    teacher has no drop path; it is what the paper judges, and is saved beside the network as image_teacher. With
-    gradients accumulated, the centre is of a step's last part. encoder: as MultiView has it. Caron et al., ICCV 2021.
+    teacher has no drop path; it is what the paper judges, and is saved beside the network as image_teacher.
+    encoder: as MultiView has it. Caron et al., ICCV 2021.
     """
 
     centre: Tensor
@@ -91,7 +92,7 @@ class DINO(MultiView):
         self.register_buffer("temperature", torch.zeros(()))  # the teacher's, now
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.warmup, self.memory, self.momentum, self.frozen = warmup, memory, momentum, frozen
-        self.newest = torch.zeros(prototypes + 1)  # the sum of the teacher's last scores, and of how many
+        self.taught = Accumulated()  # sums of the teacher's scores, and of how many
         self._arrive(0.0)
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
@@ -107,8 +108,7 @@ class DINO(MultiView):
             teacher_temperature=self.temperature,
         )
         seen = torch.cat([scores[present] for scores in targets])
-        if self.training:
-            self.newest = torch.cat([seen.sum(dim=0), seen.new_full((1,), len(seen))])
+        self.taught.add(torch.cat([seen.sum(dim=0), seen.new_full((1,), len(seen))])[None])
         shares = ((seen - self.centre) / self.temperature).softmax(dim=1).mean(dim=0)
         logs = {"assignment_entropy": assignment_entropy(shares), "teacher_temperature": self.temperature.clone()}
         return Loss(dist.mean(losses, present), logs, {self.key: embedded[0].detach()})
@@ -117,9 +117,10 @@ class DINO(MultiView):
         decay = cosine(progress, start=self.momentum, end=1.0)
         self.teacher.follow(encoders[self.key], self.head, decay=decay)
         ema_update(self.teacher_prototypes, self.prototypes, decay=decay)
-        total = dist.total(self.newest)
-        if total[-1] > 0:
-            self.centre.lerp_(total[:-1] / total[-1], 1 - self.memory)
+        for sums in self.taught.take():  # (parts, K + 1)
+            total = dist.total(sums.sum(dim=0))
+            if total[-1] > 0:
+                self.centre.lerp_(total[:-1] / total[-1], 1 - self.memory)
         self._arrive(progress)
 
     def _arrive(self, progress: float) -> None:

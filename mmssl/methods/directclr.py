@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
 from mmssl import dist
-from mmssl.losses.batch_nce import batch_nce
+from mmssl.losses.contrast import in_batch
+from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Leading
 from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Features, Loss, Method, Spaces
@@ -37,8 +36,8 @@ class DirectCLR(MultiView):
         one, other = (self.head(Features(pooled)) for pooled in self.pooled(encoders, batch)[:2])
         present = self.present(batch)
         ways = ((one, other), (other, one))
-        losses = torch.stack([batch_nce(*way, temperature=self.temperature, present=present) for way in ways])
-        return Loss(dist.mean(losses.mean(dim=0), present), embeddings={self.key: one.detach()})
+        losses = [info_nce(in_batch(*way, scale=1 / self.temperature, present=present)) for way in ways]
+        return Loss(dist.mean((losses[0] + losses[1]) / 2, present), embeddings={self.key: one.detach()})
 
     def spaces(self) -> Spaces:
         return {self.key: self.head}

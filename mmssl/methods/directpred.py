@@ -10,6 +10,7 @@ from torch import Tensor
 from mmssl import dist
 from mmssl.losses.cosine import negative_cosine
 from mmssl.nn.head import Projection
+from mmssl.objectives.accumulated import Accumulated
 from mmssl.objectives.multi_view import MultiView
 from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine
@@ -23,7 +24,7 @@ class DirectPred(MultiView):
     The predictor has the eigenvectors of a moving average of that correlation, and the roots of its eigenvalues, of
     which the largest counts as 1, plus `boost`. memory: weight of the past in the average. embed_dim: of the
     projection; hidden: its hidden layers. momentum: how slowly the teacher follows at the start; it rises to 1 by a
-    cosine. With gradients accumulated, the correlation is of a step's last part. encoder: as MultiView has it.
+    cosine. encoder: as MultiView has it.
     Tian et al., ICML 2021.
     """
 
@@ -48,7 +49,7 @@ class DirectPred(MultiView):
         self.register_buffer("correlation", torch.zeros(embed_dim, embed_dim, dtype=torch.double))
         self.register_buffer("predictor", torch.eye(embed_dim))
         self.momentum, self.memory, self.boost = momentum, memory, boost
-        self.newest = torch.zeros(0, embed_dim)
+        self.projected = Accumulated()
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         present = self.present(batch)
@@ -58,19 +59,19 @@ class DirectPred(MultiView):
             2 + 2 * negative_cosine(mine @ self.predictor, other)  # the predictor is symmetric
             for mine, other in zip(embedded, reversed(targets), strict=True)
         ]
-        if self.training:
-            self.newest = torch.cat([x[present] for x in embedded]).detach()
+        self.projected.add(torch.cat([x[present] for x in embedded]))
         total = dist.mean(torch.stack(losses).sum(dim=0), present)
         return Loss(total, embeddings={self.key: embedded[0].detach()})
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         decay = cosine(progress, start=self.momentum, end=1.0)
         self.teacher.follow(encoders[self.key], self.head, decay=decay)
-        rows = self.newest.double()  # small eigenvalues, whose roots are large, are lost in float32
-        count = dist.total(torch.tensor(len(rows), device=rows.device))
-        if count:
-            self.correlation.lerp_(dist.total(rows.T @ rows) / count, 1 - self.memory)
-            self.predictor.copy_(predictor_of(self.correlation, boost=self.boost))
+        for rows in self.projected.take():
+            rows = rows.double()  # small eigenvalues, whose roots are large, are lost in float32
+            count = dist.total(torch.tensor(len(rows), device=rows.device))
+            if count:
+                self.correlation.lerp_(dist.total(rows.T @ rows) / count, 1 - self.memory)
+                self.predictor.copy_(predictor_of(self.correlation, boost=self.boost))
 
     def spaces(self) -> Spaces:
         return {self.key: self.head}

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.losses.batch_nce import batch_nce
-from mmssl.losses.queue_nce import queue_nce
+from mmssl.losses.contrast import Contrast, in_batch
+from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Projection
 from mmssl.nn.mlp import mlp
 from mmssl.objectives.multi_view import MultiView, pooled_views
@@ -30,8 +29,7 @@ class MoCo(MultiView):
 
     embed_dim: of the projection; hidden: its hidden layers, by default none, and in the second version one as wide as
     the features. queue: how many keys of earlier
-    samples are the negatives. momentum: how slowly the teacher follows. With gradients accumulated, the queue takes the
-    keys of a step's last part. encoder: as MultiView has it.
+    samples are the negatives. momentum: how slowly the teacher follows. encoder: as MultiView has it.
     """
 
     depth: ClassVar[int] = 0
@@ -53,21 +51,17 @@ class MoCo(MultiView):
         self.teacher = Teacher(encoders[self.key], self.head)
         self.queue = Queue(queue, embed_dim)
         self.temperature, self.momentum = temperature, momentum
-        self.newest: Tensor | None = None
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         (asked, shown), present = self.views(batch)[:2], self.present(batch)
         (pooled,) = pooled_views(encoders[self.key], [asked], len(present))
         queries = F.normalize(self.head.project(pooled), dim=1)
         keys = F.normalize(self.teacher([shown], len(present))[0], dim=1)
-        if self.training:
-            self.newest = keys[present]
-        losses = queue_nce(queries, keys, self.queue.rows, scale=1 / self.temperature)
-        with torch.no_grad():
-            nearest = (queries * keys).sum(dim=1) > (queries @ self.queue.rows.T).amax(dim=1)
-            correct = nearest.float().masked_fill(~present, torch.nan)
+        self.queue.note(keys[present])
+        contrast = Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
+        correct = contrast.correct().float().masked_fill(~present, torch.nan)
         return Loss(
-            dist.mean(losses, present),
+            dist.mean(info_nce(contrast), present),
             {"accuracy": correct.nanmean()},
             {self.key: queries.detach()},
             {"correct": correct},
@@ -75,9 +69,7 @@ class MoCo(MultiView):
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         self.teacher.follow(encoders[self.key], self.head, decay=self.momentum)
-        if self.newest is not None:
-            self.queue.push(self.newest)
-            self.newest = None
+        self.queue.write()
 
     def spaces(self) -> Spaces:
         return {self.key: self.head}
@@ -128,9 +120,9 @@ class MoCoV3(MultiView):
         queries = [F.normalize(self.predictor(x).float(), dim=1) for x in projected]
         keys = [F.normalize(x, dim=1) for x in self.teacher(views, len(present))]
         ways = ((queries[0], keys[1]), (queries[1], keys[0]))
-        losses = torch.stack([batch_nce(*way, temperature=self.temperature, present=present) for way in ways])
+        losses = [info_nce(in_batch(*way, scale=1 / self.temperature, present=present)) for way in ways]
         embeddings = {self.key: projected[0].detach()}
-        return Loss(2 * self.temperature * dist.mean(losses.sum(dim=0), present), embeddings=embeddings)
+        return Loss(2 * self.temperature * dist.mean(losses[0] + losses[1], present), embeddings=embeddings)
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         decay = cosine(progress, start=self.momentum, end=1.0)

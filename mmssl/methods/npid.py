@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl import dist
+from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce
 from mmssl.losses.nce import nce
 from mmssl.nn.head import Projection
@@ -75,13 +76,12 @@ class NPID(MultiView):
         pooled = pooled_views(encoders[self.key], views, len(present))
         embedded = [F.normalize(self.head.project(x), dim=1) for x in pooled]
         losses = torch.stack([self._recognise(x, index, present) for x in embedded])
-        if self.training:
-            self.bank.note(index, embedded[0], present)
+        self.bank.note(index, embedded[0], present)
         return Loss(dist.mean(losses.mean(dim=0), present), embeddings={self.key: embedded[0].detach()})
 
     def _recognise(self, queries: Tensor, index: Tensor, present: Tensor) -> Tensor:
         if self.negatives is None:
-            return info_nce(queries, self.bank.rows, scale=1 / self.temperature, positives=index)
+            return info_nce(Contrast(queries, self.bank.rows, 1 / self.temperature, positives=index))
         options: dict[str, Any] = {"noise": self.negatives, "temperature": self.temperature, "present": present}
         return nce(*self.bank.scores(queries, index, **options))
 

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
+from mmssl.losses.contrast import Contrast
+from mmssl.losses.infonce import info_nce
 from mmssl.losses.proto_nce import concentrations, proto_nce
-from mmssl.losses.queue_nce import queue_nce
 from mmssl.nn.head import Projection
 from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.numerics.monitors import assignment_entropy
@@ -68,7 +69,6 @@ class PCL(MultiView):
         self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
         self.clusters, self.negatives, self.iterations = list(clusters), negatives, iterations
         self.temperature, self.smoothing, self.momentum, self.warmup = temperature, smoothing, momentum, warmup
-        self.newest: Tensor | None = None
 
     def reserve(self, samples: int | None) -> None:
         check_clusters(max(self.clusters), samples)
@@ -97,9 +97,9 @@ class PCL(MultiView):
         (pooled,) = pooled_views(encoders[self.key], [asked], len(present))
         queries = F.normalize(self.head.project(pooled), dim=1)
         keys = F.normalize(self.teacher([shown], len(present))[0], dim=1)
-        if self.training:
-            self.newest = keys[present]
-        instance = dist.mean(queue_nce(queries, keys, self.queue.rows, scale=1 / self.temperature), present)
+        self.queue.note(keys[present])
+        contrast = Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
+        instance = dist.mean(info_nce(contrast), present)
         labels = self.labels.of(batch)
         clustered = dist.mean(self._among_clusters(queries, labels.clamp(min=0)), present & (labels[:, 0] >= 0))
         counts = torch.bincount(labels[labels[:, 0] >= 0, 0], minlength=self.clusters[0])
@@ -122,9 +122,7 @@ class PCL(MultiView):
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         self.teacher.follow(encoders[self.key], self.head, decay=self.momentum)
-        if self.newest is not None:
-            self.queue.push(self.newest)
-            self.newest = None
+        self.queue.write()
         self.done.fill_(progress)
 
     def spaces(self) -> Spaces:

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from mmssl import dist
+from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Projection
 from mmssl.objectives.bank import Rows
@@ -56,10 +57,9 @@ class PIC(MultiView):
         pooled = pooled_views(encoders[self.key], views, len(present))
         embedded = [F.normalize(self.head.project(x), dim=1) for x in pooled]
         classes = F.normalize(self.classes.rows.float(), dim=1)
-        options: dict[str, Any] = {"scale": 1 / self.temperature, "positives": index}
-        losses = torch.stack([info_nce(x, classes, **options) for x in embedded])
-        with torch.no_grad():
-            correct = ((embedded[0] @ classes.T).argmax(dim=1) == index).float().masked_fill(~present, torch.nan)
+        contrasts = [Contrast(x, classes, 1 / self.temperature, positives=index) for x in embedded]
+        losses = torch.stack([info_nce(contrast) for contrast in contrasts])
+        correct = contrasts[0].correct().float().masked_fill(~present, torch.nan)
         return Loss(
             dist.mean(losses.mean(dim=0), present),
             {"accuracy": correct.nanmean(), "chance_loss": torch.tensor(log(len(self.classes.rows)))},

@@ -111,8 +111,7 @@ class PIRL(MultiView):
         joined = self.join(torch.cat([self.patch_head.project(x) for x in patches], dim=1)).float()
         terms = {"picture": embedded, "patches": F.normalize(joined, dim=1)}
         losses = {name: dist.mean(self._recognise(x, index, present), present) for name, x in terms.items()}
-        if self.training:
-            self.bank.note(index, embedded, present)
+        self.bank.note(index, embedded, present)
         total = self.patch_weight * losses["patches"] + (1 - self.patch_weight) * losses["picture"]
         logs = {f"loss_{name}": value.detach() for name, value in losses.items()}
         return Loss(total, logs, {self.key: embedded.detach()})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmssl import dist
+from mmssl.losses.contrast import Contrast
 from mmssl.losses.hardest import hardest_negative, is_known, positive_margin
 from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Cells
@@ -64,7 +65,7 @@ class PointContrast(Objective):
         queries = a[picked[:, 0]]
         keys, start = gather_rows(b[picked[:, 1]])
         own = torch.arange(len(queries), device=a.device) + start
-        values = info_nce(queries, keys, scale=1 / self.temperature, positives=own)
+        values = info_nce(Contrast(queries, keys, 1 / self.temperature, positives=own))
         return {"info_nce": dist.mean(values, torch.ones_like(values))}
 
     def _hardest(self, a: Tensor, b: Tensor, pairs: Tensor, batch: Batch) -> dict[str, Tensor]:

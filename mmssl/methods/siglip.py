@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mmssl.losses.contrast import Contrast
 from mmssl.losses.sigmoid import pairwise_sigmoid
 from mmssl.nn.temperature import LogitScale
-from mmssl.objectives.joint_space import JointSpace, Pair
+from mmssl.objectives.joint_space import JointSpace
 from mmssl.types import Encoder, Method
 from mmssl.views.single import Single
 
@@ -37,10 +38,8 @@ class SigLIP(JointSpace):
         super().__init__(encoders, scale=start, embed_dim=embed_dim, hidden=hidden, pairs=pairs)
         self.bias = torch.nn.Parameter(torch.tensor(bias))
 
-    def cost(self, pair: Pair, scale: Tensor) -> Tensor:
-        return pairwise_sigmoid(
-            pair.queries, pair.keys, scale=scale, bias=self.bias, positives=pair.positives, keep=pair.keep
-        )
+    def cost(self, contrast: Contrast) -> Tensor:
+        return pairwise_sigmoid(contrast, bias=self.bias)
 
 
 method = Method(Single, SigLIP)

@@ -63,7 +63,6 @@ class SwAV(MultiView):
         self.register_buffer("done", torch.zeros(()))
         self.assign, self.temperature, self.epsilon, self.iterations = assign, temperature, epsilon, iterations
         self.queue_from, self.frozen = queue_from, frozen
-        self.newest: list[Tensor] = []
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         self.views(batch, least=max(2, self.assign))
@@ -72,8 +71,8 @@ class SwAV(MultiView):
         scores = [self.prototypes(view) for view in views]
         assigned = [self._assign(number, scores[number], present) for number in range(self.assign)]
         total = dist.mean(swapped_prediction(scores, assigned, temperature=self.temperature), present)
-        if self.training:
-            self.newest = [view[present].detach() for view in views[: self.assign]]
+        for queue, view in zip(self.queues, views, strict=False):
+            cast("Queue", queue).note(view[present])
         # Sinkhorn's assignments are even whatever happens, so what the scores alone would choose is watched.
         chosen = torch.bincount(scores[0].argmax(dim=1)[present], minlength=scores[0].shape[1])
         logs = {
@@ -96,8 +95,8 @@ class SwAV(MultiView):
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         self.prototypes.directions.copy_(F.normalize(self.prototypes.directions, dim=1))
         self.prototypes.trainable.fill_(progress >= self.frozen)
-        for queue, new in zip(self.queues, self.newest, strict=False):
-            cast("Queue", queue).push(new)
+        for queue in self.queues:
+            cast("Queue", queue).write()
         self.done.fill_(progress)
 
     def spaces(self) -> Spaces:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from mmssl import dist
-
-MISSING = -1e30  # finite, so that a batch without any sample gives no NaN
+from mmssl.numerics.missing import MISSING
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
+from mmssl.losses.contrast import Contrast
+from mmssl.objectives.accumulated import Accumulated
 
 
 class Rows(nn.Module):
@@ -52,10 +54,9 @@ def counted(samples: int | None) -> int:
 
 
 class Scores(NamedTuple):
-    """Similarities over the temperature, as `nce` takes them: own (B,), noise (B, m); log_z; how many samples."""
+    """What `nce` takes: queries against their own rows and noise, the normaliser's logarithm, and how many samples."""
 
-    own: Tensor
-    noise: Tensor
+    contrast: Contrast
     log_z: Tensor
     samples: int
 
@@ -74,23 +75,23 @@ class Bank(Rows):
         self.momentum = momentum
         self.register_buffer("log_z", torch.tensor(torch.inf))  # infinite until a batch tells
         self.register_buffer("writes", torch.zeros((), dtype=torch.long))
-        self.noted: list[tuple[Tensor, Tensor]] = []
+        self.noted = Accumulated()
 
     def reserve(self, samples: int | None) -> None:
         super().reserve(samples)
         self.rows.data = F.normalize(self.rows, dim=1)
 
     def note(self, index: Tensor, new: Tensor, present: Tensor) -> None:
-        """Keeps embeddings (B, dim) of the samples index (B,) that are present, until `write`."""
-        self.noted.append((index[present], new.detach()[present]))
+        """Keeps embeddings (B, dim) of the samples index (B,) that are present, in training, until `write`."""
+        self.noted.add(index[present], new[present])
 
     @torch.no_grad()
     def write(self) -> None:
         """Moves the rows of what was noted, in all processes, towards it; of a sample noted twice the last counts."""
-        if not self.noted:
+        noted = self.noted.take()
+        if not noted:
             return
-        index, new = (dist.gather(torch.cat(parts)) for parts in zip(*self.noted, strict=True))
-        self.noted = []
+        index, new = (dist.gather(rows) for rows in noted)
         seen, place = index.unique(return_inverse=True)
         order = torch.arange(len(index), device=index.device)
         last = torch.zeros_like(seen).scatter_reduce_(0, place, order, "amax")
@@ -103,12 +104,10 @@ class Bank(Rows):
 
         The normaliser is estimated on the first batch, from the queries that are present, and stays as it is.
         """
-        with torch.autocast(queries.device.type, enabled=False):
-            drawn = torch.Generator().manual_seed(int(self.writes))  # the same on every process
-            others = self.rows[torch.randint(len(self.rows), (noise,), generator=drawn).to(self.rows.device)]
-            queries = queries.float() / temperature
-            own, among = (queries * self.rows[index]).sum(dim=1), queries @ others.T
-            return Scores(own, among, self._log_z(among.detach(), present), len(self.rows))
+        drawn = torch.Generator().manual_seed(int(self.writes))  # the same on every process
+        others = self.rows[torch.randint(len(self.rows), (noise,), generator=drawn).to(self.rows.device)]
+        contrast = Contrast(queries, others, 1 / temperature, own=self.rows[index])
+        return Scores(contrast, self._log_z(contrast.logits.detach(), present), len(self.rows))
 
     def _log_z(self, scores: Tensor, present: Tensor) -> Tensor:
         """Returns the logarithm of the normaliser: n times the mean of exp(scores), those (B, m) of the first batch."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmssl import dist
 from mmssl.errors import UserError, did_you_mean
+from mmssl.losses.contrast import Contrast, gathered
 from mmssl.nn.head import Projection
 from mmssl.nn.temperature import LogitScale
 from mmssl.types import Batch, Encoder, Loss, Objective, Spaces
@@ -23,16 +24,12 @@ AGAIN = "_again"  # marks a modality's second view
 class Pair:
     """One modality of the local samples against another, or another view of itself, of every process's.
 
-    queries (B, D), keys (world B, D); positives (B,) the key of each query; valid (B,), keep (world B,) bool:
-    samples that have both modalities.
+    valid: (B,) bool, samples that have both modalities.
     """
 
     name: str
-    queries: Tensor
-    keys: Tensor
-    positives: Tensor
+    contrast: Contrast
     valid: Tensor
-    keep: Tensor
 
 
 class JointSpace(Objective):
@@ -69,7 +66,7 @@ class JointSpace(Objective):
         )
         self.scale, self.intra_modal = scale, intra_modal
 
-    def cost(self, pair: Pair, scale: Tensor) -> Tensor:
+    def cost(self, contrast: Contrast) -> Tensor:
         """Returns one loss per query (B,)."""
         raise NotImplementedError
 
@@ -89,11 +86,11 @@ class JointSpace(Objective):
 
     def _losses(self, pairs: Iterator[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the mean over the pairs that any sample has, and each one's loss, NaN where no sample has it."""
-        scale = self.scale()
         losses, logs, there = [], {}, []
         for pair in pairs:
-            losses.append(dist.mean(self.cost(pair, scale), pair.valid))
-            there.append(pair.keep.any())
+            losses.append(dist.mean(self.cost(pair.contrast), pair.valid))
+            assert pair.contrast.keep is not None
+            there.append(pair.contrast.keep.any())
             logs[f"loss_{pair.name}"] = losses[-1].detach().where(there[-1], torch.nan)
         return torch.stack(losses).sum() / torch.stack(there).sum().clamp(min=1), logs
 
@@ -101,14 +98,13 @@ class JointSpace(Objective):
         self, pairs: Sequence[tuple[str, str]], embeddings: Mapping[str, Tensor], batch: Batch
     ) -> Iterator[Pair]:
         """Yields every pair of embeddings, in both directions or in the one that it is written in."""
-        first = next(iter(embeddings.values()))
-        positives = torch.arange(len(first), device=first.device) + dist.rank() * len(first)
-        everywhere = {name: dist.gather_with_grad(x.float()) for name, x in embeddings.items()}
+        scale, everywhere = self.scale(), {name: gathered(x) for name, x in embeddings.items()}
         for a, b in pairs:
             valid = batch.present(a) & batch.present(b.removesuffix(AGAIN))
             keep = dist.gather(valid)
             for query, key in ((a, b), (b, a))[: 1 + self.both_ways]:
-                yield Pair(f"{query}-{key}", embeddings[query], everywhere[key], positives, valid, keep)
+                rows, own, _ = everywhere[key]
+                yield Pair(f"{query}-{key}", Contrast(embeddings[query], rows, scale, own, keep=keep), valid)
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         self.scale.clamp()
@@ -119,5 +115,5 @@ class JointSpace(Objective):
 
 def _second(batch: Batch, name: str) -> Tensor:
     if len(batch.views[name]) < 2:
-        raise UserError("intra_modal matches two views of {name}, but one is shown; give the task's view views: 2")
+        raise UserError(f"intra_modal matches two views of {name}, but one is shown; give the task's view views: 2")
     return batch.views[name][1]

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
+from mmssl.objectives.accumulated import Accumulated
 
 
 class Queue(nn.Module):
@@ -25,6 +26,16 @@ class Queue(nn.Module):
             raise UserError(f"the queue's size is {size}; expected at least 1")
         self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("place", torch.zeros((), dtype=torch.long))  # where the oldest stands
+        self.noted = Accumulated()
+
+    def note(self, new: Tensor) -> None:
+        """Keeps new embeddings (n, dim), in training, until `write`."""
+        self.noted.add(new)
+
+    def write(self) -> None:
+        """Puts what all processes noted in place of the oldest."""
+        for new in self.noted.take():
+            self.push(new)
 
     @torch.no_grad()
     def push(self, new: Tensor) -> None:

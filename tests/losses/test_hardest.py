@@ -1,4 +1,4 @@
-"""Hardest-contrastive and the queue's InfoNCE against slow loops, in value and gradient."""
+"""Hardest-contrastive against slow loops, in value and gradient."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.losses.hardest import hardest_negative, is_known, positive_margin
-from mmssl.losses.queue_nce import queue_nce
 
 
 def unit(*shape: int) -> Tensor:
@@ -64,17 +63,6 @@ def test_nothing_to_compare_is_zero() -> None:
     found, kept = hardest_negative(a[:0], c, query_id=rows[:0], candidate_id=rows[:2], known=none)
     assert len(found) == len(kept) == 0
     assert torch.autograd.grad(found.sum(), c)[0].abs().sum() == 0
-
-
-def test_queue_nce() -> None:
-    q, k, queue = unit(6, 4), unit(6, 4), unit(9, 4)
-    losses = []
-    for query, key in zip(q, k, strict=True):
-        logits = torch.stack([query @ key, *(query @ other for other in queue)]) / 0.1
-        losses.append(-torch.log(logits[0].exp() / logits.exp().sum()))
-    found = queue_nce(q, k, queue, scale=10.0)
-    assert found.shape == (6,)
-    same(found.sum(), torch.stack(losses).sum(), [q, k, queue])
 
 
 def test_margins_by_default_are_fcgfs() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmssl.losses import pointer
+from mmssl.losses import contrast
 from mmssl.losses.pointer import pointed, pointer_nll
 
 
@@ -36,7 +36,7 @@ def plain(
 
 @pytest.mark.parametrize("held", [2**25, 20], ids=["at once", "in parts"])
 def test_equals_the_formula_in_value_and_gradient(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pointer, "HELD", held)
+    monkeypatch.setattr(contrast, "HELD", held)
     queries, keys, known, truth = made()
     found = []
     for loss in (pointer_nll, plain):
@@ -95,8 +95,8 @@ class Held(TorchDispatchMode):
     [(2**25, [90]), (90, [90]), (89, [72, 18]), (36, [36, 36, 18]), (35, [18] * 5), (1, [18] * 5)],
 )
 def test_no_more_similarities_are_held_than_said(held: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pointer.HELD == 2**25
-    monkeypatch.setattr(pointer, "HELD", held)
+    assert contrast.HELD == 2**25
+    monkeypatch.setattr(contrast, "HELD", held)
     queries, keys, known, truth = made()
     with Held() as noted:
         pointer_nll(queries.requires_grad_(), keys, known, truth, scale=1.0)

@@ -10,26 +10,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.losses.barlow import barlow
-from mmssl.losses.batch_nce import batch_nce
+from mmssl.losses.contrast import Contrast, in_batch
 from mmssl.losses.cosine import negative_cosine
 from mmssl.losses.infonce import info_nce
 from mmssl.losses.local_global import local_global
 from mmssl.losses.nce import nce
 from mmssl.losses.nt_xent import nt_xent
-from mmssl.losses.queue_nce import queue_nce
+from mmssl.losses.sigmoid import pairwise_sigmoid
 from mmssl.losses.vicreg import vicreg
 
 HERE = torch.ones(6, dtype=torch.bool)
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "barlow": lambda a, b: torch.stack(barlow(a, b)),
-    "batch_nce": lambda a, b: batch_nce(a, b, temperature=0.1, present=HERE),
     "cosine": negative_cosine,
-    "info_nce": lambda a, b: info_nce(a, b, scale=10.0, negatives=b.flip(0)),
+    "in_batch": lambda a, b: info_nce(in_batch(a, b, scale=10.0, present=HERE)),
+    "info_nce": lambda a, b: info_nce(Contrast(a, b, 10.0, positives=HERE.expand(6, 6))),
     "local_global": lambda a, b: local_global(b.view(6, 2, 16), a[:, :16]),
     "local_global, infonce": lambda a, b: local_global(b.view(6, 2, 16), a[:, :16], measure="infonce"),
-    "nce": lambda a, b: nce(a[:, 0], b, 3.0, 20),
+    "nce": lambda a, b: nce(Contrast(a, b.flip(0), 10.0, own=b), 3.0, 20),
     "nt_xent": lambda a, b: nt_xent(a, b, temperature=0.1),
-    "queue_nce": lambda a, b: queue_nce(a, b, b.flip(0), scale=10.0),
+    "queue": lambda a, b: info_nce(Contrast(a, b.flip(0), 10.0, own=b)),
+    "sigmoid": lambda a, b: pairwise_sigmoid(Contrast(a, b, 10.0), bias=-3.0),
     "vicreg": lambda a, b: torch.stack(vicreg(a, b)),
 }
 

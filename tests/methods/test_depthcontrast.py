@@ -15,7 +15,7 @@ import torch
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods import depthcontrast
-from mmssl.methods.depthcontrast import DepthContrast, TwoCrops, method, nearer
+from mmssl.methods.depthcontrast import DepthContrast, TwoCrops, method
 from mmssl.modalities.points import Cloud
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.types import Batch, Method
@@ -109,7 +109,7 @@ def test_every_option_an_absent_sample_and_the_state_after_a_step(norm: bool) ->
     for key in KEYS:
         torch.testing.assert_close(made.queue(key).rows, torch.cat([k[key][:2], queues[key][2:]]))
         assert made.queue(key).place == 2
-    assert made.newest == {} and made.spaces() == dict(made.heads.items())
+    assert made.spaces() == dict(made.heads.items())
     if norm:
         for key in KEYS:
             torch.testing.assert_close(
@@ -128,15 +128,9 @@ def test_averages_start_as_the_networks_are_and_what_is_judged_is_not_remembered
         assert made.queue(key).rows.shape == (5, 4)
     shown = Batch({key: [numbers(0, 1), numbers(2, 3)] for key in KEYS})
     made.eval()(encoders, shown)
-    assert made.newest == {}
+    assert not any(made.queue(key).noted.take() for key in KEYS)
     made.train()(encoders, shown)
-    assert {key: len(rows) for key, rows in made.newest.items()} == dict.fromkeys(KEYS, 2)
-
-
-def test_nearer_than_all_of_the_queue() -> None:
-    own, queue = torch.tensor([0.9, 0.5, 0.8]), torch.tensor([[0.8, 0.0], [0.4, 0.6]])
-    queries = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    assert nearer(queries, torch.stack([own, own], dim=1), queue).tolist() == [1.0, 0.0, 0.0], "as near is not nearer"
+    assert {key: len(made.queue(key).noted.take()[0]) for key in KEYS} == dict.fromkeys(KEYS, 2)
 
 
 def test_defaults_are_the_papers() -> None:

@@ -78,9 +78,10 @@ def test_the_predictor_amplifies_the_directions_of_the_remembered_correlation() 
         torch.testing.assert_close(objective.predictor, expected.float(), rtol=1e-4, atol=1e-5)
     before = objective.correlation.clone()
     objective.eval()(encoders, shown())
-    assert torch.equal(objective.newest, rows.detach()), "an evaluation leaves none"
+    assert not objective.projected.take(), "an evaluation leaves none"
+    objective.train()(encoders, shown())
     assert torch.equal(objective.correlation, before), "not before the step"
-    assert not objective.newest.requires_grad
+    assert not objective.projected.take()[0].requires_grad
 
 
 def test_a_predictor_of_a_matrix_that_rounding_made_indefinite_and_of_none() -> None:

@@ -10,10 +10,8 @@ import torch.distributed as td
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import SETTINGS, batch, build, pick
-from torch.nn.parallel import DistributedDataParallel
 
-from mmssl import dist
-from mmssl.multitask import equal_everywhere
+from mmssl import dist, parallel
 
 
 def main(out: str) -> None:
@@ -24,8 +22,7 @@ def main(out: str) -> None:
         model = build(name)
         whole = batch(name)
         mine = pick(whole, torch.arange(8).chunk(2)[rank])
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, equal_everywhere(model))
-        wrapped = DistributedDataParallel(model)
+        wrapped = parallel.wrap(model)
         total, _ = wrapped({name: mine})
         total.backward()
         td.all_reduce(total)

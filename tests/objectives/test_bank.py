@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.losses.nce import nce
-from mmssl.multitask import equal_everywhere
 from mmssl.objectives.bank import Bank, Rows, counted
 from mmssl.objectives.queue import Queue
+from mmssl.parallel import equal_everywhere
 
 HERE = torch.ones(3, dtype=torch.bool)
 
@@ -54,15 +54,15 @@ def test_the_normaliser_is_estimated_once_from_those_present() -> None:
     absent = bank.scores(queries, index, noise=20, temperature=0.5, present=torch.zeros(3, dtype=torch.bool))
     assert bank.log_z.isinf() and nce(*absent).isfinite().all()
     first = bank.scores(queries, index, noise=20, temperature=0.5, present=present)
-    torch.testing.assert_close(first.own, (queries * bank.rows[index]).sum(1) / 0.5)
-    torch.testing.assert_close(first.log_z, (50 * first.noise[present].exp().mean()).log())
+    torch.testing.assert_close(first.contrast.own_logits[:, 0], (queries * bank.rows[index]).sum(1) / 0.5)
+    torch.testing.assert_close(first.log_z, (50 * first.contrast.logits[present].exp().mean()).log())
     again = bank.scores(-queries, index, noise=20, temperature=0.5, present=present)
     assert torch.equal(again.log_z, first.log_z)
-    torch.testing.assert_close(again.noise, -first.noise)
+    torch.testing.assert_close(again.contrast.logits, -first.contrast.logits)
     bank.note(index, queries, present)
     bank.write()
     assert not torch.allclose(
-        bank.scores(queries, index, noise=20, temperature=0.5, present=present).noise, first.noise
+        bank.scores(queries, index, noise=20, temperature=0.5, present=present).contrast.logits, first.contrast.logits
     )
 
 
@@ -157,9 +157,15 @@ def test_each_write_brings_another_draw_which_is_the_same_everywhere() -> None:
         torch.manual_seed(writes)  # the draw does not depend on it
         found = bank.scores(queries, index, noise=20, temperature=0.5, present=HERE)
         drawn = torch.randint(50, (20,), generator=torch.Generator().manual_seed(writes))
-        torch.testing.assert_close(found.noise, queries @ bank.rows[drawn].T / 0.5)
-        torch.testing.assert_close(found.own, torch.stack([queries[i] @ bank.rows[index[i]] for i in range(3)]) / 0.5)
-        assert found.own.requires_grad and found.noise.requires_grad and not found.log_z.requires_grad
+        torch.testing.assert_close(found.contrast.logits, queries @ bank.rows[drawn].T / 0.5)
+        torch.testing.assert_close(
+            found.contrast.own_logits[:, 0], torch.stack([queries[i] @ bank.rows[index[i]] for i in range(3)]) / 0.5
+        )
+        assert (
+            found.contrast.own_logits[:, 0].requires_grad
+            and found.contrast.logits.requires_grad
+            and not found.log_z.requires_grad
+        )
         bank.note(index, queries, HERE)
         bank.write()
 
@@ -196,8 +202,12 @@ def test_scores_are_not_lowered_to_half_precision() -> None:
     options = {"noise": 10, "temperature": 0.1, "present": HERE}
     expected = bank.scores(queries, index, **options)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(bank.scores(queries, index, **options), expected, rtol=1e-6, atol=1e-6)
+        found = bank.scores(queries, index, **options)
+        torch.testing.assert_close(found[1:], expected[1:], rtol=1e-6, atol=1e-6)
+        for part in ("own_logits", "logits"):
+            mine, theirs = (getattr(x.contrast, part) for x in (found, expected))
+            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
     half = queries.bfloat16()
     found = bank.scores(half, index, **options)
-    torch.testing.assert_close(found.noise, bank.scores(half.float(), index, **options).noise)
-    assert found.own.dtype == torch.float32
+    torch.testing.assert_close(found.contrast.logits, bank.scores(half.float(), index, **options).contrast.logits)
+    assert found.contrast.own_logits[:, 0].dtype == torch.float32

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.errors import UserError
+from mmssl.losses.contrast import Contrast
 from mmssl.nn.temperature import LogitScale
-from mmssl.objectives.joint_space import JointSpace, Pair
+from mmssl.objectives.joint_space import JointSpace
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
@@ -27,11 +28,11 @@ HAVE = {"image": present(1, 1, 1, 0, 1), "text": present(1, 0, 1, 1, 1), "audio"
 class Distance(JointSpace):
     """Costs whatever lies between a query and its key, and remembers what it was asked."""
 
-    asked: list[Pair]
+    asked: list[Contrast]
 
-    def cost(self, pair: Pair, scale: Tensor) -> Tensor:
-        self.asked.append(pair)
-        return scale * (pair.queries - 2 * pair.keys[pair.positives]).square().sum(1)
+    def cost(self, contrast: Contrast) -> Tensor:
+        self.asked.append(contrast)
+        return contrast.scale * (contrast.queries - 2 * contrast.keys[contrast.positives]).square().sum(1)
 
 
 def encoders(keys: tuple[str, ...] = KEYS) -> dict[str, Any]:
@@ -95,10 +96,10 @@ def test_what_a_method_is_given_of_a_pair() -> None:
     objective, batch = made(of), shown(1)
     objective(of, batch)
     one, other = objective.asked
-    assert (one.name, other.name) == ("image-text", "text-image")
-    for pair in (one, other):
-        assert pair.positives.tolist() == [0, 1, 2, 3, 4]
-        assert pair.valid.tolist() == pair.keep.tolist() == [True, False, True, False, True]
+    assert torch.equal(one.queries, other.keys) and torch.equal(other.queries, one.keys)
+    for contrast in (one, other):
+        assert contrast.positives.tolist() == [0, 1, 2, 3, 4]
+        assert contrast.keep.tolist() == [True, False, True, False, True]
 
 
 def test_keys_are_those_of_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,13 +110,13 @@ def test_keys_are_those_of_every_process(monkeypatch: pytest.MonkeyPatch) -> Non
     of = encoders(("image", "text"))
     objective, batch = made(of), shown(1)
     objective(of, batch)
-    pair = objective.asked[0]
-    assert pair.positives.tolist() == [5, 6, 7, 8, 9]
+    contrast = objective.asked[0]
+    assert contrast.positives.tolist() == [5, 6, 7, 8, 9]
     text = objective.heads["text"](of["text"](batch.views["text"][0]))
-    torch.testing.assert_close(pair.keys, torch.cat([text.flip(0), text]))
-    assert pair.keys.dtype == torch.float32
-    assert pair.valid.tolist() == [True, False, True, False, True] and len(pair.keep) == 10
-    assert pair.keep.tolist() == [*pair.valid.flip(0).tolist(), *pair.valid.tolist()]
+    torch.testing.assert_close(contrast.keys, torch.cat([text.flip(0), text]))
+    assert contrast.keys.dtype == torch.float32
+    valid = [True, False, True, False, True]
+    assert contrast.keep.tolist() == [*reversed(valid), *valid]
 
 
 def test_a_pair_that_no_sample_has_is_no_part_of_the_mean() -> None:

@@ -1,8 +1,7 @@
-"""The one module that trains: its total, the names of its parts, and what a trial step freezes."""
+"""The one module that trains: its total, and the names of its parts."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,9 +11,7 @@ from torch import nn
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.multitask import MultiTask, equal_everywhere, freeze_idle
-from mmssl.objectives.bank import Rows
-from mmssl.objectives.queue import Queue
+from mmssl.multitask import MultiTask
 from mmssl.types import Batch, Head, Loss
 
 
@@ -94,58 +91,3 @@ def test_no_two_encoders_have_one_name() -> None:
     encoders = {"row": Row(), "row_teacher": Row()}
     with pytest.raises(UserError, match="task 'a' gives an encoder 'row_teacher', .* among the run's encoders;"):
         MultiTask(encoders, {"a": Teaches(encoders)}, {"a": 1.0})
-
-
-def test_a_trial_step_freezes_what_no_loss_reaches_and_is_undone(capsys: pytest.CaptureFixture[str]) -> None:
-    made = model()
-    made.objectives["more"].spare = nn.Parameter(torch.ones(1))
-    made.objectives["fit"].fixed = nn.Parameter(torch.ones(1), requires_grad=False)
-    before = {key: value.clone() for key, value in made.state_dict().items()}
-    random = torch.get_rng_state()
-    freeze_idle(made, {"fit": batch(), "more": batch()})
-    made(dict.fromkeys(("fit", "more"), batch()))
-    assert capsys.readouterr().out.splitlines() == [
-        "frozen, since no task's loss reaches them: encoders.row.unused, objectives.more.spare"
-    ]
-    still = {key for key, p in made.named_parameters() if not p.requires_grad}
-    assert still == {"encoders.row.unused", "objectives.more.spare", "objectives.fit.fixed"}
-    assert all(p.grad is None for p in made.parameters())
-    assert made.encoders["row"].passes == 2, "two tasks since, and the trial's are taken back"
-    for key, value in before.items():
-        assert key == "encoders.row.passes" or torch.equal(value, made.state_dict()[key])
-    assert not torch.equal(random, torch.get_rng_state()), "the batches were drawn"
-
-
-def test_a_trial_step_draws_nothing_and_is_silent_where_all_learns(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, shown = model(), {"fit": batch(), "more": batch()}
-    made.encoders["row"].dropout.p = 0.5
-    del made.encoders["row"].unused
-    random = torch.get_rng_state()
-    freeze_idle(made, shown)
-    assert torch.equal(random, torch.get_rng_state()) and not capsys.readouterr().out
-    made.objectives["fit"].spare = nn.Parameter(torch.ones(1))
-    monkeypatch.setattr(dist, "rank", lambda: 1)
-    freeze_idle(made, shown)
-    assert not made.objectives["fit"].spare.requires_grad and not capsys.readouterr().out, "one process speaks"
-
-
-def test_what_all_processes_write_alike_is_not_sent() -> None:
-    made = nn.Module()
-    made.queue, made.norm = Queue(4, 2), nn.BatchNorm1d(2)
-    made.inner = nn.Module()
-    made.inner.bank = Rows.__new__(Rows)
-    nn.Module.__init__(made.inner.bank)
-    made.inner.bank.register_buffer("held", torch.zeros(1))
-    made.inner.bank.further = nn.BatchNorm1d(2)
-    assert equal_everywhere(made) == ["queue.rows", "queue.place", "inner.bank.held"]
-
-
-@pytest.mark.parametrize("cuda", [False, True])
-def test_a_trial_step_puts_back_what_its_device_drew_alone(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: asked.append(devices) or nullcontext())
-    freeze_idle(model(), {"fit": batch()})
-    assert asked == [[torch.device("cpu")] if cuda else []], "the model's, and not all that there are"

@@ -15,7 +15,7 @@ import torch
 import yaml
 from linear.plain import loop, made, parts, same, started, weights
 
-from mmssl import checkpoint, dist, load_encoder, recipe, train, trainer
+from mmssl import checkpoint, dist, load_encoder, parallel, recipe, train, trainer
 from mmssl.errors import UserError
 from mmssl.judge import Judge, read_scores
 from mmssl.types import Loss, Score
@@ -585,6 +585,6 @@ def test_what_cannot_be_deterministic_is_told_before_the_run(
     def forbidden(*_: Any) -> None:
         raise RuntimeError("upsample does not have a deterministic implementation, but you set that. You can ...")
 
-    monkeypatch.setattr(trainer, "freeze_idle", forbidden)
+    monkeypatch.setattr(parallel, "freeze_idle", forbidden)
     with pytest.raises(UserError, match=r"^upsample does not have .*; train with train.deterministic=false$"):
         train(made(rows), out=tmp_path / "run", progress=False)

@@ -15,18 +15,19 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce
 from mmssl.losses.sigmoid import pairwise_sigmoid
 
 
 def clip(x: Tensor, y: Tensor, scale: Tensor, _bias: Tensor) -> Tensor:
     """Both directions of InfoNCE."""
-    return (info_nce(x, y, scale=scale).mean() + info_nce(y, x, scale=scale).mean()) / 2
+    return (info_nce(Contrast(x, y, scale)).mean() + info_nce(Contrast(y, x, scale)).mean()) / 2
 
 
 def siglip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """The pairwise sigmoid loss."""
-    return pairwise_sigmoid(x, y, scale=scale, bias=bias).mean()
+    return pairwise_sigmoid(Contrast(x, y, scale), bias=bias).mean()
 
 
 PEERS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
