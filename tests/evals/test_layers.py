@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmssl.errors import UserError
 from mmssl.evals.layers import Tapped, averaged, has, need_place
-from mmssl.types import Encoder, Features, Head, Preprocess
+from mmssl.types import Encoder, Features, Head, Preprocess, Ragged
 
 TWO = Features(torch.zeros(2, 3))
 
@@ -72,9 +72,9 @@ def test_padding_does_not_count() -> None:
 
 
 def test_points_are_averaged_over_their_cloud() -> None:
-    x = torch.tensor([[0.0, 9], [1, 9], [0, 9], [1, 9], [1, 9]])
+    x = Ragged(torch.rand(5, 3), torch.tensor([2, 3]))
     out = torch.rand(5, 3)
-    expected = torch.stack([out[[0, 2]].mean(0), out[[1, 3, 4]].mean(0)])
+    expected = torch.stack([out[:2].mean(0), out[2:].mean(0)])
     torch.testing.assert_close(of(out, encoder=encoder_of("points"), x=x), expected)
     rows = torch.rand(2, 3)  # one for each cloud already
     torch.testing.assert_close(of(rows, encoder=encoder_of("points"), x=x), rows)

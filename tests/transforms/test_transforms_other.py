@@ -77,8 +77,8 @@ def test_points_columns_and_packing():
     assert thin.shape == (50, 9) and torch.equal(thin, prepare(cloud()))
     assert thin[:, 3:6].min() >= 0 and 0.9 < thin[:, 3:6].max() <= 1
     batch = prepare.collate([thin, prepare.blank(), thin[:7]])
-    assert batch.shape == (58, 10)
-    assert batch[:, 0].long().bincount().tolist() == [50, 1, 7] and torch.equal(batch[:50, 1:], thin)
+    assert batch.values.shape == (58, 9)
+    assert batch.lengths.tolist() == [50, 1, 7] and torch.equal(batch.values[:50], thin)
     assert points.PointsPreprocess(**prepare.config()) == prepare
     assert points.PointsPreprocess(None, centre=True)(cloud()).mean(0).abs().max() < 1e-5
     assert len(prepare.items(np.zeros((2, 5, 3)))) == 2 and len(prepare.items(np.zeros((5, 3)))) == 1
