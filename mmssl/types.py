@@ -121,14 +121,18 @@ class Batch:
         return torch.ones(len(first), dtype=torch.bool, device=first.device) if given is None else given
 
     def map(self, change: Callable[[Any], Any]) -> Batch:
-        """Returns a batch with every tensor, and whatever else stands for one, changed by the function."""
+        """Returns a batch with every tensor, also those of a Ragged, and what stands for one changed by a function."""
+
+        def changed(value: Any) -> Any:
+            return value.map(change) if isinstance(value, Ragged) else change(value)
+
         return Batch(
-            {name: [change(view) for view in views] for name, views in self.views.items()},
+            {name: [changed(view) for view in views] for name, views in self.views.items()},
             None if self.target is None else change(self.target),
             {name: change(value) for name, value in self.extra.items()},
             {name: [change(place) for place in places] for name, places in self.places.items()},
             {
-                name: {key: [change(value) for value in values] for key, values in fields.items()}
+                name: {key: [changed(value) for value in values] for key, values in fields.items()}
                 for name, fields in self.fields.items()
             },
         )

@@ -46,7 +46,9 @@ def test_several_batches_become_one() -> None:
 def test_values_and_lengths_move_together() -> None:
     x = Ragged.pad(ROWS)
     assert same(x.map(Tensor.clone), x) and x.map(Tensor.clone).values is not x.values
-    batch = Batch({"words": [x]}, fields={"image": {"boxes": [Ragged.pack(ROWS)]}}).to("meta")
+    held = Batch({"words": [x]}, fields={"image": {"boxes": [Ragged.pack(ROWS)]}})
+    assert same(held.map(Tensor.clone).views["words"][0], x)
+    batch = held.to("meta")
     for moved, padded in ((batch.views["words"][0], True), (batch.fields["image"]["boxes"][0], False)):
         assert moved.values.is_meta and moved.lengths.is_meta and moved.padded is padded
 

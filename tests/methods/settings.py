@@ -35,7 +35,8 @@ def plain(keys: tuple[str, ...], rows: int, *, views: int = 1) -> Batch:
 
     def one(key: str) -> Tensor | Ragged:
         if key == "text":
-            return torch.randint(1, 300, (rows, 6), generator=generator)
+            lengths = torch.randint(1, 7, (rows,), generator=generator)
+            return Ragged(torch.randint(1, 300, (rows, 6), generator=generator), lengths, padded=True)
         if key == "audio":
             return torch.randn(rows, 1600, generator=generator)
         if key.startswith("points"):
@@ -81,7 +82,8 @@ def several(views: int) -> Callable[[tuple[str, ...], int], Batch]:
 
     def make(keys: tuple[str, ...], rows: int) -> Batch:
         made = plain(keys, rows * views)
-        made.views = {key: list(view.split(rows)) for key, (view,) in made.views.items()}
+        parts = torch.arange(rows * views).split(rows)
+        made.views = {key: [picked(view, part) for part in parts] for key, (view,) in made.views.items()}
         made.extra["index"] = torch.arange(rows) * 2 % SAMPLES
         return made
 
@@ -301,12 +303,17 @@ def batch(name: str, rows: int = 8, *, missing: bool = True) -> Batch:
     return made
 
 
+def picked(view: Tensor | Ragged, rows: Tensor) -> Tensor | Ragged:
+    """Returns a view of the samples at an index (b,)."""
+    if not isinstance(view, Ragged):
+        return view[rows]
+    if view.padded:
+        return Ragged(view.values[rows], view.lengths[rows], padded=True)
+    return Ragged.pack([view.split()[row] for row in rows.tolist()])
+
+
 def pick(whole: Batch, rows: Tensor) -> Batch:
     """Returns the samples at an index (b,)."""
-
-    def picked(view: Tensor | Ragged) -> Tensor | Ragged:
-        return Ragged.pack([view.split()[row] for row in rows.tolist()]) if isinstance(view, Ragged) else view[rows]
-
-    views = {key: [picked(view) for view in several] for key, several in whole.views.items()}
+    views = {key: [picked(view, rows) for view in several] for key, several in whole.views.items()}
     target = None if whole.target is None else whole.target[rows]
     return Batch(views, target, {key: value[rows] for key, value in whole.extra.items()})

@@ -82,10 +82,10 @@ def test_samples_that_lack_a_modality_change_nothing(name: str) -> None:
     full = batch(name)
     whole = torch.stack([full.extra[f"{key}_present"] for key in SETTINGS[name].keys]).all(0)
     complete = pick(full, whole.nonzero()[:, 0])
-    noisy = full.map(lambda x: x.map(Tensor.clone) if isinstance(x, Ragged) else x.clone())
+    noisy = full.map(Tensor.clone)
     for view in chain.from_iterable(noisy.views.values()):
         if isinstance(view, Ragged):
-            view.values[~whole[view.sample]] = 0.5
+            view.values[~(whole if view.padded else whole[view.sample])] = 1
         else:
             view[~whole] = 1
     losses = [model({name: b})[0] for b in (full, complete, noisy)]
