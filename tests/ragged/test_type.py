@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmssl.encoders import create_encoder
+from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Ragged
 
 ROWS = [torch.tensor([[1.0, 2], [3, 4]]), torch.zeros(0, 2), torch.tensor([[5.0, 6]])]
@@ -55,3 +57,21 @@ def test_values_and_lengths_move_together() -> None:
 
 def test_a_batch_counts_its_samples() -> None:
     assert Batch({"points": [Ragged.pack(ROWS)]}).present("points").tolist() == [True] * 3
+
+
+@pytest.mark.parametrize("pool", ["mean", "last"])
+def test_the_host_waits_for_no_device(pool: str) -> None:
+    """What has no values, as on `meta`, can be asked for none."""
+    packed, padded = (
+        Ragged.pack([row[:, [0, 1, 1]] for row in ROWS]),
+        Ragged.pad([torch.ones(n).long() for n in (3, 2)]),
+    )
+    assert packed.to("meta").sample.shape == (3,) and packed.to("meta").starts.shape == (3,)
+    cloud = create_encoder("pointnet", widths=[4, 8], align=True).eval().to("meta")
+    text = create_encoder("transformer", width=8, depth=1, heads=2, vocab_size=300, pool=pool).eval().to("meta")
+    for encoder, x in ((cloud, packed), (text, padded), (text, padded.values)):
+        features = encoder(x.to("meta"))
+        assert features.pooled.shape == (len(x), 8) and features.lengths.shape == (len(x),)
+    teacher = MultiView({"points": cloud})
+    views = teacher.pooled({"points": cloud}, Batch({"points": [packed, packed]}).to("meta"))
+    assert [view.shape for view in views] == [(3, 8)] * 2
