@@ -59,7 +59,7 @@ def weights(name: str, value: Tensor) -> Tensor:
     if not value.is_floating_point():
         return value
     waves = torch.sin(0.37 * torch.arange(value.numel(), dtype=torch.float64) + 1).view(value.shape).to(value.dtype)
-    return waves.abs() + 0.5 if "var" in name or value.ndim == 1 and "mean" not in name else waves / 2
+    return waves.abs() + 0.5 if "var" in name or (value.ndim == 1 and "mean" not in name) else waves / 2
 
 
 @pytest.mark.parametrize("name", SAVED)
