@@ -38,9 +38,16 @@ class Ragged:
         return Ragged(torch.cat(list(rows)), torch.tensor([len(each) for each in rows]))
 
     @staticmethod
+    def pad(rows: Sequence[Tensor]) -> Ragged:
+        """Pads one tensor (N, ...) of each sample with zeros to the longest."""
+        values = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+        return Ragged(values, torch.tensor([len(each) for each in rows]), padded=True)
+
+    @staticmethod
     def cat(parts: Sequence[Ragged]) -> Ragged:
-        """Returns several packed batches as one of as many samples as all of them have."""
-        return Ragged(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))
+        """Returns several batches, all packed or all padded to one length, as one with the samples of all of them."""
+        values, lengths = torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts])
+        return Ragged(values, lengths, parts[0].padded)
 
     def __len__(self) -> int:
         """Returns the number of samples."""
@@ -90,9 +97,9 @@ class Batch:
     """What one step of one task sees.
 
     views: modality -> one input per view. image (B, 3, H, W) and video (B, 3, T, H, W) are uint8 or
-        float in [0, 1]; audio (B, samples) float; text (B, L) token ids; points (sum N, 1 + C) float,
-        column 0 the index of the cloud in the batch, then x, y, z in metres, then features. Anything else that has
-        `to`, `pin_memory` and a length may stand there, such as a batch of graphs of PyTorch Geometric.
+        float in [0, 1]; audio (B, samples) float; text Ragged, padded: token ids (B, L) int64; points Ragged, packed:
+        (sum N, C) float, x, y, z in metres, then features. Anything else that has `to`, as tensors have it, and
+        `pin_memory` may stand there, such as a batch of graphs of PyTorch Geometric.
     places: modality -> one affine map per view from its coordinates to the source's: of images and videos (B, 2, 3),
         from x and y in 0 to 1 to pixels; of point clouds (B, 3, 4), in metres.
     fields: modality -> name -> what moved with each view: masks, depth, flow (B, ...), boxes, key points (Ragged).
@@ -114,14 +121,18 @@ class Batch:
         return torch.ones(len(first), dtype=torch.bool, device=first.device) if given is None else given
 
     def map(self, change: Callable[[Any], Any]) -> Batch:
-        """Returns a batch with every tensor, and whatever else stands for one, changed by the function."""
+        """Returns a batch with every tensor, also those of a Ragged, and what stands for one changed by a function."""
+
+        def changed(value: Any) -> Any:
+            return value.map(change) if isinstance(value, Ragged) else change(value)
+
         return Batch(
-            {name: [change(view) for view in views] for name, views in self.views.items()},
+            {name: [changed(view) for view in views] for name, views in self.views.items()},
             None if self.target is None else change(self.target),
             {name: change(value) for name, value in self.extra.items()},
             {name: [change(place) for place in places] for name, places in self.places.items()},
             {
-                name: {key: [change(value) for value in values] for key, values in fields.items()}
+                name: {key: [changed(value) for value in values] for key, values in fields.items()}
                 for name, fields in self.fields.items()
             },
         )
@@ -205,8 +216,8 @@ class Preprocess:
         """Returns a list of raw inputs, whether one or several were given."""
         return list(inputs) if isinstance(inputs, list | tuple | Iterator) else [inputs]
 
-    def collate(self, items: Sequence[Any]) -> Tensor:
-        """Makes one batch tensor of several prepared inputs."""
+    def collate(self, items: Sequence[Any]) -> Any:
+        """Makes one batch of several prepared inputs: a tensor, a Ragged, or what else Batch.views may hold."""
         return torch.stack(list(items))
 
     def blank(self) -> Any:
@@ -258,7 +269,7 @@ class Encoder(nn.Module):
 
     spaces: Spaces
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Any) -> Features:
         raise NotImplementedError
 
     def learn_preprocess(self, raws: Iterable[Any]) -> None:
@@ -302,7 +313,7 @@ class Encoder(nn.Module):
         """The device of the weights."""
         return next(self.parameters()).device
 
-    def embed(self, x: Tensor, *, space: str | None = None) -> Tensor:
+    def embed(self, x: Any, *, space: str | None = None) -> Tensor:
         """Embeds one prepared batch: pooled features (B, D), or the joint embedding of the task `space`."""
         features = self(x)
         if space is None:

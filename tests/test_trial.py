@@ -150,8 +150,9 @@ def test_padding_and_truncation_of_a_file_do_not_count(folder: Path) -> None:
     cut = {"direction": "Left", "max_length": 3, "strategy": "OnlySecond", "stride": 2}
     write(folder, {"padding": {**padding, "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}, "truncation": cut})
     preprocess = load_encoder(folder).preprocess
-    tokens = preprocess.collate(["abc", "a", "abcdef" * 100])
-    assert tokens.shape == (3, 64) and tokens[1].tolist() == [BPE["vocab"]["a"], 1] + [0] * 62
+    made = preprocess.collate(["abc", "a", "abcdef" * 100])
+    assert made.values.shape == (3, 64) and made.lengths[1:].tolist() == [2, 64]
+    assert made.values[1].tolist() == [BPE["vocab"]["a"], 1] + [0] * 62
 
 
 def test_a_panic_while_encoding_is_a_user_error_and_no_token_is_one_of_padding(folder: Path) -> None:
@@ -162,7 +163,8 @@ def test_a_panic_while_encoding_is_a_user_error_and_no_token_is_one_of_padding(f
     with pytest.raises(UserError, match="text: its tokenizer does not work"):
         preprocess.collate(["a" * 10_000])
     preprocess.tokenizer = Tokenizer.from_str(json.dumps({**OURS, **template(A)}))  # type: ignore[attr-defined]
-    assert preprocess.collate(["", ""]).tolist() == [[0], [0]]
+    made = preprocess.collate(["", ""])
+    assert made.values.tolist() == [[0], [0]] and made.lengths.tolist() == [1, 1]
 
 
 def test_other_errors_are_no_panic() -> None:

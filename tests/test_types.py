@@ -15,7 +15,7 @@ from mmssl.encoders.raw import Raw
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import audio, image, points, video
 from mmssl.transforms.text import TextPreprocess
-from mmssl.types import Batch, Encoder, Features, Preprocess, Pretext, Trained, View
+from mmssl.types import Batch, Encoder, Features, Preprocess, Pretext, Ragged, Trained, View
 
 
 class Words(Encoder):
@@ -28,8 +28,8 @@ class Words(Encoder):
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.preprocess = TextPreprocess(Tokenizer(models.WordLevel({"?": 0}, unk_token="?")))
 
-    def forward(self, x: torch.Tensor) -> Features:
-        return Features(x[:, :1] * self.weight)
+    def forward(self, x: Ragged) -> Features:
+        return Features(x.values[:, :1] * self.weight)
 
 
 GREY = np.full((8, 8, 3), 128, np.uint8)

@@ -24,6 +24,17 @@ def key_of(field: str) -> str | None:
     return (role or kind) if kind else None
 
 
+def _key_of(field: str, key: str) -> str | None:
+    """Returns the key that a field fills when `key` is looked for, also of a modality that mmssl does not know."""
+    role, _, extension = field.rpartition(".")
+    return (role or extension) if _is_own(key, extension) else key_of(field)
+
+
+def _is_own(key: str, extension: str) -> bool:
+    """Tells whether a file is in a format of a user's own modality, which its extension names: `imu`."""
+    return extension not in KEYS and extension == key.partition("_")[0]
+
+
 def split_path(place: str) -> tuple[str, tuple[str, ...]]:
     """Splits a field from a path into its JSON: `json.caption` is ("json", ("caption",))."""
     parts = place.split(".")
@@ -36,13 +47,13 @@ def find(key: str, fields: Collection[str], renamed: Mapping[str, str]) -> str |
     if key in renamed:
         field = split_path(renamed[key])[0]
         return field if field in fields else None
-    named = min((field for field in fields if key_of(field) == key), key=_preference, default=None)
+    named = min((field for field in fields if _key_of(field, key) == key), key=_preference, default=None)
     return find("video", fields, renamed) if named is None and key == "audio" else named
 
 
 def _preference(field: str) -> tuple[int, str]:
     """Orders the fields that fill one key, as EXTENSIONS does: a jpg before its gif."""
-    return ORDER[field.rpartition(".")[2]], field
+    return ORDER.get(field.rpartition(".")[2], len(ORDER)), field
 
 
 def fills(key: str, raw: Raw, renamed: Mapping[str, str]) -> bool:
@@ -67,11 +78,16 @@ def places(raw: Raw) -> set[str]:
 
 
 def decode(key: str, raw: Raw, renamed: Mapping[str, str]) -> Any:
-    """Opens what fills a key, or returns None if the sample lacks it; raises DamagedError if it cannot be opened."""
+    """Opens what fills a key, or returns None if the sample lacks it; raises DamagedError if it cannot be opened.
+
+    `imu`, or `imu_left.imu`, is in a format that only its modality's preprocessing can open: its bytes.
+    """
     field = find(key, raw, renamed)
     if field is None:
         return None
     extension = field.rpartition(".")[2]
+    if _is_own(key, extension):
+        return raw[field]
     if key == "audio" and KEYS.get(extension) == "video":
         sound = importlib.import_module("mmssl.modalities.audio").decode(raw[field], extension)
         return sound if sound.is_there else None

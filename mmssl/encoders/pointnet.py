@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.transforms.points import PointsPreprocess
-from mmssl.types import Encoder, Features
+from mmssl.types import Encoder, Features, Ragged
 
 
 class PointNet(Encoder):
@@ -36,16 +36,15 @@ class PointNet(Encoder):
         self.align = TNet() if align else None
         self.layers = _shared(self.preprocess.blank().shape[1], *widths)
 
-    def forward(self, x: Tensor) -> Features:
-        """Encodes packed clouds (sum N, 1 + C), column 0 the index of the cloud, then x, y, z, then features."""
-        cloud, x = x[:, 0].long(), x[:, 1:]
-        lengths = torch.bincount(cloud)  # (B,)
+    def forward(self, x: Ragged) -> Features:
+        """Encodes packed clouds (sum N, C): x, y, z, then features."""
+        cloud, values = x.sample, x.values
         if self.align is not None:
-            turn = self.align(x[:, :3], cloud, len(lengths))  # (B, 3, 3)
-            turned = torch.einsum("ni,nij->nj", x[:, :3], turn[cloud].to(x.dtype))
-            x = torch.cat([turned, x[:, 3:]], dim=1)
-        tokens = self.layers(x)  # (sum N, D)
-        return Features(cloud_max(tokens, cloud, len(lengths)), tokens, lengths=lengths)
+            turn = self.align(values[:, :3], cloud, len(x))  # (B, 3, 3)
+            turned = torch.einsum("ni,nij->nj", values[:, :3], turn[cloud].to(values.dtype))
+            values = torch.cat([turned, values[:, 3:]], dim=1)
+        tokens = self.layers(values)  # (sum N, D)
+        return Features(cloud_max(tokens, cloud, len(x)), tokens, lengths=x.lengths)
 
 
 class TNet(nn.Module):

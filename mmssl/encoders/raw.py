@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.transforms.video import VideoPreprocess
-from mmssl.types import Encoder, Features
+from mmssl.types import Encoder, Features, Ragged
 
 PREPROCESS = {"image": ImagePreprocess, "video": VideoPreprocess, "audio": AudioPreprocess, "points": PointsPreprocess}
 
@@ -44,10 +45,12 @@ class Raw(Encoder):
         """Where it was put."""
         return self.get_buffer("here").device
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Any) -> Features:
         """Takes what preprocessing of its modality collates."""
-        describe = {"image": _picture, "video": _film, "audio": self._sound, "points": _cloud}[self.modality]
-        return Features(describe(x))
+        describe: dict[str, Callable[[Any], Tensor]] = {
+            "image": _picture, "video": _film, "audio": self._sound, "points": _cloud,
+        }  # fmt: skip
+        return Features(describe[self.modality](x))
 
     def _sound(self, x: Tensor) -> Tensor:
         rate = self.preprocess.config()["sample_rate"]
@@ -65,9 +68,9 @@ def _film(x: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(part, 16).flatten(1) for part in (x.mean(dim=2), change)], dim=1)
 
 
-def _cloud(x: Tensor) -> Tensor:
+def _cloud(x: Ragged) -> Tensor:
     """Returns the standard deviations along the principal axes, descending, (B, 3)."""
-    clouds = [x[x[:, 0] == row, 1:4].double() for row in range(int(x[:, 0].max()) + 1)]
+    clouds = [rows[:, :3].double() for rows in x.split()]
     spreads = [torch.linalg.eigvalsh((c - c.mean(0)).T @ (c - c.mean(0)) / len(c)).clamp(min=0).sqrt() for c in clouds]
     return torch.stack(spreads).flip(1).float()
 

@@ -12,7 +12,7 @@ from mmssl.errors import UserError, did_you_mean
 from mmssl.nn.sparse import Backend, RowNorm, SparseConv, choose_backend
 from mmssl.nn.voxels import Sites
 from mmssl.transforms.points import PointsPreprocess
-from mmssl.types import Encoder, Features
+from mmssl.types import Encoder, Features, Ragged
 
 VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # planes and layers
     "res16unet34c": ((32, 64, 128, 256, 256, 128, 96, 96), (2, 3, 4, 6, 2, 2, 2, 2)),
@@ -69,17 +69,15 @@ class SparseUNet(Encoder):
         self.up = nn.ModuleList(map(Up, planes[half - 1 :], reversed(joined), planes[half:], layers[half:]))
         choose_backend(self, backend)
 
-    def forward(self, x: Tensor) -> Features:
-        """Encodes packed clouds (sum N, 1 + C), column 0 the index of the cloud, then x, y, z, then features."""
-        cloud = x[:, 0].long()
-        lengths = torch.bincount(cloud)  # (B,)
-        sites, index = voxelize(x[:, 1:4], cloud, len(lengths), self.voxel)
-        values = x[:, 1:] if self.coordinates else x[:, 4:]
-        values = values if values.shape[1] else torch.ones_like(x[:, :1])
+    def forward(self, x: Ragged) -> Features:
+        """Encodes packed clouds (sum N, C): x, y, z, then features."""
+        sites, index = voxelize(x.values[:, :3], x.sample, len(x), self.voxel)
+        values = x.values if self.coordinates else x.values[:, 3:]
+        values = values if values.shape[1] else torch.ones_like(x.values[:, :1])
         voxels = self.over(sites, mean_of(values, index, len(sites)))  # (V, D)
         pool = mean_of if self.pool == "mean" else cloud_max
-        pooled = pool(voxels, sites.coords[:, 0], len(lengths))
-        return Features(pooled, voxels.index_select(0, index), lengths=lengths)
+        pooled = pool(voxels, sites.coords[:, 0], len(x))
+        return Features(pooled, voxels.index_select(0, index), lengths=x.lengths)
 
     def over(self, sites: Sites, x: Tensor) -> Tensor:
         """Takes features of the voxels (V, C), down and up again, to (V, D)."""

@@ -13,7 +13,7 @@ from mmssl.encoders.bpe import BYTES, byte_tokenizer, is_untrained, learn_merges
 from mmssl.errors import UserError
 from mmssl.nn.blocks import Blocks
 from mmssl.transforms.text import TextPreprocess
-from mmssl.types import Encoder, Features
+from mmssl.types import Encoder, Features, Ragged
 
 
 class TextTransformer(Encoder):
@@ -49,21 +49,19 @@ class TextTransformer(Encoder):
             raise UserError(f"transformer: width {width} is no multiple of heads {heads}")
         self.dim, self.pool, self.causal, self.vocab_size = width, pool, causal, vocab_size
         tokenizer = byte_tokenizer(lowercase=lowercase, nfc=nfc)
-        self.preprocess = TextPreprocess(context_length=context_length, pad_id=0, tokenizer=tokenizer)
+        self.preprocess = TextPreprocess(context_length=context_length, tokenizer=tokenizer)
         self.embedding = nn.Embedding(vocab_size, width)
         self.positions = nn.Parameter(torch.randn(context_length, width) * 0.01)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.blocks = Blocks(width, depth=depth, heads=heads, mlp_ratio=mlp_ratio, drop_path=drop_path)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Features:
-        """Encodes token ids (B, L), padded on the right with zeros."""
-        real = x != 0  # (B, L)
-        real[:, 0] = True
-        lengths = real.sum(1)
-        tokens = self.embedding(x) + self.positions[: x.shape[1]]
-        tokens = self.norm(self.blocks(tokens, mask=real, causal=self.causal))
-        return Features(pool_words(tokens, real, self.pool), tokens, lengths=lengths)
+    def forward(self, x: Ragged | Tensor) -> Features:
+        """Encodes token ids (B, L), padded on the right; of a plain tensor see TextPreprocess.words."""
+        words = self.preprocess.words(x)
+        tokens = self.embedding(words.values) + self.positions[: words.values.shape[1]]
+        tokens = self.norm(self.blocks(tokens, mask=words.mask, causal=self.causal))
+        return Features(pool_words(tokens, words, self.pool), tokens, lengths=words.lengths)
 
     @property
     def learns_preprocess(self) -> bool:
@@ -79,13 +77,13 @@ class TextTransformer(Encoder):
         load_tokenizer(self.preprocess, folder, known=self.vocab_size)
 
 
-def pool_words(tokens: Tensor, real: Tensor, how: str) -> Tensor:
-    """Returns the mean, the last or the first ("cls") of the real tokens of each row, (B, L, D) -> (B, D)."""
+def pool_words(tokens: Tensor, words: Ragged, how: str) -> Tensor:
+    """Returns the mean, the last or the first ("cls") of each text's tokens, (B, L, D) -> (B, D)."""
     if how == "cls":
         return tokens[:, 0]
     if how == "last":
-        return tokens[torch.arange(len(tokens), device=tokens.device), real.sum(1) - 1]
-    weights = real.to(tokens.dtype)[..., None]
+        return tokens[torch.arange(len(tokens), device=tokens.device), words.lengths - 1]
+    weights = words.mask.to(tokens.dtype)[..., None]
     return (tokens * weights).sum(1) / weights.sum(1)
 
 

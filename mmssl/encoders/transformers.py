@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from mmssl.encoders import bpe
 from mmssl.encoders.mel import KaldiMel
@@ -31,7 +31,7 @@ from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess, Interpolation
 from mmssl.transforms.text import TextPreprocess
 from mmssl.transforms.video import VideoPreprocess
-from mmssl.types import Encoder, Features
+from mmssl.types import Encoder, Features, Ragged
 
 TOWERS, AST, VIDEO = ("clip", "siglip"), "audio-spectrogram-transformer", "videomae"
 READS = {"pixel_values": "image", "input_ids": "text"}
@@ -110,9 +110,10 @@ class Transformers(Encoder):
         if variant and self.family in TOWERS:
             self.spaces[self.family] = _own_space(whole, self.modality, self.dim)
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Any) -> Features:
+        """Takes what preprocessing collates; of token ids also a plain tensor (B, L), see TextPreprocess.words."""
         if self.modality == "text":
-            return self._words(x)
+            return self._words(self.preprocess.words(x))
         x = self.front(x)
         x = x.transpose(1, 2) if self.modality == "video" else x  # VideoMAE takes (B, T, 3, H, W)
         return self._cells(self.model(x))
@@ -132,20 +133,18 @@ class Transformers(Encoder):
             pooled = hidden[:, 0] if pool == "cls" else tokens.mean(1)
         return Features(pooled, tokens, grid=grid)
 
-    def _words(self, x: Tensor) -> Features:
-        config, preprocess = self.model.config, self.preprocess
+    def _words(self, words: Ragged) -> Features:
+        x = words.values  # (B, L)
         if self.family == "siglip":  # trained on texts padded to the full length, and unmasked
-            x = F.pad(x, (0, config.max_position_embeddings - x.shape[1]), value=preprocess.pad_id)
+            room = self.model.config.max_position_embeddings - x.shape[1]
+            x = F.pad(x, (0, room), value=self.preprocess.pad_id)
             output = self.model(input_ids=x)
             return Features(output.pooler_output, output.last_hidden_state)
-        if self.family == "clip":  # causal, and its padding may be its end token, the highest of all
-            end = x == (x.amax(1, keepdim=True) if config.eos_token_id == 2 else config.eos_token_id)
+        if self.family == "clip":  # causal: what comes behind a text's end changes nothing
             output = self.model(input_ids=x)
-            return Features(output.pooler_output, output.last_hidden_state, lengths=end.int().argmax(1) + 1)
-        real = x != preprocess.pad_id  # (B, L)
-        real[:, 0] = True
-        tokens = self.model(input_ids=x, attention_mask=real.long()).last_hidden_state
-        return Features(pool_words(tokens, real, self.pool or "mean"), tokens, lengths=real.sum(1))
+            return Features(output.pooler_output, output.last_hidden_state, lengths=words.lengths)
+        tokens = self.model(input_ids=x, attention_mask=words.mask.long()).last_hidden_state
+        return Features(pool_words(tokens, words, self.pool or "mean"), tokens, lengths=words.lengths)
 
     @classmethod
     def fetches(cls, options: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmssl.errors import UserError, did_you_mean
-from mmssl.types import Encoder, Features
+from mmssl.types import Encoder, Features, Ragged
 
 POOLED = "pooled"
 
@@ -41,10 +41,10 @@ class Tapped(Encoder):
         blank = self.preprocess.collate([self.preprocess.blank()]).to(self.device)
         return [part.shape[1] for part in self.parts(blank)]
 
-    def embed(self, x: Tensor, *, space: str | None = None) -> Tensor:
+    def embed(self, x: Any, *, space: str | None = None) -> Tensor:
         return torch.cat([part.float() for part in self.parts(x)], dim=1)
 
-    def parts(self, x: Tensor) -> list[Tensor]:
+    def parts(self, x: Any) -> list[Tensor]:
         """Returns (B, D) of each place."""
         caught: dict[str, Any] = {}
         names = [name for name in self.places if name != POOLED and name not in self.inner.spaces]
@@ -76,7 +76,7 @@ def need_place(encoder: Encoder, place: str) -> None:
         raise UserError(f"this {encoder.modality} encoder has no layer {place!r}; {did_you_mean(place, known)}")
 
 
-def averaged(out: Any, x: Tensor, features: Features, encoder: Encoder) -> Tensor:
+def averaged(out: Any, x: Any, features: Features, encoder: Encoder) -> Tensor:
     """Returns what a layer put out, one vector for each sample (B, D)."""
     if isinstance(out, Features):
         return out.pooled
@@ -86,9 +86,8 @@ def averaged(out: Any, x: Tensor, features: Features, encoder: Encoder) -> Tenso
         raise UserError(
             f"a layer gives {type(out).__name__}, which has no average; choose one that gives maps or tokens"
         )
-    if encoder.modality == "points" and len(out) == len(x):
-        cloud = x[:, 0].long()
-        return out.new_zeros(rows, out.shape[1]).index_add_(0, cloud, out) / torch.bincount(cloud)[:, None]
+    if isinstance(x, Ragged) and not x.padded and len(out) == len(x.values):
+        return out.new_zeros(rows, out.shape[1]).index_add_(0, x.sample, out) / x.lengths.clamp(min=1)[:, None]
     if out.ndim >= 4:
         last = getattr(getattr(encoder, "model", None), "output_fmt", "NCHW") == "NHWC"  # timm's windowed transformers
         out = out.flatten(1, -2).mean(1) if last else out.flatten(2).mean(2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.numerics.color import as_unit
+from mmssl.types import Ragged
 
 DECAY = 1e-2  # on the squared weights of standardised features
 
@@ -50,7 +53,7 @@ def _fitted(known: Tensor, answer: Tensor, asked: Tensor, classes: int) -> Tenso
     return (asked @ weight[:-1] + weight[-1]).detach()
 
 
-def statistics(views: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+def statistics(views: dict[str, list[Any]]) -> dict[str, Tensor]:
     """Returns of each modality but text low-level statistics (B, F): what a shortcut could be made of.
 
     Of every picture, still or a frame: mean of each channel, contrast, energy of gradients; and how far any two
@@ -87,7 +90,7 @@ def _of_sound(samples: Tensor) -> Tensor:
     return torch.stack([*loudness, (samples.sign().diff(dim=1) != 0).float().mean(dim=1)], dim=1)
 
 
-def _of_points(points: Tensor) -> Tensor:
-    """Describes packed clouds (sum N, 1 + C): (B, 1 + 2 C)."""
-    clouds = [points[points[:, 0] == row, 1:] for row in range(int(points[:, 0].max()) + 1)]
+def _of_points(points: Ragged) -> Tensor:
+    """Describes packed clouds (sum N, C): (B, 1 + 2 C)."""
+    clouds = points.split()
     return torch.stack([torch.cat([c.new_tensor([len(c)]), c.mean(0), c.std(0, correction=0)]) for c in clouds])

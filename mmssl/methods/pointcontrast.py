@@ -13,8 +13,8 @@ from mmssl.losses.contrast import Contrast
 from mmssl.losses.hardest import hardest_negative, is_known, positive_margin
 from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Cells
-from mmssl.nn.packed import gather_rows, starts, together
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Spaces
+from mmssl.nn.packed import gather_rows
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Ragged, Spaces
 from mmssl.views.cloud_pair import CloudPair
 
 
@@ -51,13 +51,14 @@ class PointContrast(Objective):
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         first, second = batch.views["points"]
-        both = together(first, second, samples=len(batch.extra["matches"]))  # one pass costs less than two
-        a, b = self.head(encoders["points"](both)).split([len(first), len(second)])  # (sum N, D), (sum N', D)
+        both = Ragged.cat([first, second])  # one pass costs less than two
+        embedded = self.head(encoders["points"](both))
+        a, b = embedded.split([len(first.values), len(second.values)])  # (sum N, D), (sum N', D)
         pairs = packed_pairs(batch)
         picked = one_each(pairs, limit=self.queries)
         losses = self._info_nce(a, b, picked) if self.loss == "info_nce" else self._hardest(a, b, pairs, batch)
         logs = {f"loss_{name}": x.detach() for name, x in losses.items()} if len(losses) > 1 else {}
-        correct = answers(a, b, picked, pairs, first[:, 0].long(), len(batch.extra["matches"]))
+        correct = answers(a, b, picked, pairs, first.sample, len(first))
         embeddings = {"points": a.detach()[picked[:, 0]]}
         return Loss(torch.stack(list(losses.values())).sum(), logs, embeddings, {"correct": correct})
 
@@ -75,7 +76,7 @@ class PointContrast(Objective):
         pull = positive_margin(a[chosen[:, 0]], b[chosen[:, 1]], margin=self.positive_margin)
         losses = {"positive": dist.mean(pull, torch.ones_like(pull)), "negative": a.new_zeros(())}
         for queries, keys, view in ((a, b, 1), (b, a, 0)):
-            there = batch.present("points")[batch.views["points"][view][:, 0].long()]
+            there = batch.present("points")[batch.views["points"][view].sample]
             number = at_most(there.nonzero()[:, 0], self.candidates * clouds)
             candidates, start = gather_rows(keys[number])
             candidate_id = number.new_full((len(candidates),), -1)  # another process's points match none of this one's
@@ -98,7 +99,7 @@ class PointContrast(Objective):
 def packed_pairs(batch: Batch) -> Tensor:
     """Returns the rows (K, 2) of the packed clouds that match, of the samples that have points."""
     matches = batch.extra["matches"]  # (B, M, 2)
-    shift = torch.stack([starts(view, len(matches)) for view in batch.views["points"]], dim=1)  # (B, 2)
+    shift = torch.stack([view.starts for view in batch.views["points"]], dim=1)  # (B, 2)
     there = (matches[..., 0] >= 0) & batch.present("points")[:, None]
     return (matches + shift[:, None])[there]
 

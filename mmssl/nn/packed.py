@@ -1,4 +1,4 @@
-"""Rows of several samples laid end to end: where each begins, and the rows of every process together."""
+"""Rows of several samples laid end to end: those of every process together, and an embedding of each."""
 
 from __future__ import annotations
 
@@ -8,20 +8,7 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.types import Encoder
-
-
-def starts(x: Tensor, samples: int) -> Tensor:
-    """Returns the first row of each sample (B,) in packed rows (sum N, 1 + C) whose column 0 is the sample."""
-    counts = torch.bincount(x[:, 0].long(), minlength=samples)
-    return counts.cumsum(0) - counts
-
-
-def together(*views: Tensor, samples: int) -> Tensor:
-    """Packs several views of the same samples as one batch of as many times more, each view's behind the last's."""
-    shift = torch.zeros_like(views[0][:1])
-    shift[:, 0] = samples
-    return torch.cat([view + shift * number for number, view in enumerate(views)])
+from mmssl.types import Encoder, Ragged
 
 
 def gather_rows(x: Tensor) -> tuple[Tensor, int]:
@@ -36,13 +23,13 @@ def gather_rows(x: Tensor) -> tuple[Tensor, int]:
     return rows[there.flatten()], int(counts[: dist.rank()].sum())
 
 
-def embed_tokens(encoder: Encoder, x: Tensor, *, space: str | None = None) -> Tensor:
+def embed_tokens(encoder: Encoder, x: Ragged, *, space: str | None = None) -> Tensor:
     """Returns an embedding per point (sum N, D): the encoder's tokens, or those of a task's space."""
     features = encoder(x)
     if space is not None and space not in encoder.spaces:
         raise UserError(f"this {encoder.modality} encoder has no space {space!r}; known: {', '.join(encoder.spaces)}")
     found: Tensor | None = features.tokens if space is None else encoder.spaces[space](features)
-    if found is None or len(found) != len(x):
+    if found is None or len(found) != len(x.values):
         raise UserError(
             f"{encoder.name} gives no feature per point; choose an encoder with tokens, such as sparse_unet"
         )

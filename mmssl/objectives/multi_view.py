@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mmssl.errors import UserError
-from mmssl.nn.packed import together
-from mmssl.types import Batch, Encoder, Objective
+from mmssl.types import Batch, Encoder, Objective, Ragged
 
 
 class MultiView(Objective):
@@ -37,7 +36,7 @@ class MultiView(Objective):
         """Returns the encoder's pooled features (B, D) of every view."""
         return pooled_views(encoders[self.key], self.views(batch), len(self.present(batch)), separate=self.separate)
 
-    def views(self, batch: Batch, least: int = 2) -> list[Tensor]:
+    def views(self, batch: Batch, least: int = 2) -> list[Any]:
         """Returns the views; UserError for fewer than the task compares."""
         views = batch.views[self.key]
         if len(views) < least:
@@ -49,17 +48,30 @@ class MultiView(Objective):
         return batch.present(self.key)
 
 
-def pooled_views(encoder: Encoder, views: Sequence[Tensor], samples: int, *, separate: bool = False) -> list[Tensor]:
+def pooled_views(encoder: Encoder, views: Sequence[Any], samples: int, *, separate: bool = False) -> list[Tensor]:
     """Returns pooled features (B, D) of every view; those of one size pass through the encoder at once.
 
-    As a result BatchNorm sees views of one size together; separate: each by itself.
+    As a result BatchNorm sees views of one size together; separate: each by itself, as are views that are neither
+    tensors nor Ragged.
     """
     found: list[Tensor] = []
     for same in [[view] for view in views] if separate else _alike(views):
-        x = together(*same, samples=samples) if encoder.modality == "points" else torch.cat(same)
-        found += encoder(x).pooled.split(samples)
+        found += encoder(_as_one(same)).pooled.split(samples)
     return found
 
 
-def _alike(views: Sequence[Tensor]) -> list[list[Tensor]]:
-    return [list(group) for _, group in groupby(views, key=lambda view: view.shape[1:])]
+def _alike(views: Sequence[Any]) -> list[list[Any]]:
+    """Groups neighbours that can be one batch."""
+
+    def size(view: Any) -> Any:
+        values = view.values if isinstance(view, Ragged) else view
+        return values.shape[1:] if isinstance(values, Tensor) else id(view)
+
+    return [list(group) for _, group in groupby(views, key=size)]
+
+
+def _as_one(views: Sequence[Any]) -> Any:
+    """Returns several views as one batch, each view's samples behind the last one's."""
+    if len(views) == 1:
+        return views[0]
+    return Ragged.cat(views) if isinstance(views[0], Ragged) else torch.cat(list(views))

@@ -17,7 +17,7 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import FAR, Cloud
 from mmssl.schema import Positive
-from mmssl.types import Preprocess
+from mmssl.types import Preprocess, Ragged
 
 RADII = (0.1, 0.2, 0.4)  # m, of local shape
 WIDTH = {"color": 3, "normal": 3, "shape": 3 * len(RADII)}
@@ -29,7 +29,7 @@ class PointsPreprocess(Preprocess):
 
     features: "color" (in [0, 1]), "normal" and "shape" (see local_shape), in the order given, after the coordinates.
     centre: moves the mean to the origin.
-    A batch is packed, (sum N, 1 + C), with the index of the cloud in column 0.
+    A batch is packed, (sum N, C); a sample without a cloud is one point at the origin.
     """
 
     modality: ClassVar[str] = "points"
@@ -70,9 +70,8 @@ class PointsPreprocess(Preprocess):
             return list(inputs)
         return super().items(inputs)
 
-    def collate(self, items: Sequence[Tensor]) -> Tensor:
-        index = torch.repeat_interleave(torch.arange(len(items)), torch.tensor([len(item) for item in items]))
-        return torch.cat([index[:, None].float(), torch.cat(list(items))], dim=1)
+    def collate(self, items: Sequence[Tensor]) -> Ragged:
+        return Ragged.pack(items)
 
     def take_notes(self) -> Counter[str]:
         notes, self.notes = self.notes, Counter()

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmssl.modalities import text as texts
 from mmssl.schema import Count, Positive
 from mmssl.trial import panicking, prepared
-from mmssl.types import Preprocess
+from mmssl.types import Preprocess, Ragged
 
 # The tokenizer's own threads do not survive a fork, and data workers are forked.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,8 +25,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 class TextPreprocess(Preprocess):
     """Tokenises to int64 (B, L), padded to the longest of the batch; what exceeds the context is cut and counted.
 
+    A text of no token, and a sample without a text, counts as one.
+
     tokenizer: a tokenizers.Tokenizer; no part of `config`, the encoder saves it as tokenizer.json.
     context_length: the most tokens of a text, special tokens included, which survive the cut.
+    pad_id: what texts are padded with; nobody else needs to know it.
     """
 
     modality: ClassVar[str] = "text"
@@ -44,13 +47,22 @@ class TextPreprocess(Preprocess):
         text = texts.load(raw)
         return text if isinstance(text, str) else text[0]
 
-    def collate(self, items: Sequence[str]) -> Tensor:
+    def collate(self, items: Sequence[str]) -> Ragged:
         with panicking("text"):
             encodings = self.tokenizer.encode_batch(list(items))
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
         if cut:
             self.notes["text truncated"] += cut
-        return torch.tensor([encoding.ids or [self.pad_id] for encoding in encodings], dtype=torch.int64)
+        ids = torch.tensor([encoding.ids or [self.pad_id] for encoding in encodings], dtype=torch.int64)
+        lengths = torch.tensor([sum(encoding.attention_mask) for encoding in encodings])
+        return Ragged(ids, lengths.clamp(min=1), padded=True)
+
+    def words(self, x: Tensor | Ragged) -> Ragged:
+        """Takes what `collate` makes, or token ids (B, L) that were padded by hand: what ends in pad_id is not real."""
+        if isinstance(x, Ragged):
+            return x
+        last = (x != self.pad_id) * torch.arange(1, x.shape[1] + 1, device=x.device)
+        return Ragged(x, last.amax(1).clamp(min=1), padded=True)
 
     def config(self) -> dict[str, Any]:
         return {"context_length": self.context_length, "pad_id": self.pad_id}

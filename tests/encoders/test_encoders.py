@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmssl.encoders import create_encoder
 from mmssl.names import list_names
-from mmssl.types import Encoder, Features, TokenEncoder
+from mmssl.types import Encoder, Features, Ragged, TokenEncoder
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 BERT = {"model_type": "bert", "vocab_size": 300, "max_position_embeddings": 40, **TINY}
@@ -133,7 +133,7 @@ def check(features: Features, encoder: Encoder, x: torch.Tensor) -> None:
     if features.lengths is not None:
         packed = features.tokens.ndim == 2
         assert features.lengths.shape == (clouds,)
-        assert features.lengths.sum() == len(x) if packed else features.lengths.max() == x.shape[1]
+        assert features.lengths.sum() == len(x.values) if packed else features.lengths.max() == x.values.shape[1]
 
 
 @every
@@ -226,8 +226,9 @@ def test_raw_describes_what_it_says() -> None:
     torch.testing.assert_close(create_encoder("raw:image", size=32)(pixels).pooled, pixels.flatten(1))
     box = torch.tensor([[x, y, z] for x in (0, 8.0) for y in (0, 4.0) for z in (0, 2.0)])
     turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
-    clouds = torch.cat([torch.zeros(8, 1), box @ turn + 5], dim=1)
-    torch.testing.assert_close(create_encoder("raw:points")(clouds).pooled, torch.tensor([[4.0, 2.0, 1.0]]))
+    clouds = Ragged.pack([box @ turn + 5, torch.ones(1, 3)])
+    expected = torch.tensor([[4.0, 2.0, 1.0], [0, 0, 0]])
+    torch.testing.assert_close(create_encoder("raw:points")(clouds).pooled, expected)
     still = torch.rand(1, 3, 1, 16, 16).expand(-1, -1, 4, -1, -1)
     film = create_encoder("raw:video")(still).pooled
     torch.testing.assert_close(film[:, :768], still[:, :, 0].flatten(1))

@@ -13,6 +13,7 @@ from mmssl.encoders.mel import LogMel
 from mmssl.encoders.timm import Timm
 from mmssl.encoders.transformer import TextTransformer
 from mmssl.errors import UserError
+from mmssl.types import Ragged
 
 SMALL = {"width": 32, "depth": 2, "heads": 2}
 TEXTS = ["a red ball bounces", "a blue ball bounces high", ["the red cube", "a ball"]] * 5
@@ -167,6 +168,22 @@ def test_text_does_not_depend_on_its_padding(options: dict) -> None:
     assert encoder(torch.zeros(1, 5, dtype=torch.int64)).pooled.isfinite().all()
 
 
+@pytest.mark.parametrize("options", [{}, {"pool": "last", "causal": True}], ids=["mean", "last"])
+def test_lengths_tell_which_tokens_are_real(options: dict[str, object]) -> None:
+    """Neither what stands in the padding nor a token 0 inside a text matters."""
+    encoder = create_encoder("transformer", **SMALL, **options).eval()
+    ids, lengths = torch.tensor([[5, 0, 7, 0, 0], [8, 9, 9, 9, 4]]), torch.tensor([4, 2])
+    found = encoder(Ragged(ids, lengths, padded=True))
+    alone = torch.cat(
+        [encoder(Ragged(ids[i : i + 1, :n], lengths[i : i + 1], True)).pooled for i, n in enumerate((4, 2))]
+    )
+    torch.testing.assert_close(found.pooled, alone)
+    torch.testing.assert_close(found.lengths, lengths)
+    by_hand = encoder(torch.tensor([[5, 0, 7, 3], [8, 9, 0, 0]]))
+    torch.testing.assert_close(by_hand.pooled[1], found.pooled[1])
+    assert by_hand.lengths.tolist() == [4, 2]
+
+
 def test_causal_text_does_not_see_what_follows() -> None:
     encoder = create_encoder("transformer", causal=True, **SMALL).eval()
     a, b = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[5, 6, 9, 1]])
@@ -178,7 +195,7 @@ def test_text_works_untrained_then_learns_the_same_merges_again(tmp_path: Path) 
     encoder, twin = (create_encoder("transformer", vocab_size=290, lowercase=True, **SMALL) for _ in range(2))
     assert isinstance(encoder, TextTransformer) and encoder.learns_preprocess
     assert encoder.encode(["Wörks on 日本語 🙂"]).isfinite().all()
-    before = encoder.preprocess.collate(["a ball bounces"]).shape[1]
+    before = encoder.preprocess.collate(["a ball bounces"]).values.shape[1]
     held = encoder.preprocess  # as views hold it
     encoder.learn_preprocess(iter(TEXTS))
     twin.learn_preprocess(iter(TEXTS))
@@ -187,13 +204,13 @@ def test_text_works_untrained_then_learns_the_same_merges_again(tmp_path: Path) 
     assert tokenizer.to_str() == twin.preprocess.tokenizer.to_str()
     assert not encoder.learns_preprocess
     assert 258 < tokenizer.get_vocab_size() <= 290
-    assert encoder.preprocess.collate(["A BALL bounces"]).shape[1] < before
+    assert encoder.preprocess.collate(["A BALL bounces"]).values.shape[1] < before
     assert tokenizer.decode(tokenizer.encode("A red 日本語").ids) == "a red 日本語"
     encoder.save_files(tmp_path)
     fresh = create_encoder("transformer", vocab_size=290, context_length=8, **SMALL)
     fresh.load_files(tmp_path)
     assert fresh.preprocess.tokenizer.encode("a red ball").ids == held.tokenizer.encode("a red ball").ids
-    assert fresh.preprocess.collate(["x" * 50]).shape == (1, 8)
+    assert fresh.preprocess.collate(["x" * 50]).values.shape == (1, 8)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="its tokenizer does not work"):
         fresh.load_files(tmp_path)

@@ -13,7 +13,7 @@ from mmssl.encoders import create_encoder
 from mmssl.encoders.sparse_unet import mean_of
 from mmssl.errors import UserError
 from mmssl.modalities.points import Cloud
-from mmssl.types import Encoder
+from mmssl.types import Encoder, Ragged
 
 SMALL: dict[str, Any] = {"planes": (8, 12, 12, 8), "voxel": 0.2}
 
@@ -25,8 +25,8 @@ def made(**options: Any) -> Encoder:
     return encoder.eval()
 
 
-def packed(*clouds: Tensor) -> Tensor:
-    return torch.cat([torch.cat([torch.full((len(c), 1), float(i)), c], dim=1) for i, c in enumerate(clouds)])
+def packed(*clouds: Tensor) -> Ragged:
+    return Ragged.pack(clouds)
 
 
 def weights_of(planes: tuple[int, ...], layers: tuple[int, ...]) -> int:
@@ -122,9 +122,10 @@ def test_coordinates_are_features_only_when_asked() -> None:
 
 def test_clouds_of_one_point_and_batches_of_none_are_welcome() -> None:
     encoder = create_encoder("sparse_unet", **SMALL)
-    for x, clouds in ((torch.zeros(1, 4), 1), (torch.zeros(0, 4), 0), (packed(torch.zeros(1, 3), torch.rand(9, 3)), 2)):
+    none = Ragged(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
+    for x in (packed(torch.zeros(1, 3)), none, packed(torch.zeros(1, 3), torch.zeros(0, 3), torch.rand(9, 3))):
         features = encoder.train()(x)
-        assert features.pooled.shape == (clouds, 8) and features.tokens.shape == (len(x), 8)
+        assert features.pooled.shape == (len(x), 8) and features.tokens.shape == (len(x.values), 8)
         features.pooled.sum().backward()
         assert features.pooled.isfinite().all()
     blanks = encoder.preprocess.collate([encoder.preprocess.blank()] * 2)

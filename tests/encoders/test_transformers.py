@@ -94,7 +94,7 @@ def test_clip_gives_its_own_embeddings(tmp_path: Path, legacy: bool) -> None:
     features = image(batch)
     assert features.grid == (4, 4)
     close(features.tokens, theirs.vision_model_output.last_hidden_state[:, 1:])
-    assert text(inputs["input_ids"]).lengths.tolist() == inputs["attention_mask"].sum(1).tolist()
+    assert text(text.preprocess.collate(TEXTS)).lengths.tolist() == inputs["attention_mask"].sum(1).tolist()
 
 
 @torch.inference_mode()
@@ -367,5 +367,5 @@ def test_a_tokenizer_without_tokenizer_json_is_converted_apart(
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "ball"]))
     monkeypatch.setattr(pretrained, "apart", lambda *a: asked.append(a[1]) or apart(*a))
     preprocess = create_encoder(f"transformers:{folder}").preprocess
-    assert preprocess.collate(["a red ball", "ball"]).tolist() == [[2, 5, 6, 7, 3], [2, 7, 3, 0, 0]]
+    assert preprocess.collate(["a red ball", "ball"]).values.tolist() == [[2, 5, 6, 7, 3], [2, 7, 3, 0, 0]]
     assert asked == ["convert_tokenizer"]

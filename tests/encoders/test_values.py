@@ -9,6 +9,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from mmssl.encoders import create_encoder
 from mmssl.encoders.mel import LogMel
+from mmssl.types import Ragged
 
 CONVNET = {"name": "convnet", "image_size": 16, "widths": [8], "depths": [1], "stem_stride": 1}
 RATE = 16_000
@@ -58,7 +59,7 @@ def test_pointnet_turns_each_cloud_by_its_matrix_none_at_first() -> None:
     torch.manual_seed(0)
     encoder = create_encoder("pointnet", widths=[8, 12], align=True).eval()
     xyz, cloud = torch.randn(9, 3), torch.tensor([0] * 4 + [1] * 5)
-    x = torch.cat([cloud[:, None].float(), xyz], dim=1)
+    x = Ragged(xyz, torch.tensor([4, 5]))
     torch.testing.assert_close(encoder.align(xyz, cloud, 2), torch.eye(3).expand(2, 3, 3))
     torch.testing.assert_close(encoder(x).tokens, encoder.layers(xyz))
     with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmssl.errors import UserError
 from mmssl.evals.layers import Tapped, averaged, has, need_place
-from mmssl.types import Encoder, Features, Head, Preprocess
+from mmssl.types import Encoder, Features, Head, Preprocess, Ragged
 
 TWO = Features(torch.zeros(2, 3))
 
@@ -20,7 +20,7 @@ def encoder_of(modality: str = "image", **more: Any) -> Any:
     return SimpleNamespace(modality=modality, **more)
 
 
-def of(out: Any, features: Features = TWO, encoder: Any = None, x: Tensor | None = None) -> Tensor:
+def of(out: Any, features: Features = TWO, encoder: Any = None, x: Any = None) -> Tensor:
     return averaged(out, torch.zeros(2, 1) if x is None else x, features, encoder or encoder_of())
 
 
@@ -67,15 +67,19 @@ def test_padding_does_not_count() -> None:
     torch.testing.assert_close(of(tokens, features), torch.stack([tokens[0, 0], tokens[1, :3].mean(0)]))
     other = torch.rand(2, 3, 5)  # of another length, which the lengths do not count
     torch.testing.assert_close(of(other, features), other.mean(1))
+    words = Ragged(torch.zeros(2, 4), lengths, padded=True)
+    torch.testing.assert_close(of(tokens, features, x=words), of(tokens, features))
     frames = torch.rand(4, 4, 5)  # of several rows a sample
     torch.testing.assert_close(of(frames, features), frames.mean(1).view(2, 2, 5).mean(1))
 
 
 def test_points_are_averaged_over_their_cloud() -> None:
-    x = torch.tensor([[0.0, 9], [1, 9], [0, 9], [1, 9], [1, 9]])
+    x = Ragged(torch.rand(5, 3), torch.tensor([2, 3]))
     out = torch.rand(5, 3)
-    expected = torch.stack([out[[0, 2]].mean(0), out[[1, 3, 4]].mean(0)])
+    expected = torch.stack([out[:2].mean(0), out[2:].mean(0)])
     torch.testing.assert_close(of(out, encoder=encoder_of("points"), x=x), expected)
+    empty = Ragged(torch.rand(5, 3), torch.tensor([5, 0]))
+    torch.testing.assert_close(of(out, x=empty), torch.stack([out.mean(0), torch.zeros(3)]))
     rows = torch.rand(2, 3)  # one for each cloud already
     torch.testing.assert_close(of(rows, encoder=encoder_of("points"), x=x), rows)
     torch.testing.assert_close(of(rows, encoder=encoder_of("text"), x=torch.zeros(2, 1)), rows)

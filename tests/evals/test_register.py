@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from mmssl.data.writer import build_from
 from mmssl.encoders import create_encoder
@@ -20,7 +19,7 @@ from mmssl.evals.register import Register
 from mmssl.modalities.points import Cloud, encode
 from mmssl.transforms.pairs import move
 from mmssl.transforms.points import random_rotation
-from mmssl.types import Encoder, Features, Trained
+from mmssl.types import Encoder, Features, Ragged, Trained
 
 
 def scene() -> np.ndarray:
@@ -71,10 +70,10 @@ class Sizes(Encoder):
         self.preprocess = self.inner.preprocess
         self.sharp = torch.nn.Parameter(torch.tensor(60.0))
 
-    def forward(self, x: Tensor) -> Features:
-        away = self.sharp * x[:, 1:4].norm(dim=1, keepdim=True)
+    def forward(self, x: Ragged) -> Features:
+        away = self.sharp * x.values[:, :3].norm(dim=1, keepdim=True)
         tokens = torch.cat([torch.cos(away * k) for k in (0.02, 0.05)] + [torch.sin(away * 0.02)], dim=1)
-        return Features(tokens.mean(0, keepdim=True), tokens, lengths=torch.tensor([len(x)]))
+        return Features(tokens.mean(0, keepdim=True), tokens, lengths=x.lengths)
 
     def config(self) -> dict[str, Any]:
         return self.inner.config()

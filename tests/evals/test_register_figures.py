@@ -19,7 +19,7 @@ from mmssl.evals.register import UNLEARNT, WARM, Register
 from mmssl.evals.report import reporting
 from mmssl.modalities.points import Cloud
 from mmssl.transforms.pairs import POSES, Scan
-from mmssl.types import Encoder, Features, Head, Trained
+from mmssl.types import Encoder, Features, Head, Ragged, Trained
 
 OFF: dict[str, Any] = {"data": {}, "fpfh": False, "ransac": False}
 
@@ -142,9 +142,9 @@ class Places(Encoder):
         self.preprocess = self.inner.preprocess
         self.shown: list[tuple[bool, Tensor]] = []
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Ragged) -> Features:
         self.shown.append((torch.is_inference_mode_enabled(), x))
-        return Features(x[:, 1:4].mean(0, keepdim=True), x[:, 1:4], lengths=torch.tensor([len(x)]))
+        return Features(x.values[:, :3].mean(0, keepdim=True), x.values[:, :3], lengths=x.lengths)
 
     def config(self) -> dict[str, Any]:
         return self.inner.config()

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from probing import reference
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.evals.trivial import _fitted, linear_answers, statistics
+from mmssl.types import Ragged
 
 
 def test_a_linear_rule_is_found_and_noise_is_not() -> None:
@@ -57,7 +59,7 @@ def test_statistics_of_sound_and_clouds_have_loudness_and_size() -> None:
     sound[0, 40:] = torch.tensor([1.0, -1.0]).repeat(20)
     found = statistics({"audio": [sound]})["audio"][0]
     assert found[0] < -20 and found[-2] == 0.0 and found[-1] > 0.4
-    clouds = torch.tensor([[0, 1.0, 2, 3], [0, 3, 2, 3], [1, 0, 0, 0]])
+    clouds = Ragged(torch.tensor([[1.0, 2, 3], [3, 2, 3], [0, 0, 0]]), torch.tensor([2, 1]))
     torch.testing.assert_close(
         statistics({"points_voxels": [clouds]})["points_voxels"],
         torch.tensor([[2, 2, 2, 3, 1, 0, 0], [1, 0, 0, 0, 0, 0, 0.0]]),
@@ -145,9 +147,7 @@ def test_statistics_of_sounds_by_hand() -> None:
 
 
 def test_statistics_of_clouds_by_hand() -> None:
-    clouds = torch.rand(9, 5, generator=torch.Generator().manual_seed(0))
-    clouds[:, 0] = torch.tensor([1, 0, 1, 1, 0, 2, 1, 2, 1])
-    (found,) = statistics({"points": [clouds]}).values()
-    for number, row in enumerate(found.numpy()):
-        mine = clouds[clouds[:, 0] == number, 1:].numpy()
+    clouds = torch.rand(9, 4, generator=torch.Generator().manual_seed(0)).split([2, 5, 2])
+    (found,) = statistics({"points": [Ragged.pack(clouds)]}).values()
+    for mine, row in zip(map(Tensor.numpy, clouds), found.numpy(), strict=True):
         assert row == pytest.approx([len(mine), *mine.mean(0), *mine.std(0)], abs=1e-5)

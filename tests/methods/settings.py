@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmssl import dist, names
 from mmssl.encoders import create_encoder
 from mmssl.multitask import MultiTask
-from mmssl.types import Batch, Encoder
+from mmssl.types import Batch, Encoder, Ragged
 
 SAMPLES = 20  # of the training set that methods with a memory of it are told of
 VIT = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
@@ -33,14 +33,14 @@ def plain(keys: tuple[str, ...], rows: int, *, views: int = 1) -> Batch:
     generator = torch.Generator().manual_seed(1)
     shapes = {"image": (3, 16, 16), "image_ab": (3, 16, 16), "video": (3, 4, 16, 16)}
 
-    def one(key: str) -> Tensor:
+    def one(key: str) -> Tensor | Ragged:
         if key == "text":
-            return torch.randint(1, 300, (rows, 6), generator=generator)
+            lengths = torch.randint(1, 7, (rows,), generator=generator)
+            return Ragged(torch.randint(1, 300, (rows, 6), generator=generator), lengths, padded=True)
         if key == "audio":
             return torch.randn(rows, 1600, generator=generator)
         if key.startswith("points"):
-            xyz = torch.rand(rows * 6, 3, generator=generator)
-            return torch.cat([torch.arange(rows).repeat_interleave(6)[:, None], xyz], dim=1)
+            return Ragged(torch.rand(rows * 6, 3, generator=generator), torch.full((rows,), 6))
         return torch.randint(0, 256, (rows, *shapes[key]), generator=generator, dtype=torch.uint8)
 
     return Batch({key: [one(key) for _ in range(views)] for key in keys})
@@ -50,7 +50,7 @@ def cloud_pairs(keys: tuple[str, ...], rows: int) -> Batch:
     """Two views of clouds of six points, of which four match, one to one."""
     made = plain(keys, rows)
     for views in made.views.values():
-        views.append(views[0] + torch.tensor([0.0, 0.1, -0.1, 0.05]))
+        views.append(Ragged(views[0].values + torch.tensor([0.1, -0.1, 0.05]), views[0].lengths))
     matches = torch.stack([torch.arange(6), torch.arange(6)], dim=1).repeat(rows, 1, 1)
     matches[:, 4:] = -1
     made.extra["matches"] = matches
@@ -82,7 +82,8 @@ def several(views: int) -> Callable[[tuple[str, ...], int], Batch]:
 
     def make(keys: tuple[str, ...], rows: int) -> Batch:
         made = plain(keys, rows * views)
-        made.views = {key: list(view.split(rows)) for key, (view,) in made.views.items()}
+        parts = torch.arange(rows * views).split(rows)
+        made.views = {key: [picked(view, part) for part in parts] for key, (view,) in made.views.items()}
         made.extra["index"] = torch.arange(rows) * 2 % SAMPLES
         return made
 
@@ -302,17 +303,17 @@ def batch(name: str, rows: int = 8, *, missing: bool = True) -> Batch:
     return made
 
 
+def picked(view: Tensor | Ragged, rows: Tensor) -> Tensor | Ragged:
+    """Returns a view of the samples at an index (b,)."""
+    if not isinstance(view, Ragged):
+        return view[rows]
+    if view.padded:
+        return Ragged(view.values[rows], view.lengths[rows], padded=True)
+    return Ragged.pack([view.split()[row] for row in rows.tolist()])
+
+
 def pick(whole: Batch, rows: Tensor) -> Batch:
-    """Returns the samples at an index (b,); points, which are packed, are renumbered."""
-    views = {}
-    for key, several in whole.views.items():
-        if key.startswith("points"):
-            parts = [[view[view[:, 0] == row] for row in rows.tolist()] for view in several]
-            for clouds in parts:
-                for number, cloud in enumerate(clouds):
-                    cloud[:, 0] = number
-            views[key] = [torch.cat(clouds) for clouds in parts]
-        else:
-            views[key] = [view[rows] for view in several]
+    """Returns the samples at an index (b,)."""
+    views = {key: [picked(view, rows) for view in several] for key, several in whole.views.items()}
     target = None if whole.target is None else whole.target[rows]
     return Batch(views, target, {key: value[rows] for key, value in whole.extra.items()})

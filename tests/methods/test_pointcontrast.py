@@ -13,7 +13,7 @@ from torch import Tensor
 from mmssl.encoders import create_encoder
 from mmssl.methods import pointcontrast
 from mmssl.methods.pointcontrast import PointContrast, answers, at_most, method, one_each, packed_pairs
-from mmssl.types import Batch, Encoder, Features, Method
+from mmssl.types import Batch, Encoder, Features, Method, Ragged
 from mmssl.views.cloud_pair import CloudPair
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -32,7 +32,7 @@ def asked(batch: Batch, **options: object) -> tuple[Tensor, dict[str, Tensor], l
     seen: list[Tensor] = []
     objective.head.register_forward_hook(lambda *args: seen.append(args[-1]))
     loss = objective(ENCODERS, batch)
-    both = seen[0].split([len(view) for view in batch.views["points"]])
+    both = seen[0].split([len(view.values) for view in batch.views["points"]])
     return loss.total, loss.answers, list(both), objective
 
 
@@ -84,8 +84,8 @@ def test_hardest_equals_the_loop() -> None:
 
 
 def test_rows_of_packed_clouds_of_different_sizes() -> None:
-    first = torch.tensor([[0.0, 0, 0, 0]] * 3 + [[1.0, 0, 0, 0]] * 2)
-    second = torch.tensor([[0.0, 0, 0, 0]] + [[1.0, 0, 0, 0]] * 4)
+    first = Ragged(torch.zeros(5, 3), torch.tensor([3, 2]))
+    second = Ragged(torch.zeros(5, 3), torch.tensor([1, 4]))
     matches = torch.tensor([[[2, 0], [-1, -1]], [[1, 3], [0, 0]]])
     extra = {"matches": matches, "points_present": torch.tensor([True, True])}
     assert packed_pairs(Batch({"points": [first, second]}, None, extra)).tolist() == [[2, 0], [4, 4], [3, 1]]
@@ -115,9 +115,9 @@ class Points(Encoder):
         self.tokens = torch.nn.Parameter(torch.randn(40, 5))
         self.clouds: list[int] = []
 
-    def forward(self, x: Tensor) -> Features:
-        self.clouds = x[:, 0].int().tolist()
-        return Features(x, self.tokens[x[:, 1].long()])
+    def forward(self, x: Ragged) -> Features:
+        self.clouds = x.lengths.tolist()
+        return Features(x.values, self.tokens[x.values[:, 0].long()])
 
 
 # of three clouds of 4, 2 and 3 points, and 2, 3 and 4 in the other view; the second sample has no points
@@ -132,9 +132,8 @@ FIRST = [(1, 1), (3, 0), (6, 5), (7, 8), (8, 8)]  # one of each query, the first
 
 
 def ragged() -> Batch:
-    def packed(sizes: tuple[int, ...], start: int) -> Tensor:
-        index = torch.arange(3).repeat_interleave(torch.tensor(sizes))
-        return torch.stack([index, torch.arange(9) + start, index, index], dim=1).float()
+    def packed(sizes: tuple[int, ...], start: int) -> Ragged:
+        return Ragged((torch.arange(9.0) + start)[:, None].expand(9, 3), torch.tensor(sizes))
 
     extra = {"matches": MATCHES, "points_present": present(1, 0, 1)}
     return Batch({"points": [packed(SIZES, 0), packed(OTHER, 20)]}, None, extra)
@@ -171,7 +170,7 @@ def test_info_nce_on_ragged_clouds_with_every_option(
     terms = [(torch.stack([a[i] @ key for key in keys]) / 0.3).logsumexp(0) - a[i] @ b[j] / 0.3 for i, j in chosen]
     loss = objective(encoders, ragged())
     same(loss.total, torch.stack(terms).mean(), [*encoders.values(), objective])
-    assert encoders["points"].clouds == [0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5]
+    assert encoders["points"].clouds == [*SIZES, *OTHER]
     assert loss.logs == {}
     torch.testing.assert_close(loss.embeddings["points"], a[[i for i, _ in chosen]].detach())
     assert not loss.embeddings["points"].requires_grad

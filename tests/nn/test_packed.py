@@ -1,4 +1,4 @@
-"""Packed rows: where samples begin, several views as one batch, and the rows of other processes."""
+"""Packed rows: those of other processes, and an embedding of each."""
 
 from __future__ import annotations
 
@@ -8,22 +8,8 @@ from torch import Tensor, nn
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.nn.packed import embed_tokens, gather_rows, starts, together
-from mmssl.types import Encoder, Features, Head
-
-
-def test_each_sample_begins_where_the_last_one_ends() -> None:
-    x = torch.tensor([[0, 5], [0, 6], [0, 7], [2, 8], [2, 9], [3, 1]], dtype=torch.float)
-    assert starts(x, 5).tolist() == [0, 3, 3, 5, 6]
-    assert starts(x[:0], 2).tolist() == [0, 0]
-
-
-def test_views_are_packed_one_behind_the_other() -> None:
-    one, other, third = torch.tensor([[0.0, 5], [1, 6]]), torch.tensor([[1.0, 7]]), torch.tensor([[0.0, 8], [2, 9]])
-    found = together(one, other, third, samples=3)
-    assert found.tolist() == [[0, 5], [1, 6], [4, 7], [6, 8], [8, 9]]
-    assert one.tolist() == [[0, 5], [1, 6]], "what was given stays"
-    assert together(one, samples=3).equal(one)
+from mmssl.nn.packed import embed_tokens, gather_rows
+from mmssl.types import Encoder, Features, Head, Ragged
 
 
 @pytest.mark.parametrize("rank, begin", [(0, 0), (1, 3), (2, 4)])
@@ -67,7 +53,7 @@ def test_a_process_alone_has_its_own_rows() -> None:
 
 
 class Points(Encoder):
-    """Gives each row (1 + C) its numbers as a token, or no tokens."""
+    """Gives each row (C) its numbers as a token, or no tokens."""
 
     modality, name, dim = "points", "own", 2
 
@@ -75,8 +61,8 @@ class Points(Encoder):
         super().__init__()
         self.tokens, self.every = tokens, every
 
-    def forward(self, x: Tensor) -> Features:
-        return Features(x[:1, 1:], x[:: self.every, 1:].half() if self.tokens else None)
+    def forward(self, x: Ragged) -> Features:
+        return Features(x.values[:1], x.values[:: self.every].half() if self.tokens else None)
 
 
 class Doubled(Head):
@@ -89,7 +75,7 @@ class Doubled(Head):
 
 
 def test_points_are_embedded_to_unit_length() -> None:
-    x = torch.tensor([[0.0, 3, 4], [0, 0, 2], [1, 5, 12]])
+    x = Ragged(torch.tensor([[3.0, 4], [0, 2], [5, 12]]), torch.tensor([2, 1]))
     expected = torch.tensor([[3 / 5, 4 / 5], [0, 1], [5 / 13, 12 / 13]])
     encoder = Points()
     found = embed_tokens(encoder, x)

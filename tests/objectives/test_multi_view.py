@@ -10,7 +10,7 @@ from mmssl.errors import UserError
 from mmssl.nn.head import Projection
 from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.objectives.teacher import Teacher
-from mmssl.types import Batch, Encoder, Features
+from mmssl.types import Batch, Encoder, Features, Ragged
 
 
 def test_views_of_one_size_pass_at_once_and_come_back_in_order() -> None:
@@ -38,8 +38,7 @@ def test_views_apart_meet_in_no_batch_norm() -> None:
 def test_clouds_are_packed() -> None:
     torch.manual_seed(0)
     encoder = create_encoder("pointnet", widths=[8, 16]).eval()
-    index = torch.tensor([0, 0, 0, 1, 1])
-    views = [torch.cat([index[:n, None].float(), torch.rand(n, 3)], dim=1) for n in (5, 4)]
+    views = [Ragged.pack(torch.rand(n, 3).split([3, n - 3])) for n in (5, 4)]
     for view, pooled in zip(views, pooled_views(encoder, views, 2), strict=True):
         torch.testing.assert_close(pooled, encoder(view).pooled)
 
@@ -106,10 +105,48 @@ def test_a_task_passes_its_views_as_its_paper_does(kind: type[MultiView]) -> Non
 @pytest.mark.parametrize("separate", [False, True])
 def test_clouds_pass_together_or_apart(separate: bool) -> None:
     encoder = create_encoder("pointnet", widths=[8, 16]).train()
-    index = torch.tensor([0, 0, 0, 1, 1])
-    views = [torch.cat([index[:n, None].float(), torch.rand(n, 3)], dim=1) for n in (5, 4)]
+    views = [Ragged.pack(torch.rand(n, 3).split([3, n - 3])) for n in (5, 4)]
     found = pooled_views(encoder, views, 2, separate=separate)
-    both = torch.cat([views[0], views[1] + torch.tensor([2.0, 0, 0, 0])])  # clouds 2 and 3
+    both = Ragged.pack([*views[0].split(), *views[1].split()])
     expected = [encoder(view).pooled for view in views] if separate else encoder(both).pooled.split(2)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+class Bag:
+    """Numbers of two samples, that are no tensor."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows = rows
+
+
+class Sums(Encoder):
+    """Sums a padded or a packed batch, or a Bag, and notes how many samples came at once."""
+
+    modality, dim = "bag", 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def forward(self, x: Ragged | Bag) -> Features:
+        sums = x.rows if isinstance(x, Bag) else torch.stack([row.sum() for row in x.split()])
+        self.sizes.append(len(sums))
+        return Features(sums[:, None])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "make", "sizes"),
+    [([2, 2, 3], Ragged.pad, [4, 2]), ([2, 2, 3], Ragged.pack, [6]), ([2, 2, 3], Bag, [2, 2, 2])],
+    ids=["padded", "packed", "own"],
+)
+def test_ragged_views_of_one_size_pass_at_once_and_others_alone(
+    lengths: list[int], make: object, sizes: list[int]
+) -> None:
+    encoder, rows = Sums(), [[torch.rand(length), torch.rand(1)] for length in lengths]
+    expected = [torch.stack([row.sum() for row in view]) for view in rows]
+    views = expected if make is Bag else rows
+    found = pooled_views(encoder, [make(view) for view in views], 2)  # type: ignore[operator]
+    assert encoder.sizes == sizes
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine[:, 0], theirs)

@@ -7,8 +7,9 @@ import torch
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.nn.packed import embed_tokens, gather_rows, starts
+from mmssl.nn.packed import embed_tokens, gather_rows
 from mmssl.objectives.queue import Queue
+from mmssl.types import Ragged
 
 
 def test_the_queue_wraps_around_and_forgets_the_oldest() -> None:
@@ -45,8 +46,7 @@ def test_the_queue_begins_with_random_directions_and_keeps_rows_without_gradient
 
 
 def test_packed_rows() -> None:
-    x = torch.tensor([[0.0, 1], [0, 1], [2, 1], [2, 1], [2, 1]])
-    assert starts(x, 4).tolist() == [0, 2, 2, 5]
+    x = torch.rand(5, 2)
     gathered, start = gather_rows(x)
     assert start == 0
     assert gathered is x
@@ -54,12 +54,13 @@ def test_packed_rows() -> None:
 
 def test_tokens_of_unit_length_in_the_order_of_the_points() -> None:
     encoder = create_encoder("pointnet", widths=[8, 16]).eval()
-    x = torch.cat([torch.zeros(20, 1), torch.randn(20, 3)], dim=1)
+    x = Ragged.pack([torch.randn(20, 3)])
     found = embed_tokens(encoder, x)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(20))
-    torch.testing.assert_close(embed_tokens(encoder, x.flip(0)), found.flip(0))
+    turned = Ragged(x.values.flip(0), x.lengths)
+    torch.testing.assert_close(embed_tokens(encoder, turned), found.flip(0))
     with pytest.raises(UserError, match="no space 'clip'"):
         embed_tokens(encoder, x, space="clip")
-    encoder.forward = lambda x: type(encoder).forward(encoder, x[:5])  # type: ignore[method-assign]
+    encoder.forward = lambda x: type(encoder).forward(encoder, Ragged.pack([x.values[:5]]))  # type: ignore[method-assign]
     with pytest.raises(UserError, match="no feature per point"):
         embed_tokens(encoder, x)

@@ -21,7 +21,7 @@ from mmssl.pictures.canvas import tiles
 from mmssl.pictures.register import GREY, RIGHT, WRONG, drawn, shaded
 from mmssl.pictures.scatter import dots, look_down, on_canvas
 from mmssl.transforms.pairs import POSES
-from mmssl.types import Encoder, Features, Head, Trained
+from mmssl.types import Encoder, Features, Head, Ragged, Trained
 
 
 class Places(Encoder):
@@ -36,10 +36,10 @@ class Places(Encoder):
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.shown: list[Tensor] = []
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Ragged) -> Features:
         assert not self.training and torch.is_inference_mode_enabled()
-        self.shown.append(x)
-        return Features(x[:, 1:4].mean(0, keepdim=True), x[:, 1:4], lengths=torch.tensor([len(x)]))
+        self.shown.append(x.values)
+        return Features(x.values[:, :3].mean(0, keepdim=True), x.values[:, :3], lengths=x.lengths)
 
 
 class Flipped(Head):
@@ -144,10 +144,10 @@ def test_clouds_are_brought_upright_before_they_are_encoded(monkeypatch: pytest.
     source = give(monkeypatch, "mmssl.pictures.pca", samples)
     list(pca.picture(trained(encoder), data={}, pose="at.pose", voxel=1e-6))
     turned = samples[0]["points"].xyz @ pose[:3, :3].T
-    np.testing.assert_allclose(encoder.shown[0][:, 1:], turned - turned.mean(0), atol=1e-5)
+    np.testing.assert_allclose(encoder.shown[0], turned - turned.mean(0), atol=1e-5)
     list(pca.picture(trained(encoder), data={}, voxel=1e-6))
     plain = samples[0]["points"].xyz
-    np.testing.assert_allclose(encoder.shown[1][:, 1:], plain - plain.mean(0), atol=1e-5)
+    np.testing.assert_allclose(encoder.shown[1], plain - plain.mean(0), atol=1e-5)
     assert source.asked == [{"points", "meta"}, {"points"}]
 
 
@@ -276,7 +276,7 @@ def test_matches_are_mutual_and_right_within_the_threshold(monkeypatch: pytest.M
         list(register.picture(trained(encoder), data={}, count=1, space=space, poses=None, threshold=threshold))
     (seen, pairs, right), (_, _, lax), (_, other, _) = told
     assert lax.all() and not right.all()
-    x = [shown[:, 1:4] / shown[:, 1:4].norm(dim=1, keepdim=True) for shown in encoder.shown[:2]]
+    x = [shown[:, :3] / shown[:, :3].norm(dim=1, keepdim=True) for shown in encoder.shown[:2]]
     far = torch.cdist(x[0], x[1])
     mutual = [[a, int(far[a].argmin())] for a in range(len(far)) if int(far[:, int(far[a].argmin())].argmin()) == a]
     assert pairs.tolist() == mutual and len(other) > 0

@@ -197,11 +197,12 @@ def test_thinning_is_the_same_each_time_and_keeps_the_order() -> None:
     assert PointsPreprocess(None, centre=True)(given).numpy() == pytest.approx(given.xyz - given.xyz.mean(0), abs=1e-6)
 
 
-def test_a_batch_is_packed_with_the_number_of_each_cloud() -> None:
+def test_a_batch_is_packed_with_the_length_of_each_cloud() -> None:
     prepare = PointsPreprocess(None)
     clouds = [torch.full((count, 3), float(count)) for count in (2, 1, 3)]
-    expected = [[0, 2, 2, 2]] * 2 + [[1, 1, 1, 1]] + [[2, 3, 3, 3]] * 3
-    assert prepare.collate(clouds).tolist() == expected
+    made = prepare.collate(clouds)
+    assert made.values.tolist() == [[2, 2, 2]] * 2 + [[1, 1, 1]] + [[3, 3, 3]] * 3
+    assert made.lengths.tolist() == [2, 1, 3] and not made.padded
 
 
 def test_one_or_several_clouds() -> None:

@@ -24,7 +24,8 @@ def test_defaults() -> None:
     prepare = TextPreprocess(tokenizer())
     assert prepare.config() == {"context_length": 77, "pad_id": 0}
     assert (prepare.modality, prepare.blank()) == ("text", "")
-    assert prepare.collate(["a " * 100, "a"]).shape == (2, 77)
+    made = prepare.collate(["a " * 100, "a"])
+    assert made.values.shape == (2, 77) and made.lengths.tolist() == [77, 1] and made.padded
     shown = {f.name: (f.repr, f.compare) for f in fields(TextPreprocess)}
     assert shown["tokenizer"] == (False, False), "two of the same options are equal"
     assert TextPreprocess(tokenizer(), 9) == TextPreprocess(tokenizer(), 9) != TextPreprocess(tokenizer(), 8)

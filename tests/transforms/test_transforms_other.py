@@ -77,8 +77,8 @@ def test_points_columns_and_packing():
     assert thin.shape == (50, 9) and torch.equal(thin, prepare(cloud()))
     assert thin[:, 3:6].min() >= 0 and 0.9 < thin[:, 3:6].max() <= 1
     batch = prepare.collate([thin, prepare.blank(), thin[:7]])
-    assert batch.shape == (58, 10)
-    assert batch[:, 0].long().bincount().tolist() == [50, 1, 7] and torch.equal(batch[:50, 1:], thin)
+    assert batch.values.shape == (58, 9)
+    assert batch.lengths.tolist() == [50, 1, 7] and torch.equal(batch.values[:50], thin)
     assert points.PointsPreprocess(**prepare.config()) == prepare
     assert points.PointsPreprocess(None, centre=True)(cloud()).mean(0).abs().max() < 1e-5
     assert len(prepare.items(np.zeros((2, 5, 3)))) == 2 and len(prepare.items(np.zeros((5, 3)))) == 1
@@ -119,21 +119,33 @@ def test_text_is_padded_cut_and_counted():
     own = tokenizer()
     prepare = text.TextPreprocess(own, context_length=5)
     tokens = prepare.collate([prepare("a red ball bounces"), prepare(["a ball", "other"]), prepare.blank()])
-    assert tokens.tolist() == [[1, 4, 5, 6, 2], [1, 4, 6, 2, 0], [1, 2, 0, 0, 0]] and tokens.dtype == torch.int64
-    assert prepare.collate(["a"]).shape == (1, 3), "no longer than the longest"
+    assert tokens.values.tolist() == [[1, 4, 5, 6, 2], [1, 4, 6, 2, 0], [1, 2, 0, 0, 0]] and tokens.padded
+    assert tokens.lengths.tolist() == [5, 4, 2] and tokens.values.dtype == tokens.lengths.dtype == torch.int64
+    assert prepare.collate(["a"]).values.shape == (1, 3), "no longer than the longest"
     assert prepare.take_notes() == {"text truncated": 1} and not prepare.take_notes()
     assert own.truncation is None and own.padding is None, "a tokenizer of the user's stays as it was"
 
 
 def test_text_pads_with_the_encoders_token():
-    assert text.TextPreprocess(tokenizer(), pad_id=2).collate(["a ball", "a"]).tolist() == [[1, 4, 6, 2], [1, 4, 2, 2]]
+    made = text.TextPreprocess(tokenizer(), pad_id=2).collate(["a ball", "a"])
+    assert made.values.tolist() == [[1, 4, 6, 2], [1, 4, 2, 2]]
+    assert made.lengths.tolist() == [4, 3], "an end token that is the padding's counts once"
+
+
+def test_tokens_that_were_padded_by_hand_end_before_the_padding():
+    prepare = text.TextPreprocess(tokenizer(), pad_id=3)
+    ids = torch.tensor([[1, 3, 4, 3], [3, 3, 3, 3], [1, 1, 1, 1]])
+    made = prepare.words(ids)
+    assert made.values is ids and made.padded and made.lengths.tolist() == [3, 1, 4]
+    assert prepare.words(made) is made
 
 
 def test_text_config_and_pickle():
     prepare = text.TextPreprocess(tokenizer(), context_length=7, pad_id=3)
     assert prepare.config() == {"context_length": 7, "pad_id": 3}
     again = pickle.loads(pickle.dumps(prepare))
-    assert torch.equal(again.collate(["a ball"]), prepare.collate(["a ball"])) and again.config() == prepare.config()
+    assert torch.equal(again.collate(["a ball"]).values, prepare.collate(["a ball"]).values)
+    assert again.config() == prepare.config()
     assert prepare.items("a ball") == ["a ball"] and prepare.items(["a", "b"]) == ["a", "b"]
 
 

@@ -32,7 +32,7 @@ from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.pairs import POSES
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.transforms.video import VideoPreprocess
-from mmssl.types import Method, Preprocess, Sample, View
+from mmssl.types import Method, Preprocess, Ragged, Sample, View
 from mmssl.views.asymmetric import Asymmetric
 from mmssl.views.cloud_pair import CloudPair
 from mmssl.views.multicrop import MultiCrop
@@ -187,6 +187,8 @@ def outcome(kind: type[View], preprocess: dict[str, Preprocess], options: dict[s
 def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b))
+    if isinstance(a, Ragged) and isinstance(b, Ragged):
+        return same(a.values, b.values) and same(a.lengths, b.lengths)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return type(a) is type(b) and bool(a == b)

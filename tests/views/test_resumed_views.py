@@ -19,7 +19,7 @@ from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.modalities.video import encode
-from mmssl.types import Batch, Method, Preprocess, View
+from mmssl.types import Batch, Method, Preprocess, Ragged, View
 
 DRAWING: dict[str, Any] = {
     "crop_scale": (0.3, 0.9),
@@ -107,6 +107,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     views = {f"{key}.{number}": x for key, shown in batch.views.items() for number, x in enumerate(shown)}
+    ragged = {key: x for key, x in views.items() if isinstance(x, Ragged)}
+    views |= {key: x.values for key, x in ragged.items()} | {f"{key}.lengths": x.lengths for key, x in ragged.items()}
     return views | batch.extra | ({} if batch.target is None else {"target": batch.target})
 
 
