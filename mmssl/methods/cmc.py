@@ -63,9 +63,14 @@ class SameCrop(Pair):
 class CMC(Objective):
     """Contrasts every two encoders' embeddings of a sample, both ways. Tian et al., ECCV 2020.
 
-    Every encoder whose key is image or image_... takes part; each must see something else of a picture, as `lab` does
-    with part lightness and part color. negatives: random rows of the other encoder's memory bank, whose own row is the
-    positive; None takes the other samples of the batch. momentum: how much of a row stays when its sample is seen.
+    Every encoder of pictures takes part; each must see something else of a picture, as `lab` does with part lightness
+    and part color.
+
+    embed_dim: size of the embeddings.
+    temperature: of the softmax.
+    negatives: random rows of the other encoder's memory bank, whose own row is the positive; null takes the other
+        samples of the batch.
+    momentum: share of a row of the memory bank that stays when its sample is seen.
     """
 
     modalities = ("image",)

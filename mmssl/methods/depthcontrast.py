@@ -73,11 +73,17 @@ class TwoCrops(View):
 class DepthContrast(Objective):
     """Finds each scan's other view among a queue of scans, within each format and across formats.
 
-    Every encoder whose key is points or points_... is a format. Keys come from averages of the encoders (momentum),
-    one queue per format; with gradients accumulated, of the step's last part. Each of the losses is weighed by
-    `within` or `across`. norm: BatchNorm in the heads; without it, few scans that look alike collapsed. answers: for
-    what share of these questions a scan's own key came first.
-    Zhang et al., ICCV 2021.
+    Every encoder of points is a format. With gradients accumulated, the queues take the keys of a step's last part.
+    `correct` says for what share of these questions a scan's own key came first. Zhang et al., ICCV 2021.
+
+    embed_dim: size of the projection.
+    hidden: widths of the projectors' hidden layers.
+    temperature: of the softmax.
+    queue: how many keys of earlier scans are the negatives, in one queue per format.
+    momentum: of the moving averages of the encoders, from which keys come.
+    within: weight of each loss between two views in one format.
+    across: weight of each loss between two formats.
+    norm: BatchNorm in the heads; without it, few scans that look alike collapsed.
     """
 
     def __init__(

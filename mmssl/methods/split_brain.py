@@ -71,10 +71,14 @@ class Halves(Single):
 class SplitBrain(Objective):
     """Asks each half for the bin of what the other sees, cell by cell. Zhang et al., CVPR 2017.
 
-    bins: of colour, by k-means on `learn_from` cells of the training stream; None has those that sRGB reaches on a grid
-    of 10. neighbors, sigma: a colour is shared by its nearest bins. lightness_bins: of L. widths: of the decoders'
-    stages, each of which doubles the side of the encoder's grid. The encoders need not be alike; the paper's features
-    are those of both, side by side.
+    The encoders need not be alike; the paper's features are those of both, side by side.
+
+    bins: of colour, by k-means on cells of the training stream; null has those that sRGB reaches on a grid of 10.
+    neighbors: how many of the nearest bins share a colour.
+    sigma: width of the Gaussian by which they share it, in units of a and b.
+    lightness_bins: of lightness.
+    widths: channels of the decoders' stages, each of which doubles the side of the encoder's grid.
+    learn_from: cells that k-means takes.
     """
 
     modalities = ("image", "image_ab")
