@@ -38,7 +38,7 @@ def draw(
         recipe.override(options, override)
     if "data" not in options:
         raise UserError(f"the recipe of {run} has no evaluation {kind!r} to take data from; add data.shards=...")
-    checked = names.check_options(picture, options, where=kind)
+    checked = names.check_options(picture, options, where=kind, see=names.spelled("pictures", kind))
     folder = Path(out) if out is not None else Path(run) / "pictures" / kind
     folder.mkdir(parents=True, exist_ok=True)
     with (
