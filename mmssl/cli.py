@@ -249,8 +249,7 @@ def _rows(room: str) -> dict[str, str]:
 
 def _recipe_rows() -> dict[str, str]:
     """Returns a line for each recipe, with the methods and encoders that it names."""
-    from mmssl.explain import recipes
-    from mmssl.names import list_names
+    from mmssl.names import list_names, recipes
 
     used = {key: [name for room, name in uses if room in ("methods", "encoders")] for key, uses in recipes().items()}
     return {name: f"{line} ({', '.join(used[name])})" for name, line in list_names("configs").items()}

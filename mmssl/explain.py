@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any
 
 from mmssl import names
@@ -14,7 +13,7 @@ from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
 from mmssl.options import REQUIRED, Option, describe, hints_of, texts_of
 from mmssl.recipe import LOADER_FIXED, Task, TrainOptions
-from mmssl.schema import read_yaml, spell
+from mmssl.schema import spell
 from mmssl.types import Method
 
 NODES: dict[str, tuple[Any, ...]] = {"train": (TrainOptions,), "task": (Task,), "data": (Source, Loader)}
@@ -104,35 +103,9 @@ def _variants(room: str, name: str, variant: str | None) -> list[str]:
 def _recipes(room: str, name: str) -> list[str]:
     """Returns which shipped recipes name it, and with which variant where it was asked for without one."""
     found = {}
-    for key, uses in recipes().items():
+    for key, uses in names.recipes().items():
         named = [used for place, used in uses if place == room and name in (used, used.partition(":")[0])]
         if named:
             others = sorted({*named} - {name})
             found[key] = f"{key} ({', '.join(others)})" if others else key
     return ["", "recipes:", *(f"  {line}" for line in found.values())] if found else []
-
-
-@cache
-def recipes() -> dict[str, list[tuple[str, str]]]:
-    """Returns for each shipped recipe the rooms and names that it uses, in its order."""
-    folder = names.home("configs")
-    return {key: list(dict.fromkeys(_uses(read_yaml(folder / f"{key}.yaml")))) for key in names.list_names("configs")}
-
-
-def _uses(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, task in tree["tasks"].items():
-        method = task["method"]
-        yield "methods", method.get("name", key)
-        if shown := (method.get("view") or {}).get("name"):
-            yield "views", shown
-    yield from (("encoders", name) for name in _names_in(tree["encoders"]))
-    yield "optim", tree.get("optim", {}).get("name", "adamw")
-    yield from (("evals", node.get("name", key)) for key, node in (tree.get("evals") or {}).items())
-
-
-def _names_in(node: Any) -> Iterator[str]:
-    """Yields the names of encoders, and of those within them."""
-    if isinstance(node, Mapping):
-        yield from [node["name"]] if isinstance(node.get("name"), str) else []
-        for inner in node.values():
-            yield from _names_in(inner)

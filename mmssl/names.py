@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypedDict, TypeGuard
@@ -107,6 +109,32 @@ def _choices(hint: ast.expr | None) -> list[str]:
         choices = ast.literal_eval(hint.slice)
         return list(choices) if isinstance(choices, tuple) else [choices]
     return ["VARIANT"]
+
+
+@cache
+def recipes() -> dict[str, list[tuple[str, str]]]:
+    """Returns for each shipped recipe the rooms and names that it uses, in its order."""
+    folder = home("configs")
+    return {key: list(dict.fromkeys(_uses(read_yaml(folder / f"{key}.yaml")))) for key in list_names("configs")}
+
+
+def _uses(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, task in tree["tasks"].items():
+        method = task["method"]
+        yield "methods", method.get("name", key)
+        if shown := (method.get("view") or {}).get("name"):
+            yield "views", shown
+    yield from (("encoders", name) for name in _names_in(tree["encoders"]))
+    yield "optim", tree.get("optim", {}).get("name", "adamw")
+    yield from (("evals", node.get("name", key)) for key, node in (tree.get("evals") or {}).items())
+
+
+def _names_in(node: Any) -> Iterator[str]:
+    """Yields the names of encoders, and of those within them."""
+    if isinstance(node, Mapping):
+        yield from [node["name"]] if isinstance(node.get("name"), str) else []
+        for inner in node.values():
+            yield from _names_in(inner)
 
 
 def rooms_of(name: str) -> list[str]:

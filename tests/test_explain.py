@@ -13,7 +13,7 @@ import pytest
 from mmssl import cli, names
 from mmssl.encoders import patched, raw, sparse_unet, torchvision
 from mmssl.errors import UserError
-from mmssl.explain import NODES, explain, recipes
+from mmssl.explain import NODES, explain
 from mmssl.options import describe, lines_of, texts_of
 from mmssl.schema import Positive, above, at_most, spell
 from mmssl.types import Encoder, Evaluation, Objective, TokenEncoder, View
@@ -203,62 +203,60 @@ EVERY = [(room, name) for room in names.EXPORTS for name in names.list_names(roo
 
 
 NOT_YET = {  # classes whose docstrings do not have a line for each option yet
-    *[
-        "evals.audio_visual:AudioVisual",
-        "evals.cluster:Cluster",
-        "evals.few_shot:FewShot",
-        "evals.finetune:Finetune",
-        "evals.knn:KNN",
-        "evals.labelled:Probe",
-        "evals.linear:Linear",
-        "evals.localize:Localize",
-        "evals.low_shot_svm:LowShotSVM",
-        "evals.order:Order",
-        "evals.propagate:Propagate",
-        "evals.register:Register",
-        "evals.retrieval:Retrieval",
-        "evals.semi_supervised:SemiSupervised",
-        "evals.shortcut:Shortcut",
-        "evals.transfer_dense:TransferDense",
-        "evals.zero_shot:ZeroShot",
-        "methods.autoencoder:Damaged",
-        "methods.autoencoder:Denoising",
-        "methods.beit:TwoSizes",
-        "methods.cmc:SameCrop",
-        "methods.color_tracking:GrayClip",
-        "methods.colorization:Lightness",
-        "methods.cpc:PatchGrid",
-        "methods.deepcluster:OneCrop",
-        "methods.depthcontrast:TwoCrops",
-        "methods.dino:Crops",
-        "methods.exemplar:Distorted",
-        "methods.inpainting:Holes",
-        "methods.jigsaw:Puzzle",
-        "methods.npid:Once",
-        "methods.odd_one_out:Odd",
-        "methods.opn:Shuffled",
-        "methods.pic:Once",
-        "methods.pirl:JigsawPair",
-        "methods.relative_position:Neighbors",
-        "methods.rotation:Turned",
-        "methods.sela:OneJittered",
-        "methods.shuffle_and_learn:Verified",
-        "methods.simmim:Cropped",
-        "methods.split_brain:Halves",
-        "methods.super_resolution:Shrunk",
-        "views.asymmetric:Asymmetric",
-        "views.blurred:Blurred",
-        "views.cloud_pair:CloudPair",
-        "views.infomin:InfoMin",
-        "views.jittered:Jittered",
-        "views.multicrop:MultiCrop",
-        "views.ordered:Ordered",
-        "views.pair:Pair",
-        "views.seeded:Seeded",
-        "views.single:Single",
-        "views.synchronised:Shifted",
-        "views.synchronised:Synchronised",
-    ]
+    "evals.audio_visual:AudioVisual",
+    "evals.cluster:Cluster",
+    "evals.few_shot:FewShot",
+    "evals.finetune:Finetune",
+    "evals.knn:KNN",
+    "evals.labelled:Probe",
+    "evals.linear:Linear",
+    "evals.localize:Localize",
+    "evals.low_shot_svm:LowShotSVM",
+    "evals.order:Order",
+    "evals.propagate:Propagate",
+    "evals.register:Register",
+    "evals.retrieval:Retrieval",
+    "evals.semi_supervised:SemiSupervised",
+    "evals.shortcut:Shortcut",
+    "evals.transfer_dense:TransferDense",
+    "evals.zero_shot:ZeroShot",
+    "methods.autoencoder:Damaged",
+    "methods.autoencoder:Denoising",
+    "methods.beit:TwoSizes",
+    "methods.cmc:SameCrop",
+    "methods.color_tracking:GrayClip",
+    "methods.colorization:Lightness",
+    "methods.cpc:PatchGrid",
+    "methods.deepcluster:OneCrop",
+    "methods.depthcontrast:TwoCrops",
+    "methods.dino:Crops",
+    "methods.exemplar:Distorted",
+    "methods.inpainting:Holes",
+    "methods.jigsaw:Puzzle",
+    "methods.npid:Once",
+    "methods.odd_one_out:Odd",
+    "methods.opn:Shuffled",
+    "methods.pic:Once",
+    "methods.pirl:JigsawPair",
+    "methods.relative_position:Neighbors",
+    "methods.rotation:Turned",
+    "methods.sela:OneJittered",
+    "methods.shuffle_and_learn:Verified",
+    "methods.simmim:Cropped",
+    "methods.split_brain:Halves",
+    "methods.super_resolution:Shrunk",
+    "views.asymmetric:Asymmetric",
+    "views.blurred:Blurred",
+    "views.cloud_pair:CloudPair",
+    "views.infomin:InfoMin",
+    "views.jittered:Jittered",
+    "views.multicrop:MultiCrop",
+    "views.ordered:Ordered",
+    "views.pair:Pair",
+    "views.seeded:Seeded",
+    "views.single:Single",
+    "views.synchronised:Shifted",
+    "views.synchronised:Synchronised",
 }
 
 
@@ -309,7 +307,7 @@ def test_variants_are_those_that_there_are() -> None:
 
 
 def test_recipes_are_known_by_what_they_name() -> None:
-    found = recipes()
+    found = names.recipes()
     assert ("views", "infomin") in found["image/infomin"] and ("methods", "moco:v2") in found["image/infomin"]
     assert {("encoders", "spectrogram"), ("encoders", "vit")} <= {*found["audio/mae_digits"]}
     assert all(any(room == "methods" for room, _ in uses) for uses in found.values())
