@@ -120,6 +120,7 @@ def save_encoder(encoder: Encoder, path: str | Path) -> None:
     config = {
         "format": FORMAT,
         "modality": encoder.modality,
+        "field": encoder.preprocess.field,
         "dim": encoder.dim,
         "encoder": encoder.config(),
         "preprocess": encoder.preprocess.config(),
@@ -194,7 +195,11 @@ class Space(_Kind):
     dim: Positive
 
 
-class Config(TypedDict):
+class _Config(TypedDict, total=False):
+    field: str  # what folders say nothing about is the modality's
+
+
+class Config(_Config):
     """What a config.json holds."""
 
     format: Literal[1]
@@ -231,6 +236,7 @@ def _build(folder: Path, config: Config, *, trust_code: bool) -> Encoder:
         raise UserError(f"{where}: {found}; save the encoder again")
     encoder.load_files(folder)
     _restore_preprocess(encoder.preprocess, config["preprocess"], where=where)
+    encoder.preprocess.field = config.get("field", "")
     encoder.spaces.clear()
     for task, head in config["spaces"].items():
         encoder.spaces[task] = _build_head(head, trust_code=trust_code)

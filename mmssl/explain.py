@@ -12,11 +12,12 @@ from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
 from mmssl.options import REQUIRED, Option, describe, hints_of, texts_of
-from mmssl.recipe import LOADER_FIXED, Task, TrainOptions
+from mmssl.recipe import LOADER_FIXED, EncoderOptions, Task, TrainOptions
 from mmssl.schema import spell
 from mmssl.types import Method
 
 NODES: dict[str, tuple[Any, ...]] = {"train": (TrainOptions,), "task": (Task,), "data": (Source, Loader)}
+ANY: dict[str, tuple[Any, ...]] = {"encoders": (EncoderOptions,)}  # what may be said of anything in a room
 WIDTH = 100
 
 
@@ -35,7 +36,7 @@ def explain(name: str, room: str | None = None) -> str:
     if isinstance(found, Method):
         lines += _section(found.objective, "objective: ", "objective.") + _section(found.view, "view: ", "view.")
     else:
-        lines += _section(found)
+        lines += _section(found) + [line for kind in ANY.get(room, ()) for line in _section(kind)]
     return "\n".join(lines + _variants(room, name, variant) + _recipes(room, name))
 
 

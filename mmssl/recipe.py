@@ -81,6 +81,18 @@ class TrainOptions:
 
 
 @dataclass(kw_only=True, slots=True)
+class EncoderOptions:
+    """What a recipe may say of any encoder, besides its name and its own options.
+
+    modality: what it reads; by default its key up to the first `_`, so that `points_voxels` reads points.
+    field: the field of a sample that it reads, by default the one called as its modality.
+    """
+
+    modality: str | None = None
+    field: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
 class Task:
     """One task of a run: where its samples come from, what is asked of them, how many a step, and its weight.
 
@@ -191,7 +203,7 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
     encoders = _mapping(tree, "encoders")
     tasks = _mapping(tree, "tasks")
     for key, node in encoders.items():
-        _checked("encoders", node, f"encoders.{key}", default=None, trust_code=trust_code)
+        _encoder(node, f"encoders.{key}", trust_code)
     checked_tasks = {
         key: _task(node, f"tasks.{key}", default=key, trust_code=trust_code) for key, node in tasks.items()
     }
@@ -260,6 +272,25 @@ def _checked(room: str, node: Any, where: str, *, default: str | None, trust_cod
     factory, _ = names.resolve(room, name, trust_code=trust_code)
     names.check_options(factory, options, where=where, see=names.spelled(room, name))
     return factory
+
+
+def split_encoder(node: Mapping[str, Any], *, where: str) -> tuple[EncoderOptions, dict[str, Any]]:
+    """Splits an encoder's node into what may be said of any encoder, and its name and own options.
+
+    An option that the encoder has too, such as the modality of `transformers`, goes to both.
+    """
+    shared = {key: value for key, value in node.items() if key in names.options_of(EncoderOptions)}
+    own = names.options_of(names.resolve("encoders", node["name"])[0])
+    rest = {key: value for key, value in node.items() if key not in shared or key in own}
+    return EncoderOptions(**names.check_options(EncoderOptions, shared, where=where)), rest
+
+
+def _encoder(node: dict[str, Any], where: str, trust_code: bool) -> None:
+    """Checks an encoder's node."""
+    if isinstance(node.get("name"), str):
+        names.resolve("encoders", node["name"], trust_code=trust_code)
+        node = split_encoder(node, where=where)[1]
+    _checked("encoders", node, where, default=None, trust_code=trust_code)
 
 
 def _task(node: dict[str, Any], where: str, *, default: str, trust_code: bool) -> Task:

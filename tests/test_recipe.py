@@ -20,7 +20,7 @@ def test_every_config_is_checked_and_builds(name: str) -> None:
     made = recipe.load(name)
     encoders = {}
     for key, node in made.encoders.items():
-        kind, options = recipe.split(node)
+        kind, options = recipe.split(recipe.split_encoder(node, where=key)[1])
         encoders[key] = create_encoder(kind, **options)
         assert encoders[key].modality == key.partition("_")[0]
     for key, task in made.tasks.items():
@@ -46,6 +46,7 @@ WRONG = [
     ("encoders.image.name", "convnett", "there is no encoder 'convnett'; did you mean 'convnet'"),
     ("tasks.clip.method.objective.temprature", 0.1, "tasks.clip.method.objective: CLIP has no option 'temprature'"),
     ("tasks.clip.method.view.flop", 0.1, "tasks.clip.method.view: Single has no option 'flop'; did you mean 'flip'"),
+    ("encoders.image.field", 3, "encoders.image: field is 3; expected str | None"),
     ("tasks.clip.method.lens", {}, "tasks.clip.method has no part 'lens'"),
     ("tasks.clip.method.name", "clip:v9", "tasks.clip.method: the method 'clip' has no variant 'v9'"),
     ("tasks.clip.method.view.name", "pear", "there is no view 'pear'; did you mean 'pair'"),

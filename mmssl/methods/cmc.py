@@ -16,7 +16,7 @@ from mmssl.losses.batch_nce import batch_nce
 from mmssl.losses.nce import nce
 from mmssl.nn.head import Projection
 from mmssl.objectives.bank import Bank
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces, reading
 from mmssl.views.pair import Pair
 
 
@@ -73,8 +73,6 @@ class CMC(Objective):
     momentum: share of a row of the memory bank that stays when its sample is seen.
     """
 
-    modalities = ("image",)
-
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
@@ -85,11 +83,9 @@ class CMC(Objective):
         momentum: float = 0.5,
     ) -> None:
         super().__init__(encoders)
-        self.uses = tuple(key for key in encoders if key.partition("_")[0] == "image")
+        self.uses = tuple(key for key, encoder in encoders.items() if encoder.modality == "image")
         if len(self.uses) < 2:
-            raise UserError(
-                f"cmc needs encoders under image and image_..., such as image_ab; found {', '.join(encoders)}"
-            )
+            raise UserError(f"cmc needs two encoders of images; the run has {reading(encoders)}")
         self.heads = nn.ModuleDict({key: Projection(encoders[key].dim, out=embed_dim, bias=True) for key in self.uses})
         banks = {} if negatives is None else {key: Bank(embed_dim, momentum=momentum) for key in self.uses}
         self.banks = nn.ModuleDict(banks)

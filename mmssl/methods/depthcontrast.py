@@ -21,7 +21,7 @@ from mmssl.nn.head import Projection
 from mmssl.objectives.queue import Queue
 from mmssl.transforms import points
 from mmssl.transforms.image import chance, check_range
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces, View
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces, View, reading
 
 
 class TwoCrops(View):
@@ -100,9 +100,9 @@ class DepthContrast(Objective):
         norm: bool = False,
     ) -> None:
         super().__init__(encoders)
-        self.uses = tuple(key for key in encoders if key.partition("_")[0] == "points")
+        self.uses = tuple(key for key, encoder in encoders.items() if encoder.modality == "points")
         if not self.uses:
-            raise UserError(f"depthcontrast needs an encoder under points or points_...; found {', '.join(encoders)}")
+            raise UserError(f"depthcontrast needs an encoder of points; the run has {reading(encoders)}")
         self.heads = nn.ModuleDict(
             {
                 key: Projection(encoders[key].dim, out=embed_dim, hidden=hidden, norm=norm, last_norm=norm)

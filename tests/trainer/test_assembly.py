@@ -234,7 +234,9 @@ def test_what_is_frozen_does_not_train(rows: Path, tmp_path: Path) -> None:
 def test_a_second_encoder_of_a_modality_has_a_longer_key() -> None:
     node = {"name": "linear.model:encoder", "dropout": 0.25}
     assert assembly.build_encoder("row_b", node).dropout.p == 0.25
-    with pytest.raises(UserError, match=r"^encoders\.rows: 'linear.model:encoder' reads row, list it under 'row'$"):
+    with pytest.raises(
+        UserError, match=r"^encoders\.rows: 'linear.model:encoder' reads row; list it under 'row', or say"
+    ):
         assembly.build_encoder("rows", node)
     with pytest.raises(UserError, match=r"^encoders\.row: Row has no option 'drop'"):
         assembly.build_encoder("row", {"name": "linear.model:encoder", "drop": 1})
