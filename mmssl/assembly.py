@@ -91,8 +91,8 @@ def assemble(
 ) -> tuple[MultiTask, dict[str, Stream]]:
     """Builds the module that trains, on the device, and task -> stream.
 
-    folder: the run's, from which learnt preprocessing is taken back on a resume. resume: task -> the state of its
-    loader.
+    folder: the run's, from which learnt preprocessing is taken back on a resume.
+    resume: task -> the state of its loader.
     """
     torch.manual_seed(recipe.train.seed)
     encoders = {key: build_encoder(key, node) for key, node in recipe.encoders.items()}

@@ -163,8 +163,8 @@ def load_weights(module: nn.Module, path: Path, *, prefix: str = "") -> None:
 def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Encoder:
     """Loads an encoder from its folder: strict, offline, ready to `encode`.
 
-    path: an encoder's folder, `runs/NAME/encoders/image`. trust_code: allow the folder to name code outside mmssl, and
-    weights and files of elsewhere.
+    path: an encoder's folder, `runs/NAME/encoders/image`.
+    trust_code: allow the folder to name code outside mmssl, and weights and files of elsewhere.
     Raises UserError for a folder that is no encoder's, is damaged, or whose weights do not fit.
     """
     folder = Path(path)

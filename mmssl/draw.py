@@ -29,7 +29,8 @@ def draw(
     """Draws one kind of pictures of a run (`mmssl list pictures`) into `RUN/pictures/KIND` and returns their paths.
 
     overrides: the kind's options, such as `count=3` or `data.shards=...`; what they leave open is taken from the
-    evaluation of the same name in the run's recipe. trust_code: allow the folder to name code outside mmssl.
+        evaluation of the same name in the run's recipe.
+    trust_code: allow the folder to name code outside mmssl.
     """
     picture, _ = names.resolve("pictures", kind)
     trained = load_run(run, trust_code=trust_code)

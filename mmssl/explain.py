@@ -12,21 +12,25 @@ from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
 from mmssl.options import REQUIRED, Option, describe, hints_of, texts_of
-from mmssl.recipe import LOADER_FIXED, EncoderOptions, Task, TrainOptions
+from mmssl.recipe import LOADER_FIXED, EncoderOptions, EvaluationOptions, Task, TrainOptions
 from mmssl.schema import spell
 from mmssl.types import Method
 
 NODES: dict[str, tuple[Any, ...]] = {"train": (TrainOptions,), "task": (Task,), "data": (Source, Loader)}
-ANY: dict[str, tuple[Any, ...]] = {"encoders": (EncoderOptions,)}  # what may be said of anything in a room
+ANY: dict[str, tuple[Any, ...]] = {
+    "encoders": (EncoderOptions,),
+    "evals": (EvaluationOptions,),
+}  # what may be said of anything in a room
 WIDTH = 100
 
 
 def explain(name: str, room: str | None = None) -> str:
     """Returns all that there is to say of what a name stands for.
 
-    name: of a method, view, encoder, evaluation, optimizer or picture, with a variant or without, or `train`, `task` or
-    `data`. room: where it lies, where several have the name; `room/name` says the same. Raises UserError for a name
-    that nothing or more than one thing has.
+    name: of a method, view, encoder, evaluation, optimizer or picture, with a variant or without, or `train`,
+        `task` or `data`.
+    room: where it lies, where several have the name; `room/name` says the same.
+    Raises UserError for a name that nothing or more than one thing has.
     """
     if room is None and name in NODES:
         return "\n".join(line for node in NODES[name] for line in _section(node, f"{name}: ")).strip()

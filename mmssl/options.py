@@ -59,8 +59,9 @@ def hints_of(factory: Any) -> dict[str, Any]:
 def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "", see: str = "") -> dict[str, Any]:
     """Returns the options with values in their declared types; raises UserError for a wrong one.
 
-    The signature is the schema: keyword-only parameters are the options, their hints the types. A dataclass is a group
-    of options: a mapping changes the group's default, and is checked as options are. where: what errors point at.
+    The signature is the schema: keyword-only parameters are the options, their hints the types. A dataclass is a
+    group of options: a mapping changes the group's default, and is checked as options are.
+    where: what errors point at.
     see: the name by which `mmssl explain` knows the factory.
     """
     known = options_of(factory)

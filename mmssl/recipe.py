@@ -93,6 +93,16 @@ class EncoderOptions:
 
 
 @dataclass(kw_only=True, slots=True)
+class EvaluationOptions:
+    """What a recipe may say of any evaluation, besides its name and its own options.
+
+    every: samples between its runs while training; it runs after training in any case.
+    """
+
+    every: Positive | None = None
+
+
+@dataclass(kw_only=True, slots=True)
 class Task:
     """One task of a run: where its samples come from, what is asked of them, how many a step, and its weight.
 
@@ -350,9 +360,8 @@ def _evaluation(node: Any, key: str, trust_code: bool) -> dict[str, Any]:
     where = f"evals.{key}"
     if not isinstance(node, dict):
         raise UserError(f"{where} is {shortened(node)}; expected a mapping")
-    every = node.get("every")
-    if every is not None and (type(every) is not int or every < 1):
-        raise UserError(f"{where}.every is {shortened(every)}; expected a number of samples")
-    rest = {name: value for name, value in node.items() if name != "every"}
+    shared = {name: value for name, value in node.items() if name == "every"}
+    names.check_options(EvaluationOptions, shared, where=where)
+    rest = {name: value for name, value in node.items() if name not in shared}
     _checked("evals", rest, where, default=key, trust_code=trust_code)
     return {"name": key, **node}

@@ -251,9 +251,11 @@ Spaces = dict[str, Head]
 class Encoder(nn.Module):
     """One modality's network: `forward(x)` takes what `preprocess` collates and returns Features.
 
-    modality: what it reads. dim: D of its features. preprocess: raw input -> x.
-    spaces: task name -> head from Features to that task's normalised joint embedding. The heads are
-        trained by, and belong to, the tasks' objectives; an encoder only knows them.
+    modality: what it reads.
+    dim: D of its features.
+    preprocess: raw input -> x.
+    spaces: task name -> head from Features to that task's normalised joint embedding. The heads are trained by, and
+        belong to, the tasks' objectives; an encoder only knows them.
     """
 
     modality: str

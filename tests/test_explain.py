@@ -13,7 +13,7 @@ import pytest
 from mmssl import cli, names
 from mmssl.encoders import patched, raw, sparse_unet, torchvision
 from mmssl.errors import UserError
-from mmssl.explain import NODES, explain
+from mmssl.explain import ANY, NODES, explain
 from mmssl.options import describe, lines_of, texts_of
 from mmssl.schema import Positive, above, at_most, spell
 from mmssl.types import Encoder, Evaluation, Objective, TokenEncoder, View
@@ -262,7 +262,7 @@ NOT_YET = {  # classes whose docstrings do not have a line for each option yet
 
 def factories() -> dict[str, Any]:
     """Returns `file:name` -> class or function, for whatever has options that a recipe can set, and their bases."""
-    found = [node for nodes in NODES.values() for node in nodes]
+    found = [node for nodes in (*NODES.values(), *ANY.values()) for node in nodes]
     for room, name in EVERY:
         for variant in ("", *(f":{key}" for key in names.list_variants(room, name) if room == "methods")):
             thing, _ = names.resolve(room, name + variant)

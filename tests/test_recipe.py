@@ -60,7 +60,7 @@ WRONG = [
     ("train.freeze", ["sound"], "train.freeze names 'sound'"),
     ("train.start", {"sound": "runs/x/encoders/sound"}, "train.start names 'sound'"),
     ("evals.zero_shot.clases", [], "evals.zero_shot: ZeroShot has no option 'clases'; did you mean 'classes'"),
-    ("evals.retrieval.every", "often", "evals.retrieval.every is 'often'"),
+    ("evals.retrieval.every", "often", "evals.retrieval: every is 'often'"),
 ]
 
 
@@ -160,9 +160,9 @@ def test_an_evaluation_is_named_by_its_key_or_its_name() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("evals.knn.every", 0, "evals.knn.every is 0; expected a number of samples"),
-        ("evals.knn.every", True, "evals.knn.every is True; expected a number of samples"),
-        ("evals.knn.every", 2.5, "evals.knn.every is 2.5; expected a number of samples"),
+        ("evals.knn.every", 0, "evals.knn: every is 0; expected int of at least 1 | None"),
+        ("evals.knn.every", True, "evals.knn: every is True; expected int of at least 1 | None"),
+        ("evals.knn.every", 2.5, "evals.knn: every is 2.5; expected int of at least 1 | None"),
         ("evals.knn", 3, "evals.knn is 3; expected a mapping"),
         ("evals.nosuch", {}, "there is no eval 'nosuch'"),
         ("encoders", {}, "encoders is {}; expected a mapping of names to nodes, at least one"),
