@@ -20,7 +20,7 @@ from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
-from mmssl.recipe import Recipe, split, split_data
+from mmssl.recipe import Recipe, split, split_data, split_encoder
 from mmssl.types import Batch, Encoder, Objective, Pretext, View
 
 LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
@@ -91,8 +91,8 @@ def assemble(
 ) -> tuple[MultiTask, dict[str, Stream]]:
     """Builds the module that trains, on the device, and task -> stream.
 
-    folder: the run's, from which learnt preprocessing is taken back on a resume. resume: task -> the state of its
-    loader.
+    folder: the run's, from which learnt preprocessing is taken back on a resume.
+    resume: task -> the state of its loader.
     """
     torch.manual_seed(recipe.train.seed)
     encoders = {key: build_encoder(key, node) for key, node in recipe.encoders.items()}
@@ -169,11 +169,16 @@ def _spell(shards: list[tuple[str, int | None]]) -> str:
 
 
 def build_encoder(key: str, node: Mapping[str, Any]) -> Encoder:
-    """Builds one encoder of a recipe and checks that it reads what it is listed under."""
-    name, options = split(node)
-    encoder = create_encoder(name, where=f"encoders.{key}", **options)
-    if encoder.modality != key.partition("_")[0]:  # a second one of a modality is `points_voxels`, say
-        raise UserError(f"encoders.{key}: {name!r} reads {encoder.modality}, list it under {encoder.modality!r}")
+    """Builds one encoder of a recipe and checks that it reads what the recipe says."""
+    where = f"encoders.{key}"
+    shared, own = split_encoder(node, where=where)
+    name, options = split(own)
+    encoder = create_encoder(name, where=where, **options)
+    said, reads = shared.modality or key.partition("_")[0], encoder.modality
+    if said != reads:
+        raise UserError(f"{where}: {name!r} reads {reads}; list it under {reads!r}, or say modality: {reads}")
+    if shared.field:
+        encoder.preprocess.field = shared.field
     return encoder
 
 
@@ -212,8 +217,9 @@ def _learn_preprocess(
     """Trains a tokenizer or the like on the stream of the first task that uses it."""
     task = next((task for task, objective in objectives.items() if key in objective.uses), None)
     if task is not None:
-        stream = islice(sources[task].samples({key}), LEARN_FROM)
-        encoder.learn_preprocess(sample[key] for sample in stream if key in sample)
+        field = encoder.preprocess.field
+        stream = islice(sources[task].samples({field}), LEARN_FROM)
+        encoder.learn_preprocess(sample[field] for sample in stream if field in sample)
 
 
 def _loader(recipe: Recipe, key: str, source: Source, view: View) -> Loader:

@@ -120,6 +120,7 @@ def save_encoder(encoder: Encoder, path: str | Path) -> None:
     config = {
         "format": FORMAT,
         "modality": encoder.modality,
+        "field": encoder.preprocess.field,
         "dim": encoder.dim,
         "encoder": encoder.config(),
         "preprocess": encoder.preprocess.config(),
@@ -162,8 +163,8 @@ def load_weights(module: nn.Module, path: Path, *, prefix: str = "") -> None:
 def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Encoder:
     """Loads an encoder from its folder: strict, offline, ready to `encode`.
 
-    path: an encoder's folder, `runs/NAME/encoders/image`. trust_code: allow the folder to name code outside mmssl, and
-    weights and files of elsewhere.
+    path: an encoder's folder, `runs/NAME/encoders/image`.
+    trust_code: allow the folder to name code outside mmssl, and weights and files of elsewhere.
     Raises UserError for a folder that is no encoder's, is damaged, or whose weights do not fit.
     """
     folder = Path(path)
@@ -194,7 +195,11 @@ class Space(_Kind):
     dim: Positive
 
 
-class Config(TypedDict):
+class _Config(TypedDict, total=False):
+    field: str  # what folders say nothing about is the modality's
+
+
+class Config(_Config):
     """What a config.json holds."""
 
     format: Literal[1]
@@ -231,6 +236,7 @@ def _build(folder: Path, config: Config, *, trust_code: bool) -> Encoder:
         raise UserError(f"{where}: {found}; save the encoder again")
     encoder.load_files(folder)
     _restore_preprocess(encoder.preprocess, config["preprocess"], where=where)
+    encoder.preprocess.field = config.get("field", "")
     encoder.spaces.clear()
     for task, head in config["spaces"].items():
         encoder.spaces[task] = _build_head(head, trust_code=trust_code)

@@ -14,6 +14,7 @@ from typing import TextIO
 from mmssl import limits
 from mmssl.errors import UserError, describe
 
+ROOMS = ("encoders", "methods", "evals", "views", "optim", "pictures")
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
@@ -50,6 +51,9 @@ def _run(arguments: argparse.Namespace) -> int:
         return 130
     except SystemExit as end:  # a run that a signal stopped
         return int(end.code or 0)
+    except BrokenPipeError:  # what reads it, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             raise  # not of a file
@@ -73,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of all verbs."""
     top = argparse.ArgumentParser(prog="mmssl", description="Self-supervised learning across modalities.")
     verbs = top.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_train, _eval, _zero_shot, _picture, _demo, _list, _prepare, _shards, _doctor):
+    for add in (_train, _eval, _zero_shot, _picture, _demo, _list, _explain, _prepare, _shards, _doctor):
         add(verbs)
     return top
 
@@ -221,19 +225,52 @@ def _run_demo(a: argparse.Namespace) -> None:
 
 def _list(verbs: Verbs) -> None:
     p = verbs.add_parser("list", help="list what there is by name")
-    p.add_argument(
-        "room", choices=("encoders", "methods", "evals", "datasets", "configs", "views", "optim", "pictures")
-    )
+    p.add_argument("room", choices=(*ROOMS, "datasets", "configs"))
     p.set_defaults(run=_run_list)
 
 
 def _run_list(a: argparse.Namespace) -> None:
-    from mmssl.names import list_names
+    rows = _recipe_rows() if a.room == "configs" else _rows(a.room)
+    width = max(map(len, rows), default=0)
+    for name, line in rows.items():
+        say(f"{name:{width}}  {line}".rstrip())
 
-    found = list_names(a.room)
-    width = max(map(len, found), default=0)
-    for name, line in found.items():
-        say(f"{name:{width}}  {line}")
+
+def _rows(room: str) -> dict[str, str]:
+    """Returns a line for each name, and for each variant."""
+    from mmssl.names import EXPORTS, list_names, list_variants
+
+    rows: dict[str, str] = {}
+    for name, line in list_names(room).items():
+        rows[name] = line
+        rows |= {f"{name}:{key}": text for key, text in (list_variants(room, name) if room in EXPORTS else {}).items()}
+    return rows
+
+
+def _recipe_rows() -> dict[str, str]:
+    """Returns a line for each recipe, with the methods and encoders that it names."""
+    from mmssl.names import list_names, recipes
+
+    used = {key: [name for room, name in uses if room in ("methods", "encoders")] for key, uses in recipes().items()}
+    return {name: f"{line} ({', '.join(used[name])})" for name, line in list_names("configs").items()}
+
+
+def _explain(verbs: Verbs) -> None:
+    p = verbs.add_parser("explain", help="print every option of what a name stands for, its variants and its recipes")
+    p.add_argument(
+        "name",
+        metavar="NAME",
+        help="a method, view, encoder, evaluation, optimizer or picture (`mmssl list`), such as moco:v2 or "
+        "encoders/frames, or train, task or data: the nodes of a recipe",
+    )
+    p.add_argument("--room", choices=ROOMS, help="where it lies, where several have the name or it is your own code")
+    p.set_defaults(run=_run_explain)
+
+
+def _run_explain(a: argparse.Namespace) -> None:
+    from mmssl.explain import explain
+
+    say(explain(a.name, a.room))
 
 
 def _prepare(verbs: Verbs) -> None:

@@ -29,7 +29,8 @@ def draw(
     """Draws one kind of pictures of a run (`mmssl list pictures`) into `RUN/pictures/KIND` and returns their paths.
 
     overrides: the kind's options, such as `count=3` or `data.shards=...`; what they leave open is taken from the
-    evaluation of the same name in the run's recipe. trust_code: allow the folder to name code outside mmssl.
+        evaluation of the same name in the run's recipe.
+    trust_code: allow the folder to name code outside mmssl.
     """
     picture, _ = names.resolve("pictures", kind)
     trained = load_run(run, trust_code=trust_code)
@@ -38,7 +39,7 @@ def draw(
         recipe.override(options, override)
     if "data" not in options:
         raise UserError(f"the recipe of {run} has no evaluation {kind!r} to take data from; add data.shards=...")
-    checked = names.check_options(picture, options, where=kind)
+    checked = names.check_options(picture, options, where=kind, see=names.spelled("pictures", kind))
     folder = Path(out) if out is not None else Path(run) / "pictures" / kind
     folder.mkdir(parents=True, exist_ok=True)
     with (

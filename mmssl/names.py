@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeGuard
 
 from mmssl.errors import UserError, did_you_mean
+from mmssl.options import check_options as check_options
+from mmssl.options import options_of as options_of
 from mmssl.schema import fit, read_yaml, shortened
 
 PACKAGE = Path(__file__).parent
@@ -76,6 +78,76 @@ def list_names(room: str) -> dict[str, str]:
         if EXPORTS[room] in _top_level_names(tree):
             found[file.stem] = _first_line(ast.get_docstring(tree) or "")
     return found
+
+
+def list_variants(room: str, name: str) -> dict[str, str]:
+    """Returns what may stand behind a name's colon -> one line where it has its own, importing nothing.
+
+    Of a method, the other methods of its file; of the rest, the choices for `variant`, or VARIANT where it is free.
+    """
+    body = ast.parse((home(room) / f"{name}.py").read_text()).body
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    given = {t.id: node.value for node in body if isinstance(node, ast.Assign) for t in node.targets if _is_name(t)}
+    if room == "methods":
+        calls = {key: call for key, call in given.items() if isinstance(call, ast.Call) and call.args}
+        found = {key: call.args[-1] for key, call in calls.items() if ast.unparse(call.func) == "Method"}
+        docs = {key: ast.get_docstring(classes[ast.unparse(kind)]) or "" for key, kind in found.items()}
+        return {key: _first_line(text) for key, text in docs.items() if key != EXPORTS[room]}
+    exported = classes.get(ast.unparse(given[EXPORTS[room]])) if EXPORTS[room] in given else None
+    arguments = [node.args.args for node in getattr(exported, "body", ()) if getattr(node, "name", "") == "__init__"]
+    hints = [arg.annotation for args in arguments for arg in args if arg.arg == "variant"]
+    return {key: "" for hint in hints for key in _choices(hint)}
+
+
+def _is_name(node: ast.expr) -> TypeGuard[ast.Name]:
+    return isinstance(node, ast.Name)
+
+
+def _choices(hint: ast.expr | None) -> list[str]:
+    """Returns the choices of a `Literal[...]`, or the word for a free one."""
+    if isinstance(hint, ast.Subscript) and ast.unparse(hint.value) == "Literal":
+        choices = ast.literal_eval(hint.slice)
+        return list(choices) if isinstance(choices, tuple) else [choices]
+    return ["VARIANT"]
+
+
+@cache
+def recipes() -> dict[str, list[tuple[str, str]]]:
+    """Returns for each shipped recipe the rooms and names that it uses, in its order."""
+    folder = home("configs")
+    return {key: list(dict.fromkeys(_uses(read_yaml(folder / f"{key}.yaml")))) for key in list_names("configs")}
+
+
+def _uses(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, task in tree["tasks"].items():
+        method = task["method"]
+        yield "methods", method.get("name", key)
+        if shown := (method.get("view") or {}).get("name"):
+            yield "views", shown
+    yield from (("encoders", name) for name in _names_in(tree["encoders"]))
+    yield "optim", tree.get("optim", {}).get("name", "adamw")
+    yield from (("evals", node.get("name", key)) for key, node in (tree.get("evals") or {}).items())
+
+
+def _names_in(node: Any) -> Iterator[str]:
+    """Yields the names of encoders, and of those within them."""
+    if isinstance(node, Mapping):
+        yield from [node["name"]] if isinstance(node.get("name"), str) else []
+        for inner in node.values():
+            yield from _names_in(inner)
+
+
+def rooms_of(name: str) -> list[str]:
+    """Returns the rooms that list a name, with or without a variant."""
+    head = name.partition(":")[0]
+    return [room for room in EXPORTS if _is_listed(room, head)]
+
+
+def spelled(room: str, name: str) -> str:
+    """Returns a name as `mmssl explain` takes it: with its room where others list it too, and for one's own code."""
+    if _is_own(name.partition(":")[0]):
+        return f"{name} --room {room}"
+    return name if len(rooms_of(name)) < 2 else f"{room}/{name}"
 
 
 def _is_listed(room: str, name: str) -> bool:
@@ -181,58 +253,9 @@ def build(room: str, name: str, *args: Any, where: str = "", trust_code: bool = 
         args = (variant, *args)
     elif _needs_variant(factory):
         raise UserError(f"{where or name}: say which variant, as in '{name}:VARIANT'")
-    return factory(*args, **check_options(factory, options, where=where or name))
+    return factory(*args, **check_options(factory, options, where=where or name, see=spelled(room, name)))
 
 
 def _needs_variant(factory: Any) -> bool:
     parameter = inspect.signature(factory).parameters.get("variant")
     return parameter is not None and parameter.default is inspect.Parameter.empty
-
-
-def options_of(factory: Any) -> dict[str, inspect.Parameter]:
-    """Returns the keyword-only parameters of a function or class: its options.
-
-    A class whose constructor takes `**rest`, to hand on to its base, has the base's options as well, less those that
-    it names in `fixed_options`.
-    """
-    parameters = inspect.signature(factory).parameters.values()
-    own = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    every = {**options_of(_base(factory)), **own} if _hands_on(factory) else own
-    return {name: p for name, p in every.items() if name not in getattr(factory, "fixed_options", ())}
-
-
-def _hands_on(factory: Any) -> bool:
-    kinds = {p.kind for p in inspect.signature(factory).parameters.values()}
-    return inspect.isclass(factory) and inspect.Parameter.VAR_KEYWORD in kinds
-
-
-def _base(factory: type) -> type:
-    """Returns the class behind the one whose constructor this is."""
-    line = factory.__mro__
-    return line[next(i for i, kind in enumerate(line) if "__init__" in vars(kind)) + 1]
-
-
-def _hints(factory: Any) -> dict[str, Any]:
-    """Returns the types of the options."""
-    own = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
-    return {**_hints(_base(factory)), **own} if _hands_on(factory) else own
-
-
-def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
-    """Returns the options with numbers in their declared types; raises UserError for a wrong one.
-
-    The signature is the schema: keyword-only parameters are the options, their hints the types.
-    """
-    known = options_of(factory)
-    title = getattr(factory, "__name__", str(factory))
-    at = f"{where}: " if where else ""
-    if not isinstance(options, Mapping):
-        raise UserError(f"{where or title} is {shortened(options)}; expected a mapping of options")
-    for name in options:
-        if name not in known:
-            raise UserError(f"{at}{title} has no option {shortened(name)}; {did_you_mean(name, known)}")
-    for name, parameter in known.items():
-        if parameter.default is inspect.Parameter.empty and name not in options:
-            raise UserError(f"{at}{title} needs the option {name!r}")
-    hints = _hints(factory)
-    return {name: fit(value, hints.get(name, Any), f"{at}{name}") for name, value in options.items()}

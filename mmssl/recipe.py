@@ -36,17 +36,27 @@ from mmssl.types import Objective, View
 class TrainOptions:
     """How long and how: the `train` node of a recipe.
 
-    samples: how many samples the run sees in all, over all tasks. warmup: optimizer steps.
+    samples: how many samples the run sees in all, over all tasks.
+    warmup: optimizer steps in which the learning rate rises.
+    seed: of all that is random.
     precision: of autocast; auto is bf16 where the device computes in it and fp32 where it would only emulate it.
-    accumulate: parts in which each batch is worked. clip_grad: largest gradient norm, 0 for none.
-    ema: decay of the averaged weights that are evaluated and saved, 0 for none. final_lr: the last rate as a
-    share of the peak. save_every: samples between checkpoints; keep: how many of them stay.
-    max_bad_steps: steps with a gradient that is not finite are skipped, and after so many the run stops.
-    freeze: encoders that do not train. start: encoder -> folder of a trained one of the same architecture, whose
-    weights it begins with. threads: torch's threads per process, by default torch's own choice.
+    accumulate: parts in which each batch is worked.
+    clip_grad: largest gradient norm, 0 for none.
+    ema: decay of the averaged weights that are evaluated and saved, 0 for none.
+    final_lr: the last learning rate as a share of the peak.
+    compile: whether torch.compile makes the step faster.
+    device: such as cuda or cpu; by default a GPU where there is one.
+    threads: torch's threads per process, by default torch's own choice.
     deterministic: one seed gives one run, bit by bit, on a GPU too, as it does on a CPU; slower.
+    freeze: encoders that do not train.
+    start: encoder -> folder of a trained one of the same architecture, whose weights it begins with.
+    log_every: optimizer steps between lines of the log.
+    save_every: samples between checkpoints, by default a tenth of the run.
+    keep: how many checkpoints stay.
+    max_bad_steps: how many steps whose gradient is not finite are skipped before the run stops.
     timeout: seconds that several processes wait for one that does not come to where they need it, or gives no sign of
-    life, before all end; what they do at the same time may take longer.
+        life, before all end; what they do at the same time may take longer.
+    wandb: whether figures are sent to Weights & Biases.
     """
 
     samples: Positive
@@ -72,10 +82,37 @@ class TrainOptions:
 
 
 @dataclass(kw_only=True, slots=True)
+class EncoderOptions:
+    """What a recipe may say of any encoder, besides its name and its own options.
+
+    modality: what it reads; by default its key up to the first `_`, so that `points_voxels` reads points.
+    field: the field of a sample that it reads, by default the one called as its modality.
+    """
+
+    modality: str | None = None
+    field: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluationOptions:
+    """What a recipe may say of any evaluation, besides its name and its own options.
+
+    every: samples between its runs while training; it runs after training in any case.
+    """
+
+    every: Positive | None = None
+
+
+@dataclass(kw_only=True, slots=True)
 class Task:
     """One task of a run: where its samples come from, what is asked of them, how many a step, and its weight.
 
-    objective, view: what `method` names, found once, each with its checked options.
+    `objective` and `view` are what `method` names, found once, each with its checked options.
+
+    data: where its samples come from (`mmssl explain data`).
+    method: its name, by default the task's own, and options of `objective` and `view` (`mmssl explain METHOD`).
+    batch: samples of a step, over all processes.
+    weight: of its loss in the sum of all tasks.
     """
 
     data: dict[str, Any]
@@ -177,13 +214,13 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
     encoders = _mapping(tree, "encoders")
     tasks = _mapping(tree, "tasks")
     for key, node in encoders.items():
-        _checked("encoders", node, f"encoders.{key}", default=None, trust_code=trust_code)
+        _encoder(node, f"encoders.{key}", trust_code)
     checked_tasks = {
         key: _task(node, f"tasks.{key}", default=key, trust_code=trust_code) for key, node in tasks.items()
     }
     optim = tree.get("optim", {"name": "adamw"})
     _checked("optim", optim, "optim", default="adamw", trust_code=trust_code)
-    train = TrainOptions(**names.check_options(TrainOptions, tree.get("train") or {}, where="train"))
+    train = TrainOptions(**names.check_options(TrainOptions, tree.get("train") or {}, where="train", see="train"))
     for name, keys in (("freeze", train.freeze), ("start", train.start)):
         for key in keys:
             if key not in encoders:
@@ -246,12 +283,31 @@ def _checked(room: str, node: Any, where: str, *, default: str | None, trust_cod
         raise UserError(f"{where} is {shortened(node)}; expected a mapping with a `name`")
     name, options = split(node, default=default)
     factory, _ = names.resolve(room, name, trust_code=trust_code)
-    names.check_options(factory, options, where=where)
+    names.check_options(factory, options, where=where, see=names.spelled(room, name))
     return factory
 
 
+def split_encoder(node: Mapping[str, Any], *, where: str) -> tuple[EncoderOptions, dict[str, Any]]:
+    """Splits an encoder's node into what may be said of any encoder, and its name and own options.
+
+    An option that the encoder has too, such as the modality of `transformers`, goes to both.
+    """
+    shared = {key: value for key, value in node.items() if key in names.options_of(EncoderOptions)}
+    own = names.options_of(names.resolve("encoders", node["name"])[0])
+    rest = {key: value for key, value in node.items() if key not in shared or key in own}
+    return EncoderOptions(**names.check_options(EncoderOptions, shared, where=where)), rest
+
+
+def _encoder(node: dict[str, Any], where: str, trust_code: bool) -> None:
+    """Checks an encoder's node."""
+    if isinstance(node.get("name"), str):
+        names.resolve("encoders", node["name"], trust_code=trust_code)
+        node = split_encoder(node, where=where)[1]
+    _checked("encoders", node, where, default=None, trust_code=trust_code)
+
+
 def _task(node: dict[str, Any], where: str, *, default: str, trust_code: bool) -> Task:
-    task = Task(**names.check_options(Task, node, where=where))
+    task = Task(**names.check_options(Task, node, where=where, see="task"))
     split_data(task.data, where=f"{where}.data")
     name, parts = split(task.method, default=default)
     method = _without_variant("methods", name, f"{where}.method", trust_code)
@@ -259,20 +315,21 @@ def _task(node: dict[str, Any], where: str, *, default: str, trust_code: bool) -
         if key not in ("view", "objective"):
             raise UserError(f"{where}.method has no part {shortened(key)}; {did_you_mean(key, ('view', 'objective'))}")
     task.method = {"name": name, **parts}
-    asked = names.check_options(method.objective, parts.get("objective", {}), where=f"{where}.method.objective")
+    see, at = names.spelled("methods", name), f"{where}.method"
+    asked = names.check_options(method.objective, parts.get("objective", {}), where=f"{at}.objective", see=see)
     task.objective = method.objective, asked
-    view = fit(parts.get("view") or {}, dict[str, Any], f"{where}.method.view")
-    task.view = _shown_by(method.view, view, f"{where}.method.view", trust_code)
+    view = fit(parts.get("view") or {}, dict[str, Any], f"{at}.view")
+    task.view = _shown_by(method.view, view, f"{at}.view", see, trust_code)
     return task
 
 
 def _shown_by(
-    own: type[View], node: Mapping[str, Any], where: str, trust_code: bool
+    own: type[View], node: Mapping[str, Any], where: str, see: str, trust_code: bool
 ) -> tuple[type[View], dict[str, Any]]:
     """Returns a method's own View, or the one of views/ that the node names, and its checked options."""
     name, options = split(node, default="")
     view = _without_variant("views", name, where, trust_code) if name else own
-    return view, names.check_options(view, options, where=where)
+    return view, names.check_options(view, options, where=where, see=names.spelled("views", name) if name else see)
 
 
 def _without_variant(room: str, name: str, where: str, trust_code: bool) -> Any:
@@ -292,11 +349,12 @@ def split_data(node: Mapping[str, Any], *, where: str) -> tuple[dict[str, Any], 
     for_loader = {key: p for key, p in names.options_of(Loader).items() if key not in LOADER_FIXED}
     for key in node:
         if key not in for_source and key not in for_loader:
-            raise UserError(f"{where} has no option {shortened(key)}; {did_you_mean(key, [*for_source, *for_loader])}")
+            hint = did_you_mean(key, [*for_source, *for_loader])
+            raise UserError(f"{where} has no option {shortened(key)}; {hint}; see: mmssl explain data")
     source = {key: value for key, value in node.items() if key in for_source}
     loader = {key: value for key, value in node.items() if key in for_loader}
-    source = names.check_options(Source, source, where=where)
-    loader = names.check_options(Loader, {**loader, "batch": 1}, where=where)
+    source = names.check_options(Source, source, where=where, see="data")
+    loader = names.check_options(Loader, {**loader, "batch": 1}, where=where, see="data")
     del loader["batch"]
     return source, loader
 
@@ -305,9 +363,8 @@ def _evaluation(node: Any, key: str, trust_code: bool) -> dict[str, Any]:
     where = f"evals.{key}"
     if not isinstance(node, dict):
         raise UserError(f"{where} is {shortened(node)}; expected a mapping")
-    every = node.get("every")
-    if every is not None and (type(every) is not int or every < 1):
-        raise UserError(f"{where}.every is {shortened(every)}; expected a number of samples")
-    rest = {name: value for name, value in node.items() if name != "every"}
+    shared = {name: value for name, value in node.items() if name == "every"}
+    names.check_options(EvaluationOptions, shared, where=where)
+    rest = {name: value for name, value in node.items() if name not in shared}
     _checked("evals", rest, where, default=key, trust_code=trust_code)
     return {"name": key, **node}

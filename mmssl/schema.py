@@ -10,12 +10,12 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from mmssl.errors import UserError
+from mmssl.errors import UserError, did_you_mean
 from mmssl.limits import limit, refuse
 
 
@@ -58,28 +58,66 @@ FileName = Annotated[str, Only("that names a file: letters, digits and . , + = @
 
 
 def fit(value: Any, hint: Any, where: str) -> Any:
-    """Returns the value as the type hint wants it; raises UserError where it, or a part of it, is of another kind."""
+    """Returns the value as the type hint wants it; raises UserError where it, or a part of it, is of another kind.
+
+    A dataclass is a group of options: a mapping becomes an instance of it, with none but its fields.
+    """
     fitted = match(value, hint)
     if fitted is NO:
         place, part, wanted = _culprit(value, hint)
         found = "missing" if part is NO else shortened(part)
+        if isinstance(wanted, _Unknown):
+            name = f"{where}{': ' if '.' in place[1:] else ''}{place[1:].rpartition('.')[0]}"
+            raise UserError(f"{name} has no option {shortened(wanted.name)}; {did_you_mean(wanted.name, wanted.known)}")
         raise UserError(f"{where}{': ' if place else ''}{place[1:]} is {found}; expected {spell(wanted)}")
     return fitted
+
+
+SEVERAL = ((list, 1), (dict, 2))  # a value's type, and how many arguments its hint has
 
 
 def _culprit(value: Any, hint: Any, place: str = "") -> tuple[str, Any, Any]:
     """Returns the innermost part of records that does not fit: its place as `.shards.3.name`, itself and its hint."""
     args, parts = typing.get_args(hint), list[tuple[str, Any, Any]]()
+    group = group_of(hint)
     if typing.is_typeddict(hint) and isinstance(value, dict):
         needed = hint.__required_keys__
         parts = [(key, value.get(key, NO), kind) for key, kind in _hints(hint).items() if key in {*value, *needed}]
-    elif (type(value), len(args)) in ((list, 1), (dict, 2)) and typing.is_typeddict(args[-1]):
+    elif group and isinstance(value, dict):
+        known, needed = _fields(group)
+        parts = [(str(key), item, known.get(key, _Unknown(key, (*known,)))) for key, item in value.items()]
+        parts += [(key, NO, known[key]) for key in needed if key not in value]
+    elif (type(value), len(args)) in SEVERAL and (typing.is_typeddict(args[-1]) or group_of(args[-1])):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         parts = [(str(key), item, args[-1]) for key, item in items]
     for key, part, kind in parts:
         if match(part, kind) is NO:
             return _culprit(part, kind, f"{place}.{key}")
     return place, value, hint
+
+
+@dataclass(frozen=True)
+class _Unknown:
+    """Stands for the type of an option that there is not."""
+
+    name: Any
+    known: tuple[str, ...]
+
+
+def group_of(hint: Any) -> type | None:
+    """Returns the dataclass that a type hint is, alone or beside None; a group of options."""
+    for kind in typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,):
+        if inspect.isclass(kind) and is_dataclass(kind):
+            return kind
+    return None
+
+
+def _fields(group: Any) -> tuple[dict[str, Any], set[str]]:
+    """Returns the types of a dataclass's fields, and which of them have no default."""
+    given = [field for field in fields(group) if field.init]
+    hints = _hints(group)
+    needed = {field.name for field in given if field.default is MISSING and field.default_factory is MISSING}
+    return {field.name: hints[field.name] for field in given}, needed
 
 
 @lru_cache(maxsize=64)
@@ -97,6 +135,7 @@ def shortened(value: Any) -> str:
 
 
 NO = object()
+UNIONS = (typing.Union, types.UnionType)
 DIGITS = re.compile(r"[-+\d:._]{1000,}")  # YAML 1.1 has numbers to base 60, 1:59:59, that are read in quadratic time
 
 
@@ -105,7 +144,7 @@ def match(value: Any, hint: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
-    if origin in (typing.Union, types.UnionType):
+    if origin in UNIONS:
         fits = [fitted for fitted in (match(value, arg) for arg in args) if fitted is not NO]
         return next((f for f in fits if type(f) is type(value)), fits[0] if fits else NO)
     if origin is Annotated:
@@ -127,6 +166,8 @@ def match(value: Any, hint: Any) -> Any:
         return _record(value, hint)
     if origin is not None:
         return _mapping(value, origin, args)
+    if isinstance(value, Mapping) and (group := group_of(hint)):
+        return _group(value, group)
     if hint is Path:
         return Path(value) if isinstance(value, str | Path) else NO
     return value if inspect.isclass(hint) and isinstance(value, hint) else NO
@@ -171,6 +212,15 @@ def _record(value: Any, hint: Any) -> Any:
     return NO if any(item is NO for item in known.values()) else {**value, **known}
 
 
+def _group(value: Mapping[str, Any], group: type) -> Any:
+    """Makes a group of options of a mapping; what the dataclass itself refuses with UserError is passed on."""
+    known, needed = _fields(group)
+    if not needed <= value.keys() <= known.keys():
+        return NO
+    fitted = {key: match(item, known[key]) for key, item in value.items()}
+    return NO if any(item is NO for item in fitted.values()) else group(**fitted)
+
+
 def spell(hint: Any) -> str:
     """Returns a type hint in words."""
     if typing.is_typeddict(hint):
@@ -180,7 +230,21 @@ def spell(hint: Any) -> str:
         return " ".join([spell(kind), " and ".join(o.says for o in only)])
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(repr(arg) for arg in typing.get_args(hint))
-    return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)
+    if typing.get_origin(hint) not in UNIONS and (group := group_of(hint)):
+        return "a mapping of " + ", ".join(_fields(group)[0])
+    return _spell_kind(hint)
+
+
+def _spell_kind(hint: Any) -> str:
+    """Returns a class, a union, or a container with what it holds, as Python spells them."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (Ellipsis, None, type(None)):
+        return "..." if hint is Ellipsis else "None"
+    if origin in UNIONS:
+        return " | ".join(spell(arg) for arg in args)
+    if args and inspect.isclass(origin):
+        return f"{origin.__name__}[{', '.join(spell(arg) for arg in args)}]"
+    return hint.__name__ if inspect.isclass(hint) else str(hint).removeprefix("typing.")
 
 
 def read_json(path: Path) -> Any:

@@ -29,7 +29,8 @@ _passed: set[str] = set()
 def try_tokenizer(text: str, where: str, *, length: int, pad_id: int = 0, known: int | None = None) -> None:
     """Raises UserError unless a tokenizer.json's text opens, and encodes texts of many kinds as it is to.
 
-    length: the most tokens of a text. known: how many tokens the network has embeddings for, where it is known.
+    length: the most tokens of a text.
+    known: how many tokens the network has embeddings for, where it is known.
     """
     asked = json.dumps({"text": text, "length": length, "pad_id": pad_id, "known": known})
     digest = hashlib.sha256(asked.encode()).hexdigest()

@@ -207,6 +207,16 @@ class Preprocess:
     """
 
     modality: ClassVar[str]
+    _field = ""
+
+    @property
+    def field(self) -> str:
+        """The field of a sample that it reads: its modality's, unless a recipe says another (`field:`)."""
+        return self._field or self.modality
+
+    @field.setter
+    def field(self, name: str) -> None:
+        self._field = name
 
     def __call__(self, raw: Any) -> Any:
         """Turns a raw input (path, bytes, array, opened example) into what `collate` takes."""
@@ -252,9 +262,11 @@ Spaces = dict[str, Head]
 class Encoder(nn.Module):
     """One modality's network: `forward(x)` takes what `preprocess` collates and returns Features.
 
-    modality: what it reads. dim: D of its features. preprocess: raw input -> x.
-    spaces: task name -> head from Features to that task's normalised joint embedding. The heads are
-        trained by, and belong to, the tasks' objectives; an encoder only knows them.
+    modality: what it reads.
+    dim: D of its features.
+    preprocess: raw input -> x.
+    spaces: task name -> head from Features to that task's normalised joint embedding. The heads are trained by, and
+        belong to, the tasks' objectives; an encoder only knows them.
     """
 
     modality: str
@@ -348,6 +360,11 @@ class Encoder(nn.Module):
             if not path or repr(path) not in str(error):
                 error.args = (f"{repr(path) if path else f'inputs[{number}]'}: {error}",)
             raise
+
+
+def reading(encoders: Mapping[str, Encoder]) -> str:
+    """Returns the encoders' keys, and what each reads, for a message."""
+    return ", ".join(f"{key} (of {encoder.modality})" for key, encoder in encoders.items())
 
 
 @contextmanager

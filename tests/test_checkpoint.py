@@ -104,7 +104,7 @@ WRONG = [
     ("dim", 0, "dim is 0; expected int of at least 1"),
     ("encoder", "vit", "encoder is 'vit'; expected a mapping with name (str), options"),
     ("encoder.name", ["vit"], "encoder.name is ['vit']; expected str"),
-    ("encoder.options", ["width"], "encoder.options is ['width']; expected dict[str, typing.Any]"),
+    ("encoder.options", ["width"], "encoder.options is ['width']; expected dict[str, Any]"),
     ("encoder.options", None, "encoder.options is None"),
     ("encoder.options.width", "16", "width is '16'; expected int"),
     ("encoder.options.where", "x", "where"),
@@ -507,7 +507,7 @@ from test_encoders import CASES
 
 from mmssl import create_encoder, load_encoder, names, save_encoder
 from mmssl.errors import UserError
-from mmssl.names import _hints
+from mmssl.options import hints_of
 
 VALUES = {int: (2**20, 10**9), float: (1e300, float("inf")), tuple: ([2**14] * 4, [1] * 3000)}
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -521,7 +521,7 @@ for name, cases in CASES.items():
     config = json.loads((folder / "config.json").read_text())
     factory, _ = names.resolve("encoders", name)
     hints = {key: next((kind for kind in VALUES if kind.__name__ in str(hint)), None)
-             for key, hint in _hints(factory).items() if key not in ("return", "spaces", "variant")}
+             for key, hint in hints_of(factory).items() if key not in ("return", "spaces", "variant")}
     changes = [("encoder", key, value) for key, kind in hints.items() if kind for value in VALUES[kind]]
     changes += [("preprocess", key, value) for key, was in config["preprocess"].items()
                 for value in VALUES.get(type(was), ())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -134,6 +135,41 @@ def test_only_keywords_are_options() -> None:
         names.check_options(wants, {}, where="at")
     with pytest.raises(UserError, match=r"^at: rate is True; expected float$"):
         names.check_options(wants, {"size": 1, "rate": True}, where="at")
+
+
+@dataclass(frozen=True)
+class Crop:
+    scale: tuple[float, float] = (0.2, 1.0)
+    size: int = 32
+
+
+@dataclass(frozen=True)
+class Shown:
+    crop: Crop = Crop(size=64)
+    flip: float = 0.5
+
+
+def grouped(*, shown: Shown = Shown(flip=0.1), crop: Crop | None = None) -> None:
+    """Takes groups of options."""
+
+
+def test_a_mapping_changes_what_it_names_of_a_group_of_options() -> None:
+    found = names.check_options(grouped, {"shown": {"crop": {"scale": [0.5, 1]}}, "crop": {"size": 8}})
+    assert found == {"shown": Shown(Crop((0.5, 1.0), 64), 0.1), "crop": Crop((0.2, 1.0), 8)}
+    assert names.check_options(grouped, {"shown": Shown(), "crop": None}) == {"shown": Shown(), "crop": None}
+    with pytest.raises(UserError, match=r"^view: shown: crop has no option 'scael'; did you mean 'scale'\?$"):
+        names.check_options(grouped, {"shown": {"crop": {"scael": 1}}}, where="view")
+    with pytest.raises(UserError, match=r"^view: shown: flip is 'x'; expected float$"):
+        names.check_options(grouped, {"shown": {"flip": "x"}}, where="view")
+
+
+def test_an_unknown_option_says_which_command_explains_them(own: ModuleType) -> None:
+    with pytest.raises(
+        UserError, match=r"^node: ConvNet has no option 'widht'; did you mean 'widths'\?; see: mmssl explain convnet$"
+    ):
+        names.build("encoders", "convnet", where="node", widht=1)
+    with pytest.raises(UserError, match=r"^wants needs the option 'size'; see: mmssl explain it$"):
+        names.check_options(wants, {}, see="it")
 
 
 def test_building_passes_arguments_and_options_on(own: ModuleType) -> None:

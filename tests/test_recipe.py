@@ -20,7 +20,7 @@ def test_every_config_is_checked_and_builds(name: str) -> None:
     made = recipe.load(name)
     encoders = {}
     for key, node in made.encoders.items():
-        kind, options = recipe.split(node)
+        kind, options = recipe.split(recipe.split_encoder(node, where=key)[1])
         encoders[key] = create_encoder(kind, **options)
         assert encoders[key].modality == key.partition("_")[0]
     for key, task in made.tasks.items():
@@ -46,6 +46,7 @@ WRONG = [
     ("encoders.image.name", "convnett", "there is no encoder 'convnett'; did you mean 'convnet'"),
     ("tasks.clip.method.objective.temprature", 0.1, "tasks.clip.method.objective: CLIP has no option 'temprature'"),
     ("tasks.clip.method.view.flop", 0.1, "tasks.clip.method.view: Single has no option 'flop'; did you mean 'flip'"),
+    ("encoders.image.field", 3, "encoders.image: field is 3; expected str | None"),
     ("tasks.clip.method.lens", {}, "tasks.clip.method has no part 'lens'"),
     ("tasks.clip.method.name", "clip:v9", "tasks.clip.method: the method 'clip' has no variant 'v9'"),
     ("tasks.clip.method.view.name", "pear", "there is no view 'pear'; did you mean 'pair'"),
@@ -59,7 +60,7 @@ WRONG = [
     ("train.freeze", ["sound"], "train.freeze names 'sound'"),
     ("train.start", {"sound": "runs/x/encoders/sound"}, "train.start names 'sound'"),
     ("evals.zero_shot.clases", [], "evals.zero_shot: ZeroShot has no option 'clases'; did you mean 'classes'"),
-    ("evals.retrieval.every", "often", "evals.retrieval.every is 'often'"),
+    ("evals.retrieval.every", "often", "evals.retrieval: every is 'often'"),
 ]
 
 
@@ -159,9 +160,9 @@ def test_an_evaluation_is_named_by_its_key_or_its_name() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("evals.knn.every", 0, "evals.knn.every is 0; expected a number of samples"),
-        ("evals.knn.every", True, "evals.knn.every is True; expected a number of samples"),
-        ("evals.knn.every", 2.5, "evals.knn.every is 2.5; expected a number of samples"),
+        ("evals.knn.every", 0, "evals.knn: every is 0; expected int of at least 1 | None"),
+        ("evals.knn.every", True, "evals.knn: every is True; expected int of at least 1 | None"),
+        ("evals.knn.every", 2.5, "evals.knn: every is 2.5; expected int of at least 1 | None"),
         ("evals.knn", 3, "evals.knn is 3; expected a mapping"),
         ("evals.nosuch", {}, "there is no eval 'nosuch'"),
         ("encoders", {}, "encoders is {}; expected a mapping of names to nodes, at least one"),

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
 
 from mmssl.errors import UserError
-from mmssl.schema import Count, FileName, above, at_least, at_most, below, fit, parse_yaml, read_json, read_yaml
+from mmssl.schema import (
+    Count,
+    FileName,
+    Positive,
+    above,
+    at_least,
+    at_most,
+    below,
+    fit,
+    parse_yaml,
+    read_json,
+    read_yaml,
+)
 
 
 class Shard(TypedDict):
@@ -166,3 +179,44 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(UserError, match=rf"has 6 bytes; the limit is {most}=5;"):
             read(file)
         file.unlink()
+
+
+@dataclass(frozen=True)
+class Crop:
+    scale: tuple[float, float] = (0.2, 1.0)
+    size: Positive = 32
+
+    def __post_init__(self) -> None:
+        if self.scale[0] > self.scale[1]:
+            raise UserError(f"scale is {list(self.scale)}; expected the smaller first")
+
+
+@dataclass(kw_only=True)
+class Shown:
+    flip: float
+    crop: Crop = Crop(size=64)
+    other: Crop | None = None
+    more: list[Crop] = field(default_factory=list)
+    drawn: int = field(default=0, init=False)
+
+
+def test_a_mapping_becomes_a_group_of_options() -> None:
+    found = fit({"flip": "5e-1", "crop": {"scale": [0.5, 1]}, "more": [{"size": 8.0}]}, Shown, "view")
+    assert found == Shown(flip=0.5, crop=Crop((0.5, 1.0), 32), more=[Crop(size=8)])
+    assert type(found.crop.scale) is tuple and type(found.more[0].size) is int
+    assert fit(Crop(size=3), Crop, "view") == Crop(size=3) and fit(None, Crop | None, "view") is None
+    for value, said in (
+        ({"flip": 1, "crop": {"scael": 1}}, "view: crop has no option 'scael'; did you mean 'scale'?"),
+        ({"flip": 1, "other": {"scael": 1}}, "view: other has no option 'scael'; did you mean 'scale'?"),
+        ({"flip": 1, "more": [{}, {"sise": 1}]}, "view: more.1 has no option 'sise'; did you mean 'size'?"),
+        ({"flop": 1}, "view has no option 'flop'; did you mean 'flip'?"),
+        ({"flip": 1, "drawn": 1}, "view has no option 'drawn'; known: crop, flip, more, other"),
+        ({"crop": {}}, "view: flip is missing; expected float"),
+        ({"flip": 1, "crop": {"size": 0}}, "view: crop.size is 0; expected int of at least 1"),
+        ({"flip": 1, "crop": 3}, "view: crop is 3; expected a mapping of scale, size"),
+        ({"flip": 1, "crop": {"scale": [1, 0]}}, "scale is [1.0, 0.0]; expected the smaller first"),
+        ({1: 2}, "view has no option 1; known: crop, flip, more, other"),
+    ):
+        with pytest.raises(UserError) as caught:
+            fit(value, Shown, "view")
+        assert str(caught.value) == said

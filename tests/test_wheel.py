@@ -39,7 +39,7 @@ def run(place: Path, *arguments: str) -> str:
 @pytest.mark.parametrize("room", ["configs", "datasets", "methods", "encoders"])
 def test_it_lists_what_the_checkout_lists(unpacked: Path, room: str) -> None:
     listed = [line.split()[0] for line in run(unpacked, "list", room).splitlines()]
-    assert listed == list(names.list_names(room))
+    assert [name for name in listed if ":" not in name] == list(names.list_names(room))
 
 
 def test_its_datasets_can_be_made(unpacked: Path) -> None:

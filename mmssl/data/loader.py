@@ -41,10 +41,15 @@ class LoaderState(_Losses):
 class Loader:
     """The batches of one task on one rank.
 
-    batch: samples per rank. epoch_samples: over all ranks, the whole set by default; needed where its size is not
-    known. workers: processes per rank; the order of samples depends on their number. shuffle_mb: bytes of encoded
-    samples that each worker shuffles among. max_damaged: ratio of unusable samples above which training stops;
-    strict: the first one stops it.
+    batch: samples per rank.
+    seed: of the order of samples, and of what views draw.
+    epoch_samples: of an epoch, over all ranks, the whole set by default; needed where its size is not known.
+    workers: processes per rank; the order of samples depends on their number.
+    shuffle_mb: MiB of encoded samples that each worker shuffles among.
+    max_damaged: ratio of unusable samples above which training stops.
+    strict: whether the first unusable sample stops it.
+    rank: of this process.
+    world: how many processes there are.
     """
 
     def __init__(

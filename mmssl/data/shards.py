@@ -27,10 +27,12 @@ PEEK = 32  # shards looked into for a field that the first one lacks
 class Source:
     """Shards to read: a pattern, folder or URL, or several; any webdataset tar, with or without an index.json.
 
-    shards: braces and globs ("data/train-{0000..0331}.tar"), a folder, or what webdataset opens (http:, pipe:).
-    fields: sample key -> field that fills it, such as {text: json.caption}; by default the extension tells.
     Each sample has `__key__`, `__shard__` and `__number__` (its place in the set, -1 where the shards are not counted)
     besides what was wanted of it.
+
+    shards: braces and globs ("data/train-{0000..0331}.tar"), a folder, or what webdataset opens (http:, pipe:); one or
+        several.
+    fields: sample key -> field that fills it, such as {text: json.caption}; by default the extension tells.
     """
 
     def __init__(self, *, shards: str | list[str], fields: dict[str, str] | None = None) -> None:

@@ -51,7 +51,9 @@ def _leads_back(folder: Path) -> bool:
 class Files:
     """The files of a tar or a folder that are not hidden, by their paths, in order of these; `read` opens one.
 
-    Raises UserError for anything else; expected: what it should hold, for the message.
+    Raises UserError for anything else.
+
+    expected: what it should hold, for the message.
     """
 
     def __init__(self, source: str | Path, *, expected: str) -> None:

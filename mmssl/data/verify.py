@@ -28,9 +28,10 @@ from mmssl.errors import DamagedError, UserError
 def verify(folder: str | Path, *, decode: bool = False) -> list[str]:
     """Returns what is wrong with a shard set, a line for each problem: against its index.json, and each tar in itself.
 
-    Without an index.json, as sets that others made have none, only each tar in itself. Problems are also an empty set,
-    samples whose files do not stand together, and hidden files. decode: also decodes all of every field that has a
-    reader, films and sounds from first to last, and names each that is damaged.
+    Without an index.json, as sets that others made have none, only each tar in itself. Problems are also an empty
+    set, samples whose files do not stand together, and hidden files.
+    decode: also decodes all of every field that has a reader, films and sounds from first to last, and names each
+        that is damaged.
     """
     home = Path(folder)
     if not home.is_dir():

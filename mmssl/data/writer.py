@@ -56,10 +56,12 @@ def build(
 ) -> dict[str, Any]:
     """Writes the source as the shard set `out` and returns its index; run again, it continues where it stopped.
 
-    source: a folder (`class/name.jpg`, files with one name joined into a sample; or files without classes), a manifest
-        (CSV, TSV, Parquet, JSONL), or shard sets of local tars. columns: sample key -> column of the manifest.
-    shard_samples, shard_mb: a shard ends where it reaches either. shuffle: samples in seeded random order, except from
-        shards by default. strict: stop at the first row or file that cannot be read; else it is left out and counted.
+    source: a folder (`class/name.jpg`, files with one name joined into a sample; or files without classes), a
+        manifest (CSV, TSV, Parquet, JSONL), or shard sets of local tars.
+    columns: sample key -> column of the manifest.
+    shard_samples, shard_mb: a shard ends where it reaches either.
+    shuffle: samples in seeded random order, except from shards by default.
+    strict: stop at the first row or file that cannot be read; else it is left out and counted.
     `summary` says in words what the index counts: samples, and what was left out or passed over.
     """
     found, ordered = _rows(source, columns or {})

@@ -14,8 +14,11 @@ def create_encoder(name: str, *, where: str = "", trust_code: bool = True, **opt
     """Makes an encoder by its name, with fresh weights unless its options say otherwise.
 
     `create_encoder("convnet", image_size=32)`, `create_encoder("timm:resnet18", pretrained=True)`,
-    `create_encoder("mypkg.mine:MyEncoder")`. where: what errors point at. trust_code: allow code outside mmssl, for
-    encoders within this one too. Raises UserError for an unknown name or option.
+    `create_encoder("mypkg.mine:MyEncoder")`.
+
+    where: what errors point at.
+    trust_code: allow code outside mmssl, for encoders within this one too.
+    Raises UserError for an unknown name or option.
     """
     for inner, _ in () if trust_code else _named(name, options):
         names.resolve("encoders", inner, trust_code=False)

@@ -14,8 +14,13 @@ from mmssl.types import Encoder, Features
 class Codes(Encoder):
     """Its tokens are logits over the codes, its pooled feature is how often each is expected. Ramesh et al., ICML 2021.
 
-    The encoder of DALL-E's discrete VAE, which `dvae` trains. codes: how many, D. width: channels of the first of
-    so many groups, each twice as wide as the one before and half as fine; depth: blocks of each.
+    The encoder of DALL-E's discrete VAE, which `dvae` trains.
+
+    image_size: side in pixels of the square that is shown.
+    codes: how many, D.
+    width: channels of the first group.
+    groups: of blocks, each twice as wide as the one before and half as fine.
+    depth: blocks of each group.
     """
 
     modality = "image"

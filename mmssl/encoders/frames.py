@@ -15,9 +15,11 @@ from mmssl.types import Encoder, Features
 class Frames(Encoder):
     """Averages the image encoder's features over the frames; its tokens become cells in space and time.
 
-    image: name and options of the image encoder. frames: how many a clip has; fps: how close they lie, without
-    it they span the clip. temporal: blocks of convolutions over time, after which moments are weighed instead of
-    averaged, so that the pooled feature tells when something happened; the tokens stay each frame's own.
+    image: name and options of the image encoder.
+    frames: how many a clip has.
+    fps: frames a second; without it they span the clip.
+    temporal: blocks of convolutions over time, after which moments are weighed instead of averaged, so that the pooled
+        feature tells when something happened; the tokens stay each frame's own.
     """
 
     modality = "video"

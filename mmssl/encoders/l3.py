@@ -15,9 +15,15 @@ from mmssl.types import Encoder, Features
 class L3(Encoder):
     """Blocks of two 3x3 convolutions with BatchNorm, halved in between, then the maximum over space.
 
-    Arandjelovic & Zisserman, ICCV 2017 (L3-Net). widths: channels of each block. stride: of the first convolution,
-    2 as in AVE-Net and AVOL-Net (ECCV 2018), whose map of a picture of 224 pixels is 14 x 14. As a tower for sound,
-    it is the backbone of `spectrogram` with in_channels 1. mean, std: per channel, ImageNet's for colour.
+    Arandjelovic & Zisserman, ICCV 2017 (L3-Net). As a tower for sound, it is the backbone of `spectrogram` with
+    in_channels 1.
+
+    image_size: side in pixels of the square that is shown.
+    in_channels: of the picture.
+    widths: channels of each block.
+    stride: of the first convolution, 2 as in AVE-Net and AVOL-Net (ECCV 2018), whose map of a picture of 224 pixels is
+        14 x 14.
+    mean, std: per channel, by which the input is normalised; by default ImageNet's for colour.
     """
 
     modality = "image"

@@ -15,7 +15,8 @@ from mmssl.types import Encoder, Features
 class Lab(Encoder):
     """Turns pictures to CIE Lab and shows the encoder one part, as three channels in about [0, 1].
 
-    part: lightness, L thrice; or color, a and b and an even third. image: name and options of the image encoder.
+    part: lightness, L thrice; or color, a and b and an even third.
+    image: name and options of the image encoder.
     """
 
     modality = "image"

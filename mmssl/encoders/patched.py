@@ -27,7 +27,15 @@ MODES = {2: "bicubic", 3: "trilinear"}  # of interpolation, by the axes of a gri
 class Patched(TokenEncoder):
     """Patches as tokens through pre-norm blocks. An encoder's file says of what size, and what it is shown.
 
-    extent: of what it is made for, cell: of a patch, both on the axes of the grid. The rest as `vit` has it.
+    extent: of what it is made for, on the axes of the grid.
+    cell: extent of a patch, on the axes of the grid.
+    in_channels: of the picture.
+    width, depth, heads: in place of the variant's.
+    mlp_ratio: width of the blocks' hidden layers over that of the tokens.
+    drop_path: rate of stochastic depth of the last block; those before it have less.
+    positions: fixed sin-cos or learned, for the grid of `extent`, interpolated where an input has another size.
+    pool: the class token or the mean of the patches.
+    mean, std: per channel, by which the input is normalised; by default ImageNet's for colour.
     """
 
     def __init__(

@@ -14,9 +14,11 @@ from mmssl.types import Encoder, Features, Ragged
 class PointNet(Encoder):
     """A shared MLP on the points and a maximum over each cloud, whatever their order. Qi et al., CVPR 2017.
 
-    widths: sizes of the layers, the last is D. points: how many of a cloud are kept. features: "color", "normal"
-    beside x, y, z. centre: moves each cloud's mean to the origin. align: whether a small network first turns
-    each cloud (the T-Net of the paper).
+    widths: of the layers; the last is D.
+    points: how many of a cloud are kept at most.
+    features: "color", "normal" beside x, y, z.
+    centre: whether each cloud's mean is moved to the origin.
+    align: whether a small network first turns each cloud (the T-Net of the paper).
     """
 
     modality = "points"

@@ -22,10 +22,14 @@ PREPROCESS = {"image": ImagePreprocess, "video": VideoPreprocess, "audio": Audio
 
 
 class Raw(Encoder):
-    """Describes pictures by their pixels at 32 x 32, films by their mean frame and its change at 16 x 16, sounds by the
-    mean and deviation of 64 mel bands over time, clouds by the extents along their principal axes.
+    """Describes pictures by their pixels, and other modalities by a few statistics.
 
-    `Raw("image")` and so on; it has no weights. size: of a picture, seconds: of a sound.
+    Films by their mean frame and its change at 16 x 16, sounds by the mean and deviation of 64 mel bands over time,
+    clouds by the extents along their principal axes. `Raw("image")` and so on; it has no weights.
+
+    variant: the modality.
+    size: side of a picture in pixels.
+    seconds: length of a sound.
     """
 
     def __init__(

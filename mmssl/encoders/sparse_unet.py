@@ -25,19 +25,24 @@ VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # planes and l
 class SparseUNet(Encoder):
     """Residual stages down and up again, joined at equal grids. Choy et al., CVPR 2019; Xie et al., ECCV 2020.
 
-    variant: res16unet34c (PointContrast's), res16unet18a, res16unet14a, or tiny for a CPU. planes, layers: width and
-    blocks of each stage, the first half going down, the second up; planes of another number than the variant's have
-    one block each. voxel: size in metres; points of one voxel share its features. points: how many of a cloud are
-    kept. features: "color", "normal", averaged over a voxel's points; coordinates: whether x, y, z are features too;
-    without any, the feature is 1. pool: over a cloud's voxels. backend: plain PyTorch, or on a GPU spconv, or auto for
-    spconv where it is installed.
+    variant: res16unet34c is PointContrast's; tiny is for a CPU.
+    planes: width of each stage, the first half going down, the second up; another number than the variant's have one
+        block each.
+    layers: blocks of each stage.
+    voxel: size in metres; points of one voxel share its features.
+    points: how many of a cloud are kept at most.
+    features: "color", "normal", averaged over a voxel's points; without any, and without coordinates, the feature is 1.
+    coordinates: whether x, y, z are features too.
+    stem_kernel: side of the first convolution in voxels.
+    pool: over a cloud's voxels.
+    backend: plain PyTorch, or on a GPU spconv, or auto for spconv where it is installed.
     """
 
     modality = "points"
 
     def __init__(
         self,
-        variant: str = "res16unet34c",
+        variant: Literal["res16unet34c", "res16unet18a", "res16unet14a", "tiny"] = "res16unet34c",
         *,
         planes: tuple[int, ...] | None = None,
         layers: tuple[int, ...] | None = None,

@@ -19,13 +19,20 @@ from mmssl.types import Features, Patches, TokenEncoder
 class Spectrogram(TokenEncoder):
     """Log spectrogram, then an image encoder; its tokens lie on a grid of frequency by time.
 
-    backbone: name and options of an image encoder with in_channels 1. sample_rate in Hz; seconds: length of
-    what is heard. mels: filters, none for linear frequency; window, hop in seconds; fft: samples of the transform,
-    by default the power of two that holds the window; low, high: edges of the filters in Hz. normalize: by
-    each example's mean and standard deviation, or by the fixed mean and std of log power. temporal: blocks of
-    convolutions over time that make the pooled feature tell when something happened, as `frames` has them.
-    The front end of L3-Net is sample_rate 48000, seconds 1, mels null, window 0.01, hop 0.005: 257 x 199.
-    With vit as its backbone, patches of the spectrogram can be masked.
+    The front end of L3-Net is sample_rate 48000, seconds 1, mels null, window 0.01, hop 0.005: 257 x 199. With vit as
+    its backbone, patches of the spectrogram can be masked.
+
+    backbone: name and options of an image encoder with in_channels 1.
+    sample_rate: in Hz.
+    seconds: length of what is heard.
+    mels: how many filters, null for linear frequency.
+    window, hop: in seconds.
+    fft: samples of the transform, by default the power of two that holds the window.
+    low, high: edges of the filters in Hz.
+    normalize: by each example's mean and standard deviation, or by the fixed `mean` and `std`.
+    mean, std: of log power.
+    temporal: blocks of convolutions over time that make the pooled feature tell when something happened, as `frames`
+        has them.
     """
 
     modality = "audio"

@@ -16,9 +16,13 @@ from mmssl.types import Encoder, Features
 class Timm(Encoder):
     """Pools as the timm model itself does before its classifier; size, crop and statistics are its own too.
 
-    variant: timm's name of the model. pretrained: downloads timm's weights. in_channels: other than three
-    leaves the input unnormalised. image_size: in pixels, the model's own by default. drop_path: rate of
-    stochastic depth. Features have no tokens where timm pools first and widens after, as MobileNetV3 does.
+    Features have no tokens where timm pools first and widens after, as MobileNetV3 does.
+
+    variant: timm's name of the model.
+    pretrained: whether timm's weights are downloaded.
+    in_channels: of the picture; other than three are not normalised.
+    image_size: side in pixels, the model's own by default.
+    drop_path: rate of stochastic depth.
     """
 
     modality = "image"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -27,16 +27,20 @@ VARIANTS = {  # side in pixels, mean and std, size of the features
 class TorchvisionVideo(Encoder):
     """R3D and R(2+1)D: Tran et al., CVPR 2018; S3D: Xie et al., ECCV 2018; MViT: Fan et al., ICCV 2021.
 
-    Pools the mean of the last map, and the class token of MViT. weights: torchvision's name of a set of weights,
-    as KINETICS400_V1, downloaded; none by default. image_size: in pixels, the model's own by
-    default. frames: how many a clip has, fps: how close they lie; without it they span the clip.
+    Pools the mean of the last map, and the class token of MViT.
+
+    variant: torchvision's name of the network.
+    weights: torchvision's name of a set of weights, as KINETICS400_V1, downloaded; none by default.
+    image_size: side in pixels, the model's own by default.
+    frames: how many a clip has.
+    fps: frames a second; without it they span the clip.
     """
 
     modality = "video"
 
     def __init__(
         self,
-        variant: str,
+        variant: Literal["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s"],
         *,
         weights: str | None = None,
         image_size: int | None = None,

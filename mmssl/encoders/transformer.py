@@ -19,9 +19,17 @@ from mmssl.types import Encoder, Features, Ragged
 class TextTransformer(Encoder):
     """Tokens and positions through pre-norm blocks. Vaswani et al., NeurIPS 2017; BPE: Sennrich et al., ACL 2016.
 
-    vocab_size: the learnt BPE has at most so many tokens; until then, or at 258 for ever, tokens are bytes.
+    width: of the tokens, D.
+    depth: blocks.
+    heads: of the attention.
+    mlp_ratio: width of the blocks' hidden layers over that of the tokens.
+    drop_path: rate of stochastic depth of the last block; those before it have less.
+    context_length: tokens of a text at most.
+    vocab_size: tokens of the learnt BPE at most; until it is learnt, or at 258 for ever, tokens are bytes.
     pool: mean over the real tokens, or the last one as in CLIP (Radford et al., ICML 2021) with causal.
-    lowercase, nfc: what the tokenizer does to the text first.
+    causal: whether a token sees only those before it.
+    lowercase: whether the tokenizer lowers the text first.
+    nfc: whether the tokenizer composes the text's characters first (Unicode NFC).
     """
 
     modality = "text"

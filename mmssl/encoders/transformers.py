@@ -46,11 +46,14 @@ RESAMPLING: dict[int | None, Interpolation] = {
 class Transformers(Encoder):
     """A transformers model as its authors read it: their sizes, statistics, tokenizer, and pooling where they have one.
 
-    variant: a local folder or a hub id. modality: which tower of CLIP (Radford et al., ICML 2021) or SigLIP
-    (Zhai et al., ICCV 2023); their own projection becomes the space of that name. pool: mean over the real
-    tokens or patches, or the first (cls); by default cls for images and mean for the rest. architecture: a config
-    as a dict, for fresh weights in place of a variant. mean, std, context_length (tokens), seconds: in place of
-    what the folder says.
+    variant: a local folder or a hub id.
+    modality: which tower of CLIP (Radford et al., ICML 2021) or SigLIP (Zhai et al., ICCV 2023); their own projection
+        becomes the space of that name.
+    pool: mean over the real tokens or patches, or the first (cls); by default cls for images and mean for the rest.
+    architecture: a config as a mapping, for fresh weights in place of a variant.
+    mean, std: per channel, in place of what the folder says.
+    context_length: tokens of a text at most, in place of what the folder says.
+    seconds: length of a sound, in place of what the folder says.
     """
 
     preprocess: Any  # of the modality that the model reads

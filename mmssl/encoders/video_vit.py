@@ -11,15 +11,21 @@ from mmssl.transforms.video import VideoPreprocess
 class VideoTransformer(Patched):
     """Tubelets as tokens through pre-norm blocks. Arnab et al., ICCV 2021; Tong et al., NeurIPS 2022 (VideoMAE).
 
-    frames: how many a clip has; fps: how close they lie, without it they span the clip. tubelet: frames of a token.
-    The rest as `vit` has it; fixed positions tell column, row and time.
+    Fixed positions tell column, row and time.
+
+    variant: the size.
+    image_size: side in pixels of the square that is shown.
+    frames: how many a clip has.
+    fps: frames a second; without it they span the clip.
+    patch_size: side of a patch in pixels.
+    tubelet: frames of a token.
     """
 
     modality = "video"
 
     def __init__(
         self,
-        variant: str = "tiny",
+        variant: Literal["tiny", "small", "base", "large"] = "tiny",
         *,
         image_size: int = 224,
         frames: int = 16,

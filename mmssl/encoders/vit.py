@@ -11,16 +11,16 @@ from mmssl.transforms.image import ImagePreprocess
 class VisionTransformer(Patched):
     """Patches as tokens through pre-norm blocks. Dosovitskiy et al., ICLR 2021.
 
-    variant: tiny, small, base or large, which width, depth and heads override. positions: fixed sin-cos or learned,
-    for the grid of image_size, interpolated where a picture has another size. pool: the class token or the
-    mean of the patches. mean, std: per channel, ImageNet's for colour.
+    variant: the size.
+    image_size: side in pixels of the square that is shown.
+    patch_size: side of a patch in pixels.
     """
 
     modality = "image"
 
     def __init__(
         self,
-        variant: str = "tiny",
+        variant: Literal["tiny", "small", "base", "large"] = "tiny",
         *,
         image_size: int = 224,
         patch_size: int = 16,

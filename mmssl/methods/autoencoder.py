@@ -69,10 +69,14 @@ class Denoising(Damaged):
 class Autoencoder(Objective):
     """Draws the last view's pixels from a code of the first. Hinton & Salakhutdinov, Science 2006.
 
-    code: its size, made of the pooled features by a linear layer. start, widths: the decoder's first side, and its
-    channels, which double the side each. error: of pixels from 0 to 1. sparsity: what keeps the code sparse, `sparse`
-    times: the mean size of its units behind a ReLU (l1), or how far each unit's mean, behind a sigmoid, is from `rate`
-    over the batch (kl; Ng, lecture notes CS294A, 2011).
+    code: size of the code, which a linear layer makes of the pooled features.
+    start: side of the decoder's first map.
+    widths: channels of the decoder's maps, each of twice the side of the one before.
+    error: squared (l2) or absolute (l1), of pixels from 0 to 1.
+    sparsity: what keeps the code sparse: l1 is the mean size of its units behind a ReLU, kl how far each unit's mean
+        over the batch, behind a sigmoid, is from `rate` (Ng, lecture notes CS294A, 2011).
+    sparse: weight of the sparsity in the loss.
+    rate: mean activity that kl asks of each unit.
     """
 
     modalities = ("image",)
@@ -126,10 +130,16 @@ class Sparse(Autoencoder):
         encoders: Mapping[str, Encoder],
         *,
         code: int = 1024,
+        start: int = 7,
+        widths: Sequence[int] = (512, 256, 128, 64, 32),
+        error: Error = "l2",
         sparsity: Literal["none", "kl", "l1"] = "kl",
-        **rest: Any,
+        sparse: float = 0.01,
+        rate: float = 0.05,
     ) -> None:
-        super().__init__(encoders, code=code, sparsity=sparsity, **rest)
+        super().__init__(
+            encoders, code=code, start=start, widths=widths, error=error, sparsity=sparsity, sparse=sparse, rate=rate
+        )
 
 
 method = Method(Damaged, Autoencoder)

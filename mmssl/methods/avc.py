@@ -17,7 +17,8 @@ from mmssl.views.synchronised import Synchronised
 class AVC(Matching):
     """Concatenates both towers' features, then two layers and two classes. Arandjelovic & Zisserman, ICCV 2017.
 
-    visual: image or video. hidden: width of the layer in between.
+    visual: the encoder that sees, image or video.
+    hidden: width of the layer between both towers' features and the answer.
     """
 
     def __init__(

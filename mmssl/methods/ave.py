@@ -19,7 +19,9 @@ from mmssl.views.synchronised import Synchronised
 class AVE(Matching):
     """Judges the distance of normalised embeddings by a learnt threshold. Arandjelovic & Zisserman, ECCV 2018.
 
-    visual: image or video. embed_dim: size of the embeddings; hidden: of the layers before them.
+    visual: the encoder that sees, image or video.
+    embed_dim: size of the joint embedding.
+    hidden: widths of the projections' hidden layers.
     """
 
     def __init__(

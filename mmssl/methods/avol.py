@@ -19,10 +19,12 @@ from mmssl.views.synchronised import Synchronised
 class AVOL(Matching):
     """Compares the sound with every cell of the picture; the best one decides. Arandjelovic & Zisserman, ECCV 2018.
 
-    visual: image or video, whose encoder must give cells. embed_dim, hidden: of 1x1 convolutions on the cells, and of
-    the layers on the sound. Embeddings have unit length here, and the paper's affine map starts at `scale`.
-    pool: "max", the paper's, or "soft", the mean of the odds over cells, which the best dominate: where there are but
-    thousands of clips, the maximum never finds out where to look, for it hears of one cell at a time.
+    visual: the encoder that sees, image or video; it must give a grid of tokens.
+    embed_dim: size of the embeddings that are compared.
+    hidden: widths of the hidden layers, 1x1 convolutions on the cells, before that.
+    scale: where the learnt scale of the cosines starts; embeddings have unit length here.
+    pool: over cells: "max", the paper's, or "soft", the mean of the odds, which the best cells dominate: with only
+        thousands of clips, the maximum never finds out where to look, for one cell at a time gets a gradient.
     """
 
     def __init__(

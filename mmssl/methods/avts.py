@@ -18,8 +18,13 @@ from mmssl.views.synchronised import Shifted
 class AVTS(Matching):
     """Pulls film and sound together where they are in sync, and apart to a margin where not.
 
-    visual: video (encoders need `temporal`, or their features do not tell when something happened) or image.
-    embed_dim: size of the embeddings; hidden: of the layers before them. Korbar et al., NeurIPS 2018.
+    Korbar et al., NeurIPS 2018.
+
+    visual: the encoder that sees, video (which needs `temporal`, or its features do not tell when something happened)
+        or image.
+    embed_dim: size of the joint embedding.
+    hidden: widths of the projections' hidden layers.
+    margin: distance beyond which a wrong pair costs nothing.
     """
 
     def __init__(

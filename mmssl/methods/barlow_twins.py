@@ -16,8 +16,11 @@ from mmssl.views.asymmetric import Asymmetric
 class BarlowTwins(MultiView):
     """Squared distance of two views' cross-correlation over the batch of all processes from the identity.
 
-    embed_dim: of the projection; hidden: its hidden layers. redundancy: weight of what lies off the diagonal, lambda
-    of the paper. encoder: as MultiView has it. Zbontar et al., ICML 2021.
+    Zbontar et al., ICML 2021.
+
+    embed_dim: size of the projection.
+    hidden: widths of the projector's hidden layers.
+    redundancy: weight of what lies off the diagonal, the paper's lambda.
     """
 
     separate = True

@@ -57,9 +57,12 @@ class TwoSizes(Seeded):
 class BEiT(Objective):
     """The cross-entropy of hidden patches' codes, which a second encoder names. Bao et al., ICLR 2022.
 
-    ratio: the share that is hidden, in rectangles of at least `block` patches. The second encoder is listed as
-    image_tokenizer: its tokens are logits over the codes, as those of `codes`, and it does not learn;
-    train.start.image_tokenizer says from which folder, such as one that `dvae` trained, its weights are taken.
+    The second encoder is listed as image_tokenizer: its tokens are logits over the codes, as those of `codes`, and it
+    does not learn; train.start.image_tokenizer says from which folder, such as one that `dvae` trained, its weights are
+    taken.
+
+    ratio: share of the patches that is hidden.
+    block: patches of each hidden rectangle at least.
     """
 
     modalities = ("image",)

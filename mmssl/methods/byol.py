@@ -20,9 +20,11 @@ from mmssl.views.asymmetric import Asymmetric
 class BYOL(MultiView):
     """Squared distance at unit length of each view's prediction from the teacher's projection of the other view.
 
-    embed_dim: of the projection. hidden: hidden layers of the projection, and of the predictor. momentum: how slowly
-    the teacher follows at the start; it rises to 1 by a cosine. encoder: as MultiView has it.
     Grill et al., NeurIPS 2020.
+
+    embed_dim: size of the projection.
+    hidden: widths of the hidden layers of the projector, and of the predictor.
+    momentum: of the teacher's moving average at the start; it rises to 1 by a cosine.
     """
 
     separate = True

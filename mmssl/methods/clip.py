@@ -17,8 +17,9 @@ from mmssl.views.single import Single
 class CLIP(JointSpace):
     """Symmetric cross-entropy over in-batch pairs of any modalities. Radford et al., ICML 2021.
 
-    embed_dim, hidden, pairs, intra_modal: as JointSpace has them. temperature: where the learnt one starts;
-    max_scale: ceiling of its inverse.
+    temperature: of the softmax, where the learnt one starts.
+    learn_temperature: whether the temperature is learnt.
+    max_scale: ceiling of the temperature's inverse.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from mmssl.losses.infonce import info_nce
 from mmssl.losses.nce import nce
 from mmssl.nn.head import Projection
 from mmssl.objectives.bank import Bank
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces, reading
 from mmssl.views.pair import Pair
 
 
@@ -64,12 +64,15 @@ class SameCrop(Pair):
 class CMC(Objective):
     """Contrasts every two encoders' embeddings of a sample, both ways. Tian et al., ECCV 2020.
 
-    Every encoder whose key is image or image_... takes part; each must see something else of a picture, as `lab` does
-    with part lightness and part color. negatives: random rows of the other encoder's memory bank, whose own row is the
-    positive; None takes the other samples of the batch. momentum: how much of a row stays when its sample is seen.
-    """
+    Every encoder of pictures takes part; each must see something else of a picture, as `lab` does with part lightness
+    and part color.
 
-    modalities = ("image",)
+    embed_dim: size of the embeddings.
+    temperature: of the softmax.
+    negatives: random rows of the other encoder's memory bank, whose own row is the positive; null takes the other
+        samples of the batch.
+    momentum: share of a row of the memory bank that stays when its sample is seen.
+    """
 
     def __init__(
         self,
@@ -81,11 +84,9 @@ class CMC(Objective):
         momentum: float = 0.5,
     ) -> None:
         super().__init__(encoders)
-        self.uses = tuple(key for key in encoders if key.partition("_")[0] == "image")
+        self.uses = tuple(key for key, encoder in encoders.items() if encoder.modality == "image")
         if len(self.uses) < 2:
-            raise UserError(
-                f"cmc needs encoders under image and image_..., such as image_ab; found {', '.join(encoders)}"
-            )
+            raise UserError(f"cmc needs two encoders of images; the run has {reading(encoders)}")
         self.heads = nn.ModuleDict({key: Projection(encoders[key].dim, out=embed_dim, bias=True) for key in self.uses})
         banks = {} if negatives is None else {key: Bank(embed_dim, momentum=momentum) for key in self.uses}
         self.banks = nn.ModuleDict(banks)

@@ -82,10 +82,16 @@ class GrayClip(View):
 class ColorTracking(Objective):
     """Asks for the colour cluster of each cell of the last frame, as a mixture of those of all earlier frames' cells.
 
-    Vondrick et al., ECCV 2018 ("Tracking emerges by colorizing videos"); here the embeddings have unit length and
-    the temperature is learnt, which keeps a small network from saturating. clusters: of colour, by k-means on
-    `learn_from` cells of the training stream. head: the paper's dilated 3D convolutions, of `width` channels,
-    or a linear layer on each cell. embed_dim: of a cell. The encoder must keep every frame, as `frames` does.
+    Vondrick et al., ECCV 2018 ("Tracking emerges by colorizing videos"); here the embeddings have unit length and the
+    temperature is learnt, which keeps a small network from saturating. The encoder must keep every frame, as `frames`
+    does.
+
+    clusters: of colour, by k-means on cells of the training stream.
+    head: the paper's dilated 3D convolutions, or `cells`, a linear layer on each cell.
+    embed_dim: size of a cell's embedding.
+    width: channels of the dilated convolutions.
+    temperature: of the softmax over cells, where the learnt one starts.
+    learn_from: cells that k-means takes.
     """
 
     modalities = ("video",)

@@ -64,11 +64,13 @@ class Lightness(Single):
 class Colorization(Objective):
     """Asks for the bin of each cell's colour, softly, the rare ones weighed up. Zhang et al., ECCV 2016.
 
-    target: bins, or the values of a and b themselves (l2). bins: how many, by k-means on the training stream; None has
-    those that sRGB reaches on a grid of 10. neighbors, sigma: a colour is shared by its nearest bins. uniform: between
-    0, where bins count by how rare they are, and 1, where all count alike (the paper's lambda); as it has it, how
-    common bins are is smoothed, and found on `learn_from` cells before training. widths: of the decoder's stages, each
-    of which doubles the side of the encoder's grid.
+    target: bins, or the values of a and b themselves (l2).
+    bins: how many, by k-means on the training stream; null has those that sRGB reaches on a grid of 10.
+    neighbors: how many of the nearest bins share a colour.
+    sigma: width of the Gaussian by which they share it, in units of a and b.
+    uniform: between 0, where bins count by how rare they are, and 1, where all count alike (the paper's lambda).
+    widths: channels of the decoder's stages, each of which doubles the side of the encoder's grid.
+    learn_from: cells of the training stream on which bins, and how common each is, are found.
     """
 
     modalities = ("image",)

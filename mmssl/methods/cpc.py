@@ -68,10 +68,14 @@ class PatchGrid(Single):
 class CPC(MultiView):
     """InfoNCE of each patch, foretold from a context of rows above, among all patches of the batch.
 
-    rows: how far below its context a predicted patch lies; the nearest overlap it. embed_dim: in which patches are
-    compared, by products times `scale`. width, layers: of the context's network. Features of patches should not be
-    normalised over the batch where that can be helped: BatchNorm tells which patches belong together.
-    van den Oord et al., 2018; the network as in Henaff et al., ICML 2020.
+    Features of patches should not be normalised over the batch where that can be helped: BatchNorm tells which patches
+    belong together. van den Oord et al., 2018; the network as in Henaff et al., ICML 2020.
+
+    rows: how far below its context a predicted patch lies; the nearest overlap it.
+    embed_dim: of the space in which patches are compared.
+    scale: factor on the products of their embeddings.
+    width: channels of the context network's layers.
+    layers: of the context network.
     """
 
     modalities = ("image",)

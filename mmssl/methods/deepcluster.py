@@ -44,10 +44,12 @@ class OneCrop(Pair):
 class DeepCluster(MultiView):
     """Classifies samples into the clusters that k-means finds among their features before each epoch.
 
-    Features are whitened along `pca` main directions and scaled to unit length. Every cluster weighs alike, however
-    large; the classifier starts anew with each clustering, and only the optimizer's averages outlive it. clusters:
-    how many; those that k-means leaves empty are moved. iterations: of k-means. encoder: as MultiView has it.
-    Caron et al., ECCV 2018.
+    Every cluster weighs alike, however large; the classifier starts anew with each clustering, and only the optimizer's
+    averages outlive it. Caron et al., ECCV 2018.
+
+    clusters: how many; those that k-means leaves empty are moved.
+    pca: main directions along which features are whitened before they are scaled to unit length.
+    iterations: of k-means.
     """
 
     sizes: Tensor
@@ -107,10 +109,15 @@ class DeepCluster(MultiView):
 class DeepClusterV2(MultiView):
     """Classifies samples by prototypes that spherical k-means finds among the last epoch's embeddings.
 
-    embed_dim: of the projection; hidden: its hidden layers. clusters: of each clustering; assign: the first so many
-    views are remembered, the large ones, and the clusterings take them in turn. temperature: of predictions.
-    iterations: of k-means. Caron et al., NeurIPS 2020 (SwAV, which describes it); what is known of samples before the
-    first epoch comes from a pass over them, and not from augmented views.
+    Caron et al., NeurIPS 2020 (SwAV, which describes it); what is known of samples before the first epoch comes from a
+    pass over them, and not from augmented views.
+
+    embed_dim: size of the projection.
+    hidden: widths of the projector's hidden layers.
+    clusters: of each clustering.
+    assign: how many of the first views, the large ones, are remembered; the clusterings take them in turn.
+    temperature: of the predictions.
+    iterations: of k-means.
     """
 
     prototypes: Tensor

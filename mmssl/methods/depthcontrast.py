@@ -22,7 +22,7 @@ from mmssl.nn.head import Projection
 from mmssl.objectives.queue import Queue
 from mmssl.transforms import points
 from mmssl.transforms.image import chance, check_range
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces, View
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces, View, reading
 
 
 class TwoCrops(View):
@@ -74,11 +74,17 @@ class TwoCrops(View):
 class DepthContrast(Objective):
     """Finds each scan's other view among a queue of scans, within each format and across formats.
 
-    Every encoder whose key is points or points_... is a format. Keys come from averages of the encoders (momentum),
-    one queue per format. Each of the losses is weighed by
-    `within` or `across`. norm: BatchNorm in the heads; without it, few scans that look alike collapsed. answers: for
-    what share of these questions a scan's own key came first.
-    Zhang et al., ICCV 2021.
+    Every encoder of points is a format.
+    `correct` says for what share of these questions a scan's own key came first. Zhang et al., ICCV 2021.
+
+    embed_dim: size of the projection.
+    hidden: widths of the projectors' hidden layers.
+    temperature: of the softmax.
+    queue: how many keys of earlier scans are the negatives, in one queue per format.
+    momentum: of the moving averages of the encoders, from which keys come.
+    within: weight of each loss between two views in one format.
+    across: weight of each loss between two formats.
+    norm: BatchNorm in the heads; without it, few scans that look alike collapsed.
     """
 
     def __init__(
@@ -95,9 +101,9 @@ class DepthContrast(Objective):
         norm: bool = False,
     ) -> None:
         super().__init__(encoders)
-        self.uses = tuple(key for key in encoders if key.partition("_")[0] == "points")
+        self.uses = tuple(key for key, encoder in encoders.items() if encoder.modality == "points")
         if not self.uses:
-            raise UserError(f"depthcontrast needs an encoder under points or points_...; found {', '.join(encoders)}")
+            raise UserError(f"depthcontrast needs an encoder of points; the run has {reading(encoders)}")
         self.heads = nn.ModuleDict(
             {
                 key: Projection(encoders[key].dim, out=embed_dim, hidden=hidden, norm=norm, last_norm=norm)

@@ -19,10 +19,11 @@ from mmssl.views.single import Single
 class DIM(MultiView):
     """Raises the mutual information between an encoder's pooled features and each of its cells.
 
-    measure: jsd or infonce, which wants more negatives. embed_dim: of the space in which cells and summaries are
-    compared, and of the hidden layers that lead there. The encoder must give tokens: cells, patches, frames; the finer
-    they are, the more there is to find. encoder: as MultiView has it. Hjelm et al., ICLR 2019, without the prior on the
-    features.
+    The encoder must give tokens: cells, patches, frames; the finer they are, the more there is to find. Hjelm et al.,
+    ICLR 2019, without the prior on the features.
+
+    measure: of mutual information, jsd or infonce, which wants more negatives.
+    embed_dim: of the space in which cells and summaries are compared, and of the hidden layers that lead there.
     """
 
     def __init__(

@@ -53,13 +53,20 @@ class Crops(MultiCrop):
 class DINO(MultiView):
     """Cross-entropy of each view's distribution over prototypes with the teacher's, centred and sharper, of another.
 
-    prototypes: how many. bottleneck: size of the embedding that they are compared with; hidden: the hidden layers
-    before it; norm: BatchNorm in these; lengths: as Prototypes has it. student_temperature; teacher_temperature: at the
-    start, and from when the share `warmup` of training is over. memory: weight of the past in the centre, the average
-    of the teacher's scores. momentum: how slowly the teacher follows at the start; it rises to 1 by a cosine (0.9995
-    for batches of 256). frozen: share of training during which the prototypes stay as they are, one of 300 epochs. The
-    teacher has no drop path; it is what the paper judges, and is saved beside the network as image_teacher.
-    encoder: as MultiView has it. Caron et al., ICCV 2021.
+    The teacher has no drop path; it is what the paper judges, and is saved beside the network as image_teacher.
+    Caron et al., ICCV 2021.
+
+    prototypes: how many.
+    bottleneck: size of the embedding that prototypes are compared with.
+    hidden: widths of the projector's hidden layers.
+    norm: BatchNorm in the projector.
+    lengths: whether the prototypes' lengths are learnt; without, they have unit length.
+    student_temperature: of the network's distribution.
+    teacher_temperature: of the teacher's, at the start, and from when the share `warmup` of training is over.
+    warmup: share of training in which the teacher's temperature rises.
+    memory: weight of the past in the centre, the average of the teacher's scores.
+    momentum: of the teacher's moving average at the start; it rises to 1 by a cosine (0.9995 for batches of 256).
+    frozen: share of training during which the prototypes stay as they are, one of 300 epochs.
     """
 
     centre: Tensor

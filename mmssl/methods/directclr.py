@@ -16,8 +16,10 @@ from mmssl.views.pair import Pair
 class DirectCLR(MultiView):
     """InfoNCE between two views' leading features, both ways; the rest of them follows by itself.
 
-    dims: how many of the features are compared; 360 of a ResNet-50's 2048. The loss has only the other samples' other
-    views as negatives, as the authors' code. encoder: as MultiView has it. Jing et al., ICLR 2022.
+    The loss has only the other samples' other views as negatives, as the authors' code. Jing et al., ICLR 2022.
+
+    dims: how many of the features are compared; 360 of a ResNet-50's 2048.
+    temperature: of the softmax.
     """
 
     def __init__(

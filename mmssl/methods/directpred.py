@@ -22,10 +22,14 @@ class DirectPred(MultiView):
     """BYOL's loss, the predictor set after every step from the correlation of the projections of all processes.
 
     The predictor has the eigenvectors of a moving average of that correlation, and the roots of its eigenvalues, of
-    which the largest counts as 1, plus `boost`. memory: weight of the past in the average. embed_dim: of the
-    projection; hidden: its hidden layers. momentum: how slowly the teacher follows at the start; it rises to 1 by a
-    cosine. encoder: as MultiView has it.
+    which the largest counts as 1, plus `boost`.
     Tian et al., ICML 2021.
+
+    embed_dim: size of the projection.
+    hidden: widths of the projector's hidden layers.
+    momentum: of the teacher's moving average at the start; it rises to 1 by a cosine.
+    memory: weight of the past in the average of the correlation.
+    boost: what is added to the predictor's eigenvalues, the largest of which is 1 before.
     """
 
     separate = True

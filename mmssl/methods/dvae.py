@@ -25,9 +25,14 @@ class DVAE(MultiView):
     """Draws pixels from codes relaxed by Gumbel noise, which are to be equally frequent. Ramesh et al., ICML 2021.
 
     The encoder's tokens are the logits; `codes` is made for it, and its folder is the tokenizer that `beit` takes.
-    width: the decoder's channels at the finest; first: at its start; depth: blocks at each size. kl: weight of the
-    codes' divergence from evenness, per picture, reached when the share kl_over of training is over. temperature: of
-    the relaxation, first and last, the last when the share cool_over is over. encoder: as MultiView has it.
+
+    width: channels of the decoder where it is finest.
+    first: channels of the decoder's first layer.
+    depth: blocks of the decoder at each size.
+    kl: weight of the codes' divergence from evenness, per picture, at its highest.
+    kl_over: share of training in which that weight rises from 0.
+    temperature: of the relaxation, first and last.
+    cool_over: share of training in which the temperature falls.
     """
 
     modalities = ("image",)

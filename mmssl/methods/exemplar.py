@@ -69,8 +69,9 @@ class Distorted(Pair):
 class Exemplar(MultiView):
     """Softmax over all training samples as classes. Dosovitskiy et al., NeurIPS 2014.
 
-    hidden: layers between the features and the classes. The paper takes thousands of samples: give the task some shards
-    of a large set. encoder: as MultiView has it.
+    The paper takes thousands of samples: give the task some shards of a large set.
+
+    hidden: widths of the layers between the features and the classes.
     """
 
     def __init__(

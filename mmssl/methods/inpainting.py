@@ -66,10 +66,13 @@ class Holes(Single):
 class Inpainting(Objective):
     """Draws a picture's holes from the encoder's grid. Pathak et al., CVPR 2016 (context encoders).
 
-    overlap: the network also draws so many pixels around each hole, where an error counts `border` times, so that what
-    it draws fits. error: of pixels from 0 to 1. adversarial: the weight of being found out by a discriminator, 0.001
-    in the paper for fine pictures; 0, its choice for features, has none. judges: channels of the discriminator's
-    layers. widths: of the decoder's stages, each of which doubles the side of the encoder's grid.
+    overlap: pixels around each hole that are also predicted, so that what fills it fits.
+    border: weight of an error in the overlap.
+    error: squared (l2) or absolute (l1), of pixels from 0 to 1.
+    adversarial: weight of being found out by a discriminator, 0.001 in the paper for fine pictures; 0, its choice for
+        features, has none.
+    judges: channels of the discriminator's layers.
+    widths: channels of the decoder's stages, each of which doubles the side of the encoder's grid.
     """
 
     modalities = ("image",)

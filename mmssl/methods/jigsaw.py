@@ -84,8 +84,10 @@ class Puzzle(Single):
 class Jigsaw(MultiView):
     """Classifies the order from the features of all nine patches, in a row. Noroozi & Favaro, ECCV 2016.
 
-    permutations: as the view has it. width: of the layer that each patch's pooled features go through (fc6); hidden:
-    the layers for all of them (fc7), each with BatchNorm. dropout: after the first.
+    permutations: how many orders there are, as the view has it.
+    width: of the layer that each patch's pooled features go through (fc6).
+    hidden: widths of the layers for all patches together (fc7), each with BatchNorm.
+    dropout: after the first of these layers.
     """
 
     modalities = ("image",)

@@ -17,9 +17,14 @@ from mmssl.views.seeded import Seeded
 class MAE(MultiView):
     """The squared error of hidden patches, of pictures, films or spectrograms. He et al., CVPR 2022.
 
-    ratio: the share that is hidden. mask: random, or tubes through all frames of a film, of which VideoMAE hides 0.9
-    (Tong et al., NeurIPS 2022). width, depth, heads: the decoder's. whiten: whether each patch's own mean and deviation
-    are taken from what is predicted. encoder: as MultiView has it; one with tokens, such as vit.
+    The encoder is one with tokens, such as vit.
+
+    ratio: share of the patches that is hidden.
+    mask: random, or tubes through all frames of a film, of which VideoMAE hides 0.9 (Tong et al., NeurIPS 2022).
+    width: of the decoder.
+    depth: blocks of the decoder.
+    heads: of the decoder's attention.
+    whiten: whether each patch's own mean and deviation are taken from what is predicted.
     """
 
     def __init__(

@@ -26,10 +26,14 @@ from mmssl.views.asymmetric import Asymmetric
 class MoBY(MultiView):
     """InfoNCE of each view's prediction with the teacher's projection of the other view: MoCo v2 and BYOL together.
 
-    embed_dim: of the projection. hidden: hidden layers of the projection, and of the predictor. queue: how many earlier
-    samples are the negatives, in one queue for each view.
-    momentum: how slowly the teacher follows at the start; it rises to 1 by a cosine. The teacher has no drop path; the
-    encoder should, of a rate of 0.1 or 0.2. encoder: as MultiView has it. Xie et al., 2021.
+    The teacher has no drop path; the encoder should, of a rate of 0.1 or 0.2.
+    Xie et al., 2021.
+
+    embed_dim: size of the projection.
+    hidden: widths of the hidden layers of the projector, and of the predictor.
+    temperature: of the softmax.
+    queue: how many earlier samples are the negatives, in one queue for each view.
+    momentum: of the teacher's moving average at the start; it rises to 1 by a cosine.
     """
 
     separate = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -27,9 +27,12 @@ from mmssl.views.jittered import Jittered
 class MoCo(MultiView):
     """InfoNCE of one view's projection with the teacher's of the other, against a queue. He et al., CVPR 2020.
 
-    embed_dim: of the projection; hidden: its hidden layers, by default none, and in the second version one as wide as
-    the features. queue: how many keys of earlier
-    samples are the negatives. momentum: how slowly the teacher follows. encoder: as MultiView has it.
+    embed_dim: size of the projection.
+    hidden: widths of the projector's hidden layers; by default none, and in the second version one as wide as the
+        features.
+    temperature: of the softmax.
+    queue: how many keys of earlier samples are the negatives.
+    momentum: of the teacher's moving average.
     """
 
     depth: ClassVar[int] = 0
@@ -76,21 +79,41 @@ class MoCo(MultiView):
 
 
 class MoCoV2(MoCo):
-    """MoCo with a hidden layer and SimCLR's blur; the options are MoCo's. Chen et al., 2020."""
+    """MoCo with a hidden layer and SimCLR's blur. Chen et al., 2020."""
 
     depth = 1
 
-    def __init__(self, encoders: Mapping[str, Encoder], *, temperature: float = 0.2, **rest: Any) -> None:
-        super().__init__(encoders, temperature=temperature, **rest)
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 128,
+        hidden: Sequence[int] | None = None,
+        temperature: float = 0.2,
+        queue: int = 65536,
+        momentum: float = 0.999,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(
+            encoders,
+            embed_dim=embed_dim,
+            hidden=hidden,
+            temperature=temperature,
+            queue=queue,
+            momentum=momentum,
+            encoder=encoder,
+        )
 
 
 class MoCoV3(MultiView):
     """Predicts the teacher's projection of the other view among those of the batch, both ways. Chen et al., ICCV 2021.
 
-    embed_dim, hidden: of the projection; hidden: its hidden layers, one more for a ViT, whose predictor has the same
-    width. temperature: 0.2 for a ViT, 1 for a ResNet; the loss is scaled by twice that. momentum: how slowly the
-    teacher follows at the start; it rises to 1 by a cosine. freeze: name of the encoder's patch embedding, such as
-    patch in vit and model.patch_embed.proj in timm, which then stays random and keeps a ViT stable.
+    embed_dim: size of the projection.
+    hidden: widths of the projector's hidden layers, one more for a ViT; the predictor has one of the first's width.
+    temperature: of the softmax, 0.2 for a ViT, 1 for a ResNet; the loss is scaled by twice that.
+    momentum: of the teacher's moving average at the start; it rises to 1 by a cosine.
+    freeze: name of the encoder's patch embedding, such as patch in vit and model.patch_embed.proj in timm, which then
+        stays random and keeps a ViT stable.
     """
 
     separate = True

@@ -48,9 +48,12 @@ class Once(Pair):
 class NPID(MultiView):
     """Finds each sample's own row in the memory bank, by NCE or a softmax over all. Wu et al., CVPR 2018.
 
-    embed_dim: of the linear projection. negatives: how many random rows stand for all; None compares with every one,
-    which suits some ten thousand samples. momentum: how much of a row stays when its sample is seen, which in the
-    authors' code stands for the paper's proximal term. encoder: as MultiView has it.
+    embed_dim: size of the linear projection.
+    temperature: of the softmax.
+    negatives: random rows of the memory bank that stand for all; null compares with every one, which suits some ten
+        thousand samples.
+    momentum: share of a row that stays when its sample is seen, which in the authors' code stands for the paper's
+        proximal term.
     """
 
     def __init__(

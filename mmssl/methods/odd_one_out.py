@@ -72,9 +72,12 @@ class Odd(Ordered):
 class OddOneOut(Objective):
     """Scores how much each sequence differs from all the others. Fernando et al., CVPR 2017.
 
-    Frames are encoded one by one, so that any video encoder sees their order. frames: how many a sequence has.
-    widths: of the layers that a sequence goes through; the last is what differences are taken of. cells: the side of
-    the grid that is read instead of an encoder's pooled features.
+    Frames are encoded one by one, so that any video encoder sees their order.
+
+    frames: of a sequence, as the view has it.
+    widths: of the layers that a sequence goes through; the last is what differences are taken of.
+    dropout: after each of these layers.
+    cells: side of the grid that is read instead of the encoder's pooled features.
     """
 
     modalities = ("video",)

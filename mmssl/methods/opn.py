@@ -65,10 +65,11 @@ class Shuffled(Ordered):
 class OPN(Objective):
     """Classifies the order of four frames from the relations of all six pairs. Lee et al., ICCV 2017.
 
-    widths: of the layer that each frame goes through (fc6) and of the one for each pair of frames (fc7). dropout:
-    after both. cells: the side of the grid that fc6 reads, by default an encoder's pooled features. tied: what costs
-    few samples to learn: pairs are seen as mean and difference of their frames, and those that play the same part in
-    an order (neighbours at its ends, in its middle, ...) share weights in the answer, since frames have no names.
+    widths: of the layer that each frame goes through (fc6) and of the one for each pair of frames (fc7).
+    dropout: after both.
+    cells: side of the grid that fc6 reads instead of the encoder's pooled features.
+    tied: costs few samples to learn: pairs are seen as mean and difference of their frames, and those that play the
+        same part in an order (neighbours at its ends, in its middle, ...) share weights in the answer.
     """
 
     modalities = ("video",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,13 +29,22 @@ from mmssl.views.jittered import Jittered
 class PCL(MultiView):
     """InfoNCE against a queue, and ProtoNCE against the centres that k-means finds of the teacher's embeddings.
 
-    embed_dim: of the projection; hidden: its hidden layers, none in the first version. queue: keys of earlier samples;
-    momentum: how slowly the teacher follows. clusters: of each clustering, made anew before every epoch once the share
-    `warmup` of training is over; negatives: prototypes that each batch is compared with, besides its own. temperature:
-    of the queue's loss, and the mean of the clusters' concentrations; smoothing: the paper's alpha, which keeps small
-    clusters from being too concentrated. iterations: of k-means. encoder: as MultiView has it. Li et al., ICLR 2021.
+    Li et al., ICLR 2021.
+
+    embed_dim: size of the projection.
+    hidden: widths of the projector's hidden layers; by default none, and in the second version one as wide as the
+        features.
+    queue: how many keys of earlier samples are the negatives.
+    momentum: of the teacher's moving average.
+    clusters: of each clustering, made anew before every epoch.
+    negatives: prototypes that each batch is compared with, besides its own.
+    temperature: of the queue's loss, and the mean of the clusters' concentrations.
+    smoothing: the paper's alpha, which keeps small clusters from being too concentrated.
+    warmup: share of training without clusters.
+    iterations: of k-means.
     """
 
+    depth: ClassVar[int] = 0
     prototypes: Tensor
     concentration: Tensor
     done: Tensor
@@ -46,7 +55,7 @@ class PCL(MultiView):
         encoders: Mapping[str, Encoder],
         *,
         embed_dim: int = 128,
-        hidden: Sequence[int] = (),
+        hidden: Sequence[int] | None = None,
         queue: int = 16384,
         momentum: float = 0.999,
         clusters: Sequence[int] = (25_000, 50_000, 100_000),
@@ -60,7 +69,8 @@ class PCL(MultiView):
         super().__init__(encoders, encoder=encoder)
         if not clusters:
             raise UserError("clusters is empty; give the number of clusters of at least one clustering")
-        self.head = Projection(self.dim, out=embed_dim, hidden=hidden, norm=False, bias=True)
+        layers = (self.dim,) * self.depth if hidden is None else hidden
+        self.head = Projection(self.dim, out=embed_dim, hidden=layers, norm=False, bias=True)
         self.teacher = Teacher(encoders[self.key], self.head)
         self.queue, self.labels = Queue(queue, embed_dim), Labels(len(clusters))
         self.register_buffer("prototypes", torch.zeros(sum(clusters), embed_dim))
@@ -130,19 +140,40 @@ class PCL(MultiView):
 
 
 class PCLV2(PCL):
-    """PCL with a hidden layer, by default as wide as the features, and a softer temperature. Li et al., ICLR 2021."""
+    """PCL with a hidden layer and a softer temperature. Li et al., ICLR 2021."""
+
+    depth = 1
 
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
         *,
+        embed_dim: int = 128,
         hidden: Sequence[int] | None = None,
+        queue: int = 16384,
+        momentum: float = 0.999,
+        clusters: Sequence[int] = (25_000, 50_000, 100_000),
+        negatives: int = 16384,
         temperature: float = 0.2,
+        smoothing: float = 10.0,
+        warmup: float = 0.1,
+        iterations: int = 20,
         encoder: str | None = None,
-        **rest: Any,
     ) -> None:
-        layers = (encoders[encoder or next(iter(encoders))].dim,) if hidden is None else hidden
-        super().__init__(encoders, hidden=layers, temperature=temperature, encoder=encoder, **rest)
+        super().__init__(
+            encoders,
+            embed_dim=embed_dim,
+            hidden=hidden,
+            queue=queue,
+            momentum=momentum,
+            clusters=clusters,
+            negatives=negatives,
+            temperature=temperature,
+            smoothing=smoothing,
+            warmup=warmup,
+            iterations=iterations,
+            encoder=encoder,
+        )
 
 
 method = Method(Jittered, PCL)

@@ -29,9 +29,12 @@ class Once(Pair):
 class PIC(MultiView):
     """Cosine softmax over all training samples, of every view that is shown. Cao et al., NeurIPS 2020.
 
-    embed_dim: of the projection; hidden: its hidden layers, by default one as wide as the features. All samples are
-    classes at every step; the paper's window over the data, within which a sample comes back soon, and its sparser
-    sampling of classes are left out. encoder: as MultiView has it.
+    All samples are classes at every step; the paper's window over the data, within which a sample comes back soon, and
+    its sparser sampling of classes are left out.
+
+    embed_dim: size of the projection.
+    hidden: widths of the projector's hidden layers; by default one as wide as the features.
+    temperature: of the softmax.
     """
 
     def __init__(

@@ -72,9 +72,12 @@ class JigsawPair(Pair):
 class PIRL(MultiView):
     """NCE of a sample's memory with the embedding of its picture and of its patches. Misra & van der Maaten, CVPR 2020.
 
-    patches: how many the view shows, grid squared; the linear embeddings of all are joined and projected once more.
-    patch_weight: of the patches' term, of the picture's one minus that. negatives: random rows of the bank; momentum:
-    how much of a row stays when its sample is seen. encoder: as MultiView has it.
+    embed_dim: size of the embeddings; those of all patches are joined and projected once more.
+    patches: how many the view shows, grid squared.
+    temperature: of the softmax.
+    negatives: random rows of the memory bank.
+    momentum: share of a row that stays when its sample is seen.
+    patch_weight: of the patches' term; the picture's has one minus that.
     """
 
     modalities = ("image",)

@@ -21,11 +21,19 @@ from mmssl.views.cloud_pair import CloudPair
 class PointContrast(Objective):
     """Matches the points of two clouds by their features, against the points of the whole batch on all processes.
 
-    loss: "info_nce" asks each matched point of the first cloud for one of its matches among those of the others
-    (temperature: 0.07 is the authors' default, 0.4 that of their launch scripts); "hardest" pulls matches within
-    positive_margin of squared distance, and pushes each point's nearest candidate, known matches aside, beyond
-    negative_margin of distance. queries: of a process; positives, candidates: per sample of a process. Up to these
-    numbers all are used; beyond, as many at random. Xie et al., ECCV 2020.
+    Up to the limits of queries, positives and candidates all are used; beyond, as many at random. Xie et al., ECCV
+    2020.
+
+    embed_dim: size of a point's embedding.
+    loss: info_nce asks each matched point of the first cloud for one of its matches among those of the others; hardest
+        pulls matches within a margin together, and pushes each point's nearest candidate, known matches aside, beyond
+        one.
+    temperature: of info_nce: 0.07 is the authors' default, 0.4 that of their launch scripts.
+    queries: matched points of info_nce, of a process.
+    positives: matches of hardest, per sample of a process.
+    candidates: for the nearest wrong point of hardest, per sample of a process.
+    positive_margin: squared distance up to which a match costs nothing.
+    negative_margin: distance from which a wrong point costs nothing.
     """
 
     modalities = ("points",)

@@ -92,7 +92,7 @@ def project_colors(x: Tensor) -> Tensor:
 class RelativePosition(MultiView):
     """Classifies the place of the second patch from both patches' pooled features. Doersch et al., ICCV 2015.
 
-    hidden: layers before the answer, each with BatchNorm.
+    hidden: widths of the layers before the answer, each with BatchNorm.
     """
 
     modalities = ("image",)

@@ -48,8 +48,10 @@ class Turned(Single):
 class Rotation(MultiView):
     """Classifies the turn of each view from its pooled features. Gidaris et al., ICLR 2018.
 
-    hidden: layers before the answer, each with BatchNorm; the paper has none on top of a network's last map.
-    answers: for what share of its turns a picture was answered rightly.
+    `correct` says for what share of its turns a picture was answered rightly.
+
+    hidden: widths of the layers before the answer, each with BatchNorm; the paper has none on top of a network's last
+        map.
     """
 
     modalities = ("image",)

@@ -40,10 +40,14 @@ class OneJittered(Pair):
 class SeLa(MultiView):
     """Classifies samples by labels that the classifiers' own predictions give, spread evenly by Sinkhorn-Knopp.
 
-    clusters: labels of each of the `heads`, linear classifiers with labels of their own. labelings: how often all
-    samples are labelled anew, mostly early: the i-th when (i / labelings)^2 of training is over, at the next epoch's
-    begin. sharpness: the paper's lambda, how closely labels keep to the predictions; iterations: of Sinkhorn-Knopp.
-    encoder: as MultiView has it. Asano et al., ICLR 2020.
+    Asano et al., ICLR 2020.
+
+    clusters: labels of each classifier.
+    heads: linear classifiers with labels of their own.
+    labelings: how often all samples are labelled anew, mostly early: the i-th when (i / labelings)^2 of training is
+        over, at the next epoch's begin.
+    sharpness: how closely labels keep to the predictions, the paper's lambda.
+    iterations: of Sinkhorn-Knopp.
     """
 
     done: Tensor

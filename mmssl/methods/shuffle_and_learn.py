@@ -78,10 +78,13 @@ class Verified(Ordered):
 class ShuffleAndLearn(Objective):
     """Classifies three frames' concatenated features as in order or not. Misra et al., ECCV 2016.
 
-    widths: of layers that each frame goes through. hidden: of layers between the concatenation and the answer, none
-    in the paper; without one every frame adds to the answer on its own. cells: the side of the grid that is read
-    instead of an encoder's pooled features. tied: what costs few samples to learn: the hidden layers see the mean and
-    the difference of two frames at a time, the middle one and either end alike, and both ends.
+    widths: of the layers that each frame goes through.
+    hidden: widths of the layers between the concatenation and the answer, none in the paper; without one every frame
+        adds to the answer on its own.
+    dropout: after each of these layers.
+    cells: side of the grid that is read instead of the encoder's pooled features.
+    tied: costs few samples to learn: the hidden layers see the mean and the difference of two frames at a time, the
+        middle one and either end alike, and both ends.
     """
 
     modalities = ("video",)

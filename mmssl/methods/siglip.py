@@ -18,7 +18,9 @@ from mmssl.views.single import Single
 class SigLIP(JointSpace):
     """Pairwise sigmoid loss over in-batch pairs of any modalities. Zhai et al., ICCV 2023.
 
-    embed_dim, hidden, pairs: as JointSpace has them. scale, bias: where the learnt ones start.
+    scale: of the similarities, where the learnt one starts.
+    bias: of the logits, where the learnt one starts.
+    max_scale: ceiling of the scale.
     """
 
     both_ways = False  # the sum over all pairs is the same from either side

@@ -19,8 +19,10 @@ from mmssl.views.pair import Pair
 class SimCLR(MultiView):
     """NT-Xent between two views' projections. Chen et al., ICML 2020.
 
-    embed_dim: of the projection; hidden: its hidden layers, by default one as wide as the features. temperature: 0.5
-    suits batches of some hundred small pictures, 0.1 large ones, as the paper found. encoder: as MultiView has it.
+    embed_dim: size of the projection.
+    hidden: widths of the projector's hidden layers; by default one as wide as the features, and two in the second
+        version.
+    temperature: of the softmax; 0.5 suits batches of some hundred small pictures, 0.1 large ones, as the paper found.
     """
 
     depth: ClassVar[int] = 1

@@ -33,9 +33,11 @@ class Cropped(Seeded):
 class SimMIM(MultiView):
     """The absolute error of what was hidden, predicted from each token by one linear layer. Xie et al., CVPR 2022.
 
-    mask_size: side in pixels, or in bands and moments of a spectrogram, of the squares that are hidden; ratio: their
-    share. An encoder with tokens gets a mask token in their place; one of pictures that has only a grid, such as
-    convnet, pixels of a learnt colour. Of a film each moment's tokens are hidden on their own. encoder: as MultiView.
+    An encoder with tokens gets a mask token in place of what is hidden; one of pictures that has only a grid, such as
+    convnet, pixels of a learnt colour. Of a film each moment's tokens are hidden on their own.
+
+    mask_size: side of the squares that are hidden, in pixels, or in bands and moments of a spectrogram.
+    ratio: share of the squares that is hidden.
     """
 
     def __init__(

@@ -19,8 +19,11 @@ from mmssl.views.blurred import Blurred
 class SimSiam(MultiView):
     """Negative cosine of each view's prediction with the other's projection, through which no gradient flows.
 
-    embed_dim: of the projection; hidden: its hidden layers. bottleneck: hidden layer of the predictor, whose learning
-    rate stays at its peak. encoder: as MultiView has it. Chen & He, CVPR 2021.
+    Chen & He, CVPR 2021.
+
+    embed_dim: size of the projection.
+    hidden: widths of the projector's hidden layers.
+    bottleneck: width of the predictor's hidden layer; the predictor's learning rate stays at its peak.
     """
 
     separate = True

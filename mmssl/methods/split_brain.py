@@ -16,7 +16,7 @@ from mmssl.losses.soft_bins import soft_nll
 from mmssl.nn.decoder import Decoder
 from mmssl.numerics.bins import Bins, ab_grid, sampled
 from mmssl.numerics.color import lab, srgb
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, reading
 from mmssl.views.single import Single
 
 LEARN_BATCHES = 1000  # at most, for the clusters of colour
@@ -71,13 +71,16 @@ class Halves(Single):
 class SplitBrain(Objective):
     """Asks each half for the bin of what the other sees, cell by cell. Zhang et al., CVPR 2017.
 
-    bins: of colour, by k-means on `learn_from` cells of the training stream; None has those that sRGB reaches on a grid
-    of 10. neighbors, sigma: a colour is shared by its nearest bins. lightness_bins: of L. widths: of the decoders'
-    stages, each of which doubles the side of the encoder's grid. The encoders need not be alike; the paper's features
-    are those of both, side by side.
-    """
+    Of the run's encoders of images the first sees lightness, the second colour. They need not be alike; the paper's
+    features are those of both, side by side.
 
-    modalities = ("image", "image_ab")
+    bins: of colour, by k-means on cells of the training stream; null has those that sRGB reaches on a grid of 10.
+    neighbors: how many of the nearest bins share a colour.
+    sigma: width of the Gaussian by which they share it, in units of a and b.
+    lightness_bins: of lightness.
+    widths: channels of the decoders' stages, each of which doubles the side of the encoder's grid.
+    learn_from: cells that k-means takes.
+    """
 
     def __init__(
         self,
@@ -93,27 +96,35 @@ class SplitBrain(Objective):
         super().__init__(encoders)
         if lightness_bins < 2:
             raise UserError(f"lightness_bins is {lightness_bins}; expected at least 2")
+        self.uses = tuple(key for key, encoder in encoders.items() if encoder.modality == "image")[:2]
+        if len(self.uses) < 2:
+            raise UserError(f"split_brain needs two encoders of images; the run has {reading(encoders)}")
+        self.asked = dict(zip(self.uses, HALVES.values(), strict=True))  # what each is asked for
         self.find, self.learn_from = bins is not None, learn_from
         middles = (torch.arange(lightness_bins)[:, None] + 0.5) * 100 / lightness_bins
         self.colors = Bins(torch.zeros(bins, 2) if bins else ab_grid(), neighbors=neighbors, sigma=sigma)
         self.lightness = Bins(middles, neighbors=1)
-        outs = {"image": len(self.colors.centers), "image_ab": lightness_bins}
+        outs = {"colors": len(self.colors.centers), "lightness": lightness_bins}
         self.decoders = nn.ModuleDict(
-            {key: Decoder(encoders[key].dim, out=outs[key], widths=widths, kernel=1) for key in HALVES}
+            {
+                key: Decoder(encoders[key].dim, out=outs[asked], widths=widths, kernel=1)
+                for key, asked in self.asked.items()
+            }
         )
 
     def learn(self, batches: Iterator[Batch]) -> None:
         """Finds the bins of colour where their number is given; the same on every process."""
         if self.find:
-            cells = (b.extra["colors"][b.present("image")].movedim(1, -1).flatten(0, -2) for b in batches)
+            cells = (b.extra["colors"][b.present(self.uses[0])].movedim(1, -1).flatten(0, -2) for b in batches)
             found = sampled(islice(cells, LEARN_BATCHES), self.learn_from).to(self.colors.centers.device)
             self.colors.learn(found, find=True, uniform=1.0)
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
-        present = batch.present("image") & batch.present("image_ab")
+        one, other = self.uses
+        present = batch.present(one) & batch.present(other)
         bins = {"colors": self.colors, "lightness": self.lightness}
         totals, rights, embeddings = [], {}, {}
-        for key, asked in HALVES.items():
+        for key, asked in self.asked.items():
             features, truth = encoders[key](batch.views[key][0]), batch.extra[asked]
             logits = self.decoders[key](features, truth.shape[2:])
             classes, shares, weights = bins[asked].target(truth)

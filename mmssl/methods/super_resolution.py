@@ -53,10 +53,13 @@ class Shrunk(Single):
 class SuperResolution(Objective):
     """Draws, from the encoder's grid, what a small picture lacks of the whole one. Ledig et al., CVPR 2017 (SRGAN).
 
-    Only the difference is drawn (Kim et al., CVPR 2016), since the grid of an encoder that shrinks has not the pixels
-    that SRGAN's keeps. error: of pixels from 0 to 1. adversarial: the weight of being found out by a discriminator,
-    0.001 in the paper, 0 for none (SRResNet). judges: channels of the discriminator's layers. widths: of the decoder's
-    stages, each of which doubles the side of the encoder's grid.
+    Only the difference is predicted (Kim et al., CVPR 2016), since the grid of an encoder that shrinks has not the
+    pixels that SRGAN's keeps.
+
+    error: squared (l2) or absolute (l1), of pixels from 0 to 1.
+    adversarial: weight of being found out by a discriminator, 0.001 in the paper, 0 for none (SRResNet).
+    judges: channels of the discriminator's layers.
+    widths: channels of the decoder's stages, each of which doubles the side of the encoder's grid.
     """
 
     modalities = ("image",)

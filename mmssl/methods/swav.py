@@ -26,11 +26,17 @@ from mmssl.views.multicrop import MultiCrop
 class SwAV(MultiView):
     """Swapped prediction between views, the assignments made online and spread evenly. Caron et al., NeurIPS 2020.
 
-    embed_dim: of the projection; hidden: its hidden layers. prototypes: how many, all of unit length. assign: the
-    first so many views are assigned, the large ones, and every view predicts. temperature: of predictions; epsilon and
-    iterations: of Sinkhorn-Knopp. queue: embeddings of earlier steps that are assigned along with each batch, which
-    batches smaller than the prototypes need (3840 for batches of 256), used once the share `queue_from` of training is
-    over. frozen: share of training during which the prototypes stay as they are, one of 800 epochs.
+    embed_dim: size of the projection.
+    hidden: widths of the projector's hidden layers.
+    prototypes: how many, all of unit length.
+    assign: how many of the first views, the large ones, are assigned; every view predicts.
+    temperature: of the predictions.
+    epsilon: of Sinkhorn-Knopp: small ones make sharp assignments.
+    iterations: of Sinkhorn-Knopp.
+    queue: embeddings of earlier steps that are assigned along with each batch, which batches smaller than the
+        prototypes need (3840 for batches of 256).
+    queue_from: share of training before the queue is used.
+    frozen: share of training during which the prototypes stay as they are, one of 800 epochs.
     """
 
     done: Tensor

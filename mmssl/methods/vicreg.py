@@ -18,8 +18,11 @@ from mmssl.views.asymmetric import Asymmetric
 class VICReg(MultiView):
     """Invariance between two views, with variance and covariance over the batch of all processes held in check.
 
-    embed_dim: of the projection; hidden: its hidden layers. invariance, variance, covariance: weights of the three.
-    encoder: as MultiView has it. Bardes et al., ICLR 2022.
+    Bardes et al., ICLR 2022.
+
+    embed_dim: size of the projection.
+    hidden: widths of the projector's hidden layers.
+    invariance, variance, covariance: weight of this term.
     """
 
     separate = True

@@ -28,9 +28,10 @@ NAMES = {  # the names in use for the three columns of colour and of normals
 class Cloud:
     """Points: xyz (N, 3) in metres, color uint8 or float32 in [0, 1] (N, 3), normal float32 (N, 3).
 
-    xyz: float32, or float64 where a coordinate is FAR or more from the origin (UTM). color: other numbers than those
-    are 8-bit up to 255, or else 16-bit (LAS), whose high byte is kept. dropped: how many points were left out since
-    their coordinates, colour or normal are not finite, as depth cameras have them where nothing came back.
+    xyz: float32, or float64 where a coordinate is FAR or more from the origin (UTM).
+    color: other numbers than those are 8-bit up to 255, or else 16-bit (LAS), whose high byte is kept.
+    dropped: how many points were left out since their coordinates, colour or normal are not finite, as depth
+        cameras have them where nothing came back.
     Raises DamagedError where no point is left, and for shapes and colours that cannot be.
     """
 

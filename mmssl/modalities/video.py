@@ -174,8 +174,9 @@ def encode(
 ) -> bytes:
     """Writes an mp4 of H.264 pictures and, where a waveform (samples,) is given, AAC sound.
 
-    frames: uint8, or float in [0, 1], (T, H, W, 3) with even sides. quality: x264's constant rate
-    factor, 0 is lossless, 51 is worst. keyframe_interval: pictures from one key frame to the next.
+    frames: uint8, or float in [0, 1], (T, H, W, 3) with even sides.
+    quality: x264's constant rate factor, 0 is lossless, 51 is worst.
+    keyframe_interval: pictures from one key frame to the next.
     """
     import av
 

@@ -66,9 +66,9 @@ class Block(nn.Module):
 class Blocks(nn.Module):
     """A stack of blocks on tokens (B, N, D), which keeps the variance of the stream at any depth.
 
-    mask: (B, N) bool, true at the tokens that may be attended to, at least one in each row; causal: each
-    token sees only itself and those before it. drop_path: rate of stochastic depth in the last block,
-    rising from none in the first.
+    mask: (B, N) bool, true at the tokens that may be attended to, at least one in each row.
+    causal: each token sees only itself and those before it.
+    drop_path: rate of stochastic depth in the last block, rising from none in the first.
     """
 
     def __init__(self, dim: int, *, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:

@@ -46,7 +46,8 @@ META = torch.device("meta")
 def bounded(where: str, *files: Path, loaded: bool = False) -> Iterator[None]:
     """Builds inside no more than what files of weights, safetensors or torch's, speak for; raises UserError for more.
 
-    where: what errors point at. loaded: whether every parameter is loaded next, so that zeros do for random numbers.
+    where: what errors point at.
+    loaded: whether every parameter is loaded next, so that zeros do for random numbers.
     """
     counts = [_count_tensors(file) for file in files]
     with _Bounds(where, sum(file.stat().st_size for file in files), sum(counts), loaded):

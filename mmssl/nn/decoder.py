@@ -16,9 +16,10 @@ class Decoder(nn.Module):
     """Draws a map (B, out, height, width), float32, from the encoder's grid, or from one vector per sample.
 
     widths: channels of its stages; each doubles the sides and convolves (Odena et al., Distill 2016, has why that
-    leaves no checkerboard), and what is then missing to the wanted size is interpolated. start: the side of the first
-    map, which is made of a vector (B, dim); None starts from the tokens on their grid. at_first: about what is drawn
-    before anything is learnt. kernel: side of the last convolution; 1 for classes, as Zhang et al., ECCV 2016, have it.
+        leaves no checkerboard), and what is then missing to the wanted size is interpolated.
+    start: the side of the first map, which is made of a vector (B, dim); None starts from the tokens on their grid.
+    at_first: about what is drawn before anything is learnt.
+    kernel: side of the last convolution; 1 for classes, as Zhang et al., ECCV 2016, have it.
     """
 
     def __init__(

@@ -17,9 +17,12 @@ from mmssl.types import Features, Head
 class Projection(Head):
     """Projects pooled features to an embedding (B, out) of unit length; `project` leaves the length as it is.
 
-    out: size of the embedding; None only normalises. hidden: sizes of hidden layers; none is the linear
-    projection of CLIP (Radford et al., ICML 2021), some an MLP with ReLU. norm: BatchNorm after each hidden layer;
-    last_norm: after the last one as well, with `affine` its own scale and shift. gelu: GELU in place of ReLU.
+    out: size of the embedding; None only normalises.
+    hidden: sizes of hidden layers; none is the linear projection of CLIP (Radford et al., ICML 2021), some an MLP
+        with ReLU.
+    norm: BatchNorm after each hidden layer.
+    last_norm: after the last one as well, with `affine` its own scale and shift.
+    gelu: GELU in place of ReLU.
     """
 
     def __init__(
@@ -163,7 +166,8 @@ class Dilated(Head):
 
     Each is a 3x3 convolution over a frame, wider from layer to layer, and one over three frames; the cells' places
     are appended first. Cells of single pictures count as a clip of one frame. Vondrick et al., ECCV 2018.
-    width: channels. dilations: of each layer.
+    width: channels.
+    dilations: of each layer.
     """
 
     def __init__(

@@ -19,8 +19,9 @@ def mlp(
 ) -> nn.Sequential:
     """Builds linear layers from size to size (inputs first), with BatchNorm and ReLU or GELU behind each but the last.
 
-    norm: BatchNorm on hidden layers; without it they have biases. bias: of the last layer. last_norm: BatchNorm behind
-    the last layer as well, whose scale and shift `affine` learns.
+    norm: BatchNorm on hidden layers; without it they have biases.
+    bias: of the last layer.
+    last_norm: BatchNorm behind the last layer as well, whose scale and shift `affine` learns.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes[:-1]):

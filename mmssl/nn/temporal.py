@@ -11,9 +11,11 @@ class Temporal(nn.Module):
     """Mixes each cell with itself in the neighbouring moments, pools over space, and weighs moments by learnt profiles.
 
     (B, T, N, D) cells, N of them at each of T moments, become (B, D): the mean over time of each channel times its
-    profile, which is learnt at `moments` points of the window and interpolated to any T. depth: residual blocks of
-    temporal convolutions, each of which sees one moment more to either side. The result is centred by BatchNorm:
-    losses that pull pairs together, such as the margin loss, start by pulling everything into one point without it.
+    profile, which is learnt at `moments` points of the window and interpolated to any T.
+    The result is centred by BatchNorm: losses that pull pairs together, such as the margin loss, start by pulling
+    everything into one point without it.
+
+    depth: residual blocks of temporal convolutions, each of which sees one moment more to either side.
     """
 
     def __init__(self, dim: int, *, depth: int, moments: int = 16) -> None:

@@ -16,8 +16,8 @@ from mmssl.numerics.kmeans import CHUNK, kmeans
 class Bins(nn.Module):
     """Bins by their centres (K, C), and what each counts. Zhang et al., ECCV 2016.
 
-    centers: (K, C), zeros where `learn` is to find them. neighbors: how many of the nearest bins share a value, by a
-    Gaussian of width sigma.
+    centers: (K, C), zeros where `learn` is to find them.
+    neighbors: how many of the nearest bins share a value, by a Gaussian of width sigma.
     """
 
     centers: Tensor

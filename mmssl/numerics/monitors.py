@@ -68,7 +68,8 @@ class Alarm:
     def look(self, task: str, logs: Mapping[str, float], sizes: Mapping[str, int]) -> str | None:
         """Returns what is to be said after one more line of a task's figures.
 
-        logs: as Loss.logs and `monitors` name them, with `loss`. sizes: dimensions of each of the embeddings.
+        logs: as Loss.logs and `monitors` name them, with `loss`.
+        sizes: dimensions of each of the embeddings.
         """
         signs = {**_collapsed(logs, sizes), **_idle(logs)}
         for name in [key[1] for key in self.seen if key[0] == task and key[1] not in signs]:

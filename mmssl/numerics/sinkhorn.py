@@ -14,10 +14,13 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int, present: Tensor
     """Returns soft assignments (B, K) of samples with scores (B, K) to clusters, each row of sum 1, float32.
 
     Every cluster is to receive an equal share of the samples of all processes; the number of samples may differ
-    between them. epsilon: weight of the entropy, small ones give sharper assignments. iterations: normalisations of
-    clusters, then of samples. present: (B,) bool, samples that count. All of it happens in logarithms, so that no
-    score is too small. Cuturi, NeurIPS 2013; as used by SeLa (Asano et al., ICLR 2020) and SwAV (Caron et al.,
-    NeurIPS 2020).
+    between them.
+    epsilon: weight of the entropy, small ones give sharper assignments.
+    iterations: normalisations of clusters, then of samples.
+    present: (B,) bool, samples that count.
+
+    All of it happens in logarithms, so that no score is too small. Cuturi, NeurIPS 2013; as used by SeLa (Asano et
+    al., ICLR 2020) and SwAV (Caron et al., NeurIPS 2020).
     """
     with torch.autocast(scores.device.type, enabled=False):
         logs = scores.float() / epsilon

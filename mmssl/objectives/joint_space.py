@@ -35,10 +35,14 @@ class Pair:
 class JointSpace(Objective):
     """Asks that the modalities of a sample match in one space; a method says what each query's match costs.
 
-    embed_dim: size of the joint embedding. hidden: sizes of hidden layers of the heads, linear by default.
-    pairs: which modalities to match, all of the run's encoders by default. A sample that lacks one side of a
-    pair does not count in it. intra_modal: weight of matching each modality's first view with its second as well, which
-    the View must then show (Morgado et al., CVPR 2021: AVID's joint form); 0 matches across modalities only.
+    A sample that lacks one side of a pair does not count in it.
+
+    scale: factor on the similarities, learnt or not.
+    embed_dim: size of the joint embedding.
+    hidden: widths of the heads' hidden layers, none for linear heads.
+    pairs: which modalities to match, by default every two of the run's encoders.
+    intra_modal: weight of matching each modality's first view with its second as well, which the View must then show
+        (Morgado et al., CVPR 2021: AVID's joint form); 0 matches across modalities only.
     """
 
     both_ways = True

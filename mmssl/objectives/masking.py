@@ -54,7 +54,8 @@ def block_mask(seeds: Tensor, grid: Sequence[int], *, ratio: float, block: Seque
 def blockwise_mask(seeds: Tensor, grid: Sequence[int], *, ratio: float, least: int = 16, aspect: float = 0.3) -> Tensor:
     """Hides rectangles of random size, shape and place until the share is reached, and never more: (B, N) bool.
 
-    least: cells of a rectangle, unless fewer are left to hide. aspect: its least height over width, and the other way.
+    least: cells of a rectangle, unless fewer are left to hide.
+    aspect: its least height over width, and the other way.
     Bao et al., ICLR 2022.
     """
     height, width = grid

@@ -16,10 +16,12 @@ from mmssl.types import Batch, Encoder, Features, Loss, Objective
 class Matching(Objective):
     """Asks of each sample whether its own sound matches, and whether a wrong one does, each half of the loss.
 
-    visual: the encoder that sees. The wrong sound is that of the next sample which has both, over all processes, or,
-    where `extra["kind"]` is above 0, the sample's own second sound, which is out of sync. A second sound of any
-    kind but 0 is also what the sample before it is asked about. A subclass gives `log_odds`, and what they cost.
-    answers: `correct`, and `kind` of the wrong sound.
+    The wrong sound is that of the next sample which has both, over all processes, or, where `extra["kind"]` is above 0,
+    the sample's own second sound, which is out of sync. A second sound of any kind but 0 is also what the sample before
+    it is asked about. A subclass gives `log_odds`, and what they cost. The loss answers `correct`, and `kind` of the
+    wrong sound.
+
+    visual: the encoder that sees.
     """
 
     def __init__(self, encoders: Mapping[str, Encoder], *, visual: Literal["image", "video"]) -> None:

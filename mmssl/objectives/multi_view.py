@@ -16,8 +16,9 @@ from mmssl.types import Batch, Encoder, Objective, Ragged
 class MultiView(Objective):
     """A task about several views of a sample in one modality, whichever its encoder reads.
 
-    encoder: the key of that encoder, where the run has several; by default the only one. separate: whether views pass
-    through it one by one, as pooled_views has it; a method's class says what its paper does.
+    A method's class says with `separate` whether views pass through the encoder one by one, as pooled_views has it.
+
+    encoder: key of the encoder that learns, where the run has several; by default the only one.
     """
 
     separate: ClassVar[bool] = False

@@ -17,7 +17,8 @@ from mmssl.types import Encoder
 class Teacher(nn.Module):
     """Copies of an encoder and its head that never see a gradient, and follow by a moving average.
 
-    It stays in training mode with the network: its BatchNorm looks at the batch. separate: as pooled_views has it.
+    It stays in training mode with the network: its BatchNorm looks at the batch.
+    separate: as pooled_views has it.
     Tarvainen & Valpola, NeurIPS 2017.
     """
 

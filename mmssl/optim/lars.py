@@ -66,5 +66,12 @@ def optimizer(
     trust: float = 0.001,
     vectors: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """Makes LARS; the defaults are SimCLR's at a batch of 4096. vectors: the rate of biases and norms, as a share."""
+    """Makes LARS; the defaults are SimCLR's at a batch of 4096.
+
+    lr: peak learning rate.
+    weight_decay: of matrices; biases, norms and scalars do not decay.
+    momentum: share of the last step that is kept.
+    trust: each layer's step is this share of its weights' norm.
+    vectors: rate of biases and norms, as a share of lr.
+    """
     return LARS(groups, lr=lr, weight_decay=weight_decay, momentum=momentum, trust=trust, vectors=vectors)

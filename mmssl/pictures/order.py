@@ -26,6 +26,11 @@ def picture(
     """Yields a picture of each of the first clips: its frames as shown, as the task sorts them, and in true order.
 
     Tasks that do not sort have one row per sequence shown, and what was said of it.
+
+    data: shards, and how they are read (`mmssl explain data`); with films.
+    task: which of the run's tasks is asked.
+    count: clips.
+    seed: of what is shown of each clip.
     """
     ordered(trained, task)
     _, batch = next(show(trained, task, open_source(data), seed=seed, batch=count), (None, None))

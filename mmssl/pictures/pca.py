@@ -38,10 +38,17 @@ def picture(
 ) -> Iterator[tuple[str, Image.Image]]:
     """Yields one picture of clouds, each point in the colour of its features' first three principal components.
 
-    The components are those of all the clouds together. encoder: its key. space: the task whose embedding of points
-    is used, None for the tokens. pose: where in `meta` a camera-to-world matrix stands, by which each cloud is brought
-    upright before it is encoded, for networks that know no other way. voxel: metres, of which one point is kept.
-    up: which way clouds stand, "-y" as cameras have them. side: of each tile, in pixels.
+    The components are those of all the clouds together.
+
+    data: shards, and how they are read (`mmssl explain data`); with clouds.
+    count: clouds.
+    encoder: its key.
+    space: the task whose embedding of points is used, null for the tokens.
+    pose: where in `meta` a camera-to-world matrix stands, by which each cloud is brought upright before it is encoded,
+        for networks that know no other way.
+    voxel: in metres, of which one point is kept.
+    up: which way clouds stand, "-y" as cameras have them.
+    side: of each tile, in pixels.
     """
     source = open_source(data)
     network = need_encoder(trained, encoder, space=space, modalities=("points",))

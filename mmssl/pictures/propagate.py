@@ -36,7 +36,16 @@ def picture(
 ) -> Iterator[tuple[str, Image.Image | list[Image.Image]]]:
     """Yields of each of the first clips with masks a sheet of frames, and the frames of an animation.
 
-    Above the propagated mask, below the true one. The other options are those of the evaluation `propagate`.
+    Above the propagated mask, below the true one.
+
+    data: shards, and how they are read (`mmssl explain data`); with clips and masks.
+    count: clips.
+    encoder: key of the one that is drawn, of videos or images.
+    space: the task whose head the cells go through, null for the encoder's own.
+    size: pixels of the frames' shorter side, the encoder's own by default.
+    window: frames that a video encoder sees at a time.
+    grayscale: hides the colour, which tasks such as colour tracking never saw.
+    columns: frames of a sheet.
     """
     network, drawn = need_encoder(trained, encoder, space=space, modalities=SEEING), 0
     for sample in open_source(data).samples({"video", "masks", "meta"}):

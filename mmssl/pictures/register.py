@@ -39,9 +39,18 @@ def picture(
     lines: int = 60,
     side: int = 420,
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yields a picture for each pair; the options are those of the evaluation `register`.
+    """Yields a picture for each pair of clouds, with lines between matches.
 
+    data: shards, and how they are read (`mmssl explain data`); with posed pairs of clouds.
+    count: pairs.
+    encoder: its key.
+    space: the task whose embedding of points is used, null for the tokens.
+    poses: where in `meta` the camera-to-world matrices of both clouds stand; null for clouds in one frame.
+    voxel: in metres, of which one point is kept.
+    rotation: how each cloud is turned about its mean before it is encoded.
+    threshold: metres within which a match is right.
     lines: how many of the matches that are nearest both ways are drawn, the same share of right ones as among all.
+    side: of each cloud's picture, in pixels.
     """
     source = open_source(data)
     network = need_encoder(trained, encoder, space=space, modalities=("points",))

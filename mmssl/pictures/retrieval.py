@@ -34,8 +34,10 @@ def picture(
 ) -> Iterator[tuple[str, Image.Image]]:
     """Draws the cosines of `count` pairs, brightest on the diagonal where the space is good, with what was compared.
 
-    data: shards with both modalities. modalities: rows and columns; texts always lie in rows, where they can be read.
+    data: shards, and how they are read (`mmssl explain data`); with both modalities.
+    modalities: rows and columns; texts always lie in rows, where they can be read.
     space: the task whose joint embedding is used.
+    count: pairs.
     """
     for name in modalities:
         need_encoder(trained, name, space=space)

@@ -66,7 +66,7 @@ def test_the_defaults() -> None:
     """masked: Vincent et al., ICML 2008, a quarter; rate: Ng, CS294A, 0.05; what codes are for is told by sizes."""
     assert defaults(Damaged) == {"masked": 0.0, "noise": 0.0, "salt": 0.0, "crop_scale": (0.35, 1.0), "flip": 0.5}
     assert defaults(Denoising) == {"masked": 0.25}
-    assert defaults(Sparse) == {"code": 1024, "sparsity": "kl"}
+    assert defaults(Sparse) == defaults(Autoencoder) | {"code": 1024, "sparsity": "kl"}
     assert defaults(Autoencoder) == {
         "code": 128,
         "start": 7,

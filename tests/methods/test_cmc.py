@@ -36,7 +36,7 @@ from two_views import (
     unit,
 )
 
-KEYS = ("image", "image_a", "image_b")
+KEYS = ("left", "right", "third")
 BOTH = HERE & torch.tensor([True, True, True, True, True, False])
 
 
@@ -45,13 +45,15 @@ def started(**options: Any) -> tuple[CMC, dict[str, Tiny], Batch]:
     encoders = {
         "audio": Tiny(3),
         **{key: Tiny(dim) for key, dim in zip(KEYS, (5, 6, 7), strict=True)},
-        "images": Tiny(),
+        "image_like": Tiny(),
     }
+    for key in KEYS:
+        encoders[key].modality = "image"
     objective = CMC(encoders, embed_dim=4, temperature=0.5, momentum=0.75, **options)
     objective.reserve(SAMPLES)
     stir(objective)
     views = {key: [torch.randn(ROWS, INPUTS) for _ in range(2)] for key in KEYS}  # the first is looked at
-    return objective, encoders, Batch(views, extra={"image_present": HERE, "image_b_present": BOTH, "index": INDEX})
+    return objective, encoders, Batch(views, extra={"left_present": HERE, "third_present": BOTH, "index": INDEX})
 
 
 def embed(objective: CMC, encoders: dict[str, Tiny], batch: Batch) -> dict[str, torch.Tensor]:
@@ -91,7 +93,7 @@ def test_without_a_number_of_negatives_the_batch_stands_for_them() -> None:
     assert not objective.banks
 
 
-def test_encoders_under_image_take_part_and_must_be_two() -> None:
+def test_encoders_of_images_take_part_and_must_be_two() -> None:
     objective, encoders, _ = started()
     assert objective.uses == KEYS
     assert [outline(head.layers) for head in objective.heads.values()] == [["5-4 +bias"], ["6-4 +bias"], ["7-4 +bias"]]
@@ -99,12 +101,14 @@ def test_encoders_under_image_take_part_and_must_be_two() -> None:
     with pytest.raises(UserError, match="not counted"):
         objective.reserve(None)
     CMC({key: encoders[key] for key in KEYS[:2]})
-    with pytest.raises(UserError, match="such as image_ab; found image, images"):
-        CMC({key: encoders[key] for key in ("image", "images")})
+    with pytest.raises(
+        UserError, match=r"two encoders of images; the run has left \(of image\), image_like \(of pulse\)"
+    ):
+        CMC({key: encoders[key] for key in ("left", "image_like")})
 
 
 SMALL = {"name": "convnet", "image_size": 32, "widths": [8, 16], "depths": [1, 1], "stem_stride": 1}
-PICTURES = {key: ImagePreprocess(16) for key in KEYS[:2]}
+PICTURES = {key: ImagePreprocess(16) for key in ("image", "image_a")}
 
 
 def test_all_encoders_are_shown_one_crop_in_its_own_colours() -> None:
@@ -112,7 +116,7 @@ def test_all_encoders_are_shown_one_crop_in_its_own_colours() -> None:
     assert view.crop_scale == (0.2, 1.0) and view.reads == ("image",) and view.views == 1
     assert view.chances == [dict.fromkeys(("color_jitter", "grayscale", "blur", "solarize"), 0.0)]
     shown = view({"image": torch.randint(0, 256, (3, 60, 60), dtype=torch.uint8)})
-    assert list(shown) == list(KEYS[:2]) and torch.equal(shown["image"][0], shown["image_a"][0])
+    assert list(shown) == list(PICTURES) and torch.equal(shown["image"][0], shown["image_a"][0])
     assert view({}) == {}
 
 

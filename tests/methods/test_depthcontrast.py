@@ -27,7 +27,7 @@ from tables import Table, defaults, numbers, present, same
 def test_one_format_alone_and_none() -> None:
     encoders = {"points": create_encoder("pointnet", widths=[8, 16]), "image": create_encoder("convnet", image_size=16)}
     assert DepthContrast(encoders, queue=4).uses == ("points",)
-    with pytest.raises(UserError, match="needs an encoder under points"):
+    with pytest.raises(UserError, match=r"needs an encoder of points; the run has image \(of image\)"):
         DepthContrast({"image": encoders["image"]})
 
 
@@ -45,12 +45,12 @@ def test_two_views_in_both_formats() -> None:
     assert view({}) == {}
 
 
-KEYS = ("points", "points_voxels")
+KEYS = ("cloud", "voxels")
 
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_every_option_an_absent_sample_and_the_state_after_a_step(norm: bool) -> None:
-    encoders: dict[str, Any] = {key: Table(key, 3 + n) for n, key in enumerate(KEYS)}
+    encoders: dict[str, Any] = {key: Table("points", 3 + n) for n, key in enumerate(KEYS)}
     made = DepthContrast(
         {**encoders, "image": Table("image")}, embed_dim=4, hidden=(6,), temperature=0.3, queue=5, momentum=0.8,
         within=0.7, across=0.2, norm=norm,
@@ -63,7 +63,7 @@ def test_every_option_an_absent_sample_and_the_state_after_a_step(norm: bool) ->
             for part in (made.teachers[key], made.teacher_heads[key]):
                 for p in part.parameters():
                     p += 0.3 * torch.randn_like(p)
-    have = {"points": present(1, 1, 0, 1), "points_voxels": present(1, 1, 1, 0)}
+    have = {"cloud": present(1, 1, 0, 1), "voxels": present(1, 1, 1, 0)}
     shown = Batch(
         {key: [numbers(0, 1, 2, 3), numbers(4, 5, 6, 7)] for key in KEYS},
         extra={f"{key}_present": value for key, value in have.items()},
@@ -118,7 +118,7 @@ def test_every_option_an_absent_sample_and_the_state_after_a_step(norm: bool) ->
 
 
 def test_averages_start_as_the_networks_are_and_what_is_judged_is_not_remembered() -> None:
-    encoders: dict[str, Any] = {key: Table(key) for key in KEYS}
+    encoders: dict[str, Any] = {key: Table("points") for key in KEYS}
     made = DepthContrast(encoders, embed_dim=4, queue=5)
     for key in KEYS:
         assert torch.equal(made.teachers[key].pooled, encoders[key].pooled)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mmssl import names
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
+from mmssl.options import hints_of
 from mmssl.types import Encoder, Objective
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -219,4 +220,4 @@ def test_every_option_of_an_objective_changes_it(name: str) -> None:
     known = {option: p.default for option, p in names.options_of(kind).items()}
     wrong = [line for option in ROUTES.keys() & known for line in routed(name, option)]
     rest = {option: default for option, default in known.items() if option not in ROUTES}
-    assert not wrong + idle(name, SETTINGS[name].options, rest, names._hints(kind), steps)
+    assert not wrong + idle(name, SETTINGS[name].options, rest, hints_of(kind), steps)

@@ -34,6 +34,7 @@ OPTIONS: dict[str, Any] = {
     "warmup": 0.25,
     "iterations": 6,
 }
+SMALL: dict[str, Any] = {name: OPTIONS[name] for name in ("embed_dim", "queue", "clusters")}
 
 
 def made(**options: Any) -> tuple[Tiny, PCL]:
@@ -197,14 +198,13 @@ def test_the_teacher_and_the_queue_follow() -> None:
 def test_the_second_version_has_a_hidden_layer_as_wide_as_the_features() -> None:
     both = {"image": Tiny(), "other": Tiny()}
     both["other"].dim = 5
-    small = {name: OPTIONS[name] for name in ("embed_dim", "queue", "clusters")}
     for key, width in (("image", 6), ("other", 5)):
-        made = PCLV2(both, encoder=key, **small, momentum=0.7)
+        made = PCLV2(both, encoder=key, **SMALL, momentum=0.7)
         assert made.head.config()["hidden"] == [width] and made.head.config()["dim"] == width
         assert (made.temperature, made.momentum, made.uses) == (0.2, 0.7, (key,))
-    alone = PCLV2({"image": Tiny()}, **small, hidden=(3, 4), temperature=0.5)
+    alone = PCLV2({"image": Tiny()}, **SMALL, hidden=(3, 4), temperature=0.5)
     assert alone.head.config()["hidden"] == [3, 4] and alone.temperature == 0.5
-    assert PCLV2({"image": Tiny()}, **small).head.config()["hidden"] == [6]
+    assert PCLV2({"image": Tiny()}, **SMALL).head.config()["hidden"] == [6]
 
 
 def test_what_is_refused() -> None:
@@ -224,9 +224,9 @@ def test_defaults_are_the_papers() -> None:
     """main_pcl.py: low-dim, pcl-r, moco-m, num-cluster, alpha in run_kmeans, warmup-epoch 20 of 200, niter; the paper's
     temperatures of its first and second version.
     """
-    assert defaults(PCL) == {
+    paper = {
         "embed_dim": 128,
-        "hidden": (),
+        "hidden": None,
         "queue": 16384,
         "momentum": 0.999,
         "clusters": (25_000, 50_000, 100_000),
@@ -237,5 +237,6 @@ def test_defaults_are_the_papers() -> None:
         "iterations": 20,
         "encoder": None,
     }
-    assert defaults(PCLV2) == {"hidden": None, "temperature": 0.2, "encoder": None}
+    assert defaults(PCL) == paper and defaults(PCLV2) == paper | {"temperature": 0.2}
+    assert PCL({"image": Tiny()}, **SMALL).head.config()["hidden"] == []
     assert (pcl.method.view, pcl.method.objective, pcl.v2.view, pcl.v2.objective) == (Jittered, PCL, Blurred, PCLV2)

@@ -186,7 +186,7 @@ def test_so_many_inputs_are_learnt_from_at_most() -> None:
     assert assembly.LEARN_FROM == 100_000
 
 
-def test_nothing_is_learnt_where_no_task_uses_the_encoder() -> None:
+def test_nothing_is_learnt_where_no_task_uses_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Tokens()
     objective = Fit({"row": Row()})
     objective.uses = ("other",)
@@ -202,6 +202,10 @@ def test_nothing_is_learnt_where_no_task_uses_the_encoder() -> None:
     other = Fit({"row": Row()})
     assembly._learn_preprocess(encoder, "row", {"no": objective, "fit": other}, {"fit": Has()})  # type: ignore[dict-item]
     assert encoder.raws == [1, 2]
+    encoder.preprocess.field, samples = "other", [{"row": 1, "other": 8}, {"other": 9}]
+    monkeypatch.setattr(Has, "samples", lambda self, wanted: iter(samples if wanted == {"other"} else []))
+    assembly._learn_preprocess(encoder, "row", {"fit": other}, {"fit": Has()})  # type: ignore[dict-item]
+    assert encoder.raws == [8, 9], "of the field that it reads"
 
 
 def test_weights_to_start_from(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +238,9 @@ def test_what_is_frozen_does_not_train(rows: Path, tmp_path: Path) -> None:
 def test_a_second_encoder_of_a_modality_has_a_longer_key() -> None:
     node = {"name": "linear.model:encoder", "dropout": 0.25}
     assert assembly.build_encoder("row_b", node).dropout.p == 0.25
-    with pytest.raises(UserError, match=r"^encoders\.rows: 'linear.model:encoder' reads row, list it under 'row'$"):
+    with pytest.raises(
+        UserError, match=r"^encoders\.rows: 'linear.model:encoder' reads row; list it under 'row', or say"
+    ):
         assembly.build_encoder("rows", node)
     with pytest.raises(UserError, match=r"^encoders\.row: Row has no option 'drop'"):
         assembly.build_encoder("row", {"name": "linear.model:encoder", "drop": 1})

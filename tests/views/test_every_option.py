@@ -27,6 +27,7 @@ from mmssl.methods.shuffle_and_learn import Verified
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.points import Cloud
 from mmssl.modalities.video import Frames
+from mmssl.options import hints_of
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.pairs import POSES
@@ -229,7 +230,7 @@ def shown_by(kind: type[View], number: int) -> tuple[dict[str, Preprocess], list
 
 @pytest.mark.parametrize(("kind", "name"), OPTIONS, ids=[f"{kind.__name__}-{name}" for kind, name in OPTIONS])
 def test_every_option_changes_what_is_shown(kind: type[View], name: str) -> None:
-    hint = names._hints(kind)[name]
+    hint = hints_of(kind)[name]
     for number, options in enumerate(base(kind)):
         preprocess, plain = shown_by(kind, number)
         if any(name in known and key not in preprocess for key, known in OF_OTHERS.items()):
