@@ -29,6 +29,7 @@ KINDS = {  # classes of mmssl.types that names of a room stand for; those of the
     "methods": "Method",
     "evals": "Evaluation",
     "views": "View",
+    "transforms": "Transform",
 }
 FOLDERS = {"heads": ("nn", "methods"), "views": ("views", "methods")}  # of mmssl that hold such; else the room alone
 TRUST = "pass trust_code=True, on the command line --trust-code, if you trust where it comes from"
@@ -169,6 +170,8 @@ def _holds(room: str, module: ModuleType, attribute: str) -> bool:
     kind = getattr(types, KINDS[room])
     if kind is types.Method:
         return isinstance(found, kind)
+    if kind is types.View and isinstance(found, types.ViewTemplate):
+        return True
     return inspect.isclass(found) and issubclass(found, kind) and found.__module__ != types.__name__
 
 
@@ -223,6 +226,11 @@ def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "") 
 
     The signature is the schema: keyword-only parameters are the options, their hints the types.
     """
+    from mmssl.types import ViewTemplate
+
+    if isinstance(factory, ViewTemplate):
+        factory.changed(options, where)
+        return dict(options)
     known = options_of(factory)
     title = getattr(factory, "__name__", str(factory))
     at = f"{where}: " if where else ""

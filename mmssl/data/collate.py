@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from mmssl.types import Batch, Sample, View
+from mmssl.types import Batch, Ragged, Sample, View
 
 
 def collate(samples: Sequence[Sample], view: View) -> Batch:
@@ -21,8 +22,33 @@ def collate(samples: Sequence[Sample], view: View) -> Batch:
         rows = [sample[modality] if has else blanks for sample, has in zip(samples, there, strict=True)]
         batch.views[modality] = [prepare.collate(list(items)) for items in zip(*rows, strict=True)]
         batch.extra[f"{modality}_present"] = torch.tensor(there)
+        _collate_places(modality, samples, there, batch)
     if "target" in samples[0]:
         batch.target = torch.stack([sample["target"] for sample in samples])
     for name in samples[0].get("extra", ()):
         batch.extra[name] = torch.stack([sample["extra"][name] for sample in samples])
     return batch
+
+
+def _collate_places(modality: str, samples: Sequence[Sample], there: Sequence[bool], batch: Batch) -> None:
+    """Adds where a modality's views came from, and what moved with them, where the View says so."""
+    known = next((sample for sample, has in zip(samples, there, strict=True) if has), None)
+    places = known.get("places", {}).get(modality) if known else None
+    if known is None or not places:
+        return
+    blank = [torch.eye(*place.shape) for place in places]
+    rows = [s["places"][modality] if has else blank for s, has in zip(samples, there, strict=True)]
+    batch.places[modality] = [torch.stack(list(each)) for each in zip(*rows, strict=True)]
+    for name, values in known.get("fields", {}).get(modality, {}).items():
+        blanks = [_blank(value) for value in values]
+        found = [s["fields"][modality][name] if has else blanks for s, has in zip(samples, there, strict=True)]
+        joined = [_joined(list(each)) for each in zip(*found, strict=True)]
+        batch.fields.setdefault(modality, {})[name] = joined
+
+
+def _blank(value: Tensor | Ragged) -> Tensor | Ragged:
+    return Ragged.pack([value.values[:0]]) if isinstance(value, Ragged) else torch.zeros_like(value)
+
+
+def _joined(values: Sequence[Tensor | Ragged]) -> Tensor | Ragged:
+    return Ragged.cat(values) if isinstance(values[0], Ragged) else torch.stack(values)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from mmssl.losses.infonce import info_nce
 from mmssl.nn.temperature import LogitScale
 from mmssl.objectives.joint_space import JointSpace, Pair
 from mmssl.types import Encoder, Method
-from mmssl.views.single import Single
+from mmssl.views import single
 
 
 class CLIP(JointSpace):
@@ -41,4 +41,4 @@ class CLIP(JointSpace):
         return info_nce(pair.queries, pair.keys, scale=scale, positives=pair.positives, keep=pair.keep)
 
 
-method = Method(Single, CLIP)
+method = Method(single.view, CLIP)

@@ -11,7 +11,7 @@ from mmssl.losses.sigmoid import pairwise_sigmoid
 from mmssl.nn.temperature import LogitScale
 from mmssl.objectives.joint_space import JointSpace, Pair
 from mmssl.types import Encoder, Method
-from mmssl.views.single import Single
+from mmssl.views import single
 
 
 class SigLIP(JointSpace):
@@ -43,4 +43,4 @@ class SigLIP(JointSpace):
         )
 
 
-method = Method(Single, SigLIP)
+method = Method(single.view, SigLIP)
