@@ -81,10 +81,7 @@ def compare(name: str, before: Path, after: Path, options: argparse.Namespace) -
         ratios.append(speeds[after] / speeds[before])
     speed = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})" if ratios else "-"
     verdict = "within" if furthest <= 2 * spread else "OUTSIDE"
-    return (
-        f"| {name} | {verdict} | {furthest:.4f} of {spread:.4f} | {equal} of {len(new['loss'])} | "
-        f"{tenths(new['loss'])[-1]:.4f} | {speed} |"
-    )
+    return f"| {name} | {verdict} | {furthest:.4f} of {spread:.4f} | {tenths(new['loss'])[-1]:.4f} | {speed} |"
 
 
 def main() -> None:
