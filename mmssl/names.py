@@ -31,6 +31,7 @@ KINDS = {  # classes of mmssl.types that names of a room stand for; those of the
     "methods": "Method",
     "evals": "Evaluation",
     "views": "View",
+    "transforms": "Transform",
 }
 FOLDERS = {"heads": ("nn", "methods"), "views": ("views", "methods")}  # of mmssl that hold such; else the room alone
 TRUST = "pass trust_code=True, on the command line --trust-code, if you trust where it comes from"
@@ -241,6 +242,8 @@ def _holds(room: str, module: ModuleType, attribute: str) -> bool:
     kind = getattr(types, KINDS[room])
     if kind is types.Method:
         return isinstance(found, kind)
+    if kind is types.View and isinstance(found, types.ViewTemplate):
+        return True
     return inspect.isclass(found) and issubclass(found, kind) and found.__module__ != types.__name__
 
 

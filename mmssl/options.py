@@ -64,6 +64,9 @@ def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "", 
     where: what errors point at.
     see: the name by which `mmssl explain` knows the factory.
     """
+    if _is_template(factory):
+        factory.changed(options, where)
+        return dict(options)
     known = options_of(factory)
     title = getattr(factory, "__name__", str(factory))
     at = f"{where}: " if where else ""
@@ -81,6 +84,13 @@ def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "", 
         name: fit(_merged(value, _default(factory, known[name])), hints.get(name, Any), f"{at}{name}")
         for name, value in options.items()
     }
+
+
+def _is_template(factory: Any) -> bool:
+    """Tells whether something is views as a value, whose options are those of its steps."""
+    from mmssl.types import ViewTemplate
+
+    return isinstance(factory, ViewTemplate)
 
 
 def _merged(value: Any, default: Any) -> Any:
@@ -129,6 +139,9 @@ def describe(factory: Any, prefix: str = "", group: Any = None) -> Iterator[Opti
 
     group: the instance whose values are the defaults, where the factory is a group's dataclass.
     """
+    if _is_template(factory):
+        yield from factory.describe(prefix)
+        return
     texts, hints = texts_of(factory), hints_of(factory)
     grouped = inspect.isclass(factory) and is_dataclass(factory)  # whose fields need not be keyword-only
     known = inspect.signature(factory).parameters if grouped else options_of(factory)

@@ -430,6 +430,20 @@ class TokenEncoder(Encoder):
         return features
 
 
+class Transform:
+    """One step of a view: a class of keyword options, which recipes override by its name. Subclass those of
+    mmssl.transforms.base, which say what a step works on; on inputs of one's own modality, subclass this.
+    """
+
+    def __call__(self, raw: Any) -> Any:
+        """Returns a changed example, as it was opened, in a data worker."""
+        raise NotImplementedError
+
+    def of_view(self, number: int, views: int) -> Transform:
+        """Returns the step as one of several views has it."""
+        return self
+
+
 class View:
     """What the network is shown: `__call__` on one sample in the data worker, `on_device` on a batch.
 
@@ -440,7 +454,7 @@ class View:
     would let it down; evaluations show what the task would then be worth.
     """
 
-    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    guards: Mapping[str, Mapping[str, Any]] = {}
 
     def __init__(self, preprocess: Mapping[str, Preprocess]) -> None:
         self.preprocess = dict(preprocess)
@@ -468,6 +482,21 @@ class View:
         return batch
 
 
+class ViewTemplate:
+    """Views as a value: options change it, and called with encoders' preprocessing it builds a View."""
+
+    def changed(self, options: Mapping[str, Any], where: str = "") -> ViewTemplate:
+        """Returns a template with options, nested as in a recipe; UserError for one that it has not."""
+        raise NotImplementedError
+
+    def describe(self, prefix: str = "") -> Iterator[Any]:
+        """Yields every option, a mmssl.options.Option, its name dotted behind a prefix."""
+        raise NotImplementedError
+
+    def __call__(self, preprocess: Mapping[str, Preprocess], **options: Any) -> View:
+        raise NotImplementedError
+
+
 class Objective(nn.Module):
     """What the network is asked; owns heads, queues and teachers, and never the encoders.
 
@@ -485,6 +514,13 @@ class Objective(nn.Module):
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         raise NotImplementedError
+
+    def view_options(self) -> dict[str, Any]:
+        """Returns the options of its view that follow from its own, nested as in a recipe; a recipe says them once."""
+        return {}
+
+    def check_view(self, view: View) -> None:
+        """Raises UserError for a view that does not show what it needs, when the run is assembled."""
 
     def reserve(self, samples: int | None) -> None:
         """Makes room for what is kept of each of the training set's samples, by extra["index"]; None: not counted."""
@@ -524,7 +560,7 @@ class Objective(nn.Module):
 class Method:
     """What a file in methods/ exports: what the network is shown and what it is asked."""
 
-    view: type[View]
+    view: Callable[..., View]
     objective: type[Objective]
 
 
@@ -533,13 +569,28 @@ class Pretext:
     """A task as a run trained it: its objective, and its view with the options that it had."""
 
     objective: Objective
-    view: type[View]
+    view: Callable[..., View]
     options: dict[str, Any]
 
     def show(self, encoders: Mapping[str, Encoder], **changed: Any) -> View:
-        """Builds the view for the encoders that the objective uses, some options changed."""
+        """Builds the view for the encoders that the objective uses, some options changed, and checks that they agree.
+
+        changed: nested as in a recipe.
+        """
         preprocess = {key: encoders[key].preprocess for key in self.objective.uses}
-        return self.view(preprocess, **{**self.options, **changed})
+        own = merged(merged(self.objective.view_options(), self.options), changed)
+        made = self.view(preprocess, **own)
+        self.objective.check_view(made)
+        return made
+
+
+def merged(options: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options of which some are changed, mappings within mappings one by one."""
+    found = dict(options)
+    for key, value in changed.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = merged(found[key], value) if both else value
+    return found
 
 
 @dataclass(slots=True, frozen=True)

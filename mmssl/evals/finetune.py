@@ -22,8 +22,9 @@ from mmssl.evals.linear import ranked, tops
 from mmssl.evals.report import warn
 from mmssl.optim.groups import layer_groups
 from mmssl.optim.schedule import warmup_cosine
+from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Encoder, Score, Trained
-from mmssl.views.single import Single
+from mmssl.views.template import Views
 
 
 @dataclass(kw_only=True, slots=True)
@@ -43,7 +44,7 @@ class Tuning:
     flip: float = 0.5
     workers: int = 1
     seed: int = 0
-    view: dict[str, Any] = field(init=False)
+    view: Views = field(init=False)
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch) < 1 or self.lr <= 0 or not 0 < self.layer_decay <= 1:
@@ -51,7 +52,7 @@ class Tuning:
                 f"fine-tuning has epochs {self.epochs}, batch {self.batch}, lr {self.lr}, layer_decay "
                 f"{self.layer_decay}; expected numbers above 0, and a decay of at most 1"
             )
-        self.view = {"crop_scale": self.crop_scale, "crop_ratio": (3 / 4, 4 / 3), "flip": self.flip}
+        self.view = Views(1, image=[Crop(scale=self.crop_scale), Flip(p=self.flip)])
 
 
 class Finetune(Probe):
@@ -147,7 +148,7 @@ def finetuned(encoder: Encoder, source: Source, labels: Mapping[int, int], tunin
         optimizer = torch.optim.AdamW(groups, lr=tuning.lr, weight_decay=tuning.weight_decay)
         loader = Loader(
             source,
-            Single({encoder.modality: encoder.preprocess}, **tuning.view),
+            tuning.view({encoder.modality: encoder.preprocess}),
             batch=max(1, min(tuning.batch, len(labels)) // dist.world()),
             seed=tuning.seed,
             workers=tuning.workers,

@@ -40,7 +40,7 @@ class Shortcut(Evaluation):
 
         explained: the share of the accuracy above chance that the linear model reaches as well, from 0 to 1.
         """
-        guards = trained.task(self.task).view.guards
+        guards = trained.task(self.task).show(trained.encoders).guards
         for name, changed in [("on", {}), *((f"without_{guard}", down) for guard, down in guards.items())]:
             rows, chance = self._rows(trained, changed), self._chance(trained, changed)
             correct = per_group(rows["correct"], rows["sample"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,38 +17,35 @@ from mmssl.losses.sparsity import kl_sparsity
 from mmssl.nn.decoder import Decoder
 from mmssl.nn.head import Projection
 from mmssl.numerics.color import as_unit
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Spaces
-from mmssl.views.single import Single
+from mmssl.transforms.base import OnBatch
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Spaces
+from mmssl.views.template import Views
 
 
-class Damaged(Single):
-    """Shows a picture and, if it is damaged, the sound one after it.
+@dataclass(kw_only=True)
+class Damage(OnBatch):
+    """Damages an image, and shows the whole one after it; without damage just that.
 
-    masked: the share of pixels that is made black (Vincent et al., ICML 2008). noise: the deviation of Gaussian noise,
-    of pixels from 0 to 1; salt: the share of pixels that is made black or white (Vincent et al., JMLR 2010).
-    crop_scale, flip: as Single has them, and all the rest of it; both pictures are of one crop and colour.
+    masked: the share of pixels that is made black. Vincent et al., ICML 2008.
+    noise: the deviation of Gaussian noise, of pixels from 0 to 1. Vincent et al., JMLR 2010.
+    salt: the share of pixels that is made black or white.
     """
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        masked: float = 0.0,
-        noise: float = 0.0,
-        salt: float = 0.0,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        flip: float = 0.5,
-        **rest: Any,
-    ) -> None:
-        super().__init__(preprocess, crop_scale=crop_scale, flip=flip, **rest)
-        if not (0 <= masked < 1 and 0 <= salt < 1 and noise >= 0):
-            raise UserError(f"masked is {masked}, salt {salt}, noise {noise}; expected shares below 1, and 0 or more")
-        self.masked, self.noise, self.salt = masked, noise, salt
+    masked: float = 0.0
+    noise: float = 0.0
+    salt: float = 0.0
 
-    def on_device(self, batch: Batch) -> Batch:
-        batch = super().on_device(batch)
-        sound = as_unit(batch.views["image"][0])
-        batch.views["image"] = [self._damaged(sound), sound] if self.masked or self.noise or self.salt else [sound]
+    def __post_init__(self) -> None:
+        if not (0 <= self.masked < 1 and 0 <= self.salt < 1 and self.noise >= 0):
+            raise UserError(
+                f"masked is {self.masked}, salt {self.salt}, noise {self.noise}; expected shares below 1, and 0 or more"
+            )
+
+    def on_batch(self, batch: Batch) -> Batch:
+        whole = as_unit(batch.views["image"][0])
+        damaged = [self._damaged(whole)] if self.masked or self.noise or self.salt else []
+        batch.views["image"] = [*damaged, whole]
         return batch
 
     def _damaged(self, x: Tensor) -> Tensor:
@@ -57,13 +55,6 @@ class Damaged(Single):
         x = torch.where(drawn < self.masked, 0.0, x)
         grain = (torch.rand_like(drawn) < 0.5).to(x.dtype)
         return torch.where(torch.rand_like(drawn) < self.salt, grain, x)
-
-
-class Denoising(Damaged):
-    """Shows a picture of which a quarter of the pixels is missing, and the sound one. Vincent et al., ICML 2008."""
-
-    def __init__(self, preprocess: Mapping[str, Preprocess], *, masked: float = 0.25, **rest: Any) -> None:
-        super().__init__(preprocess, masked=masked, **rest)
 
 
 class Autoencoder(Objective):
@@ -142,6 +133,8 @@ class Sparse(Autoencoder):
         )
 
 
-method = Method(Damaged, Autoencoder)
-sparse = Method(Damaged, Sparse)
-denoising = Method(Denoising, Autoencoder)
+STEPS = [Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip()]
+
+method = Method(Views(1, image=STEPS, after=[Damage()]), Autoencoder)
+sparse = Method(Views(1, image=STEPS, after=[Damage()]), Sparse)
+denoising = Method(Views(1, image=STEPS, after=[Damage(masked=0.25)]), Autoencoder)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmssl.losses.binary import binary_correspondence
 from mmssl.objectives.matching import Matching
 from mmssl.types import Encoder, Features, Method
-from mmssl.views.synchronised import Synchronised
+from mmssl.views import synchronised
 
 
 class AVC(Matching):
@@ -36,4 +36,4 @@ class AVC(Matching):
         return binary_correspondence(odds, matches)
 
 
-method = Method(Synchronised, AVC)
+method = Method(synchronised.view, AVC)

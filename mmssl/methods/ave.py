@@ -13,7 +13,7 @@ from mmssl.losses.binary import binary_correspondence
 from mmssl.nn.head import Projection
 from mmssl.objectives.matching import Matching
 from mmssl.types import Encoder, Features, Method, Spaces
-from mmssl.views.synchronised import Synchronised
+from mmssl.views import synchronised
 
 
 class AVE(Matching):
@@ -53,4 +53,4 @@ class AVE(Matching):
         return cast("Spaces", dict(self.heads.items()))
 
 
-method = Method(Synchronised, AVE)
+method = Method(synchronised.view, AVE)

@@ -13,7 +13,7 @@ from mmssl.losses.binary import binary_correspondence
 from mmssl.nn.head import Projection, similarity_map
 from mmssl.objectives.matching import Matching
 from mmssl.types import Encoder, Features, Method, Spaces
-from mmssl.views.synchronised import Synchronised
+from mmssl.views import synchronised
 
 
 class AVOL(Matching):
@@ -63,4 +63,4 @@ class AVOL(Matching):
         return cast("Spaces", dict(self.heads.items()))
 
 
-method = Method(Synchronised, AVOL)
+method = Method(synchronised.view, AVOL)

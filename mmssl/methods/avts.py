@@ -12,7 +12,7 @@ from mmssl.losses.margin import contrastive_margin
 from mmssl.nn.head import Projection
 from mmssl.objectives.matching import Matching
 from mmssl.types import Encoder, Features, Method, Spaces
-from mmssl.views.synchronised import Shifted
+from mmssl.views.synchronised import shifted
 
 
 class AVTS(Matching):
@@ -56,4 +56,4 @@ class AVTS(Matching):
         return cast("Spaces", dict(self.heads.items()))
 
 
-method = Method(Shifted, AVTS)
+method = Method(shifted, AVTS)

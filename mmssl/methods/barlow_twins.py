@@ -10,7 +10,7 @@ from mmssl.nn.head import Projection
 from mmssl.nn.packed import gather_rows
 from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
-from mmssl.views.asymmetric import Asymmetric
+from mmssl.views import byol
 
 
 class BarlowTwins(MultiView):
@@ -52,4 +52,4 @@ class BarlowTwins(MultiView):
         return {self.key: self.head}
 
 
-method = Method(Asymmetric, BarlowTwins)
+method = Method(byol.view, BarlowTwins)

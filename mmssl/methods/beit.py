@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,46 +11,14 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.nn.probe import grid_of
-from mmssl.numerics.color import as_unit
 from mmssl.objectives.masking import blockwise_mask, token_encoder
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess
-from mmssl.views.seeded import Seeded
-from mmssl.views.single import Chance
+from mmssl.transforms.color import ColorJitter
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, Objective
+from mmssl.views.mae import Seed
+from mmssl.views.template import Views
 
 TOKENIZER = "image_tokenizer"
-
-
-class TwoSizes(Seeded):
-    """Shows one crop to the encoder, and the same one, at the size that it reads, to the tokenizer.
-
-    The options are Seeded's, and the defaults BEiT's.
-    """
-
-    fixed_options: ClassVar = ("views",)
-
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        color_jitter: Chance = 1.0,
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.0),
-        **rest: Any,
-    ) -> None:
-        own = {"image": preprocess["image"]}
-        super().__init__(own, crop_scale=crop_scale, color_jitter=color_jitter, jitter=jitter, **rest)
-        reads: Any = preprocess[TOKENIZER]
-        self.size = reads.size
-
-    def on_device(self, batch: Batch) -> Batch:
-        batch = super().on_device(batch)
-        (shown,) = batch.views["image"]
-        size = (self.size, self.size)
-        if shown.shape[2:] != size:
-            shown = F.interpolate(as_unit(shown), size, mode="bicubic", antialias=True).clamp(0, 1)
-        batch.views[TOKENIZER] = [shown]
-        batch.extra[f"{TOKENIZER}_present"] = batch.present("image")
-        return batch
 
 
 class BEiT(Objective):
@@ -113,4 +80,6 @@ def _commonest(codes: Tensor) -> Tensor:
     return torch.bincount(codes, minlength=1).max() / max(len(codes), 1)
 
 
-method = Method(TwoSizes, BEiT)
+COLORS = ColorJitter(p=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0)
+
+method = Method(Views(1, image=[Crop(scale=(0.08, 1.0)), Flip(), COLORS], after=[Seed()]), BEiT)

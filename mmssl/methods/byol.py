@@ -14,7 +14,7 @@ from mmssl.objectives.multi_view import MultiView
 from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
-from mmssl.views.asymmetric import Asymmetric
+from mmssl.views import byol
 
 
 class BYOL(MultiView):
@@ -63,4 +63,4 @@ class BYOL(MultiView):
         return {self.key: self.head}
 
 
-method = Method(Asymmetric, BYOL)
+method = Method(byol.view, BYOL)

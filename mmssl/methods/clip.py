@@ -11,7 +11,7 @@ from mmssl.losses.infonce import info_nce
 from mmssl.nn.temperature import LogitScale
 from mmssl.objectives.joint_space import JointSpace
 from mmssl.types import Encoder, Method
-from mmssl.views.single import Single
+from mmssl.views import single
 
 
 class CLIP(JointSpace):
@@ -43,4 +43,4 @@ class CLIP(JointSpace):
         return info_nce(contrast)
 
 
-method = Method(Single, CLIP)
+method = Method(single.view, CLIP)

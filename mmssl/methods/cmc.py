@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import permutations
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,48 +17,9 @@ from mmssl.losses.infonce import info_nce
 from mmssl.losses.nce import nce
 from mmssl.nn.head import Projection
 from mmssl.objectives.bank import Bank
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces, reading
-from mmssl.views.pair import Pair
-
-
-class SameCrop(Pair):
-    """Shows one crop of a picture to all encoders, in its own colours; the options are Pair's, of one view.
-
-    Tian et al., ECCV 2020.
-    """
-
-    fixed_options: ClassVar = ("views",)
-
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
-        color_jitter: float = 0.0,
-        grayscale: float = 0.0,
-        blur: float = 0.0,
-        **rest: Any,
-    ) -> None:
-        options: dict[str, Any] = {
-            "crop_scale": crop_scale,
-            "color_jitter": color_jitter,
-            "grayscale": grayscale,
-            "blur": blur,
-        }
-        super().__init__(preprocess, views=1, **options, **rest)
-        sizes = {key: each.size for key, each in self.prepare.items()}
-        if len(set(sizes.values())) > 1:
-            raise UserError(f"the encoders are shown one crop, but their pictures have different sides: {sizes}")
-        self.reads = ("image",)
-
-    def __call__(self, sample: Sample) -> Sample:
-        shown = super().__call__(sample)
-        return dict.fromkeys(self.preprocess, shown["image"]) if "image" in shown else {}
-
-    def on_device(self, batch: Batch) -> Batch:
-        batch = super().on_device(batch)
-        batch.views = dict.fromkeys(batch.views, batch.views["image"])
-        return batch
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Spaces, reading
+from mmssl.views.template import Views
 
 
 class CMC(Objective):
@@ -135,4 +96,4 @@ class CMC(Objective):
         return {key: self.head(key) for key in self.uses}
 
 
-method = Method(SameCrop, CMC)
+method = Method(Views(1, image=[Crop(scale=(0.2, 1.0)), Flip()]), CMC)

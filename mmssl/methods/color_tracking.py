@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class GrayClip(View):
     Raises DamagedError for a clip shorter than the frames take, and for one without colour.
     """
 
-    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"grey": {"gray": False}}
+    guards: Mapping[str, Mapping[str, Any]] = {"grey": {"gray": False}}
 
     def __init__(
         self,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,42 +18,36 @@ from mmssl.losses.soft_bins import soft_nll
 from mmssl.nn.decoder import Decoder
 from mmssl.numerics.bins import Bins, ab_grid, sampled
 from mmssl.numerics.color import lab, srgb
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess
-from mmssl.views.single import Single
+from mmssl.transforms.base import OnBatch
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, Objective
+from mmssl.views.template import Views
 
 LEARN_BATCHES = 1000  # at most, for how common colours are
 REACH = 110.0  # of a and b
 
 
-class Lightness(Single):
-    """Shows the grey picture of the same lightness, and hands on a and b of Lab of each cell as `colors` (B, 2, h, w).
+@dataclass(kw_only=True)
+class Lightness(OnBatch):
+    """Shows the grey image of the same lightness, and adds a and b of Lab of each cell as `colors` (B, 2, h, w).
 
-    cell: side, in pixels, of the squares whose colour is averaged. gray: off, the network is shown the colours that it
-    is asked for. The rest as Single has it; colours that it changes are the ones to be found. The encoder `lab` with
-    part lightness sees no more when it is judged, on pictures in colour, than here.
+    Colours that other steps change are the ones to be found. The encoder `lab` with part lightness sees no more when
+    it is judged, on images in colour, than here.
+
+    cell: side, in pixels, of the squares whose colour is averaged.
+    gray: off, the network is shown the colours that it is asked for.
     """
 
-    fixed_options: ClassVar = ("views",)
-    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"grey": {"gray": False}}
+    single = True
+    cell: int = 4
+    gray: bool = True
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        cell: int = 4,
-        gray: bool = True,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        flip: float = 0.5,
-        **rest: Any,
-    ) -> None:
-        super().__init__(preprocess, crop_scale=crop_scale, flip=flip, **rest)
-        if self.prepare["image"].size % cell:
-            size = self.prepare["image"].size
-            raise UserError(f"pictures of {size} pixels do not divide into cells of {cell}; set view.cell")
-        self.cell, self.gray = cell, gray
+    def check(self, preprocess: Mapping[str, Any]) -> None:
+        size = preprocess["image"].size
+        if size % self.cell:
+            raise UserError(f"images of {size} pixels do not divide into cells of {self.cell}; set view.lightness.cell")
 
-    def on_device(self, batch: Batch) -> Batch:
-        batch = super().on_device(batch)
+    def on_batch(self, batch: Batch) -> Batch:
         (picture,) = batch.views["image"]
         split = lab(picture)
         batch.extra["colors"] = F.avg_pool2d(split[:, 1:], self.cell)
@@ -129,4 +124,7 @@ class Colorization(Objective):
         return self.bins.annealed_mean(drawn) if self.target == "bins" else drawn * REACH
 
 
-method = Method(Lightness, Colorization)
+STEPS = [Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip()]
+GUARDS = {"grey": {"lightness": {"gray": False}}}
+
+method = Method(Views(1, image=STEPS, after=[Lightness()], guards=GUARDS), Colorization)

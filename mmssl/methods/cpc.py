@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from math import isqrt
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,53 +15,44 @@ from mmssl.errors import UserError
 from mmssl.losses.contrast import Contrast, gathered
 from mmssl.losses.infonce import info_nce
 from mmssl.objectives.multi_view import MultiView
+from mmssl.transforms.base import OnDevice
+from mmssl.transforms.color import ColorJitter, Grayscale
+from mmssl.transforms.image import Crop, Flip
 from mmssl.transforms.patches import cut
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
-from mmssl.views.single import Single
+from mmssl.types import Batch, Encoder, Loss, Method
+from mmssl.views.template import Views
 
 
-class PatchGrid(Single):
-    """Shows a picture as `grid` x `grid` overlapping patches, in the order of reading, each a view.
+@dataclass(kw_only=True)
+class Patches(OnDevice):
+    """Makes of an image `grid` x `grid` overlapping patches, in the order of reading, each a view.
 
-    cell: side in pixels; stride: from one to the next. patch: side of what is shown of a cell, anywhere in it.
-    Colours change from patch to patch, so that they do not tell which belong together. The rest as Single has it.
+    Steps behind it change each patch on its own, so that colours do not tell which belong together.
     van den Oord et al., 2018; colours by patch: Henaff et al., ICML 2020.
+
+    grid: patches across and down.
+    cell: side of a patch's cell in pixels.
+    stride: from one cell to the next, in pixels.
+    patch: side of what is shown of a cell, anywhere in it.
     """
 
-    fixed_options: ClassVar = ("views",)
+    grid: int = 7
+    cell: int = 64
+    stride: int = 32
+    patch: int = 60
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        grid: int = 7,
-        cell: int = 64,
-        stride: int = 32,
-        patch: int = 60,
-        crop_scale: tuple[float, float] = (0.7, 1.0),
-        flip: float = 0.5,
-        color_jitter: float = 0.8,
-        grayscale: float = 0.2,
-        **rest: Any,
-    ) -> None:
-        if grid < 2 or not 0 < patch <= cell or stride < 1:
+    def __post_init__(self) -> None:
+        if self.grid < 2 or not 0 < self.patch <= self.cell or self.stride < 1:
             raise UserError(
-                f"grid is {grid}, cell {cell}, stride {stride}, patch {patch}; expected at least 2 x 2 cells, and "
-                "patches no larger than they"
+                f"grid is {self.grid}, cell {self.cell}, stride {self.stride}, patch {self.patch}; expected at least "
+                "2 x 2 cells, and patches no larger than they"
             )
-        given: Any = preprocess["image"]
-        whole = {**preprocess, "image": replace(given, size=cell + (grid - 1) * stride)}
-        super().__init__(
-            whole, crop_scale=crop_scale, flip=flip, color_jitter=color_jitter, grayscale=grayscale, **rest
-        )
-        self.cell, self.stride, self.patch = cell, stride, patch
 
-    def on_device(self, batch: Batch) -> Batch:
-        patches = cut(batch.views["image"][0], cell=self.cell, stride=self.stride, side=self.patch)
-        alone = Batch({"image": [patches.flatten(0, 1)]})
-        (changed,) = super().on_device(alone).views["image"]
-        batch.views["image"] = list(changed.unflatten(0, patches.shape[:2]).unbind(1))
-        return batch
+    def side(self, given: int) -> int:
+        return self.cell + (self.grid - 1) * self.stride
+
+    def on_device(self, x: Tensor) -> Tensor:
+        return cut(x, cell=self.cell, stride=self.stride, side=self.patch)
 
 
 class CPC(MultiView):
@@ -134,4 +124,12 @@ class RowsAbove(nn.Module):
         return x + self.leave(seen)
 
 
-method = Method(PatchGrid, CPC)
+STEPS = [
+    Crop(scale=(0.7, 1.0), ratio=(1.0, 1.0)),
+    Flip(),
+    Patches(),
+    ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
+    Grayscale(),
+]
+
+method = Method(Views(1, image=STEPS), CPC)

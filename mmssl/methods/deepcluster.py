@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import log
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,26 +19,10 @@ from mmssl.numerics.whiten import pca_whiten
 from mmssl.objectives.bank import Bank
 from mmssl.objectives.clustering import Labels, agreed, by_number, check_clusters, survey
 from mmssl.objectives.multi_view import MultiView, pooled_views
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces, evaluating
-from mmssl.views.multicrop import MultiCrop
-from mmssl.views.pair import Pair
-from mmssl.views.single import Chance
-
-
-class OneCrop(Pair):
-    """Shows a sample once, cropped and mirrored, in its own colours; the options are Pair's."""
-
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        views: int = 1,
-        color_jitter: Chance = 0.0,
-        grayscale: Chance = 0.0,
-        blur: Chance = 0.0,
-        **rest: Any,
-    ) -> None:
-        super().__init__(preprocess, views=views, color_jitter=color_jitter, grayscale=grayscale, blur=blur, **rest)
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces, evaluating
+from mmssl.views import swav
+from mmssl.views.template import Views
 
 
 class DeepCluster(MultiView):
@@ -206,5 +190,5 @@ class DeepClusterV2(MultiView):
         return {self.key: self.head}
 
 
-method = Method(OneCrop, DeepCluster)
-v2 = Method(MultiCrop, DeepClusterV2)
+method = Method(Views(1, image=[Crop(), Flip()]), DeepCluster)
+v2 = Method(swav.view, DeepClusterV2)

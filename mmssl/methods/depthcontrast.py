@@ -3,72 +3,22 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce
-from mmssl.modalities import points as clouds
-from mmssl.modalities.points import Cloud
 from mmssl.nn.ema import ema_update
 from mmssl.nn.head import Projection
 from mmssl.objectives.queue import Queue
-from mmssl.transforms import points
-from mmssl.transforms.image import chance, check_range
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, Spaces, View, reading
-
-
-class TwoCrops(View):
-    """Shows two views of one scan, each to the encoders of all formats: cropped, holed, mirrored, turned and scaled.
-
-    crop: share of the points around a random one that is kept; hole: share around another that is then dropped.
-    mirror: how often x, and as often y, is flipped. Each view is turned about the vertical through its mean.
-    """
-
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        crop: tuple[float, float] = (0.5, 1.0),
-        hole: float = 0.2,
-        mirror: float = 0.5,
-        scale: tuple[float, float] = (0.8, 1.2),
-        jitter: float = 0.0,
-    ) -> None:
-        super().__init__(preprocess)
-        self.reads = ("points",)
-        self.shows = dict.fromkeys(preprocess, 2)
-        self.crop, self.scale = check_range("crop", crop, 0.01, 1.0), check_range("scale", scale, 0.01, 100.0)
-        self.hole, self.mirror, self.jitter = hole, mirror, jitter
-
-    def __call__(self, sample: Sample) -> Sample:
-        if sample.get("points") is None:
-            return {}
-        cloud = clouds.load(sample["points"])
-        views = [self._view(cloud) for _ in range(2)]
-        return {key: [self._columns(key, view) for view in views] for key in self.preprocess}
-
-    def _view(self, cloud: Cloud) -> Cloud:
-        cloud = cloud.pick(points.crop_index(cloud, random.uniform(*self.crop)))
-        if self.hole and len(cloud) > 1:
-            cloud = cloud.pick(np.delete(np.arange(len(cloud)), points.crop_index(cloud, self.hole)))
-        cloud = points.rotate(points.centred(cloud), points.random_rotation(axis="vertical"))
-        for axis in (0, 1):
-            cloud = points.mirror(cloud, axis=axis) if chance(self.mirror) else cloud
-        cloud = points.random_scale(cloud, scale=self.scale)
-        return points.jitter(cloud, sigma=self.jitter) if self.jitter else cloud
-
-    def _columns(self, key: str, cloud: Cloud) -> Tensor:
-        preprocess: Any = self.preprocess[key]
-        columns: Tensor = preprocess.columns(points.subsample(cloud, preprocess.points or len(cloud)))
-        return columns
+from mmssl.transforms.points import Centre, Crop, Hole, Jitter, Mirror, Rotate, Scale
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Spaces, reading
+from mmssl.views.template import Views
 
 
 class DepthContrast(Objective):
@@ -148,4 +98,6 @@ class DepthContrast(Objective):
         return cast("Spaces", dict(self.heads.items()))
 
 
-method = Method(TwoCrops, DepthContrast)
+STEPS = [Crop(), Hole(), Centre(), Rotate(), Mirror(), Scale(factor=(0.8, 1.2)), Jitter(sigma=0.0)]
+
+method = Method(Views(2, points=STEPS), DepthContrast)

@@ -13,7 +13,7 @@ from mmssl.losses.local_global import Measure, local_global
 from mmssl.nn.mlp import mlp
 from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Features, Loss, Method
-from mmssl.views.single import Single
+from mmssl.views import single
 
 
 class DIM(MultiView):
@@ -69,4 +69,4 @@ class Lift(nn.Module):
         return lifted
 
 
-method = Method(Single, DIM)
+method = Method(single.view, DIM)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,33 +20,12 @@ from mmssl.objectives.accumulated import Accumulated
 from mmssl.objectives.multi_view import MultiView
 from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine, ramp
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces
-from mmssl.views.multicrop import MultiCrop
-from mmssl.views.single import Chance
+from mmssl.transforms.color import Blur, ColorJitter, Grayscale, Solarize
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces
+from mmssl.views.template import Views
 
 LARGE = 2  # views that the teacher sees, the first ones
-
-
-class Crops(MultiCrop):
-    """Shows two large and eight small crops, the large ones changed differently, as in BYOL; as MultiCrop has it.
-
-    The scales are for a ViT; a ResNet has crop_scale 0.14 to 1 and small_scale 0.05 to 0.14.
-    """
-
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        small: int = 8,
-        small_scale: tuple[float, float] = (0.05, 0.4),
-        crop_scale: tuple[float, float] = (0.4, 1.0),
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1),
-        blur: Chance = (1.0, 0.1, 0.5),
-        solarize: Chance = (0.0, 0.2, 0.0),
-        **rest: Any,
-    ) -> None:
-        changes: dict[str, Any] = {"jitter": jitter, "blur": blur, "solarize": solarize}
-        super().__init__(preprocess, small=small, small_scale=small_scale, crop_scale=crop_scale, **changes, **rest)
 
 
 class DINO(MultiView):
@@ -143,4 +121,13 @@ class DINO(MultiView):
         return {f"{self.key}_teacher": self.teacher.encoder}
 
 
-method = Method(Crops, DINO)
+COLORS = (Flip(), ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1), Grayscale())
+
+method = Method(
+    Views(  # the scales are for a ViT; a ResNet has 0.14 to 1 and 0.05 to 0.14
+        2,
+        image=[Crop(scale=(0.4, 1.0)), *COLORS, Blur(p=(1.0, 0.1)), Solarize(p=(0.0, 0.2))],
+        small=Views(8, image=[Crop(scale=(0.05, 0.4), size=3 / 7), *COLORS, Blur(p=0.5)]),
+    ),
+    DINO,
+)

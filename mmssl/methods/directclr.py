@@ -10,7 +10,7 @@ from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Leading
 from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Features, Loss, Method, Spaces
-from mmssl.views.pair import Pair
+from mmssl.views import simclr
 
 
 class DirectCLR(MultiView):
@@ -45,4 +45,4 @@ class DirectCLR(MultiView):
         return {self.key: self.head}
 
 
-method = Method(Pair, DirectCLR)
+method = Method(simclr.view, DirectCLR)

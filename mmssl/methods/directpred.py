@@ -15,7 +15,7 @@ from mmssl.objectives.multi_view import MultiView
 from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
-from mmssl.views.asymmetric import Asymmetric
+from mmssl.views import byol
 
 
 class DirectPred(MultiView):
@@ -88,4 +88,4 @@ def predictor_of(correlation: Tensor, *, boost: float) -> Tensor:
     return (directions * (shares.sqrt() + boost)) @ directions.T
 
 
-method = Method(Asymmetric, DirectPred)
+method = Method(byol.view, DirectPred)

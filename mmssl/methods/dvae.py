@@ -18,7 +18,7 @@ from mmssl.numerics.seeded_random import draws
 from mmssl.objectives.multi_view import MultiView
 from mmssl.optim.schedule import cosine, ramp
 from mmssl.types import Batch, Encoder, Loss, Method
-from mmssl.views.seeded import Seeded
+from mmssl.views import mae
 
 
 class DVAE(MultiView):
@@ -102,4 +102,4 @@ def _decoder(codes: int, first: int, width: int, *, depth: int, groups: int) -> 
     return nn.Sequential(*layers, nn.ReLU(), conv(inputs, 6, 1))
 
 
-method = Method(Seeded, DVAE)
+method = Method(mae.view, DVAE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import log
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,58 +11,13 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.nn.mlp import mlp
-from mmssl.numerics.color import as_unit
 from mmssl.objectives.bank import Rows
 from mmssl.objectives.multi_view import MultiView, pooled_views
-from mmssl.transforms.geometry import rotate
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
-from mmssl.views.pair import Pair
-
-
-class Distorted(Pair):
-    """Shows one view: moved and scaled, turned, recoloured. Dosovitskiy et al., NeurIPS 2014.
-
-    tilt: pictures turn by up to so many degrees either way. The other options are Pair's; crops keep their shape, and
-    change of brightness, contrast and saturation stands for the paper's factors along principal components and in HSV.
-    """
-
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        views: int = 1,
-        crop_scale: tuple[float, float] = (0.25, 1.0),
-        crop_ratio: tuple[float, float] = (1.0, 1.0),
-        flip: float = 0.0,
-        color_jitter: float = 1.0,
-        jitter: tuple[float, float, float, float] = (0.4, 0.5, 0.5, 0.1),
-        grayscale: float = 0.0,
-        blur: float = 0.0,
-        tilt: float = 20.0,
-        **rest: Any,
-    ) -> None:
-        super().__init__(
-            preprocess,
-            views=views,
-            crop_scale=crop_scale,
-            crop_ratio=crop_ratio,
-            flip=flip,
-            color_jitter=color_jitter,
-            jitter=jitter,
-            grayscale=grayscale,
-            blur=blur,
-            **rest,
-        )
-        self.tilt = tilt
-
-    def varies(self, name: str) -> bool:
-        return (name == "image" and self.tilt > 0) or super().varies(name)
-
-    def on_device(self, batch: Batch) -> Batch:
-        batch = super().on_device(batch)
-        if self.tilt and "image" in batch.views:
-            batch.views["image"] = [rotate(as_unit(x), degrees=self.tilt) for x in batch.views["image"]]
-        return batch
+from mmssl.transforms.color import ColorJitter
+from mmssl.transforms.geometry import Rotate
+from mmssl.transforms.image import Crop
+from mmssl.types import Batch, Encoder, Loss, Method
+from mmssl.views.template import Views
 
 
 class Exemplar(MultiView):
@@ -101,4 +55,12 @@ class Exemplar(MultiView):
         )
 
 
-method = Method(Distorted, Exemplar)
+# Crops keep their shape; brightness, contrast and saturation stand for the paper's factors along principal components
+# and in HSV.
+STEPS = [
+    Crop(scale=(0.25, 1.0), ratio=(1.0, 1.0)),
+    ColorJitter(p=1.0, brightness=0.4, contrast=0.5, saturation=0.5, hue=0.1),
+    Rotate(degrees=20.0),
+]
+
+method = Method(Views(1, image=STEPS), Exemplar)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,34 +16,30 @@ from mmssl.nn.adversary import Adversary
 from mmssl.nn.decoder import Decoder
 from mmssl.nn.normalize import IMAGENET_MEAN
 from mmssl.numerics.color import as_unit
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess
-from mmssl.views.single import Single
+from mmssl.transforms.base import OnBatch
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, Objective
+from mmssl.views.template import Views
 
 
-class Holes(Single):
-    """Shows a picture with holes of the mean colour, the whole picture after it, and `holes` (B, 1, H, W), 1 in them.
+@dataclass(kw_only=True)
+class Holes(OnBatch):
+    """Shows an image with holes of the mean colour, the whole one after it, and `holes` (B, 1, H, W), 1 in them.
 
-    blocks: so many squares at random places, which may overlap; 0 is one in the middle. hole: the side of that one as
-    a share of the picture's; several squares have at most its area together. The rest as Single has it.
+    blocks: so many squares at random places, which may overlap; 0 is one in the middle.
+    hole: the side of that one as a share of the image's; several squares have at most its area together.
     """
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        blocks: int = 5,
-        hole: float = 0.5,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        flip: float = 0.5,
-        **rest: Any,
-    ) -> None:
-        super().__init__(preprocess, crop_scale=crop_scale, flip=flip, **rest)
-        if blocks < 0 or not 0 < hole < 1:
-            raise UserError(f"blocks is {blocks} and hole {hole}; expected 0 or more, and a share between 0 and 1")
-        self.blocks, self.hole = blocks, hole
+    blocks: int = 5
+    hole: float = 0.5
 
-    def on_device(self, batch: Batch) -> Batch:
-        batch = super().on_device(batch)
+    def __post_init__(self) -> None:
+        if self.blocks < 0 or not 0 < self.hole < 1:
+            raise UserError(
+                f"blocks is {self.blocks} and hole {self.hole}; expected 0 or more, and a share between 0 and 1"
+            )
+
+    def on_batch(self, batch: Batch) -> Batch:
         whole = as_unit(batch.views["image"][0])
         holes = self._holes(whole)
         mean = whole.new_tensor(IMAGENET_MEAN)[:, None, None]
@@ -113,4 +109,4 @@ class Inpainting(Objective):
         return Loss(total, logs, {"image": features.pooled.detach()})
 
 
-method = Method(Holes, Inpainting)
+method = Method(Views(1, image=[Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip()], after=[Holes()]), Inpainting)

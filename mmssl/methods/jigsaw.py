@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,57 +13,56 @@ from mmssl.errors import UserError
 from mmssl.nn.mlp import mlp
 from mmssl.objectives.frame_order import classified, layers
 from mmssl.objectives.multi_view import MultiView
+from mmssl.transforms.base import OnBatch
+from mmssl.transforms.color import Grayscale
+from mmssl.transforms.image import Crop, Flip
 from mmssl.transforms.patches import cut, leveled
 from mmssl.transforms.permutations import far_apart
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
-from mmssl.views.single import Single
+from mmssl.types import Batch, Encoder, Loss, Method
+from mmssl.views.template import Views
 
 PLACES = 9
 
 
-class Puzzle(Single):
+@dataclass(kw_only=True)
+class Puzzle(OnBatch):
     """Shows the nine patches of a grid of 3 x 3 in one of so many orders; the target says which order.
 
-    permutations: how many orders, far from each other, there are; the objective is told as well. patch: side in
-    pixels; gap: each lies anywhere in a cell that is so much wider, so that edges do not run on. shift: pixels that
-    each channel of a patch is off by at most, either way, which hides what a lens does to colours towards the border;
-    grayscale: how often the picture loses its colour, for the same reason. level: each patch has the same brightness
-    and contrast. The picture is cut and scaled so that the grid fills it. The rest as Single has it.
+    The image is cut and scaled so that the grid fills it.
+
+    permutations: how many orders, far from each other, there are; the objective says how many.
+    patch: side of a patch in pixels.
+    gap: each patch lies anywhere in a cell that is so many pixels wider, so that edges do not run on.
+    shift: pixels that each channel of a patch is off by at most, either way, which hides what a lens does to colours
+        towards the border.
+    level: whether each patch has the same brightness and contrast.
     """
 
-    fixed_options: ClassVar = ("views",)
-    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "gap": {"gap": 0, "shift": 0},
-        "level": {"level": False},
-        "chromatic": {"shift": 0, "grayscale": 0.0},
-    }
+    single = True
+    permutations: int = 1000
+    patch: int = 64
+    gap: int = 7
+    shift: int = 2
+    level: bool = True
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        permutations: int = 1000,
-        patch: int = 64,
-        gap: int = 7,
-        shift: int = 2,
-        grayscale: float = 0.3,
-        level: bool = True,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        flip: float = 0.5,
-        **rest: Any,
-    ) -> None:
-        if patch < 1 or gap < 0 or shift < 0:
-            raise UserError(f"patch is {patch}, gap {gap}, shift {shift}; expected pixels, 0 or more")
-        given: Any = preprocess["image"]
-        self.cell = patch + 2 * shift + gap
-        whole = {**preprocess, "image": replace(given, size=3 * self.cell)}
-        super().__init__(whole, crop_scale=crop_scale, flip=flip, grayscale=grayscale, **rest)
-        self.patch, self.shift, self.level = patch, shift, level
-        self.orders = far_apart(permutations, PLACES)
-        self.chance = 1 / permutations
+    def __post_init__(self) -> None:
+        if self.patch < 1 or self.gap < 0 or self.shift < 0:
+            raise UserError(f"patch is {self.patch}, gap {self.gap}, shift {self.shift}; expected pixels, 0 or more")
+        self.orders = far_apart(self.permutations, PLACES)
 
-    def on_device(self, batch: Batch) -> Batch:
-        batch = super().on_device(batch)
+    @property
+    def chance(self) -> float:
+        return 1 / self.permutations
+
+    @property
+    def cell(self) -> int:
+        """The side of a patch's cell in pixels."""
+        return self.patch + 2 * self.shift + self.gap
+
+    def side(self, preprocess: Mapping[str, Any]) -> int:
+        return 3 * self.cell
+
+    def on_batch(self, batch: Batch) -> Batch:
         (picture,) = batch.views["image"]
         batch.target = torch.randint(len(self.orders), (len(picture),), device=picture.device)
         order = self.orders.to(picture.device)[batch.target]  # (B, 9)
@@ -84,7 +83,7 @@ class Puzzle(Single):
 class Jigsaw(MultiView):
     """Classifies the order from the features of all nine patches, in a row. Noroozi & Favaro, ECCV 2016.
 
-    permutations: how many orders there are, as the view has it.
+    permutations: how many orders the view shows.
     width: of the layer that each patch's pooled features go through (fc6).
     hidden: widths of the layers for all patches together (fc7), each with BatchNorm.
     dropout: after the first of these layers.
@@ -106,17 +105,25 @@ class Jigsaw(MultiView):
         self.patch = layers([self.dim, width], dropout=dropout)
         self.answer = mlp((PLACES * width, *hidden, permutations), bias=True)
 
+    def view_options(self) -> dict[str, Any]:
+        return {"puzzle": {"permutations": self.permutations}}
+
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         patches = self.pooled(encoders, batch)
         if len(patches) != PLACES:
             raise UserError(f"the task sorts {PLACES} patches, but {len(patches)} are shown")
-        target = batch.target
-        if target is not None and not target.is_cuda and int(target.max()) >= self.permutations:
-            raise UserError(f"the view has more orders than the objective's {self.permutations}; set both permutations")
         rows = self.patch(torch.stack(patches, dim=1))  # (B, 9, width)
-        loss = classified(self.answer(rows.flatten(1)), target, self.present(batch))
+        loss = classified(self.answer(rows.flatten(1)), batch.target, self.present(batch))
         loss.embeddings = {self.key: patches[0].detach()}
         return loss
 
 
-method = Method(Puzzle, Jigsaw)
+# Grey images hide what a lens does to colours towards the border.
+STEPS = [Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip(), Grayscale(p=0.3)]
+GUARDS: dict[str, dict[str, Any]] = {
+    "gap": {"puzzle": {"gap": 0, "shift": 0}},
+    "level": {"puzzle": {"level": False}},
+    "chromatic": {"puzzle": {"shift": 0}, "image": {"grayscale": {"p": 0.0}}},
+}
+
+method = Method(Views(1, image=STEPS, after=[Puzzle()], guards=GUARDS), Jigsaw)

@@ -11,7 +11,7 @@ from mmssl.nn.masked_decoder import MaskedDecoder
 from mmssl.objectives.masking import pick, random_mask, token_encoder
 from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method
-from mmssl.views.seeded import Seeded
+from mmssl.views import mae
 
 
 class MAE(MultiView):
@@ -55,4 +55,4 @@ class MAE(MultiView):
         return Loss(total, embeddings={self.key: features.pooled.detach()})
 
 
-method = Method(Seeded, MAE)
+method = Method(mae.view, MAE)

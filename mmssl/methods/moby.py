@@ -20,7 +20,7 @@ from mmssl.objectives.queue import Queue
 from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
-from mmssl.views.asymmetric import Asymmetric
+from mmssl.views import byol
 
 
 class MoBY(MultiView):
@@ -84,4 +84,4 @@ class MoBY(MultiView):
         return {self.key: self.head}
 
 
-method = Method(Asymmetric, MoBY)
+method = Method(byol.view, MoBY)

@@ -19,9 +19,7 @@ from mmssl.objectives.queue import Queue
 from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
-from mmssl.views.asymmetric import Asymmetric
-from mmssl.views.blurred import Blurred
-from mmssl.views.jittered import Jittered
+from mmssl.views import byol, moco, moco_v2
 
 
 class MoCo(MultiView):
@@ -164,6 +162,6 @@ def _freeze(encoder: Encoder, name: str) -> None:
     part.requires_grad_(False)
 
 
-method = Method(Jittered, MoCo)
-v2 = Method(Blurred, MoCoV2)
-v3 = Method(Asymmetric, MoCoV3)
+method = Method(moco.view, MoCo)
+v2 = Method(moco_v2.view, MoCoV2)
+v3 = Method(byol.view, MoCoV3)

@@ -16,33 +16,10 @@ from mmssl.losses.nce import nce
 from mmssl.nn.head import Projection
 from mmssl.objectives.bank import Bank
 from mmssl.objectives.multi_view import MultiView, pooled_views
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces
-from mmssl.views.pair import Pair
-
-
-class Once(Pair):
-    """Shows one view, whose colour is always jittered; the options are Pair's. Wu et al., CVPR 2018."""
-
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        views: int = 1,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
-        color_jitter: float = 1.0,
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.4),
-        blur: float = 0.0,
-        **rest: Any,
-    ) -> None:
-        super().__init__(
-            preprocess,
-            views=views,
-            crop_scale=crop_scale,
-            color_jitter=color_jitter,
-            jitter=jitter,
-            blur=blur,
-            **rest,
-        )
+from mmssl.transforms.color import ColorJitter, Grayscale
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces
+from mmssl.views.template import Views
 
 
 class NPID(MultiView):
@@ -95,4 +72,6 @@ class NPID(MultiView):
         return {self.key: self.head}
 
 
-method = Method(Once, NPID)
+COLORS = ColorJitter(p=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4)
+
+method = Method(Views(1, image=[Crop(scale=(0.2, 1.0)), Flip(), COLORS, Grayscale()]), NPID)

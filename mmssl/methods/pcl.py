@@ -22,8 +22,7 @@ from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.objectives.queue import Queue
 from mmssl.objectives.teacher import Teacher
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces, evaluating
-from mmssl.views.blurred import Blurred
-from mmssl.views.jittered import Jittered
+from mmssl.views import moco, moco_v2
 
 
 class PCL(MultiView):
@@ -176,5 +175,5 @@ class PCLV2(PCL):
         )
 
 
-method = Method(Jittered, PCL)
-v2 = Method(Blurred, PCLV2)
+method = Method(moco.view, PCL)
+v2 = Method(moco_v2.view, PCLV2)

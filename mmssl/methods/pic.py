@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import log
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -15,15 +14,10 @@ from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Projection
 from mmssl.objectives.bank import Rows
 from mmssl.objectives.multi_view import MultiView, pooled_views
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Spaces
-from mmssl.views.pair import Pair
-
-
-class Once(Pair):
-    """Shows one view as SimCLR does; the options are Pair's. Cao et al., NeurIPS 2020."""
-
-    def __init__(self, preprocess: Mapping[str, Preprocess], *, views: int = 1, **rest: Any) -> None:
-        super().__init__(preprocess, views=views, **rest)
+from mmssl.transforms.color import Blur, ColorJitter, Grayscale
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces
+from mmssl.views.template import Views
 
 
 class PIC(MultiView):
@@ -74,4 +68,4 @@ class PIC(MultiView):
         return {self.key: self.head}
 
 
-method = Method(Once, PIC)
+method = Method(Views(1, image=[Crop(), Flip(), ColorJitter(), Grayscale(), Blur()]), PIC)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,58 +17,40 @@ from mmssl.losses.nce import nce
 from mmssl.nn.head import Projection
 from mmssl.objectives.bank import Bank
 from mmssl.objectives.multi_view import MultiView
-from mmssl.transforms import image
+from mmssl.schema import Positive
+from mmssl.transforms.base import OnDevice
+from mmssl.transforms.color import ColorJitter, Grayscale
+from mmssl.transforms.image import Crop, Flip
 from mmssl.transforms.patches import cut
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, Sample, Spaces
-from mmssl.views.pair import Pair
+from mmssl.types import Batch, Encoder, Loss, Method, Spaces
+from mmssl.views.template import Views
 
 
-class JigsawPair(Pair):
-    """Shows a crop of a picture, and patches of another crop in random order, each recoloured on its own.
+@dataclass(kw_only=True)
+class ShuffledPatches(OnDevice):
+    """Makes of an image its patches in random order, each a view; steps behind it change each on its own.
 
-    grid: the second crop has so many cells across and down; cell: their side in pixels, side: that of the patches cut
-    from them, by default 85 and 64 where the first crop has 224. patch_scale: share of the area of the second crop.
-    The rest as Pair has it, of one view. Misra & van der Maaten, CVPR 2020.
+    grid: cells across and down; the objective says how many patches there are.
+    cell: their side in pixels, by default 85 where the encoder reads 224.
+    patch: side of the patch cut from each, by default 64 of 85.
     """
 
-    fixed_options: ClassVar = ("views",)
+    grid: int = 3
+    cell: Positive | None = None
+    patch: Positive | None = None
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        grid: int = 3,
-        cell: int | None = None,
-        side: int | None = None,
-        patch_scale: tuple[float, float] = (0.6, 1.0),
-        color_jitter: float = 1.0,
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.2),
-        blur: float = 0.0,
-        **rest: Any,
-    ) -> None:
-        super().__init__(preprocess, views=1, color_jitter=color_jitter, jitter=jitter, blur=blur, **rest)
-        size = self.prepare["image"].size
-        self.grid, self.cell, self.side = grid, cell or round(size * 85 / 224), side or round(size * 64 / 224)
-        if grid < 1 or self.side > self.cell:
-            raise UserError(f"view: a grid of {grid} with cells of {self.cell} holds no patches of {self.side} pixels")
-        self.patch_scale = image.check_range("patch_scale", patch_scale, 0.01, 1.0)
-        self.shows = {"image": 2}
+    def __post_init__(self) -> None:
+        if self.grid < 1 or (self.cell and self.patch and self.patch > self.cell):
+            raise UserError(f"a grid of {self.grid} with cells of {self.cell} holds no patches of {self.patch} pixels")
 
-    def __call__(self, sample: Sample) -> Sample:
-        shown = super().__call__(sample)
-        if "image" in shown:
-            shown["image"].append(self._crop(image.opened(sample["image"]), self.grid * self.cell, self.patch_scale))
-        return shown
+    def side(self, given: int) -> int:
+        return self.grid * (self.cell or round(given * 85 / 224))
 
-    def on_device(self, batch: Batch) -> Batch:
-        """Makes a list of the crop and of the patches (B, 3, side, side)."""
-        picture, whole = batch.views["image"]
-        patches = cut(whole, cell=self.cell, side=self.side)  # (B, N, 3, side, side)
+    def on_device(self, x: Tensor) -> Tensor:
+        cell = x.shape[-1] // self.grid
+        patches = cut(x, cell=cell, side=self.patch or round(cell * 64 / 85))  # (B, N, 3, P, P)
         order = torch.rand(patches.shape[:2], device=patches.device).argsort(dim=1)
-        patches = patches[torch.arange(len(patches), device=patches.device)[:, None], order]
-        colored = self._colored(patches.flatten(0, 1), self.chances[0]).view(patches.shape)
-        batch.views["image"] = [self._colored(picture, self.chances[0]), *colored.unbind(1)]
-        return batch
+        return patches[torch.arange(len(patches), device=patches.device)[:, None], order]
 
 
 class PIRL(MultiView):
@@ -99,8 +83,13 @@ class PIRL(MultiView):
         self.patch_head = Projection(self.dim, out=embed_dim, bias=True)
         self.join = nn.Linear(patches * embed_dim, embed_dim)
         self.bank = Bank(embed_dim, momentum=momentum)
+        if isqrt(patches) ** 2 != patches:
+            raise UserError(f"patches is {patches}; expected a square, such as 9")
         self.patches, self.patch_weight = patches, patch_weight
         self.options: dict[str, Any] = {"noise": negatives, "temperature": temperature}
+
+    def view_options(self) -> dict[str, Any]:
+        return {"patches": {"image": {"shuffled_patches": {"grid": isqrt(self.patches)}}}}
 
     def reserve(self, samples: int | None) -> None:
         self.bank.reserve(samples)
@@ -129,4 +118,7 @@ class PIRL(MultiView):
         return {self.key: self.head}
 
 
-method = Method(JigsawPair, PIRL)
+COLORS = (ColorJitter(p=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2), Grayscale())
+PATCHES = [Crop(scale=(0.6, 1.0)), Flip(), ShuffledPatches(), *COLORS]
+
+method = Method(Views(1, image=[Crop(), Flip(), *COLORS], patches=Views(1, image=PATCHES)), PIRL)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,54 +15,50 @@ from mmssl.nn.normalize import IMAGENET_MEAN
 from mmssl.numerics.color import as_unit
 from mmssl.objectives.frame_order import classified
 from mmssl.objectives.multi_view import MultiView
+from mmssl.transforms.base import OnBatch
+from mmssl.transforms.image import Crop
 from mmssl.transforms.patches import cut
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
-from mmssl.views.single import Single
+from mmssl.types import Batch, Encoder, Loss, Method
+from mmssl.views.template import Views
 
 MIDDLE, AROUND = 4, (0, 1, 2, 3, 5, 6, 7, 8)  # of a grid of 3 x 3, row by row
 MAGENTA_GREEN = (-1.0, 2.0, -1.0)  # the axis of colour along which lenses spread an edge
 
 
-class Neighbors(Single):
+@dataclass(kw_only=True)
+class Neighbors(OnBatch):
     """Shows the middle patch of a grid of 3 x 3 and one of the eight around it; the target says which.
 
-    patch: side in pixels; gap: pixels between patches, about half a patch; jitter: up to so many pixels each is off
-    its place. The picture is cut and scaled so that the grid fills it. color: `drop` leaves each patch one random
-    channel and puts faint noise about the mean for the others, `project` takes out what lies between green and
-    magenta, which a lens shifts towards the border and so betrays the place, `keep` does neither.
-    The rest as Single has it.
+    The image is cut and scaled so that the grid fills it.
+
+    patch: side of a patch in pixels.
+    gap: pixels between patches, about half a patch.
+    jitter: up to so many pixels each is off its place.
+    color: `drop` leaves each patch one random channel and puts faint noise about the mean for the others, `project`
+        takes out what lies between green and magenta, which a lens shifts towards the border and so betrays the place,
+        `keep` does neither.
     """
 
-    fixed_options: ClassVar = ("views",)
-    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "gap": {"gap": 0},
-        "jitter": {"jitter": 0},
-        "chromatic": {"color": "keep"},
-    }
-    chance = 1 / len(AROUND)
+    single = True
+    patch: int = 96
+    gap: int = 48
+    jitter: int = 7
+    color: Literal["drop", "project", "keep"] = "drop"
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        patch: int = 96,
-        gap: int = 48,
-        jitter: int = 7,
-        color: Literal["drop", "project", "keep"] = "drop",
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        **rest: Any,
-    ) -> None:
-        if patch < 1 or gap < 0 or jitter < 0:
-            raise UserError(f"patch is {patch}, gap {gap}, jitter {jitter}; expected pixels, 0 or more")
-        given: Any = preprocess["image"]
-        whole = replace(given, size=3 * patch + 2 * gap + 2 * jitter)
-        super().__init__({**preprocess, "image": whole}, crop_scale=crop_scale, **rest)
-        self.patch, self.gap, self.off, self.color = patch, gap, jitter, color
+    def __post_init__(self) -> None:
+        if self.patch < 1 or self.gap < 0 or self.jitter < 0:
+            raise UserError(f"patch is {self.patch}, gap {self.gap}, jitter {self.jitter}; expected pixels, 0 or more")
 
-    def on_device(self, batch: Batch) -> Batch:
-        batch = super().on_device(batch)
+    @property
+    def chance(self) -> float:
+        return 1 / len(AROUND)
+
+    def side(self, preprocess: Mapping[str, Any]) -> int:
+        return 3 * self.patch + 2 * self.gap + 2 * self.jitter
+
+    def on_batch(self, batch: Batch) -> Batch:
         (picture,) = batch.views["image"]
-        cell = self.patch + 2 * self.off
+        cell = self.patch + 2 * self.jitter
         patches = cut(picture, cell=cell, stride=self.patch + self.gap, side=self.patch)  # (B, 9, 3, P, P)
         batch.target = torch.randint(len(AROUND), (len(picture),), device=picture.device)
         which = torch.tensor(AROUND).to(picture.device, non_blocking=True)[batch.target]
@@ -108,4 +104,11 @@ class RelativePosition(MultiView):
         return loss
 
 
-method = Method(Neighbors, RelativePosition)
+STEPS = [Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0))]
+GUARDS: dict[str, dict[str, Any]] = {
+    "gap": {"neighbors": {"gap": 0}},
+    "jitter": {"neighbors": {"jitter": 0}},
+    "chromatic": {"neighbors": {"color": "keep"}},
+}
+
+method = Method(Views(1, image=STEPS, after=[Neighbors()], guards=GUARDS), RelativePosition)

@@ -4,45 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.nn.mlp import mlp
+from mmssl.numerics.geometry import compose
 from mmssl.objectives.multi_view import MultiView
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess
-from mmssl.views.single import Single
+from mmssl.transforms.base import OnBatch
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method
+from mmssl.views.template import Views
 
 TURNS = 4
 
 
-class Turned(Single):
-    """Shows a picture in all four quarter turns, in this order; the target (B, 4) is the turn of each view.
+@dataclass(kw_only=True)
+class QuarterTurns(OnBatch):
+    """Shows an image in all four quarter turns, in this order; the target (B, 4) is the turn of each view.
 
-    There is no guard to let down: turns by a quarter move pixels and change none. The rest as Single has it.
+    There is no guard to let down: turns by a quarter move pixels and change none.
     """
 
-    fixed_options: ClassVar = ("views",)
-    chance = 1 / TURNS
+    single = True
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        flip: float = 0.5,
-        **rest: Any,
-    ) -> None:
-        super().__init__(preprocess, crop_scale=crop_scale, flip=flip, **rest)
+    @property
+    def chance(self) -> float:
+        return 1 / TURNS
 
-    def on_device(self, batch: Batch) -> Batch:
-        batch = super().on_device(batch)
+    def on_batch(self, batch: Batch) -> Batch:
         (picture,) = batch.views["image"]
         batch.views["image"] = [picture.rot90(turn, (2, 3)) for turn in range(TURNS)]
         batch.target = torch.arange(TURNS, device=picture.device).expand(len(picture), -1)
+        if "image" in batch.places:
+            (place,) = batch.places["image"]
+            batch.places["image"] = [compose(quarter_turns(place, turn), place) for turn in range(TURNS)]
         return batch
+
+
+def quarter_turns(like: Tensor, turn: int) -> Tensor:
+    """Returns the maps (B, 2, 3), in 0 to 1, from an image turned against the clock to what it was."""
+    rows = [[[1, 0, 0], [0, 1, 0]], [[0, -1, 1], [1, 0, 0]], [[-1, 0, 1], [0, -1, 1]], [[0, 1, 0], [-1, 0, 1]]]
+    return torch.tensor(rows[turn], dtype=like.dtype).to(like.device, non_blocking=True).expand(len(like), -1, -1)
 
 
 class Rotation(MultiView):
@@ -71,4 +77,6 @@ class Rotation(MultiView):
         return Loss(dist.mean(losses, present), logs, {self.key: pooled[:, 0].detach()}, {"correct": correct})
 
 
-method = Method(Turned, Rotation)
+STEPS = [Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip()]
+
+method = Method(Views(1, image=STEPS, after=[QuarterTurns()]), Rotation)

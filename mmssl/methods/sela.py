@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from math import log
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,25 +15,10 @@ from mmssl.numerics.monitors import assignment_entropy
 from mmssl.numerics.sinkhorn import sinkhorn
 from mmssl.objectives.clustering import Labels, by_number, check_clusters, survey
 from mmssl.objectives.multi_view import MultiView, pooled_views
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, evaluating
-from mmssl.views.pair import Pair
-from mmssl.views.single import Chance
-
-
-class OneJittered(Pair):
-    """Shows a sample once, its colours always jittered, without blur; the options are Pair's."""
-
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        views: int = 1,
-        color_jitter: Chance = 1.0,
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.4),
-        blur: Chance = 0.0,
-        **rest: Any,
-    ) -> None:
-        super().__init__(preprocess, views=views, color_jitter=color_jitter, jitter=jitter, blur=blur, **rest)
+from mmssl.transforms.color import ColorJitter, Grayscale
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, evaluating
+from mmssl.views.template import Views
 
 
 class SeLa(MultiView):
@@ -112,4 +96,6 @@ class SeLa(MultiView):
         self.done.fill_(progress)
 
 
-method = Method(OneJittered, SeLa)
+COLORS = ColorJitter(p=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4)
+
+method = Method(Views(1, image=[Crop(), Flip(), COLORS, Grayscale()]), SeLa)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class Verified(Ordered):
     decides; without it the wrong order is (c, b, d) or (b, d, c).
     """
 
-    guards: ClassVar = {"fixed_ends": {"fixed_ends": False}, **Ordered.guards}
+    guards: Mapping[str, Mapping[str, Any]] = {"fixed_ends": {"fixed_ends": False}, **Ordered.guards}
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from mmssl.losses.sigmoid import pairwise_sigmoid
 from mmssl.nn.temperature import LogitScale
 from mmssl.objectives.joint_space import JointSpace
 from mmssl.types import Encoder, Method
-from mmssl.views.single import Single
+from mmssl.views import single
 
 
 class SigLIP(JointSpace):
@@ -44,4 +44,4 @@ class SigLIP(JointSpace):
         return pairwise_sigmoid(contrast, bias=self.bias)
 
 
-method = Method(Single, SigLIP)
+method = Method(single.view, SigLIP)

@@ -13,7 +13,7 @@ from mmssl.losses.nt_xent import nt_xent
 from mmssl.nn.head import Middle, Projection
 from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
-from mmssl.views.pair import Pair
+from mmssl.views import simclr
 
 
 class SimCLR(MultiView):
@@ -66,5 +66,5 @@ class SimCLRv2(SimCLR):
         return {self.key: self.head, f"{self.key}/middle": Middle.of(self.head)}
 
 
-method = Method(Pair, SimCLR)
-v2 = Method(Pair, SimCLRv2)
+method = Method(simclr.view, SimCLR)
+v2 = Method(simclr.view, SimCLRv2)

@@ -16,18 +16,11 @@ from mmssl.nn.probe import pixels_per_cell
 from mmssl.numerics.color import as_unit
 from mmssl.objectives.masking import block_mask, token_encoder
 from mmssl.objectives.multi_view import MultiView
+from mmssl.transforms.image import Crop, Flip
 from mmssl.transforms.patches import cut
-from mmssl.types import Batch, Encoder, Loss, Method, Preprocess, TokenEncoder
-from mmssl.views.seeded import Seeded
-
-
-class Cropped(Seeded):
-    """Shows a crop of at least two thirds of a picture, mirrored or not; the options are Seeded's."""
-
-    def __init__(
-        self, preprocess: Mapping[str, Preprocess], *, crop_scale: tuple[float, float] = (0.67, 1.0), **rest: Any
-    ) -> None:
-        super().__init__(preprocess, crop_scale=crop_scale, **rest)
+from mmssl.types import Batch, Encoder, Loss, Method, TokenEncoder
+from mmssl.views.mae import Seed
+from mmssl.views.template import Views
 
 
 class SimMIM(MultiView):
@@ -81,4 +74,4 @@ class SimMIM(MultiView):
         return mask, cut(self.normalize(x), cell=height).flatten(2), encoder(shown)
 
 
-method = Method(Cropped, SimMIM)
+method = Method(Views(1, image=[Crop(scale=(0.67, 1.0)), Flip()], after=[Seed()]), SimMIM)

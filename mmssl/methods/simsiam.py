@@ -13,7 +13,7 @@ from mmssl.nn.head import Projection
 from mmssl.nn.mlp import mlp
 from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
-from mmssl.views.blurred import Blurred
+from mmssl.views import moco_v2
 
 
 class SimSiam(MultiView):
@@ -57,4 +57,4 @@ class SimSiam(MultiView):
         return {self.key: self.head}
 
 
-method = Method(Blurred, SimSiam)
+method = Method(moco_v2.view, SimSiam)

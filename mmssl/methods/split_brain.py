@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,55 +17,47 @@ from mmssl.losses.soft_bins import soft_nll
 from mmssl.nn.decoder import Decoder
 from mmssl.numerics.bins import Bins, ab_grid, sampled
 from mmssl.numerics.color import lab, srgb
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample, reading
-from mmssl.views.single import Single
+from mmssl.transforms.base import OnBatch
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, reading
+from mmssl.views.template import Views
 
 LEARN_BATCHES = 1000  # at most, for the clusters of colour
 EVEN = 50.0  # the lightness that all colours are shown with
 HALVES = {"image": "colors", "image_ab": "lightness"}  # which encoder is asked for what
 
 
-class Halves(Single):
-    """Shows a picture without its colour to `image`, and with its lightness made even to `image_ab`.
+@dataclass(kw_only=True)
+class Halves(OnBatch):
+    """Shows an image without its colour to `image`, and with its lightness made even to `image_ab`.
 
-    What each half is asked for is handed on, averaged over cells of so many pixels: `colors` (B, 2, h, w), a and b of
-    Lab, and `lightness` (B, 1, h, w). split: off, both see the whole picture. The rest as Single has it. Encoders
-    `lab`, with part lightness and part color, see no more of whole pictures when they are judged than here.
+    What each half is asked for is added, averaged over cells: `colors` (B, 2, h, w), a and b of Lab, and `lightness`
+    (B, 1, h, w). Encoders `lab`, with part lightness and part color, see no more of whole images when they are judged
+    than here.
+
+    cell: side, in pixels, of the squares that are averaged.
+    split: off, both see the whole image.
     """
 
-    fixed_options: ClassVar = ("views",)
-    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"split": {"split": False}}
+    single = True
+    cell: int = 4
+    split: bool = True
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        cell: int = 4,
-        split: bool = True,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        flip: float = 0.5,
-        **rest: Any,
-    ) -> None:
-        super().__init__(preprocess, crop_scale=crop_scale, flip=flip, **rest)
-        size, other = (self.prepare[key].size for key in HALVES)
-        if size != other or size % cell:
-            raise UserError(f"pictures of {size} and {other} pixels in cells of {cell}; expected one size they divide")
-        self.reads, self.cell, self.split = ("image",), cell, split
+    def check(self, preprocess: Mapping[str, Any]) -> None:
+        size, other = (preprocess[key].size for key in HALVES)
+        if size != other or size % self.cell:
+            raise UserError(
+                f"images of {size} and {other} pixels in cells of {self.cell}; expected one size they divide"
+            )
 
-    def __call__(self, sample: Sample) -> Sample:
-        shown = super().__call__({"image": sample.get("image")})
-        return dict.fromkeys(HALVES, shown["image"]) if shown else {}
-
-    def on_device(self, batch: Batch) -> Batch:
-        batch = super().on_device(batch)
+    def on_batch(self, batch: Batch) -> Batch:
         (picture,) = batch.views["image"]
         lightness, colors = lab(picture).split([1, 2], dim=1)
         batch.extra |= {"lightness": F.avg_pool2d(lightness, self.cell), "colors": F.avg_pool2d(colors, self.cell)}
-        batch.views["image_ab"] = [picture]
         if self.split:
             gray, even = torch.zeros_like(colors), torch.full_like(lightness, EVEN)
             halves = torch.cat([lightness, gray], dim=1), torch.cat([even, colors], dim=1)
-            batch.views = {key: [srgb(half)] for key, half in zip(HALVES, halves, strict=True)}
+            batch.views |= {key: [srgb(half)] for key, half in zip(HALVES, halves, strict=True)}
         return batch
 
 
@@ -137,4 +130,7 @@ class SplitBrain(Objective):
         return Loss(torch.stack(totals).sum(), logs, embeddings, {"correct": correct, **rights})
 
 
-method = Method(Halves, SplitBrain)
+STEPS = [Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip()]
+GUARDS = {"split": {"halves": {"split": False}}}
+
+method = Method(Views(1, image=STEPS, after=[Halves()], guards=GUARDS), SplitBrain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch.nn import functional as F
@@ -13,35 +14,30 @@ from mmssl.losses.pixels import Error, pixel_error
 from mmssl.nn.adversary import Adversary
 from mmssl.nn.decoder import Decoder
 from mmssl.numerics.color import as_unit
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess
-from mmssl.views.single import Single
+from mmssl.transforms.base import OnBatch
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Loss, Method, Objective
+from mmssl.views.template import Views
 
 
-class Shrunk(Single):
-    """Shows a picture shrunk by a factor, and the whole one after it.
+@dataclass(kw_only=True)
+class Shrink(OnBatch):
+    """Shows an image shrunk by a factor, and the whole one after it.
 
-    enlarge: the small one is blown up to the old size again, so that any encoder reads it, and things are as large as
-    the encoder will find them later; without it the encoder sees the small picture. The rest as Single has it.
+    factor: by which its side is divided.
+    enlarge: whether the small one is blown up to the old size again, so that any encoder reads it, and things are as
+        large as the encoder will find them later; without it the encoder sees the small image.
     """
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        factor: int = 4,
-        enlarge: bool = True,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        flip: float = 0.5,
-        **rest: Any,
-    ) -> None:
-        super().__init__(preprocess, crop_scale=crop_scale, flip=flip, **rest)
-        size = self.prepare["image"].size
-        if factor < 2 or size % factor:
-            raise UserError(f"pictures of {size} pixels cannot be shrunk by {factor}; expected a divisor above 1")
-        self.factor, self.enlarge = factor, enlarge
+    factor: int = 4
+    enlarge: bool = True
 
-    def on_device(self, batch: Batch) -> Batch:
-        batch = super().on_device(batch)
+    def check(self, preprocess: Mapping[str, Any]) -> None:
+        size = preprocess["image"].size
+        if self.factor < 2 or size % self.factor:
+            raise UserError(f"images of {size} pixels cannot be shrunk by {self.factor}; expected a divisor above 1")
+
+    def on_batch(self, batch: Batch) -> Batch:
         whole = as_unit(batch.views["image"][0])
         small = F.interpolate(whole, scale_factor=1 / self.factor, mode="bicubic", antialias=True).clamp(0, 1)
         if self.enlarge:
@@ -97,4 +93,6 @@ class SuperResolution(Objective):
         return Loss(total, logs, {"image": features.pooled.detach()})
 
 
-method = Method(Shrunk, SuperResolution)
+STEPS = [Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip()]
+
+method = Method(Views(1, image=STEPS, after=[Shrink()]), SuperResolution)

@@ -20,7 +20,7 @@ from mmssl.numerics.sinkhorn import sinkhorn
 from mmssl.objectives.multi_view import MultiView
 from mmssl.objectives.queue import Queue
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
-from mmssl.views.multicrop import MultiCrop
+from mmssl.views import swav
 
 
 class SwAV(MultiView):
@@ -109,4 +109,4 @@ class SwAV(MultiView):
         return {self.key: self.head}
 
 
-method = Method(MultiCrop, SwAV)
+method = Method(swav.view, SwAV)

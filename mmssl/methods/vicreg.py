@@ -12,7 +12,7 @@ from mmssl.nn.head import Projection
 from mmssl.nn.packed import gather_rows
 from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
-from mmssl.views.asymmetric import Asymmetric
+from mmssl.views import byol
 
 
 class VICReg(MultiView):
@@ -56,4 +56,4 @@ class VICReg(MultiView):
         return {self.key: self.head}
 
 
-method = Method(Asymmetric, VICReg)
+method = Method(byol.view, VICReg)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mmssl.modalities import audio as sounds
 from mmssl.schema import Positive, above, below
+from mmssl.transforms.base import OnWaveform, check_range
 from mmssl.types import Preprocess
 
 
@@ -78,3 +79,70 @@ def time_mask(samples: Tensor, *, share: float) -> Tensor:
     length = round(share * samples.shape[-1])
     start = random.randint(0, samples.shape[-1] - length)
     return torch.cat([samples[:start], torch.zeros(length), samples[start + length :]])
+
+
+@dataclass(kw_only=True)
+class Speed(OnWaveform):
+    """Plays the sound faster or slower, its pitch with it.
+
+    factor: range of the speed, 1 leaves it as it is.
+    """
+
+    factor: tuple[float, float] = (0.8, 1.25)
+
+    def __post_init__(self) -> None:
+        check_range("speed.factor", self.factor, 0.1, 10.0)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        return speed(samples, factor=random.uniform(*self.factor))
+
+    def varies(self) -> bool:
+        return self.factor[0] < self.factor[1]
+
+
+@dataclass(kw_only=True)
+class Gain(OnWaveform):
+    """Makes the sound louder or softer.
+
+    decibels: the most, either way.
+    """
+
+    decibels: float = 6.0
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        return gain(samples, decibels=(-self.decibels, self.decibels)) if self.decibels else samples
+
+    def varies(self) -> bool:
+        return self.decibels > 0
+
+
+@dataclass(kw_only=True)
+class Noise(OnWaveform):
+    """Adds white noise.
+
+    power: the most, as a share of the sound's own power.
+    """
+
+    power: float = 0.1
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        return noise(samples, power=random.uniform(0, self.power)) if self.power else samples
+
+    def varies(self) -> bool:
+        return self.power > 0
+
+
+@dataclass(kw_only=True)
+class TimeMask(OnWaveform):
+    """Silences a part of the sound. Park et al., Interspeech 2019 (SpecAugment).
+
+    share: the most, of its length.
+    """
+
+    share: float = 0.2
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        return time_mask(samples, share=random.uniform(0, self.share)) if self.share else samples
+
+    def varies(self) -> bool:
+        return self.share > 0

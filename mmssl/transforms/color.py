@@ -7,44 +7,141 @@ are one matrix for each picture and one pass over its pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmssl.errors import UserError
 from mmssl.numerics.color import LUMA, as_unit
+from mmssl.transforms.base import Chance, OnDevice, one
 
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 Affine = tuple[Tensor, Tensor]  # matrix (B, 3, 3) and shift (B, 3): colour -> matrix colour + shift
 
 
-def color_jitter(
-    x: Tensor,
-    *,
-    brightness: float = 0.4,
-    contrast: float = 0.4,
-    saturation: float = 0.4,
-    hue: float = 0.1,
-    jittered: float = 1.0,
-    grayscale: float = 0.0,
-) -> Tensor:
-    """Changes brightness, contrast, saturation and hue of (B, 3, ...) in random order, and takes some all colour.
+class Linear(OnDevice):
+    """A change of colour that is affine for each image; several in a row are one pass over the pixels."""
 
-    The first three are multiplied by a factor within 1 +- the option, hue turns by up to that share of a circle (in
-    YIQ; torchvision turns in HSV, and cuts to [0, 1] after every step, which is done here once at the end).
-    jittered: the share of pictures that are jittered; grayscale: of those that lose their colour after that.
+    def affine(self, mean: Tensor) -> Affine:
+        """Draws the change of each image, given its mean colour (B, 3)."""
+        raise NotImplementedError
+
+    def on_device(self, x: Tensor) -> Tensor:
+        return recolored(x, [self])
+
+
+@dataclass(kw_only=True)
+class ColorJitter(Linear):
+    """Changes brightness, contrast, saturation and hue of each image, in random order.
+
+    Hue turns in YIQ, and values are cut to 0 to 1 once, at the end; torchvision turns in HSV and cuts after each.
+
+    p: the probability.
+    brightness: factors within 1 +- so much.
+    contrast: factors within 1 +- so much.
+    saturation: factors within 1 +- so much.
+    hue: turns by up to that share of a circle, either way.
     """
+
+    p: Chance = 0.8
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+
+    def __post_init__(self) -> None:
+        values = (self.brightness, self.contrast, self.saturation, self.hue)
+        if min(values) < 0 or self.hue > 0.5:
+            raise UserError(f"color_jitter's strengths are {values}; expected 0 or more, and a hue of at most 0.5")
+
+    def affine(self, mean: Tensor) -> Affine:
+        matrix, shift = _jitter(mean, (self.brightness, self.contrast, self.saturation, self.hue))
+        keep = torch.rand(len(mean), device=mean.device) >= one(self.p)
+        eye = torch.eye(3, device=mean.device)
+        return torch.where(keep[:, None, None], eye, matrix), shift.masked_fill(keep[:, None], 0)
+
+    def active(self) -> bool:
+        return one(self.p) > 0 and max(self.brightness, self.contrast, self.saturation, self.hue) > 0
+
+
+@dataclass(kw_only=True)
+class Grayscale(Linear):
+    """Takes an image all its colour.
+
+    p: the probability.
+    """
+
+    p: Chance = 0.2
+
+    def affine(self, mean: Tensor) -> Affine:
+        luma = torch.tensor(LUMA).to(mean.device, non_blocking=True).expand(3, 3)
+        gray = torch.rand(len(mean), device=mean.device) < one(self.p)
+        matrix = torch.where(gray[:, None, None], luma, torch.eye(3, device=mean.device))
+        return matrix, torch.zeros_like(mean)
+
+    def active(self) -> bool:
+        return one(self.p) > 0
+
+    def varies(self) -> bool:
+        return 0 < one(self.p) < 1
+
+
+@dataclass(kw_only=True)
+class Blur(OnDevice):
+    """Blurs images, of a video all alike, with Gaussians cut at a twentieth of the height.
+
+    p: the probability.
+    sigma: range of their width in pixels.
+    """
+
+    p: Chance = 0.5
+    sigma: tuple[float, float] = (0.1, 2.0)
+
+    def on_device(self, x: Tensor) -> Tensor:
+        return blur(x, share=one(self.p), sigma=self.sigma)
+
+    def active(self) -> bool:
+        return one(self.p) > 0
+
+
+@dataclass(kw_only=True)
+class Solarize(OnDevice):
+    """Inverts what is brighter than the threshold. Grill et al., NeurIPS 2020 (BYOL).
+
+    p: the probability.
+    threshold: from 0 to 1.
+    """
+
+    p: Chance = 0.2
+    threshold: float = 0.5
+
+    def on_device(self, x: Tensor) -> Tensor:
+        return solarize(x, share=one(self.p), threshold=self.threshold)
+
+    def active(self) -> bool:
+        return one(self.p) > 0
+
+    def varies(self) -> bool:
+        return 0 < one(self.p) < 1
+
+
+def recolored(x: Tensor, steps: Sequence[Linear]) -> Tensor:
+    """Changes the colours of (B, 3, ...) by several steps in one pass."""
     x = as_unit(x)
     flat = x.flatten(2)  # (B, 3, P)
-    changed = _jitter(flat.mean(dim=2), (brightness, contrast, saturation, hue))
-    keep = torch.rand(len(x), device=x.device) >= jittered
-    eye, luma = torch.eye(3, device=x.device), torch.tensor(LUMA).to(x.device, non_blocking=True).expand(3, 3)
-    matrix = torch.where(keep[:, None, None], eye, changed[0])
-    shift = changed[1].masked_fill(keep[:, None], 0)
-    gray = torch.rand(len(x), device=x.device) < grayscale
-    matrix = torch.where(gray[:, None, None], luma @ matrix, matrix)
-    shift = torch.where(gray[:, None], shift @ luma.T, shift)
+    mean = flat.mean(dim=2)
+    matrix, shift = torch.eye(3, device=x.device).expand(len(x), 3, 3), torch.zeros_like(mean)
+    for step in steps:
+        change, more = step.affine(mean)
+        matrix, shift, mean = change @ matrix, _moved(change, shift) + more, _moved(change, mean) + more
     return torch.baddbmm(shift[:, :, None].to(x.dtype), matrix.to(x.dtype), flat).clamp_(0, 1).view_as(x)
+
+
+def _moved(matrix: Tensor, colors: Tensor) -> Tensor:
+    return torch.einsum("bij,bj->bi", matrix, colors)
 
 
 def _jitter(mean: Tensor, most: tuple[float, float, float, float]) -> Affine:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from mmssl.numerics.color import as_unit
+from mmssl.transforms.base import OnDevice
 
 
 def warp(x: Tensor, matrix: Tensor, *, fill: float | None = None) -> Tensor:
@@ -13,13 +19,24 @@ def warp(x: Tensor, matrix: Tensor, *, fill: float | None = None) -> Tensor:
     A map takes a place of the result to one of the picture, both from -1 to 1. What lies outside is mirrored, or has
     the value `fill`.
     """
-    height, width = x.shape[2:]
-    shape = torch.tensor([[1.0, height / width], [width / height, 1.0]]).to(x.device, non_blocking=True)
-    matrix = torch.cat([matrix[:, :, :2] * shape, matrix[:, :, 2:]], dim=2)  # turns, not skews, where W is not H
-    grid = F.affine_grid(matrix, list(x.shape), align_corners=False).to(x.dtype)
+    grid = F.affine_grid(_in_shape(matrix, x.shape[2:]), list(x.shape), align_corners=False).to(x.dtype)
     if fill is None:
         return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
     return F.grid_sample(x - fill, grid, padding_mode="zeros", align_corners=False) + fill
+
+
+def _in_shape(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+    """Returns the maps as pixels of a shape (H, W) have them: they turn, and do not skew, where W is not H."""
+    height, width = shape
+    stretch = torch.tensor([[1.0, height / width], [width / height, 1.0]]).to(matrix.device, non_blocking=True)
+    return torch.cat([matrix[:, :, :2] * stretch, matrix[:, :, 2:]], dim=2)
+
+
+def unit_map(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+    """Returns the maps (B, 2, 3) of `warp`, whose places run from -1 to 1, for places from 0 to 1."""
+    matrix = _in_shape(matrix, shape)
+    turn, shift = matrix[:, :, :2], matrix[:, :, 2:]
+    return torch.cat([turn, (shift + 1 - turn.sum(dim=2, keepdim=True)) / 2], dim=2)
 
 
 def rotation(angles: Tensor) -> Tensor:
@@ -29,6 +46,29 @@ def rotation(angles: Tensor) -> Tensor:
     return torch.stack([cos, -sin, none, sin, cos, none], dim=1).view(-1, 2, 3)
 
 
-def rotate(x: Tensor, *, degrees: float) -> Tensor:
-    """Turns each picture (B, C, H, W) by up to so many degrees either way; corners are filled by mirroring."""
-    return warp(x, rotation(torch.empty(len(x), device=x.device).uniform_(-degrees, degrees)))
+def rotate(x: Tensor, *, degrees: float) -> tuple[Tensor, Tensor]:
+    """Turns each image (B, C, H, W) by up to so many degrees either way; corners are filled by mirroring.
+
+    Returns the images and the maps (B, 2, 3), in 0 to 1, from what they show to what was given.
+    """
+    matrix = rotation(torch.empty(len(x), device=x.device).uniform_(-degrees, degrees))
+    return warp(x, matrix), unit_map(matrix, x.shape[2:])
+
+
+@dataclass(kw_only=True)
+class Rotate(OnDevice):
+    """Turns images, filling the corners by mirroring.
+
+    degrees: the most, either way.
+    """
+
+    degrees: float = 20.0
+
+    def on_device(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return rotate(as_unit(x), degrees=self.degrees)
+
+    def active(self) -> bool:
+        return self.degrees > 0
+
+    def varies(self) -> bool:
+        return self.degrees > 0

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmssl.errors import UserError
 from mmssl.modalities import image as pictures
 from mmssl.schema import Positive, above, at_most
+from mmssl.transforms.base import Chance, Frame, Geometric, chance, check_range, one
 from mmssl.types import Preprocess
 
 FILTERS = {
@@ -44,16 +45,31 @@ class ImagePreprocess(Preprocess):
     crop_ratio: Annotated[float, above(0), at_most(1)] = 1.0
 
     def __call__(self, raw: Any) -> Tensor:
-        target = max(self.size, math.floor(self.size / self.crop_ratio))
         # Twice the size is decoded, so that the filter, not the JPEG's own shrinking, decides what is seen.
-        image = pictures.pixels(opened(raw), min_size=2 * target)
-        width, height = (target, target) if self.resize == "squash" else _shorter(image.size, target)
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        image = pictures.pixels(opened(raw), min_size=2 * self._target)
+        (width, height), (left, top) = self._scaled(image.size)
         if max(width, height) > LONGEST * self.size:  # scaled whole, a line of pixels would take gigabytes
             box = _source_box(image.size, (width, height), (left, top, left + self.size, top + self.size))
             return to_tensor(image.resize((self.size, self.size), FILTERS[self.interpolation], box=box))
         image = image.resize((width, height), FILTERS[self.interpolation])
         return to_tensor(image.crop((left, top, left + self.size, top + self.size)))
+
+    @property
+    def _target(self) -> int:
+        return max(self.size, math.floor(self.size / self.crop_ratio))
+
+    def _scaled(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Returns the size that an image of (width, height) is scaled to, and the corner of what is then cut."""
+        target = self._target
+        width, height = (target, target) if self.resize == "squash" else _shorter(size, target)
+        return (width, height), (round((width - self.size) / 2), round((height - self.size) / 2))
+
+    def frame(self, width: int, height: int) -> Frame:
+        """Returns which part of an image is shown."""
+        scaled, (left, top) = self._scaled((width, height))
+        corners = (left, top, left + self.size, top + self.size)
+        left, top, right, bottom = _source_box((width, height), scaled, corners)  # type: ignore[assignment]
+        return Frame(width, height, self.size, (left, top, right - left, bottom - top))
 
     def items(self, inputs: Any) -> list[Any]:
         """Takes one picture or several: a list, or a 4-D array (N, H, W, 3) or tensor (N, 3, H, W)."""
@@ -92,25 +108,64 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def random_crop(
-    image: Image.Image,
-    size: int,
-    *,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    interpolation: Interpolation = "bicubic",
-) -> Image.Image:
-    """Cuts a random box and scales it to RGB (size, size); an unread JPEG is decoded no larger than that needs.
+@dataclass(kw_only=True)
+class Crop(Geometric):
+    """Cuts a random box and scales it to a square. Szegedy et al., CVPR 2015.
 
-    scale: the box's share of the picture's area. ratio: its width over its height.
+    scale: the box's share of the area.
+    ratio: its width over its height.
+    size: side of the result in pixels, or below 1 as a share of what the encoder reads; by default just that.
     """
-    width, height = pictures.size(image)
-    left, top, box_width, box_height = random_box(width, height, scale=scale, ratio=ratio)
-    needed = math.ceil(size * min(width, height) / min(box_width, box_height))
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    size: float | None = None
+
+    def __post_init__(self) -> None:
+        check_range("crop.scale", self.scale, 0.01, 1.0)
+        check_range("crop.ratio", self.ratio, 0.1, 10.0)
+        if self.size is not None and not self.size > 0:
+            raise UserError(f"crop.size is {self.size}; expected pixels, or a share below 1")
+
+    def draw(self, frame: Frame) -> None:
+        width, height = round(frame.box[2]), round(frame.box[3])
+        frame.cut(*random_box(width, height, scale=self.scale, ratio=self.ratio))
+
+    def side(self, given: int) -> int:
+        """Returns the side of the result, where an encoder reads `given` pixels."""
+        if self.size is None:
+            return given
+        return round(given * self.size) if self.size < 1 else int(self.size)
+
+    def varies(self) -> bool:
+        return self.scale[0] < 1
+
+
+@dataclass(kw_only=True)
+class Flip(Geometric):
+    """Mirrors left and right.
+
+    p: the probability.
+    """
+
+    p: Chance = 0.5
+
+    def draw(self, frame: Frame) -> None:
+        frame.mirrored ^= chance(one(self.p))
+
+    def varies(self) -> bool:
+        return 0 < one(self.p) < 1
+
+
+def framed(image: Image.Image, frame: Frame, *, interpolation: Interpolation = "bicubic") -> Tensor:
+    """Returns what a frame shows, uint8 (3, size, size); an unread JPEG is decoded no larger than that needs."""
+    left, top, width, height = frame.box
+    needed = math.ceil(frame.size * min(frame.width, frame.height) / min(width, height))
     image = pictures.pixels(image, min_size=needed)
-    across, down = image.width / width, image.height / height
-    box = (left * across, top * down, (left + box_width) * across, (top + box_height) * down)
-    return image.resize((size, size), FILTERS[interpolation], box=box)
+    across, down = image.width / frame.width, image.height / frame.height
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    cut = image.resize((frame.size, frame.size), FILTERS[interpolation], box=box)
+    return to_tensor(cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if frame.mirrored else cut)
 
 
 def random_box(
@@ -129,20 +184,3 @@ def random_box(
     shape = min(max(width / height, ratio[0]), ratio[1])
     w, h = max(1, min(width, round(height * shape))), max(1, min(height, round(width / shape)))
     return random.randint(0, width - w), random.randint(0, height - h), w, h
-
-
-def flip(image: Image.Image) -> Image.Image:
-    """Mirrors left and right."""
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-
-
-def chance(probability: float) -> bool:
-    """Draws yes with a probability."""
-    return random.random() < probability
-
-
-def check_range(name: str, value: tuple[float, float], low: float, high: float) -> tuple[float, float]:
-    """Returns an option that is an ascending pair within bounds, or raises UserError."""
-    if not low <= value[0] <= value[1] <= high:
-        raise UserError(f"{name} is {value}; expected two ascending numbers from {low} to {high}")
-    return value

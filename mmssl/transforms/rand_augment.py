@@ -3,35 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmssl.errors import UserError
 from mmssl.numerics.color import LUMA, as_unit
-from mmssl.transforms.geometry import rotation, warp
+from mmssl.numerics.geometry import compose
+from mmssl.transforms.base import OnDevice
+from mmssl.transforms.geometry import rotation, unit_map, warp
 
 FILL = 0.45  # what moves in from outside, about ImageNet's mean
 Operation = Callable[[Tensor, Tensor], Tensor]  # pictures (B, 3, H, W) in [0, 1] and strengths (B,) in [0, 1]
 
 
+@dataclass(kw_only=True)
+class RandAugment(OnDevice):
+    """Changes each image by operations of its own, each with a probability of a half. Cubuk et al., NeurIPS 2020.
+
+    operations: how many are drawn for each image.
+    magnitude: how strong they are, 0 to 10.
+    """
+
+    operations: int = 2
+    magnitude: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.operations < 1 or not 0 <= self.magnitude <= 10:
+            raise UserError(
+                f"rand_augment's operations is {self.operations} and magnitude {self.magnitude}; expected at least 1, "
+                "and 0 to 10; null leaves it out"
+            )
+
+    def on_device(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return rand_augment(x, operations=self.operations, magnitude=self.magnitude)
+
+
 def rand_augment(
     x: Tensor, *, operations: int = 2, magnitude: float = 10.0, spread: float = 0.5, share: float = 0.5
-) -> Tensor:
-    """Draws `operations` of the fifteen for each picture (B, 3, H, W), and does each with probability `share`.
+) -> tuple[Tensor, Tensor]:
+    """Draws `operations` of the fifteen for each image (B, 3, H, W), and does each with probability `share`.
 
+    Returns the images and the maps (B, 2, 3), in 0 to 1, from what they show to what was given.
     magnitude: their mean strength, 0 to 10; spread: its deviation. Cubuk et al., NeurIPS 2020, as timm has it.
     """
     x = as_unit(x)
+    place = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
     for _ in range(operations):
         chosen = torch.randint(len(OPERATIONS), (len(x),), device=x.device)
         chosen = chosen.masked_fill(torch.rand(len(x), device=x.device) >= share, -1)
         strength = ((magnitude + spread * torch.randn(len(x), device=x.device)) / 10).clamp(0, 1)
         for number, change in enumerate(OPERATIONS.values()):
             rows = (chosen == number).nonzero()[:, 0]
-            if len(rows):
-                x = x.index_copy(0, rows, change(x[rows], strength[rows]).clamp(0, 1).to(x.dtype))
-    return x
+            if not len(rows):
+                continue
+            if isinstance(change, Warp):
+                matrix = change.matrix(strength[rows])
+                changed = warp(x[rows], matrix, fill=FILL)
+                place = place.index_copy(0, rows, compose(unit_map(matrix, x.shape[2:]), place[rows]))
+            else:
+                changed = change(x[rows], strength[rows])
+            x = x.index_copy(0, rows, changed.clamp(0, 1).to(x.dtype))
+    return x, place
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -100,22 +135,29 @@ def _smooth(x: Tensor) -> Tensor:
     return smooth
 
 
-def _move(column: int, row: int, most: float) -> Operation:
+@dataclass(frozen=True)
+class Warp:
+    """An operation that moves pixels: the maps (B, 2, 3) of `warp`, given strengths (B,)."""
+
+    matrix: Callable[[Tensor], Tensor]
+
+
+def _move(column: int, row: int, most: float) -> Warp:
     """Adds up to `most`, either way, to one entry of the affine map: a shear or a move."""
 
-    def change(x: Tensor, strength: Tensor) -> Tensor:
-        matrix = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
-        matrix[:, row, column] += most * _signed(strength)
-        return warp(x, matrix, fill=FILL)
+    def matrix(strength: Tensor) -> Tensor:
+        found = torch.eye(2, 3, device=strength.device).repeat(len(strength), 1, 1)
+        found[:, row, column] += most * _signed(strength)
+        return found
 
-    return change
+    return Warp(matrix)
 
 
-OPERATIONS: dict[str, Operation] = {
+OPERATIONS: dict[str, Operation | Warp] = {
     "auto_contrast": auto_contrast,
     "equalize": equalize,
     "invert": lambda x, _: 1 - x,
-    "rotate": lambda x, strength: warp(x, rotation(30 * _signed(strength)), fill=FILL),
+    "rotate": Warp(lambda strength: rotation(30 * _signed(strength))),
     "posterize": posterize,
     "solarize": solarize,
     "solarize_add": solarize_add,

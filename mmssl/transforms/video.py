@@ -14,7 +14,8 @@ from torch import Tensor
 from mmssl.errors import UserError
 from mmssl.modalities import video as clips
 from mmssl.schema import Positive, above, below
-from mmssl.transforms.image import FILTERS, Interpolation, random_box
+from mmssl.transforms.base import Frame
+from mmssl.transforms.image import FILTERS, Crop, Interpolation, random_box
 from mmssl.types import Preprocess
 
 Clip = clips.Video | clips.Frames
@@ -57,6 +58,11 @@ class VideoPreprocess(Preprocess):
         """Returns when the pictures of a window from `start` on are taken: in the middle of equal parts."""
         span = clip.duration if self.span is None else self.span
         return [max(0.0, start) + (i + 0.5) * span / self.frames for i in range(self.frames)]
+
+    def frame(self, width: int, height: int) -> Frame:
+        """Returns which part of a clip of this size is shown."""
+        side = min(width, height)
+        return Frame(width, height, self.size, ((width - side) // 2, (height - side) // 2, side, side))
 
     def items(self, inputs: Any) -> list[Any]:
         """Takes one clip or several: a list, or a 5-D array (N, T, H, W, 3) or tensor (N, 3, T, H, W)."""
@@ -101,11 +107,22 @@ def random_crop(
 
     scale: the box's share of the picture's area. ratio: its width over its height.
     """
-    # A box of this share of the area is the narrowest that may be drawn; it must still hold `size` pixels.
-    needed = math.ceil(size / math.sqrt(scale[0] * min(ratio[0], 1 / ratio[1])))
-    pictures = clip.frames(times, min_size=needed)
+    pictures = clip.frames(times, min_size=needed_side(Crop(scale=scale, ratio=ratio), size))
     left, top, width, height = random_box(pictures.shape[2], pictures.shape[1], scale=scale, ratio=ratio)
     return resized(np.ascontiguousarray(pictures[:, top : top + height, left : left + width]), size)
+
+
+def framed(pictures: np.ndarray, frame: Frame) -> Tensor:
+    """Returns what a frame shows of all pictures (T, H, W, 3) alike: uint8 (3, T, size, size)."""
+    left, top, width, height = map(round, frame.box)
+    cut = pictures[:, top : top + height, left : left + width]
+    shown = resized(np.ascontiguousarray(cut), frame.size)
+    return to_tensor(flip(shown) if frame.mirrored else shown)
+
+
+def needed_side(crop: Crop, size: int) -> int:
+    """Returns the shorter side that a clip must be decoded at, so that the narrowest box still holds `size` pixels."""
+    return math.ceil(size / math.sqrt(crop.scale[0] * min(crop.ratio[0], 1 / crop.ratio[1])))
 
 
 def flip(pictures: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class CloudPair(View):
     Xie et al., ECCV 2020 (PointContrast).
     """
 
-    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"independent rotations": {"rotation": "none"}}
+    guards: Mapping[str, Mapping[str, Any]] = {"independent rotations": {"rotation": "none"}}
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class Ordered(View):
     begin with the file, whose first picture is a key frame, so that the codec's quality tells frames apart.
     """
 
-    guards: ClassVar = {
+    guards: Mapping[str, Mapping[str, Any]] = {
         "channel_splitting": {"split": False},
         "level": {"level": False},
         "jitter": {"jitter": 0},

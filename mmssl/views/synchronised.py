@@ -6,15 +6,18 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities.audio import Waveform
+from mmssl.transforms.audio import Gain
+from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Batch, Preprocess, Sample
-from mmssl.views.single import Single
+from mmssl.views.composed import Composed
+from mmssl.views.template import Views
 
 OFF_GRID, EASY, HARD, SUPER_HARD = -1, 0, 1, 2
 """Kinds of second sound: of another moment, off the grid; none; of a moment well apart; of one that overlaps."""
@@ -41,41 +44,29 @@ class Places:
         return [p for p in range(self.last + 1) if near - 1e-6 <= abs(p - place) * self.grid < far - 1e-6]
 
 
-class Synchronised(Single):
+class Synchronised(Composed):
     """Shows one frame of a film, a window of it or a still picture, and the sound of the same moment.
 
+    A still image has no time, and its sound, which may be shorter than the window, ends in silence.
+    Raises DamagedError for a video without sound or sound without image, a clip shorter than the window, and silence.
+
     grid: seconds between the moments that are shown, the same for every clip; the sound of one clip is the wrong one
-    for another, so wrong sounds lie on the grid as well. negatives_on_grid: false shows a second sound of each clip,
-    at any moment, to be the wrong one: the shortcut that Arandjelovic & Zisserman (ECCV 2018) found.
-    A still picture has no time, and its sound, which may be shorter than the window, ends in silence.
-    crop_scale, flip, color_jitter, grayscale, blur, gain: as Single has them; flips do not change what is heard.
-    Raises DamagedError for a film without sound or sound without picture, a clip shorter than the window, and silence.
+        for another, so wrong sounds lie on the grid as well.
+    negatives_on_grid: false shows a second sound of each clip, at any moment, to be the wrong one: the shortcut that
+        Arandjelovic & Zisserman (ECCV 2018) found.
     """
 
-    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"time_grid": {"negatives_on_grid": False}}
+    single = True
 
     def __init__(
         self,
         preprocess: Mapping[str, Preprocess],
+        template: Views,
         *,
         grid: float = 0.04,
         negatives_on_grid: bool = True,
-        crop_scale: tuple[float, float] = (0.75, 1.0),
-        flip: float = 0.5,
-        color_jitter: float = 0.0,
-        grayscale: float = 0.0,
-        blur: float = 0.0,
-        gain: float = 1.0,
     ) -> None:
-        super().__init__(
-            preprocess,
-            crop_scale=crop_scale,
-            flip=flip,
-            color_jitter=color_jitter,
-            grayscale=grayscale,
-            blur=blur,
-            gain=gain,
-        )
+        super().__init__(preprocess, template)
         if grid <= 0:
             raise UserError(f"grid is {grid}; expected seconds above 0, such as 0.04")
         self.visual = next((key for key in preprocess if key != "audio"), "")
@@ -85,8 +76,7 @@ class Synchronised(Single):
             raise UserError("the video encoder spans whole clips; give it fps, so that its window has a moment")
         self.grid, self.negatives_on_grid = grid, negatives_on_grid
         self.second = not negatives_on_grid
-        if self.second:
-            self.shows = {"audio": 2}
+        self.shows = {self.visual: 1, "audio": 1 + self.second}
 
     def __call__(self, sample: Sample) -> Sample:
         if sample.get("audio") is None:
@@ -101,10 +91,9 @@ class Synchronised(Single):
             sound = Waveform(sound.read(sample_rate=rate), rate)
         places = self._places(seen, sound)
         place = random.randint(0, places.last)
-        shown: Sample = {
-            self.visual: [getattr(self, f"_{self.visual}")(seen, places.time(place))],
-            "audio": [self._heard(sound, places.time(place))],
-        }
+        shown: Sample = {"places": {}, "fields": {}}
+        self._show_all(self.visual, seen, [places.time(place)], sample, shown)
+        shown["audio"] = [self._heard(sound, places.time(place))]
         if self.second:
             kind, moment = self._second(places, place)
             shown["audio"] += [shown["audio"][0] if moment is None else self._heard(sound, moment)]
@@ -122,7 +111,7 @@ class Synchronised(Single):
         return Places(span / 2, self.grid, math.floor(room / self.grid + 1e-6))
 
     def _heard(self, sound: Any, moment: float) -> Tensor:
-        samples = self._audio(sound, moment)
+        samples = self.heard("audio", sound, moment, self.steps["audio"][0])
         if samples.abs().max() < SILENCE:
             raise DamagedError("silent sound")
         return samples
@@ -138,29 +127,36 @@ class Synchronised(Single):
 class Shifted(Synchronised):
     """Shows a second sound of the clip, out of sync; `extra["kind"]` (B,) says which kind it is, 0 where it is none.
 
-    hard: share of clips whose second sound is at least `apart` seconds from the first; super_hard: share whose second
-    sound is nearer but noticeably off. A clip with no room for it has none, and is matched against other clips' sound.
-    easy_until: how far into training other clips' sound is all there is. The rest as Synchronised has it.
-    The curriculum of AVTS: easy for 50 of 90 epochs, then a quarter hard (Korbar et al., NeurIPS 2018).
+    A clip with no room for it has none, and is matched against other clips' sound. The curriculum of AVTS is easy for
+    50 of 90 epochs, then a quarter hard (Korbar et al., NeurIPS 2018).
+
+    hard: share of clips whose second sound is at least `apart` seconds from the first.
+    super_hard: share of clips whose second sound is nearer but noticeably off.
+    apart: seconds between a hard pair's moments.
+    easy_until: how far into training, from 0 to 1, other clips' sound is all there is.
+    grid: seconds between the moments that are shown.
+    negatives_on_grid: whether a second sound's moment lies on the grid too.
     """
 
     def __init__(
         self,
         preprocess: Mapping[str, Preprocess],
+        template: Views,
         *,
         hard: float = 0.25,
         super_hard: float = 0.0,
         apart: float = 0.5,
         easy_until: float = 0.55,
-        **shared: Any,
+        grid: float = 0.04,
+        negatives_on_grid: bool = True,
     ) -> None:
-        super().__init__(preprocess, **shared)
+        super().__init__(preprocess, template, grid=grid, negatives_on_grid=negatives_on_grid)
         if min(hard, super_hard) < 0 or hard + super_hard > 1:
             raise UserError(f"hard is {hard} and super_hard {super_hard}; expected shares of at most 1 together")
         if apart <= NOTICED:
             raise UserError(f"apart is {apart}; expected more seconds than the {NOTICED} from which shifts are noticed")
         self.hard, self.super_hard, self.apart, self.easy_until = hard, super_hard, apart, easy_until
-        self.second, self.shows = True, {"audio": 2}
+        self.second, self.shows = True, {self.visual: 1, "audio": 2}
 
     def _second(self, places: Places, place: int) -> tuple[int, float | None]:
         drawn = random.random()
@@ -181,4 +177,11 @@ class Shifted(Synchronised):
         return batch
 
 
-view = Synchronised
+STEPS: dict[str, Any] = {
+    "image": [Crop(scale=(0.75, 1.0), ratio=(1.0, 1.0)), Flip()],  # flips do not change what is heard
+    "audio": [Gain(decibels=1.0)],
+}
+GUARDS = {"time_grid": {"negatives_on_grid": False}}
+
+view = Views(1, kind=Synchronised, guards=GUARDS, **STEPS)
+shifted = Views(1, kind=Shifted, guards=GUARDS, **STEPS)

@@ -1,0 +1,65 @@
+"""Affine maps between views and their source, and which cells of two views show the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Affine = NDArray[np.float32]
+
+
+def cell_centers(grid: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
+    """Returns the centres of a grid's cells in 0 to 1, (N, axes): x, y of (H, W), and x, y, t of (T, H, W)."""
+    axes = [(torch.arange(cells, device=device) + 0.5) / cells for cells in grid]
+    return torch.stack([line.flatten() for line in torch.meshgrid(*axes, indexing="ij")[::-1]], dim=1)
+
+
+def apply(place: Tensor, points: Tensor) -> Tensor:
+    """Maps points (N, D) or (B, N, D) by affine maps (B, D, D + 1): (B, N, D)."""
+    return points @ place[:, :, :-1].mT + place[:, None, :, -1]
+
+
+def compose(first: Tensor, then: Tensor) -> Tensor:
+    """Returns the maps (B, D, D + 1) that do `first` and then `then`."""
+    matrix = then[:, :, :-1] @ first[:, :, :-1]
+    shift = then[:, :, :-1] @ first[:, :, -1:] + then[:, :, -1:]
+    return torch.cat([matrix, shift], dim=2)
+
+
+def inverse(place: Tensor) -> Tensor:
+    """Returns the maps (B, D, D + 1) backwards."""
+    matrix = torch.linalg.inv(place[:, :, :-1])
+    return torch.cat([matrix, -matrix @ place[:, :, -1:]], dim=2)
+
+
+def same_place(
+    one: Tensor, other: Tensor, *, grid: Sequence[int], other_grid: Sequence[int] | None = None, radius: float = 0.7
+) -> Tensor:
+    """Returns which cells of two views show the same place of the source: (B, N, N') bool.
+
+    one, other: the views' places, (B, 2, 3) of images, (B, 3, 4) of videos.
+    grid, other_grid: of cells, (H, W) or (T, H, W); the second by default like the first.
+    radius: the most that centres may lie apart, in diagonals of the larger of the two cells; in time, in its duration.
+    Xie et al., CVPR 2021 (PixPro).
+    """
+    grids = grid, other_grid or grid
+    one, other = one.float(), other.float()
+    places = [apply(place, cell_centers(g, device=place.device)) for place, g in zip((one, other), grids, strict=True)]
+    sizes = [_cell_size(place, g) for place, g in zip((one, other), grids, strict=True)]
+    largest = torch.stack(sizes).amax(dim=0)  # (B, 1 or 2)
+    near = torch.cdist(places[0][..., :2], places[1][..., :2]) <= radius * largest[:, :1, None]
+    if len(grid) == 3:
+        near &= (places[0][..., 2:] - places[1][..., 2:].mT).abs() <= radius * largest[:, 1:, None]
+    return near
+
+
+def _cell_size(place: Tensor, grid: Sequence[int]) -> Tensor:
+    """Returns the diagonal of a view's cells in the source, and of videos their duration: (B, 1 or 2)."""
+    height, width = grid[-2:]
+    steps = place[:, :2, :2] / place.new_tensor([width, height])  # of one cell to the right, and one down
+    diagonal = steps.square().sum((1, 2)).sqrt()
+    return torch.stack([diagonal, *([place[:, 2, 2].abs() / grid[0]] if len(grid) == 3 else [])], dim=1)

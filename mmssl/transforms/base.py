@@ -1,0 +1,164 @@
+"""What a view is made of: small steps with options, on one example in a data worker or on a batch on the device."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from torch import Tensor
+
+from mmssl.errors import UserError
+from mmssl.numerics.geometry import Affine
+from mmssl.types import Batch, Preprocess, Transform
+
+Chance = float | tuple[float, ...]
+"""A probability, or one for each view."""
+
+
+def step_name(kind: type) -> str:
+    """Returns how recipes call a class of steps: ColorJitter is color_jitter."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
+
+
+@dataclass(kw_only=True)
+class Step(Transform):
+    """A step whose options are the fields of a dataclass; a field of probabilities may have one for each view."""
+
+    def of_view(self, number: int, views: int) -> Step:
+        """Returns the step as one of several views has it; UserError for another number of probabilities."""
+        changes = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if "Chance" in str(each.type):
+                changes[each.name] = chances(f"{step_name(type(self))}.{each.name}", value, views)[number]
+        return replace(self, **changes) if changes else self
+
+    def varies(self) -> bool:
+        """Whether chance decides what it does."""
+        return True
+
+
+def one(probability: Chance) -> float:
+    """Returns the probability of a step that is one view's."""
+    return cast("float", probability)
+
+
+def chances(name: str, given: Chance, views: int) -> list[float]:
+    """Returns a probability for each view; UserError for another number of them, or one outside 0 to 1."""
+    found = list(given) if isinstance(given, Sequence) else [given] * views
+    if len(found) != views or not all(0 <= p <= 1 for p in found):
+        raise UserError(f"{name} is {given}; expected a probability from 0 to 1, or {views}, one for each view")
+    return found
+
+
+def chance(probability: float) -> bool:
+    """Draws yes with a probability."""
+    return random.random() < probability
+
+
+def check_range(name: str, value: tuple[float, float], low: float, high: float) -> tuple[float, float]:
+    """Returns an option that is an ascending pair within bounds, or raises UserError."""
+    if not low <= value[0] <= value[1] <= high:
+        raise UserError(f"{name} is {value}; expected two ascending numbers from {low} to {high}")
+    return value
+
+
+@dataclass(slots=True)
+class Frame:
+    """Which part of a source of width x height pixels is shown: a box (left, top, width, height), mirrored or not.
+
+    size: side of the result in pixels. It is drawn first, and then applied to the image and to all that moves with it.
+    """
+
+    width: int
+    height: int
+    size: int
+    box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    mirrored: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.box[2]:
+            self.box = (0.0, 0.0, float(self.width), float(self.height))
+
+    def cut(self, left: float, top: float, width: float, height: float) -> None:
+        """Takes a box of what is shown now."""
+        if self.mirrored:
+            left = self.box[2] - left - width
+        self.box = (self.box[0] + left, self.box[1] + top, width, height)
+
+    @property
+    def place(self) -> Affine:
+        """The map (2, 3) from x and y in 0 to 1 to pixels of the source."""
+        left, top, width, height = self.box
+        if self.mirrored:
+            left, width = left + width, -width
+        return np.array([[width, 0, left], [0, height, top]], dtype=np.float32)
+
+
+class Geometric(Step):
+    """A step that decides which part of an image or video is shown."""
+
+    def draw(self, frame: Frame) -> None:
+        """Changes the frame."""
+        raise NotImplementedError
+
+
+class OnDevice(Step):
+    """A step on batches of images or videos (B, 3, ..., H, W) on the accelerator."""
+
+    def on_device(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Returns the changed batch, and where pixels moved the maps (B, 2, 3), in 0 to 1, back to what was given.
+
+        A step that makes several views of each image returns (B, V, 3, ...).
+        """
+        raise NotImplementedError
+
+    def active(self) -> bool:
+        """Whether it changes anything; batches that nothing changes stay as they are, uint8."""
+        return True
+
+    def varies(self) -> bool:
+        return self.active()
+
+    def side(self, given: int) -> int | None:
+        """Returns the side in pixels that images must have for it, or None where any will do."""
+        return None
+
+
+class OnBatch(Step):
+    """A step on the whole batch on the accelerator, after all others: it may add views, targets and extras."""
+
+    def on_batch(self, batch: Batch) -> Batch:
+        """Returns the changed batch."""
+        raise NotImplementedError
+
+    def side(self, preprocess: Mapping[str, Preprocess]) -> int | None:
+        """Returns the side in pixels that images must have for it, or None where any will do."""
+        return None
+
+    def check(self, preprocess: Mapping[str, Preprocess]) -> None:
+        """Raises UserError where the encoders' inputs do not suit it."""
+
+    @property
+    def chance(self) -> float | None:
+        """What guessing the target gets right, where it makes one."""
+        return None
+
+    single: ClassVar[bool] = False
+    """Whether it needs one view, of which it makes others."""
+
+
+class OnWaveform(Step):
+    """A step on a sound (samples,) in a data worker."""
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def options_of_step(step: Transform) -> dict[str, Any]:
+    """Returns a step's options and their values."""
+    return {each.name: getattr(step, each.name) for each in fields(step)}  # type: ignore[arg-type]

@@ -1,0 +1,24 @@
+"""The steps that recipes may name, by modality."""
+
+from __future__ import annotations
+
+from mmssl.transforms import audio, color, geometry, image, points, rand_augment
+from mmssl.transforms.base import Step, step_name
+
+COLORS: list[type[Step]] = [color.ColorJitter, color.Grayscale, color.Blur, color.Solarize]
+STEPS: dict[str, list[type[Step]]] = {
+    "image": [image.Crop, image.Flip, *COLORS, geometry.Rotate, rand_augment.RandAugment],
+    "video": [image.Crop, image.Flip, *COLORS],
+    "audio": [audio.Speed, audio.Gain, audio.Noise, audio.TimeMask],
+    "points": [
+        points.Crop,
+        points.Hole,
+        points.Centre,
+        points.Rotate,
+        points.Mirror,
+        points.Scale,
+        points.Jitter,
+    ],
+    "text": [],
+}
+CATALOG = {modality: {step_name(kind): kind for kind in kinds} for modality, kinds in STEPS.items()}
