@@ -14,9 +14,15 @@ from mmssl.transforms.base import OnBatch, step_name
 from mmssl.transforms.catalog import CATALOG
 from mmssl.transforms.fields import Kind
 from mmssl.types import Preprocess, Transform, View, ViewTemplate
-from mmssl.views.composed import Composed
 
 Parts = Mapping[str, Sequence[Transform]]
+
+
+def composed() -> type[View]:
+    """Returns the class that is built where no other is named."""
+    from mmssl.views.composed import Composed
+
+    return Composed
 
 
 @dataclass(init=False)
@@ -38,7 +44,7 @@ class Views(ViewTemplate):
     after: list[OnBatch]
     fields: dict[str, Kind]
     guards: Mapping[str, Mapping[str, Any]]
-    kind: type[Composed]
+    kind: type[View]
     options: dict[str, Any] = field(default_factory=dict)
     changed_keys: set[str] = field(default_factory=set)
 
@@ -49,10 +55,10 @@ class Views(ViewTemplate):
         after: Sequence[OnBatch] = (),
         fields: Mapping[str, Kind] | None = None,
         guards: Mapping[str, Mapping[str, Any]] | None = None,
-        kind: type[Composed] = Composed,
+        kind: type[View] | None = None,
         **parts: Sequence[Transform] | Views,
     ) -> None:
-        self.views, self.after, self.kind = views, list(after), kind
+        self.views, self.after, self.kind = views, list(after), kind or composed()
         self.fields, self.guards = dict(fields or {}), guards or {}
         self.groups = {key: part for key, part in parts.items() if isinstance(part, Views)}
         self.modalities = {key: list(part) for key, part in parts.items() if not isinstance(part, Views)}
@@ -61,7 +67,7 @@ class Views(ViewTemplate):
     def __call__(self, preprocess: Mapping[str, Preprocess], **options: Any) -> View:
         """Builds the View for encoders' preprocessing."""
         made = self.changed(options)
-        return made.kind(preprocess, made, **made.options)
+        return made.kind(preprocess, made, **made.options)  # type: ignore[call-arg]
 
     def group_sizes(self) -> list[tuple[str, int]]:
         """Returns the name, "" for the first, and number of views of each group."""
