@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,9 +54,9 @@ class TextPreprocess(Preprocess):
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
         if cut:
             self.notes["text truncated"] += cut
-        ids = torch.tensor([encoding.ids or [self.pad_id] for encoding in encodings], dtype=torch.int64)
+        ids = np.array([encoding.ids or [self.pad_id] for encoding in encodings], dtype=np.int64)  # faster than torch's
         lengths = torch.tensor([sum(encoding.attention_mask) for encoding in encodings])
-        return Ragged(ids, lengths.clamp(min=1), padded=True)
+        return Ragged(torch.from_numpy(ids), lengths.clamp(min=1), padded=True)
 
     def words(self, x: Tensor | Ragged) -> Ragged:
         """Takes what `collate` makes, or token ids (B, L) that were padded by hand: what ends in pad_id is not real."""

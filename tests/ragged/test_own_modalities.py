@@ -22,6 +22,7 @@ from PIL import Image
 from mmssl import load_encoder, train
 from mmssl.data.collate import collate
 from mmssl.data.shards import Source
+from mmssl.errors import UserError
 from mmssl.types import Batch, Ragged
 
 
@@ -132,6 +133,32 @@ def test_a_batch_of_graphs_has_empty_ones_for_samples_without(kind: str) -> None
     assert isinstance(batch.to("cpu"), Batch)
 
 
+def test_graphs_and_words_in_one_space_where_some_samples_lack_a_graph(tmp_path: Path, kind: str) -> None:
+    """With parts of a batch, an averaged model, and an evaluation of the graphs."""
+
+    def sample(number: int) -> dict[str, Any]:
+        words = {"txt": ["ring", "star", "path"][number % 3].encode(), "cls": str(number % 3).encode()}
+        return words if number % 5 == 0 else {**words, **as_npz(*graph(number))}
+
+    data = {"shards": write(tmp_path, map(sample, range(60)))}
+    recipe = {
+        "name": "own",
+        "encoders": {
+            "graph": {"name": f"own_modalities.{kind}:encoder"},
+            "text": {"name": "transformer", "width": 16, "depth": 1, "heads": 2, "vocab_size": 280},
+        },
+        "tasks": {"clip": {"data": {**data, "workers": 1}, "method": {"name": "clip"}, "batch": 16}},
+        "optim": {"name": "adamw", "lr": 0.01},
+        "train": {"samples": 640, "log_every": 2, "ema": 0.9, "accumulate": 2},
+        "evals": {"knn": {"data": data, "train": data, "encoder": "graph"}},
+    }
+    run = train(recipe, out=tmp_path / "run", progress=False)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert falls([line["loss"] for line in lines if "loss" in line], 0.9)
+    scores = json.loads((run / "results.json").read_text())["scores"]
+    assert any(name.startswith("knn/") and score["value"] > 0.8 for name, score in scores.items())
+
+
 def series(number: int) -> bytes:
     """One of four tempos on one of six channels, in a series of some length."""
     time = np.arange(20 + 3 * number % 30)
@@ -163,6 +190,8 @@ def test_files_of_a_format_of_their_own_are_found_by_its_name(tmp_path: Path) ->
     assert (sample["imu"], sample["imu_left"]) == (b"a", b"b")
     (sample,) = Source(shards=shards, fields={"imu": "other.imu"}).samples({"imu"})
     assert sample["imu"] == b"d"
+    with pytest.raises(UserError, match="no sample of .* has 'txt'"):  # what mmssl opens has a key of its own
+        list(Source(shards=shards).samples({"txt"}))
 
 
 def picture(number: int) -> dict[str, bytes]:

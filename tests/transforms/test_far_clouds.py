@@ -200,5 +200,5 @@ def test_a_run_reports_dropped_points(tmp_path: Path) -> None:
             tar.addfile(info, io.BytesIO(stream.getvalue()))
     view = Single({"points": PointsPreprocess(None)})
     loader = Loader(Source(shards=str(tmp_path / "0.tar")), view, batch=2, epoch_samples=4, workers=0)
-    assert sum(len(batch.views["points"][0]) for batch in loader.epoch(0)) == 4 * 17
+    assert sum(len(batch.views["points"][0].values) for batch in loader.epoch(0)) == 4 * 17
     assert loader.report() == {"drawn": 4, "damaged": {}, "notes": {"points that are not finite": 12}}
