@@ -99,9 +99,6 @@ class PIRL(MultiView):
         self.patches, self.patch_weight = patches, patch_weight
         self.options: dict[str, Any] = {"noise": negatives, "temperature": temperature}
 
-    def reserve(self, samples: int | None) -> None:
-        self.bank.reserve(samples)
-
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         present, index = self.present(batch), batch.extra["index"]
         picture, *patches = self.pooled(encoders, batch)
