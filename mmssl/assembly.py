@@ -20,6 +20,7 @@ from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
+from mmssl.objectives.bank import reserve
 from mmssl.recipe import Recipe, split, split_data, split_encoder
 from mmssl.types import Batch, Encoder, Objective, Pretext, View
 
@@ -109,7 +110,7 @@ def assemble(
             _learn_preprocess(encoders[key], key, objectives, sources)
     weights = {key: task.weight for key, task in recipe.tasks.items()}
     for key, objective in objectives.items():
-        objective.reserve(sources[key].count)
+        reserve(objective, sources[key].count)
     model = MultiTask(encoders, objectives, weights).to(device)
     streams = {}
     for key, pretext in pretexts(recipe, objectives).items():

@@ -522,9 +522,6 @@ class Objective(nn.Module):
     def check_view(self, view: View) -> None:
         """Raises UserError for a view that does not show what it needs, when the run is assembled."""
 
-    def reserve(self, samples: int | None) -> None:
-        """Makes room for what is kept of each of the training set's samples, by extra["index"]; None: not counted."""
-
     def learn(self, batches: Iterator[Batch]) -> None:
         """Learns from this process's stream, before a new run's first step, what the task needs (clusters of colours).
 

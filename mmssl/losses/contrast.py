@@ -54,13 +54,13 @@ class Contrast:
     def _scored(self) -> tuple[Tensor, Tensor]:
         logits, own = scores(self.queries, self.keys, self.scale), self.own
         if own is None:
-            own_logits = logits[:, :0]
+            own_logits = logits.new_zeros(len(logits), 0)
         elif not own.is_floating_point():
             own_logits = logits.gather(1, own)
             logits = logits.scatter(1, own, MISSING)  # not in place, for the line above keeps them
         elif own.ndim == 3:
             own_logits = scores(self.queries[:, None], own, self.scale)[:, 0]
-        else:  # faster for one each
+        else:  # one each: faster than by `scores`
             own_logits = self.scale * (self.queries.float() * own.float()).sum(dim=1, keepdim=True)
         if self.keep is not None:
             logits = logits.masked_fill_(~self.keep, MISSING)
@@ -93,7 +93,7 @@ class Contrast:
 def scores(queries: Tensor, keys: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """Returns scale q.k of queries (..., B, D) and keys (..., N, D), float32 under autocast too: (..., B, N).
 
-    All scores of all losses come from here.
+    Scores of all losses come from here: a faster kernel has this one place, and those who read Contrast.logits.
     """
     with torch.autocast(queries.device.type, enabled=False):
         return (scale * queries.float()) @ keys.float().mT  # the scale first, which is less to multiply
@@ -120,7 +120,10 @@ def gathered(rows: Tensor, present: Tensor | None = None) -> Gathered:
 def in_batch(queries: Tensor, keys: Tensor, *, scale: Tensor | float, present: Tensor | None = None) -> Contrast:
     """Compares queries (B, D) with the keys (B, D) of all processes' samples, of which key i is query i's positive.
 
-    present: (B,) bool, samples that count. MoCo v3 (Chen et al., ICCV 2021); with both directions, CLIP.
+    Asked both ways it is CLIP's loss (Radford et al., ICML 2021), and MoCo v3's (Chen et al., ICCV 2021).
+
+    scale: 1 / temperature.
+    present: (B,) bool, samples that count; by default all.
     """
     everywhere = gathered(keys, present)
     return Contrast(queries, everywhere.rows, scale, positives=everywhere.own, keep=everywhere.keep)

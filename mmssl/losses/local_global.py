@@ -20,9 +20,12 @@ def local_global(
 ) -> Tensor:
     """Minus a lower bound on the mutual information of summaries (B, D) and cells (B, N, D), scored by dot product.
 
-    The cells of all processes' other samples are the negatives, with their gradient. measure: jsd, the Jensen-Shannon
-    divergence of matching and other pairs, or infonce, each cell found among it and all negatives. present: (B,) bool,
-    samples that count. Returns (B,), float32; 0 for an absent sample. Hjelm et al., ICLR 2019 (DIM).
+    The cells of all processes' other samples are the negatives, with their gradient. Returns (B,), float32; 0 for an
+    absent sample. Hjelm et al., ICLR 2019 (DIM).
+
+    measure: jsd, the Jensen-Shannon divergence of matching and other pairs, or infonce, each cell found among it and
+        all negatives.
+    present: (B,) bool, samples that count; by default all.
     """
     there = torch.ones(len(cells), dtype=torch.bool, device=cells.device) if present is None else present
     everywhere, count = gathered(cells, there), cells.shape[1]

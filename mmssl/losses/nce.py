@@ -13,8 +13,11 @@ from mmssl.losses.contrast import Contrast
 def nce(contrast: Contrast, log_z: Tensor | float, samples: int) -> Tensor:
     """Binary cross-entropy of telling a query's own key from m keys that are drawn from all samples alike.
 
-    log_z: logarithm of what exp of a query's scores of all samples sums to. samples: how many there are. Returns (B,),
-    float32, summed over the m. Gutmann & Hyvärinen, AISTATS 2010; over instances: Wu et al., CVPR 2018.
+    Returns (B,), float32, summed over the m. Gutmann & Hyvärinen, AISTATS 2010; over instances: Wu et al., CVPR 2018.
+
+    contrast: with one own key for each query; its keys are the noise.
+    log_z: logarithm of what exp of a query's scores of all samples sums to.
+    samples: how many there are.
     """
     noise = contrast.logits
     shift = log_z + math.log(noise.shape[1] / samples)

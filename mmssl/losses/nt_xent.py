@@ -12,9 +12,12 @@ from mmssl.losses.infonce import info_nce
 def nt_xent(one: Tensor, other: Tensor, *, temperature: float, present: Tensor | None = None) -> Tensor:
     """Cross-entropy of picking each view's partner among the batch's 2B - 1 other views, one loss per sample.
 
-    one, other: two views (B, D) of unit length. present: (B,) bool, samples that count. The views of all processes
-    are candidates, with their gradient. Returns (B,) float32, the mean of a sample's two views; 0 for an absent one.
-    Chen et al., ICML 2020 (SimCLR).
+    The views of all processes are candidates, with their gradient. Returns (B,) float32, the mean of a sample's two
+    views; 0 for an absent one. Chen et al., ICML 2020 (SimCLR).
+
+    one, other: two views (B, D) of unit length.
+    temperature: of the softmax.
+    present: (B,) bool, samples that count; by default all.
     """
     first, second = gathered(one, present), gathered(other)
     half = len(first.rows)

@@ -57,10 +57,6 @@ class CMC(Objective):
         """Returns an encoder's memory bank."""
         return cast("Bank", self.banks[key])
 
-    def reserve(self, samples: int | None) -> None:
-        for key in self.banks:
-            self.bank(key).reserve(samples)
-
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         present = torch.stack([batch.present(key) for key in self.uses]).all(dim=0)
         embedded = {

@@ -17,7 +17,7 @@ from mmssl.numerics.kmeans import kmeans, most_similar, nearest, spherical_kmean
 from mmssl.numerics.monitors import assignment_entropy
 from mmssl.numerics.whiten import pca_whiten
 from mmssl.objectives.bank import Bank
-from mmssl.objectives.clustering import Labels, agreed, by_number, check_clusters, survey
+from mmssl.objectives.clustering import Labels, agreed, by_number, survey
 from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces, evaluating
@@ -50,14 +50,10 @@ class DeepCluster(MultiView):
     ) -> None:
         super().__init__(encoders, encoder=encoder)
         self.classifier = nn.Linear(self.dim, clusters)
-        self.labels = Labels(1)
+        self.labels = Labels([clusters])
         self.register_buffer("sizes", torch.zeros(clusters))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
         self.pca, self.iterations = pca, iterations
-
-    def reserve(self, samples: int | None) -> None:
-        check_clusters(len(self.sizes), samples)
-        self.labels.reserve(samples)
 
     @torch.no_grad()
     def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:
@@ -124,16 +120,10 @@ class DeepClusterV2(MultiView):
             raise UserError(f"assign is {assign} and clusters is {list(clusters)}; expected at least one of each")
         self.head = Projection(self.dim, out=embed_dim, hidden=hidden, bias=True)
         self.banks = nn.ModuleList(Bank(embed_dim, momentum=0.0) for _ in range(assign))
-        self.labels = Labels(len(clusters))
+        self.labels = Labels(clusters)
         self.register_buffer("prototypes", torch.zeros(sum(clusters), embed_dim))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
         self.clusters, self.temperature, self.iterations = list(clusters), temperature, iterations
-
-    def reserve(self, samples: int | None) -> None:
-        check_clusters(max(self.clusters), samples)
-        self.labels.reserve(samples)
-        for bank in self.memories:
-            bank.reserve(samples)
 
     @torch.no_grad()
     def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:

@@ -36,9 +36,6 @@ class Exemplar(MultiView):
         self.hidden = nn.Sequential(mlp(sizes, bias=True), nn.ReLU()) if hidden else nn.Identity()
         self.classes = Rows(sizes[-1])
 
-    def reserve(self, samples: int | None) -> None:
-        self.classes.reserve(samples)
-
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         views, present, index = self.views(batch, least=1), self.present(batch), batch.extra["index"]
         pooled = pooled_views(encoders[self.key], views, len(present))

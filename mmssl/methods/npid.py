@@ -48,9 +48,6 @@ class NPID(MultiView):
         self.bank = Bank(embed_dim, momentum=momentum)
         self.temperature, self.negatives = temperature, negatives
 
-    def reserve(self, samples: int | None) -> None:
-        self.bank.reserve(samples)
-
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         views, present, index = self.views(batch, least=1), self.present(batch), batch.extra["index"]
         pooled = pooled_views(encoders[self.key], views, len(present))

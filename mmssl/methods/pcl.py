@@ -17,7 +17,7 @@ from mmssl.losses.proto_nce import concentrations, proto_nce
 from mmssl.nn.head import Projection
 from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.numerics.monitors import assignment_entropy
-from mmssl.objectives.clustering import Labels, agreed, by_number, check_clusters, survey
+from mmssl.objectives.clustering import Labels, agreed, by_number, survey
 from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.objectives.queue import Queue
 from mmssl.objectives.teacher import Teacher
@@ -71,17 +71,13 @@ class PCL(MultiView):
         layers = (self.dim,) * self.depth if hidden is None else hidden
         self.head = Projection(self.dim, out=embed_dim, hidden=layers, norm=False, bias=True)
         self.teacher = Teacher(encoders[self.key], self.head)
-        self.queue, self.labels = Queue(queue, embed_dim), Labels(len(clusters))
+        self.queue, self.labels = Queue(queue, embed_dim), Labels(clusters)
         self.register_buffer("prototypes", torch.zeros(sum(clusters), embed_dim))
         self.register_buffer("concentration", torch.ones(sum(clusters)))
         self.register_buffer("done", torch.zeros(()))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
         self.clusters, self.negatives, self.iterations = list(clusters), negatives, iterations
         self.temperature, self.smoothing, self.momentum, self.warmup = temperature, smoothing, momentum, warmup
-
-    def reserve(self, samples: int | None) -> None:
-        check_clusters(max(self.clusters), samples)
-        self.labels.reserve(samples)
 
     @torch.no_grad()
     def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:

@@ -46,9 +46,6 @@ class PIC(MultiView):
         self.classes = Rows(embed_dim)
         self.temperature = temperature
 
-    def reserve(self, samples: int | None) -> None:
-        self.classes.reserve(samples)
-
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         views, present, index = self.views(batch, least=1), self.present(batch), batch.extra["index"]
         pooled = pooled_views(encoders[self.key], views, len(present))

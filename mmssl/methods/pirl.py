@@ -91,9 +91,6 @@ class PIRL(MultiView):
     def view_options(self) -> dict[str, Any]:
         return {"patches": {"image": {"shuffled_patches": {"grid": isqrt(self.patches)}}}}
 
-    def reserve(self, samples: int | None) -> None:
-        self.bank.reserve(samples)
-
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         present, index = self.present(batch), batch.extra["index"]
         picture, *patches = self.pooled(encoders, batch)

@@ -13,7 +13,7 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.numerics.monitors import assignment_entropy
 from mmssl.numerics.sinkhorn import sinkhorn
-from mmssl.objectives.clustering import Labels, by_number, check_clusters, survey
+from mmssl.objectives.clustering import Labels, by_number, survey
 from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.transforms.color import ColorJitter, Grayscale
 from mmssl.transforms.image import Crop, Flip
@@ -52,14 +52,10 @@ class SeLa(MultiView):
         if heads < 1 or labelings < 1:
             raise UserError(f"heads is {heads} and labelings is {labelings}; expected at least one of each")
         self.classifiers = nn.Linear(self.dim, heads * clusters)
-        self.labels = Labels(heads)
+        self.labels = Labels([clusters] * heads)
         self.register_buffer("done", torch.zeros(()))
         self.register_buffer("labelled", torch.zeros((), dtype=torch.long))
         self.clusters, self.labelings, self.sharpness, self.iterations = clusters, labelings, sharpness, iterations
-
-    def reserve(self, samples: int | None) -> None:
-        check_clusters(self.clusters, samples)
-        self.labels.reserve(samples)
 
     @torch.no_grad()
     def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:

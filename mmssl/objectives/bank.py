@@ -43,6 +43,13 @@ class Rows(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
+def reserve(objective: nn.Module, samples: int | None) -> None:
+    """Makes all the rows that an objective keeps of a training set of so many samples; None: they are not counted."""
+    for module in objective.modules():
+        if isinstance(module, Rows):
+            module.reserve(samples)
+
+
 def counted(samples: int | None) -> int:
     """Returns how many training samples there are; UserError where they are not counted."""
     if not samples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,14 +16,20 @@ NONE = -1  # the label of a sample that no clustering has seen
 
 
 class Labels(Rows):
-    """Keeps each training sample's cluster in several clusterings, (n, clusterings) whole numbers, -1 for none yet."""
+    """Keeps each training sample's cluster in several clusterings, (n, clusterings) whole numbers, -1 for none yet.
 
-    def __init__(self, clusterings: int) -> None:
-        super().__init__(clusterings, learnt=False)
-        self.rows = self.rows.long()
+    clusters: of each clustering.
+    """
+
+    def __init__(self, clusters: Sequence[int]) -> None:
+        super().__init__(len(clusters), learnt=False)
+        self.clusters, self.rows = tuple(clusters), self.rows.long()
 
     def reserve(self, samples: int | None) -> None:
-        self.rows = self.rows.new_full((counted(samples), self.rows.shape[1]), NONE)
+        count, most = counted(samples), max(self.clusters)
+        if not 1 < most <= count:
+            raise UserError(f"{most} clusters of {count} training samples; expected from 2 to as many as samples")
+        self.rows = self.rows.new_full((count, self.rows.shape[1]), NONE)
 
     def write(self, index: Tensor, labels: Tensor) -> None:
         """Sets the labels (n, clusterings) of all samples: those with the numbers index (n,), and none for the rest."""
@@ -33,12 +39,6 @@ class Labels(Rows):
     def of(self, batch: Batch) -> Tensor:
         """Returns the labels (B, clusterings) of a batch's samples."""
         return self.rows[batch.extra["index"]]
-
-
-def check_clusters(clusters: int, samples: int | None) -> None:
-    """Raises UserError where there are fewer samples than clusters."""
-    if samples is not None and not 1 < clusters <= samples:
-        raise UserError(f"{clusters} clusters of {samples} training samples; expected from 2 to as many as samples")
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmssl import dist, names
 from mmssl.encoders import create_encoder
 from mmssl.multitask import MultiTask
+from mmssl.objectives.bank import reserve
 from mmssl.types import Batch, Encoder, Ragged
 
 SAMPLES = 20  # of the training set that methods with a memory of it are told of
@@ -272,7 +273,7 @@ def build(name: str) -> MultiTask:
         encoders[key] = create_encoder(kind, **options)
     method, _ = names.resolve("methods", name)
     objective = method.objective(encoders, **setting.options)
-    objective.reserve(SAMPLES)
+    reserve(objective, SAMPLES)
     model = MultiTask(encoders, {name: objective}, {name: 1.0})
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -16,6 +16,7 @@ from mmssl.methods.pcl import PCL
 from mmssl.methods.sela import SeLa
 from mmssl.methods.swav import SwAV
 from mmssl.numerics.sinkhorn import sinkhorn
+from mmssl.objectives.bank import reserve
 from mmssl.types import Batch, Encoder
 from mmssl.views.multicrop import MultiCrop
 
@@ -43,7 +44,7 @@ def test_methods_about_instances_take_any_modality(name: str, key: str) -> None:
     kind, options = INSTANCES[name]
     encoders = encoders_of(key)
     objective = kind(encoders, **options)
-    objective.reserve(SAMPLES)
+    reserve(objective, SAMPLES)
 
     def counted(rows: int, views: int) -> Batch:
         shown = plain((key,), rows, views=views)
@@ -67,9 +68,9 @@ def test_offline_labels_are_loaded_without_a_reserve_and_need_counted_samples(na
     assert again.labels.rows.shape[0] == SAMPLES
     assert (again.labels.rows >= 0).all()
     with pytest.raises(UserError, match="not counted"):
-        kind(encoders_of("image"), **options).reserve(None)
+        reserve(kind(encoders_of("image"), **options), None)
     with pytest.raises(UserError, match="clusters of 2 training samples"):
-        kind(encoders_of("image"), **options).reserve(2)
+        reserve(kind(encoders_of("image"), **options), 2)
 
 
 def test_swav_assigns_with_the_queue_once_it_is_due() -> None:
@@ -89,7 +90,7 @@ def test_swav_assigns_with_the_queue_once_it_is_due() -> None:
 def test_pcl_clusters_once_its_warmup_is_over() -> None:
     encoders = encoders_of("image")
     objective = PCL(encoders, embed_dim=8, clusters=[3, 5], queue=6, warmup=0.5)
-    objective.reserve(SAMPLES)
+    reserve(objective, SAMPLES)
     objective.before_epoch(encoders, lambda: pytest.fail("too early"))
     shown = batch("pcl")
     assert objective(encoders, shown).logs["loss_clusters"] == 0

@@ -14,6 +14,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods.cmc import CMC, SameCrop, method
 from mmssl.numerics.color import lab
+from mmssl.objectives.bank import reserve
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch
 
@@ -50,7 +51,7 @@ def started(**options: Any) -> tuple[CMC, dict[str, Tiny], Batch]:
     for key in KEYS:
         encoders[key].modality = "image"
     objective = CMC(encoders, embed_dim=4, temperature=0.5, momentum=0.75, **options)
-    objective.reserve(SAMPLES)
+    reserve(objective, SAMPLES)
     stir(objective)
     views = {key: [torch.randn(ROWS, INPUTS) for _ in range(2)] for key in KEYS}  # the first is looked at
     return objective, encoders, Batch(views, extra={"left_present": HERE, "third_present": BOTH, "index": INDEX})
@@ -89,7 +90,7 @@ def test_without_a_number_of_negatives_the_batch_stands_for_them() -> None:
     embedded = embed(objective, encoders, batch)
     expected = sum(pick_own(embedded[a][BOTH], embedded[b][BOTH], 0.5) for a, b in permutations(KEYS, 2))
     same(objective(encoders, batch).total, expected, objective, *(encoders[key] for key in KEYS))
-    objective.reserve(None)
+    reserve(objective, None)
     assert not objective.banks
 
 
@@ -99,7 +100,7 @@ def test_encoders_of_images_take_part_and_must_be_two() -> None:
     assert [outline(head.layers) for head in objective.heads.values()] == [["5-4 +bias"], ["6-4 +bias"], ["7-4 +bias"]]
     assert objective.spaces() == dict(objective.heads)
     with pytest.raises(UserError, match="not counted"):
-        objective.reserve(None)
+        reserve(objective, None)
     CMC({key: encoders[key] for key in KEYS[:2]})
     with pytest.raises(
         UserError, match=r"two encoders of images; the run has left \(of image\), image_like \(of pulse\)"

@@ -14,6 +14,7 @@ from mmssl.errors import UserError
 from mmssl.methods import deepcluster
 from mmssl.methods.deepcluster import DeepCluster, DeepClusterV2, OneCrop
 from mmssl.numerics import kmeans as clustering
+from mmssl.objectives.bank import reserve
 from mmssl.types import Batch
 from mmssl.views.multicrop import MultiCrop
 
@@ -40,7 +41,7 @@ def made(**options: Any) -> tuple[Tiny, DeepCluster]:
     encoder = Tiny()
     objective = DeepCluster({"image": encoder}, **{"clusters": 3, "pca": 2, "iterations": 7} | options)
     shake(objective, by=1.0)
-    objective.reserve(12)
+    reserve(objective, 12)
     return encoder, objective
 
 
@@ -126,7 +127,7 @@ def made_v2(**options: Any) -> tuple[Tiny, DeepClusterV2]:
     encoder = Tiny()
     objective = DeepClusterV2({"image": encoder}, **V2 | options)
     shake(objective)
-    objective.reserve(7)
+    reserve(objective, 7)
     return encoder, objective
 
 
@@ -230,9 +231,9 @@ def test_what_is_refused() -> None:
     with pytest.raises(UserError, match="the task compares 2 views"):
         objective({"image": encoder}, pictures([4], 6))
     with pytest.raises(UserError, match="4 clusters of 3 training samples"):
-        objective.reserve(3)
+        reserve(objective, 3)
     with pytest.raises(UserError, match="3 clusters of 2 training samples"):
-        made()[1].reserve(2)
+        reserve(made()[1], 2)
     encoder, objective = made_v2(assign=1)
     objective({"image": encoder}, pictures([4], 6))
     assert objective.spaces() == {"image": objective.head}

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.methods.exemplar import Distorted, Exemplar
+from mmssl.objectives.bank import reserve
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch
 
@@ -27,7 +28,7 @@ def test_the_loss_is_the_mean_over_views_of_a_softmax_over_all_samples(hidden: t
     encoders = {"other": PictureCells(dim=2), "image": encoder}
     objective = Exemplar(encoders, hidden=hidden, encoder="image")
     assert objective.uses == ("image",)
-    objective.reserve(11)
+    reserve(objective, 11)
     with torch.no_grad():
         objective.classes.rows.mul_(50)
     assert objective.classes.rows.shape == (11, hidden[-1] if hidden else 5)
@@ -53,7 +54,7 @@ def test_one_view_is_enough_and_the_scores_are_in_float32() -> None:
     encoder, full = PictureCells(), pictures()
     full.extra["index"] = torch.arange(6)
     objective = Exemplar({"image": encoder})
-    objective.reserve(6)
+    reserve(objective, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = objective({"image": encoder}, full)
         hidden = objective.hidden(encoder(full.views["image"][0]).pooled)

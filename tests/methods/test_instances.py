@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods import exemplar, npid, pic
+from mmssl.objectives.bank import reserve
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -37,8 +38,8 @@ def test_samples_must_be_counted_and_saved_ones_load_without_being_told(make: ty
     encoders = {"image": create_encoder("convnet", image_size=16)}
     made = make(encoders)
     with pytest.raises(UserError, match="not counted"):
-        made.reserve(None)
-    made.reserve(30)
+        reserve(made, None)
+    reserve(made, 30)
     again = make(encoders)
     again.load_state_dict(made.state_dict())
     rows = [value for key, value in again.state_dict().items() if key.endswith("rows")]

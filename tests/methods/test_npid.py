@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.methods import npid
+from mmssl.objectives.bank import reserve
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Encoder
 
@@ -41,7 +42,7 @@ def started(negatives: int | None) -> tuple[npid.NPID, dict[str, Encoder], Tenso
     encoders = two_encoders()
     options = {"temperature": 0.5, "negatives": negatives, "momentum": 0.75, "encoder": "pulse"}
     objective = npid.NPID(encoders, embed_dim=4, **options)
-    objective.reserve(SAMPLES)
+    reserve(objective, SAMPLES)
     stir(objective.head)
     return objective, encoders, objective.bank.rows.clone()
 
@@ -81,8 +82,8 @@ def test_the_head_is_linear_and_samples_must_be_counted() -> None:
     assert outline(objective.head.layers) == [f"{DIM}-4 +bias"]
     assert objective.spaces() == {"pulse": objective.head}
     with pytest.raises(UserError, match="not counted"):
-        objective.reserve(None)
-    objective.reserve(3)
+        reserve(objective, None)
+    reserve(objective, 3)
     assert objective.bank.rows.shape == (3, 4)
     with pytest.raises(UserError, match="compares 1 views of pulse, but 0"):
         objective(two_encoders(), shown(0))

@@ -24,6 +24,7 @@ from mmssl import names
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.options import hints_of
+from mmssl.objectives.bank import reserve
 from mmssl.types import Encoder, Objective
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -120,7 +121,7 @@ def steps(name: str, options: Mapping[str, Any]) -> Iterator[list[Any]]:
     torch.manual_seed(0)
     kind = names.resolve("methods", method)[0].objective
     objective: Objective = kind(encoders, **names.check_options(kind, options))
-    objective.reserve(SAMPLES)
+    reserve(objective, SAMPLES)
     yield [(key, value.shape) for key, value in objective.state_dict().items()]
     steady = {id(p) for p in objective.steady()}
     yield [(key, id(p) in steady, p.requires_grad) for key, p in objective.named_parameters()]

@@ -15,6 +15,7 @@ from mmssl.errors import UserError
 from mmssl.methods import pcl
 from mmssl.methods.pcl import PCL, PCLV2
 from mmssl.numerics import kmeans as clustering
+from mmssl.objectives.bank import reserve
 from mmssl.types import Batch
 from mmssl.views.blurred import Blurred
 from mmssl.views.jittered import Jittered
@@ -41,7 +42,7 @@ def made(**options: Any) -> tuple[Tiny, PCL]:
     encoder = Tiny()
     objective = PCL({"image": encoder}, **OPTIONS | options)
     shake(objective)
-    objective.reserve(12)
+    reserve(objective, 12)
     return encoder, objective
 
 
@@ -211,9 +212,9 @@ def test_what_is_refused() -> None:
     with pytest.raises(UserError, match="clusters is empty"):
         made(clusters=[])
     _, objective = made(clusters=[4, 3])
-    objective.reserve(4)
+    reserve(objective, 4)
     with pytest.raises(UserError, match="4 clusters of 3 training samples"):
-        objective.reserve(3)
+        reserve(objective, 3)
     with pytest.raises(UserError, match="the task compares 2 views"):
         objective({"image": Tiny()}, pictures([4], 3))
     assert objective.spaces() == {"image": objective.head}

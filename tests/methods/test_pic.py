@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.methods import pic
+from mmssl.objectives.bank import reserve
 from mmssl.transforms.image import ImagePreprocess
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -35,7 +36,7 @@ from two_views import (
 def test_every_view_is_found_among_the_weights_of_all_samples() -> None:
     encoders, batch = two_encoders(), shown(2)
     objective = pic.PIC(encoders, embed_dim=4, hidden=(9,), temperature=0.5, encoder="pulse")
-    objective.reserve(SAMPLES)
+    reserve(objective, SAMPLES)
     stir(objective)
     with torch.no_grad():  # the first two samples are right, the rest by chance
         pooled = encoders["pulse"](torch.cat(batch.views["pulse"])).pooled
@@ -58,7 +59,7 @@ def test_every_view_is_found_among_the_weights_of_all_samples() -> None:
 def test_weights_kept_in_half_precision_are_compared_in_full() -> None:
     encoders, batch = two_encoders(), shown(1)
     objective = pic.PIC(encoders, embed_dim=4, encoder="pulse")
-    objective.reserve(SAMPLES)
+    reserve(objective, SAMPLES)
     objective.classes.bfloat16()
     x = unit(objective.head.layers(encoders["pulse"](batch.views["pulse"][0]).pooled))
     expected = F.cross_entropy((x @ unit(objective.classes.rows.float()).T / 0.2)[HERE], INDEX[HERE])
@@ -72,8 +73,8 @@ def test_the_head_has_a_hidden_layer_without_norm_and_samples_must_be_counted() 
     assert outline(given.head.layers) == [f"{DIM}-4 +bias"]
     assert objective.spaces() == {"pulse": objective.head}
     with pytest.raises(UserError, match="not counted"):
-        objective.reserve(None)
-    objective.reserve(3)
+        reserve(objective, None)
+    reserve(objective, 3)
     assert objective.classes.rows.shape == (3, 4) and objective.classes.rows.requires_grad
     with pytest.raises(UserError, match="compares 1 views of pulse, but 0"):
         objective(two_encoders(), shown(0))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.methods.pirl import PIRL, JigsawPair, method
+from mmssl.objectives.bank import reserve
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch
 
@@ -50,7 +51,7 @@ def test_picture_and_joined_patches_are_told_from_noise_and_the_picture_is_remem
     encoders, batch, drawn = {"other": Tiny(3), "image": Tiny()}, pictures(4), first_draw(5)
     options = {"patches": 3, "temperature": 0.5, "negatives": 5, "momentum": 0.75, "patch_weight": 0.2}
     objective = PIRL(encoders, embed_dim=4, **options)
-    objective.reserve(SAMPLES)
+    reserve(objective, SAMPLES)
     stir(objective)
     rows = objective.bank.rows.clone()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):  # for the networks alone
@@ -84,7 +85,7 @@ def test_heads_are_linear() -> None:
     assert objective.spaces() == {"image": objective.head}
     assert PIRL({"image": Tiny(), "image_b": Tiny(3)}, encoder="image_b").uses == ("image_b",)
     with pytest.raises(UserError, match="not counted"):
-        objective.reserve(None)
+        reserve(objective, None)
 
 
 @pytest.mark.parametrize(("size", "cell", "side"), [(224, 85, 64), (112, 42, 32), (32, 12, 9), (448, 170, 128)])

@@ -12,6 +12,7 @@ import torch
 from mmssl.errors import UserError
 from mmssl.methods import sela
 from mmssl.methods.sela import OneJittered, SeLa
+from mmssl.objectives.bank import reserve
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import Tiny, defaults, evenness, pictures, same, shake, spread, sweep_of
@@ -23,7 +24,7 @@ def made(samples: int = 12, **options: Any) -> tuple[Tiny, SeLa]:
     encoder = Tiny()
     objective = SeLa({"image": encoder}, **OPTIONS | options)
     shake(objective, by=1.0)
-    objective.reserve(samples)
+    reserve(objective, samples)
     return encoder, objective
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.losses.nce import nce
-from mmssl.objectives.bank import Bank, Rows, counted
+from mmssl.objectives.bank import Bank, Rows, counted, reserve
 from mmssl.objectives.queue import Queue
 from mmssl.parallel import equal_everywhere
 
@@ -211,3 +211,17 @@ def test_scores_are_not_lowered_to_half_precision() -> None:
     found = bank.scores(half, index, **options)
     torch.testing.assert_close(found.contrast.logits, bank.scores(half.float(), index, **options).contrast.logits)
     assert found.contrast.own_logits[:, 0].dtype == torch.float32
+
+
+def test_all_rows_of_an_objective_are_made_at_once_in_their_order() -> None:
+    made = torch.nn.ModuleDict({"a": Rows(2), "b": torch.nn.ModuleList([Bank(3), torch.nn.Linear(2, 2)])})
+    torch.manual_seed(4)
+    reserve(made, 5)
+    torch.manual_seed(4)
+    rows, bank = Rows(2), Bank(3)
+    rows.reserve(5)
+    bank.reserve(5)
+    assert torch.equal(made["a"].rows, rows.rows) and torch.equal(made["b"][0].rows, bank.rows)
+    reserve(torch.nn.Linear(2, 2), None)
+    with pytest.raises(UserError, match="not counted"):
+        reserve(made, None)

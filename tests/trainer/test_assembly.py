@@ -136,9 +136,10 @@ def test_objectives_reserve_as_much_as_there_are_samples(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(Fit, "reserve", lambda self, samples: asked.append(samples))
+    monkeypatch.setattr(assembly, "reserve", lambda *given: asked.append(given))
     model, streams = built(made(rows, tasks={"fit": {"weight": 0.25}, "more": {}}), tmp_path)
-    assert asked == [24, 24] and model.weights == {"fit": 0.25, "more": 1.0}
+    assert asked == [(model.objectives["fit"], 24), (model.objectives["more"], 24)]
+    assert model.weights == {"fit": 0.25, "more": 1.0}
     assert list(streams) == ["fit", "more"]
 
 

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from linear.model import Fit
 from linear.plain import loop, made, parts, same, started, weights
 
 from mmssl import checkpoint, dist, load_encoder, parallel, recipe, train, trainer
 from mmssl.errors import UserError
 from mmssl.judge import Judge, read_scores
+from mmssl.objectives.queue import Queue
 from mmssl.types import Loss, Score
 
 HARD = {  # everything that a run must take up again
@@ -588,3 +590,29 @@ def test_what_cannot_be_deterministic_is_told_before_the_run(
     monkeypatch.setattr(parallel, "freeze_idle", forbidden)
     with pytest.raises(UserError, match=r"^upsample does not have .*; train with train.deterministic=false$"):
         train(made(rows), out=tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_a_queue_takes_all_parts_of_a_step_and_none_of_the_trial(
+    accumulate: int, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, forward, whole = Fit.__init__, Fit.forward, []
+
+    def begin(self: Fit, *args: Any, **options: Any) -> None:
+        start(self, *args, **options)
+        self.queue = Queue(30, 3)
+
+    def note(self: Fit, encoders: Any, batch: Any) -> Loss:
+        self.queue.note(batch.views["row"][0])
+        whole.append(batch.views["row"][0].float())
+        return forward(self, encoders, batch)
+
+    monkeypatch.setattr(Fit, "__init__", begin)
+    monkeypatch.setattr(Fit, "forward", note)
+    monkeypatch.setattr(Fit, "after_step", lambda self, *_: self.queue.write())
+    run = started(made(rows, train={"accumulate": accumulate}), tmp_path)
+    whole.clear()
+    run.train_step()
+    queue = run.model.objectives["fit"].queue
+    assert len(whole) == accumulate and queue.place == run.per_step
+    assert torch.equal(queue.rows[: run.per_step], torch.cat(whole))
