@@ -127,8 +127,13 @@ def texts_of(factory: Any) -> dict[str, str]:
 def describe(factory: Any, prefix: str = "", group: Any = None) -> Iterator[Option]:
     """Yields every option in the order of the signature, those of a group one by one under its dotted name.
 
+    What is built by a value, such as a template of views, tells its own options by a method `describe(prefix)`.
+
     group: the instance whose values are the defaults, where the factory is a group's dataclass.
     """
+    if not inspect.isclass(factory) and hasattr(factory, "describe"):
+        yield from factory.describe(prefix)
+        return
     texts, hints = texts_of(factory), hints_of(factory)
     grouped = inspect.isclass(factory) and is_dataclass(factory)  # whose fields need not be keyword-only
     known = inspect.signature(factory).parameters if grouped else options_of(factory)
