@@ -36,6 +36,7 @@ def explain(name: str, room: str | None = None) -> str:
         return "\n".join(line for node in NODES[name] for line in _section(node, f"{name}: ")).strip()
     room, name = _place(name, room)
     found, variant = names.resolve(room, name)
+    _check_variant(room, name)
     lines = [f"{room}/{name}: {_about(room, name, found)}"]
     if isinstance(found, Method):
         lines += _section(found.objective, "objective: ", "objective.") + _section(found.view, "view: ", "view.")
@@ -50,6 +51,8 @@ def _place(name: str, room: str | None) -> tuple[str, str]:
     if room is None and slash and head in names.EXPORTS:
         room, name = head, tail
     rooms = [room] if room else names.rooms_of(name)
+    if not rooms and names.is_path(name):
+        raise UserError(f"{name!r} names your own code; add --room, one of {', '.join(names.EXPORTS)}")
     if len(rooms) > 1:
         ways = " or ".join(f"`mmssl explain {each}/{name}`" for each in rooms)
         raise UserError(f"{name!r} is one of the {' and one of the '.join(rooms)}; say which: {ways}")
@@ -59,9 +62,19 @@ def _place(name: str, room: str | None) -> tuple[str, str]:
     return rooms[0], name
 
 
+def _check_variant(room: str, name: str) -> None:
+    """Raises UserError for a variant that a file of ours has not."""
+    head, _, tail = name.partition(":")
+    if not tail or room not in names.rooms_of(head):
+        return
+    known = names.list_variants(room, head)
+    if tail not in known and "VARIANT" not in known:
+        raise UserError(f"{room}/{head} has no variant {tail!r}; {did_you_mean(tail, known)}")
+
+
 def _about(room: str, name: str, found: Any) -> str:
     head, _, tail = name.partition(":")
-    variants = names.list_variants(room, head) if names.rooms_of(name) else {}
+    variants = names.list_variants(room, head) if room in names.rooms_of(name) else {}
     return variants.get(tail) or names.list_names(room).get(head) or (inspect.getdoc(found) or "").partition("\n")[0]
 
 
@@ -99,7 +112,7 @@ def _plain(value: Any) -> str:
 
 def _variants(room: str, name: str, variant: str | None) -> list[str]:
     """Returns what else the name stands for, where it was given without a variant."""
-    if variant or ":" in name or not names.rooms_of(name):
+    if variant or ":" in name or room not in names.rooms_of(name):
         return []
     lines = [f"  {name}:{key}  {line}".rstrip() for key, line in names.list_variants(room, name).items()]
     return ["", "variants:", *lines] if lines else []

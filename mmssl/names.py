@@ -146,7 +146,7 @@ def rooms_of(name: str) -> list[str]:
 
 def spelled(room: str, name: str) -> str:
     """Returns a name as `mmssl explain` takes it: with its room where others list it too, and for one's own code."""
-    if _is_own(name.partition(":")[0]):
+    if is_path(name):
         return f"{name} --room {room}"
     return name if len(rooms_of(name)) < 2 else f"{room}/{name}"
 
@@ -171,15 +171,16 @@ def _top_level_names(tree: ast.Module) -> set[str]:
     return names
 
 
-def _is_own(head: str) -> bool:
-    """Tells whether the part of a name before the colon is a path to code, not a file of a room."""
+def is_path(name: str) -> bool:
+    """Tells whether a name is a path to code, `package.module:object`, not a file of a room."""
+    head = name.partition(":")[0]
     return "." in head and "/" not in head
 
 
 def refuse_foreign(name: str, *, trust_code: bool) -> None:
     """Raises UserError for a name of code outside mmssl, unless it is trusted."""
     head = name.partition(":")[0]
-    if not trust_code and _is_own(head) and not _is_ours(head):
+    if not trust_code and is_path(name) and not _is_ours(head):
         raise UserError(f"{shortened(name)} names code outside mmssl; {TRUST}")
 
 
@@ -196,7 +197,7 @@ def resolve(room: str, name: str, *, trust_code: bool = True) -> tuple[Any, str 
     """
     refuse_foreign(name, trust_code=trust_code)
     head, _, tail = name.partition(":")
-    own = _is_own(head)
+    own = is_path(name)
     if own:
         _check_path(room, name, head)
     elif not _is_listed(room, head):

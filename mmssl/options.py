@@ -70,18 +70,18 @@ def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "", 
     known = options_of(factory)
     title = getattr(factory, "__name__", str(factory))
     at = f"{where}: " if where else ""
-    hint = f"; see: mmssl explain {see}" if see else ""
+    advice = f"; see: mmssl explain {see}" if see else ""
     if not isinstance(options, Mapping):
-        raise UserError(f"{where or title} is {shortened(options)}; expected a mapping of options{hint}")
+        raise UserError(f"{where or title} is {shortened(options)}; expected a mapping of options{advice}")
     for name in options:
         if name not in known:
-            raise UserError(f"{at}{title} has no option {shortened(name)}; {did_you_mean(name, known)}{hint}")
+            raise UserError(f"{at}{title} has no option {shortened(name)}; {did_you_mean(name, known)}{advice}")
     for name, parameter in known.items():
         if parameter.default is REQUIRED and name not in options:
-            raise UserError(f"{at}{title} needs the option {name!r}{hint}")
+            raise UserError(f"{at}{title} needs the option {name!r}{advice}")
     hints = hints_of(factory)
     return {
-        name: fit(_merged(value, _default(factory, known[name])), hints.get(name, Any), f"{at}{name}")
+        name: fit(_merged(value, _default(factory, known[name])), hints.get(name, Any), f"{at}{name}", advice=advice)
         for name, value in options.items()
     }
 

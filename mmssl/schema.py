@@ -57,10 +57,11 @@ Positive = Annotated[int, at_least(1)]
 FileName = Annotated[str, Only("that names a file: letters, digits and . , + = @ ( ) _ -", _is_plain)]
 
 
-def fit(value: Any, hint: Any, where: str) -> Any:
+def fit(value: Any, hint: Any, where: str, *, advice: str = "") -> Any:
     """Returns the value as the type hint wants it; raises UserError where it, or a part of it, is of another kind.
 
     A dataclass is a group of options: a mapping becomes an instance of it, with none but its fields.
+    advice: ends the message about an option that there is not.
     """
     fitted = match(value, hint)
     if fitted is NO:
@@ -68,7 +69,8 @@ def fit(value: Any, hint: Any, where: str) -> Any:
         found = "missing" if part is NO else shortened(part)
         if isinstance(wanted, _Unknown):
             name = f"{where}{': ' if '.' in place[1:] else ''}{place[1:].rpartition('.')[0]}"
-            raise UserError(f"{name} has no option {shortened(wanted.name)}; {did_you_mean(wanted.name, wanted.known)}")
+            near = did_you_mean(wanted.name, wanted.known)
+            raise UserError(f"{name} has no option {shortened(wanted.name)}; {near}{advice}")
         raise UserError(f"{where}{': ' if place else ''}{place[1:]} is {found}; expected {spell(wanted)}")
     return fitted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from mmssl import cli, names
 from mmssl.encoders import patched, raw, sparse_unet, torchvision
 from mmssl.errors import UserError
 from mmssl.explain import ANY, NODES, explain
-from mmssl.options import describe, lines_of, texts_of
+from mmssl.options import Option, describe, lines_of, texts_of
 from mmssl.schema import Positive, above, at_most, spell
 from mmssl.types import Encoder, Evaluation, Objective, TokenEncoder, View
 
@@ -107,6 +108,25 @@ def test_groups_are_told_option_by_option() -> None:
     }
 
 
+class Steps:
+    """Shows steps that are values."""
+
+    def __init__(self, crop: Crop) -> None:
+        self.crop = crop
+
+    def __call__(self, preprocess: Any, **options: Any) -> None: ...
+
+    def describe(self, prefix: str) -> Iterator[Option]:
+        yield from describe(Crop, f"{prefix}image.crop.", self.crop)
+
+
+def test_what_a_value_builds_tells_its_own_options() -> None:
+    assert list(describe(Steps(Crop(size=8)), "view.")) == [
+        Option("view.image.crop.scale", tuple[float, float], (0.2, 1.0), "share of the area."),
+        Option("view.image.crop.size", Positive, 8, ""),
+    ]
+
+
 @pytest.mark.parametrize(
     ("hint", "words"),
     [
@@ -179,6 +199,14 @@ def test_a_name_of_two_rooms_needs_the_room() -> None:
         explain("mocco")
     with pytest.raises(UserError, match="there is no method 'mocco'; did you mean 'moco'"):
         explain("methods/mocco")
+    for name, known in (
+        ("moco:v4", "known: v2, v3"),
+        ("vit:huge", "known: base, large"),
+        ("sgd:x", "none is known"),
+    ):
+        with pytest.raises(UserError, match=f"has no variant '{name.partition(':')[2]}'; {known}"):
+            explain(name)
+    assert explain("timm:resnet18").startswith("encoders/timm:resnet18: Any backbone of timm")
 
 
 class Own:
@@ -195,6 +223,8 @@ def test_ones_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     text = explain("their.code", "optim")
     assert text.startswith("optim/their.code: The user's own view.") and "  size: int = 3" in text
     assert "  variant: str = plain" in text
+    with pytest.raises(UserError, match="'their.code' names your own code; add --room"):
+        explain("their.code")
     with pytest.raises(UserError, match="has no option 'sise'.*; see: mmssl explain their.code --room optim$"):
         names.build("optim", "their.code", sise=1)
 
@@ -267,9 +297,9 @@ def factories() -> dict[str, Any]:
         for variant in ("", *(f":{key}" for key in names.list_variants(room, name) if room == "methods")):
             thing, _ = names.resolve(room, name + variant)
             found += [thing.view, thing.objective] if room == "methods" else [thing]
-    lines = [kind.__mro__ if inspect.isclass(kind) else (kind,) for kind in found]
+    lines = [getattr(kind, "__mro__", (kind,)) for kind in found]
     ours = {kind for line in lines for kind in line if kind.__module__.startswith("mmssl") and kind not in CONTRACTS}
-    return {f"{kind.__module__.removeprefix('mmssl.')}:{kind.__name__}": kind for kind in ours}
+    return {f"{kind.__module__.removeprefix('mmssl.')}:{getattr(kind, '__name__', id(kind))}": kind for kind in ours}
 
 
 def test_every_option_has_its_line_where_it_is_defined_and_no_line_is_about_none() -> None:
@@ -277,7 +307,7 @@ def test_every_option_has_its_line_where_it_is_defined_and_no_line_is_about_none
     for key, kind in factories().items():
         own = {*lines_of(kind.__doc__)} if kind.__doc__ else set()
         silent = {option.name for option in describe(kind) if not option.text}
-        if faults := silent | (own - {*inspect.signature(kind).parameters}):
+        if faults := silent | (own - {*inspect.signature(kind).parameters} if hasattr(kind, "__name__") else set()):
             wrong[key] = faults
     assert {key: faults for key, faults in wrong.items() if key not in NOT_YET} == {}
     assert {*wrong} == NOT_YET, "take those out of NOT_YET that are complete now"

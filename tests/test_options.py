@@ -170,6 +170,8 @@ def test_an_unknown_option_says_which_command_explains_them(own: ModuleType) -> 
         names.build("encoders", "convnet", where="node", widht=1)
     with pytest.raises(UserError, match=r"^wants needs the option 'size'; see: mmssl explain it$"):
         names.check_options(wants, {}, see="it")
+    with pytest.raises(UserError, match=r"^crop has no option 'sise'; did you mean 'size'\?; see: mmssl explain it$"):
+        names.check_options(grouped, {"crop": {"sise": 1}}, see="it")
 
 
 def test_building_passes_arguments_and_options_on(own: ModuleType) -> None:
