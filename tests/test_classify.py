@@ -238,7 +238,8 @@ def test_defaults_and_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     expected = {"templates": None, "space": "clip", "batch_size": 64, "progress": True}
     assert {name: options[name].default for name in expected} == expected
     shown: list[Any] = []
-    monkeypatch.setattr(classify, "tqdm", lambda stream, **o: shown.append(o) or stream)
+    bar = classify.tqdm(disable=True)
+    monkeypatch.setattr(classify, "tqdm", lambda **o: shown.append(o) or bar)
     pictures(tmp_path, red="red")
     found = classify.zero_shot("run", str(tmp_path), ["red", "blue"], ["{}"])
     assert shown == [{"desc": "zero-shot", "unit": "image", "disable": False}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,19 +13,18 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.data.plan import seed_of
-from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals import cues
 from mmssl.evals.classes import class_of
 from mmssl.evals.compare import Comparer
 from mmssl.evals.pretext import Answers, gathered, per_group
-from mmssl.evals.report import having, skipping
+from mmssl.evals.report import having
 from mmssl.evals.retrieval import recalls
 from mmssl.evals.score import bootstrap
 from mmssl.evals.source import needs, open_source
-from mmssl.evals.stream import chunks
+from mmssl.evals.stream import prepared_groups
 from mmssl.evals.windows import Asker, Kind, Question
-from mmssl.types import Evaluation, Features, Score, Trained
+from mmssl.types import Evaluation, Features, Sample, Score, Trained
 
 KINDS: tuple[Kind, ...] = ("easy", "hard", "super_hard")
 CUT = 30  # of nDCG
@@ -98,21 +98,12 @@ class AudioVisual(Evaluation):
     def _asked(self, judge: Comparer) -> Iterator[tuple[dict[int, dict[Kind, list[Question]]], dict[int, str]]]:
         """Yields this process's share of the chunks: of each clip in one its questions, and its label."""
         asker = Asker(judge.preprocess, judge.visual, apart=self.apart, shift=self.shift)
-        needed = [*judge.reads, *self.labelled]
-        for turn, chunk in enumerate(chunks(self.source.samples(needed), self.batch)):
-            if turn % dist.world() != dist.rank():
-                continue
-            asked: dict[int, dict[Kind, list[Question]]] = {}
-            named: dict[int, str] = {}
-            for clip, sample in enumerate(chunk, start=turn * self.batch):
-                with skipping(sample), timed():
-                    having(sample, *needed)
-                    named[clip] = str([class_of(sample[key]) for key in self.labelled])
-                    found = asker.ask(sample, KINDS, self.windows, random.Random(seed_of(self.seed, clip)))
-                    if not found:
-                        raise DamagedError("a clip shorter than a window")
-                    asked[clip] = found
-            yield asked, {clip: named[clip] for clip in asked}
+        ask = partial(
+            _questions, asker=asker, reads=judge.reads, label=self.labelled, windows=self.windows, seed=self.seed
+        )
+        for _, several in prepared_groups(self.source, (*judge.reads, *self.labelled), ask, size=self.batch):
+            found = {one.place: one.value for one in several if one.value is not None}
+            yield {clip: asked for clip, (asked, _) in found.items()}, {clip: name for clip, (_, name) in found.items()}
 
     def _retrieval(self, judge: Comparer, clips: Answers, labels: list[str]) -> Iterator[tuple[str, Score]]:
         sides = {judge.visual: clips["seen"], "audio": clips["heard"]}
@@ -127,6 +118,18 @@ class AudioVisual(Evaluation):
                 yield f"{a}-{b}/nDCG@{CUT}", bootstrap(value, chance=chance)
             if a != b:
                 yield from recalls(f"{a}-{b}", queries, own, candidates, own, k=self.k)
+
+
+def _questions(
+    sample: Sample, *, asker: Asker, reads: Sequence[str], label: Sequence[str], windows: int, seed: int
+) -> tuple[dict[Kind, list[Question]], str]:
+    """Returns the questions about a clip, and its label."""
+    having(sample, *reads, *label)
+    name = str([class_of(sample[key]) for key in label])
+    found = asker.ask(sample, KINDS, windows, random.Random(seed_of(seed, sample["__place__"])))
+    if not found:
+        raise DamagedError("a clip shorter than a window")
+    return found, name
 
 
 def scores(kind: Kind, asked: Answers, *, yes_no: bool) -> Iterator[tuple[str, Score]]:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mmssl.data.shards import Source
 from mmssl.data.subset import counted, limited
-from mmssl.data.timer import timed
 from mmssl.encoders.raw import PREPROCESS, Raw
 from mmssl.evals.classes import Label, class_of, labels_of, matched, numbered
 from mmssl.evals.layers import POOLED, Tapped, has, need_place
@@ -20,11 +19,11 @@ from mmssl.evals.memory import recall
 from mmssl.evals.needs import need_encoder
 from mmssl.evals.report import nothing_left, skipping
 from mmssl.evals.source import meet, needs, open_source, warn_of_overlap
-from mmssl.evals.stream import chunks, embed_stream
+from mmssl.evals.stream import embed_stream, prepared_batches
 from mmssl.evals.untrained import untrained, warming
 from mmssl.types import Encoder, Evaluation, Score, Trained
 
-WARM = 512  # samples that set the statistics of random weights
+WARM = 8  # batches that set the statistics of random weights
 
 
 @dataclass(slots=True)
@@ -130,13 +129,8 @@ class Labelled:
         """Lets the BatchNorm of random weights see some of the training set."""
         key = encoder.modality
         with warming(encoder), torch.inference_mode():
-            for samples in chunks(islice(self.train.samples({key}), WARM), 64):
-                items = []
-                for sample in samples:
-                    with skipping(sample), timed():
-                        items.append(encoder.preprocess(sample[key]))
-                if items:
-                    encoder(encoder.preprocess.collate(items).to(encoder.device))
+            for x, _ in islice(prepared_batches({key: encoder.preprocess}, self.train), WARM):
+                encoder(x[key].to(encoder.device))
         return encoder
 
 

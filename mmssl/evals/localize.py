@@ -9,16 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl import dist
 from mmssl.data.plan import seed_of
-from mmssl.data.timer import timed
 from mmssl.evals.compare import Comparer
 from mmssl.evals.pretext import Answers, gathered, per_group
-from mmssl.evals.report import skipping
 from mmssl.evals.score import bootstrap
 from mmssl.evals.sounding import Moment, Sounding, Truth
 from mmssl.evals.source import needs, open_source
-from mmssl.evals.stream import chunks
+from mmssl.evals.stream import prepared_groups
 from mmssl.types import Evaluation, Score, Trained
 
 SIZE = 224  # pixels at which map and truth are compared
@@ -76,15 +73,11 @@ class Localize(Evaluation):
     def _measured(self, judge: Comparer) -> Iterator[Answers]:
         """Yields this process's share of the chunks: how well each kind of map fits, each value (B,)."""
         sounding = Sounding(judge.preprocess, judge.visual, truth=self.truth, count=self.moments)
-        for turn, chunk in enumerate(chunks(self.source.samples(sounding.reads), self.batch)):
-            if turn % dist.world() == dist.rank():
-                moments, clips = list[Moment](), list[int]()
-                for clip, sample in enumerate(chunk, start=turn * self.batch):
-                    with skipping(sample), timed():
-                        found = sounding(sample)
-                        moments, clips = moments + found, clips + [clip] * len(found)
-                if moments:
-                    yield measure(judge, moments, torch.tensor(clips), seed=seed_of("maps", turn))
+        for turn, several in prepared_groups(self.source, sounding.reads, sounding, size=self.batch):
+            found = [(one.place, moment) for one in several for moment in one.value or ()]
+            if found:
+                clips = torch.tensor([clip for clip, _ in found])
+                yield measure(judge, [moment for _, moment in found], clips, seed=seed_of("maps", turn))
 
 
 def measure(judge: Comparer, moments: Sequence[Moment], clip: Tensor, *, seed: int) -> Answers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.data.collate import collate
+from mmssl.data.in_workers import Made
 from mmssl.data.plan import seed_of
 from mmssl.data.shards import Source
-from mmssl.data.timer import timed
 from mmssl.errors import DamagedError
-from mmssl.evals.report import nothing_left, skipping
-from mmssl.evals.stream import chunks
+from mmssl.evals.report import leave_out, nothing_left
+from mmssl.evals.stream import prepared_groups
 from mmssl.types import Batch, Loss, Sample, Trained, View, evaluating
 
 Answers = dict[str, Tensor]
@@ -44,26 +45,38 @@ def show(
     view = pretext.show(trained.encoders, **changed)
     view.progress = 1.0
     device = trained.encoders[pretext.objective.uses[0]].device
-    for turn, chunk in enumerate(chunks(source.samples(view.reads), batch)):
-        if turn % dist.world() != dist.rank():
-            continue
+    make = partial(_shown, view=view, seed=seed, rounds=rounds)
+    for turn, several in prepared_groups(source, view.reads, make, size=batch):
         for round_ in range(rounds):
-            whole = []
-            for number, sample in enumerate(chunk, start=turn * batch):
-                with seeded(seed_of(seed, round_, number)), skipping(sample), timed():
-                    whole.append((number, _shown(view, sample)))
-            if whole:
-                made = collate([shown for _, shown in whole], view).to(device)
+            shown = [(one.place, made) for one in several if (made := _or_left_out(one, round_))]
+            if shown:
+                views = collate([made for _, made in shown], view).to(device)
                 with seeded(seed_of(seed, round_, "batch", turn), device):
-                    made = view.on_device(made)
-                yield torch.tensor([number for number, _ in whole]), made
+                    views = view.on_device(views)
+                yield torch.tensor([number for number, _ in shown]), views
 
 
-def _shown(view: View, sample: Sample) -> Sample:
-    """Returns the viewed sample; raises DamagedError if it cannot be shown."""
-    shown = view(sample)
-    if not any(shown.get(key) for key in view.preprocess):
-        raise DamagedError(f"a view without {' or '.join(sorted(view.preprocess))}")
+def _shown(sample: Sample, *, view: View, seed: int, rounds: int) -> list[Sample | DamagedError]:
+    """Returns the viewed sample of each round, or why it cannot be shown in one."""
+    found: list[Sample | DamagedError] = []
+    for round_ in range(rounds):
+        with seeded(seed_of(seed, round_, sample["__place__"])):
+            try:
+                shown = view(sample)
+                if not any(shown.get(key) for key in view.preprocess):
+                    raise DamagedError(f"a view without {' or '.join(sorted(view.preprocess))}")
+                found.append(shown)
+            except DamagedError as error:
+                found.append(error)
+    return found
+
+
+def _or_left_out(one: Made[list[Sample | DamagedError]], round_: int) -> Sample | None:
+    """Returns the sample as it is viewed in a round, or nothing once it is reported."""
+    shown = (one.value or [])[round_]
+    if isinstance(shown, DamagedError):
+        leave_out(one.about, shown)
+        return None
     return shown
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,14 +13,14 @@ import torch
 from torch import Tensor
 
 from mmssl import dist
+from mmssl.data.in_workers import in_workers
 from mmssl.data.shards import Source
-from mmssl.data.timer import timed
 from mmssl.errors import UserError
 from mmssl.evals.annotated import VOID, Annotated, annotated
 from mmssl.evals.needs import need_encoder
 from mmssl.evals.propagation import carried, cells_of, moved
 from mmssl.evals.regions import boundary, jaccard
-from mmssl.evals.report import nothing_left, skipping
+from mmssl.evals.report import nothing_left, whole
 from mmssl.evals.score import bootstrap
 from mmssl.evals.source import open_source
 from mmssl.evals.untrained import untrained
@@ -88,17 +89,17 @@ class Propagate(Evaluation):
         """Returns one row of figures per object and per key point, of every process."""
         rows: list[Row] = []
         size = side(rivals[""], self.size)
-        samples = self.source.samples(_wanted(self.source), rank=dist.rank(), world=dist.world())
+        make = partial(annotated, size=size, square=self.square)
+        samples = in_workers(self.source, _wanted(self.source), make, rank=dist.rank(), world=dist.world())
         share = None if self.clips is None else len(range(dist.rank(), self.clips, dist.world()))
-        for sample in islice(samples, share):
-            with skipping(sample), evaluating(*rivals.values()):
-                with timed():
-                    clip = annotated(sample, size=size, square=self.square)
+        for one in whole(islice(samples, share)):
+            assert one.value is not None
+            with evaluating(*rivals.values()):
                 cells = {
-                    prefix: cells_of(rival, clip.frames, space=None if prefix else self.space, **self.looks).cpu()
+                    prefix: cells_of(rival, one.value.frames, space=None if prefix else self.space, **self.looks).cpu()
                     for prefix, rival in rivals.items()
                 }
-                rows += self._objects(clip, cells) + self._points(clip, cells)
+                rows += self._objects(one.value, cells) + self._points(one.value, cells)
         return [row for part in dist.gather_objects(rows) for row in part]
 
     def _objects(self, clip: Annotated, cells: dict[str, Tensor]) -> list[Row]:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mmssl import dist
-from mmssl.data.timer import timed
+from mmssl.data.in_workers import in_workers
 from mmssl.evals.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
 from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import nothing_left, skipping
+from mmssl.evals.report import nothing_left, whole
 from mmssl.evals.score import bootstrap
 from mmssl.evals.source import needs, open_source
 from mmssl.evals.untrained import untrained, warming
@@ -111,12 +111,12 @@ class Register(Evaluation):
 
     def _scans(self, *, rank: int = 0, world: int = 1) -> Iterator[tuple[int, tuple[Scan, Scan]]]:
         """Yields the number and the scans of this process's pairs; damaged ones are left out."""
-        for number, sample in enumerate(islice(self.source.samples(self._wanted()), self.pairs)):
-            if number % world == rank:
-                with skipping(sample):
-                    with timed():
-                        scans = fixed_scans(sample, **self.shown)
-                    yield number, scans
+        make = partial(fixed_scans, **self.shown)
+        share = None if self.pairs is None else len(range(rank, self.pairs, world))
+        samples = in_workers(self.source, self._wanted(), make, rank=rank, world=world)
+        for one in whole(islice(samples, share)):
+            assert one.value is not None
+            yield one.place, one.value
 
     def _wanted(self) -> set[str]:
         return {"points", "points_b", *(["meta"] if self.shown["poses"] else [])}

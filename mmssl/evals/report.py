@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from mmssl import dist
+from mmssl.data.in_workers import Made
 from mmssl.errors import DamagedError, UserError
 
+T = TypeVar("T")
 Place = tuple[str, str, int]  # shard, key, number in the set
 
 
@@ -78,6 +80,15 @@ def leave_out(sample: Mapping[str, Any], error: DamagedError) -> None:
         tqdm.write(f"left out {place[1]} in {place[0]}: {error}")
     else:
         report.left_out.setdefault(place, error.reason)
+
+
+def whole(made: Iterable[Made[T]]) -> Iterator[Made[T]]:
+    """Yields the samples of which something was made; the others are left out."""
+    for one in made:
+        if one.error is None:
+            yield one
+        else:
+            leave_out(one.about, one.error)
 
 
 @contextmanager

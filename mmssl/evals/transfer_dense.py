@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,22 +13,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl import dist
+from mmssl.data.in_workers import batches_in_workers
 from mmssl.data.shards import Source
 from mmssl.data.subset import counted, limited
-from mmssl.data.timer import timed
 from mmssl.encoders.raw import PREPROCESS
 from mmssl.errors import UserError
 from mmssl.evals.linear import DECAYS, held_out
 from mmssl.evals.masked import VOID, prepared
 from mmssl.evals.memory import recall
 from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import having, nothing_left, skipping
+from mmssl.evals.report import having, nothing_left, whole
 from mmssl.evals.score import bootstrap
 from mmssl.evals.solvers import LBFGS, logistic, with_bias
 from mmssl.evals.source import needs, open_source, warn_of_overlap
-from mmssl.evals.stream import chunks, everywhere
+from mmssl.evals.stream import everywhere
 from mmssl.evals.untrained import untrained, warming
-from mmssl.types import Encoder, Evaluation, Score, Trained
+from mmssl.types import Encoder, Evaluation, Preprocess, Sample, Score, Trained
 
 Cells = Callable[[Tensor], tuple[Tensor, tuple[int, ...]]]  # x -> cells (B, N, D) and their grid
 SIDE = 4  # pixels of a cell of the raw input
@@ -98,10 +100,10 @@ class TransferDense(Evaluation):
             told = scaled(scores, grid, truth.shape[1:]).argmax(dim=1)
             found += [confusion(a, b, classes).cpu() for a, b in zip(told, truth.to(told.device), strict=True)]
         mine = torch.stack(found) if found else torch.zeros(0, classes + 1, classes)
-        whole = dist.gather(mine)
-        if not len(whole):
+        every = dist.gather(mine)
+        if not len(every):
             raise nothing_left(f"no sample of {self.test.shards[0]} has a whole {encoder.modality} and {self.mask}")
-        yield from scored(whole, commonest=int(shares.sum(dim=0).argmax()))
+        yield from scored(every, commonest=int(shares.sum(dim=0).argmax()))
 
     def _learnt_from(self, encoder: Encoder, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
         """Returns cells (N, D), the share of each class in them (N, 255), and the sample of each (N,)."""
@@ -135,18 +137,23 @@ class TransferDense(Evaluation):
 
     def _batches(self, source: Source, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields what the encoder sees, on its device, and the classes of the pixels (B, T, H, W)."""
-        key = encoder.modality
-        samples = source.samples({key, self.mask}, rank=dist.rank(), world=dist.world())
-        for chunk in chunks(samples, self.batch):
-            whole = []
-            for sample in chunk:
-                with skipping(sample), timed():
-                    whole.append(prepared(encoder.preprocess, *having(sample, key, self.mask)))
-            if whole:
-                truth = torch.stack([classes for _, classes in whole])
+        keys, preprocess = (encoder.modality, self.mask), encoder.preprocess
+        batches = batches_in_workers(
+            source,
+            keys,
+            partial(_masked, preprocess=preprocess, keys=keys),
+            partial(_collated, preprocess=preprocess),
+            size=self.batch,
+            rank=dist.rank(),
+            world=dist.world(),
+        )
+        for made, batch in batches:
+            deque(whole(made), maxlen=0)  # reports those that are not
+            if batch is not None:
+                x, truth = batch
                 if self.foreground:
                     truth = truth.where((truth == 0) | (truth == VOID), 1)
-                yield encoder.preprocess.collate([x for x, _ in whole]).to(encoder.device), truth
+                yield x.to(encoder.device), truth
 
     def _fresh(self, encoder: Encoder) -> Encoder:
         fresh = untrained(encoder)
@@ -171,6 +178,14 @@ class TransferDense(Evaluation):
             return parts.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3), (time, height, width)
 
         return raw
+
+
+def _masked(sample: Sample, *, preprocess: Preprocess, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+    return prepared(preprocess, *having(sample, *keys))
+
+
+def _collated(made: Sequence[tuple[Tensor, Tensor]], *, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
+    return preprocess.collate([x for x, _ in made]), torch.stack([classes for _, classes in made])
 
 
 def _cells(encoder: Encoder) -> Cells:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from given import Given
 from PIL import Image
 from torch import Tensor, nn
 
-from mmssl.data.shards import Source
 from mmssl.errors import UserError
 from mmssl.evals import cues
 from mmssl.evals.audio_visual import AudioVisual, ndcg
@@ -41,16 +41,6 @@ def film(clip: int) -> dict[str, Any]:
     pictures = np.broadcast_to((level * 255).round()[:, None, None, None], (len(level), 8, 8, 3)).astype(np.uint8)
     sound = torch.from_numpy(np.repeat(level, RATE // FPS)).float()
     return {"video": Frames(pictures, FPS), "audio": Waveform(sound, RATE), "kind": clip % 2, "__key__": str(clip)}
-
-
-class Films(Source):
-    """Stands in for shards of films."""
-
-    def __init__(self, samples: list[dict[str, Any]]) -> None:
-        self.made = samples
-
-    def samples(self, wanted: Any, *, rank: int = 0, world: int = 1) -> Any:
-        return iter(self.made)
 
 
 class Levels(nn.Module):
@@ -107,7 +97,7 @@ def trained(objective: nn.Module | None, *, frames: int = 16, visual: str = "vid
 
 def judged(monkeypatch: pytest.MonkeyPatch, subject: Trained, samples: list[Any] | None = None, **options: Any) -> Any:
     films = [film(clip) for clip in range(CLIPS)] if samples is None else samples
-    monkeypatch.setattr("mmssl.evals.audio_visual.open_source", lambda data: Films(films))
+    monkeypatch.setattr("mmssl.evals.audio_visual.open_source", lambda data: Given(films))
     return dict(AudioVisual(data=DATA, **options).run(subject))
 
 
@@ -149,7 +139,7 @@ def test_questions_do_not_depend_on_when_they_are_asked(monkeypatch: pytest.Monk
 
 
 def test_questions_do_not_depend_on_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmssl.evals.audio_visual.open_source", lambda data: Films([film(n) for n in range(5)]))
+    monkeypatch.setattr("mmssl.evals.audio_visual.open_source", lambda data: Given([film(n) for n in range(5)]))
     judge = Comparer(trained(None), "clip")
     asked = AudioVisual(data=DATA, task="clip", batch=2, windows=1)
     alone, _, _ = asked._ask(judge)

@@ -176,26 +176,20 @@ def test_it_asks_for_the_modality_and_the_label_of_both_sets(tmp_path: Path, set
 def test_random_weights_are_warmed_by_the_mean_of_the_first_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labelled, "WARM", 70)
-    monkeypatch.setattr(labelled, "chunks", lambda stream, size: _cut(list(stream), size))
+    monkeypatch.setattr(labelled, "WARM", 2)
     encoder = create_encoder("convnet", image_size=16, widths=[4], depths=[1], stem_stride=1)
-    made = Labelled(**sides(tmp_path, train=90, test=2), label="label")
+    made = Labelled(**sides(tmp_path, train=150, test=2), label="label")
     assert made.warm(encoder) is encoder and not encoder.training
     pictures = torch.stack([encoder.preprocess(sample["image"]) for sample in made.train.samples({"image"})])
     conv, norm = encoder.stem[0], encoder.stem[1]
     with torch.inference_mode():
-        maps = [conv(encoder.normalize(part)) for part in (pictures[:64], pictures[64:70])]
+        maps = [conv(encoder.normalize(part)) for part in (pictures[:64], pictures[64:128])]
     torch.testing.assert_close(norm.running_mean, (maps[0].mean((0, 2, 3)) + maps[1].mean((0, 2, 3))) / 2)
     assert norm.num_batches_tracked == 2
 
 
-def _cut(samples: list[Any], size: int) -> Iterator[list[Any]]:
-    assert len(samples) == 70
-    yield from (samples[start : start + size] for start in range(0, 70, size))
-
-
 def test_it_is_warmed_by_512() -> None:
-    assert labelled.WARM == 512
+    assert labelled.WARM == 512 // 64
 
 
 class Two(Probe):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from given import Given
 from probing import reference
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.data.shards import Source
 from mmssl.errors import UserError
 from mmssl.evals import transfer_dense
 from mmssl.evals.linear import held_out
@@ -47,21 +46,6 @@ class Halves(Encoder):
         self.seen.append(len(x))
         cells = F.avg_pool2d(x.float(), 2)
         return Features(cells.mean((2, 3)), cells.flatten(2).mT, tuple(cells.shape[2:]))
-
-
-class Given(Source):
-    """Stands in for shards of samples that are opened already."""
-
-    def __init__(self, samples: list[dict[str, Any]]) -> None:
-        self.made, self.shards, self.asked = samples, ["given.tar"], list[Any]()
-
-    @property
-    def counts(self) -> list[int]:
-        return [len(self.made)]
-
-    def samples(self, wanted: Any, *, rank: int = 0, world: int = 1) -> Iterator[Any]:
-        self.asked.append(wanted)
-        return iter(self.made[rank::world])
 
 
 def samples(count: int, *, seed: int, noise: int = 60, size: int = 4) -> list[dict[str, Any]]:

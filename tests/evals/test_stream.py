@@ -12,7 +12,7 @@ from test_zero_shot import Rows
 from mmssl import dist
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.report import reporting
-from mmssl.evals.stream import chunks, embed_stream, everywhere
+from mmssl.evals.stream import embed_stream, everywhere
 
 
 class Picky(Rows):
@@ -88,8 +88,3 @@ def test_a_process_without_rows_joins_with_none(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(dist, "gather_objects", lambda mine: told.append(mine) or [mine])
     everywhere([torch.ones(2, 3, 4)], "cpu")
     assert told == [((3, 4), torch.float32)]
-
-
-def test_chunks_end_with_what_is_left() -> None:
-    assert list(chunks(iter(range(5)), 2)) == [[0, 1], [2, 3], [4]]  # type: ignore[arg-type]
-    assert list(chunks(iter([]), 2)) == []

@@ -213,7 +213,7 @@ def test_a_sound_is_drawn_as_peaks_about_the_middle() -> None:
 
 
 def test_a_matrix_of_nothing_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    give(monkeypatch, "mmssl.pictures.retrieval", [{"text": "x"}])
+    give(monkeypatch, "mmssl.pictures.retrieval", [{"text": "x", "image": None}])
     monkeypatch.setattr(Given, "count", None)
     trained = Trained({"image": Words("image"), "text": Words("text")})  # type: ignore[dict-item]
     with pytest.raises(UserError, match="no sample with a whole text and image; left out 1|no sample with a whole"):
