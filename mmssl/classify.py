@@ -22,12 +22,12 @@ from mmssl.data.shards import Source
 from mmssl.data.tar import Entry
 from mmssl.data.user_files import check_file, files_of
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.classes import Label, chance, class_of, listed, matched, numbered
-from mmssl.evals.classifier import embedded_prompts, read_classes, read_templates
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import having, reporting, whole
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import Examples
+from mmssl.evals.parts.classes import Label, chance, class_of, listed, matched, numbered
+from mmssl.evals.parts.classifier import embedded_prompts, read_classes, read_templates
+from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.report import having, reporting, whole
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import Examples
 from mmssl.evals.zero_shot import rank_of, warn_of_templates
 from mmssl.judge import load_encoders
 from mmssl.types import Encoder, Preprocess, Sample, Score, Trained
@@ -68,9 +68,9 @@ def zero_shot(
     """Classifies a folder of pictures or shards with a run's encoders.
 
     classes, templates: a list or a file with one per line. Where pictures lie in folders named as classes, or shards
-    have labels, accuracy is scored as well, by the rule of evals/classes.py; where no label is a class it is not, and
-    a note says so. Unreadable pictures are skipped and listed, hidden files passed over. trust_code: allow the run to
-    name code outside mmssl.
+    have labels, accuracy is scored as well, by the rule of evals/parts/classes.py; where no label is a class it is not,
+    and a note says so. Unreadable pictures are skipped and listed, hidden files passed over. trust_code: allow the run
+    to name code outside mmssl.
     """
     trained = Trained(load_encoders(run, trust_code=trust_code))
     for modality in ("image", "text"):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmssl import names, recipe
 from mmssl.errors import UserError
-from mmssl.evals.report import reporting
+from mmssl.evals.parts.report import reporting
 from mmssl.judge import load_run
 from mmssl.types import evaluating
 

@@ -11,9 +11,9 @@ from typing import Any
 from mmssl import checkpoint, dist, names, recipe
 from mmssl.assembly import build_objective, pretexts
 from mmssl.errors import UserError, did_you_mean, told
-from mmssl.evals.memory import remembering
-from mmssl.evals.report import Report, reporting, warn
-from mmssl.evals.results import kept, read_results, scores_of
+from mmssl.evals.parts.memory import remembering
+from mmssl.evals.parts.report import Report, reporting, warn
+from mmssl.evals.parts.results import kept, read_results, scores_of
 from mmssl.files import write_atomically
 from mmssl.nn.bounded import bounded, check_values
 from mmssl.run_folder import locked, read_whole

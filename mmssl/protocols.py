@@ -11,7 +11,7 @@ from typing import Any
 from mmssl import checkpoint, dist, names, recipe
 from mmssl.encoders import create_encoder, refuse_fetching
 from mmssl.errors import UserError, did_you_mean
-from mmssl.evals.results import Results, kept
+from mmssl.evals.parts.results import Results, kept
 from mmssl.files import write_atomically
 from mmssl.judge import Judge, load_encoders, merged
 from mmssl.schema import fit, read_json

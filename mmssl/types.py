@@ -537,5 +537,5 @@ class Evaluation:
         """
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
-        """Yields figures by name; samples that are damaged are left out (mmssl.evals.report)."""
+        """Yields figures by name; samples that are damaged are left out (mmssl.evals.parts.report)."""
         raise NotImplementedError

@@ -19,8 +19,8 @@ from torch import nn
 
 from mmssl import classify, cli, modalities
 from mmssl.errors import UserError
-from mmssl.evals.classifier import read_classes, read_templates
-from mmssl.evals.report import warn
+from mmssl.evals.parts.classifier import read_classes, read_templates
+from mmssl.evals.parts.report import warn
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
 

@@ -14,16 +14,16 @@ from torch import Tensor
 from mmssl import dist
 from mmssl.data.plan import seed_of
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals import cues
-from mmssl.evals.classes import class_of
-from mmssl.evals.compare import Comparer
-from mmssl.evals.pretext import Answers, gathered, per_group
-from mmssl.evals.report import having
+from mmssl.evals.parts import cues
+from mmssl.evals.parts.classes import class_of
+from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.pretext import Answers, gathered, per_group
+from mmssl.evals.parts.report import having
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import needs, open_source
+from mmssl.evals.parts.stream import prepared_groups
+from mmssl.evals.parts.windows import Asker, Kind, Question
 from mmssl.evals.retrieval import recalls
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.stream import prepared_groups
-from mmssl.evals.windows import Asker, Kind, Question
 from mmssl.types import Evaluation, Features, Sample, Score, Trained
 
 KINDS: tuple[Kind, ...] = ("easy", "hard", "super_hard")

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.labelled import Probe
-from mmssl.evals.score import bootstrap
+from mmssl.evals.parts.labelled import Probe
+from mmssl.evals.parts.score import bootstrap
 from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.types import Encoder, Score
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.labelled import Probe
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import foreseen
+from mmssl.evals.parts.labelled import Probe
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import foreseen
 from mmssl.types import Encoder, Score, Trained
 
 HELD = 2**25  # numbers held at a time

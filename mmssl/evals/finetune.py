@@ -17,9 +17,9 @@ from mmssl.data.report import Report
 from mmssl.data.shards import Source
 from mmssl.data.subset import Subset, counted
 from mmssl.errors import UserError
-from mmssl.evals.labelled import Probe, Rows
 from mmssl.evals.linear import ranked, tops
-from mmssl.evals.report import warn
+from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.report import warn
 from mmssl.optim.groups import layer_groups
 from mmssl.optim.schedule import warmup_cosine
 from mmssl.types import Encoder, Score, Trained

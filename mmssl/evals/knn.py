@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.classes import chance
-from mmssl.evals.labelled import Probe
-from mmssl.evals.score import bootstrap
+from mmssl.evals.parts.classes import chance
+from mmssl.evals.parts.labelled import Probe
+from mmssl.evals.parts.score import bootstrap
 from mmssl.types import Encoder, Score
 
 HELD = 2**26  # similarities held at a time

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.classes import chance
-from mmssl.evals.labelled import Probe, Rows
-from mmssl.evals.score import bootstrap
-from mmssl.evals.solvers import LBFGS, SGD, Solver, with_bias
+from mmssl.evals.parts.classes import chance
+from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.solvers import LBFGS, SGD, Solver, with_bias
 from mmssl.types import Encoder, Score
 
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.data.plan import seed_of
-from mmssl.evals.compare import Comparer
-from mmssl.evals.pretext import Answers, gathered, per_group
-from mmssl.evals.score import bootstrap
-from mmssl.evals.sounding import Moment, Sounding, Truth
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.stream import prepared_groups
+from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.pretext import Answers, gathered, per_group
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.sounding import Moment, Sounding, Truth
+from mmssl.evals.parts.source import needs, open_source
+from mmssl.evals.parts.stream import prepared_groups
 from mmssl.types import Evaluation, Score, Trained
 
 SIZE = 224  # pixels at which map and truth are compared

@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.classes import chance
 from mmssl.evals.few_shot import drawn
-from mmssl.evals.labelled import Probe, Rows
 from mmssl.evals.linear import held_out
-from mmssl.evals.score import bootstrap
-from mmssl.evals.solvers import squared_hinge, with_bias
+from mmssl.evals.parts.classes import chance
+from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.solvers import squared_hinge, with_bias
 from mmssl.types import Encoder, Score
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.pretext import Answers, answer, gathered, per_group, show
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.trivial import linear_answers, statistics
+from mmssl.evals.parts.pretext import Answers, answer, gathered, per_group, show
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import needs, open_source
+from mmssl.evals.parts.trivial import linear_answers, statistics
 from mmssl.objectives.frame_order import each_frame
 from mmssl.types import Batch, Encoder, Evaluation, Score, Trained
 from mmssl.views.ordered import Ordered

@@ -16,14 +16,14 @@ from mmssl import dist
 from mmssl.data.in_workers import in_workers
 from mmssl.data.shards import Source
 from mmssl.errors import UserError
-from mmssl.evals.annotated import VOID, Annotated, annotated
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.propagation import carried, cells_of, moved
-from mmssl.evals.regions import boundary, jaccard
-from mmssl.evals.report import nothing_left, whole
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import open_source
-from mmssl.evals.untrained import untrained
+from mmssl.evals.parts.annotated import VOID, Annotated, annotated
+from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.propagation import carried, cells_of, moved
+from mmssl.evals.parts.regions import boundary, jaccard
+from mmssl.evals.parts.report import nothing_left, whole
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import open_source
+from mmssl.evals.parts.untrained import untrained
 from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
 
 Row = dict[str, float]  # figure of one object or key point -> value, by who answered it

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.data.in_workers import in_workers
-from mmssl.evals.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import nothing_left, whole
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.untrained import untrained, warming
+from mmssl.evals.parts.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
+from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.report import nothing_left, whole
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import needs, open_source
+from mmssl.evals.parts.untrained import untrained, warming
 from mmssl.nn.packed import embed_tokens
 from mmssl.transforms.pairs import POSES, Scan, fixed_scans, nearest_features, right_pairs
 from mmssl.transforms.points import local_shape

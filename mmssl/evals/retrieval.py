@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.stream import embed_stream
+from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import needs, open_source
+from mmssl.evals.parts.stream import embed_stream
 from mmssl.types import Encoder, Evaluation, Score, Trained
 
 CHUNK = 1024

@@ -11,9 +11,9 @@ import torch
 from mmssl.data.subset import counted
 from mmssl.errors import UserError
 from mmssl.evals.finetune import Tuning, finetuned
-from mmssl.evals.labelled import Probe, Rows
 from mmssl.evals.linear import DECAYS, probe, tops
-from mmssl.evals.solvers import LBFGS
+from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.solvers import LBFGS
 from mmssl.types import Encoder, Score, Trained
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.evals.cues import look, loudness, pair_features, together
-from mmssl.evals.pretext import Answers, answer, gathered, per_group, show
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.trivial import linear_answers, statistics
+from mmssl.evals.parts.cues import look, loudness, pair_features, together
+from mmssl.evals.parts.pretext import Answers, answer, gathered, per_group, show
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import needs, open_source
+from mmssl.evals.parts.trivial import linear_answers, statistics
 from mmssl.objectives.matching import Matching, next_present
 from mmssl.types import Batch, Evaluation, Objective, Score, Trained
 

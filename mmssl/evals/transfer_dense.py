@@ -19,15 +19,15 @@ from mmssl.data.subset import counted, limited
 from mmssl.encoders.raw import PREPROCESS
 from mmssl.errors import UserError
 from mmssl.evals.linear import DECAYS, held_out
-from mmssl.evals.masked import VOID, prepared
-from mmssl.evals.memory import recall
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import having, nothing_left, whole
-from mmssl.evals.score import bootstrap
-from mmssl.evals.solvers import LBFGS, logistic, with_bias
-from mmssl.evals.source import needs, open_source, warn_of_overlap
-from mmssl.evals.stream import everywhere
-from mmssl.evals.untrained import untrained, warming
+from mmssl.evals.parts.masked import VOID, prepared
+from mmssl.evals.parts.memory import recall
+from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.report import having, nothing_left, whole
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.solvers import LBFGS, logistic, with_bias
+from mmssl.evals.parts.source import needs, open_source, warn_of_overlap
+from mmssl.evals.parts.stream import everywhere
+from mmssl.evals.parts.untrained import untrained, warming
 from mmssl.types import Encoder, Evaluation, Preprocess, Sample, Score, Trained
 
 Cells = Callable[[Tensor], tuple[Tensor, tuple[int, ...]]]  # x -> cells (B, N, D) and their grid

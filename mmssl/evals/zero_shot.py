@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.evals.classes import chance, labels_of, listed, matched, numbered
-from mmssl.evals.classifier import embedded_prompts, read_classes, read_templates
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import warn
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import meet, needs, open_source
-from mmssl.evals.stream import embed_stream
+from mmssl.evals.parts.classes import chance, labels_of, listed, matched, numbered
+from mmssl.evals.parts.classifier import embedded_prompts, read_classes, read_templates
+from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.report import warn
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import meet, needs, open_source
+from mmssl.evals.parts.stream import embed_stream
 from mmssl.types import Evaluation, Score, Trained
 
 
@@ -24,7 +24,7 @@ class ZeroShot(Evaluation):
 
     data: shards (and fields) with the modality and a label. classes: a list, a file with one name per line,
     or `dataset.factor` of a card. templates: a list or a file of prompts with `{}`. label: the sample's key that
-    holds the class, a name, or a place in the list where the set has no names; evals/classes.py has the rule.
+    holds the class, a name, or a place in the list where the set has no names; evals/parts/classes.py has the rule.
     space: the task whose joint embedding is used. modality: what is classified.
     """
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from mmssl.data.shards import Source
 from mmssl.data.timer import timed
-from mmssl.evals.compare import Comparer
-from mmssl.evals.report import nothing_left, skipping
-from mmssl.evals.sounding import Moment, Sounding, Truth
-from mmssl.evals.source import open_source
+from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.report import nothing_left, skipping
+from mmssl.evals.parts.sounding import Moment, Sounding, Truth
+from mmssl.evals.parts.source import open_source
 from mmssl.pictures.canvas import Pixels, blend, heat, scaled, tiles
 from mmssl.types import Trained
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from mmssl.evals.order import ordered
-from mmssl.evals.pretext import answer, show
-from mmssl.evals.report import nothing_left
-from mmssl.evals.source import open_source
+from mmssl.evals.parts.pretext import answer, show
+from mmssl.evals.parts.report import nothing_left
+from mmssl.evals.parts.source import open_source
 from mmssl.pictures.canvas import Pixels, scaled, tiles
 from mmssl.types import Trained
 from mmssl.views.ordered import orders

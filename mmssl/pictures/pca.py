@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from mmssl.data.timer import timed
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import having, nothing_left, skipping
-from mmssl.evals.source import open_source
+from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.report import having, nothing_left, skipping
+from mmssl.evals.parts.source import open_source
 from mmssl.modalities import points as clouds
 from mmssl.nn.packed import embed_tokens
 from mmssl.pictures.canvas import tiles

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from mmssl.data.timer import timed
-from mmssl.evals.annotated import VOID, Annotated, annotated
-from mmssl.evals.needs import need_encoder
+from mmssl.evals.parts.annotated import VOID, Annotated, annotated
+from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.propagation import carried, cells_of
+from mmssl.evals.parts.report import having, nothing_left, skipping
+from mmssl.evals.parts.source import open_source
 from mmssl.evals.propagate import SEEING, side
-from mmssl.evals.propagation import carried, cells_of
-from mmssl.evals.report import having, nothing_left, skipping
-from mmssl.evals.source import open_source
 from mmssl.pictures.canvas import Pixels, blend, label_colors, scaled, tiles
 from mmssl.types import Trained, evaluating
 

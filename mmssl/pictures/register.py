@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mmssl.data.timer import timed
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import skipping
-from mmssl.evals.source import open_source
+from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.report import skipping
+from mmssl.evals.parts.source import open_source
 from mmssl.nn.packed import embed_tokens
 from mmssl.pictures.canvas import Pixels, tiles
 from mmssl.pictures.scatter import dots, look_down, on_canvas

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "data")]
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "parts"), str(HERE.parent / "data")]
 
 
 @pytest.fixture(autouse=True)

@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmssl.errors import UserError
-from mmssl.evals import cues
 from mmssl.evals.audio_visual import AudioVisual, ndcg
-from mmssl.evals.compare import Comparer
-from mmssl.evals.report import reporting
-from mmssl.evals.windows import GRID, Asker, Kind
+from mmssl.evals.parts import cues
+from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.report import reporting
+from mmssl.evals.parts.windows import GRID, Asker, Kind
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
 from mmssl.transforms.audio import AudioPreprocess

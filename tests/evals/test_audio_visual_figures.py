@@ -16,11 +16,12 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.evals import audio_visual, cues
+from mmssl.evals import audio_visual
 from mmssl.evals.audio_visual import CUT, KINDS, AudioVisual, compare, ndcg, scores
-from mmssl.evals.compare import Comparer
-from mmssl.evals.report import reporting
-from mmssl.evals.windows import Question
+from mmssl.evals.parts import cues
+from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.report import reporting
+from mmssl.evals.parts.windows import Question
 from mmssl.types import Features
 
 

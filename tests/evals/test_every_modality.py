@@ -92,7 +92,7 @@ def test_probes(modality: str, tmp_path: Path) -> None:
 def test_what_does_not_change_is_judged_once_and_features_are_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmssl.evals import labelled
+    from mmssl.evals.parts import labelled
 
     sets = shards(tmp_path, film)
     embedded: list[str] = []

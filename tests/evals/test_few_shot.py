@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.evals import few_shot
 from mmssl.evals.few_shot import FewShot, _by_class, drawn, logistic_scores
-from mmssl.evals.labelled import Rows
+from mmssl.evals.parts.labelled import Rows
 from mmssl.types import Trained
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened

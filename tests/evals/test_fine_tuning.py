@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from mmssl.encoders import create_encoder
 from mmssl.evals import finetune
 from mmssl.evals.finetune import Classifier, Finetune, Tuning, _tell_damaged, finetuned
-from mmssl.evals.labelled import Labelled, Rows
-from mmssl.evals.report import reporting
+from mmssl.evals.parts.labelled import Labelled, Rows
+from mmssl.evals.parts.report import reporting
 from mmssl.nn.head import Projection
 from mmssl.types import Encoder, Features, Preprocess, Trained
 

@@ -14,7 +14,7 @@ from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals.finetune import Finetune, Tuning, finetuned
-from mmssl.evals.labelled import Labelled
+from mmssl.evals.parts.labelled import Labelled
 from mmssl.evals.semi_supervised import SemiSupervised, few, picked
 from mmssl.optim.groups import layer_groups, layers
 from mmssl.types import Encoder, Trained, evaluating

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.evals import solvers
-from mmssl.evals.labelled import Labelled
-from mmssl.evals.layers import Tapped
 from mmssl.evals.linear import Linear, held_out, select
-from mmssl.evals.solvers import LBFGS, SGD, logistic, squared_hinge
+from mmssl.evals.parts import solvers
+from mmssl.evals.parts.labelled import Labelled
+from mmssl.evals.parts.layers import Tapped
+from mmssl.evals.parts.solvers import LBFGS, SGD, logistic, squared_hinge
 from mmssl.types import Trained
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.compare import Comparer, similarity_map
 from mmssl.evals.localize import Localize, area_under, centre, fits, iou, next_clip
-from mmssl.evals.sounding import Sounding, boxed
+from mmssl.evals.parts.compare import Comparer, similarity_map
+from mmssl.evals.parts.sounding import Sounding, boxed
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
 from mmssl.nn.head import Cells, Projection

@@ -16,8 +16,8 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.evals import localize
 from mmssl.evals.localize import Localize, area_under, centre, fits, iou, measure, next_clip
-from mmssl.evals.report import reporting
-from mmssl.evals.sounding import Moment
+from mmssl.evals.parts.report import reporting
+from mmssl.evals.parts.sounding import Moment
 
 
 def test_defaults() -> None:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.evals import low_shot_svm
-from mmssl.evals.labelled import Rows
 from mmssl.evals.low_shot_svm import LowShotSVM
+from mmssl.evals.parts.labelled import Rows
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
 HELD = torch.tensor([1, 6, 8])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.evals import order
 from mmssl.evals.order import Order, described, nearest_in_time, ordered
-from mmssl.evals.trivial import statistics
+from mmssl.evals.parts.trivial import statistics
 from mmssl.types import Batch, Encoder, Features, Loss, Objective, Pretext, Trained
 from mmssl.views.ordered import Ordered
 from mmssl.views.single import Single

@@ -16,9 +16,9 @@ from mmssl.errors import UserError
 from mmssl.evals import few_shot
 from mmssl.evals.cluster import Cluster, adjusted_rand, assigned, mutual_information, reduced, table
 from mmssl.evals.few_shot import FewShot, drawn, logistic_scores, nearest_centroid
-from mmssl.evals.labelled import Rows
 from mmssl.evals.low_shot_svm import LowShotSVM
-from mmssl.evals.score import bootstrap
+from mmssl.evals.parts.labelled import Rows
+from mmssl.evals.parts.score import bootstrap
 from mmssl.types import Trained
 
 

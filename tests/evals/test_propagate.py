@@ -14,12 +14,12 @@ import torch
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals import propagation
-from mmssl.evals.annotated import annotated
+from mmssl.evals.parts import propagation
+from mmssl.evals.parts.annotated import annotated
+from mmssl.evals.parts.propagation import carried, cells_of, moved, propagate
+from mmssl.evals.parts.regions import boundary, jaccard, outline
+from mmssl.evals.parts.report import reporting
 from mmssl.evals.propagate import Propagate
-from mmssl.evals.propagation import carried, cells_of, moved, propagate
-from mmssl.evals.regions import boundary, jaccard, outline
-from mmssl.evals.report import reporting
 from mmssl.modalities import video
 from mmssl.types import Encoder, Features, Trained
 

@@ -13,9 +13,9 @@ from mmssl.evals.cluster import Cluster
 from mmssl.evals.few_shot import FewShot
 from mmssl.evals.finetune import Finetune, Tuning
 from mmssl.evals.knn import KNN
-from mmssl.evals.labelled import Rows
 from mmssl.evals.linear import Linear
 from mmssl.evals.low_shot_svm import LowShotSVM
+from mmssl.evals.parts.labelled import Rows
 from mmssl.evals.semi_supervised import SemiSupervised
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened

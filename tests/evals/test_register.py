@@ -15,7 +15,7 @@ from torch import Tensor
 from mmssl.data.writer import build_from
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.evals.descriptors import coordinates, fpfh, pose_errors, ransac
+from mmssl.evals.parts.descriptors import coordinates, fpfh, pose_errors, ransac
 from mmssl.evals.register import Register
 from mmssl.modalities.points import Cloud, encode
 from mmssl.transforms.pairs import move

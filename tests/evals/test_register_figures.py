@@ -15,8 +15,8 @@ from mmssl import dist
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals import register
+from mmssl.evals.parts.report import reporting
 from mmssl.evals.register import UNLEARNT, WARM, Register
-from mmssl.evals.report import reporting
 from mmssl.modalities.points import Cloud
 from mmssl.transforms.pairs import POSES, Scan
 from mmssl.types import Encoder, Features, Head, Trained

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.evals import transfer_dense
 from mmssl.evals.linear import held_out
-from mmssl.evals.memory import remembering
-from mmssl.evals.report import reporting
-from mmssl.evals.solvers import LBFGS
+from mmssl.evals.parts.memory import remembering
+from mmssl.evals.parts.report import reporting
+from mmssl.evals.parts.solvers import LBFGS
 from mmssl.evals.transfer_dense import TransferDense, _cells, accuracy, confusion, inside, mean_iou, scaled, scored
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.video import VideoPreprocess

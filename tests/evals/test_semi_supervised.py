@@ -14,10 +14,10 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals import semi_supervised
 from mmssl.evals.finetune import Finetune, Tuning
-from mmssl.evals.labelled import Labelled, Rows
 from mmssl.evals.linear import probe
+from mmssl.evals.parts.labelled import Labelled, Rows
+from mmssl.evals.parts.solvers import LBFGS
 from mmssl.evals.semi_supervised import SemiSupervised, few, picked
-from mmssl.evals.solvers import LBFGS
 from mmssl.types import Trained
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened

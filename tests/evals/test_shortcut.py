@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.evals import cues, shortcut
+from mmssl.evals import shortcut
+from mmssl.evals.parts import cues
+from mmssl.evals.parts.trivial import statistics
 from mmssl.evals.shortcut import Shortcut, explained, labelled, linear_model
-from mmssl.evals.trivial import statistics
 from mmssl.objectives.matching import Matching
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch, Encoder, Loss, Objective, Pretext, Trained, View

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.masked import prepared
+from mmssl.evals.parts.masked import prepared
 from mmssl.evals.transfer_dense import TransferDense, accuracy, confusion, inside, mean_iou, scaled
 from mmssl.modalities import image, video
 from mmssl.transforms.image import ImagePreprocess

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.report import reporting
+from mmssl.evals.parts.report import reporting
 from mmssl.evals.zero_shot import ZeroShot, rank_of, warn_of_templates
 from mmssl.types import Score, Trained
 
@@ -160,7 +160,9 @@ def test_bare_numbers_are_places_and_names_beside_numbers_are_refused(monkeypatc
 def test_it_needs_words_the_space_labels_and_a_class_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(samples: list[Any], subject: Trained, **options: Any) -> None:
         give(monkeypatch, "mmssl.evals.zero_shot", samples)
-        monkeypatch.setattr("mmssl.evals.source.foreseen", lambda source, label: ([s[label] for s in samples], True))
+        monkeypatch.setattr(
+            "mmssl.evals.parts.source.foreseen", lambda source, label: ([s[label] for s in samples], True)
+        )
         ZeroShot(data={}, classes=CLASSES, **options).check(subject)
 
     check(some(3), trained())

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.sounding import Moment
+from mmssl.evals.parts.sounding import Moment
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
 from mmssl.pictures import localize, propagate, retrieval

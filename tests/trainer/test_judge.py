@@ -16,7 +16,7 @@ from linear.plain import made
 
 from mmssl import dist, judge, recipe, train
 from mmssl.errors import UserError
-from mmssl.evals.report import warn
+from mmssl.evals.parts.report import warn
 from mmssl.judge import Judge, evaluate, load_encoders, load_run, merged, read_scores, table, write_results
 from mmssl.types import Score, Trained
 

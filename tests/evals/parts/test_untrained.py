@@ -1,0 +1,86 @@
+"""Random weights: the same architecture, drawn from a seed of its own, with the statistics of what it has seen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mmssl.encoders import create_encoder
+from mmssl.errors import UserError
+from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.untrained import untrained, warming
+from mmssl.nn.head import Projection
+from mmssl.types import Encoder, Trained
+
+
+def small() -> Encoder:
+    torch.manual_seed(7)
+    encoder = create_encoder("convnet", image_size=16, widths=[4, 6], depths=[1, 1], stem_stride=1)
+    encoder.spaces["clip"] = Projection(6, out=5, hidden=[3])
+    return encoder.train()
+
+
+def test_it_is_the_same_architecture_with_weights_from_a_seed() -> None:
+    encoder = small()
+    before = torch.get_rng_state()
+    fresh = untrained(encoder)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert fresh.config() == encoder.config() and fresh.preprocess is encoder.preprocess
+    assert not fresh.training and encoder.training and fresh.spaces == {}
+    torch.manual_seed(0)
+    expected = create_encoder("convnet", image_size=16, widths=[4, 6], depths=[1, 1], stem_stride=1)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), expected.parameters(), strict=True))
+    other = untrained(encoder, seed=1)
+    assert not torch.equal(other.stem[0].weight, fresh.stem[0].weight)
+
+
+def test_it_has_the_heads_architecture_of_a_space_that_there_is() -> None:
+    encoder = small()
+    fresh = untrained(encoder, space="clip", seed=3)
+    assert list(fresh.spaces) == ["clip"] and fresh.spaces["clip"].config() == encoder.spaces["clip"].config()
+    torch.manual_seed(3)
+    create_encoder("convnet", image_size=16, widths=[4, 6], depths=[1, 1], stem_stride=1)
+    head = Projection(6, out=5, hidden=[3])
+    assert all(torch.equal(a, b) for a, b in zip(fresh.spaces["clip"].parameters(), head.parameters(), strict=True))
+    assert not fresh.spaces["clip"].training
+    assert untrained(encoder, space="other").spaces == {}
+
+
+def test_statistics_are_the_plain_mean_over_what_is_seen_meanwhile() -> None:
+    encoder = small().eval()
+    norms = [
+        m
+        for m in (*encoder.modules(), *encoder.spaces["clip"].modules())
+        if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)
+    ]
+    assert len(norms) > 5
+    seen: dict[nn.Module, list[torch.Tensor]] = {norm: [] for norm in norms}
+    for norm in norms:
+        norm.register_forward_hook(
+            lambda m, x, _: seen[m].append(x[0].transpose(0, 1).flatten(1).mean(1)) if m.training else None
+        )
+    with warming(encoder), torch.no_grad():
+        assert encoder.training and encoder.spaces["clip"].training
+        for _ in range(3):
+            encoder.spaces["clip"](encoder(torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)))
+    assert not encoder.training and not encoder.spaces["clip"].training
+    for norm in norms:
+        torch.testing.assert_close(norm.running_mean, torch.stack(seen[norm]).mean(0))
+
+
+def test_an_encoder_is_found_by_its_key_or_because_it_is_the_only_one() -> None:
+    image, audio = small(), create_encoder("raw:audio")
+    alone, both = Trained({"image": image}), Trained({"image": image, "audio": audio})
+    assert need_encoder(alone, None) is need_encoder(both, "image") is image
+    assert need_encoder(both, "audio", modalities=("image", "audio")) is audio
+    assert need_encoder(both, "image", space="clip", modalities=("image",)) is image
+    for trained, key, options, told in (
+        (both, None, {}, "the run has the encoders image, audio; say which with encoder"),
+        (alone, "imag", {}, "there is no encoder 'imag'; did you mean 'image'"),
+        (both, "audio", {"modalities": ("image", "video")}, "the encoder 'audio' reads audio; expected image or video"),
+        (both, "image", {"space": "clop"}, "the encoder 'image' has no space 'clop'; did you mean 'clip'"),
+        (both, "audio", {"space": "clip"}, "the encoder 'audio' has no space 'clip'; none is known"),
+    ):
+        with pytest.raises(UserError, match=told):
+            need_encoder(trained, key, **options)  # type: ignore[arg-type]
