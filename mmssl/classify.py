@@ -22,10 +22,10 @@ from mmssl.data.shards import Source
 from mmssl.data.tar import Entry
 from mmssl.data.user_files import check_file, files_of
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.parts.classes import Label, chance, class_of, listed, matched, numbered
+from mmssl.evals.parts.classes import Label, chance, class_of, match_classes, number_classes, number_listed
 from mmssl.evals.parts.classifier import embedded_prompts, read_classes, read_templates
-from mmssl.evals.parts.needs import need_encoder
-from mmssl.evals.parts.report import having, reporting, whole
+from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.report import reporting, require, usable
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.source import Examples
 from mmssl.evals.zero_shot import rank_of, warn_of_templates
@@ -74,7 +74,7 @@ def zero_shot(
     """
     trained = Trained(load_encoders(run, trust_code=trust_code))
     for modality in ("image", "text"):
-        need_encoder(trained, modality, space=space)
+        require_encoder(trained, modality, space=space)
     encoder, names = trained.encoders["image"], read_classes(classes)
     several = read_templates(templates)
     prompts = embedded_prompts(trained.encoders["text"], names, several, space=space)
@@ -108,7 +108,7 @@ def _embedded(
     collate = partial(_collated, preprocess=encoder.preprocess)
     with tqdm(desc="zero-shot", unit="image", disable=not progress) as bar:
         for made, batch in batches_in_workers(source, reads, prepare, collate, size=batch_size):
-            about = [one.about for one in whole(made)]
+            about = [one.about for one in usable(made)]
             bar.update(len(made))
             if batch is not None:
                 with torch.inference_mode():
@@ -117,7 +117,7 @@ def _embedded(
 
 
 def _prepared(sample: Sample, *, preprocess: Preprocess) -> tuple[Any, Any]:
-    return preprocess(*having(sample, "image")), sample.get("label")
+    return preprocess(*require(sample, "image")), sample.get("label")
 
 
 def _collated(prepared: list[tuple[Any, Any]], *, preprocess: Preprocess) -> tuple[Tensor, list[Any]]:
@@ -140,14 +140,15 @@ def _score(
     where: str,
 ) -> None:
     """Adds accuracy over the pictures that have a label, or a note why there is none; prompts: template -> (C, D)."""
-    told = [(x, label) for x, label in zip(embedded, labels, strict=True) if label is not None]
-    if not told:
+    labelled = [(x, label) for x, label in zip(embedded, labels, strict=True) if label is not None]
+    if not labelled:
         return
-    asked, x = [label for _, label in told], torch.stack([row for row, _ in told])
+    known, x = [label for _, label in labelled], torch.stack([row for row, _ in labelled])
     with reporting() as report:
         try:
-            numbered(asked, where=where)
-            numbers = torch.tensor(matched(asked, listed(names, asked), where=where, known_as="the list of classes"))
+            number_classes(known, where=where)
+            places = number_listed(names, known)
+            numbers = torch.tensor(match_classes(known, places, where=where, known_as="the list of classes"))
         except UserError as error:
             found.notes.append(f"accuracy is not scored: {error}")
             return
@@ -176,8 +177,8 @@ class _Folder(Source):
         others = Counter(path.suffix.lower() or "no extension" for path in files if path.suffix.lower() not in IMAGES)
         others.update({"hidden": len(hidden)} if hidden else {})
         if others:
-            told = ", ".join(f"{kind}: {count}" for kind, count in others.most_common())
-            found.notes.append(f"passed over, as no pictures: {told}")
+            described = ", ".join(f"{kind}: {count}" for kind, count in others.most_common())
+            found.notes.append(f"passed over, as no pictures: {described}")
 
     def check(self, wanted: Collection[str]) -> None:
         """Accepts what is wanted: each picture has itself and a label."""

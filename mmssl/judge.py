@@ -13,7 +13,7 @@ from mmssl.assembly import build_objective, pretexts
 from mmssl.errors import UserError, did_you_mean, told
 from mmssl.evals.parts.memory import remembering
 from mmssl.evals.parts.report import Report, reporting, warn
-from mmssl.evals.parts.results import kept, read_results, scores_of
+from mmssl.evals.parts.results import read_or_set_aside, read_results, scores_of
 from mmssl.files import write_atomically
 from mmssl.nn.bounded import bounded, check_values
 from mmssl.run_folder import locked, read_whole
@@ -189,7 +189,7 @@ def evaluate(
         if dist.rank() == 0:
             newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
             samples = sum(int(path.name[5:]) for path in newest) * made.per_step
-            before = kept(folder / "results.json")
+            before = read_or_set_aside(folder / "results.json")
             remarks = merged(before, judge.remarks())
             write_results(folder, made, {**scores_of(before), **scores}, samples=samples, remarks=remarks)
         judge.finish(folder / "results.json")

@@ -11,7 +11,7 @@ from typing import Any
 from mmssl import checkpoint, dist, names, recipe
 from mmssl.encoders import create_encoder, refuse_fetching
 from mmssl.errors import UserError, did_you_mean
-from mmssl.evals.parts.results import Results, kept
+from mmssl.evals.parts.results import Results, read_or_set_aside
 from mmssl.files import write_atomically
 from mmssl.judge import Judge, load_encoders, merged
 from mmssl.schema import fit, read_json
@@ -129,7 +129,7 @@ def _home(path: str) -> Path:
 def _write(
     file: Path, what: dict[str, str], nodes: Mapping[str, Any], scores: Mapping[str, Score], remarks: Mapping[str, Any]
 ) -> None:
-    before = kept(file)
+    before = read_or_set_aside(file)
     stays: Results = before if all(before.get(key) == value for key, value in what.items()) else {}
     others = {key: score for key, score in stays.get("scores", {}).items() if key.split("/")[0] not in nodes}
     found = {**others, **{key: asdict(score) for key, score in scores.items()}}

@@ -79,7 +79,7 @@ def test_judging_encoders_on_shards(
     small = ["encoder=image", "few_shot.ways=2", "few_shot.episodes=20", "limit=40", "knn.k=[3]"]
     assert cli.main(["eval", run, *sets, "--protocol", "knn,few_shot", *small]) == 0
     said = capsys.readouterr().out
-    assert all(f"{p}{name}" in said for p in ("knn/raw/", "knn/random_weights/", "knn/") for name in ("k3",))
+    assert all(f"{p}{name}" in said for p in ("knn/raw/", "knn/random_init/", "knn/") for name in ("k3",))
     assert "few_shot/2-way/1-shot" in said and f"written to {run}/eval.json" in said
     assert cli.main(["eval", f"{run}/encoders/image", *sets, "--out", f"{run}/eval.json", "baselines=false"]) == 0
     assert "linear/top1" in capsys.readouterr().out

@@ -23,10 +23,17 @@ class Linear(Probe):
     """Top-1 and top-5 accuracy of a linear classifier on features that are embedded once and standardised.
 
     Layer and setting are those with which the classifier fitted to the rest is best on a tenth of the training set;
-    it is then fitted to all of it. layers: names of submodules, whose output is averaged over its grid, "pooled" or
-    spaces; each is judged by itself as well. solver: lbfgs is logistic regression, its settings are `decays`; sgd has
-    the settings `rates`, and `epochs` and `batch`. The rest as a Probe has it.
+    it is then fitted to all of it. The other options are those of every Probe.
     Protocol of the setting: Radford et al., ICML 2021; many rates at once: Caron et al., ICCV 2021.
+
+    layers: names of submodules, whose output is averaged over its grid, "pooled" or spaces; each is judged by itself
+        as well.
+    solver: lbfgs is logistic regression, whose settings are `decays`; sgd has `rates`, `epochs` and `batch`.
+    decays: weights of the squared norm that lbfgs tries.
+    rates: learning rates that sgd tries.
+    epochs: of sgd.
+    batch: samples of a step of sgd.
+    space: the task whose embedding is used; without it pooled features.
     """
 
     def __init__(
@@ -56,9 +63,9 @@ class Linear(Probe):
         """Yields top1, top5 where there are more classes, and of several layers <layer>/top1 and <layer>/top5."""
         found: dict[str, list[tuple[str, Score]]] = {}
         quality: dict[str, tuple[float, float]] = {}
-        for place, (known, asked) in self.sets.read(encoder, places).items():
-            ranks, quality[place] = probe(known, asked, self.solver, device=encoder.device)
-            found[place] = list(tops(ranks, int(known.y.max()) + 1))
+        for place, (train, test) in self.sets.read(encoder, places).items():
+            ranks, quality[place] = probe(train, test, self.solver, device=encoder.device)
+            found[place] = list(tops(ranks, int(train.y.max()) + 1))
         for place, scores in found.items() if len(found) > 1 else ():
             yield from ((f"{place}/{name}", score) for name, score in scores)
         yield from found[max(quality, key=lambda place: quality[place])]
@@ -72,21 +79,21 @@ def tops(ranks: Tensor, classes: int) -> Iterator[tuple[str, Score]]:
 
 
 def probe(
-    known: Rows,
-    asked: Rows,
+    train: Rows,
+    test: Rows,
     solver: Solver,
     *,
     classes: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, tuple[float, float]]:
-    """Returns the rank of each asked row's class (M,), and how good the setting was on the held-out tenth."""
-    classes = classes or int(known.y.max()) + 1
-    mean, deviation = known.x.mean(dim=0), known.x.std(dim=0, correction=0).clamp(min=1e-6)
-    x, z = (((rows.x - mean) / deviation).to(device) for rows in (known, asked))
-    y = known.y.to(device)
+    """Returns the rank of each test row's class (M,), and how good the setting was on the held-out tenth."""
+    classes = classes or int(train.y.max()) + 1
+    mean, deviation = train.x.mean(dim=0), train.x.std(dim=0, correction=0).clamp(min=1e-6)
+    x, z = (((rows.x - mean) / deviation).to(device) for rows in (train, test))
+    y = train.y.to(device)
     setting, quality = select(x, y, classes, solver)
     (weight,) = solver.fit(x, y, classes, [setting])
-    return ranked((with_bias(z) @ weight).cpu(), asked.y), quality
+    return ranked((with_bias(z) @ weight).cpu(), test.y), quality
 
 
 def ranked(scores: Tensor, labels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from mmssl.evals.parts.compare import Comparer
 from mmssl.evals.parts.pretext import Answers, gathered, per_group
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.sounding import Moment, Sounding, Truth
-from mmssl.evals.parts.source import needs, open_source
+from mmssl.evals.parts.source import open_source, require_fields
 from mmssl.evals.parts.stream import prepared_groups
 from mmssl.types import Evaluation, Score, Trained
 
@@ -33,9 +33,13 @@ class Localize(Evaluation):
     trivial is a map that is highest in the centre, chance one of random cells. There is one truth for each picture: no
     consensus of several annotators, which the c of cIoU stands for, is formed.
 
-    data: shards with pictures or films, sound and truth. task: whose `similarity_map` is judged, or without one the
-    products in its space. truth: `impacts` of the toy world, `boxes` or `masks`, as Sounding has them; moments: impacts
-    per clip. batch: clips at a time.
+    data: shards with pictures or films, sound and truth.
+    task: whose `similarity_map` is judged, or without one the products in its space.
+    truth: `impacts` of the toy world, `boxes` or `masks`, as Sounding has them.
+    moments: impacts per clip.
+    baselines: also judge the encoders and the task's heads with random weights.
+    limit: samples at most, drawn from a fixed seed.
+    batch: clips at a time.
     """
 
     def __init__(
@@ -47,8 +51,8 @@ class Localize(Evaluation):
     def check(self, trained: Trained) -> None:
         """Asks for a task that compares sight and sound in every cell, and for data with the truth."""
         judge = Comparer(trained, self.task)
-        judge.need_maps()
-        needs(self.source, Sounding(judge.preprocess, judge.visual, truth=self.truth).reads)
+        judge.require_maps()
+        require_fields(self.source, Sounding(judge.preprocess, judge.visual, truth=self.truth).reads)
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields cIoU@0.5, AUC, the same with same_area/, pointing, other_sound/pointing."""
@@ -66,8 +70,8 @@ class Localize(Evaluation):
             yield f"{name}AUC", score(f"{name}iou", area_under)
         pointing = score("pointing", lambda inside: inside)
         yield "pointing", pointing
-        asked = ~found["other/pointing"].isnan()
-        other = per_group(found["other/pointing"][asked], clip[asked])
+        answered = ~found["other/pointing"].isnan()
+        other = per_group(found["other/pointing"][answered], clip[answered])
         yield "other_sound/pointing", bootstrap(other, chance=pointing.chance, trivial=pointing.trivial)
 
     def _measured(self, judge: Comparer) -> Iterator[Answers]:

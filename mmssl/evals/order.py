@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.evals.parts.pretext import Answers, answer, gathered, per_group, show
 from mmssl.evals.parts.score import bootstrap
-from mmssl.evals.parts.source import needs, open_source
+from mmssl.evals.parts.source import open_source, require_fields
 from mmssl.evals.parts.trivial import linear_answers, statistics
 from mmssl.objectives.frame_order import each_frame
 from mmssl.types import Batch, Encoder, Evaluation, Score, Trained
@@ -22,9 +22,16 @@ from mmssl.views.ordered import Ordered
 class Order(Evaluation):
     """Accuracy of verification (shuffle_and_learn), prediction (opn) or the odd one out, on held-out clips.
 
-    data: shards with video. task: the run's task. rounds: how often each clip is shown, other frames each time;
-    intervals are over clips. A figure's trivial is that of a linear model on each frame's mean colour, contrast and
-    gradients; of `nearest` that of raw pixels.
+    A figure's trivial is that of a linear model on each frame's mean colour, contrast and gradients; of `nearest` that
+    of raw pixels. Intervals are over clips.
+
+    data: shards with video.
+    task: the run's task.
+    rounds: how often each clip is shown, other frames each time.
+    baselines: also judge the encoder and the task's heads with random weights.
+    limit: samples at most, drawn from a fixed seed.
+    seed: of the frames that are shown.
+    batch: clips at a time.
     """
 
     def __init__(self, *, data: dict[str, Any], task: str = "opn", rounds: int = 3, seed: int = 0) -> None:
@@ -32,7 +39,7 @@ class Order(Evaluation):
 
     def check(self, trained: Trained) -> None:
         """Asks for a task about the order of frames, and for films."""
-        needs(self.source, ordered(trained, self.task).reads)
+        require_fields(self.source, ordered(trained, self.task).reads)
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields accuracy; chain/pixels and chain/features: the accuracy of taking what is near for near in time;

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -15,12 +14,13 @@ from torch import Tensor
 from mmssl import dist
 from mmssl.data.in_workers import in_workers
 from mmssl.data.shards import Source
+from mmssl.data.subset import limited
 from mmssl.errors import UserError
 from mmssl.evals.parts.annotated import VOID, Annotated, annotated
-from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.needs import require_encoder
 from mmssl.evals.parts.propagation import carried, cells_of, moved
 from mmssl.evals.parts.regions import boundary, jaccard
-from mmssl.evals.parts.report import nothing_left, whole
+from mmssl.evals.parts.report import no_samples_error, usable
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.untrained import untrained
@@ -40,11 +40,20 @@ class Propagate(Evaluation):
     As the DAVIS evaluation has it, the first and the last frame do not count. Trivial is the first mask copied to
     every frame; chance are labels drawn at random with the frequencies of the first mask.
 
-    data: clips with masks or tracks. encoder: key of the one to judge, of videos or images. space: the task whose
-    head the cells go through, without it they are the encoder's own. size: pixels of the frames' shorter side, the
-    encoder's own by default; square: of both sides, for encoders that take no other. window: frames that a video
-    encoder sees at a time. grayscale: hide the colour, which tasks such as colour tracking never saw.
-    untrained: measure the same encoder with random weights too. clips: how many at most. seed: of what is random.
+    data: clips with masks or tracks.
+    encoder: key of the one to judge, of videos or images.
+    space: the task whose head the cells go through; without it they are the encoder's own.
+    size: pixels of the frames' shorter side, the encoder's own by default.
+    square: whether `size` is that of both sides, for encoders that take no other.
+    window: frames that a video encoder sees at a time.
+    grayscale: hide the colour, which tasks such as colour tracking never saw.
+    context: previous frames, besides the first, whose cells are copied from.
+    radius: cells around a cell's own place that are looked at.
+    topk: most similar cells that are copied.
+    temperature: of the softmax over their similarities.
+    baselines: also judge the encoder with random weights.
+    limit: samples at most, drawn from a fixed seed.
+    seed: of what is random.
     """
 
     def __init__(
@@ -61,27 +70,28 @@ class Propagate(Evaluation):
         radius: float = 12,
         topk: int = 5,
         temperature: float = 0.1,
-        untrained: bool = False,
-        clips: int | None = None,
+        baselines: bool = False,
+        limit: int | None = None,
         seed: int = 0,
     ) -> None:
-        self.source, self.encoder, self.space, self.size, self.square = open_source(data), encoder, space, size, square
+        self.source = limited(open_source(data), limit)
+        self.encoder, self.space, self.size, self.square = encoder, space, size, square
         self.looks: dict[str, Any] = {"window": window, "grayscale": grayscale}
         self.copies: dict[str, Any] = {"context": context, "radius": radius, "topk": topk, "temperature": temperature}
-        self.untrained, self.clips, self.seed = untrained, clips, seed
+        self.baselines, self.seed = baselines, seed
 
     def check(self, trained: Trained) -> None:
         """Asks for an encoder of films or pictures, its space and size, and for films with masks or tracks."""
-        side(need_encoder(trained, self.encoder, space=self.space, modalities=SEEING), self.size)
+        side(require_encoder(trained, self.encoder, space=self.space, modalities=SEEING), self.size)
         _wanted(self.source)
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields J&F, J and F of objects where there are masks, PCK@.1 to .5 of key points where there are tracks."""
-        encoder = need_encoder(trained, self.encoder, space=self.space, modalities=SEEING)
-        rivals = {"": encoder} | ({"untrained/": untrained(encoder, seed=self.seed)} if self.untrained else {})
+        encoder = require_encoder(trained, self.encoder, space=self.space, modalities=SEEING)
+        rivals = {"": encoder} | ({"random_init/": untrained(encoder, seed=self.seed)} if self.baselines else {})
         rows = self._rows(rivals)
         if not rows:
-            raise nothing_left("no clip of the evaluation data has masks or tracks that fit it")
+            raise no_samples_error("no clip of the evaluation data has masks or tracks that fit it")
         for prefix in rivals:
             yield from _scores(prefix, rows)
 
@@ -91,8 +101,7 @@ class Propagate(Evaluation):
         size = side(rivals[""], self.size)
         make = partial(annotated, size=size, square=self.square)
         samples = in_workers(self.source, _wanted(self.source), make, rank=dist.rank(), world=dist.world())
-        share = None if self.clips is None else len(range(dist.rank(), self.clips, dist.world()))
-        for one in whole(islice(samples, share)):
+        for one in usable(samples):
             assert one.value is not None
             with evaluating(*rivals.values()):
                 cells = {

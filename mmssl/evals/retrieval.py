@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.needs import require_encoder
 from mmssl.evals.parts.score import bootstrap
-from mmssl.evals.parts.source import needs, open_source
+from mmssl.evals.parts.source import open_source, require_fields
 from mmssl.evals.parts.stream import embed_stream
 from mmssl.types import Encoder, Evaluation, Score, Trained
 
@@ -20,9 +20,14 @@ CHUNK = 1024
 class Retrieval(Evaluation):
     """Recall among all candidates and median rank; a sample may have several texts (1:N), any of which counts.
 
-    data: shards (and fields) with both modalities. modalities: the two, query and candidate of the first direction.
-    space: the task whose joint embedding is used. k: the cut-offs of recall. Ties count
-    against the right one.
+    Ties count against the right one.
+
+    data: shards (and fields) with both modalities.
+    modalities: the two, query and candidate of the first direction.
+    space: the task whose joint embedding is used.
+    k: the cut-offs of recall.
+    baselines: also judge the encoders with random weights.
+    limit: samples at most, drawn from a fixed seed.
     """
 
     def __init__(
@@ -39,8 +44,8 @@ class Retrieval(Evaluation):
     def check(self, trained: Trained) -> None:
         """Asks for the space, of both modalities, and for data with both."""
         for key in self.modalities:
-            need_encoder(trained, key, space=self.space)
-        needs(self.source, self.modalities)
+            require_encoder(trained, key, space=self.space)
+        require_fields(self.source, self.modalities)
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <a>-<b>/R@k and <a>-<b>/median_rank for both directions."""
@@ -52,11 +57,13 @@ class Retrieval(Evaluation):
     def _embed(self, encoders: Mapping[str, Encoder]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns the items of both modalities (N, D) and of each the group that it belongs to (N,)."""
         media = [name for name in self.modalities if name != "text"]
-        embedded, kept = embed_stream(encoders, self.source, media, space=self.space, keep=["text"][: 2 - len(media)])
+        embedded, metadata = embed_stream(
+            encoders, self.source, media, space=self.space, keep=["text"][: 2 - len(media)]
+        )
         sides, owners = [], []
         for name in self.modalities:
             if name == "text":
-                texts = [row["text"] if isinstance(row["text"], list) else [row["text"]] for row in kept]
+                texts = [row["text"] if isinstance(row["text"], list) else [row["text"]] for row in metadata]
                 sides.append(encoders["text"].encode([t for several in texts for t in several], space=self.space))
                 owners.append(torch.tensor([i for i, several in enumerate(texts) for _ in several]))
             else:

@@ -10,21 +10,29 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.evals.parts.cues import look, loudness, pair_features, together
+from mmssl.evals.parts.low_level import look, loudness, pair_features, together
 from mmssl.evals.parts.pretext import Answers, answer, gathered, per_group, show
 from mmssl.evals.parts.score import bootstrap
-from mmssl.evals.parts.source import needs, open_source
+from mmssl.evals.parts.source import open_source, require_fields
 from mmssl.evals.parts.trivial import linear_answers, statistics
 from mmssl.objectives.matching import Matching, next_present
 from mmssl.types import Batch, Evaluation, Objective, Score, Trained
 
 
 class Shortcut(Evaluation):
-    """Asks a task with all guards on, and with each one let down: the network's accuracy, and as its trivial that of a
-    linear model on low-level statistics of what is shown (mean colour, contrast, gradients, loudness, size of clouds).
+    """Asks a task with all guards on, and with each one let down: the network's accuracy, and a linear model's.
 
-    data: held-out shards. task: the run's task. rounds: how often each sample is shown; intervals are over samples.
-    A task whose answer is neither a class nor a pair that matches has no linear model, so the accuracy only.
+    The latter, on low-level statistics of what is shown (mean colour, contrast, gradients, loudness, size of clouds),
+    is the figure's trivial. A task whose answer is neither a class nor a pair that matches has the accuracy only.
+    Intervals are over samples.
+
+    data: held-out shards.
+    task: the run's task.
+    rounds: how often each sample is shown.
+    baselines: also judge the encoders and the task's heads with random weights.
+    limit: samples at most, drawn from a fixed seed.
+    seed: of what the View draws.
+    batch: samples at a time.
     """
 
     def __init__(self, *, data: dict[str, Any], task: str, rounds: int = 2, batch: int = 32, seed: int = 0) -> None:
@@ -33,7 +41,7 @@ class Shortcut(Evaluation):
 
     def check(self, trained: Trained) -> None:
         """Asks for the task, and for data with what its View reads."""
-        needs(self.source, trained.task(self.task).show(trained.encoders).reads)
+        require_fields(self.source, trained.task(self.task).show(trained.encoders).reads)
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <guards>/accuracy and <guards>/explained, guards being `on` or `without_<guard>`.
@@ -67,8 +75,8 @@ class Shortcut(Evaluation):
                 raise UserError(f"the task {self.task!r} has no right answer to take a shortcut to; judge another task")
             row = {"sample": numbers, "correct": answers["correct"]}
             row |= labelled(trained.task(self.task).objective, batch)
-            asked = ~row["correct"].isnan()
-            found.append({key: value[asked.to(value.device)] for key, value in row.items()})
+            answered = ~row["correct"].isnan()
+            found.append({key: value[answered.to(value.device)] for key, value in row.items()})
         return gathered(found)
 
 

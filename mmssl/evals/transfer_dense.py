@@ -21,11 +21,11 @@ from mmssl.errors import UserError
 from mmssl.evals.linear import DECAYS, held_out
 from mmssl.evals.parts.masked import VOID, prepared
 from mmssl.evals.parts.memory import recall
-from mmssl.evals.parts.needs import need_encoder
-from mmssl.evals.parts.report import having, nothing_left, whole
+from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.report import no_samples_error, require, usable
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.solvers import LBFGS, logistic, with_bias
-from mmssl.evals.parts.source import needs, open_source, warn_of_overlap
+from mmssl.evals.parts.source import open_source, require_fields, warn_of_overlap
 from mmssl.evals.parts.stream import everywhere
 from mmssl.evals.parts.untrained import untrained, warming
 from mmssl.types import Encoder, Evaluation, Preprocess, Sample, Score, Trained
@@ -37,13 +37,20 @@ SIDE = 4  # pixels of a cell of the raw input
 class TransferDense(Evaluation):
     """Mean IoU and share of right pixels, of the linear layer's scores scaled up to the pixels.
 
-    The layer is a logistic regression that tells the share of each class among a cell's pixels. train, data: shards
-    with masks. mask: the sample's key that holds them: a png (mask.png), or the arrays of an npz; 255 does not count.
-    foreground: all classes but 0 are one, as for masks that number objects. cells: at most so many are learnt from,
-    the same number of each sample. decays: of the layer; the one that is best on a tenth of the samples counts.
-    encoder: its key, of pictures or films. baselines: also judges the raw pixels of each cell, and random weights.
-    limit: of each set so many samples at most. batch: samples embedded at a time.
-    The interval is over samples. Trivial is the commonest class everywhere, chance a class drawn for each pixel.
+    The layer is a logistic regression that tells the share of each class among a cell's pixels. The interval is over
+    samples. Trivial is the commonest class everywhere, chance a class drawn for each pixel.
+
+    train: shards with masks to learn from.
+    data: shards with masks to judge on.
+    mask: the sample's key that holds them: a png (mask.png), or the arrays of an npz; 255 does not count.
+    foreground: all classes but 0 are one, as for masks that number objects.
+    cells: at most so many are learnt from, the same number of each sample.
+    decays: of the layer's weights, of which the best on a tenth of the samples counts.
+    encoder: its key, of pictures or films.
+    baselines: also judge the raw pixels of each cell, and the encoder with random weights.
+    limit: samples of each set at most, drawn from a fixed seed.
+    batch: samples embedded at a time.
+    seed: of the cells that are learnt from.
     """
 
     def __init__(
@@ -70,20 +77,20 @@ class TransferDense(Evaluation):
 
     def check(self, trained: Trained) -> None:
         """Asks for an encoder of pictures or films, and for pictures or films with masks, counted."""
-        key = need_encoder(trained, self.encoder, modalities=("image", "video")).modality
+        key = require_encoder(trained, self.encoder, modalities=("image", "video")).modality
         for where, source in (("train", self.train), ("data", self.test)):
-            needs(source, (key, self.mask), where=where)
+            require_fields(source, (key, self.mask), where=where)
         counted(self.train)
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
-        """Yields mIoU and accuracy, and with baselines before them raw/ and random_weights/."""
-        encoder = need_encoder(trained, self.encoder, modalities=("image", "video"))
+        """Yields mIoU and accuracy, and with baselines before them raw/ and random_init/."""
+        encoder = require_encoder(trained, self.encoder, modalities=("image", "video"))
         warn_of_overlap(self.train, self.test)
         rivals: dict[str, Cells] = {}
         if self.baselines and encoder.modality in PREPROCESS:
             rivals["raw/"] = self._raw(encoder)
         if self.baselines:
-            rivals["random_weights/"] = _cells(recall((self.what, id(encoder)), lambda: self._fresh(encoder)))
+            rivals["random_init/"] = _cells(recall((self.what, id(encoder)), lambda: self._fresh(encoder)))
         for prefix, cells in {**rivals, "": _cells(encoder)}.items():
             yield from ((f"{prefix}{name}", score) for name, score in self._judge(encoder, cells))
 
@@ -97,12 +104,14 @@ class TransferDense(Evaluation):
             with torch.inference_mode():
                 rows, grid = cells(pixels)
                 scores = with_bias((rows.float() - mean) / deviation) @ weight
-            told = scaled(scores, grid, truth.shape[1:]).argmax(dim=1)
-            found += [confusion(a, b, classes).cpu() for a, b in zip(told, truth.to(told.device), strict=True)]
+            predicted = scaled(scores, grid, truth.shape[1:]).argmax(dim=1)
+            found += [
+                confusion(a, b, classes).cpu() for a, b in zip(predicted, truth.to(predicted.device), strict=True)
+            ]
         mine = torch.stack(found) if found else torch.zeros(0, classes + 1, classes)
         every = dist.gather(mine)
         if not len(every):
-            raise nothing_left(f"no sample of {self.test.shards[0]} has a whole {encoder.modality} and {self.mask}")
+            raise no_samples_error(f"no sample of {self.test.shards[0]} has a whole {encoder.modality} and {self.mask}")
         yield from scored(every, commonest=int(shares.sum(dim=0).argmax()))
 
     def _learnt_from(self, encoder: Encoder, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +130,9 @@ class TransferDense(Evaluation):
                 owner.append(torch.full((len(seen),), number))
                 number += dist.world()
         if not any(dist.gather_objects(len(rows))):
-            raise nothing_left(f"no sample of {self.train.shards[0]} has a whole {encoder.modality} and {self.mask}")
+            raise no_samples_error(
+                f"no sample of {self.train.shards[0]} has a whole {encoder.modality} and {self.mask}"
+            )
         return everywhere(rows, encoder.device), everywhere(shares, encoder.device), everywhere(owner, "cpu")
 
     def _fitted(self, x: Tensor, shares: Tensor, owner: Tensor) -> Tensor:
@@ -148,7 +159,7 @@ class TransferDense(Evaluation):
             world=dist.world(),
         )
         for made, batch in batches:
-            deque(whole(made), maxlen=0)  # reports those that are not
+            deque(usable(made), maxlen=0)  # reports those that are not
             if batch is not None:
                 x, truth = batch
                 if self.foreground:
@@ -181,7 +192,7 @@ class TransferDense(Evaluation):
 
 
 def _masked(sample: Sample, *, preprocess: Preprocess, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
-    return prepared(preprocess, *having(sample, *keys))
+    return prepared(preprocess, *require(sample, *keys))
 
 
 def _collated(made: Sequence[tuple[Tensor, Tensor]], *, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
@@ -220,10 +231,10 @@ def scaled(scores: Tensor, grid: tuple[int, ...], size: torch.Size) -> Tensor:
     return F.interpolate(scores.mT.unflatten(2, _full(grid)), size=tuple(size), mode="trilinear", align_corners=False)
 
 
-def confusion(told: Tensor, truth: Tensor, classes: int) -> Tensor:
+def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
     """Counts pixels by class and answer, (classes + 1, classes); the last row are those of classes never learnt."""
     known = truth.long().clamp(max=classes)[truth != VOID]
-    pairs = torch.bincount(known * classes + told[truth != VOID], minlength=(classes + 1) * classes)
+    pairs = torch.bincount(known * classes + predicted[truth != VOID], minlength=(classes + 1) * classes)
     return pairs.view(classes + 1, classes).double()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mmssl import dist
 from mmssl.data.shards import Source
 from mmssl.data.tar import Entry
 from mmssl.errors import UserError
@@ -28,12 +29,12 @@ class Given(Source):
     def counts(self) -> list[int]:
         return [len(self.made)]
 
-    def share(self, rank: int, world: int) -> Iterator[Entry]:
-        for number in range(rank, len(self.made), world):
+    def entries(self, shard: int, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Entry]:
+        for number in range(len(self.made))[start:stop:step]:
             yield Entry(str(self.made[number].get("__key__", number)), "given.tar", {}, number=number)
 
     def open(self, entry: Entry, wanted: Collection[str]) -> dict[str, Any]:
-        if entry.number == 0:
+        if entry.number == dist.rank():
             self.asked.append(set(wanted))
         about = {"__key__": entry.key, "__shard__": "given.tar", "__number__": entry.number}
         return {**{key: self.made[entry.number][key] for key in wanted if key in self.made[entry.number]}, **about}

@@ -199,7 +199,7 @@ def test_judging_uses_all_labels_and_the_copy(sets: Labelled, tmp_path: Path, mo
             return torch.tensor([0, 1, 5, 4, 0])
 
     monkeypatch.setattr(finetune, "finetuned", lambda *given: (seen.append(given), Tuned())[1])
-    monkeypatch.setattr(probe.sets, "asked", lambda encoder: f"rows of {encoder}")
+    monkeypatch.setattr(probe.sets, "test_rows", lambda encoder: f"rows of {encoder}")
     encoder = small()
     found = dict(probe.run(Trained({"image": encoder})))
     assert seen == [(encoder, probe.sets.train, {number: number % 2 for number in range(20)}, probe.tuning)]

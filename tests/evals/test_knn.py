@@ -58,7 +58,7 @@ def test_the_encoder_stands_beside_its_baselines(shards: dict[str, dict[str, str
             parameter.zero_()  # all alike, so that the first class wins
     found = dict(KNN(**shards, k=(5,)).run(Trained({"image": encoder})))
     assert found["raw/k5"].value == 1.0
-    assert found["random_weights/k5"].value > 0.5
+    assert found["random_init/k5"].value > 0.5
     assert found["k5"].value == 0.5
     assert found["k5"].trivial == 1.0
     assert (found["k5"].chance, found["k5"].n) == (0.5, 20)

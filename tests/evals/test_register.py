@@ -83,7 +83,7 @@ class Sizes(Encoder):
 def test_figures_and_baselines(data: dict[str, Any]) -> None:
     trained = Trained({"points": Sizes()})
     found = dict(Register(data=data, voxel=0.06, ransac=True).run(trained))
-    ways = ("", "random_weights/", "coordinates/", "shape/", "fpfh/")
+    ways = ("", "random_init/", "coordinates/", "shape/", "fpfh/")
     figures = ("hit_ratio", "feature_match_recall")
     recalls = {"registration_recall", "fpfh/registration_recall"}
     assert found.keys() == {f"{way}{figure}" for way in ways for figure in figures} | recalls
@@ -105,7 +105,7 @@ def test_without_open3d(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(UserError, match=r"pip install 'mmssl\[points\]'"):
             Register(data=data, **options)  # type: ignore[arg-type]
     encoder = create_encoder("pointnet", widths=[8, 8])
-    judged = Register(data=data, fpfh=False, ransac=False, voxel=0.1, pairs=2, matching="mutual")
+    judged = Register(data=data, fpfh=False, ransac=False, voxel=0.1, limit=2, matching="mutual")
     found = dict(judged.run(Trained({"points": encoder})))
     assert found["hit_ratio"].n == 2
     assert "fpfh/hit_ratio" not in found

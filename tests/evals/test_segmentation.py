@@ -264,8 +264,8 @@ def test_baselines_are_raw_pixels_and_random_weights_that_have_seen_some(monkeyp
     monkeypatch.setattr(transfer_dense, "untrained", lambda given: fresh if given is encoder else None)
     train, test = samples(12, seed=0), samples(4, seed=1)
     found = dict(dense(train, test).run(Trained({"image": encoder})))
-    assert list(found) == [f"{p}{n}" for p in ("raw/", "random_weights/", "") for n in ("mIoU", "accuracy")]
-    assert found["random_weights/mIoU"] == found["mIoU"] and not fresh.training
+    assert list(found) == [f"{p}{n}" for p in ("raw/", "random_init/", "") for n in ("mIoU", "accuracy")]
+    assert found["random_init/mIoU"] == found["mIoU"] and not fresh.training
     assert fresh.seen == [12, 12, 4]
     fresh.seen.clear()
     for batch, count in ((64, 10), (27, 20)):  # no more than 512, and then the batch that is begun
@@ -345,7 +345,9 @@ def test_options() -> None:
 
 def test_it_asks_for_pictures_or_films_with_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(transfer_dense, "needs", lambda source, keys, where: asked.append((source, keys, where)))
+    monkeypatch.setattr(
+        transfer_dense, "require_fields", lambda source, keys, where: asked.append((source, keys, where))
+    )
     monkeypatch.setattr(transfer_dense, "counted", lambda source: asked.append(source))
     for modality, preprocess in (("image", ImagePreprocess()), ("video", VideoPreprocess())):
         asked.clear()

@@ -54,9 +54,9 @@ def test_a_bright_square_is_found(shards: dict[str, dict[str, Any]]) -> None:
     torch.manual_seed(0)
     encoder = create_encoder("convnet", **SMALL).eval()
     found = dict(TransferDense(**shards, foreground=True).run(Trained({"image": encoder})))
-    assert list(found) == [f"{p}{n}" for p in ("raw/", "random_weights/", "") for n in ("mIoU", "accuracy")]
+    assert list(found) == [f"{p}{n}" for p in ("raw/", "random_init/", "") for n in ("mIoU", "accuracy")]
     assert found["raw/mIoU"].value > 0.7
-    assert found["random_weights/accuracy"].value > found["accuracy"].trivial == pytest.approx(191 / 255, abs=0.01)
+    assert found["random_init/accuracy"].value > found["accuracy"].trivial == pytest.approx(191 / 255, abs=0.01)
     assert found["mIoU"].n == 12 and found["mIoU"].low <= found["mIoU"].value <= found["mIoU"].high
     assert found["mIoU"].trivial == pytest.approx(191 / 255 / 2, abs=0.01)
 

@@ -161,7 +161,7 @@ def test_it_needs_words_the_space_labels_and_a_class_that_is_known(monkeypatch: 
     def check(samples: list[Any], subject: Trained, **options: Any) -> None:
         give(monkeypatch, "mmssl.evals.zero_shot", samples)
         monkeypatch.setattr(
-            "mmssl.evals.parts.source.foreseen", lambda source, label: ([s[label] for s in samples], True)
+            "mmssl.evals.parts.source.peek_classes", lambda source, label: ([s[label] for s in samples], True)
         )
         ZeroShot(data={}, classes=CLASSES, **options).check(subject)
 

@@ -232,7 +232,7 @@ class Hears:
     def __init__(self, trained: Any, task: str) -> None:
         Hears.done = [task]
 
-    def need_maps(self) -> None:
+    def require_maps(self) -> None:
         Hears.done.append("maps")
 
     def maps(self, seen: Tensor, heard: Tensor, frames: list[int]) -> Tensor:

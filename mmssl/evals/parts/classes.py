@@ -1,7 +1,7 @@
 """Classes meet by name: the one rule for all that compares labels of two sets, or of a set and a list of classes.
 
 Names are compared as text, stripped; where all are whole numbers, as these. Bare numbers are compared only where
-neither side has names; with a list of classes they are places in it, and a warning says so. A class of the asked side
+neither side has names; with a list of classes they are places in it, and a warning says so. A class of the test side
 that the known side (training set, list of classes) lacks has no right answer, so its samples count as wrong, and one
 warning names it; where no class is shared at all, or names would have to be compared with bare numbers, that is a
 UserError. What the known side has besides does not matter.
@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.parts.report import nothing_left, skipping, warn
+from mmssl.evals.parts.report import no_samples_error, skip_damaged, warn
 
 Label = str | int
 
@@ -40,7 +40,7 @@ def same(name: Any) -> str:
     return unicodedata.normalize("NFC", str(name)).strip()
 
 
-def numbered(labels: Iterable[Label], *, where: str) -> dict[Label, int]:
+def number_classes(labels: Iterable[Label], *, where: str) -> dict[Label, int]:
     """Returns class -> number, in sorted order; UserError where names stand beside bare numbers."""
     classes = set(labels)
     names = [name for name in classes if isinstance(name, str)]
@@ -55,13 +55,13 @@ def as_labels(names: Sequence[str]) -> list[Label]:
     return [int(name) if whole else name for name in names]
 
 
-def listed(classes: Sequence[str], asked: Collection[Label]) -> dict[Label, int]:
+def number_listed(classes: Sequence[str], labels: Collection[Label]) -> dict[Label, int]:
     """Returns class -> place in a list of names; place -> place where labels are bare numbers and the names are not.
 
     Warns of the latter, for nothing tells whether the list has the set's order.
     """
     names = as_labels(classes)
-    bare = bool(asked) and not any(isinstance(label, str) for label in asked)
+    bare = bool(labels) and not any(isinstance(label, str) for label in labels)
     if not bare or isinstance(names[0], int):
         return {name: number for number, name in enumerate(names)}
     first = ", ".join(f"{number} is {name}" for number, name in enumerate(classes[:3]))
@@ -69,43 +69,43 @@ def listed(classes: Sequence[str], asked: Collection[Label]) -> dict[Label, int]
     return {number: number for number in range(len(classes))}
 
 
-def matched(asked: Sequence[Label], known: Mapping[Label, int], *, where: str, known_as: str) -> list[int]:
+def match_classes(labels: Sequence[Label], known: Mapping[Label, int], *, where: str, known_as: str) -> list[int]:
     """Returns the number of each label among the known classes; unknown ones are numbered on from there.
 
     Warns of those; raises UserError where none is known.
     """
-    lacking = Counter(name for name in asked if name not in known)
-    if lacking.total() == len(asked):
-        raise disjoint(asked, known, where=where, known_as=known_as)
+    lacking = Counter(name for name in labels if name not in known)
+    if lacking.total() == len(labels):
+        raise disjoint_error(labels, known, where=where, known_as=known_as)
     if lacking:
-        told = some(lacking, lambda name: f"{name}: {lacking[name]}")
+        described = some(lacking, lambda name: f"{name}: {lacking[name]}")
         warn(
-            f"{lacking.total()} of {len(asked)} samples of {where} have no right answer, "
-            f"since {known_as} lacks their classes ({told})"
+            f"{lacking.total()} of {len(labels)} samples of {where} have no right answer, "
+            f"since {known_as} lacks their classes ({described})"
         )
-    whole = {**known, **{name: len(known) + number for name, number in numbered(lacking, where=where).items()}}
-    return [whole[name] for name in asked]
+    whole = {**known, **{name: len(known) + number for name, number in number_classes(lacking, where=where).items()}}
+    return [whole[name] for name in labels]
 
 
 def labels_of(samples: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[Label]]:
     """Returns the places of the samples that have a label, and these; the others are left out."""
     labels: dict[int, Label] = {}
     for place, sample in enumerate(samples):
-        with skipping(sample):
+        with skip_damaged(sample):
             labels[place] = class_of(sample.get(key))
     if not labels:
-        raise nothing_left(f"no sample has a {key} that is a name or a whole number")
+        raise no_samples_error(f"no sample has a {key} that is a name or a whole number")
     return list(labels), list(labels.values())
 
 
-def chance(asked: Tensor, classes: int, *, guesses: int = 1) -> float:
-    """Returns what guesses among so many classes reach, where some of the asked (N,) may be of none of them."""
-    return guesses * float((asked < classes).double().mean()) / classes
+def chance(labels: Tensor, classes: int, *, guesses: int = 1) -> float:
+    """Returns what guesses among so many classes reach, where some of the labels (N,) may be of none of them."""
+    return guesses * float((labels < classes).double().mean()) / classes
 
 
-def disjoint(asked: Iterable[Label], known: Iterable[Label], *, where: str, known_as: str) -> UserError:
+def disjoint_error(labels: Iterable[Label], known: Iterable[Label], *, where: str, known_as: str) -> UserError:
     """Returns the error for two sides that share no class."""
-    one, two = set(asked), set(known)
+    one, two = set(labels), set(known)
     alike = {isinstance(name, str) for name in one} == {isinstance(name, str) for name in two}
     hint = "" if alike else f"; names and bare numbers cannot be compared: {_hint()}"
     return UserError(f"{where} has none of the classes of {known_as}: {some(one)} against {some(two)}{hint}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.needs import require_encoder
 from mmssl.nn.head import similarity_map
 from mmssl.types import Encoder, Features, Head, Trained
 
@@ -27,7 +27,7 @@ class Comparer:
         self.log_odds, self.own_map = getattr(objective, "log_odds", None), getattr(objective, "similarity_map", None)
         self.visual: str = getattr(objective, "visual", "") or _visual(trained, task)
         self.reads = (self.visual, "audio")
-        self.encoders: dict[str, Encoder] = {name: need_encoder(trained, name) for name in self.reads}
+        self.encoders: dict[str, Encoder] = {name: require_encoder(trained, name) for name in self.reads}
         self.preprocess = {name: encoder.preprocess for name, encoder in self.encoders.items()}
         self.heads: dict[str, Head] = {
             name: encoder.spaces[task] for name, encoder in self.encoders.items() if task in encoder.spaces
@@ -51,7 +51,7 @@ class Comparer:
             return self.log_odds(seen, heard).float().cpu()
         return (self.embedding(self.visual, seen) * self.embedding("audio", heard)).sum(dim=1).cpu()
 
-    def need_maps(self) -> None:
+    def require_maps(self) -> None:
         """Raises UserError for a task that has no maps."""
         if self.own_map is None and not self.joint:
             raise UserError("the task has neither a similarity_map nor a joint space to make one; judge avol or clip")
@@ -60,7 +60,7 @@ class Comparer:
     def maps(self, seen: Tensor, heard: Tensor, frames: Sequence[int]) -> Tensor:
         """Returns how well each cell of pictures, or of one frame of each film, matches the sound: (B, H, W)."""
         visual, audio = self.features(self.visual, seen), self.features("audio", heard)
-        self.need_maps()
+        self.require_maps()
         if self.own_map is not None:
             found = self.own_map(visual, audio)
         else:

@@ -13,12 +13,12 @@ from torch import Tensor
 from mmssl.data.shards import Source
 from mmssl.data.subset import counted, limited
 from mmssl.encoders.raw import PREPROCESS, Raw
-from mmssl.evals.parts.classes import Label, class_of, labels_of, matched, numbered
-from mmssl.evals.parts.layers import POOLED, Tapped, has, need_place
+from mmssl.evals.parts.classes import Label, class_of, labels_of, match_classes, number_classes
+from mmssl.evals.parts.layers import POOLED, Tapped, has, require_place
 from mmssl.evals.parts.memory import recall
-from mmssl.evals.parts.needs import need_encoder
-from mmssl.evals.parts.report import nothing_left, skipping
-from mmssl.evals.parts.source import meet, needs, open_source, warn_of_overlap
+from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.report import no_samples_error, skip_damaged
+from mmssl.evals.parts.source import check_shared_classes, open_source, require_fields, warn_of_overlap
 from mmssl.evals.parts.stream import embed_stream, prepared_batches
 from mmssl.evals.parts.untrained import untrained, warming
 from mmssl.types import Encoder, Evaluation, Score, Trained
@@ -48,14 +48,14 @@ class Labelled:
         self.train, self.test = (limited(open_source(node), limit) for node in (train, data))
         self.label = label
         self.what = repr((sorted(train.items()), sorted(data.items()), label, limit))
-        known, asked = f"the training set {_spell(self.train)}", f"the test set {_spell(self.test)}"
-        self.names = {"where": asked, "known_as": known + (f" (limit: {limit})" if limit else "")}
+        train_set, test_set = f"the training set {_spell(self.train)}", f"the test set {_spell(self.test)}"
+        self.names = {"where": test_set, "known_as": train_set + (f" (limit: {limit})" if limit else "")}
 
     def check(self, modality: str) -> None:
         """Raises UserError where a set lacks the modality or labels, or it can be foreseen that classes do not meet."""
         for where, source in (("train", self.train), ("data", self.test)):
-            needs(source, (modality, self.label), where=where)
-        meet(self.train, self.test, self.label, **self.names)
+            require_fields(source, (modality, self.label), where=where)
+        check_shared_classes(self.train, self.test, self.label, **self.names)
 
     def rows(self, encoder: Encoder, *, space: str | None = None) -> tuple[Rows, Rows]:
         """Embeds both sets; every process gets all rows."""
@@ -74,8 +74,8 @@ class Labelled:
     def _read(self, encoder: Encoder, places: Sequence[str]) -> dict[str, tuple[Rows, Rows]]:
         tapped = Tapped(encoder, places)
         train, test = (self._embedded(source, tapped) for source in (self.train, self.test))
-        number = self._numbered(train[1])
-        y = [torch.tensor([number[name] for name in train[1]]), self._asked(test[1], number)]
+        number = self._class_numbers(train[1])
+        y = [torch.tensor([number[name] for name in train[1]]), self._test_labels(test[1], number)]
         parts = [x.split(tapped.sizes, dim=1) for x, _, _ in (train, test)]
         return {
             place: (Rows(one, y[0], train[2]), Rows(two, y[1], test[2]))
@@ -88,7 +88,7 @@ class Labelled:
         Samples without a label are left out.
         """
         names = self._classes()
-        number = self._numbered(names.values())
+        number = self._class_numbers(names.values())
         return {place: number[name] for place, name in names.items()}
 
     def _classes(self) -> dict[int, Label]:
@@ -96,32 +96,32 @@ class Labelled:
             counted(self.train)
             found = {}
             for sample in self.train.samples({self.label}):
-                with skipping(sample):
+                with skip_damaged(sample):
                     found[sample["__number__"]] = class_of(sample.get(self.label))
             if not found:
-                raise nothing_left(f"{self.train.shards[0]}, ... have no label")
+                raise no_samples_error(f"{self.train.shards[0]}, ... have no label")
             return found
 
         return recall((self.what, "names"), made)
 
-    def asked(self, encoder: Encoder) -> Rows:
+    def test_rows(self, encoder: Encoder) -> Rows:
         """Embeds the test set only; every process gets all rows."""
         x, labels, number = self._embedded(self.test, encoder)
-        return Rows(x, self._asked(labels, self._numbered(self._classes().values())), number)
+        return Rows(x, self._test_labels(labels, self._class_numbers(self._classes().values())), number)
 
-    def _numbered(self, labels: Iterable[Label]) -> dict[Label, int]:
-        return numbered(labels, where=self.names["known_as"])
+    def _class_numbers(self, labels: Iterable[Label]) -> dict[Label, int]:
+        return number_classes(labels, where=self.names["known_as"])
 
-    def _asked(self, labels: Sequence[Label], number: Mapping[Label, int]) -> Tensor:
-        numbered(labels, where=self.names["where"])
-        return torch.tensor(matched(labels, number, **self.names))
+    def _test_labels(self, labels: Sequence[Label], number: Mapping[Label, int]) -> Tensor:
+        number_classes(labels, where=self.names["where"])
+        return torch.tensor(match_classes(labels, number, **self.names))
 
     def _embedded(self, source: Source, encoder: Encoder) -> tuple[Tensor, list[Label], Tensor]:
         """Returns features, labels and numbers of a set, in the order of the numbers."""
         key = encoder.modality
-        x, kept = embed_stream({key: encoder}, source, [key], space=None, keep=[self.label])
-        places, labels = labels_of(kept, self.label)
-        number = torch.tensor([kept[place]["__number__"] for place in places])
+        x, metadata = embed_stream({key: encoder}, source, [key], space=None, keep=[self.label])
+        places, labels = labels_of(metadata, self.label)
+        number = torch.tensor([metadata[place]["__number__"] for place in places])
         order = number.argsort(stable=True)  # the same, however many processes embedded them
         return x[key][places][order], [labels[place] for place in order.tolist()], number[order]
 
@@ -141,12 +141,14 @@ def _spell(source: Source) -> str:
 class Probe(Evaluation):
     """An evaluation of an encoder on labelled sets, with the raw input and random weights beside it.
 
-    train, data: shards, with their labels, of what is learnt from and of what is asked. label: the sample's key that
-    holds the class, a name or a number; classes meet as evals/parts/classes.py says. encoder: its key, by default the
-    only one's; it reads what the samples have of its modality. space: the task whose embedding is used, None for pooled
-    features. baselines: also judges the raw input, which becomes the trivial figure, and random weights; in a run that
-    trains they are judged once. limit: of each set so many samples at most, which keeps an evaluation during training
-    cheap.
+    train: shards with labels to learn from.
+    data: shards with labels to judge on; classes meet as evals/parts/classes.py says.
+    label: the sample's key that holds the class, a name or a number.
+    encoder: its key, by default the only one's; it reads what the samples have of its modality.
+    baselines: also judge the raw input, which becomes the trivial figure, and the encoder with random weights; in a
+        run that trains they are judged once.
+    limit: samples of each set at most, drawn from a fixed seed.
+    space: the task whose embedding is used; without it pooled features.
     """
 
     def __init__(
@@ -167,14 +169,14 @@ class Probe(Evaluation):
 
     def check(self, trained: Trained) -> None:
         """Asks for the encoder, what it is read at, and labelled sets whose classes meet."""
-        encoder = need_encoder(trained, self.encoder)
+        encoder = require_encoder(trained, self.encoder)
         for place in self.places:
-            need_place(encoder, place)
+            require_place(encoder, place)
         self.sets.check(encoder.modality)
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
-        """Yields what `judge` does of the encoder, and with baselines before it raw/ and random_weights/."""
-        encoder = need_encoder(trained, self.encoder)
+        """Yields what `judge` does of the encoder, and with baselines before it raw/ and random_init/."""
+        encoder = require_encoder(trained, self.encoder)
         warn_of_overlap(self.sets.train, self.sets.test)
         floor = self._floor(encoder) if self.baselines else []
         yield from floor
@@ -204,11 +206,11 @@ def common(rival: Encoder, places: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def rivals(sets: Labelled, encoder: Encoder, *, baselines: bool) -> Iterator[tuple[str, Encoder]]:
-    """Yields the encoder under "", and where baselines are wanted before it "raw/" and "random_weights/"."""
+    """Yields the encoder under "", and where baselines are wanted before it "raw/" and "random_init/"."""
     if baselines and encoder.modality in PREPROCESS:
         yield "raw/", recall(("raw", id(encoder)), lambda: _raw(encoder))
     if baselines:
-        yield "random_weights/", recall((sets.what, id(encoder)), lambda: sets.warm(untrained(encoder)))
+        yield "random_init/", recall((sets.what, id(encoder)), lambda: sets.warm(untrained(encoder)))
     yield "", encoder
 
 

@@ -27,7 +27,7 @@ class Tapped(Encoder):
         self.modality, self.preprocess = encoder.modality, encoder.preprocess
         self.inside = dict(encoder.named_modules())
         for name in self.places:
-            need_place(encoder, name)
+            require_place(encoder, name)
         self.sizes = [encoder.dim] if self.places == (POOLED,) else self._measured()
         self.dim = sum(self.sizes)
 
@@ -69,7 +69,7 @@ def has(encoder: Encoder, place: str) -> bool:
     return place == POOLED or place in encoder.spaces or (place != "" and place in dict(encoder.named_modules()))
 
 
-def need_place(encoder: Encoder, place: str) -> None:
+def require_place(encoder: Encoder, place: str) -> None:
     """Raises UserError where an encoder cannot be read at a place."""
     if not has(encoder, place):
         known = [POOLED, *encoder.spaces, *filter(None, dict(encoder.named_modules()))]

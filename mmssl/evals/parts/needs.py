@@ -6,7 +6,7 @@ from mmssl.errors import UserError, did_you_mean
 from mmssl.types import Encoder, Trained
 
 
-def need_encoder(
+def require_encoder(
     trained: Trained, key: str | None, *, space: str | None = None, modalities: tuple[str, ...] = ()
 ) -> Encoder:
     """Returns the encoder of that key, or where it is None the only one.

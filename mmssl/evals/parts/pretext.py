@@ -18,7 +18,7 @@ from mmssl.data.in_workers import Made
 from mmssl.data.plan import seed_of
 from mmssl.data.shards import Source
 from mmssl.errors import DamagedError
-from mmssl.evals.parts.report import leave_out, nothing_left
+from mmssl.evals.parts.report import no_samples_error, skip_sample
 from mmssl.evals.parts.stream import prepared_groups
 from mmssl.types import Batch, Loss, Sample, Trained, View, evaluating
 
@@ -75,7 +75,7 @@ def _or_left_out(one: Made[list[Sample | DamagedError]], round_: int) -> Sample 
     """Returns the sample as it is viewed in a round, or nothing once it is reported."""
     shown = (one.value or [])[round_]
     if isinstance(shown, DamagedError):
-        leave_out(one.about, shown)
+        skip_sample(one.about, shown)
         return None
     return shown
 
@@ -85,7 +85,7 @@ def gathered(found: Sequence[Answers]) -> Answers:
     everywhere = [{k: v.cpu() for k, v in part.items()} for part in found]
     parts = [part for share in dist.gather_objects(everywhere) for part in share]
     if not parts:
-        raise nothing_left("the evaluation data has no sample that the task can be asked about")
+        raise no_samples_error("the evaluation data has no sample that the task can be asked about")
     rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     order = rows["sample"].argsort(stable=True)
     return {name: values[order] for name, values in rows.items()}

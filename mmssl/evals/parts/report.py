@@ -44,12 +44,15 @@ class Report:
 
     def lines(self) -> list[str]:
         """Returns the warnings, and one line about what was left out with an example of each reason."""
-        told = []
+        described = []
         for reason, count in self.counts().items():
             shard, key, _ = min(place for place, other in self.left_out.items() if other == reason)
-            told.append(f"{reason} ({count}, e.g. {f'{key} in {shard}' if key else shard})")
+            described.append(f"{reason} ({count}, e.g. {f'{key} in {shard}' if key else shard})")
         total = len(self.left_out)
-        return [*self.warnings, *([f"left out {total} sample{'s'[: total > 1]}: {'; '.join(told)}"] if told else [])]
+        return [
+            *self.warnings,
+            *([f"left out {total} sample{'s'[: total > 1]}: {'; '.join(described)}"] if described else []),
+        ]
 
     def tell(self, name: str) -> None:
         """Prints the lines under a name, on the first process."""
@@ -71,7 +74,7 @@ def reporting() -> Iterator[Report]:
         _NOW.reset(before)
 
 
-def leave_out(sample: Mapping[str, Any], error: DamagedError) -> None:
+def skip_sample(sample: Mapping[str, Any], error: DamagedError) -> None:
     """Reports that a sample is left out."""
     number = sample.get("__number__")
     place = (str(sample.get("__shard__")), str(sample.get("__key__")), -1 if number is None else number)
@@ -82,25 +85,25 @@ def leave_out(sample: Mapping[str, Any], error: DamagedError) -> None:
         report.left_out.setdefault(place, error.reason)
 
 
-def whole(made: Iterable[Made[T]]) -> Iterator[Made[T]]:
+def usable(made: Iterable[Made[T]]) -> Iterator[Made[T]]:
     """Yields the samples of which something was made; the others are left out."""
     for one in made:
         if one.error is None:
             yield one
         else:
-            leave_out(one.about, one.error)
+            skip_sample(one.about, one.error)
 
 
 @contextmanager
-def skipping(sample: Mapping[str, Any]) -> Iterator[None]:
+def skip_damaged(sample: Mapping[str, Any]) -> Iterator[None]:
     """Leaves the sample out where it turns out damaged inside."""
     try:
         yield
     except DamagedError as error:
-        leave_out(sample, error)
+        skip_sample(sample, error)
 
 
-def having(sample: Mapping[str, Any], *keys: str) -> list[Any]:
+def require(sample: Mapping[str, Any], *keys: str) -> list[Any]:
     """Returns what a sample holds under the keys; raises DamagedError where it lacks one."""
     for key in keys:
         if sample.get(key) is None:
@@ -123,7 +126,7 @@ def add(other: Report) -> None:
         tqdm.write(line)
 
 
-def nothing_left(what: str) -> UserError:
+def no_samples_error(what: str) -> UserError:
     """Returns the error for data of which nothing can be judged; on every process alike, after all have read."""
     whole = (_NOW.get() or Report()).everywhere()
     return UserError(f"{what}{''.join(f'; {line}' for line in whole.lines())}")

@@ -44,7 +44,7 @@ def read_results(file: Path) -> Results:
     return results
 
 
-def kept(file: Path) -> Results:
+def read_or_set_aside(file: Path) -> Results:
     """Returns what stands in a file that is about to be written anew; one that cannot be read stays under another name.
 
     So neither the old figures are lost nor those that were judged just now.

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmssl.errors import DamagedError
-from mmssl.evals.parts.report import having
+from mmssl.evals.parts.report import require
 from mmssl.modalities import image
 from mmssl.transforms import video
 from mmssl.transforms.image import opened
@@ -53,7 +53,7 @@ class Sounding:
 
     def __call__(self, sample: Sample) -> list[Moment]:
         """Returns the moments. Raises DamagedError for a sample that has none, lacks a field or is unusable."""
-        having(sample, *self.reads)
+        require(sample, *self.reads)
         moments = [self._moment(sample, time, where) for time, where in self._told(sample)][: self.count]
         if not moments:
             raise DamagedError("no moment at which something sounds and is seen")

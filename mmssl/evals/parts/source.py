@@ -18,8 +18,8 @@ from mmssl.data.shards import Source
 from mmssl.data.subset import Subset
 from mmssl.data.tar import Entry
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.parts.classes import Label, as_labels, class_of, disjoint, listed, same
-from mmssl.evals.parts.report import leave_out, warn
+from mmssl.evals.parts.classes import Label, as_labels, class_of, disjoint_error, number_listed, same
+from mmssl.evals.parts.report import skip_sample, warn
 from mmssl.types import Sample
 
 PEEK = 32  # samples in which labels are looked for before a run
@@ -75,7 +75,7 @@ class Examples(Source):
     def skip(self, entry: Entry, error: DamagedError) -> None:
         """Reports a sample that cannot be opened."""
         super().skip(entry, error)
-        leave_out({"__shard__": entry.shard, "__key__": entry.key, "__number__": entry.number}, error)
+        skip_sample({"__shard__": entry.shard, "__key__": entry.key, "__number__": entry.number}, error)
 
 
 def open_source(data: Mapping[str, Any]) -> Source:
@@ -83,7 +83,7 @@ def open_source(data: Mapping[str, Any]) -> Source:
     return Examples(**names.check_options(Source, data, where="data"))
 
 
-def needs(source: Source, keys: Collection[str], *, where: str = "data") -> None:
+def require_fields(source: Source, keys: Collection[str], *, where: str = "data") -> None:
     """Raises UserError where a set lacks a field; looks into the first samples of a few shards only."""
     try:
         source.check(keys)
@@ -91,16 +91,18 @@ def needs(source: Source, keys: Collection[str], *, where: str = "data") -> None
         raise UserError(f"{where}: {error}") from None
 
 
-def meet(known: Source | Sequence[str], asked: Source, label: str, *, where: str, known_as: str) -> None:
+def check_shared_classes(train: Source | Sequence[str], test: Source, label: str, *, where: str, known_as: str) -> None:
     """Raises UserError where it can be foreseen that two sides share no class; reads index.json or a few labels."""
-    theirs, whole = foreseen(asked, label)
-    mine, all_mine = foreseen(known, label) if isinstance(known, Source) else (list(listed(known, theirs)), True)
+    theirs, whole = peek_classes(test, label)
+    mine, all_mine = (
+        peek_classes(train, label) if isinstance(train, Source) else (list(number_listed(train, theirs)), True)
+    )
     kinds = [{isinstance(name, str) for name in side} for side in (mine, theirs)]
     if mine and theirs and (not kinds[0] & kinds[1] or (whole and all_mine and not {*mine} & {*theirs})):
-        raise disjoint(theirs, mine, where=where, known_as=known_as)
+        raise disjoint_error(theirs, mine, where=where, known_as=known_as)
 
 
-def foreseen(source: Source, label: str) -> tuple[list[Label], bool]:
+def peek_classes(source: Source, label: str) -> tuple[list[Label], bool]:
     """Returns the classes that index.json lists and True, or where it does not those of a few samples and False."""
     whole = source.source if isinstance(source, Subset) else source
     classes = whole.classes if isinstance(whole, Examples) else {}
@@ -115,6 +117,6 @@ def foreseen(source: Source, label: str) -> tuple[list[Label], bool]:
 
 def warn_of_overlap(train: Source, test: Source) -> None:
     """Warns where shards that are judged on were learnt from."""
-    known, asked = ({str(Path(shard).resolve()) for shard in source.shards} for source in (train, test))
-    if shared := len(known & asked):
-        warn(f"{shared} of the {len(asked)} shards that are judged on are learnt from as well")
+    known, judged = ({str(Path(shard).resolve()) for shard in source.shards} for source in (train, test))
+    if shared := len(known & judged):
+        warn(f"{shared} of the {len(judged)} shards that are judged on are learnt from as well")

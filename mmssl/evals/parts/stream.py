@@ -13,7 +13,7 @@ from torch import Tensor
 from mmssl import dist
 from mmssl.data.in_workers import Made, batches_in_workers, in_workers
 from mmssl.data.shards import Source
-from mmssl.evals.parts.report import having, nothing_left, whole
+from mmssl.evals.parts.report import no_samples_error, require, usable
 from mmssl.types import Encoder, Preprocess, Sample
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ def embed_stream(
     *,
     space: str | None,
     keep: Sequence[str] = (),
-    batch_size: int = 64,
+    batch: int = 64,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Embeds every sample of a source that has all the modalities and all of `keep`; others are left out.
 
@@ -34,20 +34,18 @@ def embed_stream(
     `__key__`, `__shard__` and `__number__`.
     """
     rows: dict[str, list[Tensor]] = {name: [] for name in modalities}
-    kept: list[dict[str, Any]] = []
+    metadata: list[dict[str, Any]] = []
     preprocess = {name: encoders[name].preprocess for name in modalities}
-    batches = prepared_batches(
-        preprocess, source, keep=keep, batch_size=batch_size, rank=dist.rank(), world=dist.world()
-    )
+    batches = prepared_batches(preprocess, source, keep=keep, batch=batch, rank=dist.rank(), world=dist.world())
     with torch.inference_mode():
         for x, values in batches:
             for name, found in rows.items():
                 found.append(encoders[name].embed(x[name].to(encoders[name].device), space=space).float().cpu())
-            kept += values
-    told = [values for part in dist.gather_objects(kept) for values in part]
-    if not told:
-        raise nothing_left(f"the evaluation data has no sample with a whole {' and '.join((*modalities, *keep))}")
-    return {name: everywhere(found, encoders[name].device).cpu() for name, found in rows.items()}, told
+            metadata += values
+    everyone = [values for part in dist.gather_objects(metadata) for values in part]
+    if not everyone:
+        raise no_samples_error(f"the evaluation data has no sample with a whole {' and '.join((*modalities, *keep))}")
+    return {name: everywhere(found, encoders[name].device).cpu() for name, found in rows.items()}, everyone
 
 
 def prepared_batches(
@@ -55,7 +53,7 @@ def prepared_batches(
     source: Source,
     *,
     keep: Sequence[str] = (),
-    batch_size: int = 64,
+    batch: int = 64,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[tuple[dict[str, Tensor], list[dict[str, Any]]]]:
@@ -63,19 +61,19 @@ def prepared_batches(
 
     The latter is what it has under `keep`, and its `__key__`, `__shard__` and `__number__`.
     """
-    batches = batches_in_workers(
+    parts = batches_in_workers(
         source,
         (*preprocess, *keep),
         partial(_prepared, preprocess=preprocess, keep=keep),
         partial(_collated, preprocess=preprocess),
-        size=batch_size,
+        size=batch,
         rank=rank,
         world=world,
     )
-    for made, batch in batches:
-        about = [one.about for one in whole(made)]
-        if batch is not None:
-            yield batch[0], [{**kept, **mine} for kept, mine in zip(batch[1], about, strict=True)]
+    for made, collated in parts:
+        about = [one.about for one in usable(made)]
+        if collated is not None:
+            yield collated[0], [{**own, **mine} for own, mine in zip(collated[1], about, strict=True)]
 
 
 def prepared_groups(
@@ -87,14 +85,14 @@ def prepared_groups(
     """
     samples = in_workers(source, reads, make, size=size, grouped=True, rank=dist.rank(), world=dist.world())
     for number, group in itertools.groupby(samples, key=lambda one: one.place // size):
-        yield number, list(whole(group))
+        yield number, list(usable(group))
 
 
 def _prepared(
     sample: Sample, *, preprocess: Mapping[str, Preprocess], keep: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns what the encoders see of a sample, and what is kept of it."""
-    having(sample, *preprocess, *keep)
+    require(sample, *preprocess, *keep)
     return {name: prepare(sample[name]) for name, prepare in preprocess.items()}, {key: sample[key] for key in keep}
 
 
@@ -103,7 +101,7 @@ def _collated(
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Returns the batch of each modality, and what is kept of each sample."""
     x = {name: prepare.collate([items[name] for items, _ in prepared]) for name, prepare in preprocess.items()}
-    return x, [kept for _, kept in prepared]
+    return x, [metadata for _, metadata in prepared]
 
 
 def everywhere(rows: Sequence[Tensor], device: torch.device | str) -> Tensor:

@@ -32,22 +32,22 @@ def linear_answers(features: Tensor, labels: Tensor, *, groups: Tensor | None = 
 
 @torch.inference_mode(False)  # evaluations run without gradients, but fitting needs them
 @torch.enable_grad()
-def _fitted(known: Tensor, answer: Tensor, asked: Tensor, classes: int) -> Tensor:
+def _fitted(train: Tensor, answer: Tensor, test: Tensor, classes: int) -> Tensor:
     """Fits multinomial logistic regression to rows (N, F) and returns the scores (M, classes) of others."""
-    known, answer, asked = known.clone(), answer.clone(), asked.clone()  # tensors of inference mode take no gradient
-    mean, deviation = known.mean(dim=0), known.std(dim=0, correction=0)
-    known, asked = ((x - mean) / deviation.clamp(min=1e-8) for x in (known, asked))
-    weight = known.new_zeros(known.shape[1] + 1, classes, requires_grad=True)  # the last row is the bias
+    train, answer, test = train.clone(), answer.clone(), test.clone()  # tensors of inference mode take no gradient
+    mean, deviation = train.mean(dim=0), train.std(dim=0, correction=0)
+    train, test = ((x - mean) / deviation.clamp(min=1e-8) for x in (train, test))
+    weight = train.new_zeros(train.shape[1] + 1, classes, requires_grad=True)  # the last row is the bias
     optimizer = torch.optim.LBFGS([weight], max_iter=100, tolerance_change=1e-7, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = F.cross_entropy(known @ weight[:-1] + weight[-1], answer) + DECAY * weight[:-1].square().sum()
+        value = F.cross_entropy(train @ weight[:-1] + weight[-1], answer) + DECAY * weight[:-1].square().sum()
         value.backward()
         return value
 
     optimizer.step(loss)
-    return (asked @ weight[:-1] + weight[-1]).detach()
+    return (test @ weight[:-1] + weight[-1]).detach()
 
 
 def statistics(views: dict[str, list[Tensor]]) -> dict[str, Tensor]:

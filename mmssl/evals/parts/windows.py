@@ -29,19 +29,21 @@ class Question:
 
 
 @dataclass(slots=True)
-class Asker:
+class WindowSampler:
     """Cuts the questions of one kind after the other out of a clip.
 
     preprocess: encoder's key -> its preprocessing. visual: "image" or "video". The false sound of a hard pair is
-    `apart` seconds or more from the true one, that of a super-hard pair nearer, but `shift` or more.
+    `hard_gap` seconds or more from the true one, that of a super-hard pair nearer, but `super_hard_gap` or more.
     """
 
     preprocess: Mapping[str, Any]
     visual: str
-    apart: float = 0.5
-    shift: float = 0.12
+    hard_gap: float = 0.5
+    super_hard_gap: float = 0.12
 
-    def ask(self, sample: Sample, kinds: Sequence[Kind], count: int, rng: random.Random) -> dict[Kind, list[Question]]:
+    def sample(
+        self, sample: Sample, kinds: Sequence[Kind], count: int, rng: random.Random
+    ) -> dict[Kind, list[Question]]:
         """Returns for each kind that the clip has room for `count` questions; for a film shorter than a window none."""
         sound = self.preprocess["audio"].opened(sample["audio"])
         rate = self.preprocess["audio"].sample_rate
@@ -87,16 +89,16 @@ class Asker:
         steps = int(last / GRID + 1e-6)
         least, most = {
             "easy": (0, 0),
-            "hard": (steps_up(self.apart), steps),
-            "super_hard": (steps_up(self.shift), steps_up(min(self.apart, span)) - 1),
+            "hard": (steps_up(self.hard_gap), steps),
+            "super_hard": (steps_up(self.super_hard_gap), steps_up(min(self.hard_gap, span)) - 1),
         }[kind]
-        apart = range(least, min(most, steps) + 1)
-        if not apart:
+        gaps = range(least, min(most, steps) + 1)
+        if not gaps:
             return None
         if kind == "easy":
             start = rng.randint(0, steps) * GRID
             return start, start
-        distance = rng.choices(apart, [steps + 1 - d for d in apart])[0]
+        distance = rng.choices(gaps, [steps + 1 - d for d in gaps])[0]
         first = rng.randint(0, steps - distance)
         pair = (first * GRID, (first + distance) * GRID)
         return pair if rng.random() < 0.5 else pair[::-1]

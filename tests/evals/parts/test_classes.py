@@ -20,7 +20,7 @@ from mmssl.evals.finetune import Finetune
 from mmssl.evals.knn import KNN
 from mmssl.evals.linear import Linear, ranked
 from mmssl.evals.low_shot_svm import LowShotSVM
-from mmssl.evals.parts.classes import chance, class_of, listed, matched, numbered
+from mmssl.evals.parts.classes import chance, class_of, match_classes, number_classes, number_listed
 from mmssl.evals.parts.labelled import Labelled
 from mmssl.evals.parts.report import reporting
 from mmssl.evals.parts.source import open_source
@@ -47,10 +47,10 @@ PROBES = [
     (KNN, {"k": (3,)}, "k3"),
     (Linear, {}, "top1"),
     (FewShot, {"ways": 2, "shots": (2,), "episodes": 20}, "2-way/2-shot"),
-    (LowShotSVM, {"k": (4,), "draws": 2}, "k4"),
+    (LowShotSVM, {"shots": (4,), "draws": 2}, "4-shot"),
     (Cluster, {"restarts": 2}, "accuracy"),
     (Finetune, QUICK, "top1"),
-    (SemiSupervised, {"shares": (0.5,), "how": ("linear",), "epochs": (1,)}, "50%/linear/top1"),
+    (SemiSupervised, {"fractions": (0.5,), "protocols": ("linear",), "epochs": (1,)}, "50%/linear/top1"),
 ]
 
 
@@ -190,9 +190,12 @@ def test_labels_are_names_or_whole_numbers() -> None:
     for wrong in (3.5, ["ant"], {"a": 1}):
         with pytest.raises(DamagedError, match="neither a name nor a whole number"):
             class_of(wrong)
-    assert numbered(["b", "a", "b"], where="") == {"a": 0, "b": 1} and numbered([10, 9], where="") == {9: 0, 10: 1}
+    assert number_classes(["b", "a", "b"], where="") == {"a": 0, "b": 1} and number_classes([10, 9], where="") == {
+        9: 0,
+        10: 1,
+    }
     with reporting():
-        assert matched(["b", "z", "y", "z"], {"a": 0, "b": 1}, where="", known_as="") == [1, 3, 2, 3]
+        assert match_classes(["b", "z", "y", "z"], {"a": 0, "b": 1}, where="", known_as="") == [1, 3, 2, 3]
 
 
 def test_samples_without_a_label_are_left_out(tmp_path: Path) -> None:
@@ -260,7 +263,9 @@ def test_zero_shot_takes_bare_numbers_for_places_in_the_list_and_says_so(tmp_pat
     assert found["top1"].value == 1.0
     assert warning.startswith("the labels are bare numbers") and ": 0 is cat, 1 is bee, 2 is ant, ...;" in warning
     with reporting() as report:
-        assert listed(["30", "10", "20"], [10, 20]) == {30: 0, 10: 1, 20: 2}, "these numbers are themselves the names"
+        assert number_listed(["30", "10", "20"], [10, 20]) == {30: 0, 10: 1, 20: 2}, (
+            "these numbers are themselves the names"
+        )
     assert not report.warnings
     found, (_, warning) = zero_shot(node, ["cat", "bee"])
     assert found["top1"].value == pytest.approx(2 / 3) and "(2: 2)" in warning

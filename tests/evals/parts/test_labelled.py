@@ -44,7 +44,7 @@ def test_both_sets_are_numbered_by_the_training_sets_sorted_names(sets: dict[str
         assert train.y.tolist() == [2, 0, 1, 2] and test.y.tolist() == [1, 3, 2]
         assert train.number.tolist() == [0, 1, 2, 3] and test.number.tolist() == [0, 1, 2]
         assert made.labels() == {0: 2, 1: 0, 2: 1, 3: 2}
-        again = made.asked(RAW)
+        again = made.test_rows(RAW)
     assert torch.equal(again.x, test.x) and again.y.tolist() == [1, 3, 2] and again.number.tolist() == [0, 1, 2]
     (warning,) = report.warnings
     data, known = sets["data"]["shards"], sets["train"]["shards"]
@@ -216,14 +216,14 @@ def test_a_probe_judges_raw_input_and_random_weights_once_and_the_encoder_each_t
     encoder.spaces["clip"] = Projection(8, out=4)
     trained, probe = Trained({"image": encoder}), Two(**shards, space="clip")
     found = dict(probe.run(trained))
-    assert list(found) == [f"{p}{n}" for p in ("raw/", "random_weights/", "") for n in ("one", "two")]
+    assert list(found) == [f"{p}{n}" for p in ("raw/", "random_init/", "") for n in ("one", "two")]
     (raw, at), (fresh, there), (own, here) = probe.judged
     assert (raw.dim, at) == (3072, ("pooled",)) and raw.preprocess is encoder.preprocess and raw.modality == "image"
     assert there == ("pooled",) and fresh is not encoder and fresh.dim == 8 and not raw.training
     assert own is encoder and here == ("clip",)
     assert found["one"] == Score(8 + 9, 0.1, 0.2, 0.3, 5, trivial=found["raw/one"].value)
     assert found["two"].trivial == found["raw/two"].value == 3072 + 3
-    assert found["raw/one"].trivial is None and found["random_weights/one"].trivial is None
+    assert found["raw/one"].trivial is None and found["random_init/one"].trivial is None
     again = dict(probe.run(trained))
     assert len(probe.judged) == 4 and again["raw/one"] == found["raw/one"] and again["two"].trivial == 3072 + 3
     probe.run(trained)
@@ -277,15 +277,15 @@ def test_rivals(tmp_path: Path) -> None:
     made = Labelled(**sides(tmp_path, train=4, test=2), label="label")
     encoder = convnet()
     found = dict(rivals(made, encoder, baselines=True))
-    assert list(found) == ["raw/", "random_weights/", ""] and found[""] is encoder
-    norms = [m for m in found["random_weights/"].modules() if isinstance(m, nn.BatchNorm2d)]
+    assert list(found) == ["raw/", "random_init/", ""] and found[""] is encoder
+    norms = [m for m in found["random_init/"].modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(norm.num_batches_tracked == 1 for norm in norms), "it was warmed"
     assert list(dict(rivals(made, encoder, baselines=False))) == [""]
     with remembering():
         once, twice = (dict(rivals(made, encoder, baselines=True)) for _ in range(2))
-        assert once["raw/"] is twice["raw/"] and once["random_weights/"] is twice["random_weights/"]
+        assert once["raw/"] is twice["raw/"] and once["random_init/"] is twice["random_init/"]
         other = dict(rivals(made, convnet(), baselines=True))
-        assert other["raw/"] is not once["raw/"] and other["random_weights/"] is not once["random_weights/"]
+        assert other["raw/"] is not once["raw/"] and other["random_init/"] is not once["random_init/"]
 
 
 def test_rows_may_be_without_numbers() -> None:

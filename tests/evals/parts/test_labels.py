@@ -12,11 +12,11 @@ from mmssl.evals.parts.classes import (
     as_labels,
     chance,
     class_of,
-    disjoint,
+    disjoint_error,
     labels_of,
-    listed,
-    matched,
-    numbered,
+    match_classes,
+    number_classes,
+    number_listed,
     same,
     some,
 )
@@ -41,12 +41,12 @@ def test_names_and_whole_numbers() -> None:
 
 
 def test_numbers_of_classes_go_by_sorted_names() -> None:
-    assert numbered(["b", "B", "a", "b"], where="x") == {"B": 0, "a": 1, "b": 2}
-    assert numbered([10, 9, -1, 10], where="x") == {-1: 0, 9: 1, 10: 2} and numbered([], where="x") == {}
+    assert number_classes(["b", "B", "a", "b"], where="x") == {"B": 0, "a": 1, "b": 2}
+    assert number_classes([10, 9, -1, 10], where="x") == {-1: 0, 9: 1, 10: 2} and number_classes([], where="x") == {}
     with pytest.raises(
         UserError, match=r"the set has names of classes and bare numbers \(a, 3, 11\); the names stand in"
     ):
-        numbered([11, "a", 3], where="the set")
+        number_classes([11, "a", 3], where="the set")
 
 
 def test_names_are_numbers_where_all_are() -> None:
@@ -56,29 +56,34 @@ def test_names_are_numbers_where_all_are() -> None:
 
 def test_a_list_of_classes() -> None:
     with reporting() as report:
-        assert listed(["b", "a"], ["a", 0]) == listed(["b", "a"], []) == listed(["b", "a"], ["x"]) == {"b": 0, "a": 1}
-        assert listed(["3", "1"], [1, 0]) == {3: 0, 1: 1}
+        assert (
+            number_listed(["b", "a"], ["a", 0])
+            == number_listed(["b", "a"], [])
+            == number_listed(["b", "a"], ["x"])
+            == {"b": 0, "a": 1}
+        )
+        assert number_listed(["3", "1"], [1, 0]) == {3: 0, 1: 1}
     assert not report.warnings
     with reporting() as report:
-        assert listed(["d", "c", "b", "a"], [5]) == {0: 0, 1: 1, 2: 2, 3: 3}
+        assert number_listed(["d", "c", "b", "a"], [5]) == {0: 0, 1: 1, 2: 2, 3: 3}
     (warning,) = report.warnings
     assert warning.endswith("places in the list of classes: 0 is d, 1 is c, 2 is b, ...; check its order")
 
 
 def test_labels_that_the_other_side_lacks_are_numbered_on_and_counted() -> None:
     with reporting() as report:
-        found = matched(["z", "a", "y", "z", "b"], {"a": 0, "b": 1, "c": 2}, where="here", known_as="there")
+        found = match_classes(["z", "a", "y", "z", "b"], {"a": 0, "b": 1, "c": 2}, where="here", known_as="there")
     assert found == [4, 0, 3, 4, 1]
     assert list(report.warnings) == [
         "3 of 5 samples of here have no right answer, since there lacks their classes (y: 1, z: 2)"
     ]
     with reporting() as report:
-        assert matched(["b", "a"], {"a": 0, "b": 1}, where="here", known_as="there") == [1, 0]
+        assert match_classes(["b", "a"], {"a": 0, "b": 1}, where="here", known_as="there") == [1, 0]
     assert not report.warnings
     with pytest.raises(UserError, match="here has none of the classes of there: y, z against a$"):
-        matched(["z", "y", "z"], {"a": 0}, where="here", known_as="there")
+        match_classes(["z", "y", "z"], {"a": 0}, where="here", known_as="there")
     with pytest.raises(UserError, match="x has names of classes and bare numbers"), reporting():
-        matched(["z", 3, "a"], {"a": 0}, where="x", known_as="there")
+        match_classes(["z", 3, "a"], {"a": 0}, where="x", known_as="there")
 
 
 def test_samples_without_a_label_are_left_out() -> None:
@@ -98,13 +103,13 @@ def test_chance_counts_what_has_a_right_answer() -> None:
 
 def test_sides_that_share_nothing_are_told_in_a_few_words() -> None:
     assert (
-        str(disjoint(["b", "a", "b"], ["c"], where="X", known_as="Y"))
+        str(disjoint_error(["b", "a", "b"], ["c"], where="X", known_as="Y"))
         == "X has none of the classes of Y: a, b against c"
     )
     assert "names and bare numbers cannot be compared: the names stand" in str(
-        disjoint([1], ["c"], where="", known_as="")
+        disjoint_error([1], ["c"], where="", known_as="")
     )
-    assert "cannot be compared" in str(disjoint([1, "a"], ["c"], where="", known_as=""))
-    assert "cannot be compared" not in str(disjoint([1], [2], where="", known_as=""))
+    assert "cannot be compared" in str(disjoint_error([1, "a"], ["c"], where="", known_as=""))
+    assert "cannot be compared" not in str(disjoint_error([1], [2], where="", known_as=""))
     assert some([5, 3, 5, 11]) == "3, 5, 11" and some("fedcb") == "b, c, d, e, f"
     assert some("gfedcba") == "a, b, c, d, e, ..." and some("ba", lambda name: name.upper()) == "A, B"

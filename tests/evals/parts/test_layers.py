@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.errors import UserError
-from mmssl.evals.parts.layers import Tapped, averaged, has, need_place
+from mmssl.evals.parts.layers import Tapped, averaged, has, require_place
 from mmssl.types import Encoder, Features, Head, Preprocess
 
 TWO = Features(torch.zeros(2, 3))
@@ -151,8 +151,8 @@ def test_a_compiled_call_is_used_where_no_layer_is_caught() -> None:
 def test_places_that_there_are() -> None:
     encoder = Small()
     assert [has(encoder, place) for place in ("pooled", "task", "first", "third", "")] == [True] * 3 + [False] * 2
-    need_place(encoder, "task")
+    require_place(encoder, "task")
     with pytest.raises(UserError, match=r"this plain encoder has no layer 'frist'; did you mean 'first'\?"):
-        need_place(encoder, "frist")
+        require_place(encoder, "frist")
     with pytest.raises(UserError, match="known: first, idle, pooled, second, task"):
-        need_place(encoder, "zzzzzz")
+        require_place(encoder, "zzzzzz")

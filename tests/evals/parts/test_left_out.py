@@ -27,7 +27,7 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.evals.knn import KNN
 from mmssl.evals.parts.labelled import Labelled
 from mmssl.evals.parts.pretext import gathered, show
-from mmssl.evals.parts.report import Report, leave_out, reporting, skipping, warn
+from mmssl.evals.parts.report import Report, reporting, skip_damaged, skip_sample, warn
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.register import Register
 from mmssl.evals.retrieval import Retrieval
@@ -67,7 +67,7 @@ def test_probes_leave_it_out(kind: type, options: dict[str, Any], figure: str, s
     judge = Judge({"probe": {"name": f"{kind.__module__}:evaluation", **sets, **options}})
     torch.manual_seed(0)
     found = judge.run(Trained({"image": create_encoder("convnet", **SMALL).eval()}))
-    assert found[f"probe/raw/{figure}"].value > 0.9 and f"probe/random_weights/{figure}" in found
+    assert found[f"probe/raw/{figure}"].value > 0.9 and f"probe/random_init/{figure}" in found
     if figure != "2-way/2-shot":
         assert found[f"probe/{figure}"].n == 10
     tuned = figure == "top1" and kind.__name__ == "Finetune"
@@ -213,9 +213,9 @@ def test_reports_add_up(capsys: pytest.CaptureFixture[str]) -> None:
     sample = {"__shard__": "a.tar", "__key__": "k", "__number__": 0}
     with reporting() as outer:
         with reporting() as inner:
-            with skipping(sample):
+            with skip_damaged(sample):
                 raise DamagedError("first", "detail")
-            leave_out(sample, DamagedError("second"))
+            skip_sample(sample, DamagedError("second"))
             warn("careful")
         assert not outer.left_out
         outer.add(inner)
@@ -223,7 +223,7 @@ def test_reports_add_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert outer.counts() == {"first": 1}
     assert outer.lines() == ["careful", "left out 1 sample: first (1, e.g. k in a.tar)"]
     assert Report().lines() == []
-    leave_out(sample, DamagedError("alone", "with its detail"))
+    skip_sample(sample, DamagedError("alone", "with its detail"))
     said = capsys.readouterr()
     assert "left out k in a.tar: alone: with its detail" in said.out + said.err, "without a report it is said at once"
 

@@ -37,8 +37,8 @@ def test_defaults_are_the_protocols() -> None:
         "window": 1,
         "grayscale": False,
         **protocol,
-        "untrained": False,
-        "clips": None,
+        "baselines": False,
+        "limit": None,
         "seed": 0,
     }
     assert PCK == (0.1, 0.2, 0.3, 0.4, 0.5)  # Jabri et al., NeurIPS 2020, table of JHMDB
@@ -371,16 +371,16 @@ def test_points_that_are_never_seen_again_are_nothing_to_judge(monkeypatch: pyte
         judged(Trained({"video": Small("video")}))
 
 
-@pytest.mark.parametrize(("clips", "shares"), [(None, (2, 1)), (1, (1, 0)), (2, (1, 1)), (3, (2, 1)), (9, (2, 1))])
+@pytest.mark.parametrize(("limit", "shares"), [(None, (2, 1)), (1, (1, 0)), (2, (1, 1)), (3, (2, 1)), (9, (2, 1))])
 def test_so_many_clips_are_judged_on_all_processes_together(
-    clips: int | None, shares: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    limit: int | None, shares: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(monkeypatch, "mmssl.evals.propagate", [masked(n, frames=3) for n in range(3)])
     monkeypatch.setattr(dist, "world", lambda: 2)
     monkeypatch.setattr(dist, "gather_objects", lambda rows: [rows])
     for rank, share in enumerate(shares):
         monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
-        rows = Propagate(data={}, clips=clips)._rows({"": Small("video")})
+        rows = Propagate(data={}, limit=limit)._rows({"": Small("video")})
         assert sum("J" in row for row in rows) == 2 * share
 
 
@@ -399,12 +399,12 @@ def test_options_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("mmssl.evals.propagate.untrained", lambda rival, seed: told.append(seed) or other)
     looks = {"window": 3, "grayscale": True}
     encoder.train()
-    found = judged(Trained({"video": encoder}), space="walk", size=16, square=True, untrained=True, seed=5, **looks)
+    found = judged(Trained({"video": encoder}), space="walk", size=16, square=True, baselines=True, seed=5, **looks)
     assert told == [
         5,
         (True, False, (16, 16), {"space": "walk", **looks}),
         (False, False, (16, 16), {"space": None, **looks}),
     ]
     assert encoder.training
-    assert {f"untrained/{name}" for name in ("J", "J&F", "F", "PCK@0.1")} <= found.keys()
-    assert found["untrained/J"].trivial == found["J"].trivial and found["untrained/J"].chance == found["J"].chance
+    assert {f"random_init/{name}" for name in ("J", "J&F", "F", "PCK@0.1")} <= found.keys()
+    assert found["random_init/J"].trivial == found["J"].trivial and found["random_init/J"].chance == found["J"].chance

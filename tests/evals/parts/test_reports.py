@@ -10,7 +10,7 @@ import pytest
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.parts import memory
 from mmssl.evals.parts.memory import recall, remembering
-from mmssl.evals.parts.report import Report, add, having, leave_out, nothing_left, reporting, skipping, warn
+from mmssl.evals.parts.report import Report, add, no_samples_error, reporting, require, skip_damaged, skip_sample, warn
 
 
 def sample(number: int | None, key: str = "k", shard: str = "a.tar") -> dict[str, Any]:
@@ -26,8 +26,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_sample_counts_once_under_its_first_reason() -> None:
     with reporting() as report:
         for number, reason in ((1, "x"), (1, "y"), (2, "y"), (None, "y")):
-            leave_out(sample(number), DamagedError(reason, "detail"))
-        leave_out({}, DamagedError("y"))
+            skip_sample(sample(number), DamagedError(reason, "detail"))
+        skip_sample({}, DamagedError("y"))
     assert report.left_out == {
         ("a.tar", "k", 1): "x",
         ("a.tar", "k", 2): "y",
@@ -65,14 +65,14 @@ def test_all_processes_tell_as_one_and_the_first_prints(monkeypatch: pytest.Monk
     assert len(lines) == 2
     with reporting() as report:
         report.add(mine)
-        error = nothing_left("no sample")
+        error = no_samples_error("no sample")
     assert isinstance(error, UserError)
     assert str(error) == "no sample; w; v; left out 2 samples: x (1, e.g. k in a); y (1, e.g. k in a)"
 
 
 def test_without_anyone_listening_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = said(monkeypatch)
-    leave_out(sample(1), DamagedError("cut off", "at 3"))
+    skip_sample(sample(1), DamagedError("cut off", "at 3"))
     warn("careful")
     add(Report({("a", "k", 0): "x"}, {"v": None}))
     assert lines == [
@@ -90,23 +90,23 @@ def test_without_anyone_listening_it_is_said_at_once(monkeypatch: pytest.MonkeyP
         raise KeyError
     warn("after")
     assert lines[4:] == ["after"]
-    assert str(nothing_left("none")) == "none"
+    assert str(no_samples_error("none")) == "none"
 
 
 def test_only_damage_is_skipped() -> None:
     with reporting() as report:
-        with skipping(sample(3)):
+        with skip_damaged(sample(3)):
             raise DamagedError("cut off")
-        with pytest.raises(UserError, match="wrong"), skipping(sample(4)):
+        with pytest.raises(UserError, match="wrong"), skip_damaged(sample(4)):
             raise UserError("wrong")
     assert report.left_out == {("a.tar", "k", 3): "cut off"}
 
 
 def test_a_sample_has_what_is_asked_of_it() -> None:
-    assert having({"a": 0, "b": "", "c": None}, "b", "a") == ["", 0]
+    assert require({"a": 0, "b": "", "c": None}, "b", "a") == ["", 0]
     for key in ("c", "d"):
         with pytest.raises(DamagedError, match=f"a sample without {key}"):
-            having({"a": 0, "c": None}, "a", key)
+            require({"a": 0, "c": None}, "a", key)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mmssl.errors import UserError
-from mmssl.evals.parts.results import kept, read_results, scores_of
+from mmssl.evals.parts.results import read_or_set_aside, read_results, scores_of
 from mmssl.types import Score
 
 FIGURE = {"value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.1, "n": 8}
@@ -17,13 +17,13 @@ FIGURE = {"value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.1, "n": 8}
 
 def test_figures_are_read_back(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    assert read_results(file) == {} == kept(file) and scores_of({}) == {}
+    assert read_results(file) == {} == read_or_set_aside(file) and scores_of({}) == {}
     file.write_text(
         json.dumps({"recipe": "x", "scores": {"a/b": FIGURE, "a/c": {**FIGURE, "trivial": 0.2, "more": 1}}})
     )
     found = scores_of(read_results(file))
     assert found == {"a/b": Score(0.5, 0.25, 0.75, 0.1, 8), "a/c": Score(0.5, 0.25, 0.75, 0.1, 8, 0.2)}
-    assert kept(file) == read_results(file) and list(tmp_path.iterdir()) == [file]
+    assert read_or_set_aside(file) == read_results(file) and list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_what_is_none_is_one_line_and_stays(
         with pytest.raises(UserError) as caught:
             read_results(file)
         assert message in str(caught.value) and str(file) in str(caught.value)
-        assert kept(file) == {} and not file.exists()
+        assert read_or_set_aside(file) == {} and not file.exists()
         assert (tmp_path / aside).read_text() == text, "an older one stays too"
         assert f"it stays as {tmp_path / aside}" in capsys.readouterr().out
 
 
 def test_a_folder_in_its_place_is_moved_aside(tmp_path: Path) -> None:
     (tmp_path / "results.json" / "precious").mkdir(parents=True)
-    assert kept(tmp_path / "results.json") == {}
+    assert read_or_set_aside(tmp_path / "results.json") == {}
     assert (tmp_path / "results.json.damaged" / "precious").is_dir()

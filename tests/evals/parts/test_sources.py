@@ -1,4 +1,4 @@
-"""Shards of an evaluation: names of classes, where they come from, and what can be foreseen of them."""
+"""Shards of an evaluation: names of classes, where they come from, and what can be peek_classes of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmssl.data.subset import Subset
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.parts import source as sources
 from mmssl.evals.parts.report import reporting
-from mmssl.evals.parts.source import foreseen, meet, needs, open_source, warn_of_overlap
+from mmssl.evals.parts.source import check_shared_classes, open_source, peek_classes, require_fields, warn_of_overlap
 
 ABC = ["ant", "bee", "cat"]
 
@@ -89,34 +89,34 @@ def test_damage_is_counted_by_the_source_and_reported(tmp_path: Path) -> None:
 
 def test_needs_say_which_set_lacks_it(tmp_path: Path) -> None:
     source = open_source(bare(tmp_path, ABC, ABC))
-    needs(source, ("image", "label"))
+    require_fields(source, ("image", "label"))
     with pytest.raises(UserError, match=r"^data: no sample"):
-        needs(source, ("audio",))
+        require_fields(source, ("audio",))
     with pytest.raises(UserError, match=r"^train: no sample"):
-        needs(source, ("audio",), where="train")
+        require_fields(source, ("audio",), where="train")
 
 
 def test_classes_are_foreseen_from_the_index_or_a_few_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = open_source(bare(tmp_path / "a", ["ant"], ABC, classes=ABC))
-    assert foreseen(listed, "label") == (ABC, True)
-    assert foreseen(Subset(listed, [0]), "label") == (ABC, True)
+    assert peek_classes(listed, "label") == (ABC, True)
+    assert peek_classes(Subset(listed, [0]), "label") == (ABC, True)
     plain = open_source(bare(tmp_path / "b", ABC * 20, ABC))
-    assert foreseen(plain, "label") == ([0, 1, 2] * 10 + [0, 1], False)
+    assert peek_classes(plain, "label") == ([0, 1, 2] * 10 + [0, 1], False)
     monkeypatch.setattr(sources, "PEEK", 2)
-    assert foreseen(plain, "label") == ([0, 1], False)
+    assert peek_classes(plain, "label") == ([0, 1], False)
     both = open_source({"shards": [listed.shards[0], plain.shards[0]]})
-    assert foreseen(both, "label") == (["ant"], False), "one of the folders lists none"
+    assert peek_classes(both, "label") == (["ant"], False), "one of the folders lists none"
     other = open_source({**bare(tmp_path / "c", ["bee"], ABC, classes=ABC), "fields": {"label": "cls"}})
-    assert foreseen(other, "label") == (ABC, True)
+    assert peek_classes(other, "label") == (ABC, True)
     texts = tar(tmp_path / "d", ({"cls": 0, "txt": name} for name in ("x", " ", "z")), classes=ABC)
-    assert foreseen(open_source({**texts, "fields": {"label": "txt"}}), "label") == (["x"], False)
-    assert foreseen(Source(**bare(tmp_path / "e", ["bee"], ABC, classes=ABC)), "label") == ([1], False)
+    assert peek_classes(open_source({**texts, "fields": {"label": "txt"}}), "label") == (["x"], False)
+    assert peek_classes(Source(**bare(tmp_path / "e", ["bee"], ABC, classes=ABC)), "label") == ([1], False)
 
 
 def test_sides_that_cannot_meet_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known, asked = (open_source(bare(tmp_path / side, ["ant"], ABC)) for side in "ab")
     sides: dict[int, Any] = {}
-    monkeypatch.setattr(sources, "foreseen", lambda source, label: sides[id(source)])
+    monkeypatch.setattr(sources, "peek_classes", lambda source, label: sides[id(source)])
     names: dict[str, Any] = {"where": "the test set", "known_as": "the training set"}
     for mine, theirs, refused in (
         ((["a", "b"], True), (["b", "c"], True), False),
@@ -131,16 +131,16 @@ def test_sides_that_cannot_meet_are_refused(tmp_path: Path, monkeypatch: pytest.
         sides[id(known)], sides[id(asked)] = mine, theirs
         if refused:
             with pytest.raises(UserError, match="the test set has none of the classes of the training set: "):
-                meet(known, asked, "label", **names)
+                check_shared_classes(known, asked, "label", **names)
         else:
-            meet(known, asked, "label", **names)
+            check_shared_classes(known, asked, "label", **names)
     sides[id(asked)] = (["c"], True)
-    meet(["b", "c"], asked, "label", **names)
+    check_shared_classes(["b", "c"], asked, "label", **names)
     with pytest.raises(UserError, match="the test set has none of .*: c against a, b"):
-        meet(["a", "b"], asked, "label", **names)
+        check_shared_classes(["a", "b"], asked, "label", **names)
     sides[id(asked)] = ([0, 1], False)
     with reporting():
-        meet(["a", "b"], asked, "label", **names)  # numbers are places in a list
+        check_shared_classes(["a", "b"], asked, "label", **names)  # numbers are places in a list
 
 
 def test_shards_that_are_learnt_from_and_judged_on_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

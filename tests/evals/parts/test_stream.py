@@ -42,7 +42,7 @@ def embed(made: list[dict[str, Any]], **options: Any) -> Any:
 
 @pytest.mark.parametrize(("size", "shown"), [(2, [2, 2, 1]), (5, [5]), (64, [5])])
 def test_every_sample_is_embedded_once_and_in_order(size: int, shown: list[int]) -> None:
-    encoders, rows, kept = embed(samples(5), batch_size=size, keep=["label"])
+    encoders, rows, kept = embed(samples(5), batch=size, keep=["label"])
     assert rows["image"].tolist() == [[2.0 * n + 1] * 3 for n in range(5)]
     assert rows["audio"].tolist() == [[20.0 * n + 1] * 2 for n in range(5)]
     assert rows["image"].dtype == torch.float32
@@ -55,7 +55,7 @@ def test_damaged_ones_are_left_out_of_everything() -> None:
     made = samples(6, bad=(1, 2, 3))
     del made[5]["label"]
     with reporting() as report:
-        _, rows, kept = embed(made, batch_size=2, keep=["label"])
+        _, rows, kept = embed(made, batch=2, keep=["label"])
     assert rows["image"][:, 0].tolist() == [1.0, 9.0] and rows["audio"][:, 0].tolist() == [1.0, 81.0]
     assert [row["label"] for row in kept] == ["l0", "l4"]
     assert report.counts() == {"below nought": 3, "a sample without label": 1}

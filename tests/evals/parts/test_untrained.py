@@ -8,7 +8,7 @@ from torch import nn
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.evals.parts.needs import need_encoder
+from mmssl.evals.parts.needs import require_encoder
 from mmssl.evals.parts.untrained import untrained, warming
 from mmssl.nn.head import Projection
 from mmssl.types import Encoder, Trained
@@ -72,9 +72,9 @@ def test_statistics_are_the_plain_mean_over_what_is_seen_meanwhile() -> None:
 def test_an_encoder_is_found_by_its_key_or_because_it_is_the_only_one() -> None:
     image, audio = small(), create_encoder("raw:audio")
     alone, both = Trained({"image": image}), Trained({"image": image, "audio": audio})
-    assert need_encoder(alone, None) is need_encoder(both, "image") is image
-    assert need_encoder(both, "audio", modalities=("image", "audio")) is audio
-    assert need_encoder(both, "image", space="clip", modalities=("image",)) is image
+    assert require_encoder(alone, None) is require_encoder(both, "image") is image
+    assert require_encoder(both, "audio", modalities=("image", "audio")) is audio
+    assert require_encoder(both, "image", space="clip", modalities=("image",)) is image
     for trained, key, options, told in (
         (both, None, {}, "the run has the encoders image, audio; say which with encoder"),
         (alone, "imag", {}, "there is no encoder 'imag'; did you mean 'image'"),
@@ -83,4 +83,4 @@ def test_an_encoder_is_found_by_its_key_or_because_it_is_the_only_one() -> None:
         (both, "audio", {"space": "clip"}, "the encoder 'audio' has no space 'clip'; none is known"),
     ):
         with pytest.raises(UserError, match=told):
-            need_encoder(trained, key, **options)  # type: ignore[arg-type]
+            require_encoder(trained, key, **options)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from given import defaults
 
-from mmssl.evals.parts.windows import GRID, Asker, Kind, Question, steps_up
+from mmssl.evals.parts.windows import GRID, Kind, Question, WindowSampler, steps_up
 from mmssl.modalities.audio import Waveform
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
@@ -38,20 +38,20 @@ def ticking(duration: float) -> Waveform:
     return Waveform(torch.arange(round(duration * RATE)) / RATE, RATE)
 
 
-def asker(visual: str = "video", *, seconds: float = 0.4, **options: Any) -> Asker:
+def sampler(visual: str = "video", *, seconds: float = 0.4, **options: Any) -> WindowSampler:
     seen: Any = {"video": VideoPreprocess(size=8, frames=4, fps=10), "image": ImagePreprocess(size=8)}[visual]
-    return Asker({visual: seen, "audio": AudioPreprocess(sample_rate=RATE, seconds=seconds)}, visual, **options)
+    return WindowSampler({visual: seen, "audio": AudioPreprocess(sample_rate=RATE, seconds=seconds)}, visual, **options)
 
 
-def ask(made: Asker, seen: Any, sound: float, *, count: int = 3, seed: int = 0) -> dict[Kind, list[Question]]:
+def ask(made: WindowSampler, seen: Any, sound: float, *, count: int = 3, seed: int = 0) -> dict[Kind, list[Question]]:
     sample = {made.visual: seen, "audio": ticking(sound)}
-    return made.ask(sample, ("easy", "hard", "super_hard"), count, random.Random(seed))
+    return made.sample(sample, ("easy", "hard", "super_hard"), count, random.Random(seed))
 
 
 def test_defaults() -> None:
     # Windows lie on 40 ms (Arandjelovic & Zisserman, ECCV 2018), shifts of 120 ms are noticed (ITU-R BT.1359).
     assert GRID == 0.04
-    assert defaults(Asker) == {"apart": 0.5, "shift": 0.12}
+    assert defaults(WindowSampler) == {"hard_gap": 0.5, "super_hard_gap": 0.12}
     assert SHORTFALL == 0.05
 
 
@@ -61,19 +61,19 @@ def test_steps_that_last_so_long(seconds: float, steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "span", "apart", "least", "most"),
+    ("kind", "span", "hard_gap", "least", "most"),
     [
         ("easy", 1.0, 0.2, 0, 0),
         ("hard", 1.0, 0.2, 5, 10),
-        ("super_hard", 1.0, 0.2, 2, 4),  # nearer than `apart`
+        ("super_hard", 1.0, 0.2, 2, 4),  # nearer than `hard_gap`
         ("super_hard", 0.15, 0.2, 2, 3),  # and overlapping
         ("super_hard", 1.0, 9.0, 2, 10),  # and within the clip
     ],
 )
 def test_every_allowed_ordered_pair_is_equally_likely(
-    kind: Kind, span: float, apart: float, least: int, most: int
+    kind: Kind, span: float, hard_gap: float, least: int, most: int
 ) -> None:
-    made, rng = Asker({}, "video", apart=apart, shift=0.08), random.Random(0)
+    made, rng = WindowSampler({}, "video", hard_gap=hard_gap, super_hard_gap=0.08), random.Random(0)
     allowed = [(a, b) for a in range(11) for b in range(11) if least <= abs(a - b) <= most]
     each = 100
     drawn = [made._pair(kind, span, 0.4, rng) for _ in range(each * len(allowed))]
@@ -84,12 +84,14 @@ def test_every_allowed_ordered_pair_is_equally_likely(
 
 @pytest.mark.parametrize(("kind", "least"), [("hard", 0.5), ("super_hard", 0.12)])
 def test_a_pair_needs_room_for_its_least_distance(kind: Kind, least: float) -> None:
-    made, rng = Asker({}, "video"), random.Random(0)
+    made, rng = WindowSampler({}, "video"), random.Random(0)
     needed = steps_up(least) * GRID
     assert made._pair(kind, 1.0, needed - 0.01, rng) is None
     exactly = made._pair(kind, 1.0, needed, rng)
     assert exactly is not None and sorted(exactly) == pytest.approx([0.0, needed])
-    none = Asker({}, "video", shift=0.5)  # nothing lies nearer than `apart` and no nearer than `shift`
+    none = WindowSampler(
+        {}, "video", super_hard_gap=0.5
+    )  # nothing lies nearer than `hard_gap` and no nearer than `super_hard_gap`
     assert none._pair("super_hard", 1.0, 2.0, rng) is None
 
 
@@ -97,7 +99,7 @@ def test_a_pair_needs_room_for_its_least_distance(kind: Kind, least: float) -> N
 @pytest.mark.parametrize("visual", ["video", "image"])
 def test_what_is_seen_and_heard_is_of_one_moment_whichever_lasts_longer(visual: str, seconds: float) -> None:
     film = Clock(2.4)
-    found = ask(asker(visual, seconds=seconds), film, 2.4)
+    found = ask(sampler(visual, seconds=seconds), film, 2.4)
     assert {kind: len(several) for kind, several in found.items()} == {"easy": 3, "hard": 3, "super_hard": 3}
     starts = []
     for kind, questions in found.items():
@@ -126,7 +128,7 @@ def test_what_is_seen_and_heard_is_of_one_moment_whichever_lasts_longer(visual: 
     [(0.4, 0.4, True), (0.36, 0.4, True), (0.4, 0.36, True), (0.34, 2.0, False), (2.0, 0.34, False)],
 )
 def test_a_film_that_is_shorter_than_a_window_is_not_asked_about(film: float, sound: float, asked: bool) -> None:
-    found = ask(asker(), Clock(film), sound)
+    found = ask(sampler(), Clock(film), sound)
     assert list(found) == (["easy"] if asked else [])
     for question in found.get("easy", ()):
         assert float(question.visual[0, 0, 0, 0]) == 5, "the first of four pictures in 0.4 s"
@@ -134,14 +136,14 @@ def test_a_film_that_is_shorter_than_a_window_is_not_asked_about(film: float, so
 
 def test_windows_stay_within_film_and_sound() -> None:
     for film, sound in ((1.0, 2.0), (2.0, 1.0)):
-        questions = [q for several in ask(asker(), Clock(film), sound, count=40).values() for q in several]
+        questions = [q for several in ask(sampler(), Clock(film), sound, count=40).values() for q in several]
         ends = [float(s[-1]) for q in questions for s in (q.positive, q.negative) if s is not None]
         assert max(ends) < 1.0 and max(ends) > 0.9
         assert max(float(q.visual.max()) for q in questions) <= 100
 
 
 def test_a_film_without_a_span_is_seen_whole() -> None:
-    made = Asker({"video": VideoPreprocess(size=8, frames=4), "audio": AudioPreprocess(RATE, 0.4)}, "video")
+    made = WindowSampler({"video": VideoPreprocess(size=8, frames=4), "audio": AudioPreprocess(RATE, 0.4)}, "video")
     found = ask(made, Clock(1.0), 1.0)
     assert list(found) == ["easy"]
     for question in found["easy"]:
@@ -151,7 +153,7 @@ def test_a_film_without_a_span_is_seen_whole() -> None:
 
 def test_a_still_picture_belongs_to_all_of_its_sound() -> None:
     still = np.full((8, 8, 3), 7, np.uint8)
-    found = ask(asker("image"), still, 1.0, count=2)
+    found = ask(sampler("image"), still, 1.0, count=2)
     assert list(found) == ["easy"] and len(found["easy"]) == 2
     question = found["easy"][0]
     assert (question.visual == 7).all() and question.negative is None
@@ -160,7 +162,7 @@ def test_a_still_picture_belongs_to_all_of_its_sound() -> None:
 
 def test_the_same_generator_asks_the_same() -> None:
     def moments(seed: int) -> list[float]:
-        found = ask(asker(), Clock(3.0), 3.0, seed=seed)
+        found = ask(sampler(), Clock(3.0), 3.0, seed=seed)
         return [float(q.positive[0]) for several in found.values() for q in several]
 
     assert moments(1) == moments(1) != moments(2)
