@@ -18,20 +18,22 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.evals.parts import low_level
 from mmssl.evals.parts.classes import class_of
 from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.needs import Needs
 from mmssl.evals.parts.pretext import Answers, gathered, per_group
 from mmssl.evals.parts.report import require
 from mmssl.evals.parts.score import bootstrap
-from mmssl.evals.parts.source import open_source, require_fields
+from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.stream import prepared_groups
+from mmssl.evals.parts.untrained import WARM, WithUntrained
 from mmssl.evals.parts.windows import Kind, Question, WindowSampler
 from mmssl.evals.retrieval import recalls
-from mmssl.types import Evaluation, Features, Sample, Score, Trained
+from mmssl.types import Features, Sample, Score, Trained
 
 KINDS: tuple[Kind, ...] = ("easy", "hard", "super_hard")
 CUT = 30  # of nDCG
 
 
-class AudioVisual(Evaluation):
+class AudioVisual(WithUntrained):
     """Is the true sound preferred to a false one? That of the next clip (easy), of the same clip some time away (hard),
     or overlapping and out of sync (super-hard: Korbar et al., NeurIPS 2018). And nDCG@30 and recall among clips.
 
@@ -44,6 +46,7 @@ class AudioVisual(Evaluation):
     super_hard_gap: the same of a super-hard one, which lies nearer than `hard_gap`.
     label: the sample's key that makes two clips relevant to each other; without it no nDCG.
     k: the cut-offs of recall, by instance.
+    baselines: also judge the encoders and the task's heads with random weights.
     limit: samples at most, drawn from a fixed seed.
     seed: of where the windows lie.
     batch: clips at a time.
@@ -59,6 +62,7 @@ class AudioVisual(Evaluation):
         super_hard_gap: float = 0.12,
         label: str | None = None,
         k: tuple[int, ...] = (1, 5, 10),
+        baselines: bool = False,
         limit: int | None = None,
         seed: int = 0,
         batch: int = 16,
@@ -68,13 +72,20 @@ class AudioVisual(Evaluation):
             raise UserError(f"windows is {windows} and batch {batch}; expected at least 1 and, for easy pairs, 2")
         self.task, self.windows, self.hard_gap, self.super_hard_gap = task, windows, hard_gap, super_hard_gap
         self.labelled = () if label is None else (label,)
+        self.baselines = baselines
         self.k, self.seed, self.batch = k, seed, batch
 
-    def check(self, trained: Trained) -> None:
-        """Asks for a task that compares sight and sound, and for data with both, and labels where they are named."""
-        require_fields(self.source, (*Comparer(trained, self.task).reads, *self.labelled))
+    def needs(self, trained: Trained) -> Needs:
+        return Needs(data={"data": (self.source, (*Comparer(trained, self.task).reads, *self.labelled))})
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+    def warm(self, fresh: Trained) -> None:
+        judge = Comparer(fresh, self.task)
+        for asked, _ in itertools.islice(self._questions_of(judge), WARM):
+            easy = [question for found in asked.values() for question in found.get("easy", ())]
+            if easy:
+                compare(judge, easy)
+
+    def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <kind>, where the task says yes or no also <kind>/yes_no, and <a>-<b>/nDCG@30, R@k, median_rank."""
         judge = Comparer(trained, self.task)
         pairs, clips, labels = self._answers(judge)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from mmssl import dist
 from mmssl.data.loader import Loader
 from mmssl.data.report import Report
 from mmssl.data.shards import Source
-from mmssl.data.subset import Subset, counted
+from mmssl.data.subset import Subset
 from mmssl.errors import UserError
 from mmssl.evals.linear import ranked, tops
 from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.needs import Needs
 from mmssl.evals.parts.report import warn
 from mmssl.optim.groups import layer_groups
 from mmssl.optim.schedule import warmup_cosine
@@ -110,10 +111,8 @@ class Finetune(Probe):
             seed=seed,
         )
 
-    def check(self, trained: Trained) -> None:
-        """Asks besides for a training set whose samples are counted."""
-        super().check(trained)
-        counted(self.sets.train)
+    def needs(self, trained: Trained) -> Needs:
+        return replace(super().needs(trained), counted=("train",))
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields top1, and top5 where there are more classes than five."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,20 +12,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.data.plan import seed_of
+from mmssl.data.subset import limited
 from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.needs import Needs
 from mmssl.evals.parts.pretext import Answers, gathered, per_group
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.sounding import Moment, Sounding, Truth
-from mmssl.evals.parts.source import open_source, require_fields
+from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.stream import prepared_groups
-from mmssl.types import Evaluation, Score, Trained
+from mmssl.evals.parts.untrained import WARM, WithUntrained
+from mmssl.types import Score, Trained
 
 SIZE = 224  # pixels at which map and truth are compared
 THRESHOLDS = torch.linspace(0, 1, 21)
 DRAWS = 4  # random maps for each picture
 
 
-class Localize(Evaluation):
+class Localize(WithUntrained):
     """How well the map of what is heard covers what sounds, as Senocak et al. (CVPR 2018) measure it, and more.
 
     cIoU@0.5, the share of pictures with an IoU of 0.5 or more, and AUC, the area under that share over 21 thresholds:
@@ -43,18 +48,29 @@ class Localize(Evaluation):
     """
 
     def __init__(
-        self, *, data: dict[str, Any], task: str = "avol", truth: Truth = "impacts", moments: int = 1, batch: int = 16
+        self,
+        *,
+        data: dict[str, Any],
+        task: str = "avol",
+        truth: Truth = "impacts",
+        moments: int = 1,
+        baselines: bool = False,
+        limit: int | None = None,
+        batch: int = 16,
     ) -> None:
-        self.source = open_source(data)
+        self.source, self.baselines = limited(open_source(data), limit), baselines
         self.task, self.truth, self.moments, self.batch = task, truth, moments, batch
 
-    def check(self, trained: Trained) -> None:
-        """Asks for a task that compares sight and sound in every cell, and for data with the truth."""
+    def needs(self, trained: Trained) -> Needs:
         judge = Comparer(trained, self.task)
         judge.require_maps()
-        require_fields(self.source, Sounding(judge.preprocess, judge.visual, truth=self.truth).reads)
+        reads = Sounding(judge.preprocess, judge.visual, truth=self.truth).reads
+        return Needs(data={"data": (self.source, reads)})
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+    def warm(self, fresh: Trained) -> None:
+        deque(itertools.islice(self._measured(Comparer(fresh, self.task)), WARM), maxlen=0)
+
+    def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields cIoU@0.5, AUC, the same with same_area/, pointing, other_sound/pointing."""
         judge = Comparer(trained, self.task)
         found = gathered(list(self._measured(judge)))

@@ -17,14 +17,14 @@ from mmssl.data.shards import Source
 from mmssl.data.subset import limited
 from mmssl.errors import UserError
 from mmssl.evals.parts.annotated import VOID, Annotated, annotated
-from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
 from mmssl.evals.parts.propagation import carried, cells_of, moved
 from mmssl.evals.parts.regions import boundary, jaccard
 from mmssl.evals.parts.report import no_samples_error, usable
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.untrained import untrained
-from mmssl.types import Encoder, Evaluation, Score, Trained, evaluating
+from mmssl.types import Encoder, Score, Trained, evaluating
 
 Row = dict[str, float]  # figure of one object or key point -> value, by who answered it
 
@@ -32,7 +32,7 @@ SEEING = ("video", "image")
 PCK = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
-class Propagate(Evaluation):
+class Propagate(Declared):
     """J (region), F (boundary) and their mean J&F of masks per object, and PCK of key points, all without training.
 
     Protocol of Jabri et al., NeurIPS 2020, and Caron et al., ICCV 2021: cells copy the labels of the `topk` most
@@ -80,10 +80,10 @@ class Propagate(Evaluation):
         self.copies: dict[str, Any] = {"context": context, "radius": radius, "topk": topk, "temperature": temperature}
         self.baselines, self.seed = baselines, seed
 
-    def check(self, trained: Trained) -> None:
-        """Asks for an encoder of films or pictures, its space and size, and for films with masks or tracks."""
+    def needs(self, trained: Trained) -> Needs:
+        need = EncoderNeed(space=self.space, modalities=SEEING)
         side(require_encoder(trained, self.encoder, space=self.space, modalities=SEEING), self.size)
-        _wanted(self.source)
+        return Needs(encoders={self.encoder: need}, data={"data": (self.source, _wanted(self.source))})
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields J&F, J and F of objects where there are masks, PCK@.1 to .5 of key points where there are tracks."""

@@ -15,22 +15,22 @@ from mmssl import dist
 from mmssl.data.in_workers import in_workers
 from mmssl.data.subset import limited
 from mmssl.evals.parts.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
-from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
 from mmssl.evals.parts.report import no_samples_error, usable
 from mmssl.evals.parts.score import bootstrap
-from mmssl.evals.parts.source import open_source, require_fields
+from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.untrained import untrained, warming
 from mmssl.nn.packed import embed_tokens
 from mmssl.transforms.pairs import POSES, Scan, fixed_scans, nearest_features, right_pairs
 from mmssl.transforms.points import local_shape
-from mmssl.types import Encoder, Evaluation, Score, Trained
+from mmssl.types import Encoder, Score, Trained
 
 Ways = dict[str, Callable[[Scan], Tensor]]  # prefix of the figures' names -> features (N, D) of a scan
 UNLEARNT = ("coordinates", "shape", "fpfh")
 WARM = 8  # pairs that set the statistics of random weights
 
 
-class Register(Evaluation):
+class Register(Declared):
     """Hit ratio, feature-match recall and registration recall, beside features that nothing has learnt.
 
     Each cloud is turned on its own about its mean, always alike. A match is right within `threshold` under the true
@@ -73,6 +73,7 @@ class Register(Evaluation):
         ransac: bool = True,
         rotation_error: float = 15.0,
         translation_error: float = 0.3,
+        baselines: bool = True,
     ) -> None:
         self.source = limited(open_source(data), limit)
         if fpfh or ransac:
@@ -80,19 +81,19 @@ class Register(Evaluation):
         self.encoder, self.space, self.mutual = encoder, space, matching == "mutual"
         self.shown: dict[str, Any] = {"poses": poses, "voxel": voxel, "points": points, "rotation": rotation}
         self.threshold, self.inliers, self.fpfh, self.ransac = threshold, inliers, fpfh, ransac
+        self.baselines = baselines
         self.voxel, self.errors = voxel, (rotation_error, translation_error)
 
-    def check(self, trained: Trained) -> None:
-        """Asks for an encoder of clouds, its space, and for pairs of clouds."""
-        require_encoder(trained, self.encoder, space=self.space, modalities=("points",))
-        require_fields(self.source, self._wanted())
+    def needs(self, trained: Trained) -> Needs:
+        need = EncoderNeed(space=self.space, modalities=("points",))
+        return Needs(encoders={self.encoder: need}, data={"data": (self.source, self._wanted())})
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields hit_ratio, feature_match_recall and registration_recall, then those of fpfh and the like."""
         encoder = require_encoder(trained, self.encoder, space=self.space, modalities=("points",))
         ways: Ways = {
             "": partial(self._features, encoder),
-            "random_init/": partial(self._features, self._unlearnt(encoder)),
+            **({"random_init/": partial(self._features, self._unlearnt(encoder))} if self.baselines else {}),
             "coordinates/": lambda scan: coordinates(scan.cloud.xyz, rotation=self.shown["rotation"]),
             "shape/": lambda scan: torch.from_numpy(local_shape(scan.cloud.xyz)),
         }
@@ -115,7 +116,7 @@ class Register(Evaluation):
 
     def _unlearnt(self, encoder: Encoder) -> Encoder:
         """Returns the encoder, and the space's head, with random weights whose BatchNorm has seen some pairs."""
-        fresh = untrained(encoder, space=self.space)
+        fresh = untrained(encoder, spaces=[self.space])
         with warming(fresh):
             for _, scans in islice(self._scans(), WARM):
                 for scan in scans:

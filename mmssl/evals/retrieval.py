@@ -8,16 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl.evals.parts.needs import require_encoder
+from mmssl.data.subset import limited
+from mmssl.evals.parts.needs import EncoderNeed, Needs
 from mmssl.evals.parts.score import bootstrap
-from mmssl.evals.parts.source import open_source, require_fields
-from mmssl.evals.parts.stream import embed_stream
-from mmssl.types import Encoder, Evaluation, Score, Trained
+from mmssl.evals.parts.source import open_source
+from mmssl.evals.parts.stream import embed_stream, show_some
+from mmssl.evals.parts.untrained import WithUntrained
+from mmssl.types import Encoder, Score, Trained
 
 CHUNK = 1024
 
 
-class Retrieval(Evaluation):
+class Retrieval(WithUntrained):
     """Recall among all candidates and median rank; a sample may have several texts (1:N), any of which counts.
 
     Ties count against the right one.
@@ -37,17 +39,21 @@ class Retrieval(Evaluation):
         modalities: tuple[str, str] = ("image", "text"),
         space: str = "clip",
         k: tuple[int, ...] = (1, 5, 10),
+        baselines: bool = False,
+        limit: int | None = None,
     ) -> None:
-        self.source = open_source(data)
+        self.source, self.baselines = limited(open_source(data), limit), baselines
         self.modalities, self.space, self.k = modalities, space, k
 
-    def check(self, trained: Trained) -> None:
-        """Asks for the space, of both modalities, and for data with both."""
-        for key in self.modalities:
-            require_encoder(trained, key, space=self.space)
-        require_fields(self.source, self.modalities)
+    def needs(self, trained: Trained) -> Needs:
+        need = EncoderNeed(space=self.space)
+        return Needs(encoders=dict.fromkeys(self.modalities, need), data={"data": (self.source, self.modalities)})
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+    def warm(self, fresh: Trained) -> None:
+        for key in self.modalities:
+            show_some(fresh.encoders[key], self.source, space=self.space)
+
+    def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <a>-<b>/R@k and <a>-<b>/median_rank for both directions."""
         first, second = self.modalities
         a, owner_a, b, owner_b = self._embed(trained.encoders)

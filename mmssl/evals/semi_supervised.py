@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import torch
 
-from mmssl.data.subset import counted
 from mmssl.errors import UserError
 from mmssl.evals.finetune import Tuning, finetuned
 from mmssl.evals.linear import DECAYS, probe, tops
 from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.needs import Needs
 from mmssl.evals.parts.solvers import LBFGS
 from mmssl.types import Encoder, Score, Trained
 
@@ -87,10 +87,8 @@ class SemiSupervised(Probe):
         )
         self.tunings = {fraction: replace(tuning, epochs=n) for fraction, n in zip(fractions, epochs, strict=True)}
 
-    def check(self, trained: Trained) -> None:
-        """Asks besides for a training set whose samples are counted."""
-        super().check(trained)
-        counted(self.sets.train)
+    def needs(self, trained: Trained) -> Needs:
+        return replace(super().needs(trained), counted=("train",))
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields <fraction>%/linear/top1, <fraction>%/finetune/top1, and top5 where there are more than 5 classes."""

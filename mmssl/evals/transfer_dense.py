@@ -21,20 +21,21 @@ from mmssl.errors import UserError
 from mmssl.evals.linear import DECAYS, held_out
 from mmssl.evals.parts.masked import VOID, prepared
 from mmssl.evals.parts.memory import recall
-from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
 from mmssl.evals.parts.report import no_samples_error, require, usable
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.solvers import LBFGS, logistic, with_bias
-from mmssl.evals.parts.source import open_source, require_fields, warn_of_overlap
+from mmssl.evals.parts.source import open_source, warn_of_overlap
 from mmssl.evals.parts.stream import everywhere
 from mmssl.evals.parts.untrained import untrained, warming
-from mmssl.types import Encoder, Evaluation, Preprocess, Sample, Score, Trained
+from mmssl.types import Encoder, Preprocess, Sample, Score, Trained
 
 Cells = Callable[[Tensor], tuple[Tensor, tuple[int, ...]]]  # x -> cells (B, N, D) and their grid
+SEEING = ("image", "video")
 SIDE = 4  # pixels of a cell of the raw input
 
 
-class TransferDense(Evaluation):
+class TransferDense(Declared):
     """Mean IoU and share of right pixels, of the linear layer's scores scaled up to the pixels.
 
     The layer is a logistic regression that tells the share of each class among a cell's pixels. The interval is over
@@ -75,16 +76,17 @@ class TransferDense(Evaluation):
         self.solver, self.baselines, self.batch, self.seed = LBFGS(decays), baselines, batch, seed
         self.what = repr((sorted(train.items()), limit))
 
-    def check(self, trained: Trained) -> None:
-        """Asks for an encoder of pictures or films, and for pictures or films with masks, counted."""
-        key = require_encoder(trained, self.encoder, modalities=("image", "video")).modality
-        for where, source in (("train", self.train), ("data", self.test)):
-            require_fields(source, (key, self.mask), where=where)
-        counted(self.train)
+    def needs(self, trained: Trained) -> Needs:
+        fields = (require_encoder(trained, self.encoder, modalities=SEEING).modality, self.mask)
+        return Needs(
+            encoders={self.encoder: EncoderNeed(modalities=SEEING)},
+            data={"train": (self.train, fields), "data": (self.test, fields)},
+            counted=("train",),
+        )
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields mIoU and accuracy, and with baselines before them raw/ and random_init/."""
-        encoder = require_encoder(trained, self.encoder, modalities=("image", "video"))
+        encoder = require_encoder(trained, self.encoder, modalities=SEEING)
         warn_of_overlap(self.train, self.test)
         rivals: dict[str, Cells] = {}
         if self.baselines and encoder.modality in PREPROCESS:

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmssl.data.subset import limited
 from mmssl.evals.parts.classes import chance, labels_of, match_classes, number_classes, number_listed
 from mmssl.evals.parts.classifier import embedded_prompts, read_classes, read_templates
-from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.needs import ClassesNeed, EncoderNeed, Needs
 from mmssl.evals.parts.report import warn
 from mmssl.evals.parts.score import bootstrap
-from mmssl.evals.parts.source import check_shared_classes, open_source, require_fields
-from mmssl.evals.parts.stream import embed_stream
-from mmssl.types import Evaluation, Score, Trained
+from mmssl.evals.parts.source import open_source
+from mmssl.evals.parts.stream import embed_stream, show_some
+from mmssl.evals.parts.untrained import WithUntrained
+from mmssl.types import Score, Trained
 
 
-class ZeroShot(Evaluation):
+class ZeroShot(WithUntrained):
     """Top-1 and top-5 accuracy, and each class's own, with prompts averaged as in Radford et al., ICML 2021.
 
     data: shards (and fields) with the modality and a label.
@@ -44,20 +46,26 @@ class ZeroShot(Evaluation):
         space: str = "clip",
         modality: str = "image",
         per_class: bool = True,
+        baselines: bool = False,
+        limit: int | None = None,
     ) -> None:
-        self.source = open_source(data)
+        self.source = limited(open_source(data), limit)
         self.classes, self.templates = read_classes(classes), read_templates(templates)
         self.label, self.space, self.modality, self.per_class = label, space, modality, per_class
+        self.baselines = baselines
         self.names = {"where": self.source.shards[0], "known_as": "the list of classes"}
 
-    def check(self, trained: Trained) -> None:
-        """Asks for the space, of words too, for labelled data, and that a class of it is in the list."""
-        for key in ("text", self.modality):
-            require_encoder(trained, key, space=self.space)
-        require_fields(self.source, (self.modality, self.label))
-        check_shared_classes(self.classes, self.source, self.label, **self.names)
+    def needs(self, trained: Trained) -> Needs:
+        return Needs(
+            encoders=dict.fromkeys(("text", self.modality), EncoderNeed(space=self.space)),
+            data={"data": (self.source, (self.modality, self.label))},
+            classes=ClassesNeed(train=self.classes, test=self.source, label=self.label, **self.names),
+        )
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+    def warm(self, fresh: Trained) -> None:
+        show_some(fresh.encoders[self.modality], self.source, space=self.space)
+
+    def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields top1, top5 and class/<name>; trivial is the share of the commonest class."""
         encoders = trained.encoders
         prompts = embedded_prompts(encoders["text"], self.classes, self.templates, space=self.space)

@@ -17,6 +17,8 @@ from mmssl.data.tar import Entry
 from mmssl.errors import UserError
 from mmssl.types import Score
 
+PLAIN = {"baselines": False, "limit": None}  # options of evaluations that need no training set
+
 
 class Given(Source):
     """Samples that are opened already, sample i for rank i % world. asked: what was read, once for each pass."""

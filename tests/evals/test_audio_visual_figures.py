@@ -34,6 +34,7 @@ def test_defaults_and_bounds() -> None:
         "super_hard_gap": 0.12,
         "label": None,
         "k": (1, 5, 10),
+        "baselines": False,
         "limit": None,
         "seed": 0,
         "batch": 16,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from given import defaults, give, written
+from given import PLAIN, defaults, give, written
 from test_localize import Knows, clip
 from test_localize import trained as subject
 from torch import Tensor
@@ -21,7 +21,7 @@ from mmssl.evals.parts.sounding import Moment
 
 
 def test_defaults() -> None:
-    assert defaults(Localize) == {"task": "avol", "truth": "impacts", "moments": 1, "batch": 16}
+    assert defaults(Localize) == {"task": "avol", "truth": "impacts", "moments": 1, "batch": 16, **PLAIN}
     assert (localize.SIZE, localize.DRAWS) == (224, 4)  # pixels as Senocak et al., CVPR 2018, show them
     assert localize.THRESHOLDS.tolist() == pytest.approx([n / 20 for n in range(21)])
 

@@ -41,6 +41,7 @@ def test_defaults() -> None:
         "ransac": True,
         "rotation_error": 15.0,
         "translation_error": 0.3,
+        "baselines": True,
     }
     assert (UNLEARNT, WARM) == (("coordinates", "shape", "fpfh"), 8)
 
@@ -251,7 +252,7 @@ def test_rows_of_all_processes_are_in_order(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_random_weights_see_some_pairs_first(monkeypatch: pytest.MonkeyPatch) -> None:
     fresh, told = Places(), list[Any]()
-    monkeypatch.setattr(register, "untrained", lambda encoder, *, space: told.append((encoder, space)) or fresh)
+    monkeypatch.setattr(register, "untrained", lambda encoder, *, spaces: told.append((encoder, *spaces)) or fresh)
     judge, encoder = made(monkeypatch, pairs(11), poses=None, space="half"), Places()
     encoder.spaces["half"] = fresh.spaces["half"] = Halved()
     assert judge._unlearnt(encoder) is fresh and told == [(encoder, "half")]

@@ -343,18 +343,13 @@ def test_options() -> None:
             TransferDense(**SETS, **wrong)
 
 
-def test_it_asks_for_pictures_or_films_with_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(
-        transfer_dense, "require_fields", lambda source, keys, where: asked.append((source, keys, where))
-    )
-    monkeypatch.setattr(transfer_dense, "counted", lambda source: asked.append(source))
+def test_it_asks_for_pictures_or_films_with_masks() -> None:
     for modality, preprocess in (("image", ImagePreprocess()), ("video", VideoPreprocess())):
-        asked.clear()
         made, encoder = dense([], [], mask="m"), Halves(preprocess)
         encoder.modality = modality
-        made.check(Trained({"any": encoder}))
-        assert asked == [(made.train, (modality, "m"), "train"), (made.test, (modality, "m"), "data"), made.train]
+        needs = made.needs(Trained({"any": encoder}))
+        assert needs.data == {"train": (made.train, (modality, "m")), "data": (made.test, (modality, "m"))}
+        assert needs.counted == ("train",) and needs.encoders[None].modalities == ("image", "video")
     encoder.modality = "audio"
     for ask in (made.check, lambda trained: next(made.run(trained))):
         with pytest.raises(UserError, match="reads audio; expected image or video"):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from given import defaults, give, written
+from given import PLAIN, defaults, give, written
 from torch import Tensor, nn
 
 from mmssl import dist
@@ -23,7 +23,7 @@ from mmssl.types import Batch, Encoder, Loss, Objective, Pretext, Trained, View
 
 
 def test_defaults() -> None:
-    assert defaults(Shortcut) == {"rounds": 2, "batch": 32, "seed": 0}
+    assert defaults(Shortcut) == {"rounds": 2, "batch": 32, "seed": 0, **PLAIN}
 
 
 class Quiz(View):

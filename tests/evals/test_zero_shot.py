@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from given import defaults, give, written
+from given import PLAIN, defaults, give, written
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,6 +71,7 @@ def test_defaults() -> None:
         "space": "clip",
         "modality": "image",
         "per_class": True,
+        **PLAIN,
     }
 
 

@@ -14,16 +14,14 @@ from mmssl.data.shards import Source
 from mmssl.data.subset import counted, limited
 from mmssl.encoders.raw import PREPROCESS, Raw
 from mmssl.evals.parts.classes import Label, class_of, labels_of, match_classes, number_classes
-from mmssl.evals.parts.layers import POOLED, Tapped, has, require_place
+from mmssl.evals.parts.layers import POOLED, Tapped, has
 from mmssl.evals.parts.memory import recall
-from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.needs import ClassesNeed, Declared, EncoderNeed, Needs, require_encoder
 from mmssl.evals.parts.report import no_samples_error, skip_damaged
-from mmssl.evals.parts.source import check_shared_classes, open_source, require_fields, warn_of_overlap
+from mmssl.evals.parts.source import open_source, warn_of_overlap
 from mmssl.evals.parts.stream import embed_stream, prepared_batches
-from mmssl.evals.parts.untrained import untrained, warming
-from mmssl.types import Encoder, Evaluation, Score, Trained
-
-WARM = 8  # batches that set the statistics of random weights
+from mmssl.evals.parts.untrained import WARM, untrained, warming
+from mmssl.types import Encoder, Score, Trained
 
 
 @dataclass(slots=True)
@@ -51,11 +49,13 @@ class Labelled:
         train_set, test_set = f"the training set {_spell(self.train)}", f"the test set {_spell(self.test)}"
         self.names = {"where": test_set, "known_as": train_set + (f" (limit: {limit})" if limit else "")}
 
-    def check(self, modality: str) -> None:
-        """Raises UserError where a set lacks the modality or labels, or it can be foreseen that classes do not meet."""
-        for where, source in (("train", self.train), ("data", self.test)):
-            require_fields(source, (modality, self.label), where=where)
-        check_shared_classes(self.train, self.test, self.label, **self.names)
+    def needs(self, modality: str) -> Needs:
+        """Returns what both sets must have, for an encoder that reads the modality."""
+        fields = (modality, self.label)
+        return Needs(
+            data={"train": (self.train, fields), "data": (self.test, fields)},
+            classes=ClassesNeed(train=self.train, test=self.test, label=self.label, **self.names),
+        )
 
     def rows(self, encoder: Encoder, *, space: str | None = None) -> tuple[Rows, Rows]:
         """Embeds both sets; every process gets all rows."""
@@ -138,7 +138,7 @@ def _spell(source: Source) -> str:
     return source.shards[0] + (", ..." if len(source.shards) > 1 else "")
 
 
-class Probe(Evaluation):
+class Probe(Declared):
     """An evaluation of an encoder on labelled sets, with the raw input and random weights beside it.
 
     train: shards with labels to learn from.
@@ -167,12 +167,11 @@ class Probe(Evaluation):
         self.places: tuple[str, ...] = (space or POOLED,)
         self.floors: dict[str, list[tuple[str, Score]]] = {}  # architecture -> the baselines' figures
 
-    def check(self, trained: Trained) -> None:
-        """Asks for the encoder, what it is read at, and labelled sets whose classes meet."""
+    def needs(self, trained: Trained) -> Needs:
         encoder = require_encoder(trained, self.encoder)
-        for place in self.places:
-            require_place(encoder, place)
-        self.sets.check(encoder.modality)
+        return replace(
+            self.sets.needs(encoder.modality), encoders={self.encoder: EncoderNeed(places=tuple(self.places))}
+        )
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields what `judge` does of the encoder, and with baselines before it raw/ and random_init/."""

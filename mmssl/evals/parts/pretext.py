@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,13 @@ def answer(trained: Trained, task: str, batch: Batch) -> Loss:
     parts = [trained.encoders[key] for key in objective.uses]
     with torch.inference_mode(), evaluating(objective, *parts), dist.alone():
         return objective(trained.encoders, batch)
+
+
+def ask_some(trained: Trained, task: str, source: Source, *, batches: int = 8) -> None:
+    """Asks about some batches for nothing but the statistics of BatchNorm, in whatever mode the networks are."""
+    for _, batch in itertools.islice(show(trained, task, source), batches):
+        with torch.inference_mode(), dist.alone():
+            trained.task(task).objective(trained.encoders, batch)
 
 
 def show(

@@ -76,6 +76,13 @@ def prepared_batches(
             yield collated[0], [{**own, **mine} for own, mine in zip(collated[1], about, strict=True)]
 
 
+def show_some(encoder: Encoder, source: Source, *, space: str | None = None, batches: int = 8) -> None:
+    """Embeds some batches for nothing but the statistics of BatchNorm, where the encoder has one; texts have none."""
+    if encoder.modality != "text":
+        for x, _ in itertools.islice(prepared_batches({encoder.modality: encoder.preprocess}, source), batches):
+            encoder.embed(x[encoder.modality].to(encoder.device), space=space)
+
+
 def prepared_groups(
     source: Source, reads: Collection[str], make: Callable[[Sample], T], *, size: int
 ) -> Iterator[tuple[int, list[Made[T]]]]:

@@ -19,6 +19,7 @@ from mmssl.evals.knn import KNN
 from mmssl.evals.parts import labelled
 from mmssl.evals.parts.labelled import Labelled, Probe, Rows, common, rivals
 from mmssl.evals.parts.memory import remembering
+from mmssl.evals.parts.needs import EncoderNeed
 from mmssl.evals.parts.report import reporting
 from mmssl.evals.semi_supervised import SemiSupervised
 from mmssl.evals.transfer_dense import TransferDense
@@ -162,15 +163,15 @@ def test_a_set_without_any_label_is_an_error(tmp_path: Path) -> None:
 
 def test_it_asks_for_the_modality_and_the_label_of_both_sets(tmp_path: Path, sets: dict[str, Any]) -> None:
     empty = tar(tmp_path / "c", ({"png": png("ant", i)} for i in range(3)))
-    Labelled(**sets).check("image")
+    Labelled(**sets).needs("image").check(RAW)
     for train, data, told in ((empty, sets["data"], "train: .*'label'"), (sets["train"], empty, "data: .*'label'")):
         with pytest.raises(UserError, match=told):
-            Labelled(train, data, label="label").check("image")
+            Labelled(train, data, label="label").needs("image").check(RAW)
     with pytest.raises(UserError, match="train: .*'audio'"):
-        Labelled(**sets).check("audio")
+        Labelled(**sets).needs("audio").check(RAW)
     strangers = bare(tmp_path / "d", ["emu"], ["emu"], classes=["emu"])
     with pytest.raises(UserError, match="the test set .* has none of the classes of the training set"):
-        Labelled(sets["train"], strangers, label="label").check("image")
+        Labelled(sets["train"], strangers, label="label").needs("image").check(RAW)
 
 
 def test_random_weights_are_warmed_by_the_mean_of_the_first_pictures(
@@ -234,13 +235,15 @@ def test_a_probe_judges_raw_input_and_random_weights_once_and_the_encoder_each_t
     assert list(dict(plain.run(trained))) == ["one", "two"] and plain.judged == [(encoder, ("pooled",))]
 
 
-def test_a_probe_asks_for_encoder_place_and_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_asks_for_encoder_place_and_sets(tmp_path: Path) -> None:
     shards = sides(tmp_path, train=4, test=2)
-    asked: list[str] = []
-    monkeypatch.setattr(Labelled, "check", lambda self, modality: asked.append(modality))
     trained = Trained({"image": convnet(), "second": create_encoder("raw:audio")})
-    KNN(**shards, encoder="second").check(trained)
-    assert asked == ["audio"]
+    probe = KNN(**shards, encoder="second")
+    needs, both = probe.needs(trained), ("audio", "label")
+    assert needs.data == {"train": (probe.sets.train, both), "data": (probe.sets.test, both)}
+    assert needs.encoders == {"second": EncoderNeed(places=("pooled",))} and needs.classes is not None
+    with pytest.raises(UserError, match="train: no sample of .* has 'audio'"):
+        probe.check(trained)
     for options, told in ({}, "say which"), ({"encoder": "image", "space": "clip"}, "no layer 'clip'"):
         with pytest.raises(UserError, match=told):
             KNN(**shards, **options).check(trained)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from named import png, tar
 
-from mmssl import cli, train
+from mmssl import cli, names, train
 from mmssl.data.subset import Subset
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
+from mmssl.evals.parts.needs import Declared
 from mmssl.evals.parts.source import open_source
 from mmssl.judge import Judge, evaluate
 from mmssl.names import list_names
@@ -120,6 +121,13 @@ def test_what_is_missing_is_told(name: str, options: dict[str, Any], told: str, 
 def test_fields_that_the_data_lacks_are_told(name: str, data: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"evals\.{name}: .*0\.tar has "):
         judge(name, data).check(trained())
+
+
+def test_every_evaluation_declares_them_and_has_the_same_options() -> None:
+    for name in list_names("evals"):
+        kind, _ = names.resolve("evals", name)
+        assert issubclass(kind, Declared), name
+        assert {"data", "baselines", "limit"} <= set(names.options_of(kind)), name
 
 
 OWN = """
