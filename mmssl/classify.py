@@ -29,7 +29,7 @@ from mmssl.evals.parts.report import reporting, require, usable
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.source import Examples
 from mmssl.evals.zero_shot import rank_of, warn_of_templates
-from mmssl.judge import load_encoders
+from mmssl.loading import load_encoders
 from mmssl.types import Encoder, Preprocess, Sample, Score, Trained
 
 IMAGES = tuple(f".{name}" for name, kind in modalities.EXTENSIONS.items() if kind == "image")

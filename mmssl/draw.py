@@ -12,7 +12,7 @@ from PIL import Image
 from mmssl import names, recipe
 from mmssl.errors import UserError
 from mmssl.evals.parts.report import reporting
-from mmssl.judge import load_run
+from mmssl.loading import load_run
 from mmssl.types import evaluating
 
 FRAME = 120  # ms of an animation's frame

@@ -176,6 +176,7 @@ class Score:
     """One measured figure with its 95% bootstrap interval, the level of chance, and how many it is over.
 
     trivial: what an answer without learning reaches on the same samples, where an evaluation measures one.
+    parts: the figure of each class, sequence, object or pair, by name, where an evaluation tells them.
     """
 
     value: float
@@ -184,6 +185,7 @@ class Score:
     chance: float
     n: int
     trivial: float | None = None
+    parts: Mapping[str, float] | None = None
 
     def __float__(self) -> float:
         return self.value

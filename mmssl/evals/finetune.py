@@ -119,7 +119,8 @@ class Finetune(Probe):
         labels = self.sets.labels()
         tuned = finetuned(encoder, self.sets.train, labels, self.tuning)
         classes = max(labels.values()) + 1
-        yield from tops(tuned.ranks(self.sets.test_rows(tuned.encoder)), classes)
+        test = self.sets.test_rows(tuned.encoder)
+        yield from tops(tuned.ranks(test), classes, test)
 
 
 class Classifier(nn.Module):

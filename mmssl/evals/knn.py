@@ -39,7 +39,7 @@ class KNN(Probe):
         x, y, z = (part.to(encoder.device) for part in (train.x, train.y, test.x))
         for k in self.k:
             right = vote(x, y, z, k=k, temperature=self.temperature).cpu() == test.y
-            yield f"k{k}", bootstrap(right, chance=chance(test.y, int(train.y.max()) + 1))
+            yield f"k{k}", bootstrap(right, chance=chance(test.y, int(train.y.max()) + 1), parts=test.per_class(right))
 
 
 def vote(train: Tensor, labels: Tensor, test: Tensor, *, k: int, temperature: float) -> Tensor:

@@ -65,17 +65,18 @@ class Linear(Probe):
         quality: dict[str, tuple[float, float]] = {}
         for place, (train, test) in self.sets.read(encoder, places).items():
             ranks, quality[place] = probe(train, test, self.solver, device=encoder.device)
-            found[place] = list(tops(ranks, int(train.y.max()) + 1))
+            found[place] = list(tops(ranks, int(train.y.max()) + 1, test))
         for place, scores in found.items() if len(found) > 1 else ():
             yield from ((f"{place}/{name}", score) for name, score in scores)
         yield from found[max(quality, key=lambda place: quality[place])]
 
 
-def tops(ranks: Tensor, classes: int) -> Iterator[tuple[str, Score]]:
-    """Scores ranks (N,) of the right class: top1, and top5 where there are more classes than five."""
-    yield "top1", bootstrap(ranks < 1, chance=chance(ranks, classes))
-    if classes > 5:
-        yield "top5", bootstrap(ranks < 5, chance=chance(ranks, classes, guesses=5))
+def tops(ranks: Tensor, classes: int, test: Rows | None = None) -> Iterator[tuple[str, Score]]:
+    """Scores ranks (N,) of the right class of the rows: top1, and top5 where there are more classes than five."""
+    for name, guesses in (("top1", 1), ("top5", 5)) if classes > 5 else (("top1", 1),):
+        right = ranks < guesses
+        parts = test.per_class(right) if test is not None else None
+        yield name, bootstrap(right, chance=chance(ranks, classes, guesses=guesses), parts=parts)
 
 
 def probe(

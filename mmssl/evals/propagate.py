@@ -27,6 +27,7 @@ from mmssl.evals.parts.untrained import untrained
 from mmssl.types import Encoder, Score, Trained, evaluating
 
 Row = dict[str, float]  # figure of one object or key point -> value, by who answered it
+Named = tuple[str, Row]  # of which clip and object or key point
 
 SEEING = ("video", "image")
 PCK = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -95,9 +96,9 @@ class Propagate(Declared):
         for prefix in rivals:
             yield from _scores(prefix, rows)
 
-    def _rows(self, rivals: dict[str, Encoder]) -> list[Row]:
+    def _rows(self, rivals: dict[str, Encoder]) -> list[Named]:
         """Returns one row of figures per object and per key point, of every process."""
-        rows: list[Row] = []
+        rows: list[Named] = []
         size = side(rivals[""], self.size)
         make = partial(annotated, size=size, square=self.square)
         samples = in_workers(self.source, _wanted(self.source), make, rank=dist.rank(), world=dist.world())
@@ -108,37 +109,38 @@ class Propagate(Declared):
                     prefix: cells_of(rival, one.value.frames, space=None if prefix else self.space, **self.looks).cpu()
                     for prefix, rival in rivals.items()
                 }
-                rows += self._objects(one.value, cells) + self._points(one.value, cells)
+                found = self._objects(one.value, cells) | self._points(one.value, cells)
+                rows += [(f"{one.about['__key__']}/{name}", row) for name, row in found.items()]
         return [row for part in dist.gather_objects(rows) for row in part]
 
-    def _objects(self, clip: Annotated, cells: dict[str, Tensor]) -> list[Row]:
+    def _objects(self, clip: Annotated, cells: dict[str, Tensor]) -> dict[str, Row]:
         """Judges each object of the first mask."""
         if clip.masks is None:
-            return []
+            return {}
         masks = clip.masks.where(clip.masks != VOID, 0)
         answers = {prefix: carried(found, masks[0], **self.copies)[1:-1] for prefix, found in cells.items()}
         answers["trivial/"] = masks[:1].expand_as(masks)[1:-1]
         drawn = torch.randint(masks[0].numel(), masks.shape, generator=torch.Generator().manual_seed(self.seed))
         answers["chance/"] = masks[0].flatten()[drawn][1:-1]
-        return [
-            {
+        return {
+            f"object {name}": {
                 f"{prefix}{figure}": value
                 for prefix, answer in answers.items()
                 for figure, value in agreement(answer == name, masks[1:-1] == name).items()
             }
             for name in masks[0].unique().tolist()
             if name
-        ]
+        }
 
-    def _points(self, clip: Annotated, cells: dict[str, Tensor]) -> list[Row]:
+    def _points(self, clip: Annotated, cells: dict[str, Tensor]) -> dict[str, Row]:
         """Judges each key point that is seen in the first frame and in a later one; distances are in pixels."""
         if clip.tracks is None or clip.visible is None:
-            return []
+            return {}
         pixels = torch.tensor([clip.frames.shape[3], clip.frames.shape[2]])
         seen = clip.visible[0] & clip.visible[1:].any(dim=0)
         tracks, visible = clip.tracks[:, seen], clip.visible[1:, seen]
         if not seen.any():
-            return []
+            return {}
         truth = tracks[1:] * pixels  # (T - 1, K, 2)
         extent = _extent(clip.tracks[1:] * pixels, clip.visible[1:])[:, None]  # (T - 1, 1)
         answers = {prefix: moved(found, tracks[0], **self.copies)[1:] for prefix, found in cells.items()}
@@ -150,7 +152,10 @@ class Propagate(Declared):
             for a in PCK
         }
         means = {name: (hit * visible).sum(dim=0) / visible.sum(dim=0) for name, hit in hits.items()}
-        return [{name: float(mean[k]) for name, mean in means.items()} for k in range(len(tracks[0]))]
+        return {
+            f"point {number}": {name: float(mean[k]) for name, mean in means.items()}
+            for k, number in enumerate(seen.nonzero()[:, 0].tolist())
+        }
 
 
 def side(encoder: Encoder, size: int | None) -> int:
@@ -167,14 +172,16 @@ def agreement(mine: Tensor, truth: Tensor) -> Row:
     return {"J&F": (j + f) / 2, "J": j, "F": f}
 
 
-def _scores(prefix: str, rows: list[Row]) -> Iterator[tuple[str, Score]]:
+def _scores(prefix: str, rows: list[Named]) -> Iterator[tuple[str, Score]]:
     for figure in ("J&F", "J", "F", *(f"PCK@{a}" for a in PCK)):
-        found = [row for row in rows if figure in row]
+        found = [(name, row) for name, row in rows if figure in row]
         if found:
             value, trivial, chance = (
-                torch.tensor([row[f"{way}{figure}"] for row in found]) for way in (prefix, "trivial/", "chance/")
+                torch.tensor([row[f"{way}{figure}"] for _, row in found]) for way in (prefix, "trivial/", "chance/")
             )
-            yield f"{prefix}{figure}", bootstrap(value, chance=float(chance.mean()), trivial=float(trivial.mean()))
+            parts = {name: row[f"{prefix}{figure}"] for name, row in found}
+            trivial_mean, chance_mean = float(trivial.mean()), float(chance.mean())
+            yield f"{prefix}{figure}", bootstrap(value, chance=chance_mean, trivial=trivial_mean, parts=parts)
 
 
 def _extent(tracks: Tensor, visible: Tensor) -> Tensor:

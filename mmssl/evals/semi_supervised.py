@@ -99,11 +99,12 @@ class SemiSupervised(Probe):
             for way in self.protocols:
                 if way == "finetune":
                     tuned = finetuned(encoder, self.sets.train, some, tuning)
-                    ranks = tuned.ranks(self.sets.test_rows(tuned.encoder))
+                    test = self.sets.test_rows(tuned.encoder)
+                    ranks = tuned.ranks(test)
                 else:
                     train, test = self.sets.rows(encoder)
                     ranks = probe(picked(train, some), test, LBFGS(DECAYS), classes=classes, device=encoder.device)[0]
-                yield from ((f"{100 * fraction:g}%/{way}/{name}", score) for name, score in tops(ranks, classes))
+                yield from ((f"{100 * fraction:g}%/{way}/{name}", score) for name, score in tops(ranks, classes, test))
 
 
 def few(labels: Mapping[int, int], fraction: float, *, seed: int) -> dict[int, int]:

@@ -256,17 +256,28 @@ def scored(found: Tensor, *, commonest: int) -> Iterator[tuple[str, Score]]:
             return values[0] if rows.ndim == 1 else values
 
         score = bootstrap(torch.arange(len(found)), chance=float(figure(random[None])), statistic=statistic)
-        yield name, replace(score, trivial=float(figure(lazy[None])))
+        parts = per_class_iou(total) if figure is mean_iou else None
+        yield name, replace(score, trivial=float(figure(lazy[None])), parts=parts)
 
 
 def mean_iou(counts: Tensor) -> Tensor:
     """Returns the mean of intersection over union (R,) of the classes that there are, of confusions (R, C + 1, C)."""
+    return _ious(counts).sum(dim=1) / (counts.sum(dim=2) > 0).sum(dim=1).clamp(min=1)
+
+
+def per_class_iou(counts: Tensor) -> dict[str, float]:
+    """Returns intersection over union of each learnt class that there is, of one confusion (C + 1, C)."""
+    there = (counts.sum(dim=1)[:-1] > 0).nonzero()[:, 0].tolist()
+    return {str(number): float(_ious(counts[None])[0, number]) for number in there}
+
+
+def _ious(counts: Tensor) -> Tensor:
+    """Returns (R, C), 0 for a class that is not there."""
     classes = counts.shape[2]
     right = counts[:, :classes].diagonal(dim1=1, dim2=2)
     there = counts.sum(dim=2)  # (R, C + 1)
     union = there[:, :classes] + counts.sum(dim=1) - right
-    share = torch.where(there[:, :classes] > 0, right / union.clamp(min=1), 0.0)
-    return share.sum(dim=1) / (there > 0).sum(dim=1).clamp(min=1)
+    return torch.where(there[:, :classes] > 0, right / union.clamp(min=1), 0.0)
 
 
 def accuracy(counts: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class ZeroShot(WithUntrained):
         evals/parts/classes.py has the rule.
     space: the task whose joint embedding is used.
     modality: what is classified.
-    per_class: whether each class's accuracy is told as well.
+    per_class: whether each class's accuracy is a figure of its own, with an interval.
     baselines: also judge the encoders with random weights.
     limit: samples at most, drawn from a fixed seed.
     """
@@ -77,14 +77,15 @@ class ZeroShot(WithUntrained):
         ranks = rank_of(x @ F.normalize(prompts.mean(dim=0), dim=1).T, labels)
         count = len(self.classes)
         commonest = labels[labels < count].bincount().max().item() / len(labels)
-        top1 = bootstrap(ranks < 1, chance=chance(labels, count), trivial=commonest)
+        there = {name: labels == number for number, name in enumerate(self.classes) if (labels == number).any()}
+        parts = {name: float((ranks[mine] < 1).float().mean()) for name, mine in there.items()}
+        top1 = bootstrap(ranks < 1, chance=chance(labels, count), trivial=commonest, parts=parts)
         warn_of_templates(x, labels, dict(zip(self.templates, prompts, strict=True)), top1)
         yield "top1", top1
         if count > 5:
             yield "top5", bootstrap(ranks < 5, chance=chance(labels, count, guesses=5))
-        for number, name in enumerate(self.classes if self.per_class else ()):
-            if (labels == number).any():
-                yield f"class/{name}", bootstrap(ranks[labels == number] < 1, chance=1 / count)
+        for name, mine in there.items() if self.per_class else ():
+            yield f"class/{name}", bootstrap(ranks[mine] < 1, chance=1 / count)
 
 
 def warn_of_templates(x: Tensor, labels: Tensor, prompts: Mapping[str, Tensor], top1: Score) -> None:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -195,11 +196,12 @@ def test_judging_uses_all_labels_and_the_copy(sets: Labelled, tmp_path: Path, mo
         encoder = "the copy"
 
         def ranks(self, rows: Any) -> Tensor:
-            assert rows == "rows of the copy"
+            assert rows.of == "the copy"
             return torch.tensor([0, 1, 5, 4, 0])
 
     monkeypatch.setattr(finetune, "finetuned", lambda *given: (seen.append(given), Tuned())[1])
-    monkeypatch.setattr(probe.sets, "test_rows", lambda encoder: f"rows of {encoder}")
+    rows = SimpleNamespace(of="the copy", per_class=lambda right: {"a": 1.0})
+    monkeypatch.setattr(probe.sets, "test_rows", lambda encoder: rows if encoder == "the copy" else None)
     encoder = small()
     found = dict(probe.run(Trained({"image": encoder})))
     assert seen == [(encoder, probe.sets.train, {number: number % 2 for number in range(20)}, probe.tuning)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from probing import Anything, Known, blobs, sides
 
-from mmssl.data.subset import counted
+from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals import semi_supervised
@@ -135,11 +135,12 @@ def test_it_asks_for_a_training_set_that_is_counted(
 ) -> None:
     shards = sides(tmp_path, train=4, test=2)
     trained = Trained({"image": create_encoder("raw:image", size=16)})
-    asked: list[Any] = []
-    monkeypatch.setattr(f"{kind.__module__}.counted", lambda source: (asked.append(source), counted(source)))
     made = kind(**shards)
+    assert made.needs(trained).counted == ("train",)
     made.check(trained)
-    assert asked == [made.sets.train]
+    monkeypatch.setattr(Source, "counts", None)
+    with pytest.raises(UserError, match="how many samples .* hold is not known"):
+        made.check(trained)
     with pytest.raises(UserError, match="no encoder 'video'"):
         kind(**shards, encoder="video").check(trained)
 

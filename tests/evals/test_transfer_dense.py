@@ -15,7 +15,7 @@ from PIL import Image
 from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.parts.masked import prepared
-from mmssl.evals.transfer_dense import TransferDense, accuracy, confusion, inside, mean_iou, scaled
+from mmssl.evals.transfer_dense import TransferDense, accuracy, confusion, inside, mean_iou, per_class_iou, scaled
 from mmssl.modalities import image, video
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Trained
@@ -112,4 +112,5 @@ def test_figures_are_those_of_plain_loops() -> None:
     real = truth != 255
     shares = [float(((told == c) & (truth == c)).sum() / (((told == c) | (truth == c)) & real).sum()) for c in range(4)]
     assert float(mean_iou(counts)) == pytest.approx(sum(shares) / 4)
+    assert per_class_iou(counts[0]) == pytest.approx({str(c): share for c, share in enumerate(shares[:3])})
     assert float(accuracy(counts)) == pytest.approx(float((told == truth)[real].float().mean()))

@@ -105,7 +105,9 @@ def test_figures_by_loops(unknown: int, monkeypatch: pytest.MonkeyPatch) -> None
         score = found[f"class/{name}"]
         assert score.value == pytest.approx(sum(r < 1 for r in own_ranks) / len(own_ranks))
         assert score.n == len(own_ranks) and score.chance == pytest.approx(1 / 7)
+        assert top1.parts[name] == pytest.approx(score.value)
     assert {key for key in found if "/" in key} == {f"class/{name}" for name in set(known)}
+    assert set(top1.parts) == set(known)
 
 
 def test_the_mean_of_prompts_is_normalised_again(monkeypatch: pytest.MonkeyPatch) -> None:

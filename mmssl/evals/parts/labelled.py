@@ -26,11 +26,19 @@ from mmssl.types import Encoder, Score, Trained
 
 @dataclass(slots=True)
 class Rows:
-    """Features x (N, D), float32 on the CPU, classes y (N,), and each sample's number (its place in the set) (N,)."""
+    """Features x (N, D), float32 on the CPU, classes y (N,), and each sample's number (its place in the set) (N,).
+
+    names: of the classes that there are, by their numbers; for figures of each.
+    """
 
     x: Tensor
     y: Tensor
     number: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def per_class(self, right: Tensor) -> dict[str, float]:
+        """Returns the share of samples (N,) that are right, of each class that has a name."""
+        return {name: float(right[self.y == number].float().mean()) for number, name in sorted(self.names.items())}
 
 
 class Labelled:
@@ -78,7 +86,7 @@ class Labelled:
         y = [torch.tensor([number[name] for name in train[1]]), self._test_labels(test[1], number)]
         parts = [x.split(tapped.sizes, dim=1) for x, _, _ in (train, test)]
         return {
-            place: (Rows(one, y[0], train[2]), Rows(two, y[1], test[2]))
+            place: (Rows(one, y[0], train[2]), Rows(two, y[1], test[2], _names(y[1], test[1])))
             for place, one, two in zip(places, *parts, strict=True)
         }
 
@@ -107,7 +115,8 @@ class Labelled:
     def test_rows(self, encoder: Encoder) -> Rows:
         """Embeds the test set only; every process gets all rows."""
         x, labels, number = self._embedded(self.test, encoder)
-        return Rows(x, self._test_labels(labels, self._class_numbers(self._classes().values())), number)
+        y = self._test_labels(labels, self._class_numbers(self._classes().values()))
+        return Rows(x, y, number, _names(y, labels))
 
     def _class_numbers(self, labels: Iterable[Label]) -> dict[Label, int]:
         return number_classes(labels, where=self.names["known_as"])
@@ -132,6 +141,10 @@ class Labelled:
             for x, _ in islice(prepared_batches({key: encoder.preprocess}, self.train), WARM):
                 encoder(x[key].to(encoder.device))
         return encoder
+
+
+def _names(y: Tensor, labels: Sequence[Label]) -> dict[int, str]:
+    return {number: str(label) for number, label in zip(y.tolist(), labels, strict=True)}
 
 
 def _spell(source: Source) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ def bootstrap(
     *,
     chance: float,
     trivial: float | None = None,
+    parts: Mapping[str, float] | None = None,
     statistic: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
 ) -> Score:
@@ -24,14 +26,15 @@ def bootstrap(
 
     The interval spans the 2.5th to the 97.5th percentile over 1,000 resamples of the samples. values may be of
     several draws (K, N), such as of what was learnt from; the draws are then resampled as well.
+    parts: the figure of each class, sequence and the like, which the score keeps.
     """
     if values.ndim == 2:
         assert statistic is None, "several draws are scored by their mean"
-        return _of_draws(values.double().cpu(), chance=chance, trivial=trivial, seed=seed)
+        return replace(_of_draws(values.double().cpu(), chance=chance, trivial=trivial, seed=seed), parts=parts)
     reduce = statistic or (lambda x: x.mean(dim=-1))
     values = values.double().cpu()
     if len(values) == 0:
-        return Score(float("nan"), float("nan"), float("nan"), chance, 0, trivial)
+        return Score(float("nan"), float("nan"), float("nan"), chance, 0, trivial, parts)
     generator = torch.Generator().manual_seed(seed)
     found = []
     chunk = max(1, 4_000_000 // len(values))  # keeps the index table in bounds
@@ -39,7 +42,7 @@ def bootstrap(
         shape = (min(chunk, RESAMPLES - start), len(values))
         found.append(reduce(values[torch.randint(len(values), shape, generator=generator)]))
     low, high = torch.cat(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
-    return Score(float(reduce(values)), low, high, chance, len(values), trivial)
+    return Score(float(reduce(values)), low, high, chance, len(values), trivial, parts)
 
 
 def _of_draws(values: Tensor, *, chance: float, trivial: float | None, seed: int) -> Score:

@@ -381,7 +381,9 @@ def test_so_many_clips_are_judged_on_all_processes_together(
     for rank, share in enumerate(shares):
         monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
         rows = Propagate(data={}, limit=limit)._rows({"": Small("video")})
-        assert sum("J" in row for row in rows) == 2 * share
+        assert sum("J" in row for _, row in rows) == 2 * share
+        names = {name for name, _ in rows}
+        assert len(names) == len(rows) and all("/object " in name or "/point " in name for name in names)
 
 
 def test_options_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ def test_figures_are_read_back(tmp_path: Path) -> None:
         ({"left_out": {"a": ["x"]}}, "left_out is {'a': ['x']}; expected dict"),
         ({"warnings": {"a": "x"}}, "warnings is {'a': 'x'}; expected dict"),
         ({"protocols": []}, "protocols is []; expected dict"),
+        ({"evaluations": {"a": {"options": 3}}}, "evaluations.a.options is 3; expected dict"),
     ],
 )
 def test_what_is_none_is_one_line_and_stays(
