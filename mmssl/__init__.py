@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmssl.checkpoint import load_encoder, save_encoder
     from mmssl.encoders import create_encoder
-    from mmssl.evals.classifier import zero_shot_classifier
+    from mmssl.evals.parts.classifier import zero_shot_classifier
     from mmssl.judge import evaluate
     from mmssl.names import list_names
     from mmssl.trainer import train
@@ -23,7 +23,7 @@ _HOMES = {
     "save_encoder": "mmssl.checkpoint",
     "create_encoder": "mmssl.encoders",
     "list_names": "mmssl.names",
-    "zero_shot_classifier": "mmssl.evals.classifier",
+    "zero_shot_classifier": "mmssl.evals.parts.classifier",
     "train": "mmssl.trainer",
     "evaluate": "mmssl.judge",
 }

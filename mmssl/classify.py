@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,20 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from mmssl import modalities
-from mmssl.data.timer import timed
+from mmssl.data.in_workers import batches_in_workers
+from mmssl.data.shards import Source
+from mmssl.data.tar import Entry
 from mmssl.data.user_files import check_file, files_of
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.classes import Label, chance, class_of, listed, matched, numbered
-from mmssl.evals.classifier import embedded_prompts, read_classes, read_templates
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import having, reporting, skipping
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import Examples
-from mmssl.evals.stream import chunks
+from mmssl.evals.parts.classes import Label, chance, class_of, match_classes, number_classes, number_listed
+from mmssl.evals.parts.classifier import embedded_prompts, read_classes, read_templates
+from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.report import reporting, require, usable
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import Examples
 from mmssl.evals.zero_shot import rank_of, warn_of_templates
-from mmssl.judge import load_encoders
-from mmssl.types import Encoder, Sample, Score, Trained
+from mmssl.loading import load_encoders
+from mmssl.types import Encoder, Preprocess, Sample, Score, Trained
 
 IMAGES = tuple(f".{name}" for name, kind in modalities.EXTENSIONS.items() if kind == "image")
 
@@ -66,13 +68,13 @@ def zero_shot(
     """Classifies a folder of pictures or shards with a run's encoders.
 
     classes, templates: a list or a file with one per line. Where pictures lie in folders named as classes, or shards
-    have labels, accuracy is scored as well, by the rule of evals/classes.py; where no label is a class it is not, and
-    a note says so. Unreadable pictures are skipped and listed, hidden files passed over. trust_code: allow the run to
-    name code outside mmssl.
+    have labels, accuracy is scored as well, by the rule of evals/parts/classes.py; where no label is a class it is not,
+    and a note says so. Unreadable pictures are skipped and listed, hidden files passed over. trust_code: allow the run
+    to name code outside mmssl.
     """
     trained = Trained(load_encoders(run, trust_code=trust_code))
     for modality in ("image", "text"):
-        need_encoder(trained, modality, space=space)
+        require_encoder(trained, modality, space=space)
     encoder, names = trained.encoders["image"], read_classes(classes)
     several = read_templates(templates)
     prompts = embedded_prompts(trained.encoders["text"], names, several, space=space)
@@ -80,14 +82,13 @@ def zero_shot(
     found, embedded, labels = Predictions(), list[Tensor](), list[Label | None]()
     folder = Path(images).is_dir() and not _has_shards(Path(images))
     with reporting() as report:
-        stream = _folder(Path(images), found) if folder else _shards(images)
-        for chunk in chunks(iter(tqdm(stream, desc="zero-shot", unit="image", disable=not progress)), batch_size):
-            whole = _embedded(chunk, encoder, space)
-            embedded += [x for _, x in whole]
-            labels += [_label(sample) for sample, _ in whole]
-            for sample, x in whole:
+        source = _Folder(Path(images), found) if folder else Examples(shards=images)
+        for about, rows, kept in _embedded(source, encoder, space, batch_size=batch_size, progress=progress):
+            embedded += rows
+            labels += [_label(label) for label in kept]
+            for one, x in zip(about, rows, strict=True):
                 row = weights @ x
-                found.rows.append((sample["__key__"], names[int(row.argmax())], round(float(row.max()), 4)))
+                found.rows.append((one["__key__"], names[int(row.argmax())], round(float(row.max()), 4)))
     found.skipped = [(key or shard, reason) for (shard, key, _), reason in report.left_out.items()]
     if not found.rows and not found.skipped:
         raise UserError(f"{images} holds no pictures; expected {', '.join(IMAGES)} or shards")
@@ -95,33 +96,37 @@ def zero_shot(
     return found
 
 
-def _embedded(samples: list[Sample], encoder: Encoder, space: str) -> list[tuple[Sample, Tensor]]:
-    """Returns the readable pictures, each with its embedding (D,) on the CPU."""
-    prepared = []
-    for sample in samples:
-        with skipping(sample), timed():
-            prepared.append((sample, encoder.preprocess(_opened(*having(sample, "image")))))
-    if not prepared:
-        return []
-    with torch.inference_mode():
-        x = encoder.embed(encoder.preprocess.collate([x for _, x in prepared]).to(encoder.device), space=space)
-    return [(sample, row) for (sample, _), row in zip(prepared, x.float().cpu(), strict=True)]
+def _embedded(
+    source: Source, encoder: Encoder, space: str, *, batch_size: int, progress: bool
+) -> Iterator[tuple[list[Sample], Tensor, list[Any]]]:
+    """Yields of the readable pictures of a batch what they are, the embeddings (B, D) on the CPU, and the labels."""
+    reads = ["image"]
+    with suppress(UserError):
+        source.check({"label"})
+        reads.append("label")
+    prepare = partial(_prepared, preprocess=encoder.preprocess)
+    collate = partial(_collated, preprocess=encoder.preprocess)
+    with tqdm(desc="zero-shot", unit="image", disable=not progress) as bar:
+        for made, batch in batches_in_workers(source, reads, prepare, collate, size=batch_size):
+            about = [one.about for one in usable(made)]
+            bar.update(len(made))
+            if batch is not None:
+                with torch.inference_mode():
+                    x = encoder.embed(batch[0].to(encoder.device), space=space)
+                yield about, x.float().cpu(), batch[1]
 
 
-def _opened(image: Any) -> Any:
-    """Returns a file's bytes, and what is already open as it is."""
-    if not isinstance(image, Path):
-        return image
-    try:
-        check_file(image)
-        return image.read_bytes()
-    except OSError as error:
-        raise DamagedError("a file that cannot be read", error.strerror or "") from None
+def _prepared(sample: Sample, *, preprocess: Preprocess) -> tuple[Any, Any]:
+    return preprocess(*require(sample, "image")), sample.get("label")
 
 
-def _label(sample: Sample) -> Label | None:
+def _collated(prepared: list[tuple[Any, Any]], *, preprocess: Preprocess) -> tuple[Tensor, list[Any]]:
+    return preprocess.collate([x for x, _ in prepared]), [label for _, label in prepared]
+
+
+def _label(value: Any) -> Label | None:
     with suppress(DamagedError):
-        return class_of(sample.get("label"))
+        return class_of(value)
     return None
 
 
@@ -135,14 +140,15 @@ def _score(
     where: str,
 ) -> None:
     """Adds accuracy over the pictures that have a label, or a note why there is none; prompts: template -> (C, D)."""
-    told = [(x, label) for x, label in zip(embedded, labels, strict=True) if label is not None]
-    if not told:
+    labelled = [(x, label) for x, label in zip(embedded, labels, strict=True) if label is not None]
+    if not labelled:
         return
-    asked, x = [label for _, label in told], torch.stack([row for row, _ in told])
+    known, x = [label for _, label in labelled], torch.stack([row for row, _ in labelled])
     with reporting() as report:
         try:
-            numbered(asked, where=where)
-            numbers = torch.tensor(matched(asked, listed(names, asked), where=where, known_as="the list of classes"))
+            number_classes(known, where=where)
+            places = number_listed(names, known)
+            numbers = torch.tensor(match_classes(known, places, where=where, known_as="the list of classes"))
         except UserError as error:
             found.notes.append(f"accuracy is not scored: {error}")
             return
@@ -158,23 +164,40 @@ def _has_shards(folder: Path) -> bool:
     return (folder / "index.json").is_file() or any(folder.glob("*.tar"))
 
 
-def _folder(folder: Path, found: Predictions) -> Iterator[dict[str, Any]]:
-    """Yields the pictures below a folder with the name of the folder they lie in; notes what is passed over."""
-    files, hidden = files_of(folder)
-    others = Counter(path.suffix.lower() or "no extension" for path in files if path.suffix.lower() not in IMAGES)
-    others.update({"hidden": len(hidden)} if hidden else {})
-    if others:
-        told = ", ".join(f"{kind}: {count}" for kind, count in others.most_common())
-        found.notes.append(f"passed over, as no pictures: {told}")
-    for path in files:
-        if path.suffix.lower() in IMAGES:
-            label = path.parent.name if path.parent != Path() else None
-            yield {"__key__": str(path), "image": folder / path, "label": label}
+class _Folder(Source):
+    """The pictures below a folder, each with the name of the folder it lies in for a label; notes what it passes over.
+
+    `__key__` is the path below the folder.
+    """
+
+    def __init__(self, folder: Path, found: Predictions) -> None:
+        self.folder, self.fields, self.damaged, self.shards = folder, {}, Counter(), [str(folder)]
+        files, hidden = files_of(folder)
+        self.files = [path for path in files if path.suffix.lower() in IMAGES]
+        others = Counter(path.suffix.lower() or "no extension" for path in files if path.suffix.lower() not in IMAGES)
+        others.update({"hidden": len(hidden)} if hidden else {})
+        if others:
+            described = ", ".join(f"{kind}: {count}" for kind, count in others.most_common())
+            found.notes.append(f"passed over, as no pictures: {described}")
+
+    def check(self, wanted: Collection[str]) -> None:
+        """Accepts what is wanted: each picture has itself and a label."""
+
+    def share(self, rank: int, world: int) -> Iterator[Entry]:
+        """Yields an entry without fields for each picture of a rank."""
+        for number in range(rank, len(self.files), world):
+            yield Entry(str(self.files[number]), self.shards[0], {}, number=number)
+
+    def open(self, entry: Entry, wanted: Collection[str]) -> Sample:
+        """Reads the file; raises DamagedError where that is refused."""
+        path = self.files[entry.number]
+        label = path.parent.name if path.parent != Path() else None
+        return {"image": _read(self.folder / path), "label": label}
 
 
-def _shards(shards: str) -> Iterable[dict[str, Any]]:
-    source = Examples(shards=shards)
-    with suppress(UserError):
-        source.check({"label"})
-        return source.samples({"image", "label"})
-    return source.samples({"image"})
+def _read(path: Path) -> bytes:
+    try:
+        check_file(path)
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedError("a file that cannot be read", error.strerror or "") from None

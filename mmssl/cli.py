@@ -151,7 +151,7 @@ def _run_eval(a: argparse.Namespace) -> None:
         return
     if not (a.train and a.data) or a.only:
         raise UserError("--train SHARDS and --data SHARDS go together, with --protocol in place of --only")
-    from mmssl.protocols import judge_encoder
+    from mmssl.judge import judge_encoder
 
     protocols = (a.protocol or "knn,linear").split(",")
     scores, file = judge_encoder(

@@ -11,8 +11,8 @@ from PIL import Image
 
 from mmssl import names, recipe
 from mmssl.errors import UserError
-from mmssl.evals.report import reporting
-from mmssl.judge import load_run
+from mmssl.evals.parts.report import reporting
+from mmssl.loading import load_run
 from mmssl.types import evaluating
 
 FRAME = 120  # ms of an animation's frame

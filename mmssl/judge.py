@@ -1,23 +1,23 @@
-"""Evaluations during a run and after it, and the table they end in."""
+"""Evaluations during a run and after it, of a run or of any encoder, and the table they end in."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mmssl import checkpoint, dist, names, recipe
-from mmssl.assembly import build_objective, pretexts
 from mmssl.errors import UserError, did_you_mean, told
-from mmssl.evals.memory import remembering
-from mmssl.evals.report import Report, reporting, warn
-from mmssl.evals.results import kept, read_results, scores_of
-from mmssl.files import write_atomically
-from mmssl.nn.bounded import bounded, check_values
-from mmssl.run_folder import locked, read_whole
-from mmssl.types import Encoder, Evaluation, Objective, Score, Trained, evaluating
+from mmssl.evals.parts.memory import remembering
+from mmssl.evals.parts.report import Report, reporting, warn
+from mmssl.evals.parts.results import Judged, read_results, record, scores_of
+from mmssl.loading import MODEL, is_own, open_encoders
+from mmssl.loading import load_encoders as load_encoders
+from mmssl.loading import load_run as load_run
+from mmssl.run_folder import locked
+from mmssl.types import Evaluation, Score, Trained, evaluating
+
+DATA = "data"  # what options of both sets are given under, beside those of protocols and of the model
 
 
 class Judge:
@@ -97,85 +97,64 @@ class Judge:
         }
 
 
-def merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns remarks of now, and of before those about evaluations that did not run again."""
-    return {name: {**before.get(name, {}), **values} for name, values in now.items()}
-
-
 def write_results(
     folder: Path, made: recipe.Recipe, scores: Mapping[str, Score], *, samples: int, remarks: Mapping[str, Any]
 ) -> None:
-    """Writes results.json: every figure with value, 95% interval, chance level and n, and what was left out."""
-    results = {
-        "recipe": made.name,
-        "seed": made.train.seed,
-        "samples": samples,
-        **remarks,
-        "scores": {key: asdict(score) for key, score in scores.items()},
-    }
-    write_atomically(folder / "results.json", json.dumps(results, indent=2).encode())
+    """Writes results.json after so many samples of training; what was judged otherwise stands there beside it."""
+    head = {"recipe": made.name, "seed": made.train.seed, "samples": samples}
+    record(folder / "results.json", judged_by(made.evals, scores, remarks, samples=samples), head, newest_first=True)
 
 
-def load_encoders(run: str | Path, *, device: str = "cpu", trust_code: bool = False) -> dict[str, Encoder]:
-    """Loads every encoder of a run folder, key -> encoder."""
-    folder = Path(run) / "encoders"
-    if not folder.is_dir():
-        raise UserError(f"{run} is no run folder: it has no encoders/; expected a folder that `mmssl train` wrote")
-    found = {path.name: path for path in sorted(folder.iterdir()) if (path / "config.json").is_file()}
-    if not found:
-        raise UserError(f"{folder} holds no encoder yet; the first checkpoint writes them")
-    return read_whole(
-        Path(run),
-        lambda: {
-            key: checkpoint.load_encoder(path, device=device, trust_code=trust_code) for key, path in found.items()
-        },
-    )
+def judged_by(
+    nodes: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Score], remarks: Mapping[str, Any], **about: Any
+) -> dict[str, Judged]:
+    """Returns for each evaluation that ran by which options, what came of it, and what else is to be told of it."""
+    found = {}
+    for key in nodes:
+        mine = {name.removeprefix(f"{key}/"): score for name, score in scores.items() if name.startswith(f"{key}/")}
+        told_of = {name: values[key] for name, values in remarks.items() if key in values}
+        if mine or told_of:
+            found[key] = Judged(key, nodes[key], mine, told_of, about)
+    return found
 
 
-def load_run(run: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Trained:
-    """Loads a run folder's encoders, and the objectives of its tasks as its recipe says.
+def run_and_record(
+    judge: Judge,
+    trained: Trained,
+    nodes: Mapping[str, Mapping[str, Any]],
+    file: Path,
+    head: Mapping[str, Any],
+    *,
+    keys: Sequence[str] | None = None,
+    assumed: Mapping[str, Mapping[str, Any]] | None = None,
+    **about: Any,
+) -> dict[str, Score]:
+    """Judges what was trained by evaluations, and adds the figures to a file: the one way in after training.
 
-    trust_code: allow the folder to name code outside mmssl.
+    nodes: of the evaluations. head: what the file says of the whole. keys: of the evaluations, by default all.
+    assumed: the nodes by which figures were made of which an older file does not say so. about: what is told of each.
     """
-    return read_whole(Path(run), lambda: _load_run(Path(run), device, trust_code))
-
-
-def _load_run(folder: Path, device: str, trust_code: bool) -> Trained:
-    if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"{folder} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
-    made = recipe.load(folder / "recipe.yaml", trust_code=trust_code)
-    encoders = load_encoders(folder, device=device, trust_code=trust_code)
-    learnt = {key: encoder for key, encoder in encoders.items() if key in made.encoders}  # teachers are not among them
-    objectives = {}
-    for key in made.tasks:
-        objectives[key] = _load_objective(folder, made, key, learnt).to(device).eval()
-    return Trained(encoders, pretexts(made, objectives))
-
-
-def _load_objective(folder: Path, made: recipe.Recipe, key: str, encoders: Mapping[str, Encoder]) -> Objective:
-    """Builds one task's objective within what its weights, and the encoders' that it may copy, speak for."""
-    where, file = f"{folder / 'recipe.yaml'}: tasks.{key}", folder / "objectives" / f"{key}.safetensors"
-    options = {"objective": made.tasks[key].objective[1], "view": made.tasks[key].view[1]}
-    check_values(options, where)
-    others = [folder / "encoders" / encoder / "model.safetensors" for encoder in encoders]
-    with told(f"{where} describes an objective that cannot be built"), bounded(where, file, *others, loaded=True):
-        objective = build_objective(made, key, encoders)
-    checkpoint.load_weights(objective, file)
-    return objective
+    judge.check(trained, keys)
+    scores = judge.run(trained, keys)
+    if dist.rank() == 0:
+        record(file, judged_by(nodes, scores, judge.remarks(), **about), head, assumed=assumed)
+    judge.finish(file)
+    return scores
 
 
 def evaluate(
     run: str | Path, overrides: Sequence[str] = (), *, evals: Sequence[str] | None = None, trust_code: bool = False
 ) -> dict[str, Score]:
-    """Runs the evaluations of a run's recipe on its saved encoders, writes results.json, and returns the scores.
+    """Runs the evaluations of a run's recipe on its saved encoders, adds to results.json, and returns the scores.
 
-    overrides: `evals.zero_shot.classes=...` and the like. evals: which of them, by default all. trust_code: allow
-    the folder to name code outside mmssl. Raises UserError while a run goes on there.
+    overrides: `evals.zero_shot.classes=...` and the like; figures by other options or on other data stand beside those
+    that there are. evals: which of them, by default all. trust_code: allow the folder to name code outside mmssl.
+    Raises UserError while a run goes on there.
     """
     folder = Path(run)
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{run} is no run folder: it has no recipe.yaml; expected a folder that `mmssl train` wrote")
-    made = recipe.load(folder / "recipe.yaml", overrides, trust_code=trust_code)
+    own, made = (recipe.load(folder / "recipe.yaml", o, trust_code=trust_code) for o in ((), overrides))
     for key in evals or ():
         if key not in made.evals:
             raise UserError(f"the recipe of {run} has no evaluation {key!r}; {did_you_mean(key, made.evals)}")
@@ -184,16 +163,73 @@ def evaluate(
     group = dist.group(made.train.device, timeout=made.train.timeout)
     with group as device, locked(folder):  # a live run writes the same files
         trained = load_run(folder, device=str(device), trust_code=trust_code)
-        judge.check(trained, evals)
-        scores = judge.run(trained, evals)
-        if dist.rank() == 0:
-            newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
-            samples = sum(int(path.name[5:]) for path in newest) * made.per_step
-            before = kept(folder / "results.json")
-            remarks = merged(before, judge.remarks())
-            write_results(folder, made, {**scores_of(before), **scores}, samples=samples, remarks=remarks)
-        judge.finish(folder / "results.json")
-    return scores
+        newest = checkpoint.steps(folder / "checkpoints")[:1]  # the encoders are its
+        samples = sum(int(path.name[5:]) for path in newest) * made.per_step
+        head = {"recipe": made.name, "seed": made.train.seed, "samples": samples}
+        file = folder / "results.json"
+        return run_and_record(judge, trained, made.evals, file, head, keys=evals, assumed=own.evals, samples=samples)
+
+
+def judge_encoder(
+    path: str,
+    protocols: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    train: str,
+    data: str,
+    out: str | Path | None = None,
+    trust_code: bool = False,
+) -> tuple[dict[str, Score], Path]:
+    """Runs evaluations that take a training and a test set on an encoder; returns the scores and where they stand.
+
+    path: a run, an encoder's folder, a folder of transformers, or a name such as timm:resnet18, then with its published
+    weights. overrides: `linear.solver=sgd` is meant for one protocol, `limit=1000` for all that know it,
+    `data.fields.label=json.class` for both sets of shards, `model.pretrained=false` for an encoder made by name.
+    out: a JSON file; what stands in it stays. By default eval.json in the folder. trust_code: allow the folder to name
+    code outside mmssl.
+    """
+    tree: dict[str, Any] = {}
+    for change in overrides:
+        recipe.override(tree, change)
+    nodes = plan(protocols, tree, train=train, data=data, trust_code=trust_code)
+    judge = Judge(nodes)
+    with dist.group() as device:
+        trained = Trained(open_encoders(path, tree.get(MODEL) or {}, device=str(device), trust_code=trust_code))
+        file = Path(out) if out is not None else _home(path) / "eval.json"
+        model = {"judged": path, **({MODEL: tree[MODEL]} if tree.get(MODEL) else {})}
+        return run_and_record(judge, trained, nodes, file, {}, **model), file
+
+
+def plan(
+    protocols: Sequence[str], tree: Mapping[str, Any], *, train: str, data: str, trust_code: bool
+) -> dict[str, dict[str, Any]]:
+    """Returns a node for each protocol; UserError for an option that none of them has."""
+    nodes: dict[str, dict[str, Any]] = {}
+    known: dict[str, set[str]] = {}
+    for name in protocols:
+        kind, _ = names.resolve("evals", name, trust_code=trust_code)
+        known[name] = set(names.options_of(kind))
+        if not {"train", "data"} <= known[name]:
+            raise UserError(
+                f"{name!r} learns from no labels; with --train and --data go knn, linear, finetune and the like"
+            )
+        sets = {key: {"shards": shards, **(tree.get(DATA) or {})} for key, shards in (("train", train), ("data", data))}
+        nodes[name] = {"name": name, **sets}
+    every = {*nodes, MODEL, DATA, *set().union(*known.values())}
+    for key, value in tree.items():
+        takers = [name for name, options in known.items() if key in options]
+        if key in nodes and isinstance(value, dict):
+            nodes[key] |= value
+        elif key not in (MODEL, DATA) and not takers:
+            raise UserError(f"no protocol has the option {key!r}; {did_you_mean(key, every)}")
+        for name in takers if key not in (MODEL, DATA, *nodes) else ():
+            nodes[name][key] = value
+    return nodes
+
+
+def _home(path: str) -> Path:
+    """Returns the folder where figures go: a run's or an encoder's own; for what is not ours, one under runs."""
+    return Path(path) if is_own(Path(path)) else Path("runs") / path.strip("/").replace("/", "_").replace(":", "_")
 
 
 def read_scores(run: str | Path) -> dict[str, Score]:

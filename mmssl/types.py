@@ -187,6 +187,7 @@ class Score:
     """One measured figure with its 95% bootstrap interval, the level of chance, and how many it is over.
 
     trivial: what an answer without learning reaches on the same samples, where an evaluation measures one.
+    parts: the figure of each class, sequence, object or pair, by name, where an evaluation tells them.
     """
 
     value: float
@@ -195,6 +196,7 @@ class Score:
     chance: float
     n: int
     trivial: float | None = None
+    parts: Mapping[str, float] | None = None
 
     def __float__(self) -> float:
         return self.value
@@ -613,5 +615,5 @@ class Evaluation:
         """
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
-        """Yields figures by name; samples that are damaged are left out (mmssl.evals.report)."""
+        """Yields figures by name; samples that are damaged are left out (mmssl.evals.parts.report)."""
         raise NotImplementedError

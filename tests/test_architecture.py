@@ -18,7 +18,7 @@ LEVELS = [
     {"encoders", "objectives", "views", "data"},
     {"methods", "evals"},
     {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "pictures", "run_folder"},
-    {"judge", "classify", "assembly", "protocols"},
+    {"judge", "loading", "classify", "assembly"},
     {"trainer", "draw", "explain"},
     {"demo", "doctor"},
     {"cli", "__main__"},
@@ -46,9 +46,9 @@ ALLOWED = {
     ("run_folder", "state"),
     ("trial", "errors"),
     ("trial", "limits"),
-    ("classify", "judge"),
-    ("judge", "assembly"),
-    ("protocols", "judge"),
+    ("classify", "loading"),
+    ("judge", "loading"),
+    ("loading", "assembly"),
 }
 
 

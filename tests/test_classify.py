@@ -19,8 +19,8 @@ from torch import nn
 
 from mmssl import classify, cli, modalities
 from mmssl.errors import UserError
-from mmssl.evals.classifier import read_classes, read_templates
-from mmssl.evals.report import warn
+from mmssl.evals.parts.classifier import read_classes, read_templates
+from mmssl.evals.parts.report import warn
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
 
@@ -238,7 +238,8 @@ def test_defaults_and_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     expected = {"templates": None, "space": "clip", "batch_size": 64, "progress": True}
     assert {name: options[name].default for name in expected} == expected
     shown: list[Any] = []
-    monkeypatch.setattr(classify, "tqdm", lambda stream, **o: shown.append(o) or stream)
+    bar = classify.tqdm(disable=True)
+    monkeypatch.setattr(classify, "tqdm", lambda **o: shown.append(o) or bar)
     pictures(tmp_path, red="red")
     found = classify.zero_shot("run", str(tmp_path), ["red", "blue"], ["{}"])
     assert shown == [{"desc": "zero-shot", "unit": "image", "disable": False}]

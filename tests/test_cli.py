@@ -79,16 +79,18 @@ def test_judging_encoders_on_shards(
     small = ["encoder=image", "few_shot.ways=2", "few_shot.episodes=20", "limit=40", "knn.k=[3]"]
     assert cli.main(["eval", run, *sets, "--protocol", "knn,few_shot", *small]) == 0
     said = capsys.readouterr().out
-    assert all(f"{p}{name}" in said for p in ("knn/raw/", "knn/random_weights/", "knn/") for name in ("k3",))
+    assert all(f"{p}{name}" in said for p in ("knn/raw/", "knn/random_init/", "knn/") for name in ("k3",))
     assert "few_shot/2-way/1-shot" in said and f"written to {run}/eval.json" in said
     assert cli.main(["eval", f"{run}/encoders/image", *sets, "--out", f"{run}/eval.json", "baselines=false"]) == 0
     assert "linear/top1" in capsys.readouterr().out
     found = json.loads((tmp_path / "run" / "eval.json").read_text())
-    assert found["encoder"].endswith("image") and set(found["scores"]) >= {"knn/k5", "linear/top1"}
+    assert found["evaluations"]["linear"]["judged"].endswith("image") and "linear/top1" in found["scores"]
+    beside = {key for key in found["evaluations"] if key.startswith("knn[judged=")}
+    assert len(beside) == 1 and {"knn/k3", f"{beside.pop()}/k5"} < set(found["scores"])
     again = ["--protocol", "cluster", "--out", f"{run}/eval.json", "baselines=false"]
     assert cli.main(["eval", f"{run}/encoders/image", *sets, *again]) == 0
     merged = json.loads((tmp_path / "run" / "eval.json").read_text())["scores"]
-    assert set(merged) >= {"knn/k5", "linear/top1", "cluster/NMI"}
+    assert set(merged) >= {"knn/k3", "linear/top1", "cluster/NMI"}
     named = ["timm:resnet10t", *sets, "--protocol", "knn", "--out", str(tmp_path / "t.json"), "limit=8"]
     assert cli.main(["eval", *named, "model.pretrained=false", "model.image_size=32", "baselines=false"]) == 0
     assert "knn/k5" in json.loads((tmp_path / "t.json").read_text())["scores"]
@@ -113,7 +115,7 @@ def test_wrong_words_about_judging_encoders(
 def test_folders_of_transformers_are_judged(color_shards: Path, tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTModel
 
-    from mmssl.protocols import judge_encoder
+    from mmssl.judge import judge_encoder
 
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     ViTModel(ViTConfig(**small, image_size=16, patch_size=8)).save_pretrained(tmp_path / "vit")

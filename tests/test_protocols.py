@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from mmssl import dist, protocols
+from mmssl import dist, judge, loading
 from mmssl.errors import UserError
-from mmssl.protocols import judge_encoder, open_encoders, plan
+from mmssl.judge import judge_encoder, plan
+from mmssl.loading import open_encoders
 from mmssl.types import Score, Trained
 
 SETS = {"train": {"shards": "a"}, "data": {"shards": "b"}}
@@ -76,7 +77,7 @@ def test_code_of_others_is_run_only_where_it_is_trusted(tmp_path: Path, monkeypa
     options: dict[str, Any] = {"train": "a", "data": "b"}
     found = plan(["strange.code:Own"], {"steps": 3}, **options, trust_code=True)
     assert found == {"strange.code:Own": {"name": "strange.code:Own", **SETS, "steps": 3}}
-    monkeypatch.setattr(protocols, "create_encoder", lambda *a, **o: Made(*a, **o))
+    monkeypatch.setattr(loading, "create_encoder", lambda *a, **o: Made(*a, **o))
     made: Any = open_encoders("strange.code:encoder", {}, trust_code=True)["image"]
     assert made.options == {"where": "strange.code:encoder", "trust_code": True}
     for untrusted in (
@@ -107,9 +108,9 @@ class Made:
 
 @pytest.fixture
 def makers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocols, "load_encoders", lambda *a, **o: {"image": Made("run", *a, **o)})
-    monkeypatch.setattr(protocols.checkpoint, "load_encoder", lambda *a, **o: Made("folder", *a, **o))
-    monkeypatch.setattr(protocols, "create_encoder", lambda *a, **o: Made("name", *a, **o))
+    monkeypatch.setattr(loading, "load_encoders", lambda *a, **o: {"image": Made("run", *a, **o)})
+    monkeypatch.setattr(loading.checkpoint, "load_encoder", lambda *a, **o: Made("folder", *a, **o))
+    monkeypatch.setattr(loading, "create_encoder", lambda *a, **o: Made("name", *a, **o))
 
 
 def own(folder: Path, config: str = '{"format": 1}') -> Path:
@@ -175,10 +176,10 @@ def test_a_name_comes_with_its_published_weights(name: str, published: dict[str,
     [("timm:resnet18", "runs/timm_resnet18"), ("a/b", "runs/a_b"), ("/a/b/", "runs/a_b")],
 )
 def test_figures_of_what_is_not_ours_go_under_runs(path: str, home: str, tmp_path: Path) -> None:
-    assert protocols._home(path) == Path(home)
-    assert protocols._home(str(own(tmp_path / "ours"))) == tmp_path / "ours"
+    assert judge._home(path) == Path(home)
+    assert judge._home(str(own(tmp_path / "ours"))) == tmp_path / "ours"
     (tmp_path / "run" / "encoders").mkdir(parents=True)
-    assert protocols._home(str(tmp_path / "run")) == tmp_path / "run"
+    assert judge._home(str(tmp_path / "run")) == tmp_path / "run"
 
 
 class Judges:
@@ -190,10 +191,10 @@ class Judges:
     def __init__(self, nodes: Any) -> None:
         self.done.append(("built", nodes))
 
-    def check(self, trained: Trained) -> None:
+    def check(self, trained: Trained, keys: Any = None) -> None:
         self.done.append(("check", list(trained.encoders)))
 
-    def run(self, trained: Trained) -> dict[str, Score]:
+    def run(self, trained: Trained, keys: Any = None) -> dict[str, Score]:
         self.done.append("run")
         return self.scores
 
@@ -208,7 +209,7 @@ class Judges:
 def done(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     noted: list[Any] = []
     Judges.done, Judges.scores = noted, {"knn/k1": Score(0.5, 0.25, 0.75, 0.1, 8, 0.2)}
-    monkeypatch.setattr(protocols, "Judge", Judges)
+    monkeypatch.setattr(judge, "Judge", Judges)
     monkeypatch.setattr(dist, "start", lambda *_, **__: noted.append("start") or torch.device("meta"))
     monkeypatch.setattr(dist, "stop", lambda: noted.append("stop"))
 
@@ -216,17 +217,17 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         noted.append((path, options, how))
         return {"image": None}
 
-    monkeypatch.setattr(protocols, "open_encoders", opened)
+    monkeypatch.setattr(judge, "open_encoders", opened)
     return noted
 
 
-def judge(file: Path | None, *changes: str, encoder: str = "x", train: str = "a", names: Any = ("knn",)) -> Any:
+def judged(file: Path | None, *changes: str, encoder: str = "x", train: str = "a", names: Any = ("knn",)) -> Any:
     return judge_encoder(encoder, names, changes, train=train, data="b", out=file, trust_code=True)
 
 
 def test_it_is_checked_judged_written_and_then_finished(done: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "deep" / "found.json"
-    scores, where = judge(file, "knn.k=[1]", "model.width=3")
+    scores, where = judged(file, "knn.k=[1]", "model.width=3")
     node = {"name": "knn", **SETS, "k": [1]}
     assert scores == Judges.scores and where == file
     opened = ("x", {"width": 3}, {"device": "meta", "trust_code": True})
@@ -240,19 +241,21 @@ def test_it_is_checked_judged_written_and_then_finished(done: list[Any], tmp_pat
         "stop",
     ]
     score = {"value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.1, "n": 8, "trivial": 0.2}
-    assert file.read_text().startswith('{\n  "encoder": "x"')
-    assert json.loads(file.read_text()) == {
-        "encoder": "x",
-        "train": "a",
-        "data": "b",
-        "protocols": {"knn": node},
-        "left_out": {"knn": {"why": 1}},
-        "scores": {"knn/k1": score},
-    }
+    found = json.loads(file.read_text())
+    assert (
+        found.pop("evaluations")["knn"].items()
+        >= {
+            "name": "knn",
+            "options": {**SETS, "k": [1]},
+            "judged": "x",
+            "model": {"width": 3},
+        }.items()
+    )
+    assert found == {"left_out": {"knn": {"why": 1}}, "warnings": {}, "scores": {"knn/k1": score}}
 
 
 def test_without_a_file_it_is_in_the_encoders_folder(done: list[Any], tmp_path: Path) -> None:
-    assert judge(None, encoder=str(own(tmp_path / "ours")))[1] == tmp_path / "ours" / "eval.json"
+    assert judged(None, encoder=str(own(tmp_path / "ours")))[1] == tmp_path / "ours" / "eval.json"
     assert (tmp_path / "ours" / "eval.json").is_file()
     assert done[2][1] == {}, "an encoder without options"
 
@@ -261,15 +264,15 @@ def test_the_first_process_writes_and_all_leave_whatever_happens(
     done: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dist, "rank", lambda: 1)
-    judge(tmp_path / "found.json")
+    judged(tmp_path / "found.json")
     assert done[-2:] == [("finish", tmp_path / "found.json", False), "stop"]
 
-    def fails(self: Judges, trained: Trained) -> None:
+    def fails(self: Judges, trained: Trained, keys: Any = None) -> None:
         raise UserError("no")
 
     monkeypatch.setattr(Judges, "check", fails)
     with pytest.raises(UserError, match="no"):
-        judge(tmp_path / "found.json")
+        judged(tmp_path / "found.json")
     assert done[-1] == "stop" and done[-2] != "run"
 
 
@@ -277,30 +280,47 @@ def test_a_garbled_file_costs_neither_its_own_figures_nor_the_new_ones(done: lis
     file = tmp_path / "found.json"
     file.write_text("{")
     Judges.scores = {"knn/k1": Score(0.9, 0, 1, 0, 1)}
-    judge(file)
+    judged(file)
     assert list(json.loads(file.read_text())["scores"]) == ["knn/k1"]
     assert (tmp_path / "found.json.damaged").read_text() == "{"
 
 
-def test_figures_of_other_protocols_on_the_same_stay(done: list[Any], tmp_path: Path) -> None:
+def values(file: Path) -> dict[str, float]:
+    return {name: score["value"] for name, score in json.loads(file.read_text())["scores"].items()}
+
+
+def test_figures_of_the_same_kind_are_replaced_and_all_others_stay(done: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     Judges.scores = {name: Score(0.1, 0, 1, 0, 1) for name in ("knn/k1", "knn/k9", "linear/top1")}
-    judge(file, names=("knn", "linear"))
+    judged(file, names=("knn", "linear"))
     Judges.scores = {"knn/k1": Score(0.9, 0, 1, 0, 1)}
-    judge(file, "knn.k=[1]")
+    judged(file)
+    assert values(file) == {"linear/top1": 0.1, "knn/k1": 0.9}
     found = json.loads(file.read_text())
-    assert {name: score["value"] for name, score in found["scores"].items()} == {"linear/top1": 0.1, "knn/k1": 0.9}
-    assert list(found["protocols"]) == ["knn", "linear"] and found["protocols"]["knn"]["k"] == [1]
     found["left_out"]["linear"] = {"kept": 2}
     file.write_text(json.dumps(found))
-    judge(file)
-    assert json.loads(file.read_text())["left_out"] == {"linear": {"kept": 2}, "knn": {"why": 1}}
-    for change in ({"train": "c"}, {"encoder": "y"}):
-        judge(file, **change)  # type: ignore[arg-type]
-        found = json.loads(file.read_text())
-        assert list(found["scores"]) == ["knn/k1"] and list(found["protocols"]) == ["knn"]
-        assert found["left_out"] == {"knn": {"why": 1}}
-        Judges.scores = {"linear/top1": Score(0.3, 0, 1, 0, 1)}
-        judge(file, names=("linear",), **change)  # type: ignore[arg-type]
-        assert json.loads(file.read_text())["scores"].keys() == {"knn/k1", "linear/top1"}
+    for value, change, key in (
+        (0.2, {"train": "c"}, "knn[train.shards=c]"),
+        (0.3, {"encoder": "y"}, "knn[judged=y]"),
+        (0.4, {"encoder": "y"}, "knn[judged=y]"),
+    ):
+        Judges.scores = {"knn/k1": Score(value, 0, 1, 0, 1)}
+        judged(file, **change)  # type: ignore[arg-type]
+        assert values(file)[f"{key}/k1"] == value
+    Judges.scores = {"knn/k1": Score(0.5, 0, 1, 0, 1)}
+    judged(file, "knn.k=[1]", "model.width=3")
+    apart = ("[train.shards=c]", "[judged=y]", "[model.width=3, k=[1]]")
+    assert list(values(file)) == ["linear/top1", "knn/k1", *(f"knn{which}/k1" for which in apart)]
+    left_out = json.loads(file.read_text())["left_out"]
+    assert left_out == {"linear": {"kept": 2}, **{f"knn{which}": {"why": 1} for which in ("", *apart)}}
+
+
+def test_what_an_older_version_wrote_stays_and_is_known_for_what_it_is(done: list[Any], tmp_path: Path) -> None:
+    file, figure = tmp_path / "found.json", {"value": 0.1, "low": 0, "high": 1, "chance": 0, "n": 1}
+    head = {"encoder": "x", "train": "a", "data": "b", "protocols": {"knn": {"name": "knn", **SETS}}}
+    for changes, keys in (((), ["knn/k1"]), (("k=[1]",), ["knn/k1", "knn[k=[1]]/k1"])):
+        file.write_text(json.dumps({**head, "left_out": {"knn": {"old": 1}}, "scores": {"knn/k1": figure}}))
         Judges.scores = {"knn/k1": Score(0.9, 0, 1, 0, 1)}
+        judged(file, *changes)
+        assert list(values(file)) == keys and values(file)[keys[-1]] == 0.9
+        assert "protocols" not in json.loads(file.read_text())

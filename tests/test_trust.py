@@ -20,8 +20,8 @@ from mmssl.classify import zero_shot
 from mmssl.draw import draw
 from mmssl.encoders import create_encoder, transformers
 from mmssl.errors import UserError
-from mmssl.judge import evaluate, load_encoders, load_run
-from mmssl.protocols import judge_encoder, open_encoders
+from mmssl.judge import evaluate, judge_encoder, load_encoders, load_run
+from mmssl.loading import open_encoders
 
 CODE = """
 from pathlib import Path

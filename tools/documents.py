@@ -20,7 +20,7 @@ from mmssl.data.rows_of_shards import rows_of_shards
 from mmssl.data.shards import Source
 from mmssl.data.writer import build_from, show, verify
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.source import Examples
+from mmssl.evals.parts.source import Examples
 from mmssl.nn.head import Cells, Projection
 from mmssl.state import State
 

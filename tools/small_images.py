@@ -85,11 +85,11 @@ def table(out: Path) -> str:
     """Lays out the figures of all finished runs as Markdown, with the baselines among them."""
     runs = {results.parent.name: read_scores(results.parent) for results in sorted(out.glob("*/results.json"))}
     runs = {name: scores for name, scores in runs.items() if all(figure in scores for figure in FIGURES.values())}
-    random = {judged(name)[1]: scores for name, scores in runs.items() if baseline("random_weights", "20-NN") in scores}
+    random = {judged(name)[1]: scores for name, scores in runs.items() if baseline("random_init", "20-NN") in scores}
     rows: dict[str, list[Score | None]] = {}
     for name, scores in runs.items():
         budget = json.loads((out / name / "results.json").read_text())["samples"]
-        own = random.get(judged(name)[1], {}).get(baseline("random_weights", "20-NN"))
+        own = random.get(judged(name)[1], {}).get(baseline("random_init", "20-NN"))
         rows[f"{name}, {budget:,} samples"] = [*(scores[figure] for figure in FIGURES.values()), own]
         raw = [scores.get(baseline("raw", title)) for title in FIGURES]
         if all(raw):

@@ -139,6 +139,9 @@ class Source:
         every = itertools.chain.from_iterable(map(self.entries, range(len(self.shards))))
         return itertools.islice(every, rank, None, world)
 
+    def hold(self) -> None:
+        """Reads ahead what is to be held in memory, before several processes read a copy of this."""
+
     def skip(self, entry: Entry, error: DamagedError) -> None:
         """Counts an entry that cannot be used."""
         self.damaged[error.reason, entry.shard] += 1

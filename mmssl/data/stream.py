@@ -7,9 +7,11 @@ import dataclasses
 import itertools
 import random
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from mmssl.data.watch import Place, Watch
 from mmssl.errors import DamagedError, UserError
 from mmssl.types import Batch, Sample, View
 
+T = TypeVar("T")
 OVERHEAD = 500  # bytes that Python needs to hold an entry besides its data
 
 
@@ -151,7 +154,7 @@ class _Slot:
         if entry.number >= 0:
             shown["extra"] = {**shown.get("extra", {}), "index": torch.tensor(entry.number)}
         if self.watch.careful:
-            collate_alone(shown, view)
+            collate_alone(shown, partial(collate, view=view))
         return shown
 
     def _entries(self) -> Iterator[Entry]:
@@ -183,10 +186,10 @@ class _Slot:
             self.lengths += [] if broken else [given]
 
 
-def collate_alone(sample: Sample, view: View) -> None:
+def collate_alone(sample: T, collate: Callable[[list[T]], Any]) -> None:
     """Collates one sample for nothing, so that if this ends the process it is known by which; leaves no trace."""
     with _own_generators():
-        collate([sample], copy.deepcopy(view))
+        copy.deepcopy(collate)([sample])
 
 
 def shuffled(entries: Iterable[Entry], limit: float, order: random.Random) -> Iterator[Entry]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 
@@ -62,6 +62,14 @@ class Subset(Source):
                 self.kept[shard] = found
                 self.room -= size
             yield entry
+
+    def hold(self) -> None:
+        """Reads the shards whose samples there is room for, so that not each process reads them again."""
+        for shard in range(len(self.shards)):
+            if shard not in self.kept:
+                deque(self.entries(shard), maxlen=0)
+            if shard not in self.kept:
+                return
 
     def open(self, entry: Entry, wanted: Collection[str]) -> Sample:
         """Decodes the wanted keys as the source does."""

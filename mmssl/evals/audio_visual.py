@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,33 +13,43 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.data.plan import seed_of
-from mmssl.data.timer import timed
+from mmssl.data.subset import limited
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals import cues
-from mmssl.evals.classes import class_of
-from mmssl.evals.compare import Comparer
-from mmssl.evals.pretext import Answers, gathered, per_group
-from mmssl.evals.report import having, skipping
+from mmssl.evals.parts import low_level
+from mmssl.evals.parts.classes import class_of
+from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.needs import Needs
+from mmssl.evals.parts.pretext import Answers, gathered, per_group
+from mmssl.evals.parts.report import require
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import open_source
+from mmssl.evals.parts.stream import prepared_groups
+from mmssl.evals.parts.untrained import WARM, WithUntrained
+from mmssl.evals.parts.windows import Kind, Question, WindowSampler
 from mmssl.evals.retrieval import recalls
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.stream import chunks
-from mmssl.evals.windows import Asker, Kind, Question
-from mmssl.types import Evaluation, Features, Score, Trained
+from mmssl.types import Features, Sample, Score, Trained
 
 KINDS: tuple[Kind, ...] = ("easy", "hard", "super_hard")
 CUT = 30  # of nDCG
 
 
-class AudioVisual(Evaluation):
+class AudioVisual(WithUntrained):
     """Is the true sound preferred to a false one? That of the next clip (easy), of the same clip some time away (hard),
     or overlapping and out of sync (super-hard: Korbar et al., NeurIPS 2018). And nDCG@30 and recall among clips.
 
-    data: shards with films and their sound, or pictures and sounds (then only easy pairs). task: the task that judges,
-    by its `log_odds` or, without, by the cosine in its space. windows: questions of each kind per clip. apart: the
-    least seconds from the true to the false sound of a hard pair; shift: of a super-hard one, which lies nearer. Kinds
-    for which no clip has room are left out. label: the sample's key that makes two clips relevant to each other;
-    without it no nDCG. k: the cut-offs of recall, by instance. batch: clips at a time.
+    Kinds for which no clip has room are left out.
+
+    data: shards with films and their sound, or pictures and sounds (then only easy pairs).
+    task: the task that judges, by its `log_odds` or, without, by the cosine in its space.
+    windows: questions of each kind per clip.
+    hard_gap: the least seconds from the true to the false sound of a hard pair.
+    super_hard_gap: the same of a super-hard one, which lies nearer than `hard_gap`.
+    label: the sample's key that makes two clips relevant to each other; without it no nDCG.
+    k: the cut-offs of recall, by instance.
+    baselines: also judge the encoders and the task's heads with random weights.
+    limit: samples at most, drawn from a fixed seed.
+    seed: of where the windows lie.
+    batch: clips at a time.
     """
 
     def __init__(
@@ -47,38 +58,47 @@ class AudioVisual(Evaluation):
         data: dict[str, Any],
         task: str = "avc",
         windows: int = 4,
-        apart: float = 0.5,
-        shift: float = 0.12,
+        hard_gap: float = 0.5,
+        super_hard_gap: float = 0.12,
         label: str | None = None,
         k: tuple[int, ...] = (1, 5, 10),
+        baselines: bool = False,
+        limit: int | None = None,
         seed: int = 0,
         batch: int = 16,
     ) -> None:
-        self.source = open_source(data)
+        self.source = limited(open_source(data), limit)
         if windows < 1 or batch < 2:
             raise UserError(f"windows is {windows} and batch {batch}; expected at least 1 and, for easy pairs, 2")
-        self.task, self.windows, self.apart, self.shift = task, windows, apart, shift
+        self.task, self.windows, self.hard_gap, self.super_hard_gap = task, windows, hard_gap, super_hard_gap
         self.labelled = () if label is None else (label,)
+        self.baselines = baselines
         self.k, self.seed, self.batch = k, seed, batch
 
-    def check(self, trained: Trained) -> None:
-        """Asks for a task that compares sight and sound, and for data with both, and labels where they are named."""
-        needs(self.source, (*Comparer(trained, self.task).reads, *self.labelled))
+    def needs(self, trained: Trained) -> Needs:
+        return Needs(data={"data": (self.source, (*Comparer(trained, self.task).reads, *self.labelled))})
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+    def warm(self, fresh: Trained) -> None:
+        judge = Comparer(fresh, self.task)
+        for asked, _ in itertools.islice(self._questions_of(judge), WARM):
+            easy = [question for found in asked.values() for question in found.get("easy", ())]
+            if easy:
+                compare(judge, easy)
+
+    def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <kind>, where the task says yes or no also <kind>/yes_no, and <a>-<b>/nDCG@30, R@k, median_rank."""
         judge = Comparer(trained, self.task)
-        pairs, clips, labels = self._ask(judge)
+        pairs, clips, labels = self._answers(judge)
         for number, kind in enumerate(KINDS):
-            asked = {name: values[pairs["kind"] == number] for name, values in pairs.items()}
-            if len(asked["kind"]):
-                yield from scores(kind, asked, yes_no=judge.yes_no)
+            answers = {name: values[pairs["kind"] == number] for name, values in pairs.items()}
+            if len(answers["kind"]):
+                yield from scores(kind, answers, yes_no=judge.yes_no)
         yield from self._retrieval(judge, clips, labels)
 
-    def _ask(self, judge: Comparer) -> tuple[Answers, Answers, list[str]]:
+    def _answers(self, judge: Comparer) -> tuple[Answers, Answers, list[str]]:
         """Returns the answers to all pairs, the embeddings of each clip, and its label, over all processes."""
         pairs, clips, labels = list[Answers](), list[Answers](), dict[int, str]()
-        for asked, labelled in self._asked(judge):
+        for asked, labelled in self._questions_of(judge):
             labels |= labelled
             for number, kind in enumerate(KINDS):
                 for window in range(self.windows):
@@ -95,24 +115,19 @@ class AudioVisual(Evaluation):
         found = gathered(clips)
         return gathered(pairs), found, [everyone[int(clip)] for clip in found["sample"]]
 
-    def _asked(self, judge: Comparer) -> Iterator[tuple[dict[int, dict[Kind, list[Question]]], dict[int, str]]]:
+    def _questions_of(self, judge: Comparer) -> Iterator[tuple[dict[int, dict[Kind, list[Question]]], dict[int, str]]]:
         """Yields this process's share of the chunks: of each clip in one its questions, and its label."""
-        asker = Asker(judge.preprocess, judge.visual, apart=self.apart, shift=self.shift)
-        needed = [*judge.reads, *self.labelled]
-        for turn, chunk in enumerate(chunks(self.source.samples(needed), self.batch)):
-            if turn % dist.world() != dist.rank():
-                continue
-            asked: dict[int, dict[Kind, list[Question]]] = {}
-            named: dict[int, str] = {}
-            for clip, sample in enumerate(chunk, start=turn * self.batch):
-                with skipping(sample), timed():
-                    having(sample, *needed)
-                    named[clip] = str([class_of(sample[key]) for key in self.labelled])
-                    found = asker.ask(sample, KINDS, self.windows, random.Random(seed_of(self.seed, clip)))
-                    if not found:
-                        raise DamagedError("a clip shorter than a window")
-                    asked[clip] = found
-            yield asked, {clip: named[clip] for clip in asked}
+        gaps = {"hard_gap": self.hard_gap, "super_hard_gap": self.super_hard_gap}
+        sampler = WindowSampler(judge.preprocess, judge.visual, **gaps)
+        ask = partial(
+            _questions, sampler=sampler, reads=judge.reads, label=self.labelled, windows=self.windows, seed=self.seed
+        )
+        for _, several in prepared_groups(self.source, (*judge.reads, *self.labelled), ask, size=self.batch):
+            found = {one.place: one.value for one in several if one.value is not None}
+            yield (
+                {clip: asked for clip, (asked, _) in found.items()},
+                {clip: name for clip, (_, name) in found.items()},
+            )
 
     def _retrieval(self, judge: Comparer, clips: Answers, labels: list[str]) -> Iterator[tuple[str, Score]]:
         sides = {judge.visual: clips["seen"], "audio": clips["heard"]}
@@ -129,21 +144,33 @@ class AudioVisual(Evaluation):
                 yield from recalls(f"{a}-{b}", queries, own, candidates, own, k=self.k)
 
 
-def scores(kind: Kind, asked: Answers, *, yes_no: bool) -> Iterator[tuple[str, Score]]:
+def _questions(
+    sample: Sample, *, sampler: WindowSampler, reads: Sequence[str], label: Sequence[str], windows: int, seed: int
+) -> tuple[dict[Kind, list[Question]], str]:
+    """Returns the questions about a clip, and its label."""
+    require(sample, *reads, *label)
+    name = str([class_of(sample[key]) for key in label])
+    found = sampler.sample(sample, KINDS, windows, random.Random(seed_of(seed, sample["__place__"])))
+    if not found:
+        raise DamagedError("a clip shorter than a window")
+    return found, name
+
+
+def scores(kind: Kind, answers: Answers, *, yes_no: bool) -> Iterator[tuple[str, Score]]:
     """Yields the accuracies on one kind of pairs, (N,) questions in all; each clip counts once."""
-    clip, true, false = asked["sample"], asked["true"], asked["false"]
-    look = _standard(asked["look"])
-    sound, false_sound = _standard(torch.cat([asked["sound"], asked["false_sound"]])).chunk(2)
+    clip, true, false = answers["sample"], answers["true"], answers["false"]
+    look = _standard(answers["look"])
+    sound, false_sound = _standard(torch.cat([answers["sound"], answers["false_sound"]])).chunk(2)
     features = (
-        cues.pair_features(look, sound, asked["together"]),
-        cues.pair_features(look, false_sound, asked["false_together"]),
+        low_level.pair_features(look, sound, answers["together"]),
+        low_level.pair_features(look, false_sound, answers["false_together"]),
     )
     right = (true > false).float() + (true == false) / 2
-    trivial = float(per_group(cues.prefers(*features, clip), clip).mean())
+    trivial = float(per_group(low_level.prefers(*features, clip), clip).mean())
     yield kind, bootstrap(per_group(right, clip), chance=0.5, trivial=trivial)
     if yes_no:
         said = ((true > 0).float() + (false <= 0).float()) / 2
-        trivial = float(per_group(cues.tells(*features, clip), clip).mean())
+        trivial = float(per_group(low_level.tells(*features, clip), clip).mean())
         yield f"{kind}/yes_no", bootstrap(per_group(said, clip), chance=0.5, trivial=trivial)
 
 
@@ -189,11 +216,11 @@ def compare(judge: Comparer, questions: Sequence[Question]) -> tuple[Answers, An
     answers = {
         "true": judge.match(seen, heard),
         "false": judge.match(seen, false),
-        "look": cues.look(shown),
-        "sound": cues.loudness(sounds),
-        "false_sound": cues.loudness(false_sounds),
-        "together": cues.together(shown, sounds),
-        "false_together": cues.together(shown, false_sounds),
+        "look": low_level.look(shown),
+        "sound": low_level.loudness(sounds),
+        "false_sound": low_level.loudness(false_sounds),
+        "together": low_level.together(shown, sounds),
+        "false_together": low_level.together(shown, false_sounds),
     }
     return answers, embedded
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.labelled import Probe
-from mmssl.evals.score import bootstrap
+from mmssl.evals.parts.labelled import Probe
+from mmssl.evals.parts.score import bootstrap
 from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.types import Encoder, Score
 
@@ -22,10 +22,14 @@ SHUFFLES = 10  # by which the level of chance is found
 class Cluster(Probe):
     """NMI, adjusted Rand index and accuracy of k-means: centres from the training set, figures from the test set.
 
-    Features are reduced by PCA to `pca` dimensions where they have more, and scaled to unit length. clusters: how many,
-    by default as many as classes. restarts: seeds, of which the tightest clusters count. Accuracy gives each cluster
-    one class of its own, so that most are right (the Hungarian method). Chance is what shuffled clusters reach. The
-    rest as a Probe has it. Caron et al., ECCV 2018 (DeepCluster), for the preparation, without its whitening.
+    Features are scaled to unit length. Accuracy gives each cluster one class of its own, so that most are right (the
+    Hungarian method). Chance is what shuffled clusters reach. The other options are those of every Probe.
+    Caron et al., ECCV 2018 (DeepCluster), for the preparation, without its whitening.
+
+    clusters: how many, by default as many as classes.
+    pca: dimensions that features are reduced to where they have more.
+    restarts: seeds of k-means, of which the tightest clusters count.
+    iterations: of k-means.
     """
 
     def __init__(
@@ -41,37 +45,37 @@ class Cluster(Probe):
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields NMI, ARI and accuracy."""
-        known, asked = self.sets.read(encoder, places)[places[0]]
-        count = self.clusters or int(known.y.max()) + 1
-        classes = int(max(known.y.max(), asked.y.max())) + 1  # those that the training set lacks count as any
-        x, z = reduced(known.x.to(encoder.device), asked.x.to(encoder.device), self.pca)
+        train, test = self.sets.read(encoder, places)[places[0]]
+        count = self.clusters or int(train.y.max()) + 1
+        classes = int(max(train.y.max(), test.y.max())) + 1  # those that the training set lacks count as any
+        x, z = reduced(train.x.to(encoder.device), test.x.to(encoder.device), self.pca)
         tries = [kmeans(x, count, iterations=self.iterations, seed=seed) for seed in range(self.restarts)]
         centres = min(tries, key=lambda centres: float(nearest(x, centres)[1].sum()))
-        told = nearest(z, centres)[0].cpu()
-        pairs = told * classes + asked.y
+        predicted = nearest(z, centres)[0].cpu()
+        pairs = predicted * classes + test.y
         generator = torch.Generator().manual_seed(0)
-        shuffled = [told[torch.randperm(len(told), generator=generator)] for _ in range(SHUFFLES)]
-        mixed = [table((other * classes + asked.y)[None], count, classes) for other in shuffled]
+        shuffled = [predicted[torch.randperm(len(predicted), generator=generator)] for _ in range(SHUFFLES)]
+        mixed = [table((other * classes + test.y)[None], count, classes) for other in shuffled]
         for name, figure in (("NMI", mutual_information), ("ARI", adjusted_rand)):
             chance = float(torch.cat([figure(each) for each in mixed]).mean())
             yield name, _centred(bootstrap(pairs, chance=chance, statistic=_statistic(figure, count, classes)))
-        right = assigned(table(pairs[None], count, classes)[0])[told] == asked.y
+        right = assigned(table(pairs[None], count, classes)[0])[predicted] == test.y
         guesses = [
-            (assigned(each[0])[other] == asked.y).float().mean() for each, other in zip(mixed, shuffled, strict=True)
+            (assigned(each[0])[other] == test.y).float().mean() for each, other in zip(mixed, shuffled, strict=True)
         ]
         yield "accuracy", bootstrap(right, chance=float(torch.stack(guesses).mean()))
 
 
-def reduced(known: Tensor, asked: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+def reduced(train: Tensor, test: Tensor, dims: int) -> tuple[Tensor, Tensor]:
     """Returns rows (N, D) and (M, D), centred on the first, in their `dims` widest directions, of unit length."""
-    mean = known.mean(dim=0)
-    known, asked = known - mean, asked - mean
-    if known.shape[1] > dims:
+    mean = train.mean(dim=0)
+    train, test = train - mean, test - mean
+    if train.shape[1] > dims:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            widest = torch.svd_lowrank(known, q=min(dims + 16, *known.shape), niter=2)[2][:, :dims]
-        known, asked = known @ widest, asked @ widest
-    return F.normalize(known, dim=1), F.normalize(asked, dim=1)
+            widest = torch.svd_lowrank(train, q=min(dims + 16, *train.shape), niter=2)[2][:, :dims]
+        train, test = train @ widest, test @ widest
+    return F.normalize(train, dim=1), F.normalize(test, dim=1)
 
 
 def table(pairs: Tensor, clusters: int, classes: int) -> Tensor:

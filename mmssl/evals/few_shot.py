@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.labelled import Probe
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import foreseen
+from mmssl.evals.parts.labelled import Probe
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import peek_classes
 from mmssl.types import Encoder, Score, Trained
 
 HELD = 2**25  # numbers held at a time
@@ -20,12 +20,18 @@ STEPS = 100  # of the logistic regression, which then is within 1e-6 of its opti
 
 
 class FewShot(Probe):
-    """Mean accuracy over episodes of `ways` classes, told from `shots` examples each, on `queries` others each.
+    """Mean accuracy over episodes of new classes, each told from a few examples. Wang et al., 2019 (SimpleShot).
 
     Examples come from the training set, queries from the test set. Features are centred on the training set's mean and
-    scaled to unit length, as Wang et al., 2019 (SimpleShot), have it. classifier: the nearest centroid, or logistic
-    regression with C = 1 as in Tian et al., ECCV 2020. The interval is over the episodes. Classes that
-    the test set alone has are not drawn. The rest as a Probe has it.
+    scaled to unit length. The interval is over the episodes. Classes that the test set alone has are not drawn. The
+    other options are those of every Probe.
+
+    ways: classes of an episode.
+    shots: examples of each class, one number or several.
+    queries: samples of each class that are classified.
+    episodes: how many are drawn.
+    classifier: the nearest centroid, or logistic regression with C = 1 as in Tian et al., ECCV 2020.
+    seed: of the episodes.
     """
 
     def __init__(
@@ -48,18 +54,18 @@ class FewShot(Probe):
     def check(self, trained: Trained) -> None:
         """Asks besides for enough classes, where index.json tells how many there are."""
         super().check(trained)
-        sides = [foreseen(source, self.sets.label) for source in (self.sets.train, self.sets.test)]
+        sides = [peek_classes(source, self.sets.label) for source in (self.sets.train, self.sets.test)]
         shared = len(set.intersection(*(set(classes) for classes, _ in sides)))
         if all(whole for _, whole in sides) and shared < self.ways:
             raise UserError(f"few_shot draws {self.ways} classes; the sets share {shared}: lower ways")
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields <ways>-way/<shots>-shot; n is the number of episodes."""
-        known, asked = self.sets.read(encoder, places)[places[0]]
-        centre = known.x.mean(dim=0)
-        rows = [F.normalize(part.x - centre, dim=1).to(encoder.device) for part in (known, asked)]
+        train, test = self.sets.read(encoder, places)[places[0]]
+        centre = train.x.mean(dim=0)
+        rows = [F.normalize(part.x - centre, dim=1).to(encoder.device) for part in (train, test)]
         for shots in self.shots:
-            examples, queries = _by_class(known.y, asked.y, ways=self.ways, shots=shots)
+            examples, queries = _by_class(train.y, test.y, ways=self.ways, shots=shots)
             room = self.ways * max(examples.shape[1] + queries.shape[1], (shots + self.queries) * rows[0].shape[1])
             generator = torch.Generator().manual_seed(self.seed)
             found = []
@@ -68,16 +74,16 @@ class FewShot(Probe):
                 support = rows[0][drawn(examples[classes], shots, generator)]  # (E, ways, shots, D)
                 most = min(self.queries, int((queries >= 0).sum(dim=1).min()))
                 asks = rows[1][drawn(queries[classes], most, generator)]
-                told = self.answers(support, asks).argmax(dim=3)  # (E, ways, queries)
-                right = told == torch.arange(self.ways, device=told.device)[:, None]
+                predicted = self.answers(support, asks).argmax(dim=3)  # (E, ways, queries)
+                right = predicted == torch.arange(self.ways, device=predicted.device)[:, None]
                 found.append(right.float().mean(dim=(1, 2)).cpu())
             yield f"{self.ways}-way/{shots}-shot", bootstrap(torch.cat(found), chance=1 / self.ways)
 
 
-def _by_class(known: Tensor, asked: Tensor, *, ways: int, shots: int) -> tuple[Tensor, Tensor]:
+def _by_class(train: Tensor, test: Tensor, *, ways: int, shots: int) -> tuple[Tensor, Tensor]:
     """Returns the rows of each class that has enough of them, (C, most) padded with -1, of both sets."""
-    counts = known.bincount(minlength=int(asked.max()) + 1)
-    there = (counts >= shots) & (asked.bincount(minlength=len(counts)) > 0)
+    counts = train.bincount(minlength=int(test.max()) + 1)
+    there = (counts >= shots) & (test.bincount(minlength=len(counts)) > 0)
     if int(there.sum()) < ways:
         raise UserError(
             f"few_shot draws {ways} classes with {shots} examples each; the data has {int(there.sum())} such classes"
@@ -87,7 +93,7 @@ def _by_class(known: Tensor, asked: Tensor, *, ways: int, shots: int) -> tuple[T
         torch.nn.utils.rnn.pad_sequence(
             [(labels == number).nonzero()[:, 0] for number in classes], batch_first=True, padding_value=-1
         )
-        for labels in (known, asked)
+        for labels in (train, test)
     )
     return one, two
 

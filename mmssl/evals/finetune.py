@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,11 +15,12 @@ from mmssl import dist
 from mmssl.data.loader import Loader
 from mmssl.data.report import Report
 from mmssl.data.shards import Source
-from mmssl.data.subset import Subset, counted
+from mmssl.data.subset import Subset
 from mmssl.errors import UserError
-from mmssl.evals.labelled import Probe, Rows
 from mmssl.evals.linear import ranked, tops
-from mmssl.evals.report import warn
+from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.needs import Needs
+from mmssl.evals.parts.report import warn
 from mmssl.optim.groups import layer_groups
 from mmssl.optim.schedule import warmup_cosine
 from mmssl.transforms.image import Crop, Flip
@@ -31,8 +32,7 @@ from mmssl.views.template import Views
 class Tuning:
     """How an encoder is fine-tuned: AdamW, its rate falling along a cosine after a tenth of the steps.
 
-    layer_decay: factor on the rate from each layer to the one before. crop_scale: share of the area that crops of
-    pictures and films keep; flip: a probability; sounds are heard from a random moment. workers: data processes.
+    Options as Finetune has them.
     """
 
     epochs: int = 5
@@ -58,8 +58,26 @@ class Tuning:
 class Finetune(Probe):
     """Top-1 and top-5 accuracy after fine-tuning from the encoder; beside it, from random weights.
 
-    Of the raw input only the linear classifier learns. The options are those of Tuning and of a Probe; the encoder that
-    is judged stays as it is. Layer decay as in Clark et al., ICLR 2020; defaults near those of He et al., CVPR 2022.
+    AdamW, its rate falling along a cosine after a tenth of the steps. Of the raw input only the linear classifier
+    learns. The encoder that is judged stays as it is. Layer decay as in Clark et al., ICLR 2020; defaults near those of
+    He et al., CVPR 2022.
+
+    train: shards with labels to learn from.
+    data: shards with labels to judge on; classes meet as evals/parts/classes.py says.
+    label: the sample's key that holds the class, a name or a number.
+    encoder: its key, by default the only one's; it reads what the samples have of its modality.
+    baselines: also judge the raw input, which becomes the trivial figure, and the encoder with random weights; in a
+        run that trains they are judged once.
+    limit: samples of each set at most, drawn from a fixed seed.
+    epochs: passes over the training set.
+    batch: samples of a training step, over all processes.
+    lr: the highest learning rate, of the last layer.
+    weight_decay: of AdamW.
+    layer_decay: factor on the rate from each layer to the one before.
+    crop_scale: share of the area that crops of pictures and films keep.
+    flip: probability that pictures and films are mirrored; sounds are heard from a random moment.
+    workers: data processes.
+    seed: of what is random.
     """
 
     def __init__(
@@ -94,17 +112,16 @@ class Finetune(Probe):
             seed=seed,
         )
 
-    def check(self, trained: Trained) -> None:
-        """Asks besides for a training set whose samples are counted."""
-        super().check(trained)
-        counted(self.sets.train)
+    def needs(self, trained: Trained) -> Needs:
+        return replace(super().needs(trained), counted=("train",))
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields top1, and top5 where there are more classes than five."""
         labels = self.sets.labels()
         tuned = finetuned(encoder, self.sets.train, labels, self.tuning)
         classes = max(labels.values()) + 1
-        yield from tops(tuned.ranks(self.sets.asked(tuned.encoder)), classes)
+        test = self.sets.test_rows(tuned.encoder)
+        yield from tops(tuned.ranks(test), classes, test)
 
 
 class Classifier(nn.Module):
@@ -123,9 +140,9 @@ class Classifier(nn.Module):
         return self.linear(self.norm(self.encoder(x).pooled))
 
     @torch.inference_mode()
-    def ranks(self, asked: Rows) -> Tensor:
+    def ranks(self, test: Rows) -> Tensor:
         """Returns the place of each embedded row's class among all (N,)."""
-        return ranked(self.linear(self.norm(asked.x.to(self.encoder.device))).cpu(), asked.y)
+        return ranked(self.linear(self.norm(test.x.to(self.encoder.device))).cpu(), test.y)
 
 
 @torch.enable_grad()

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.classes import chance
-from mmssl.evals.labelled import Probe, Rows
-from mmssl.evals.score import bootstrap
-from mmssl.evals.solvers import LBFGS, SGD, Solver, with_bias
+from mmssl.evals.parts.classes import chance
+from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.solvers import LBFGS, SGD, Solver, with_bias
 from mmssl.types import Encoder, Score
 
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -23,10 +23,17 @@ class Linear(Probe):
     """Top-1 and top-5 accuracy of a linear classifier on features that are embedded once and standardised.
 
     Layer and setting are those with which the classifier fitted to the rest is best on a tenth of the training set;
-    it is then fitted to all of it. layers: names of submodules, whose output is averaged over its grid, "pooled" or
-    spaces; each is judged by itself as well. solver: lbfgs is logistic regression, its settings are `decays`; sgd has
-    the settings `rates`, and `epochs` and `batch`. The rest as a Probe has it.
+    it is then fitted to all of it. The other options are those of every Probe.
     Protocol of the setting: Radford et al., ICML 2021; many rates at once: Caron et al., ICCV 2021.
+
+    layers: names of submodules, whose output is averaged over its grid, "pooled" or spaces; each is judged by itself
+        as well.
+    solver: lbfgs is logistic regression, whose settings are `decays`; sgd has `rates`, `epochs` and `batch`.
+    decays: weights of the squared norm that lbfgs tries.
+    rates: learning rates that sgd tries.
+    epochs: of sgd.
+    batch: samples of a step of sgd.
+    space: the task whose embedding is used; without it pooled features.
     """
 
     def __init__(
@@ -56,37 +63,38 @@ class Linear(Probe):
         """Yields top1, top5 where there are more classes, and of several layers <layer>/top1 and <layer>/top5."""
         found: dict[str, list[tuple[str, Score]]] = {}
         quality: dict[str, tuple[float, float]] = {}
-        for place, (known, asked) in self.sets.read(encoder, places).items():
-            ranks, quality[place] = probe(known, asked, self.solver, device=encoder.device)
-            found[place] = list(tops(ranks, int(known.y.max()) + 1))
+        for place, (train, test) in self.sets.read(encoder, places).items():
+            ranks, quality[place] = probe(train, test, self.solver, device=encoder.device)
+            found[place] = list(tops(ranks, int(train.y.max()) + 1, test))
         for place, scores in found.items() if len(found) > 1 else ():
             yield from ((f"{place}/{name}", score) for name, score in scores)
         yield from found[max(quality, key=lambda place: quality[place])]
 
 
-def tops(ranks: Tensor, classes: int) -> Iterator[tuple[str, Score]]:
-    """Scores ranks (N,) of the right class: top1, and top5 where there are more classes than five."""
-    yield "top1", bootstrap(ranks < 1, chance=chance(ranks, classes))
-    if classes > 5:
-        yield "top5", bootstrap(ranks < 5, chance=chance(ranks, classes, guesses=5))
+def tops(ranks: Tensor, classes: int, test: Rows | None = None) -> Iterator[tuple[str, Score]]:
+    """Scores ranks (N,) of the right class of the rows: top1, and top5 where there are more classes than five."""
+    for name, guesses in (("top1", 1), ("top5", 5)) if classes > 5 else (("top1", 1),):
+        right = ranks < guesses
+        parts = test.per_class(right) if test is not None else None
+        yield name, bootstrap(right, chance=chance(ranks, classes, guesses=guesses), parts=parts)
 
 
 def probe(
-    known: Rows,
-    asked: Rows,
+    train: Rows,
+    test: Rows,
     solver: Solver,
     *,
     classes: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, tuple[float, float]]:
-    """Returns the rank of each asked row's class (M,), and how good the setting was on the held-out tenth."""
-    classes = classes or int(known.y.max()) + 1
-    mean, deviation = known.x.mean(dim=0), known.x.std(dim=0, correction=0).clamp(min=1e-6)
-    x, z = (((rows.x - mean) / deviation).to(device) for rows in (known, asked))
-    y = known.y.to(device)
+    """Returns the rank of each test row's class (M,), and how good the setting was on the held-out tenth."""
+    classes = classes or int(train.y.max()) + 1
+    mean, deviation = train.x.mean(dim=0), train.x.std(dim=0, correction=0).clamp(min=1e-6)
+    x, z = (((rows.x - mean) / deviation).to(device) for rows in (train, test))
+    y = train.y.to(device)
     setting, quality = select(x, y, classes, solver)
     (weight,) = solver.fit(x, y, classes, [setting])
-    return ranked((with_bias(z) @ weight).cpu(), asked.y), quality
+    return ranked((with_bias(z) @ weight).cpu(), test.y), quality
 
 
 def ranked(scores: Tensor, labels: Tensor) -> Tensor:

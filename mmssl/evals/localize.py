@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,24 +11,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl import dist
 from mmssl.data.plan import seed_of
-from mmssl.data.timer import timed
-from mmssl.evals.compare import Comparer
-from mmssl.evals.pretext import Answers, gathered, per_group
-from mmssl.evals.report import skipping
-from mmssl.evals.score import bootstrap
-from mmssl.evals.sounding import Moment, Sounding, Truth
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.stream import chunks
-from mmssl.types import Evaluation, Score, Trained
+from mmssl.data.subset import limited
+from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.needs import Needs
+from mmssl.evals.parts.pretext import Answers, gathered, per_group
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.sounding import Moment, Sounding, Truth
+from mmssl.evals.parts.source import open_source
+from mmssl.evals.parts.stream import prepared_groups
+from mmssl.evals.parts.untrained import WARM, WithUntrained
+from mmssl.types import Score, Trained
 
 SIZE = 224  # pixels at which map and truth are compared
 THRESHOLDS = torch.linspace(0, 1, 21)
 DRAWS = 4  # random maps for each picture
 
 
-class Localize(Evaluation):
+class Localize(WithUntrained):
     """How well the map of what is heard covers what sounds, as Senocak et al. (CVPR 2018) measure it, and more.
 
     cIoU@0.5, the share of pictures with an IoU of 0.5 or more, and AUC, the area under that share over 21 thresholds:
@@ -36,24 +38,39 @@ class Localize(Evaluation):
     trivial is a map that is highest in the centre, chance one of random cells. There is one truth for each picture: no
     consensus of several annotators, which the c of cIoU stands for, is formed.
 
-    data: shards with pictures or films, sound and truth. task: whose `similarity_map` is judged, or without one the
-    products in its space. truth: `impacts` of the toy world, `boxes` or `masks`, as Sounding has them; moments: impacts
-    per clip. batch: clips at a time.
+    data: shards with pictures or films, sound and truth.
+    task: whose `similarity_map` is judged, or without one the products in its space.
+    truth: `impacts` of the toy world, `boxes` or `masks`, as Sounding has them.
+    moments: impacts per clip.
+    baselines: also judge the encoders and the task's heads with random weights.
+    limit: samples at most, drawn from a fixed seed.
+    batch: clips at a time.
     """
 
     def __init__(
-        self, *, data: dict[str, Any], task: str = "avol", truth: Truth = "impacts", moments: int = 1, batch: int = 16
+        self,
+        *,
+        data: dict[str, Any],
+        task: str = "avol",
+        truth: Truth = "impacts",
+        moments: int = 1,
+        baselines: bool = False,
+        limit: int | None = None,
+        batch: int = 16,
     ) -> None:
-        self.source = open_source(data)
+        self.source, self.baselines = limited(open_source(data), limit), baselines
         self.task, self.truth, self.moments, self.batch = task, truth, moments, batch
 
-    def check(self, trained: Trained) -> None:
-        """Asks for a task that compares sight and sound in every cell, and for data with the truth."""
+    def needs(self, trained: Trained) -> Needs:
         judge = Comparer(trained, self.task)
-        judge.need_maps()
-        needs(self.source, Sounding(judge.preprocess, judge.visual, truth=self.truth).reads)
+        judge.require_maps()
+        reads = Sounding(judge.preprocess, judge.visual, truth=self.truth).reads
+        return Needs(data={"data": (self.source, reads)})
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+    def warm(self, fresh: Trained) -> None:
+        deque(itertools.islice(self._measured(Comparer(fresh, self.task)), WARM), maxlen=0)
+
+    def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields cIoU@0.5, AUC, the same with same_area/, pointing, other_sound/pointing."""
         judge = Comparer(trained, self.task)
         found = gathered(list(self._measured(judge)))
@@ -69,22 +86,18 @@ class Localize(Evaluation):
             yield f"{name}AUC", score(f"{name}iou", area_under)
         pointing = score("pointing", lambda inside: inside)
         yield "pointing", pointing
-        asked = ~found["other/pointing"].isnan()
-        other = per_group(found["other/pointing"][asked], clip[asked])
+        answered = ~found["other/pointing"].isnan()
+        other = per_group(found["other/pointing"][answered], clip[answered])
         yield "other_sound/pointing", bootstrap(other, chance=pointing.chance, trivial=pointing.trivial)
 
     def _measured(self, judge: Comparer) -> Iterator[Answers]:
         """Yields this process's share of the chunks: how well each kind of map fits, each value (B,)."""
         sounding = Sounding(judge.preprocess, judge.visual, truth=self.truth, count=self.moments)
-        for turn, chunk in enumerate(chunks(self.source.samples(sounding.reads), self.batch)):
-            if turn % dist.world() == dist.rank():
-                moments, clips = list[Moment](), list[int]()
-                for clip, sample in enumerate(chunk, start=turn * self.batch):
-                    with skipping(sample), timed():
-                        found = sounding(sample)
-                        moments, clips = moments + found, clips + [clip] * len(found)
-                if moments:
-                    yield measure(judge, moments, torch.tensor(clips), seed=seed_of("maps", turn))
+        for turn, several in prepared_groups(self.source, sounding.reads, sounding, size=self.batch):
+            found = [(one.place, moment) for one in several for moment in one.value or ()]
+            if found:
+                clips = torch.tensor([clip for clip, _ in found])
+                yield measure(judge, [moment for _, moment in found], clips, seed=seed_of("maps", turn))
 
 
 def measure(judge: Comparer, moments: Sequence[Moment], clip: Tensor, *, seed: int) -> Answers:

@@ -9,63 +9,68 @@ import torch
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.classes import chance
 from mmssl.evals.few_shot import drawn
-from mmssl.evals.labelled import Probe, Rows
 from mmssl.evals.linear import held_out
-from mmssl.evals.score import bootstrap
-from mmssl.evals.solvers import squared_hinge, with_bias
+from mmssl.evals.parts.classes import chance
+from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.solvers import squared_hinge, with_bias
 from mmssl.types import Encoder, Score
 
 
 class LowShotSVM(Probe):
     """Top-1 accuracy of SVMs, one class against the rest, on features of unit length, averaged over several draws.
 
-    k: examples of each class; those of which a class has too few are left out. draws: of the examples, from the seed.
-    costs: the one that is best on a tenth of the training set, of which no example is drawn, is used for each k. The
-    interval is over the draws and the test samples. The rest as a Probe has it. Goyal et al., ICCV 2019, whose
-    protocol for VOC07 is this with several labels per picture, mean average precision, and the best cost on the test
-    set.
+    The interval is over the draws and the test samples. The other options are those of every Probe.
+    Goyal et al., ICCV 2019, whose protocol for VOC07 is this with several labels per picture, mean average precision,
+    and the best cost on the test set.
+
+    shots: examples of each class, one number or several; those of which a class has too few are left out.
+    draws: of the examples.
+    costs: of which the best on a tenth of the training set, of which no example is drawn, is used for each of `shots`.
+    seed: of the draws.
     """
 
     def __init__(
         self,
         *,
-        k: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96),
+        shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96),
         draws: int = 5,
         costs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0),
         seed: int = 0,
         **rest: Any,
     ) -> None:
-        if not k or min(k) < 1 or draws < 1 or not costs or min(costs) <= 0:
-            raise UserError(f"low_shot_svm has k {k}, {draws} draws and costs {costs}; expected numbers above 0")
+        if not shots or min(shots) < 1 or draws < 1 or not costs or min(costs) <= 0:
+            raise UserError(
+                f"low_shot_svm has shots {shots}, {draws} draws and costs {costs}; expected numbers above 0"
+            )
         super().__init__(**rest)
-        self.k, self.draws, self.costs, self.seed = k, draws, costs, seed
+        self.shots, self.draws, self.costs, self.seed = shots, draws, costs, seed
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
-        """Yields k<number>."""
-        known, asked = (Rows(F.normalize(r.x, dim=1), r.y) for r in self.sets.read(encoder, places)[places[0]])
-        held, classes = held_out(len(known.y)), int(known.y.max()) + 1
-        of_class = [((known.y == number) & ~held).nonzero()[:, 0] for number in range(classes)]
+        """Yields <shots>-shot."""
+        train, test = (Rows(F.normalize(r.x, dim=1), r.y) for r in self.sets.read(encoder, places)[places[0]])
+        held, classes = held_out(len(train.y)), int(train.y.max()) + 1
+        of_class = [((train.y == number) & ~held).nonzero()[:, 0] for number in range(classes)]
         table = torch.nn.utils.rnn.pad_sequence(of_class, batch_first=True, padding_value=-1)  # (C, M)
         smallest = min(map(len, of_class))
-        if smallest < min(self.k):
-            raise UserError(f"low_shot_svm takes {min(self.k)} examples of each class; one class has {smallest}")
+        if smallest < min(self.shots):
+            raise UserError(f"low_shot_svm takes {min(self.shots)} examples of each class; one class has {smallest}")
         device = encoder.device
-        tried, x = (with_bias(part).to(device) for part in (known.x[held], asked.x))
-        truth, y = known.y[held].to(device), asked.y.to(device)
-        for k in self.k:
+        tried, x = (with_bias(part).to(device) for part in (train.x[held], test.x))
+        truth, y = train.y[held].to(device), test.y.to(device)
+        for k in self.shots:
             if k > smallest:
                 break
             generator = torch.Generator().manual_seed(self.seed)
             rows = torch.stack([drawn(table, k, generator).flatten() for _ in range(self.draws)])  # (draws, C k)
             fitted = [
-                squared_hinge(known.x[rows].to(device), known.y[rows].to(device), classes, cost=cost)
+                squared_hinge(train.x[rows].to(device), train.y[rows].to(device), classes, cost=cost)
                 for cost in self.costs
             ]
             quality = [float(((tried @ weight).argmax(dim=2) == truth).float().mean()) for weight in fitted]
             right = (x @ fitted[quality.index(max(quality))]).argmax(dim=2) == y  # (draws, N)
-            yield f"k{k}", bootstrap(right.cpu(), chance=chance(asked.y, classes))
+            yield f"{k}-shot", bootstrap(right.cpu(), chance=chance(test.y, classes))
 
 
 evaluation = LowShotSVM

@@ -9,32 +9,55 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmssl.data.subset import limited
 from mmssl.errors import UserError
-from mmssl.evals.pretext import Answers, answer, gathered, per_group, show
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.trivial import linear_answers, statistics
+from mmssl.evals.parts.needs import Needs
+from mmssl.evals.parts.pretext import Answers, answer, ask_some, gathered, per_group, show
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import open_source
+from mmssl.evals.parts.trivial import linear_answers, statistics
+from mmssl.evals.parts.untrained import WithUntrained
 from mmssl.objectives.frame_order import each_frame
-from mmssl.types import Batch, Encoder, Evaluation, Score, Trained
+from mmssl.types import Batch, Encoder, Score, Trained
 from mmssl.views.ordered import Ordered
 
 
-class Order(Evaluation):
+class Order(WithUntrained):
     """Accuracy of verification (shuffle_and_learn), prediction (opn) or the odd one out, on held-out clips.
 
-    data: shards with video. task: the run's task. rounds: how often each clip is shown, other frames each time;
-    intervals are over clips. A figure's trivial is that of a linear model on each frame's mean colour, contrast and
-    gradients; of `nearest` that of raw pixels.
+    A figure's trivial is that of a linear model on each frame's mean colour, contrast and gradients; of `nearest` that
+    of raw pixels. Intervals are over clips.
+
+    data: shards with video.
+    task: the run's task.
+    rounds: how often each clip is shown, other frames each time.
+    baselines: also judge the encoder and the task's heads with random weights.
+    limit: samples at most, drawn from a fixed seed.
+    seed: of the frames that are shown.
+    batch: clips at a time.
     """
 
-    def __init__(self, *, data: dict[str, Any], task: str = "opn", rounds: int = 3, seed: int = 0) -> None:
-        self.source, self.task, self.rounds, self.seed = open_source(data), task, rounds, seed
+    def __init__(
+        self,
+        *,
+        data: dict[str, Any],
+        task: str = "opn",
+        rounds: int = 3,
+        baselines: bool = False,
+        limit: int | None = None,
+        seed: int = 0,
+        batch: int = 32,
+    ) -> None:
+        self.source, self.task, self.baselines = limited(open_source(data), limit), task, baselines
+        self.shown = {"seed": seed, "rounds": rounds, "batch": batch}
 
-    def check(self, trained: Trained) -> None:
-        """Asks for a task about the order of frames, and for films."""
-        needs(self.source, ordered(trained, self.task).reads)
+    def needs(self, trained: Trained) -> Needs:
+        return Needs(task=self.task, data={"data": (self.source, ordered(trained, self.task).reads)})
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+    def warm(self, fresh: Trained) -> None:
+        ask_some(fresh, self.task, self.source)
+
+    def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields accuracy; chain/pixels and chain/features: the accuracy of taking what is near for near in time;
         nearest: how often a frame's nearest other frame in the encoder's features is its neighbour in time; and
         ambiguous/accuracy, ambiguous/nearest: on motion-ambiguous clips, where the chain of raw pixels is wrong.
@@ -60,7 +83,7 @@ class Order(Evaluation):
 
     def _rows(self, trained: Trained, view: Ordered) -> Answers:
         found = []
-        for numbers, batch in show(trained, self.task, self.source, seed=self.seed, rounds=self.rounds):
+        for numbers, batch in show(trained, self.task, self.source, **self.shown):
             assert batch.target is not None
             row = {"sample": numbers, "target": batch.target, **answer(trained, self.task, batch).answers}
             row["statistics"] = torch.cat(list(statistics(batch.views).values()), dim=1)

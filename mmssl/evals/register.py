@@ -12,34 +12,47 @@ import torch
 from torch import Tensor
 
 from mmssl import dist
-from mmssl.data.timer import timed
-from mmssl.evals.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import nothing_left, skipping
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.untrained import untrained, warming
+from mmssl.data.in_workers import in_workers
+from mmssl.data.subset import limited
+from mmssl.evals.parts.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
+from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
+from mmssl.evals.parts.report import no_samples_error, usable
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import open_source
+from mmssl.evals.parts.untrained import untrained, warming
 from mmssl.nn.packed import embed_tokens
 from mmssl.transforms.pairs import POSES, Scan, fixed_scans, nearest_features, right_pairs
 from mmssl.transforms.points import local_shape
-from mmssl.types import Encoder, Evaluation, Score, Trained
+from mmssl.types import Encoder, Score, Trained
 
 Ways = dict[str, Callable[[Scan], Tensor]]  # prefix of the figures' names -> features (N, D) of a scan
 UNLEARNT = ("coordinates", "shape", "fpfh")
 WARM = 8  # pairs that set the statistics of random weights
 
 
-class Register(Evaluation):
+class Register(Declared):
     """Hit ratio, feature-match recall and registration recall, beside features that nothing has learnt.
 
-    data: posed pairs, with `poses` as CloudPair has them. encoder: its key. space: the task whose embedding of points
-    is used, None for the tokens themselves. Each cloud is turned on its own about its mean (rotation), always alike,
-    and thinned to a point per voxel (metres) and at most `points`. Every point is matched to the nearest in feature
-    space, or only those that are so both ways (matching). A match is right within threshold metres under the true
-    pose; recall is the share of pairs with more than `inliers` right; with ransac (open3d), the share whose pose is
-    found within rotation_error degrees and translation_error metres. fpfh (open3d): compares with Rusu et al., ICRA
-    2009. trivial is the best of what is not learnt: fpfh, the local shape, the place about the mean.
+    Each cloud is turned on its own about its mean, always alike. A match is right within `threshold` under the true
+    pose. trivial is the best of what is not learnt: fpfh, the local shape, the place about the mean.
     Deng et al., CVPR 2018 (PPFNet); Choy et al., ICCV 2019 (FCGF).
+
+    data: posed pairs, with `poses` as CloudPair has them.
+    encoder: its key.
+    space: the task whose embedding of points is used; without it the tokens themselves.
+    poses: keys of the sample's meta that hold the poses of the two scans; None where both have one frame.
+    voxel: metres, of which one point is kept.
+    points: of a cloud at most.
+    rotation: by which each cloud is turned: none, about the vertical, or any.
+    matching: each point to the nearest in feature space, or only those that are so both ways (mutual).
+    threshold: metres within which a match is right.
+    inliers: share of right matches above which a pair counts for feature-match recall.
+    fpfh: compare with Rusu et al., ICRA 2009; needs open3d.
+    ransac: measure registration recall, the share of pairs whose pose RANSAC finds; needs open3d.
+    rotation_error: degrees within which a pose is found.
+    translation_error: metres within which a pose is found.
+    baselines: also judge the encoder with random weights.
+    limit: pairs at most, drawn from a fixed seed.
     """
 
     def __init__(
@@ -49,7 +62,7 @@ class Register(Evaluation):
         encoder: str = "points",
         space: str | None = None,
         poses: tuple[str, str] | None = POSES,
-        pairs: int | None = None,
+        limit: int | None = None,
         voxel: float = 0.05,
         points: int = 5000,
         rotation: Literal["none", "vertical", "any"] = "any",
@@ -60,26 +73,27 @@ class Register(Evaluation):
         ransac: bool = True,
         rotation_error: float = 15.0,
         translation_error: float = 0.3,
+        baselines: bool = True,
     ) -> None:
-        self.source = open_source(data)
+        self.source = limited(open_source(data), limit)
         if fpfh or ransac:
             open3d()
-        self.encoder, self.space, self.pairs, self.mutual = encoder, space, pairs, matching == "mutual"
+        self.encoder, self.space, self.mutual = encoder, space, matching == "mutual"
         self.shown: dict[str, Any] = {"poses": poses, "voxel": voxel, "points": points, "rotation": rotation}
         self.threshold, self.inliers, self.fpfh, self.ransac = threshold, inliers, fpfh, ransac
+        self.baselines = baselines
         self.voxel, self.errors = voxel, (rotation_error, translation_error)
 
-    def check(self, trained: Trained) -> None:
-        """Asks for an encoder of clouds, its space, and for pairs of clouds."""
-        need_encoder(trained, self.encoder, space=self.space, modalities=("points",))
-        needs(self.source, self._wanted())
+    def needs(self, trained: Trained) -> Needs:
+        need = EncoderNeed(space=self.space, modalities=("points",))
+        return Needs(encoders={self.encoder: need}, data={"data": (self.source, self._wanted())})
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields hit_ratio, feature_match_recall and registration_recall, then those of fpfh and the like."""
-        encoder = need_encoder(trained, self.encoder, space=self.space, modalities=("points",))
+        encoder = require_encoder(trained, self.encoder, space=self.space, modalities=("points",))
         ways: Ways = {
             "": partial(self._features, encoder),
-            "random_weights/": partial(self._features, self._unlearnt(encoder)),
+            **({"random_init/": partial(self._features, self._unlearnt(encoder))} if self.baselines else {}),
             "coordinates/": lambda scan: coordinates(scan.cloud.xyz, rotation=self.shown["rotation"]),
             "shape/": lambda scan: torch.from_numpy(local_shape(scan.cloud.xyz)),
         }
@@ -91,7 +105,7 @@ class Register(Evaluation):
             if way == "chance":
                 continue
             unlearnt = [float(table[f"{w}/{figure}"].mean()) for w in UNLEARNT if f"{w}/{figure}" in table]
-            trivial = max(unlearnt, default=None) if way in ("", "random_weights") else None
+            trivial = max(unlearnt, default=None) if way in ("", "random_init") else None
             yield name, bootstrap(values, chance=float(table[f"chance/{figure}"].mean()), trivial=trivial)
 
     def _features(self, encoder: Encoder, scan: Scan) -> Tensor:
@@ -102,7 +116,7 @@ class Register(Evaluation):
 
     def _unlearnt(self, encoder: Encoder) -> Encoder:
         """Returns the encoder, and the space's head, with random weights whose BatchNorm has seen some pairs."""
-        fresh = untrained(encoder, space=self.space)
+        fresh = untrained(encoder, spaces=[self.space])
         with warming(fresh):
             for _, scans in islice(self._scans(), WARM):
                 for scan in scans:
@@ -111,12 +125,11 @@ class Register(Evaluation):
 
     def _scans(self, *, rank: int = 0, world: int = 1) -> Iterator[tuple[int, tuple[Scan, Scan]]]:
         """Yields the number and the scans of this process's pairs; damaged ones are left out."""
-        for number, sample in enumerate(islice(self.source.samples(self._wanted()), self.pairs)):
-            if number % world == rank:
-                with skipping(sample):
-                    with timed():
-                        scans = fixed_scans(sample, **self.shown)
-                    yield number, scans
+        make = partial(fixed_scans, **self.shown)
+        samples = in_workers(self.source, self._wanted(), make, rank=rank, world=world)
+        for one in usable(samples):
+            assert one.value is not None
+            yield one.place, one.value
 
     def _wanted(self) -> set[str]:
         return {"points", "points_b", *(["meta"] if self.shown["poses"] else [])}
@@ -126,7 +139,7 @@ class Register(Evaluation):
         mine = [(n, self._judge(*scans, ways)) for n, scans in self._scans(rank=dist.rank(), world=dist.world())]
         rows = sorted((row for part in dist.gather_objects(mine) for row in part), key=lambda row: row[0])
         if not rows:
-            raise nothing_left("the evaluation data has no whole pair of clouds with poses")
+            raise no_samples_error("the evaluation data has no whole pair of clouds with poses")
         return {name: torch.tensor([float(row[name]) for _, row in rows]) for name in rows[0][1]}
 
     def _judge(self, a: Scan, b: Scan, ways: Ways) -> dict[str, float]:

@@ -8,21 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.stream import embed_stream
-from mmssl.types import Encoder, Evaluation, Score, Trained
+from mmssl.data.subset import limited
+from mmssl.evals.parts.needs import EncoderNeed, Needs
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import open_source
+from mmssl.evals.parts.stream import embed_stream, show_some
+from mmssl.evals.parts.untrained import WithUntrained
+from mmssl.types import Encoder, Score, Trained
 
 CHUNK = 1024
 
 
-class Retrieval(Evaluation):
+class Retrieval(WithUntrained):
     """Recall among all candidates and median rank; a sample may have several texts (1:N), any of which counts.
 
-    data: shards (and fields) with both modalities. modalities: the two, query and candidate of the first direction.
-    space: the task whose joint embedding is used. k: the cut-offs of recall. Ties count
-    against the right one.
+    Ties count against the right one.
+
+    data: shards (and fields) with both modalities.
+    modalities: the two, query and candidate of the first direction.
+    space: the task whose joint embedding is used.
+    k: the cut-offs of recall.
+    baselines: also judge the encoders with random weights.
+    limit: samples at most, drawn from a fixed seed.
     """
 
     def __init__(
@@ -32,17 +39,21 @@ class Retrieval(Evaluation):
         modalities: tuple[str, str] = ("image", "text"),
         space: str = "clip",
         k: tuple[int, ...] = (1, 5, 10),
+        baselines: bool = False,
+        limit: int | None = None,
     ) -> None:
-        self.source = open_source(data)
+        self.source, self.baselines = limited(open_source(data), limit), baselines
         self.modalities, self.space, self.k = modalities, space, k
 
-    def check(self, trained: Trained) -> None:
-        """Asks for the space, of both modalities, and for data with both."""
-        for key in self.modalities:
-            need_encoder(trained, key, space=self.space)
-        needs(self.source, self.modalities)
+    def needs(self, trained: Trained) -> Needs:
+        need = EncoderNeed(space=self.space)
+        return Needs(encoders=dict.fromkeys(self.modalities, need), data={"data": (self.source, self.modalities)})
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+    def warm(self, fresh: Trained) -> None:
+        for key in self.modalities:
+            show_some(fresh.encoders[key], self.source, space=self.space)
+
+    def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <a>-<b>/R@k and <a>-<b>/median_rank for both directions."""
         first, second = self.modalities
         a, owner_a, b, owner_b = self._embed(trained.encoders)
@@ -52,11 +63,13 @@ class Retrieval(Evaluation):
     def _embed(self, encoders: Mapping[str, Encoder]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns the items of both modalities (N, D) and of each the group that it belongs to (N,)."""
         media = [name for name in self.modalities if name != "text"]
-        embedded, kept = embed_stream(encoders, self.source, media, space=self.space, keep=["text"][: 2 - len(media)])
+        embedded, metadata = embed_stream(
+            encoders, self.source, media, space=self.space, keep=["text"][: 2 - len(media)]
+        )
         sides, owners = [], []
         for name in self.modalities:
             if name == "text":
-                texts = [row["text"] if isinstance(row["text"], list) else [row["text"]] for row in kept]
+                texts = [row["text"] if isinstance(row["text"], list) else [row["text"]] for row in metadata]
                 sides.append(encoders["text"].encode([t for several in texts for t in several], space=self.space))
                 owners.append(torch.tensor([i for i, several in enumerate(texts) for _ in several]))
             else:

@@ -9,33 +9,57 @@ import torch
 from torch import Tensor
 
 from mmssl import dist
+from mmssl.data.subset import limited
 from mmssl.errors import UserError
-from mmssl.evals.cues import look, loudness, pair_features, together
-from mmssl.evals.pretext import Answers, answer, gathered, per_group, show
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import needs, open_source
-from mmssl.evals.trivial import linear_answers, statistics
+from mmssl.evals.parts.low_level import look, loudness, pair_features, together
+from mmssl.evals.parts.needs import Needs
+from mmssl.evals.parts.pretext import Answers, answer, ask_some, gathered, per_group, show
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import open_source
+from mmssl.evals.parts.trivial import linear_answers, statistics
+from mmssl.evals.parts.untrained import WithUntrained
 from mmssl.objectives.matching import Matching, next_present
-from mmssl.types import Batch, Evaluation, Objective, Score, Trained
+from mmssl.types import Batch, Objective, Score, Trained
 
 
-class Shortcut(Evaluation):
-    """Asks a task with all guards on, and with each one let down: the network's accuracy, and as its trivial that of a
-    linear model on low-level statistics of what is shown (mean colour, contrast, gradients, loudness, size of clouds).
+class Shortcut(WithUntrained):
+    """Asks a task with all guards on, and with each one let down: the network's accuracy, and a linear model's.
 
-    data: held-out shards. task: the run's task. rounds: how often each sample is shown; intervals are over samples.
-    A task whose answer is neither a class nor a pair that matches has no linear model, so the accuracy only.
+    The latter, on low-level statistics of what is shown (mean colour, contrast, gradients, loudness, size of clouds),
+    is the figure's trivial. A task whose answer is neither a class nor a pair that matches has the accuracy only.
+    Intervals are over samples.
+
+    data: held-out shards.
+    task: the run's task.
+    rounds: how often each sample is shown.
+    baselines: also judge the encoders and the task's heads with random weights.
+    limit: samples at most, drawn from a fixed seed.
+    seed: of what the View draws.
+    batch: samples at a time.
     """
 
-    def __init__(self, *, data: dict[str, Any], task: str, rounds: int = 2, batch: int = 32, seed: int = 0) -> None:
-        self.source, self.task = open_source(data), task
+    def __init__(
+        self,
+        *,
+        data: dict[str, Any],
+        task: str,
+        rounds: int = 2,
+        baselines: bool = False,
+        limit: int | None = None,
+        seed: int = 0,
+        batch: int = 32,
+    ) -> None:
+        self.source, self.task, self.baselines = limited(open_source(data), limit), task, baselines
         self.rounds, self.batch, self.seed = rounds, batch, seed
 
-    def check(self, trained: Trained) -> None:
-        """Asks for the task, and for data with what its View reads."""
-        needs(self.source, trained.task(self.task).show(trained.encoders).reads)
+    def needs(self, trained: Trained) -> Needs:
+        reads = trained.task(self.task).show(trained.encoders).reads
+        return Needs(task=self.task, data={"data": (self.source, reads)})
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+    def warm(self, fresh: Trained) -> None:
+        ask_some(fresh, self.task, self.source)
+
+    def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <guards>/accuracy and <guards>/explained, guards being `on` or `without_<guard>`.
 
         explained: the share of the accuracy above chance that the linear model reaches as well, from 0 to 1.
@@ -67,8 +91,8 @@ class Shortcut(Evaluation):
                 raise UserError(f"the task {self.task!r} has no right answer to take a shortcut to; judge another task")
             row = {"sample": numbers, "correct": answers["correct"]}
             row |= labelled(trained.task(self.task).objective, batch)
-            asked = ~row["correct"].isnan()
-            found.append({key: value[asked.to(value.device)] for key, value in row.items()})
+            answered = ~row["correct"].isnan()
+            found.append({key: value[answered.to(value.device)] for key, value in row.items()})
         return gathered(found)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,37 +13,45 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl import dist
+from mmssl.data.in_workers import batches_in_workers
 from mmssl.data.shards import Source
 from mmssl.data.subset import counted, limited
-from mmssl.data.timer import timed
 from mmssl.encoders.raw import PREPROCESS
 from mmssl.errors import UserError
 from mmssl.evals.linear import DECAYS, held_out
-from mmssl.evals.masked import VOID, prepared
-from mmssl.evals.memory import recall
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import having, nothing_left, skipping
-from mmssl.evals.score import bootstrap
-from mmssl.evals.solvers import LBFGS, logistic, with_bias
-from mmssl.evals.source import needs, open_source, warn_of_overlap
-from mmssl.evals.stream import chunks, everywhere
-from mmssl.evals.untrained import untrained, warming
-from mmssl.types import Encoder, Evaluation, Score, Trained
+from mmssl.evals.parts.masked import VOID, prepared
+from mmssl.evals.parts.memory import recall
+from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
+from mmssl.evals.parts.report import no_samples_error, require, usable
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.solvers import LBFGS, logistic, with_bias
+from mmssl.evals.parts.source import open_source, warn_of_overlap
+from mmssl.evals.parts.stream import everywhere
+from mmssl.evals.parts.untrained import untrained, warming
+from mmssl.types import Encoder, Preprocess, Sample, Score, Trained
 
 Cells = Callable[[Tensor], tuple[Tensor, tuple[int, ...]]]  # x -> cells (B, N, D) and their grid
+SEEING = ("image", "video")
 SIDE = 4  # pixels of a cell of the raw input
 
 
-class TransferDense(Evaluation):
+class TransferDense(Declared):
     """Mean IoU and share of right pixels, of the linear layer's scores scaled up to the pixels.
 
-    The layer is a logistic regression that tells the share of each class among a cell's pixels. train, data: shards
-    with masks. mask: the sample's key that holds them: a png (mask.png), or the arrays of an npz; 255 does not count.
-    foreground: all classes but 0 are one, as for masks that number objects. cells: at most so many are learnt from,
-    the same number of each sample. decays: of the layer; the one that is best on a tenth of the samples counts.
-    encoder: its key, of pictures or films. baselines: also judges the raw pixels of each cell, and random weights.
-    limit: of each set so many samples at most. batch: samples embedded at a time.
-    The interval is over samples. Trivial is the commonest class everywhere, chance a class drawn for each pixel.
+    The layer is a logistic regression that tells the share of each class among a cell's pixels. The interval is over
+    samples. Trivial is the commonest class everywhere, chance a class drawn for each pixel.
+
+    train: shards with masks to learn from.
+    data: shards with masks to judge on.
+    mask: the sample's key that holds them: a png (mask.png), or the arrays of an npz; 255 does not count.
+    foreground: all classes but 0 are one, as for masks that number objects.
+    cells: at most so many are learnt from, the same number of each sample.
+    decays: of the layer's weights, of which the best on a tenth of the samples counts.
+    encoder: its key, of pictures or films.
+    baselines: also judge the raw pixels of each cell, and the encoder with random weights.
+    limit: samples of each set at most, drawn from a fixed seed.
+    batch: samples embedded at a time.
+    seed: of the cells that are learnt from.
     """
 
     def __init__(
@@ -66,22 +76,23 @@ class TransferDense(Evaluation):
         self.solver, self.baselines, self.batch, self.seed = LBFGS(decays), baselines, batch, seed
         self.what = repr((sorted(train.items()), limit))
 
-    def check(self, trained: Trained) -> None:
-        """Asks for an encoder of pictures or films, and for pictures or films with masks, counted."""
-        key = need_encoder(trained, self.encoder, modalities=("image", "video")).modality
-        for where, source in (("train", self.train), ("data", self.test)):
-            needs(source, (key, self.mask), where=where)
-        counted(self.train)
+    def needs(self, trained: Trained) -> Needs:
+        fields = (require_encoder(trained, self.encoder, modalities=SEEING).modality, self.mask)
+        return Needs(
+            encoders={self.encoder: EncoderNeed(modalities=SEEING)},
+            data={"train": (self.train, fields), "data": (self.test, fields)},
+            counted=("train",),
+        )
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
-        """Yields mIoU and accuracy, and with baselines before them raw/ and random_weights/."""
-        encoder = need_encoder(trained, self.encoder, modalities=("image", "video"))
+        """Yields mIoU and accuracy, and with baselines before them raw/ and random_init/."""
+        encoder = require_encoder(trained, self.encoder, modalities=SEEING)
         warn_of_overlap(self.train, self.test)
         rivals: dict[str, Cells] = {}
         if self.baselines and encoder.modality in PREPROCESS:
             rivals["raw/"] = self._raw(encoder)
         if self.baselines:
-            rivals["random_weights/"] = _cells(recall((self.what, id(encoder)), lambda: self._fresh(encoder)))
+            rivals["random_init/"] = _cells(recall((self.what, id(encoder)), lambda: self._fresh(encoder)))
         for prefix, cells in {**rivals, "": _cells(encoder)}.items():
             yield from ((f"{prefix}{name}", score) for name, score in self._judge(encoder, cells))
 
@@ -95,13 +106,15 @@ class TransferDense(Evaluation):
             with torch.inference_mode():
                 rows, grid = cells(pixels)
                 scores = with_bias((rows.float() - mean) / deviation) @ weight
-            told = scaled(scores, grid, truth.shape[1:]).argmax(dim=1)
-            found += [confusion(a, b, classes).cpu() for a, b in zip(told, truth.to(told.device), strict=True)]
+            predicted = scaled(scores, grid, truth.shape[1:]).argmax(dim=1)
+            found += [
+                confusion(a, b, classes).cpu() for a, b in zip(predicted, truth.to(predicted.device), strict=True)
+            ]
         mine = torch.stack(found) if found else torch.zeros(0, classes + 1, classes)
-        whole = dist.gather(mine)
-        if not len(whole):
-            raise nothing_left(f"no sample of {self.test.shards[0]} has a whole {encoder.modality} and {self.mask}")
-        yield from scored(whole, commonest=int(shares.sum(dim=0).argmax()))
+        every = dist.gather(mine)
+        if not len(every):
+            raise no_samples_error(f"no sample of {self.test.shards[0]} has a whole {encoder.modality} and {self.mask}")
+        yield from scored(every, commonest=int(shares.sum(dim=0).argmax()))
 
     def _learnt_from(self, encoder: Encoder, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
         """Returns cells (N, D), the share of each class in them (N, 255), and the sample of each (N,)."""
@@ -119,7 +132,9 @@ class TransferDense(Evaluation):
                 owner.append(torch.full((len(seen),), number))
                 number += dist.world()
         if not any(dist.gather_objects(len(rows))):
-            raise nothing_left(f"no sample of {self.train.shards[0]} has a whole {encoder.modality} and {self.mask}")
+            raise no_samples_error(
+                f"no sample of {self.train.shards[0]} has a whole {encoder.modality} and {self.mask}"
+            )
         return everywhere(rows, encoder.device), everywhere(shares, encoder.device), everywhere(owner, "cpu")
 
     def _fitted(self, x: Tensor, shares: Tensor, owner: Tensor) -> Tensor:
@@ -135,18 +150,23 @@ class TransferDense(Evaluation):
 
     def _batches(self, source: Source, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields what the encoder sees, on its device, and the classes of the pixels (B, T, H, W)."""
-        key = encoder.modality
-        samples = source.samples({key, self.mask}, rank=dist.rank(), world=dist.world())
-        for chunk in chunks(samples, self.batch):
-            whole = []
-            for sample in chunk:
-                with skipping(sample), timed():
-                    whole.append(prepared(encoder.preprocess, *having(sample, key, self.mask)))
-            if whole:
-                truth = torch.stack([classes for _, classes in whole])
+        keys, preprocess = (encoder.modality, self.mask), encoder.preprocess
+        batches = batches_in_workers(
+            source,
+            keys,
+            partial(_masked, preprocess=preprocess, keys=keys),
+            partial(_collated, preprocess=preprocess),
+            size=self.batch,
+            rank=dist.rank(),
+            world=dist.world(),
+        )
+        for made, batch in batches:
+            deque(usable(made), maxlen=0)  # reports those that are not
+            if batch is not None:
+                x, truth = batch
                 if self.foreground:
                     truth = truth.where((truth == 0) | (truth == VOID), 1)
-                yield encoder.preprocess.collate([x for x, _ in whole]).to(encoder.device), truth
+                yield x.to(encoder.device), truth
 
     def _fresh(self, encoder: Encoder) -> Encoder:
         fresh = untrained(encoder)
@@ -171,6 +191,14 @@ class TransferDense(Evaluation):
             return parts.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3), (time, height, width)
 
         return raw
+
+
+def _masked(sample: Sample, *, preprocess: Preprocess, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+    return prepared(preprocess, *require(sample, *keys))
+
+
+def _collated(made: Sequence[tuple[Tensor, Tensor]], *, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
+    return preprocess.collate([x for x, _ in made]), torch.stack([classes for _, classes in made])
 
 
 def _cells(encoder: Encoder) -> Cells:
@@ -205,10 +233,10 @@ def scaled(scores: Tensor, grid: tuple[int, ...], size: torch.Size) -> Tensor:
     return F.interpolate(scores.mT.unflatten(2, _full(grid)), size=tuple(size), mode="trilinear", align_corners=False)
 
 
-def confusion(told: Tensor, truth: Tensor, classes: int) -> Tensor:
+def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
     """Counts pixels by class and answer, (classes + 1, classes); the last row are those of classes never learnt."""
     known = truth.long().clamp(max=classes)[truth != VOID]
-    pairs = torch.bincount(known * classes + told[truth != VOID], minlength=(classes + 1) * classes)
+    pairs = torch.bincount(known * classes + predicted[truth != VOID], minlength=(classes + 1) * classes)
     return pairs.view(classes + 1, classes).double()
 
 
@@ -228,17 +256,28 @@ def scored(found: Tensor, *, commonest: int) -> Iterator[tuple[str, Score]]:
             return values[0] if rows.ndim == 1 else values
 
         score = bootstrap(torch.arange(len(found)), chance=float(figure(random[None])), statistic=statistic)
-        yield name, replace(score, trivial=float(figure(lazy[None])))
+        parts = per_class_iou(total) if figure is mean_iou else None
+        yield name, replace(score, trivial=float(figure(lazy[None])), parts=parts)
 
 
 def mean_iou(counts: Tensor) -> Tensor:
     """Returns the mean of intersection over union (R,) of the classes that there are, of confusions (R, C + 1, C)."""
+    return _ious(counts).sum(dim=1) / (counts.sum(dim=2) > 0).sum(dim=1).clamp(min=1)
+
+
+def per_class_iou(counts: Tensor) -> dict[str, float]:
+    """Returns intersection over union of each learnt class that there is, of one confusion (C + 1, C)."""
+    there = (counts.sum(dim=1)[:-1] > 0).nonzero()[:, 0].tolist()
+    return {str(number): float(_ious(counts[None])[0, number]) for number in there}
+
+
+def _ious(counts: Tensor) -> Tensor:
+    """Returns (R, C), 0 for a class that is not there."""
     classes = counts.shape[2]
     right = counts[:, :classes].diagonal(dim1=1, dim2=2)
     there = counts.sum(dim=2)  # (R, C + 1)
     union = there[:, :classes] + counts.sum(dim=1) - right
-    share = torch.where(there[:, :classes] > 0, right / union.clamp(min=1), 0.0)
-    return share.sum(dim=1) / (there > 0).sum(dim=1).clamp(min=1)
+    return torch.where(there[:, :classes] > 0, right / union.clamp(min=1), 0.0)
 
 
 def accuracy(counts: Tensor) -> Tensor:

@@ -9,23 +9,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.evals.classes import chance, labels_of, listed, matched, numbered
-from mmssl.evals.classifier import embedded_prompts, read_classes, read_templates
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import warn
-from mmssl.evals.score import bootstrap
-from mmssl.evals.source import meet, needs, open_source
-from mmssl.evals.stream import embed_stream
-from mmssl.types import Evaluation, Score, Trained
+from mmssl.data.subset import limited
+from mmssl.evals.parts.classes import chance, labels_of, match_classes, number_classes, number_listed
+from mmssl.evals.parts.classifier import embedded_prompts, read_classes, read_templates
+from mmssl.evals.parts.needs import ClassesNeed, EncoderNeed, Needs
+from mmssl.evals.parts.report import warn
+from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.source import open_source
+from mmssl.evals.parts.stream import embed_stream, show_some
+from mmssl.evals.parts.untrained import WithUntrained
+from mmssl.types import Score, Trained
 
 
-class ZeroShot(Evaluation):
+class ZeroShot(WithUntrained):
     """Top-1 and top-5 accuracy, and each class's own, with prompts averaged as in Radford et al., ICML 2021.
 
-    data: shards (and fields) with the modality and a label. classes: a list, a file with one name per line,
-    or `dataset.factor` of a card. templates: a list or a file of prompts with `{}`. label: the sample's key that
-    holds the class, a name, or a place in the list where the set has no names; evals/classes.py has the rule.
-    space: the task whose joint embedding is used. modality: what is classified.
+    data: shards (and fields) with the modality and a label.
+    classes: a list, a file with one name per line, or `dataset.factor` of a card.
+    templates: a list or a file of prompts with `{}`, by default mmssl's own.
+    label: the sample's key that holds the class, a name, or a place in the list where the set has no names;
+        evals/parts/classes.py has the rule.
+    space: the task whose joint embedding is used.
+    modality: what is classified.
+    per_class: whether each class's accuracy is a figure of its own, with an interval.
+    baselines: also judge the encoders with random weights.
+    limit: samples at most, drawn from a fixed seed.
     """
 
     def __init__(
@@ -38,39 +46,46 @@ class ZeroShot(Evaluation):
         space: str = "clip",
         modality: str = "image",
         per_class: bool = True,
+        baselines: bool = False,
+        limit: int | None = None,
     ) -> None:
-        self.source = open_source(data)
+        self.source = limited(open_source(data), limit)
         self.classes, self.templates = read_classes(classes), read_templates(templates)
         self.label, self.space, self.modality, self.per_class = label, space, modality, per_class
+        self.baselines = baselines
         self.names = {"where": self.source.shards[0], "known_as": "the list of classes"}
 
-    def check(self, trained: Trained) -> None:
-        """Asks for the space, of words too, for labelled data, and that a class of it is in the list."""
-        for key in ("text", self.modality):
-            need_encoder(trained, key, space=self.space)
-        needs(self.source, (self.modality, self.label))
-        meet(self.classes, self.source, self.label, **self.names)
+    def needs(self, trained: Trained) -> Needs:
+        return Needs(
+            encoders=dict.fromkeys(("text", self.modality), EncoderNeed(space=self.space)),
+            data={"data": (self.source, (self.modality, self.label))},
+            classes=ClassesNeed(train=self.classes, test=self.source, label=self.label, **self.names),
+        )
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+    def warm(self, fresh: Trained) -> None:
+        show_some(fresh.encoders[self.modality], self.source, space=self.space)
+
+    def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields top1, top5 and class/<name>; trivial is the share of the commonest class."""
         encoders = trained.encoders
         prompts = embedded_prompts(encoders["text"], self.classes, self.templates, space=self.space)
-        embedded, kept = embed_stream(encoders, self.source, [self.modality], space=self.space, keep=[self.label])
-        places, found = labels_of(kept, self.label)
-        numbered(found, where=self.names["where"])
-        labels = torch.tensor(matched(found, listed(self.classes, found), **self.names))
+        embedded, metadata = embed_stream(encoders, self.source, [self.modality], space=self.space, keep=[self.label])
+        places, found = labels_of(metadata, self.label)
+        number_classes(found, where=self.names["where"])
+        labels = torch.tensor(match_classes(found, number_listed(self.classes, found), **self.names))
         x = embedded[self.modality][places]
         ranks = rank_of(x @ F.normalize(prompts.mean(dim=0), dim=1).T, labels)
         count = len(self.classes)
         commonest = labels[labels < count].bincount().max().item() / len(labels)
-        top1 = bootstrap(ranks < 1, chance=chance(labels, count), trivial=commonest)
+        there = {name: labels == number for number, name in enumerate(self.classes) if (labels == number).any()}
+        parts = {name: float((ranks[mine] < 1).float().mean()) for name, mine in there.items()}
+        top1 = bootstrap(ranks < 1, chance=chance(labels, count), trivial=commonest, parts=parts)
         warn_of_templates(x, labels, dict(zip(self.templates, prompts, strict=True)), top1)
         yield "top1", top1
         if count > 5:
             yield "top5", bootstrap(ranks < 5, chance=chance(labels, count, guesses=5))
-        for number, name in enumerate(self.classes if self.per_class else ()):
-            if (labels == number).any():
-                yield f"class/{name}", bootstrap(ranks[labels == number] < 1, chance=1 / count)
+        for name, mine in there.items() if self.per_class else ():
+            yield f"class/{name}", bootstrap(ranks[mine] < 1, chance=1 / count)
 
 
 def warn_of_templates(x: Tensor, labels: Tensor, prompts: Mapping[str, Tensor], top1: Score) -> None:
@@ -78,8 +93,8 @@ def warn_of_templates(x: Tensor, labels: Tensor, prompts: Mapping[str, Tensor], 
     alone = {template: float((rank_of(x @ rows.T, labels) < 1).float().mean()) for template, rows in prompts.items()}
     best, *others = sorted(alone.items(), key=lambda one: -one[1])
     if others and best[1] > top1.high:
-        told = ", ".join(f"{template!r} {value:.3f}" for template, value in [best, *others][:5])
-        warn(f"top1 is {top1.value:.3f}, but one template alone reaches {best[1]:.3f}; choose templates ({told})")
+        described = ", ".join(f"{template!r} {value:.3f}" for template, value in [best, *others][:5])
+        warn(f"top1 is {top1.value:.3f}, but one template alone reaches {best[1]:.3f}; choose templates ({described})")
 
 
 def rank_of(scores: Tensor, labels: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from PIL import Image
 
 from mmssl.data.shards import Source
 from mmssl.data.timer import timed
-from mmssl.evals.compare import Comparer
-from mmssl.evals.report import nothing_left, skipping
-from mmssl.evals.sounding import Moment, Sounding, Truth
-from mmssl.evals.source import open_source
+from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.report import no_samples_error, skip_damaged
+from mmssl.evals.parts.sounding import Moment, Sounding, Truth
+from mmssl.evals.parts.source import open_source
 from mmssl.pictures.canvas import Pixels, blend, heat, scaled, tiles
 from mmssl.types import Trained
 
@@ -41,12 +41,12 @@ def picture(
     per_picture: clips under each other in one picture.
     """
     judge = Comparer(trained, task)
-    judge.need_maps()
+    judge.require_maps()
     sounding = Sounding(judge.preprocess, judge.visual, truth=truth)
     source = open_source(data)
     moments = list(islice(_moments(source, sounding, count), count))
     if not moments:
-        raise nothing_left("the data has no moment at which something sounds and is seen")
+        raise no_samples_error("the data has no moment at which something sounds and is seen")
     seen, heard = torch.stack([m.seen for m in moments]), torch.stack([m.heard for m in moments])
     frames = [moment.frame for moment in moments]
     maps, others = (judge.maps(seen, sounds, frames).numpy() for sounds in (heard, heard.roll(1, 0)))
@@ -60,7 +60,7 @@ def picture(
 def _moments(source: Source, sounding: Sounding, count: int) -> Iterator[Moment]:
     """Yields moments of samples that are spread over the whole set, more than are needed."""
     for sample in source.samples(sounding.reads, world=max(1, (source.count or 0) // (2 * count))):
-        with skipping(sample):
+        with skip_damaged(sample):
             with timed():
                 moments = sounding(sample)
             yield from moments

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from mmssl.evals.order import ordered
-from mmssl.evals.pretext import answer, show
-from mmssl.evals.report import nothing_left
-from mmssl.evals.source import open_source
+from mmssl.evals.parts.pretext import answer, show
+from mmssl.evals.parts.report import no_samples_error
+from mmssl.evals.parts.source import open_source
 from mmssl.pictures.canvas import Pixels, scaled, tiles
 from mmssl.types import Trained
 from mmssl.views.ordered import orders
@@ -35,7 +35,7 @@ def picture(
     ordered(trained, task)
     _, batch = next(show(trained, task, open_source(data), seed=seed, batch=count), (None, None))
     if batch is None:
-        raise nothing_left("the data has no clip that the task can be asked about")
+        raise no_samples_error("the data has no clip that the task can be asked about")
     found = answer(trained, task, batch)
     assert batch.target is not None
     films = torch.stack(batch.views["video"], dim=1).movedim(2, -1).cpu().numpy()  # (B, V, T, H, W, 3)

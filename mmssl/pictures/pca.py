@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from mmssl.data.timer import timed
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import having, nothing_left, skipping
-from mmssl.evals.source import open_source
+from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.report import no_samples_error, require, skip_damaged
+from mmssl.evals.parts.source import open_source
 from mmssl.modalities import points as clouds
 from mmssl.nn.packed import embed_tokens
 from mmssl.pictures.canvas import tiles
@@ -51,23 +51,23 @@ def picture(
     side: of each tile, in pixels.
     """
     source = open_source(data)
-    network = need_encoder(trained, encoder, space=space, modalities=("points",))
+    network = require_encoder(trained, encoder, space=space, modalities=("points",))
     prepare: Any = network.preprocess
     shown, features = list[clouds.Cloud](), list[Tensor]()
     with torch.inference_mode(), evaluating(network):
         for sample in source.samples({"points", *(["meta"] if pose else [])}):
             if len(shown) == count:
                 break
-            with skipping(sample):
+            with skip_damaged(sample):
                 with timed():
-                    cloud = clouds.load(*having(sample, "points"))
+                    cloud = clouds.load(*require(sample, "points"))
                     cloud = cloud.pick(grid_index(cloud, voxel))
                 encoded = move(cloud, pose_at(sample.get("meta"), pose)) if pose else cloud
                 x = prepare.collate([prepare.columns(centred(encoded))]).to(network.device)
                 features.append(embed_tokens(network, x, space=space).cpu())
                 shown.append(cloud)
     if not shown:
-        raise nothing_left("the data has no whole cloud")
+        raise no_samples_error("the data has no whole cloud")
     colors = principal_colors(torch.cat(features))
     row = []
     for cloud, part in zip(shown, np.split(colors, np.cumsum([len(cloud) for cloud in shown])[:-1]), strict=True):

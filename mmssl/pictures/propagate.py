@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from mmssl.data.timer import timed
-from mmssl.evals.annotated import VOID, Annotated, annotated
-from mmssl.evals.needs import need_encoder
+from mmssl.evals.parts.annotated import VOID, Annotated, annotated
+from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.propagation import carried, cells_of
+from mmssl.evals.parts.report import no_samples_error, require, skip_damaged
+from mmssl.evals.parts.source import open_source
 from mmssl.evals.propagate import SEEING, side
-from mmssl.evals.propagation import carried, cells_of
-from mmssl.evals.report import having, nothing_left, skipping
-from mmssl.evals.source import open_source
 from mmssl.pictures.canvas import Pixels, blend, label_colors, scaled, tiles
 from mmssl.types import Trained, evaluating
 
@@ -47,13 +47,13 @@ def picture(
     grayscale: hides the colour, which tasks such as colour tracking never saw.
     columns: frames of a sheet.
     """
-    network, drawn = need_encoder(trained, encoder, space=space, modalities=SEEING), 0
+    network, drawn = require_encoder(trained, encoder, space=space, modalities=SEEING), 0
     for sample in open_source(data).samples({"video", "masks", "meta"}):
         if drawn == count:
             return
         rows: tuple[list[Pixels], list[Pixels]] | None = None
-        with skipping(sample), evaluating(network):
-            having(sample, "video")
+        with skip_damaged(sample), evaluating(network):
+            require(sample, "video")
             with timed():
                 clip = annotated(sample, size=side(network, size))
             if clip.masks is not None and ((clip.masks[0] > 0) & (clip.masks[0] != VOID)).any():
@@ -67,7 +67,7 @@ def picture(
         yield f"propagate-{drawn:02d}-film", [tiles([pair]) for pair in zip(*rows, strict=True)]
         drawn += 1
     if not drawn:
-        raise nothing_left("the data has no film with masks")
+        raise no_samples_error("the data has no film with masks")
 
 
 def _painted(clip: Annotated, cells: torch.Tensor) -> tuple[list[Pixels], list[Pixels]]:

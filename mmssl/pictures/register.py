@@ -1,4 +1,4 @@
-"""Two scans of a scene side by side, lines between matched points: right ones green, wrong ones red."""
+"""Two scans of a scene side by side, lines between match_classes points: right ones green, wrong ones red."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mmssl.data.timer import timed
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import skipping
-from mmssl.evals.source import open_source
+from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.report import skip_damaged
+from mmssl.evals.parts.source import open_source
 from mmssl.nn.packed import embed_tokens
 from mmssl.pictures.canvas import Pixels, tiles
 from mmssl.pictures.scatter import dots, look_down, on_canvas
@@ -53,12 +53,12 @@ def picture(
     side: of each cloud's picture, in pixels.
     """
     source = open_source(data)
-    network = need_encoder(trained, encoder, space=space, modalities=("points",))
+    network = require_encoder(trained, encoder, space=space, modalities=("points",))
     prepare: Any = network.preprocess
     wanted = {"points", "points_b", *(["meta"] if poses else [])}
     with torch.inference_mode(), evaluating(network):
         for number, sample in enumerate(islice(source.samples(wanted), count)):
-            with skipping(sample):
+            with skip_damaged(sample):
                 with timed():
                     scans = fixed_scans(sample, poses=poses, voxel=voxel, points=5000, rotation=rotation)
                 columns = [prepare.collate([prepare.columns(scan.cloud)]).to(network.device) for scan in scans]

@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mmssl.data.shards import Source
 from mmssl.data.timer import timed
-from mmssl.evals.needs import need_encoder
-from mmssl.evals.report import having, nothing_left, skipping
-from mmssl.evals.source import open_source
+from mmssl.evals.parts.needs import require_encoder
+from mmssl.evals.parts.report import no_samples_error, require, skip_damaged
+from mmssl.evals.parts.source import open_source
 from mmssl.modalities import image
 from mmssl.pictures.canvas import Pixels, heat
 from mmssl.transforms.image import opened
@@ -40,13 +40,13 @@ def picture(
     count: pairs.
     """
     for name in modalities:
-        need_encoder(trained, name, space=space)
+        require_encoder(trained, name, space=space)
     rows, columns = modalities if modalities[1] != "text" else modalities[::-1]
     prepare = {name: trained.encoders[name].preprocess for name in modalities}
     source = open_source(data)
     found = list(islice(_prepared(source, prepare, count), count))
     if not found:
-        raise nothing_left(f"the data has no sample with a whole {rows} and {columns}")
+        raise no_samples_error(f"the data has no sample with a whole {rows} and {columns}")
     embedded = {key: _embedded(trained.encoders[key], [items[key] for _, items in found], space) for key in prepare}
     sides = [[_drawn(key, sample[key]) for sample, _ in found] for key in (rows, columns)]
     yield f"{rows}-{columns}", _laid_out((embedded[rows] @ embedded[columns].T).numpy(), *sides)
@@ -55,8 +55,8 @@ def picture(
 def _prepared(source: Source, prepare: dict[str, Any], count: int) -> Iterator[tuple[Sample, dict[str, Any]]]:
     """Yields whole samples that are spread over the set, more than are needed, and of each what the encoders take."""
     for sample in source.samples(prepare, world=max(1, (source.count or 0) // (2 * count))):
-        with skipping(sample):
-            having(sample, *prepare)
+        with skip_damaged(sample):
+            require(sample, *prepare)
             with timed():
                 items = {name: prepare[name](sample[name]) for name in prepare}
             yield sample, items

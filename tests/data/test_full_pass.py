@@ -35,9 +35,7 @@ def test_each_whole_sample_comes_once(tmp_path: Path, world: int, workers: int) 
             assert all(1 <= len(batch.views["text"][0]) <= 2 for batch in batches)
             assert all(bool(batch.extra["text_present"].all()) for batch in batches)
             assert [int(n) for batch in batches for n in batch.extra["index"]] == numbers(batches), "places in the set"
-            if workers == 0:
-                assert numbers(batches) == [n for n in range(rank, 15, world) if n not in (4, 7)]
-                assert [len(batch.views["text"][0]) for batch in batches[:-1]] == [2] * (len(batches) - 1)
+            assert numbers(batches) == [n for n in range(rank, 15, world) if n not in (4, 7)], "in order"
             shared += numbers(batches)
         assert sorted(shared) == [n for n in range(15) if n not in (4, 7)]
 

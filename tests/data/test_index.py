@@ -15,7 +15,7 @@ from mmssl.data.rows_of_shards import rows_of_shards
 from mmssl.data.shards import Source
 from mmssl.data.verify import show, verify
 from mmssl.errors import UserError
-from mmssl.evals.source import Examples
+from mmssl.evals.parts.source import Examples
 
 SHARD = {"name": "00000.tar", "samples": 2, "bytes": 10_240, "fields": {"txt": 2}, "sha256": "0" * 64}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mmssl.data.shards import Source
-from mmssl.evals.source import Examples
+from mmssl.evals.parts.source import Examples
 
 
 @pytest.fixture(scope="module")

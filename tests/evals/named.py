@@ -22,9 +22,9 @@ COLORS = {
 NOISE = 20
 
 
-def png(name: str, seed: int) -> bytes:
-    """A noisy square of 16 pixels in the colour of a class."""
-    pixels = np.random.default_rng(seed).normal(COLORS[name], NOISE, (16, 16, 3))
+def png(name: str, seed: int, *, size: int = 16) -> bytes:
+    """A noisy square of so many pixels in the colour of a class."""
+    pixels = np.random.default_rng(seed).normal(COLORS[name], NOISE, (size, size, 3))
     stream = io.BytesIO()
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()

@@ -10,7 +10,7 @@ import torch
 import webdataset
 from torch import Tensor
 
-from mmssl.evals.labelled import Labelled, Probe, Rows
+from mmssl.evals.parts.labelled import Labelled, Probe, Rows
 from mmssl.modalities import image
 from mmssl.types import Encoder
 

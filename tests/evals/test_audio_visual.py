@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from given import Given
 from PIL import Image
 from torch import Tensor, nn
 
-from mmssl.data.shards import Source
 from mmssl.errors import UserError
-from mmssl.evals import cues
 from mmssl.evals.audio_visual import AudioVisual, ndcg
-from mmssl.evals.compare import Comparer
-from mmssl.evals.report import reporting
-from mmssl.evals.windows import GRID, Asker, Kind
+from mmssl.evals.parts import low_level
+from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.report import reporting
+from mmssl.evals.parts.windows import GRID, Kind, WindowSampler
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
 from mmssl.transforms.audio import AudioPreprocess
@@ -41,16 +41,6 @@ def film(clip: int) -> dict[str, Any]:
     pictures = np.broadcast_to((level * 255).round()[:, None, None, None], (len(level), 8, 8, 3)).astype(np.uint8)
     sound = torch.from_numpy(np.repeat(level, RATE // FPS)).float()
     return {"video": Frames(pictures, FPS), "audio": Waveform(sound, RATE), "kind": clip % 2, "__key__": str(clip)}
-
-
-class Films(Source):
-    """Stands in for shards of films."""
-
-    def __init__(self, samples: list[dict[str, Any]]) -> None:
-        self.made = samples
-
-    def samples(self, wanted: Any, *, rank: int = 0, world: int = 1) -> Any:
-        return iter(self.made)
 
 
 class Levels(nn.Module):
@@ -107,7 +97,7 @@ def trained(objective: nn.Module | None, *, frames: int = 16, visual: str = "vid
 
 def judged(monkeypatch: pytest.MonkeyPatch, subject: Trained, samples: list[Any] | None = None, **options: Any) -> Any:
     films = [film(clip) for clip in range(CLIPS)] if samples is None else samples
-    monkeypatch.setattr("mmssl.evals.audio_visual.open_source", lambda data: Films(films))
+    monkeypatch.setattr("mmssl.evals.audio_visual.open_source", lambda data: Given(films))
     return dict(AudioVisual(data=DATA, **options).run(subject))
 
 
@@ -149,16 +139,16 @@ def test_questions_do_not_depend_on_when_they_are_asked(monkeypatch: pytest.Monk
 
 
 def test_questions_do_not_depend_on_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmssl.evals.audio_visual.open_source", lambda data: Films([film(n) for n in range(5)]))
+    monkeypatch.setattr("mmssl.evals.audio_visual.open_source", lambda data: Given([film(n) for n in range(5)]))
     judge = Comparer(trained(None), "clip")
     asked = AudioVisual(data=DATA, task="clip", batch=2, windows=1)
-    alone, _, _ = asked._ask(judge)
+    alone, _, _ = asked._answers(judge)
     monkeypatch.setattr("mmssl.dist.world", lambda: 2)
     shares = []
     for rank in range(2):
         monkeypatch.setattr("mmssl.dist.rank", lambda rank=rank: rank)
         monkeypatch.setattr("mmssl.dist.gather_objects", lambda value: [value])
-        shares.append(asked._ask(judge)[0])
+        shares.append(asked._answers(judge)[0])
     together = {name: torch.cat([share[name] for share in shares]) for name in alone}
     order = together["sample"].argsort(stable=True)
     for name, values in alone.items():
@@ -187,9 +177,9 @@ def test_what_cannot_be_asked_about_is_left_out(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("kind", ["easy", "hard", "super_hard"])
 def test_windows_lie_on_the_grid_as_far_apart_as_said_and_true_and_false_alike(kind: Kind) -> None:
-    asker = Asker({}, "video")
+    sampler = WindowSampler({}, "video")
     rng = random.Random(0)
-    drawn = [asker._pair(kind, 1.0, 2.0, rng) for _ in range(8000)]
+    drawn = [sampler._pair(kind, 1.0, 2.0, rng) for _ in range(8000)]
     pairs = np.array(drawn)
     assert np.allclose(pairs / GRID, (pairs / GRID).round())
     assert pairs.min() >= 0
@@ -208,16 +198,16 @@ def test_windows_lie_on_the_grid_as_far_apart_as_said_and_true_and_false_alike(k
 
 
 def test_a_clip_without_room_has_no_hard_pair() -> None:
-    asker = Asker({}, "video")
-    assert asker._pair("hard", 1.0, 0.4, random.Random(0)) is None
-    assert asker._pair("super_hard", 1.0, 0.1, random.Random(0)) is None
-    assert asker._pair("easy", 1.0, 0.0, random.Random(0)) == (0.0, 0.0)
+    sampler = WindowSampler({}, "video")
+    assert sampler._pair("hard", 1.0, 0.4, random.Random(0)) is None
+    assert sampler._pair("super_hard", 1.0, 0.1, random.Random(0)) is None
+    assert sampler._pair("easy", 1.0, 0.0, random.Random(0)) == (0.0, 0.0)
 
 
 def test_picture_and_true_sound_are_of_one_moment() -> None:
     subject = trained(Oracle())
-    asker = Asker({name: encoder.preprocess for name, encoder in subject.encoders.items()}, "video")
-    for questions in asker.ask(film(3), ("easy", "hard", "super_hard"), 5, random.Random(1)).values():
+    sampler = WindowSampler({name: encoder.preprocess for name, encoder in subject.encoders.items()}, "video")
+    for questions in sampler.sample(film(3), ("easy", "hard", "super_hard"), 5, random.Random(1)).values():
         for question in questions:
             levels = question.visual[0, :, 0, 0].float() / 255
             torch.testing.assert_close(question.positive[:: RATE // FPS], levels)
@@ -245,22 +235,22 @@ def test_a_linear_model_finds_what_is_trivial_and_only_that() -> None:
     true = torch.stack([seen[:, 2] + 0.1 * torch.randn(200, generator=draw), torch.randn(200, generator=draw)], dim=1)
     false = torch.randn(200, 2, generator=draw)
     none = torch.zeros(200, 0)
-    pair = [cues.pair_features(seen, heard, none) for heard in (true, false)]
-    assert cues.prefers(*pair, clip).mean() > 0.75  # motion goes with loudness: their distance tells
-    assert cues.tells(*pair, clip).mean() > 0.6
-    unrelated = [cues.pair_features(seen, torch.randn(200, 2, generator=draw), none) for _ in range(2)]
-    assert cues.prefers(*unrelated, clip).mean() == pytest.approx(0.5, abs=0.12)
+    pair = [low_level.pair_features(seen, heard, none) for heard in (true, false)]
+    assert low_level.prefers(*pair, clip).mean() > 0.75  # motion goes with loudness: their distance tells
+    assert low_level.tells(*pair, clip).mean() > 0.6
+    unrelated = [low_level.pair_features(seen, torch.randn(200, 2, generator=draw), none) for _ in range(2)]
+    assert low_level.prefers(*unrelated, clip).mean() == pytest.approx(0.5, abs=0.12)
 
 
 def test_cues_are_what_they_say() -> None:
     clip = torch.zeros(2, 3, 4, 8, 8, dtype=torch.uint8)
     clip[0, :, 2:] = 255  # a flash between the second frame and the third
-    assert cues.look(clip).tolist() == [[0.5, pytest.approx(0.5, abs=1e-3), pytest.approx(1 / 3)], [0.0, 0.0, 0.0]]
+    assert low_level.look(clip).tolist() == [[0.5, pytest.approx(0.5, abs=1e-3), pytest.approx(1 / 3)], [0.0, 0.0, 0.0]]
     sound = torch.full((2, 300), 0.01)
     sound[:, 100:200] = 0.5
-    assert cues.together(clip, sound)[0].item() == pytest.approx(1.0, abs=1e-4)
-    assert cues.together(clip[:, :, 0], sound).shape == (2, 0)
-    assert cues.loudness(sound)[0].tolist() == pytest.approx([np.log((0.25 + 2e-4) / 3), np.log(0.25)], abs=1e-4)
+    assert low_level.together(clip, sound)[0].item() == pytest.approx(1.0, abs=1e-4)
+    assert low_level.together(clip[:, :, 0], sound).shape == (2, 0)
+    assert low_level.loudness(sound)[0].tolist() == pytest.approx([np.log((0.25 + 2e-4) / 3), np.log(0.25)], abs=1e-4)
 
 
 def test_it_reads_shards(tmp_path: Path) -> None:

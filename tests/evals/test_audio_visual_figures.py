@@ -16,11 +16,12 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.evals import audio_visual, cues
+from mmssl.evals import audio_visual
 from mmssl.evals.audio_visual import CUT, KINDS, AudioVisual, compare, ndcg, scores
-from mmssl.evals.compare import Comparer
-from mmssl.evals.report import reporting
-from mmssl.evals.windows import Question
+from mmssl.evals.parts import low_level
+from mmssl.evals.parts.compare import Comparer
+from mmssl.evals.parts.report import reporting
+from mmssl.evals.parts.windows import Question
 from mmssl.types import Features
 
 
@@ -29,10 +30,12 @@ def test_defaults_and_bounds() -> None:
     assert defaults(AudioVisual) == {
         "task": "avc",
         "windows": 4,
-        "apart": 0.5,
-        "shift": 0.12,
+        "hard_gap": 0.5,
+        "super_hard_gap": 0.12,
         "label": None,
         "k": (1, 5, 10),
+        "baselines": False,
+        "limit": None,
         "seed": 0,
         "batch": 16,
     }
@@ -71,7 +74,7 @@ def test_each_clip_counts_once_and_a_tie_is_half_right(monkeypatch: pytest.Monke
     }
     told: list[Any] = []
     for name in ("prefers", "tells"):
-        monkeypatch.setattr(cues, name, lambda *a: told.append(a) or torch.tensor([1.0, 0, 1, 1, 1, 0]))
+        monkeypatch.setattr(low_level, name, lambda *a: told.append(a) or torch.tensor([1.0, 0, 1, 1, 1, 0]))
     found = dict(scores("hard", asked, yes_no=True))
     assert list(found) == ["hard", "hard/yes_no"] == list(dict(scores("hard", asked, yes_no=True)))
     # clip 5: right, wrong, tied; clip 2: wrong, right; clip 9: tied
@@ -85,15 +88,15 @@ def test_each_clip_counts_once_and_a_tie_is_half_right(monkeypatch: pytest.Monke
         look = (asked["look"] - asked["look"].mean(0)) / asked["look"].std(0)
         both = torch.cat([asked["sound"], asked["false_sound"]])
         sound, other = ((x - both.mean(0)) / both.std(0) for x in (asked["sound"], asked["false_sound"]))
-        torch.testing.assert_close(true, cues.pair_features(look, sound, asked["together"]))
-        torch.testing.assert_close(false, cues.pair_features(look, other, asked["false_together"]))
+        torch.testing.assert_close(true, low_level.pair_features(look, sound, asked["together"]))
+        torch.testing.assert_close(false, low_level.pair_features(look, other, asked["false_together"]))
         assert torch.equal(clip, asked["sample"])
     assert list(dict(scores("easy", asked, yes_no=False))) == ["easy"]
 
 
 def test_cues_that_never_change_stay_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(cues, "prefers", lambda *a: told.append(a) or torch.zeros(6))
+    monkeypatch.setattr(low_level, "prefers", lambda *a: told.append(a) or torch.zeros(6))
     flat = answers() | {"look": torch.ones(6, 3), "true": torch.ones(6), "false": torch.zeros(6)}
     dict(scores("easy", flat, yes_no=False))
     assert (told[0][0][:, :3] == 0).all()
@@ -134,8 +137,8 @@ def test_motion_and_sound_are_compared_true_and_false() -> None:
     seen = torch.from_numpy(draw.integers(0, 256, (3, 16, 8, 8), dtype=np.uint8))
     own, other = torch.randn(640), torch.randn(640)
     found, _ = compare(judge, [Question(seen, own, other)])
-    assert torch.equal(found["together"], cues.together(seen[None], own[None]))
-    assert torch.equal(found["false_together"], cues.together(seen[None], other[None]))
+    assert torch.equal(found["together"], low_level.together(seen[None], own[None]))
+    assert torch.equal(found["false_together"], low_level.together(seen[None], other[None]))
 
 
 def test_a_false_sound_is_judged_with_all_that_was_made_of_it() -> None:
@@ -182,7 +185,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, films: list[Any], whom: Any, **optio
 
 def test_figures_and_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("prefers", "tells"):
-        monkeypatch.setattr(cues, name, lambda true, false, clip: torch.zeros(len(clip)))
+        monkeypatch.setattr(low_level, name, lambda true, false, clip: torch.zeros(len(clip)))
     films = [film(n) for n in range(5)]
     found = judged(monkeypatch, films, subject(None), task="clip", windows=1, label="kind", k=(1, 2))
     pairs = [f"{a}-{b}" for a, b in itertools.product(("video", "audio"), repeat=2)]
@@ -204,7 +207,7 @@ def test_figures_and_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def embeddings(monkeypatch: pytest.MonkeyPatch, films: list[Any], **options: Any) -> Any:
     give(monkeypatch, "mmssl.evals.audio_visual", films)
-    return AudioVisual(data={}, task="clip", **options)._ask(Comparer(subject(None), "clip"))
+    return AudioVisual(data={}, task="clip", **options)._answers(Comparer(subject(None), "clip"))
 
 
 def test_clips_are_embedded_once_with_their_labels_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +227,7 @@ def test_clips_are_embedded_once_with_their_labels_in_order(monkeypatch: pytest.
 
 def test_each_relevance_is_by_label(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(cues, "prefers", lambda true, false, clip: torch.zeros(len(clip)))
+    monkeypatch.setattr(low_level, "prefers", lambda true, false, clip: torch.zeros(len(clip)))
     monkeypatch.setattr(audio_visual, "ndcg", lambda s, r, *, cut: told.append((s, r, cut)) or (torch.ones(1), 0.25))
     films = [film(n) | {"kind": kind} for n, kind in enumerate(("b", "a", "b", "c"))]
     found = judged(monkeypatch, films, subject(None), task="clip", windows=1, label="kind")
@@ -244,17 +247,17 @@ def test_options_reach_the_asker_and_each_clip_has_a_seed_of_its_own(monkeypatch
         def __init__(self, preprocess: Any, visual: str, **options: Any) -> None:
             told.append((visual, options))
 
-        def ask(self, sample: Any, kinds: Any, count: int, rng: Any) -> Any:
+        def sample(self, sample: Any, kinds: Any, count: int, rng: Any) -> Any:
             told.append((kinds, count, rng.random()))
             return {}
 
-    monkeypatch.setattr(audio_visual, "Asker", Asks)
+    monkeypatch.setattr(audio_visual, "WindowSampler", Asks)
     with reporting() as report:
         for seed in (3, 3, 4):
             with pytest.raises(UserError):
-                embeddings(monkeypatch, [film(0), film(1)], windows=7, apart=0.9, shift=0.2, seed=seed)
+                embeddings(monkeypatch, [film(0), film(1)], windows=7, hard_gap=0.9, super_hard_gap=0.2, seed=seed)
     assert report.counts() == {"a clip shorter than a window": 2}
-    assert told[0] == ("video", {"apart": 0.9, "shift": 0.2})
+    assert told[0] == ("video", {"hard_gap": 0.9, "super_hard_gap": 0.2})
     assert [row[:2] for row in told[1:3]] == [(KINDS, 7)] * 2
     draws = [row[2] for row in told if len(row) == 3]
     assert draws[:2] == draws[2:4] and len({*draws}) == 4

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmssl.evals import cluster
 from mmssl.evals.cluster import Cluster, _centred, adjusted_rand, assigned, mutual_information, reduced, table
-from mmssl.evals.labelled import Rows
+from mmssl.evals.parts.labelled import Rows
 from mmssl.numerics.kmeans import kmeans
 from mmssl.types import Score
 

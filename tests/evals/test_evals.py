@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.classifier import read_classes, read_templates, zero_shot_classifier
+from mmssl.evals.parts.classifier import read_classes, read_templates, zero_shot_classifier
+from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.retrieval import Retrieval, _none_right, best_ranks
-from mmssl.evals.score import bootstrap
 from mmssl.evals.zero_shot import ZeroShot, rank_of
 from mmssl.types import Trained
 

@@ -76,13 +76,13 @@ def test_probes(modality: str, tmp_path: Path) -> None:
         (KNN(**sets, k=(3,)), "k3"),
         (Linear(**sets), "top1"),
         (FewShot(**sets, ways=2, shots=(1,), episodes=10), "2-way/1-shot"),
-        (LowShotSVM(**sets, k=(2,), draws=2), "k2"),
+        (LowShotSVM(**sets, shots=(2,), draws=2), "2-shot"),
         (Cluster(**sets, restarts=1), "accuracy"),
         (Finetune(**sets, **quick), "top1"),
-        (SemiSupervised(**sets, **{**quick, "epochs": (2,)}, shares=(0.5,)), "50%/finetune/top1"),
+        (SemiSupervised(**sets, **{**quick, "epochs": (2,)}, fractions=(0.5,)), "50%/finetune/top1"),
     ):
         found = dict(probe.run(trained))
-        expected = ["random_weights/", ""] if modality == "text" else ["raw/", "random_weights/", ""]
+        expected = ["random_init/", ""] if modality == "text" else ["raw/", "random_init/", ""]
         assert [f"{prefix}{figure}" in found for prefix in expected] == [True] * len(expected)
         assert 0 <= found[figure].low <= found[figure].value <= found[figure].high <= 1
         assert (found[figure].trivial is None) == (modality == "text")
@@ -92,7 +92,7 @@ def test_probes(modality: str, tmp_path: Path) -> None:
 def test_what_does_not_change_is_judged_once_and_features_are_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmssl.evals import labelled
+    from mmssl.evals.parts import labelled
 
     sets = shards(tmp_path, film)
     embedded: list[str] = []

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.evals import few_shot
 from mmssl.evals.few_shot import FewShot, _by_class, drawn, logistic_scores
-from mmssl.evals.labelled import Rows
+from mmssl.evals.parts.labelled import Rows
 from mmssl.types import Trained
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
@@ -88,13 +88,13 @@ def asked_about(monkeypatch: pytest.MonkeyPatch, probe: FewShot, known: Rows, as
     return shown
 
 
-def numbered(count: int, classes: int, *, side: float) -> Rows:
+def number_classes(count: int, classes: int, *, side: float) -> Rows:
     """Rows that tell their own number: (number, side), far from the rest by their class."""
     return Rows(torch.stack([torch.arange(count) + 1.0, torch.full((count,), side)], 1), torch.arange(count) % classes)
 
 
 def test_examples_are_of_the_training_set_and_queries_of_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    known, asked = numbered(30, 5, side=40.0), numbered(20, 5, side=-80.0)
+    known, asked = number_classes(30, 5, side=40.0), number_classes(20, 5, side=-80.0)
     known.x[:, 1] += torch.arange(30) * 0.1
     monkeypatch.setattr(few_shot.F, "normalize", lambda x, dim: x)
     monkeypatch.setattr(few_shot, "HELD", 500)
@@ -171,7 +171,7 @@ def test_it_asks_for_enough_shared_classes(
         id(probe.sets.test): (["d", "c", "b", "x", "y"][3 - shared :], whole[1]),
     }
     monkeypatch.setattr(few_shot.Probe, "check", lambda self, trained: None)
-    monkeypatch.setattr(few_shot, "foreseen", lambda source, label: sides[id(source)])
+    monkeypatch.setattr(few_shot, "peek_classes", lambda source, label: sides[id(source)])
     if refused:
         with pytest.raises(UserError, match="few_shot draws 3 classes; the sets share 2: lower ways"):
             probe.check(Trained({}))

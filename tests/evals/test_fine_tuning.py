@@ -6,6 +6,7 @@ import copy
 import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ from torch.nn import functional as F
 from mmssl.encoders import create_encoder
 from mmssl.evals import finetune
 from mmssl.evals.finetune import Classifier, Finetune, Tuning, _tell_damaged, finetuned
-from mmssl.evals.labelled import Labelled, Rows
-from mmssl.evals.report import reporting
+from mmssl.evals.parts.labelled import Labelled, Rows
+from mmssl.evals.parts.report import reporting
 from mmssl.nn.head import Projection
 from mmssl.types import Encoder, Features, Preprocess, Trained
 
@@ -195,11 +196,12 @@ def test_judging_uses_all_labels_and_the_copy(sets: Labelled, tmp_path: Path, mo
         encoder = "the copy"
 
         def ranks(self, rows: Any) -> Tensor:
-            assert rows == "rows of the copy"
+            assert rows.of == "the copy"
             return torch.tensor([0, 1, 5, 4, 0])
 
     monkeypatch.setattr(finetune, "finetuned", lambda *given: (seen.append(given), Tuned())[1])
-    monkeypatch.setattr(probe.sets, "asked", lambda encoder: f"rows of {encoder}")
+    rows = SimpleNamespace(of="the copy", per_class=lambda right: {"a": 1.0})
+    monkeypatch.setattr(probe.sets, "test_rows", lambda encoder: rows if encoder == "the copy" else None)
     encoder = small()
     found = dict(probe.run(Trained({"image": encoder})))
     assert seen == [(encoder, probe.sets.train, {number: number % 2 for number in range(20)}, probe.tuning)]

@@ -14,7 +14,7 @@ from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals.finetune import Finetune, Tuning, finetuned
-from mmssl.evals.labelled import Labelled
+from mmssl.evals.parts.labelled import Labelled
 from mmssl.evals.semi_supervised import SemiSupervised, few, picked
 from mmssl.optim.groups import layer_groups, layers
 from mmssl.types import Encoder, Trained, evaluating
@@ -37,7 +37,7 @@ def test_it_learns_and_leaves_the_encoder_as_it_is(shards: dict[str, dict[str, A
     before = copy.deepcopy(encoder.state_dict())
     with evaluating(encoder):
         found = dict(Finetune(**shards, **FEW).run(Trained({"image": encoder})))
-    assert list(found) == ["raw/top1", "random_weights/top1", "top1"]
+    assert list(found) == ["raw/top1", "random_init/top1", "top1"]
     assert found["top1"].value > 0.6 and found["top1"].chance == 0.5
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
@@ -97,13 +97,13 @@ def test_few_labels_are_of_every_class() -> None:
 
 
 def test_semi_supervised(shards: dict[str, dict[str, Any]]) -> None:
-    options = {**FEW, "shares": (0.1, 0.5), "epochs": (2, 2)}
+    options = {**FEW, "fractions": (0.1, 0.5), "epochs": (2, 2)}
     found = dict(SemiSupervised(**shards, **options).run(Trained({"image": small()})))
     names = [f"{share}%/{how}/top1" for share in (10, 50) for how in ("linear", "finetune")]
-    assert list(found) == [f"{prefix}{name}" for prefix in ("raw/", "random_weights/", "") for name in names]
+    assert list(found) == [f"{prefix}{name}" for prefix in ("raw/", "random_init/", "") for name in names]
     assert found["raw/50%/linear/top1"].value == 1.0
     with pytest.raises(UserError, match="as many epochs"):
-        SemiSupervised(**shards, shares=(0.1,))
+        SemiSupervised(**shards, fractions=(0.1,))
 
 
 def test_picked_rows_are_those_of_the_samples(shards: dict[str, dict[str, Any]]) -> None:

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from probing import judged
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals import knn
 from mmssl.evals.knn import KNN, vote
+from mmssl.evals.linear import tops
+from mmssl.evals.parts.labelled import Rows
 from mmssl.modalities import image
 from mmssl.types import Trained
 
@@ -58,7 +61,7 @@ def test_the_encoder_stands_beside_its_baselines(shards: dict[str, dict[str, str
             parameter.zero_()  # all alike, so that the first class wins
     found = dict(KNN(**shards, k=(5,)).run(Trained({"image": encoder})))
     assert found["raw/k5"].value == 1.0
-    assert found["random_weights/k5"].value > 0.5
+    assert found["random_init/k5"].value > 0.5
     assert found["k5"].value == 0.5
     assert found["k5"].trivial == 1.0
     assert (found["k5"].chance, found["k5"].n) == (0.5, 20)
@@ -77,3 +80,13 @@ def test_wrong_choices(shards: dict[str, dict[str, str]]) -> None:
         KNN(**shards, k=(0,))
     with pytest.raises(UserError, match="kind"):
         next(KNN(**shards, label="kind").run(Trained({"image": create_encoder("raw:image")})))
+
+
+def test_each_class_has_its_own_figure_beside_the_mean() -> None:
+    x = torch.eye(3)[[0, 0, 1, 1, 2]]
+    test = Rows(x, torch.tensor([0, 1, 1, 1, 3]), names={0: "ant", 1: "bee", 3: "yak"})
+    train = Rows(torch.eye(3), torch.arange(3))
+    found = judged(KNN(train={"shards": "pipe:a"}, data={"shards": "pipe:b"}, k=(1,)), train, test)
+    assert found["k1"].parts == pytest.approx({"ant": 1, "bee": 2 / 3, "yak": 0})
+    found = dict(tops(torch.tensor([0, 2, 0, 1, 9]), 3, test))
+    assert found["top1"].parts == pytest.approx({"ant": 1, "bee": 1 / 3, "yak": 0})

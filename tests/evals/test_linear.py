@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.evals import solvers
-from mmssl.evals.labelled import Labelled
-from mmssl.evals.layers import Tapped
 from mmssl.evals.linear import Linear, held_out, select
-from mmssl.evals.solvers import LBFGS, SGD, logistic, squared_hinge
+from mmssl.evals.parts import solvers
+from mmssl.evals.parts.labelled import Labelled
+from mmssl.evals.parts.layers import Tapped
+from mmssl.evals.parts.solvers import LBFGS, SGD, logistic, squared_hinge
 from mmssl.types import Trained
 
 
@@ -108,7 +108,7 @@ def test_layers_are_judged_and_the_best_is_chosen(shards: dict[str, dict[str, st
     assert found["pooled/top1"].value == 0.5
     assert (found["top1"].value, found["top1"].low) == (found["stem/top1"].value, found["stem/top1"].low)
     assert found["top1"].trivial == found["raw/top1"].value
-    assert "random_weights/stem/top1" in found and "raw/top1" in found and "raw/stem/top1" not in found
+    assert "random_init/stem/top1" in found and "raw/top1" in found and "raw/stem/top1" not in found
     assert found["raw/top1"].value == 1.0
 
 

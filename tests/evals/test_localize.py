@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from given import Given
 from PIL import Image
 from torch import Tensor, nn
 
-from mmssl.data.shards import Source
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.compare import Comparer, similarity_map
 from mmssl.evals.localize import Localize, area_under, centre, fits, iou, next_clip
-from mmssl.evals.sounding import Sounding, boxed
+from mmssl.evals.parts.compare import Comparer, similarity_map
+from mmssl.evals.parts.sounding import Sounding, boxed
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
 from mmssl.nn.head import Cells, Projection
@@ -50,14 +50,6 @@ def clip(number: int) -> dict[str, Any]:
         "masks": {"masks": masks},
         "meta": {"impacts": impacts, "fps": FPS},
     }
-
-
-class Clips(Source):
-    def __init__(self, samples: list[dict[str, Any]]) -> None:
-        self.made = samples
-
-    def samples(self, wanted: Any, *, rank: int = 0, world: int = 1) -> Any:
-        return iter(self.made)
 
 
 class Pixels(nn.Module):
@@ -109,7 +101,7 @@ def trained(visual: str, objective: nn.Module | None = None) -> Trained:
 
 
 def judged(monkeypatch: pytest.MonkeyPatch, subject: Trained, count: int = 8, **options: Any) -> Any:
-    monkeypatch.setattr("mmssl.evals.localize.open_source", lambda data: Clips([clip(n) for n in range(count)]))
+    monkeypatch.setattr("mmssl.evals.localize.open_source", lambda data: Given([clip(n) for n in range(count)]))
     return dict(Localize(data={"shards": "x"}, **options).run(subject))
 
 

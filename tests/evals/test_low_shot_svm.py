@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.evals import low_shot_svm
-from mmssl.evals.labelled import Rows
 from mmssl.evals.low_shot_svm import LowShotSVM
+from mmssl.evals.parts.labelled import Rows
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
 HELD = torch.tensor([1, 6, 8])
@@ -53,7 +53,7 @@ def test_the_cost_that_is_best_on_the_held_out_tenth_is_used(monkeypatch: pytest
     assert on_held[1] == max(on_held) and on_test[1] == min(on_test)
     for order in (costs, costs[::-1]):
         expected = max(order, key=lambda cost: on_held[costs.index(cost)])  # the first of equals
-        found = judged(LowShotSVM(**SETS, k=(4,), draws=2, costs=order), known, asked)["k4"]
+        found = judged(LowShotSVM(**SETS, shots=(4,), draws=2, costs=order), known, asked)["4-shot"]
         assert found.value == pytest.approx(on_test[costs.index(expected)])
         assert (found.chance, found.n) == (pytest.approx(1 / 3), 60)
 
@@ -72,9 +72,9 @@ def test_each_draw_has_k_examples_of_every_class_none_of_them_held_out(monkeypat
     monkeypatch.setattr(low_shot_svm, "held_out", held)
     known = Rows(torch.eye(24), torch.arange(24) % 2)
     found = judged(
-        LowShotSVM(**SETS, k=(1, 3, 10, 11), draws=6, costs=(1.0,)), known, Rows(torch.eye(24)[:5], known.y[:5])
+        LowShotSVM(**SETS, shots=(1, 3, 10, 11), draws=6, costs=(1.0,)), known, Rows(torch.eye(24)[:5], known.y[:5])
     )
-    assert list(found) == ["k1", "k3", "k10"]  # of the even class ten are left
+    assert list(found) == ["1-shot", "3-shot", "10-shot"]  # of the even class ten are left
     assert [x.shape for x, _ in seen] == [(6, 2 * k, 24) for k in (1, 3, 10)]
     for k, (x, y) in zip((1, 3, 10), seen, strict=True):
         rows = x.argmax(2)
@@ -84,10 +84,10 @@ def test_each_draw_has_k_examples_of_every_class_none_of_them_held_out(monkeypat
     assert len({tuple(draw.sort().values.tolist()) for draw in seen[1][0].argmax(2)}) > 1
     first = [x.clone() for x, _ in seen]
     seen.clear()
-    judged(LowShotSVM(**SETS, k=(3,), draws=6, costs=(1.0,)), known, known)
+    judged(LowShotSVM(**SETS, shots=(3,), draws=6, costs=(1.0,)), known, known)
     assert torch.equal(seen[0][0], first[1])
     seen.clear()
-    judged(LowShotSVM(**SETS, k=(3,), draws=6, costs=(1.0,), seed=1), known, known)
+    judged(LowShotSVM(**SETS, shots=(3,), draws=6, costs=(1.0,), seed=1), known, known)
     assert not torch.equal(seen[0][0], first[1])
 
 
@@ -102,7 +102,7 @@ def test_accuracy_is_averaged_over_draws_and_the_interval_knows_both(monkeypatch
     monkeypatch.setattr(low_shot_svm, "squared_hinge", fitted)
     x, y = torch.tensor([[1.0, 0], [1.0, 0], [-1.0, 0], [1.0, 0]]), torch.tensor([1, 1, 0, 1])
     known = Rows(torch.cat([x] * 3), torch.cat([y] * 3))
-    found = judged(LowShotSVM(**SETS, k=(1,), draws=3, costs=(1.0,)), known, Rows(x, y))["k1"]
+    found = judged(LowShotSVM(**SETS, shots=(1,), draws=3, costs=(1.0,)), known, Rows(x, y))["1-shot"]
     assert found.value == pytest.approx((1 / 4 + 3 / 4 + 1) / 3)
     assert found.low < 0.45 and found.high == pytest.approx(1.0, abs=0.1) and found.n == 4
 
@@ -110,9 +110,9 @@ def test_accuracy_is_averaged_over_draws_and_the_interval_knows_both(monkeypatch
 def test_a_class_with_too_few_examples_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(low_shot_svm, "held_out", held)
     known = Rows(torch.eye(14), torch.tensor([0] * 10 + [1] * 4))  # one of the first class is a held-out row more
-    probe = LowShotSVM(**SETS, k=(5, 6), draws=1)
+    probe = LowShotSVM(**SETS, shots=(5, 6), draws=1)
     probe.sets = Known(known, known)
     with pytest.raises(UserError, match="takes 5 examples of each class; one class has 4"):
         next(probe.judge(Anything(), ("pooled",)))  # type: ignore[arg-type]
-    assert list(judged(LowShotSVM(**SETS, k=(6, 4), draws=1, costs=(1.0,)), known, known)) == []
-    assert list(judged(LowShotSVM(**SETS, k=(4, 6), draws=1, costs=(1.0,)), known, known)) == ["k4"]
+    assert list(judged(LowShotSVM(**SETS, shots=(6, 4), draws=1, costs=(1.0,)), known, known)) == []
+    assert list(judged(LowShotSVM(**SETS, shots=(4, 6), draws=1, costs=(1.0,)), known, known)) == ["4-shot"]

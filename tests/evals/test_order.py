@@ -16,7 +16,7 @@ from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals.order import Order, nearest_in_time
-from mmssl.evals.pretext import answer, gathered, per_group, seeded, show
+from mmssl.evals.parts.pretext import answer, gathered, per_group, seeded, show
 from mmssl.evals.shortcut import Shortcut, explained
 from mmssl.methods.avts import AVTS, Shifted
 from mmssl.methods.odd_one_out import Odd, OddOneOut

@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from given import defaults, give, written
+from given import PLAIN, defaults, give, written
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.evals import order
 from mmssl.evals.order import Order, described, nearest_in_time, ordered
-from mmssl.evals.trivial import statistics
+from mmssl.evals.parts.trivial import statistics
 from mmssl.types import Batch, Encoder, Features, Loss, Objective, Pretext, Trained
 from mmssl.views.ordered import Ordered
 from mmssl.views.single import Single
 
 
 def test_defaults() -> None:
-    assert defaults(Order) == {"task": "opn", "rounds": 3, "seed": 0}
+    assert defaults(Order) == {"task": "opn", "rounds": 3, "seed": 0, "batch": 32, **PLAIN}
 
 
 class Chained(Ordered):
@@ -110,8 +110,8 @@ def test_rows_hold_what_was_asked_and_answered(monkeypatch: pytest.MonkeyPatch) 
     said = {"correct": torch.tensor([1.0, 0, 1])}
     monkeypatch.setattr(order, "answer", lambda *a: Loss(torch.zeros(()), answers=said))
     trained = subject()
-    rows = Order(data={}, rounds=5, seed=7)._rows(trained, ordered(trained, "opn"))
-    assert told == [("opn", {"seed": 7, "rounds": 5})]
+    rows = Order(data={}, rounds=5, seed=7, batch=6)._rows(trained, ordered(trained, "opn"))
+    assert told == [("opn", {"seed": 7, "rounds": 5, "batch": 6})]
     assert rows["sample"].tolist() == [4, 4, 5, 5, 9, 9] and rows["target"].tolist() == [0, 0, 1, 1, 2, 2]
     assert rows["correct"].tolist() == [1, 1, 0, 0, 1, 1]
     torch.testing.assert_close(rows["statistics"][::2], statistics(batch.views)["video"])

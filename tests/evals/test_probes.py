@@ -16,9 +16,9 @@ from mmssl.errors import UserError
 from mmssl.evals import few_shot
 from mmssl.evals.cluster import Cluster, adjusted_rand, assigned, mutual_information, reduced, table
 from mmssl.evals.few_shot import FewShot, drawn, logistic_scores, nearest_centroid
-from mmssl.evals.labelled import Rows
 from mmssl.evals.low_shot_svm import LowShotSVM
-from mmssl.evals.score import bootstrap
+from mmssl.evals.parts.labelled import Rows
+from mmssl.evals.parts.score import bootstrap
 from mmssl.types import Trained
 
 
@@ -72,11 +72,11 @@ def test_few_shot(shards: dict[str, dict[str, str]], classifier: str, monkeypatc
 def test_low_shot_svm(shards: dict[str, dict[str, str]]) -> None:
     known, asked = blobs(160, 4, spread=2.5), blobs(80, 4, spread=2.5, seed=1)
     found = judged(LowShotSVM(**shards), known, asked)  # type: ignore[arg-type]
-    assert list(found) == ["k1", "k2", "k4", "k8", "k16", "k32"]
-    assert found["k32"].value > found["k1"].value > 0.25
-    assert found["k1"].high - found["k1"].low > found["k32"].high - found["k32"].low  # draws differ more
+    assert list(found) == ["1-shot", "2-shot", "4-shot", "8-shot", "16-shot", "32-shot"]
+    assert found["32-shot"].value > found["1-shot"].value > 0.25
+    assert found["1-shot"].high - found["1-shot"].low > found["32-shot"].high - found["32-shot"].low
     with pytest.raises(UserError, match="one class has 2"):
-        judged(LowShotSVM(**shards, k=(4,)), Rows(known.x[:12], known.y[:12]), asked)  # type: ignore[arg-type]
+        judged(LowShotSVM(**shards, shots=(4,)), Rows(known.x[:12], known.y[:12]), asked)  # type: ignore[arg-type]
 
 
 def test_the_interval_of_several_draws_knows_that_they_differ() -> None:
@@ -129,14 +129,18 @@ def test_features_are_reduced_along_their_widest_directions() -> None:
 @pytest.mark.parametrize("kind", [FewShot, LowShotSVM, Cluster])
 def test_each_stands_beside_its_baselines(kind: type, shards: dict[str, dict[str, str]]) -> None:
     encoder = create_encoder("convnet", image_size=16, widths=[8], depths=[1], stem_stride=1).eval()
-    options = {FewShot: {"ways": 2, "episodes": 20}, LowShotSVM: {"k": (1, 2), "draws": 2}, Cluster: {"restarts": 1}}
+    options = {
+        FewShot: {"ways": 2, "episodes": 20},
+        LowShotSVM: {"shots": (1, 2), "draws": 2},
+        Cluster: {"restarts": 1},
+    }
     found = dict(kind(**shards, **options[kind]).run(Trained({"image": encoder})))
-    names = [name for name in found if not name.startswith(("raw/", "random_weights/"))]
-    assert names and list(found) == [f"{p}{n}" for p in ("raw/", "random_weights/", "") for n in names]
+    names = [name for name in found if not name.startswith(("raw/", "random_init/"))]
+    assert names and list(found) == [f"{p}{n}" for p in ("raw/", "random_init/", "") for n in names]
     assert all(found[name].trivial == found[f"raw/{name}"].value for name in names)
 
 
 def test_wrong_choices(shards: dict[str, dict[str, str]]) -> None:
-    for kind, wrong in ((FewShot, {"ways": 1}), (LowShotSVM, {"k": ()}), (Cluster, {"clusters": 1})):
+    for kind, wrong in ((FewShot, {"ways": 1}), (LowShotSVM, {"shots": ()}), (Cluster, {"clusters": 1})):
         with pytest.raises(UserError):
             kind(**shards, **wrong)

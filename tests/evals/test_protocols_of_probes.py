@@ -13,9 +13,9 @@ from mmssl.evals.cluster import Cluster
 from mmssl.evals.few_shot import FewShot
 from mmssl.evals.finetune import Finetune, Tuning
 from mmssl.evals.knn import KNN
-from mmssl.evals.labelled import Rows
 from mmssl.evals.linear import Linear
 from mmssl.evals.low_shot_svm import LowShotSVM
+from mmssl.evals.parts.labelled import Rows
 from mmssl.evals.semi_supervised import SemiSupervised
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
@@ -24,7 +24,7 @@ PROBES = [
     (KNN, {"k": (7,)}, ("k7",)),
     (Linear, {"decays": (0.1,)}, ("top1", "top5")),
     (Linear, {"solver": "sgd", "epochs": 3}, ("top1", "top5")),
-    (LowShotSVM, {"k": (2,), "draws": 1, "costs": (0.1,)}, ("k2",)),
+    (LowShotSVM, {"shots": (2,), "draws": 1, "costs": (0.1,)}, ("2-shot",)),
 ]
 
 
@@ -68,7 +68,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     FewShot: {"ways": 5, "shots": (1, 5), "queries": 15, "episodes": 2000, "classifier": "centroid", "seed": 0},
     # Goyal et al., ICCV 2019, section 5.2: 1 to 96 examples, 5 draws
     LowShotSVM: {
-        "k": (1, 2, 4, 8, 16, 32, 64, 96),
+        "shots": (1, 2, 4, 8, 16, 32, 64, 96),
         "draws": 5,
         "costs": (0.01, 0.1, 1.0, 10.0, 100.0),
         "seed": 0,
@@ -90,8 +90,8 @@ DEFAULTS[Finetune] = {**PROBE, "epochs": 5, **FINETUNE}
 # Chen et al., ICML 2020, appendix B.5: 60 epochs for 1%, 30 for 10%
 DEFAULTS[SemiSupervised] = {
     **PROBE,
-    "shares": (0.01, 0.1),
-    "how": ("linear", "finetune"),
+    "fractions": (0.01, 0.1),
+    "protocols": ("linear", "finetune"),
     "epochs": (60, 30),
     **FINETUNE,
 }
@@ -133,9 +133,9 @@ GOOD_AND_WRONG: list[tuple[type, dict[str, Any], dict[str, Any], str]] = [
     (FewShot, {"shots": (2, 1)}, {"shots": ()}, "too few"),
     (FewShot, {"queries": 1}, {"queries": 0}, "0 queries"),
     (FewShot, {"episodes": 1}, {"episodes": 0}, "0 episodes"),
-    (LowShotSVM, {"k": (1,)}, {"k": (2, 0)}, "low_shot_svm has k"),
-    (LowShotSVM, {"k": (2, 1)}, {"k": ()}, "low_shot_svm has k"),
-    (LowShotSVM, {"draws": 1}, {"draws": 0}, "0 draws"),
+    (LowShotSVM, {"shots": (1,)}, {"shots": (2, 0)}, "low_shot_svm has shots"),
+    (LowShotSVM, {"shots": (2, 1)}, {"shots": ()}, "low_shot_svm has shots"),
+    (LowShotSVM, {"draws": 1}, {"draws": 0}, "draws 0"),
     (LowShotSVM, {"costs": (1e-9,)}, {"costs": (1.0, 0.0)}, "costs"),
     (LowShotSVM, {"costs": (1.0,)}, {"costs": ()}, "costs"),
     (Cluster, {"clusters": 2}, {"clusters": 1}, "cluster has clusters 1"),
@@ -147,11 +147,11 @@ GOOD_AND_WRONG: list[tuple[type, dict[str, Any], dict[str, Any], str]] = [
     (Finetune, {"lr": 1e-9}, {"lr": 0.0}, "lr 0.0"),
     (Finetune, {"layer_decay": 1.0}, {"layer_decay": 1.01}, "layer_decay 1.01"),
     (Finetune, {"layer_decay": 1e-3}, {"layer_decay": 0.0}, "layer_decay 0.0"),
-    (SemiSupervised, {"shares": (1.0, 1e-3)}, {"shares": (0.1, 1.01)}, "shares of at most 1"),
-    (SemiSupervised, {"shares": (0.5,), "epochs": (1,)}, {"shares": (0.1, 0.0)}, "shares"),
-    (SemiSupervised, {"how": ("linear",)}, {"how": ()}, "at least one way"),
+    (SemiSupervised, {"fractions": (1.0, 1e-3)}, {"fractions": (0.1, 1.01)}, "fractions of at most 1"),
+    (SemiSupervised, {"fractions": (0.5,), "epochs": (1,)}, {"fractions": (0.1, 0.0)}, "fractions"),
+    (SemiSupervised, {"protocols": ("linear",)}, {"protocols": ()}, "at least one way"),
     (SemiSupervised, {"epochs": (1, 1)}, {"epochs": (1, 1, 1)}, "as many epochs"),
-    (SemiSupervised, {"epochs": (1, 2)}, {"shares": (), "epochs": ()}, "shares"),
+    (SemiSupervised, {"epochs": (1, 2)}, {"fractions": (), "epochs": ()}, "fractions"),
     (SemiSupervised, {"lr": 1e-9}, {"lr": 0.0}, "lr 0.0"),
 ]
 
@@ -178,7 +178,7 @@ def test_options_reach_their_places() -> None:
     made = Finetune(**SETS, **common, **tuning)
     assert (made.sets.label, made.encoder, made.baselines) == ("kind", "video", False)
     assert made.tuning == Tuning(**tuning)
-    semi = SemiSupervised(**SETS, **common, **{**tuning, "epochs": (7, 8)}, shares=(0.2, 0.3), how=("linear",))
+    semi = SemiSupervised(**SETS, **common, **{**tuning, "epochs": (7, 8)}, fractions=(0.2, 0.3), protocols=("linear",))
     assert (semi.sets.label, semi.encoder, semi.baselines) == ("kind", "video", False)
     assert semi.tunings == {0.2: Tuning(**tuning), 0.3: Tuning(**{**tuning, "epochs": 8})}
-    assert (semi.how, semi.seed) == (("linear",), 4)
+    assert (semi.protocols, semi.seed) == (("linear",), 4)

@@ -14,7 +14,7 @@ import torch
 from mmssl.data.writer import build_from
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.evals.descriptors import coordinates, fpfh, pose_errors, ransac
+from mmssl.evals.parts.descriptors import coordinates, fpfh, pose_errors, ransac
 from mmssl.evals.register import Register
 from mmssl.modalities.points import Cloud, encode
 from mmssl.transforms.pairs import move
@@ -82,7 +82,7 @@ class Sizes(Encoder):
 def test_figures_and_baselines(data: dict[str, Any]) -> None:
     trained = Trained({"points": Sizes()})
     found = dict(Register(data=data, voxel=0.06, ransac=True).run(trained))
-    ways = ("", "random_weights/", "coordinates/", "shape/", "fpfh/")
+    ways = ("", "random_init/", "coordinates/", "shape/", "fpfh/")
     figures = ("hit_ratio", "feature_match_recall")
     recalls = {"registration_recall", "fpfh/registration_recall"}
     assert found.keys() == {f"{way}{figure}" for way in ways for figure in figures} | recalls
@@ -104,7 +104,7 @@ def test_without_open3d(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(UserError, match=r"pip install 'mmssl\[points\]'"):
             Register(data=data, **options)  # type: ignore[arg-type]
     encoder = create_encoder("pointnet", widths=[8, 8])
-    judged = Register(data=data, fpfh=False, ransac=False, voxel=0.1, pairs=2, matching="mutual")
+    judged = Register(data=data, fpfh=False, ransac=False, voxel=0.1, limit=2, matching="mutual")
     found = dict(judged.run(Trained({"points": encoder})))
     assert found["hit_ratio"].n == 2
     assert "fpfh/hit_ratio" not in found

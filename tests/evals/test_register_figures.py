@@ -15,8 +15,8 @@ from mmssl import dist
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals import register
+from mmssl.evals.parts.report import reporting
 from mmssl.evals.register import UNLEARNT, WARM, Register
-from mmssl.evals.report import reporting
 from mmssl.modalities.points import Cloud
 from mmssl.transforms.pairs import POSES, Scan
 from mmssl.types import Encoder, Features, Head, Ragged, Trained
@@ -30,7 +30,7 @@ def test_defaults() -> None:
         "encoder": "points",
         "space": None,
         "poses": POSES,
-        "pairs": None,
+        "limit": None,
         "voxel": 0.05,
         "points": 5000,
         "rotation": "any",
@@ -41,6 +41,7 @@ def test_defaults() -> None:
         "ransac": True,
         "rotation_error": 15.0,
         "translation_error": 0.3,
+        "baselines": True,
     }
     assert (UNLEARNT, WARM) == (("coordinates", "shape", "fpfh"), 8)
 
@@ -127,7 +128,7 @@ def test_a_pose_is_found_within_both_errors(
 def test_poses_are_sought_for_the_encoder_and_fpfh_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(register, "open3d", lambda: None)
     monkeypatch.setattr(Register, "_registered", lambda self, a, b, pairs: float(len(pairs)))
-    ways = dict.fromkeys(("", "random_weights/", "coordinates/", "fpfh/"), feature(lambda x: x))
+    ways = dict.fromkeys(("", "random_init/", "coordinates/", "fpfh/"), feature(lambda x: x))
     row = made(monkeypatch, ransac=True)._judge(scan(LINE), scan(LINE), ways)
     recalls = {name: value for name, value in row.items() if "registration" in name}
     assert recalls == {"registration_recall": 20.0, "fpfh/registration_recall": 20.0, "chance/registration_recall": 0.0}
@@ -166,7 +167,7 @@ def test_figures_stand_beside_chance_and_the_best_of_what_is_not_learnt(monkeypa
     rows = {
         "chance/hit_ratio": [0.0, 0.02],
         "hit_ratio": [0.5, 0.7],
-        "random_weights/hit_ratio": [0.1, 0.3],
+        "random_init/hit_ratio": [0.1, 0.3],
         "coordinates/hit_ratio": [0.2, 0.2],
         "shape/hit_ratio": [0.4, 0.2],
         "fpfh/hit_ratio": [0.1, 0.2],
@@ -183,7 +184,7 @@ def test_figures_stand_beside_chance_and_the_best_of_what_is_not_learnt(monkeypa
         assert score.value == pytest.approx(np.mean(rows[name])) and score.n == 2
     assert found["hit_ratio"].chance == pytest.approx(0.01) and found["fpfh/hit_ratio"].chance == pytest.approx(0.01)
     assert found["feature_match_recall"].chance == 0.5
-    for name in ("hit_ratio", "random_weights/hit_ratio"):
+    for name in ("hit_ratio", "random_init/hit_ratio"):
         assert found[name].trivial == pytest.approx(0.3)
     assert found["registration_recall"].trivial == 1.0
     assert found["feature_match_recall"].trivial is None
@@ -201,14 +202,14 @@ def test_each_way_describes_a_scan_as_it_says(monkeypatch: pytest.MonkeyPatch) -
     encoder = Places()
     encoder.spaces["half"] = Halved()
     list(made(monkeypatch, fpfh=True, voxel=0.3, rotation="vertical").run(Trained({"points": encoder})))
-    assert list(told) == ["", "random_weights/", "coordinates/", "shape/", "fpfh/"]
+    assert list(told) == ["", "random_init/", "coordinates/", "shape/", "fpfh/"]
     some = Scan(Cloud(np.random.uniform(-1, 1, (5, 3))), np.eye(4), np.array([1.0, 2, 3]))
     xyz = some.cloud.xyz
     assert told["fpfh/"](some).tolist() == [pytest.approx([0.3, 1, 2, 3])]
     assert told["coordinates/"](some)[0] == "vertical" and told["coordinates/"](some)[1] is xyz
     assert torch.equal(told["shape/"](some), torch.from_numpy(xyz + 1))
     unit = xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
-    for way in ("", "random_weights/"):
+    for way in ("", "random_init/"):
         np.testing.assert_allclose(told[way](some), unit, atol=1e-5)
     assert encoder.shown[0][0], "without gradients"
     list(made(monkeypatch, space="half").run(Trained({"points": encoder})))
@@ -224,10 +225,10 @@ def test_scans_are_taken_as_told_and_shared_out(monkeypatch: pytest.MonkeyPatch)
     told: list[Any] = []
     monkeypatch.setattr(register, "fixed_scans", lambda sample, **o: told.append(o) or sample["__number__"])
     shown: dict[str, Any] = {"poses": None, "voxel": 0.2, "points": 7, "rotation": "none"}
-    judge = made(monkeypatch, pairs(6), pairs=5, **shown)
-    assert list(judge._scans()) == [(n, n) for n in range(5)] and told == [shown] * 5
+    judge = made(monkeypatch, pairs(6), limit=5, **shown)
+    assert list(judge._scans()) == [(n, number) for n, number in enumerate((0, 1, 2, 3, 5))] and told == [shown] * 5
     assert list(judge._scans(rank=1, world=2)) == [(1, 1), (3, 3)]
-    assert len(list(made(monkeypatch, pairs(6))._scans())) == 6
+    assert len(list(made(monkeypatch, pairs(6), poses=None)._scans())) == 6
     assert judge._wanted() == {"points", "points_b"}
     assert made(monkeypatch)._wanted() == {"points", "points_b", "meta"}
     judge.check(Trained({"points": Places()}))
@@ -251,12 +252,12 @@ def test_rows_of_all_processes_are_in_order(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_random_weights_see_some_pairs_first(monkeypatch: pytest.MonkeyPatch) -> None:
     fresh, told = Places(), list[Any]()
-    monkeypatch.setattr(register, "untrained", lambda encoder, *, space: told.append((encoder, space)) or fresh)
+    monkeypatch.setattr(register, "untrained", lambda encoder, *, spaces: told.append((encoder, *spaces)) or fresh)
     judge, encoder = made(monkeypatch, pairs(11), poses=None, space="half"), Places()
     encoder.spaces["half"] = fresh.spaces["half"] = Halved()
     assert judge._unlearnt(encoder) is fresh and told == [(encoder, "half")]
     assert len(fresh.shown) == 2 * 8 and not fresh.training and not encoder.shown
-    few = made(monkeypatch, pairs(11), poses=None, pairs=3)
+    few = made(monkeypatch, pairs(11), poses=None, limit=3)
     fresh.shown.clear()
     few._unlearnt(encoder)
     assert len(fresh.shown) == 2 * 3

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from given import defaults, give, written
+from given import PLAIN, defaults, give, written
 from test_zero_shot import Rows, vector
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from mmssl.types import Trained
 
 
 def test_defaults() -> None:
-    assert defaults(Retrieval) == {"modalities": ("image", "text"), "space": "clip", "k": (1, 5, 10)}
+    assert defaults(Retrieval) == {"modalities": ("image", "text"), "space": "clip", "k": (1, 5, 10), **PLAIN}
 
 
 def plain_rank(query: Tensor, own: int, candidates: Tensor, owners: list[int]) -> int:

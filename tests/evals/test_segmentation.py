@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from given import Given
 from probing import reference
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.data.shards import Source
 from mmssl.errors import UserError
 from mmssl.evals import transfer_dense
 from mmssl.evals.linear import held_out
-from mmssl.evals.memory import remembering
-from mmssl.evals.report import reporting
-from mmssl.evals.solvers import LBFGS
+from mmssl.evals.parts.memory import remembering
+from mmssl.evals.parts.report import reporting
+from mmssl.evals.parts.solvers import LBFGS
 from mmssl.evals.transfer_dense import TransferDense, _cells, accuracy, confusion, inside, mean_iou, scaled, scored
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.video import VideoPreprocess
@@ -47,21 +46,6 @@ class Halves(Encoder):
         self.seen.append(len(x))
         cells = F.avg_pool2d(x.float(), 2)
         return Features(cells.mean((2, 3)), cells.flatten(2).mT, tuple(cells.shape[2:]))
-
-
-class Given(Source):
-    """Stands in for shards of samples that are opened already."""
-
-    def __init__(self, samples: list[dict[str, Any]]) -> None:
-        self.made, self.shards, self.asked = samples, ["given.tar"], list[Any]()
-
-    @property
-    def counts(self) -> list[int]:
-        return [len(self.made)]
-
-    def samples(self, wanted: Any, *, rank: int = 0, world: int = 1) -> Iterator[Any]:
-        self.asked.append(wanted)
-        return iter(self.made[rank::world])
 
 
 def samples(count: int, *, seed: int, noise: int = 60, size: int = 4) -> list[dict[str, Any]]:
@@ -280,8 +264,8 @@ def test_baselines_are_raw_pixels_and_random_weights_that_have_seen_some(monkeyp
     monkeypatch.setattr(transfer_dense, "untrained", lambda given: fresh if given is encoder else None)
     train, test = samples(12, seed=0), samples(4, seed=1)
     found = dict(dense(train, test).run(Trained({"image": encoder})))
-    assert list(found) == [f"{p}{n}" for p in ("raw/", "random_weights/", "") for n in ("mIoU", "accuracy")]
-    assert found["random_weights/mIoU"] == found["mIoU"] and not fresh.training
+    assert list(found) == [f"{p}{n}" for p in ("raw/", "random_init/", "") for n in ("mIoU", "accuracy")]
+    assert found["random_init/mIoU"] == found["mIoU"] and not fresh.training
     assert fresh.seen == [12, 12, 4]
     fresh.seen.clear()
     for batch, count in ((64, 10), (27, 20)):  # no more than 512, and then the batch that is begun
@@ -359,16 +343,13 @@ def test_options() -> None:
             TransferDense(**SETS, **wrong)
 
 
-def test_it_asks_for_pictures_or_films_with_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(transfer_dense, "needs", lambda source, keys, where: asked.append((source, keys, where)))
-    monkeypatch.setattr(transfer_dense, "counted", lambda source: asked.append(source))
+def test_it_asks_for_pictures_or_films_with_masks() -> None:
     for modality, preprocess in (("image", ImagePreprocess()), ("video", VideoPreprocess())):
-        asked.clear()
         made, encoder = dense([], [], mask="m"), Halves(preprocess)
         encoder.modality = modality
-        made.check(Trained({"any": encoder}))
-        assert asked == [(made.train, (modality, "m"), "train"), (made.test, (modality, "m"), "data"), made.train]
+        needs = made.needs(Trained({"any": encoder}))
+        assert needs.data == {"train": (made.train, (modality, "m")), "data": (made.test, (modality, "m"))}
+        assert needs.counted == ("train",) and needs.encoders[None].modalities == ("image", "video")
     encoder.modality = "audio"
     for ask in (made.check, lambda trained: next(made.run(trained))):
         with pytest.raises(UserError, match="reads audio; expected image or video"):

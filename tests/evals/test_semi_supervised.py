@@ -9,15 +9,15 @@ import pytest
 import torch
 from probing import Anything, Known, blobs, sides
 
-from mmssl.data.subset import counted
+from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals import semi_supervised
 from mmssl.evals.finetune import Finetune, Tuning
-from mmssl.evals.labelled import Labelled, Rows
 from mmssl.evals.linear import probe
+from mmssl.evals.parts.labelled import Labelled, Rows
+from mmssl.evals.parts.solvers import LBFGS
 from mmssl.evals.semi_supervised import SemiSupervised, few, picked
-from mmssl.evals.solvers import LBFGS
 from mmssl.types import Trained
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
@@ -52,7 +52,7 @@ class Numbered(Known):
         return dict(zip(self.known.number.tolist(), self.known.y.tolist(), strict=True))
 
 
-def numbered(known: Rows, asked: Rows) -> Numbered:
+def number_classes(known: Rows, asked: Rows) -> Numbered:
     known.number = torch.arange(len(known.y)) * 2 + 3
     sets = Numbered(known, asked)
     sets.train = "the training set"  # type: ignore[assignment]
@@ -61,14 +61,14 @@ def numbered(known: Rows, asked: Rows) -> Numbered:
 
 def test_the_linear_classifier_sees_the_share_and_nothing_else() -> None:
     known, asked = blobs(120, 6, spread=1.5), blobs(60, 7, spread=1.5, seed=1)  # of one class the asked know alone
-    sets = numbered(known, asked)
+    sets = number_classes(known, asked)
     found: dict[str, Any] = {}
     for share in (0.05, 0.2):
         some = list(few(sets.labels(), share, seed=2))
         rest = ~torch.isin(known.number, torch.tensor(some))
         assert int((~rest).sum()) == 120 * share
-        poisoned = numbered(Rows(known.x.masked_fill(rest[:, None], float("nan")), known.y), asked)
-        semi = SemiSupervised(**SETS, shares=(share,), epochs=(1,), how=("linear",), seed=2)
+        poisoned = number_classes(Rows(known.x.masked_fill(rest[:, None], float("nan")), known.y), asked)
+        semi = SemiSupervised(**SETS, fractions=(share,), epochs=(1,), protocols=("linear",), seed=2)
         semi.sets = poisoned
         found |= dict(semi.judge(Anything(), semi.places))  # type: ignore[arg-type]
         ranks = probe(Rows(known.x[~rest], known.y[~rest]), asked, LBFGS((1e-4, 1e-3, 1e-2, 1e-1)), classes=6)[0]
@@ -83,15 +83,15 @@ def test_the_linear_classifier_sees_the_share_and_nothing_else() -> None:
 def test_a_class_that_none_of_the_few_has_keeps_its_number() -> None:
     """Of classes 0, 1 and 2 all are there, and so are the classifier's scores."""
     known = Rows(torch.eye(3).repeat(10, 1), torch.arange(3).repeat(10))
-    semi = SemiSupervised(**SETS, shares=(0.1,), epochs=(1,), how=("linear",))
-    semi.sets = numbered(known, Rows(torch.eye(3), torch.arange(3)))
+    semi = SemiSupervised(**SETS, fractions=(0.1,), epochs=(1,), protocols=("linear",))
+    semi.sets = number_classes(known, Rows(torch.eye(3), torch.arange(3)))
     found = dict(semi.judge(Anything(), semi.places))  # type: ignore[arg-type]
     assert found["10%/linear/top1"].value == 1.0
 
 
 def test_fine_tuning_is_given_the_share_and_its_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     known, asked = blobs(40, 2), blobs(10, 2, seed=1)
-    sets = numbered(known, asked)
+    sets = number_classes(known, asked)
     seen: list[Any] = []
 
     class Tuned:
@@ -107,8 +107,10 @@ def test_fine_tuning_is_given_the_share_and_its_epochs(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(semi_supervised, "finetuned", finetuned)
     monkeypatch.setattr(sets, "rows", lambda encoder: (known, asked))
-    monkeypatch.setattr(sets, "asked", lambda encoder: asked if encoder == "the copy" else None)
-    semi = SemiSupervised(**SETS, shares=(0.1, 0.25), epochs=(6, 3), how=("finetune", "linear"), seed=5, lr=0.1)
+    monkeypatch.setattr(sets, "test_rows", lambda encoder: asked if encoder == "the copy" else None)
+    semi = SemiSupervised(
+        **SETS, fractions=(0.1, 0.25), epochs=(6, 3), protocols=("finetune", "linear"), seed=5, lr=0.1
+    )
     semi.sets = sets
     encoder: Any = Anything()
     found = dict(semi.judge(encoder, semi.places))
@@ -133,11 +135,12 @@ def test_it_asks_for_a_training_set_that_is_counted(
 ) -> None:
     shards = sides(tmp_path, train=4, test=2)
     trained = Trained({"image": create_encoder("raw:image", size=16)})
-    asked: list[Any] = []
-    monkeypatch.setattr(f"{kind.__module__}.counted", lambda source: (asked.append(source), counted(source)))
     made = kind(**shards)
+    assert made.needs(trained).counted == ("train",)
     made.check(trained)
-    assert asked == [made.sets.train]
+    monkeypatch.setattr(Source, "counts", None)
+    with pytest.raises(UserError, match="how many samples .* hold is not known"):
+        made.check(trained)
     with pytest.raises(UserError, match="no encoder 'video'"):
         kind(**shards, encoder="video").check(trained)
 
@@ -148,13 +151,13 @@ def test_other_samples_of_the_shards_are_not_learnt_from(tmp_path: Path) -> None
     sets = Labelled(**shards, label="label")
     some = few(sets.labels(), 0.2, seed=0)
     assert len(some) == 8
-    semi = SemiSupervised(**shards, shares=(0.2,), epochs=(1,), how=("linear",), baselines=False)
+    semi = SemiSupervised(**shards, fractions=(0.2,), epochs=(1,), protocols=("linear",), baselines=False)
     encoder = create_encoder("raw:image", size=16)
     known, asked = sets.rows(encoder)
     wrong = Rows(known.x, torch.where(torch.isin(known.number, torch.tensor(list(some))), known.y, 1 - known.y))
     result = dict(semi.run(Trained({"image": encoder})))["20%/linear/top1"].value
     assert result == 1.0
-    turned = numbered(wrong, asked)
+    turned = number_classes(wrong, asked)
     wrong.number = known.number
     turned.labels = sets.labels  # type: ignore[method-assign]
     semi.sets = turned

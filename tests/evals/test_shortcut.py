@@ -8,21 +8,22 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from given import defaults, give, written
+from given import PLAIN, defaults, give, written
 from torch import Tensor, nn
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.evals import cues, shortcut
+from mmssl.evals import shortcut
+from mmssl.evals.parts import low_level
+from mmssl.evals.parts.trivial import statistics
 from mmssl.evals.shortcut import Shortcut, explained, labelled, linear_model
-from mmssl.evals.trivial import statistics
 from mmssl.objectives.matching import Matching
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch, Encoder, Loss, Objective, Pretext, Trained, View
 
 
 def test_defaults() -> None:
-    assert defaults(Shortcut) == {"rounds": 2, "batch": 32, "seed": 0}
+    assert defaults(Shortcut) == {"rounds": 2, "batch": 32, "seed": 0, **PLAIN}
 
 
 class Quiz(View):
@@ -207,7 +208,9 @@ def test_a_pair_is_two_questions_with_its_own_sound_and_a_wrong_one(
         wrong = second[row] if own else offered[following]
         for number, sound in enumerate((first[row], wrong)):
             seen, heard = film[row : row + 1], sound[None]
-            expected = cues.pair_features(cues.look(seen), cues.loudness(heard), cues.together(seen, heard))
+            expected = low_level.pair_features(
+                low_level.look(seen), low_level.loudness(heard), low_level.together(seen, heard)
+            )
             torch.testing.assert_close(found["features"][row, number], expected[0])
 
 

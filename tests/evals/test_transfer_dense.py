@@ -14,8 +14,8 @@ from PIL import Image
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.masked import prepared
-from mmssl.evals.transfer_dense import TransferDense, accuracy, confusion, inside, mean_iou, scaled
+from mmssl.evals.parts.masked import prepared
+from mmssl.evals.transfer_dense import TransferDense, accuracy, confusion, inside, mean_iou, per_class_iou, scaled
 from mmssl.modalities import image, video
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Trained
@@ -54,9 +54,9 @@ def test_a_bright_square_is_found(shards: dict[str, dict[str, Any]]) -> None:
     torch.manual_seed(0)
     encoder = create_encoder("convnet", **SMALL).eval()
     found = dict(TransferDense(**shards, foreground=True).run(Trained({"image": encoder})))
-    assert list(found) == [f"{p}{n}" for p in ("raw/", "random_weights/", "") for n in ("mIoU", "accuracy")]
+    assert list(found) == [f"{p}{n}" for p in ("raw/", "random_init/", "") for n in ("mIoU", "accuracy")]
     assert found["raw/mIoU"].value > 0.7
-    assert found["random_weights/accuracy"].value > found["accuracy"].trivial == pytest.approx(191 / 255, abs=0.01)
+    assert found["random_init/accuracy"].value > found["accuracy"].trivial == pytest.approx(191 / 255, abs=0.01)
     assert found["mIoU"].n == 12 and found["mIoU"].low <= found["mIoU"].value <= found["mIoU"].high
     assert found["mIoU"].trivial == pytest.approx(191 / 255 / 2, abs=0.01)
 
@@ -112,4 +112,5 @@ def test_figures_are_those_of_plain_loops() -> None:
     real = truth != 255
     shares = [float(((told == c) & (truth == c)).sum() / (((told == c) | (truth == c)) & real).sum()) for c in range(4)]
     assert float(mean_iou(counts)) == pytest.approx(sum(shares) / 4)
+    assert per_class_iou(counts[0]) == pytest.approx({str(c): share for c, share in enumerate(shares[:3])})
     assert float(accuracy(counts)) == pytest.approx(float((told == truth)[real].float().mean()))

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from given import defaults, give, written
+from given import PLAIN, defaults, give, written
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.evals.report import reporting
+from mmssl.evals.parts.report import reporting
 from mmssl.evals.zero_shot import ZeroShot, rank_of, warn_of_templates
 from mmssl.types import Score, Trained
 
@@ -71,6 +71,7 @@ def test_defaults() -> None:
         "space": "clip",
         "modality": "image",
         "per_class": True,
+        **PLAIN,
     }
 
 
@@ -104,7 +105,9 @@ def test_figures_by_loops(unknown: int, monkeypatch: pytest.MonkeyPatch) -> None
         score = found[f"class/{name}"]
         assert score.value == pytest.approx(sum(r < 1 for r in own_ranks) / len(own_ranks))
         assert score.n == len(own_ranks) and score.chance == pytest.approx(1 / 7)
+        assert top1.parts[name] == pytest.approx(score.value)
     assert {key for key in found if "/" in key} == {f"class/{name}" for name in set(known)}
+    assert set(top1.parts) == set(known)
 
 
 def test_the_mean_of_prompts_is_normalised_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +163,9 @@ def test_bare_numbers_are_places_and_names_beside_numbers_are_refused(monkeypatc
 def test_it_needs_words_the_space_labels_and_a_class_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(samples: list[Any], subject: Trained, **options: Any) -> None:
         give(monkeypatch, "mmssl.evals.zero_shot", samples)
-        monkeypatch.setattr("mmssl.evals.source.foreseen", lambda source, label: ([s[label] for s in samples], True))
+        monkeypatch.setattr(
+            "mmssl.evals.parts.source.peek_classes", lambda source, label: ([s[label] for s in samples], True)
+        )
         ZeroShot(data={}, classes=CLASSES, **options).check(subject)
 
     check(some(3), trained())

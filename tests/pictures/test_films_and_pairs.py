@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.sounding import Moment
+from mmssl.evals.parts.sounding import Moment
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
 from mmssl.pictures import localize, propagate, retrieval
@@ -213,7 +213,7 @@ def test_a_sound_is_drawn_as_peaks_about_the_middle() -> None:
 
 
 def test_a_matrix_of_nothing_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    give(monkeypatch, "mmssl.pictures.retrieval", [{"text": "x"}])
+    give(monkeypatch, "mmssl.pictures.retrieval", [{"text": "x", "image": None}])
     monkeypatch.setattr(Given, "count", None)
     trained = Trained({"image": Words("image"), "text": Words("text")})  # type: ignore[dict-item]
     with pytest.raises(UserError, match="no sample with a whole text and image; left out 1|no sample with a whole"):
@@ -232,7 +232,7 @@ class Hears:
     def __init__(self, trained: Any, task: str) -> None:
         Hears.done = [task]
 
-    def need_maps(self) -> None:
+    def require_maps(self) -> None:
         Hears.done.append("maps")
 
     def maps(self, seen: Tensor, heard: Tensor, frames: list[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures of matched scans and of clouds coloured by their features."""
+"""Pictures of match_classes scans and of clouds coloured by their features."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from linear import model
 from linear.model import Peek, Row
 from linear.plain import made
 
-from mmssl import dist, judge, recipe, train
+from mmssl import dist, loading, recipe, train
 from mmssl.errors import UserError
-from mmssl.evals.report import warn
-from mmssl.judge import Judge, evaluate, load_encoders, load_run, merged, read_scores, table, write_results
+from mmssl.evals.parts.report import warn
+from mmssl.judge import Judge, evaluate, load_encoders, load_run, read_scores, table, write_results
 from mmssl.types import Score, Trained
 
 PEEK = {"name": "linear.model:evaluation"}
+NAMES = ("value", "low", "high", "chance", "n")
 
 
 @pytest.fixture(scope="module")
@@ -90,27 +92,63 @@ def test_objectives_are_in_evaluation_mode_too(run: Path, monkeypatch: pytest.Mo
     assert seen == [False] and objective.head.training
 
 
-def test_remarks_about_what_did_not_run_again_stay() -> None:
-    before = {"left_out": {"a": {"x": 1}, "b": {"y": 2}}, "seed": 3}
-    now = {"left_out": {"b": {"z": 3}}, "warnings": {"b": ["w"]}}
-    assert merged(before, now) == {"left_out": {"a": {"x": 1}, "b": {"z": 3}}, "warnings": {"b": ["w"]}}
-
-
 def test_results_are_read_back(rows: Path, tmp_path: Path) -> None:
-    checked = recipe.check(made(rows, train={"seed": 4}))
-    scores = {"a/b": Score(0.5, 0.4, 0.6, 0.1, 20), "c": Score(1.0, 1.0, 1.0, 0.5, 3, trivial=0.7)}
+    evals = {"a": {**PEEK, "every": 5, "at": 1}, "c": PEEK}
+    checked = recipe.check(made(rows, train={"seed": 4}, evals=evals), trust_code=True)
+    scores = {"a/b": Score(0.5, 0.4, 0.6, 0.1, 20, parts={"x": 0.25}), "c/d": Score(1.0, 1.0, 1.0, 0.5, 3, trivial=0.7)}
     write_results(tmp_path, checked, scores, samples=77, remarks={"warnings": {"a": []}})
-    assert json.loads((tmp_path / "results.json").read_text()) == {
+    found = json.loads((tmp_path / "results.json").read_text())
+    ran = found.pop("evaluations")
+    dates = [each.pop("date") for each in ran.values()]
+    assert all(datetime.fromisoformat(date).utcoffset() == timedelta() for date in dates)
+    name = PEEK["name"]
+    assert ran == {
+        "a": {"name": name, "options": {"at": 1}, "samples": 77},
+        "c": {"name": name, "options": {}, "samples": 77},
+    }
+    assert found == {
         "recipe": "rows",
         "seed": 4,
         "samples": 77,
+        "left_out": {},
         "warnings": {"a": []},
         "scores": {
-            "a/b": {"value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1, "n": 20, "trivial": None},
-            "c": {"value": 1.0, "low": 1.0, "high": 1.0, "chance": 0.5, "n": 3, "trivial": 0.7},
+            "a/b": {
+                "value": 0.5,
+                "low": 0.4,
+                "high": 0.6,
+                "chance": 0.1,
+                "n": 20,
+                "trivial": None,
+                "parts": {"x": 0.25},
+            },
+            "c/d": {"value": 1.0, "low": 1.0, "high": 1.0, "chance": 0.5, "n": 3, "trivial": 0.7},
         },
     }
     assert read_scores(tmp_path) == scores and read_scores(tmp_path / "none") == {}
+
+
+def test_a_run_has_the_plain_key_and_what_was_judged_otherwise_stays(rows: Path, tmp_path: Path) -> None:
+    for at, value in ((1, 0.1), (2, 0.2), (2, 0.3)):
+        checked = recipe.check(made(rows, evals={"a": {**PEEK, "at": at}}), trust_code=True)
+        write_results(tmp_path, checked, {"a/b": Score(value, 0, 1, 0, 1)}, samples=9, remarks={"left_out": {"a": {}}})
+    assert {key: score.value for key, score in read_scores(tmp_path).items()} == {"a[at=1]/b": 0.1, "a/b": 0.3}
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert set(found["left_out"]) == set(found["evaluations"]) == {"a", "a[at=1]"}
+
+
+def test_judging_by_other_options_stands_beside_also_where_an_older_file_says_nothing(run: Path) -> None:
+    file = run / "results.json"
+    before, found = read_scores(run), json.loads(file.read_text())
+    original = file.read_text()
+    del found["evaluations"]
+    for text in (original, json.dumps(found)):
+        file.write_text(text)
+        evaluate(run, ["evals.second.at=2"], evals=["second"], trust_code=True)
+        evaluate(run, evals=["second"], trust_code=True)
+        after = read_scores(run)
+        assert {key: after[key] for key in before} == before and set(after) == {*before, "second[at=2]/weight"}
+    file.write_text(original)
 
 
 def test_the_table() -> None:
@@ -155,7 +193,7 @@ def test_objectives_are_built_within_limits(run: Path, tmp_path: Path, monkeypat
         load_run(tmp_path / "run", trust_code=True)
     file.write_text(plain)
     with pytest.raises(UserError, match=r"tasks\.fit: the network of its config .*; the limit is network_slack"):
-        monkeypatch.setattr(judge, "build_objective", lambda *a: torch.zeros(2**40))
+        monkeypatch.setattr(loading, "build_objective", lambda *a: torch.zeros(2**40))
         load_run(tmp_path / "run", trust_code=True)
     monkeypatch.undo()
     (tmp_path / "run" / "objectives" / "fit.safetensors").unlink()
@@ -185,9 +223,10 @@ def test_evaluating_again_keeps_what_was_not_asked(run: Path, monkeypatch: pytes
     results = json.loads((run / "results.json").read_text())
     assert {key: score["value"] for key, score in results["scores"].items()} == {
         "first/weight": weight[0],
-        "second/weight": weight[4],
+        "second/weight": weight[1],
+        "second[at=4]/weight": weight[4],
     }
-    assert results["left_out"] == {"first": {}, "second": {}}
+    assert results["left_out"] == {"first": {}, "second": {}, "second[at=4]": {}}
     assert (results["samples"], results["seed"], results["recipe"]) == (48, 3, "rows")
     assert list(evaluate(run, trust_code=True)) == ["first/weight", "second/weight"]
     with pytest.raises(UserError, match="has no evaluation 'secnd'; did you mean 'second'"):
@@ -197,10 +236,10 @@ def test_evaluating_again_keeps_what_was_not_asked(run: Path, monkeypatch: pytes
     evaluate(run, ["evals.first.fail=check"], evals=["second"], trust_code=True)
     with pytest.raises(UserError, match=r"evals\.first: nothing is there; the other figures stand in .*results\.json"):
         evaluate(run, ["evals.first.fail=run", "evals.second.at=5"], trust_code=True)
-    assert read_scores(run)["second/weight"].value == weight[5]
+    assert read_scores(run)["second[at=5]/weight"].value == weight[5]
     monkeypatch.setattr(dist, "rank", lambda: 1)
     evaluate(run, ["evals.second.at=3"], evals=["second"], trust_code=True)
-    assert read_scores(run)["second/weight"].value == weight[5], "the first process writes"
+    assert "second[at=3]/weight" not in read_scores(run), "the first process writes"
 
 
 def test_a_garbled_file_costs_neither_its_own_figures_nor_the_new_ones(run: Path) -> None:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from mmssl import names
 from mmssl.assembly import assemble
 from mmssl.evals.knn import vote
-from mmssl.evals.source import open_source
+from mmssl.evals.parts.source import open_source
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import ramp, warmup_cosine
 from mmssl.recipe import Recipe, load, split

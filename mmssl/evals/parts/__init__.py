@@ -1,0 +1,1 @@
+"""What evaluations share: samples in, labels, fitting, figures out."""

@@ -1,0 +1,58 @@
+"""Figures with their 95% bootstrap interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mmssl.types import Score
+
+RESAMPLES = 1000
+
+
+def bootstrap(
+    values: Tensor,
+    *,
+    chance: float,
+    trivial: float | None = None,
+    parts: Mapping[str, float] | None = None,
+    statistic: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+) -> Score:
+    """Scores one value per sample (N,) by their mean, or by a statistic over the last dimension of (R, N).
+
+    The interval spans the 2.5th to the 97.5th percentile over 1,000 resamples of the samples. values may be of
+    several draws (K, N), such as of what was learnt from; the draws are then resampled as well.
+    parts: the figure of each class, sequence and the like, which the score keeps.
+    """
+    if values.ndim == 2:
+        assert statistic is None, "several draws are scored by their mean"
+        return replace(_of_draws(values.double().cpu(), chance=chance, trivial=trivial, seed=seed), parts=parts)
+    reduce = statistic or (lambda x: x.mean(dim=-1))
+    values = values.double().cpu()
+    if len(values) == 0:
+        return Score(float("nan"), float("nan"), float("nan"), chance, 0, trivial, parts)
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    chunk = max(1, 4_000_000 // len(values))  # keeps the index table in bounds
+    for start in range(0, RESAMPLES, chunk):
+        shape = (min(chunk, RESAMPLES - start), len(values))
+        found.append(reduce(values[torch.randint(len(values), shape, generator=generator)]))
+    low, high = torch.cat(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return Score(float(reduce(values)), low, high, chance, len(values), trivial, parts)
+
+
+def _of_draws(values: Tensor, *, chance: float, trivial: float | None, seed: int) -> Score:
+    draws, count = values.shape
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(RESAMPLES):
+        rows = torch.randint(draws, (draws,), generator=generator)
+        columns = torch.randint(count, (count,), generator=generator)
+        weigh = torch.bincount(columns, minlength=count).double()
+        found.append((values @ weigh)[rows].mean() / count)
+    low, high = torch.stack(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return Score(float(values.mean()), low, high, chance, count, trivial)
