@@ -457,6 +457,7 @@ class View:
     """
 
     guards: Mapping[str, Mapping[str, Any]] = {}
+    single: ClassVar[bool] = False  # whether the number of views is fixed
 
     def __init__(self, preprocess: Mapping[str, Preprocess]) -> None:
         self.preprocess = dict(preprocess)

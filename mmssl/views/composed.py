@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -44,8 +44,6 @@ class Composed(View):
     Encoders of one modality are shown the same: one draw, laid out for each. Raises DamagedError for a sample whose
     several views could only be alike: one caption, or a window as long as it is.
     """
-
-    single: ClassVar[bool] = False  # whether the number of views is fixed
 
     def __init__(self, preprocess: Mapping[str, Preprocess], template: Views) -> None:
         super().__init__(preprocess)

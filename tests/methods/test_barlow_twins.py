@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmssl.views.asymmetric import Asymmetric
 
 from mmssl import dist
 from mmssl.methods import barlow_twins
-from mmssl.views.asymmetric import Asymmetric
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import DIM, HERE, ROWS, defaults, detached, outline, same, shown, stir, two_encoders

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmssl.views.multicrop import MultiCrop
 from torch.nn import functional as F
 
 from mmssl.encoders import create_encoder
@@ -18,7 +19,6 @@ from mmssl.methods.swav import SwAV
 from mmssl.numerics.sinkhorn import sinkhorn
 from mmssl.objectives.bank import reserve
 from mmssl.types import Batch, Encoder
-from mmssl.views.multicrop import MultiCrop
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import ENCODERS, SAMPLES, VIT, batch, build, plain, sweep

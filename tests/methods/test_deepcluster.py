@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmssl.views.multicrop import MultiCrop
 from torch import Tensor
 
 from mmssl.errors import UserError
@@ -16,7 +17,6 @@ from mmssl.methods.deepcluster import DeepCluster, DeepClusterV2, OneCrop
 from mmssl.numerics import kmeans as clustering
 from mmssl.objectives.bank import reserve
 from mmssl.types import Batch
-from mmssl.views.multicrop import MultiCrop
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import Tiny, defaults, evenness, perceptron, pictures, same, shake, sweep_of, unit

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmssl.views.pair import Pair
 
 from mmssl.errors import UserError
 from mmssl.methods import directclr
 from mmssl.types import Features
-from mmssl.views.pair import Pair
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import DIM, HERE, ROWS, defaults, detached, pick_own, same, shown, two_encoders, unit

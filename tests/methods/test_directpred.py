@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmssl.views.asymmetric import Asymmetric
 
 from mmssl.methods import directpred
 from mmssl.methods.directpred import predictor_of
 from mmssl.types import Encoder
-from mmssl.views.asymmetric import Asymmetric
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import (

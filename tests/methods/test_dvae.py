@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmssl.views.seeded import Seeded
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,7 +19,6 @@ from mmssl.methods import dvae
 from mmssl.methods.dvae import DVAE
 from mmssl.numerics.seeded_random import draws
 from mmssl.types import Batch
-from mmssl.views.seeded import Seeded
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import defaults, same, shake

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmssl.views.seeded import Seeded
 from torch import Tensor
 
 from mmssl.encoders import create_encoder
@@ -16,7 +17,6 @@ from mmssl.methods import mae
 from mmssl.methods.mae import MAE
 from mmssl.objectives.masking import random_mask
 from mmssl.types import Batch, Encoder, Features
-from mmssl.views.seeded import Seeded
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import defaults, same, shake

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmssl.views.seeded import Seeded
 from torch import Tensor, nn
 
 from mmssl.encoders import create_encoder
@@ -14,7 +15,6 @@ from mmssl.methods.mae import MAE
 from mmssl.methods.simmim import SimMIM
 from mmssl.objectives.masking import block_mask, random_mask
 from mmssl.types import Batch, Encoder
-from mmssl.views.seeded import Seeded
 
 SMALL = {"width": 32, "depth": 2, "heads": 2}
 PICTURES = {"image_size": 16, "patch_size": 4, **SMALL}

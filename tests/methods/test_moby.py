@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmssl.views.asymmetric import Asymmetric
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.encoders import create_encoder
 from mmssl.methods import moby
 from mmssl.types import Encoder
-from mmssl.views.asymmetric import Asymmetric
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import (

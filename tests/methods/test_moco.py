@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmssl.views.asymmetric import Asymmetric
+from mmssl.views.blurred import Blurred
+from mmssl.views.jittered import Jittered
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,9 +17,6 @@ from mmssl.errors import UserError
 from mmssl.methods import moco
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Encoder
-from mmssl.views.asymmetric import Asymmetric
-from mmssl.views.blurred import Blurred
-from mmssl.views.jittered import Jittered
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import (

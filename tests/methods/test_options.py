@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from mmssl import names
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.options import hints_of
 from mmssl.objectives.bank import reserve
+from mmssl.options import hints_of
 from mmssl.types import Encoder, Objective
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from mmssl.views.blurred import Blurred
+from mmssl.views.jittered import Jittered
 from torch import Tensor
 
 from mmssl.errors import UserError
@@ -17,8 +19,6 @@ from mmssl.methods.pcl import PCL, PCLV2
 from mmssl.numerics import kmeans as clustering
 from mmssl.objectives.bank import reserve
 from mmssl.types import Batch
-from mmssl.views.blurred import Blurred
-from mmssl.views.jittered import Jittered
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import Tiny, defaults, evenness, perceptron, pictures, same, shake, sweep_of, unit

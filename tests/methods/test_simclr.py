@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmssl.views.pair import Pair
 from torch.nn import functional as F
 
 from mmssl import checkpoint
 from mmssl.errors import UserError
 from mmssl.methods import simclr
 from mmssl.types import Features
-from mmssl.views.pair import Pair
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import batch, build

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mmssl.methods import simsiam
 from mmssl.views.blurred import Blurred
+
+from mmssl.methods import simsiam
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import DIM, HERE, defaults, detached, outline, same, shown, stir, two_encoders, unit

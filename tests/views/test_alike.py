@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmssl.views.asymmetric import Asymmetric
+from mmssl.views.multicrop import MultiCrop
+from mmssl.views.pair import Pair
 from PIL import Image
 
 from mmssl import create_encoder, train
@@ -23,11 +26,8 @@ from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Ragged
-from mmssl.views.asymmetric import Asymmetric
 from mmssl.views.cloud_pair import CloudPair
 from mmssl.views.infomin import InfoMin
-from mmssl.views.multicrop import MultiCrop
-from mmssl.views.pair import Pair
 from mmssl.views.single import Single
 
 PREPROCESS: dict[str, Any] = {

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from mmssl.views.asymmetric import Asymmetric
+from mmssl.views.blurred import Blurred
+from mmssl.views.jittered import Jittered
+from mmssl.views.multicrop import MultiCrop
+from mmssl.views.pair import Pair
+from mmssl.views.seeded import Seeded
 
 from mmssl import names
 from mmssl.types import View
-from mmssl.views.asymmetric import Asymmetric
-from mmssl.views.blurred import Blurred
 from mmssl.views.cloud_pair import CloudPair
 from mmssl.views.infomin import InfoMin
-from mmssl.views.jittered import Jittered
-from mmssl.views.multicrop import MultiCrop
 from mmssl.views.ordered import Ordered
-from mmssl.views.pair import Pair
-from mmssl.views.seeded import Seeded
 from mmssl.views.single import Single
 from mmssl.views.synchronised import Shifted, Synchronised
 

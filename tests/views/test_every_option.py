@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from mmssl.views.asymmetric import Asymmetric
+from mmssl.views.multicrop import MultiCrop
 from PIL import Image
 
 from mmssl import names
@@ -34,9 +36,7 @@ from mmssl.transforms.pairs import POSES
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Method, Preprocess, Ragged, Sample, View
-from mmssl.views.asymmetric import Asymmetric
 from mmssl.views.cloud_pair import CloudPair
-from mmssl.views.multicrop import MultiCrop
 from mmssl.views.ordered import Ordered
 from mmssl.views.single import Single
 from mmssl.views.synchronised import Shifted, Synchronised

@@ -7,6 +7,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from mmssl.views.asymmetric import Asymmetric
+from mmssl.views.multicrop import MultiCrop
 from PIL import Image
 
 from mmssl.data.collate import collate
@@ -14,8 +16,6 @@ from mmssl.errors import UserError
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch
-from mmssl.views.asymmetric import Asymmetric
-from mmssl.views.multicrop import MultiCrop
 
 PREPROCESS = {"image": ImagePreprocess(28)}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
+from mmssl.views.seeded import Seeded
 
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch
-from mmssl.views.seeded import Seeded
 
 
 def test_each_sample_has_a_seed_of_31_bits() -> None:
