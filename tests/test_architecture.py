@@ -36,6 +36,7 @@ ALLOWED = {
     ("names", "schema"),
     ("options", "errors"),
     ("options", "schema"),
+    ("options", "types"),
     ("names", "types"),
     ("schema", "errors"),
     ("schema", "limits"),
