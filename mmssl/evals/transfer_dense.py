@@ -77,7 +77,7 @@ class TransferDense(Declared):
         self.what = repr((sorted(train.items()), limit))
 
     def needs(self, trained: Trained) -> Needs:
-        fields = (require_encoder(trained, self.encoder, modalities=SEEING).modality, self.mask)
+        fields = (require_encoder(trained, self.encoder, modalities=SEEING).preprocess.field, self.mask)
         return Needs(
             encoders={self.encoder: EncoderNeed(modalities=SEEING)},
             data={"train": (self.train, fields), "data": (self.test, fields)},
@@ -150,7 +150,7 @@ class TransferDense(Declared):
 
     def _batches(self, source: Source, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields what the encoder sees, on its device, and the classes of the pixels (B, T, H, W)."""
-        keys, preprocess = (encoder.modality, self.mask), encoder.preprocess
+        keys, preprocess = (encoder.preprocess.field, self.mask), encoder.preprocess
         batches = batches_in_workers(
             source,
             keys,

@@ -24,12 +24,12 @@ from mmssl.views.template import Views
 
 LEARN_BATCHES = 1000  # at most, for the clusters of colour
 EVEN = 50.0  # the lightness that all colours are shown with
-HALVES = {"image": "colors", "image_ab": "lightness"}  # which encoder is asked for what
+ASKED = ("colors", "lightness")  # of the first encoder, and of the second
 
 
 @dataclass(kw_only=True)
 class Halves(OnBatch):
-    """Shows an image without its colour to `image`, and with its lightness made even to `image_ab`.
+    """Shows an image without its colour to the first encoder, and with its lightness made even to the second.
 
     What each half is asked for is added, averaged over cells: `colors` (B, 2, h, w), a and b of Lab, and `lightness`
     (B, 1, h, w). Encoders `lab`, with part lightness and part color, see no more of whole images when they are judged
@@ -44,20 +44,21 @@ class Halves(OnBatch):
     split: bool = True
 
     def check(self, preprocess: Mapping[str, Any]) -> None:
-        size, other = (preprocess[key].size for key in HALVES)
+        size, other = (prepare.size for prepare in preprocess.values())
         if size != other or size % self.cell:
             raise UserError(
                 f"images of {size} and {other} pixels in cells of {self.cell}; expected one size they divide"
             )
 
     def on_batch(self, batch: Batch) -> Batch:
-        (picture,) = batch.views["image"]
+        first, second = batch.views
+        (picture,) = batch.views[first]
         lightness, colors = lab(picture).split([1, 2], dim=1)
         batch.extra |= {"lightness": F.avg_pool2d(lightness, self.cell), "colors": F.avg_pool2d(colors, self.cell)}
         if self.split:
             gray, even = torch.zeros_like(colors), torch.full_like(lightness, EVEN)
-            halves = torch.cat([lightness, gray], dim=1), torch.cat([even, colors], dim=1)
-            batch.views |= {key: [srgb(half)] for key, half in zip(HALVES, halves, strict=True)}
+            batch.views[first] = [srgb(torch.cat([lightness, gray], dim=1))]
+            batch.views[second] = [srgb(torch.cat([even, colors], dim=1))]
         return batch
 
 
@@ -92,7 +93,7 @@ class SplitBrain(Objective):
         self.uses = tuple(key for key, encoder in encoders.items() if encoder.modality == "image")[:2]
         if len(self.uses) < 2:
             raise UserError(f"split_brain needs two encoders of images; the run has {reading(encoders)}")
-        self.asked = dict(zip(self.uses, HALVES.values(), strict=True))  # what each is asked for
+        self.asked = dict(zip(self.uses, ASKED, strict=True))  # what each is asked for
         self.find, self.learn_from = bins is not None, learn_from
         middles = (torch.arange(lightness_bins)[:, None] + 0.5) * 100 / lightness_bins
         self.colors = Bins(torch.zeros(bins, 2) if bins else ab_grid(), neighbors=neighbors, sigma=sigma)

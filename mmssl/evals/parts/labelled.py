@@ -57,9 +57,9 @@ class Labelled:
         train_set, test_set = f"the training set {_spell(self.train)}", f"the test set {_spell(self.test)}"
         self.names = {"where": test_set, "known_as": train_set + (f" (limit: {limit})" if limit else "")}
 
-    def needs(self, modality: str) -> Needs:
-        """Returns what both sets must have, for an encoder that reads the modality."""
-        fields = (modality, self.label)
+    def needs(self, field: str) -> Needs:
+        """Returns what both sets must have, for an encoder that reads the field."""
+        fields = (field, self.label)
         return Needs(
             data={"train": (self.train, fields), "data": (self.test, fields)},
             classes=ClassesNeed(train=self.train, test=self.test, label=self.label, **self.names),
@@ -183,7 +183,7 @@ class Probe(Declared):
     def needs(self, trained: Trained) -> Needs:
         encoder = require_encoder(trained, self.encoder)
         return replace(
-            self.sets.needs(encoder.modality), encoders={self.encoder: EncoderNeed(places=tuple(self.places))}
+            self.sets.needs(encoder.preprocess.field), encoders={self.encoder: EncoderNeed(places=tuple(self.places))}
         )
 
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
@@ -228,5 +228,6 @@ def rivals(sets: Labelled, encoder: Encoder, *, baselines: bool) -> Iterator[tup
 
 def _raw(encoder: Encoder) -> Encoder:
     raw = Raw(encoder.modality)  # type: ignore[arg-type]
+    raw.preprocess.field = encoder.preprocess.field
     raw.preprocess = encoder.preprocess
     return raw.to(encoder.device).eval()

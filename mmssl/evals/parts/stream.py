@@ -63,7 +63,7 @@ def prepared_batches(
     """
     parts = batches_in_workers(
         source,
-        (*preprocess, *keep),
+        (*(prepare.field for prepare in preprocess.values()), *keep),
         partial(_prepared, preprocess=preprocess, keep=keep),
         partial(_collated, preprocess=preprocess),
         size=batch,
@@ -99,8 +99,9 @@ def _prepared(
     sample: Sample, *, preprocess: Mapping[str, Preprocess], keep: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns what the encoders see of a sample, and what is kept of it."""
-    require(sample, *preprocess, *keep)
-    return {name: prepare(sample[name]) for name, prepare in preprocess.items()}, {key: sample[key] for key in keep}
+    require(sample, *(prepare.field for prepare in preprocess.values()), *keep)
+    seen = {name: prepare(sample[prepare.field]) for name, prepare in preprocess.items()}
+    return seen, {key: sample[key] for key in keep}
 
 
 def _collated(
