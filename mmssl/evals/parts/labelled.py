@@ -228,6 +228,5 @@ def rivals(sets: Labelled, encoder: Encoder, *, baselines: bool) -> Iterator[tup
 
 def _raw(encoder: Encoder) -> Encoder:
     raw = Raw(encoder.modality)  # type: ignore[arg-type]
-    raw.preprocess.field = encoder.preprocess.field
     raw.preprocess = encoder.preprocess
     return raw.to(encoder.device).eval()
