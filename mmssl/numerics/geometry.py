@@ -51,7 +51,9 @@ def same_place(
     places = [apply(place, cell_centers(g, device=place.device)) for place, g in zip((one, other), grids, strict=True)]
     sizes = [_cell_size(place, g) for place, g in zip((one, other), grids, strict=True)]
     largest = torch.stack(sizes).amax(dim=0)  # (B, 1 or 2)
-    near = torch.cdist(places[0][..., :2], places[1][..., :2]) <= radius * largest[:, :1, None]
+    exact = "donot_use_mm_for_euclid_dist"  # products of matrices lose tenths of a pixel
+    apart = torch.cdist(places[0][..., :2], places[1][..., :2], compute_mode=exact)
+    near = apart <= radius * largest[:, :1, None]
     if len(grid) == 3:
         near &= (places[0][..., 2:] - places[1][..., 2:].mT).abs() <= radius * largest[:, 1:, None]
     return near
