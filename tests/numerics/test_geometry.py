@@ -119,7 +119,7 @@ def test_cells_of_random_crops_match_by_the_arithmetic_of_crops() -> None:
 
 
 def test_a_view_matches_itself_cell_by_cell_however_fine_the_grid() -> None:
-    place = torch.tensor([[[-40.0, 0, 3540], [0, 40, 2900]]])
+    place = torch.tensor([[[-37.3, 0, 3540.1], [0, 41.7, 2900.9]]])
     found = same_place(place, place, grid=(20, 20), radius=0.01)[0]
     assert torch.equal(found, torch.eye(400, dtype=torch.bool))
 
