@@ -449,6 +449,14 @@ class View:
         """Returns what stands in for a modality's views in a sample that lacks it."""
         return [self.preprocess[modality].blank()] * self.shows.get(modality, 1)
 
+    def blank_places(self, modality: str) -> list[Tensor]:
+        """Returns what stands in for the places of its views; needed where `__call__` gives `places`."""
+        return []
+
+    def blank_fields(self, modality: str) -> dict[str, list[Any]]:
+        """Returns what stands in for what moves with its views, by name; needed where `__call__` gives `fields`."""
+        return {}
+
     def on_device(self, batch: Batch) -> Batch:
         """Changes a whole batch on the accelerator; by default nothing."""
         return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,25 +12,66 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import DamagedError
+from mmssl.modalities import image as pictures
 from mmssl.numerics.geometry import apply, inverse
 from mmssl.transforms.base import Frame
 from mmssl.types import Ragged
 
 Kind = Literal["boxes", "keypoints", "mask", "depth", "flow", "normals", "labels"]
-"""boxes: (n, 4) left, top, right, bottom in pixels; cut at the border. keypoints: (n, 2) x, y in pixels.
-mask: (H, W) whole numbers, or a palette image. depth: (H, W). flow: (H, W, 2) x, y in pixels. normals: (H, W, 3) of
-the camera's frame. labels: one value for each point of a cloud.
+"""boxes: (n, 4) left, top, right, bottom in pixels; cut at the border, so that one outside has no area.
+keypoints: (n, 2) x, y in pixels. mask: (H, W) whole numbers, or a palette image. depth: (H, W). flow: (H, W, 2) x, y
+in pixels. normals: (H, W, 3) of the camera's frame. labels: one value for each point of a cloud. Of videos all hold for
+the whole clip. In views, fields of several channels are (C, H, W).
 """
-DENSE = ("mask", "depth", "flow", "normals")
+CHANNELS: dict[str, tuple[int, ...]] = {"mask": (), "depth": (), "flow": (2,), "normals": (3,)}
+COLUMNS = {"boxes": 4, "keypoints": 2}
 
 
 def moved(kind: Kind, value: Any, frame: Frame) -> Tensor | Ragged:
     """Returns what of a field lies in a frame, as the view's pixels have it."""
-    if kind in DENSE:
-        return _dense(kind, value, frame)
-    rows = torch.as_tensor(np.asarray(value, dtype=np.float32).reshape(-1, 4 if kind == "boxes" else 2))
+    array = _numbers(kind, value)
+    if kind in CHANNELS:
+        _check_shape(kind, array, (frame.height, frame.width, *CHANNELS[kind]))
+        return _dense(kind, array, frame)
+    array = array.reshape(0, COLUMNS[kind]) if not array.size else array
+    _check_shape(kind, array, (len(array), COLUMNS[kind]))
+    if not np.isfinite(array).all():
+        raise DamagedError(f"{kind} that are not finite")
     place = torch.from_numpy(frame.place)[None]
-    return Ragged.pack([_rows(kind, rows, place, (frame.size, frame.size))])
+    return Ragged.pack([_rows(kind, torch.from_numpy(array.astype(np.float32)), place, (frame.size, frame.size))])
+
+
+def labels_of(value: Any, points: int, index: np.ndarray) -> Ragged:
+    """Returns the labels of some of a cloud's points, by their index."""
+    array = _numbers("labels", value)
+    _check_shape("labels", array, (points, *array.shape[1:]))  # points that are not finite were dropped
+    labels = torch.from_numpy(array[index])
+    return Ragged.pack([labels.float() if array.dtype.kind == "f" else labels.long()])
+
+
+def blank(kind: Kind, size: int) -> Tensor | Ragged:
+    """Returns what stands in for a field in a sample that lacks it, of a view of size x size pixels."""
+    if kind not in CHANNELS:
+        return Ragged.pack([torch.zeros(0, COLUMNS[kind]) if kind in COLUMNS else torch.zeros(0, dtype=torch.long)])
+    return torch.zeros(*CHANNELS[kind], size, size, dtype=torch.long if kind == "mask" else torch.float32)
+
+
+def _numbers(kind: Kind, value: Any) -> np.ndarray:
+    """Returns an image's values as they are stored, or an array; DamagedError for what is no array of numbers."""
+    try:
+        array = pictures.values(value) if isinstance(value, Image.Image) else np.asarray(value)
+    except ValueError as error:
+        if isinstance(error, DamagedError):
+            raise
+        raise DamagedError(f"{kind} that are no array", str(error)) from None
+    if array.dtype.kind not in "biuf":
+        raise DamagedError(f"{kind} that are no numbers", f"{array.dtype}")
+    return array
+
+
+def _check_shape(kind: Kind, array: np.ndarray, expected: Sequence[int]) -> None:
+    if array.shape != tuple(expected):
+        raise DamagedError(f"{kind} of a wrong shape", f"expected {tuple(expected)}, found {array.shape}")
 
 
 def _rows(kind: Kind, rows: Tensor, place: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -43,11 +85,8 @@ def _rows(kind: Kind, rows: Tensor, place: Tensor, shape: tuple[int, int]) -> Te
     return torch.cat([low.clamp(min=0).minimum(scale), high.clamp(min=0).minimum(scale)], dim=1)
 
 
-def _dense(kind: Kind, value: Any, frame: Frame) -> Tensor:
+def _dense(kind: Kind, array: np.ndarray, frame: Frame) -> Tensor:
     """Cuts and scales (H, W, ...) as the image is cut: masks by the nearest pixel, the rest linearly."""
-    array = np.asarray(value)
-    if array.shape[:2] != (frame.height, frame.width):
-        raise DamagedError(f"{kind} of another size than its image", f"{array.shape[:2]}, {frame.height, frame.width}")
     if kind == "mask":
         return torch.from_numpy(_scaled(array.astype(np.int32), frame, Image.Resampling.NEAREST)).long()
     planes = np.moveaxis(np.atleast_3d(array.astype(np.float32)), 2, 0)
