@@ -19,9 +19,10 @@ from mmssl.types import Ragged
 
 Kind = Literal["boxes", "keypoints", "mask", "depth", "flow", "normals", "labels"]
 """boxes: (n, 4) left, top, right, bottom in pixels; cut at the border, so that one outside has no area.
-keypoints: (n, 2) x, y in pixels. mask: (H, W) whole numbers, or a palette image. depth: (H, W). flow: (H, W, 2) x, y
-in pixels. normals: (H, W, 3) of the camera's frame. labels: one value for each point of a cloud. Of videos all hold for
-the whole clip. In views, fields of several channels are (C, H, W).
+keypoints: (n, 2) x, y in pixels from the image's corner, so that its first pixel's middle is at (0.5, 0.5).
+mask: (H, W) whole numbers, or a palette image. depth: (H, W). flow: (H, W, 2) x, y in pixels. normals: (H, W, 3) of the
+camera's frame. labels: one value for each point of a cloud. Of videos all hold for the whole clip. In views, fields of
+several channels are (C, H, W).
 """
 CHANNELS: dict[str, tuple[int, ...]] = {"mask": (), "depth": (), "flow": (2,), "normals": (3,)}
 COLUMNS = {"boxes": 4, "keypoints": 2}
