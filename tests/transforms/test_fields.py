@@ -200,6 +200,8 @@ def test_warped_normals_turn_with_their_picture_and_keep_their_length() -> None:
     found = fields.warped("normals", normals, changes((24, 24)), (24, 24))[0, :, 12, 12]
     angle = np.deg2rad(25)
     torch.testing.assert_close(found, torch.tensor([0.6 * np.cos(angle), -0.6 * np.sin(angle), 0.8]).float())
+    half = torch.tensor([[[0.5, 0, 0.25], [0, 0.5, 0.25]]])
+    torch.testing.assert_close(fields.warped("normals", normals[:1], half, (24, 24)), normals[:1])
 
 
 def test_images_of_masks_and_depth_are_read_as_they_are_stored() -> None:
