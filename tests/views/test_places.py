@@ -179,6 +179,15 @@ def encoded(width: int, height: int) -> clips.Video:
     return clips.Video(clips.encode(film(width, height).pictures, fps=10, quality=4))
 
 
+def test_a_clip_tells_its_size_before_and_after_it_was_scaled() -> None:
+    for clip in (film(132, 90), encoded(132, 90), encoded(132, 90)):
+        assert clip.size == (132, 90)
+        assert clip.frames([0.1], min_size=45).shape == (1, 45, 66, 3) and clip.size == (132, 90)
+    fresh = encoded(132, 90)
+    fresh.frames([0.1], min_size=45)
+    assert fresh.size == (132, 90)
+
+
 @pytest.mark.parametrize("make", [film, encoded])
 @pytest.mark.parametrize("preprocess", [{"fps": 4.0}, {}], ids=["window", "whole"])
 def test_videos_are_where_and_when_they_claim(make: Any, preprocess: dict[str, Any]) -> None:
