@@ -38,8 +38,9 @@ def moved(kind: Kind, value: Any, frame: Frame) -> Tensor | Ragged:
     _check_shape(kind, array, (len(array), COLUMNS[kind]))
     if not np.isfinite(array).all():
         raise DamagedError(f"{kind} that are not finite")
-    place = torch.from_numpy(frame.place)[None]
-    return Ragged.pack([_rows(kind, torch.from_numpy(array.astype(np.float32)), place, (frame.size, frame.size))])
+    rows = torch.from_numpy(array.astype(np.float32))
+    places = torch.from_numpy(frame.place).expand(len(rows), -1, -1)
+    return Ragged.pack([_rows(kind, rows, places, (frame.size, frame.size))])
 
 
 def labels_of(value: Any, points: int, index: np.ndarray) -> Ragged:
@@ -75,15 +76,21 @@ def _check_shape(kind: Kind, array: np.ndarray, expected: Sequence[int]) -> None
         raise DamagedError(f"{kind} of a wrong shape", f"expected {tuple(expected)}, found {array.shape}")
 
 
-def _rows(kind: Kind, rows: Tensor, place: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Takes boxes or key points by the inverse of a place (1, 2, 3), to pixels of a view of a shape (H, W)."""
-    back, scale = inverse(place), rows.new_tensor(shape[::-1])
+def _rows(kind: Kind, rows: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Takes boxes or key points by the inverses of their places (n, 2, 3), to pixels of a view of a shape (H, W)."""
+    back, scale = inverse(places), _sides(shape, rows)
     if kind == "keypoints":
-        return apply(back, rows)[0] * scale
-    corners = rows[:, [[0, 1], [2, 1], [0, 3], [2, 3]]]  # (n, 4, 2)
-    found = apply(back, corners.flatten(0, 1))[0].view(-1, 4, 2) * scale
+        return apply(back, rows[:, None])[:, 0] * scale
+    left, top, right, bottom = rows.unbind(1)
+    corners = torch.stack([left, top, right, top, left, bottom, right, bottom], dim=1).view(-1, 4, 2)
+    found = apply(back, corners) * scale
     low, high = found.amin(dim=1), found.amax(dim=1)
     return torch.cat([low.clamp(min=0).minimum(scale), high.clamp(min=0).minimum(scale)], dim=1)
+
+
+def _sides(shape: tuple[int, int], like: Tensor) -> Tensor:
+    """Returns width and height of a shape (H, W)."""
+    return torch.tensor(shape[::-1], dtype=like.dtype).to(like.device, non_blocking=True)
 
 
 def _dense(kind: Kind, array: np.ndarray, frame: Frame) -> Tensor:
@@ -114,10 +121,8 @@ def warped(kind: Kind, value: Any, change: Tensor, shape: tuple[int, int]) -> An
     change: (B, 2, 3), from what is shown now to what was shown before, in 0 to 1. shape: (H, W).
     """
     if isinstance(value, Ragged):
-        scale = change.new_tensor(shape[::-1])
-        before = change * scale[None, :, None]  # to pixels
-        rows = [_rows(kind, rows, place[None], shape) for rows, place in zip(value.split(), before, strict=True)]
-        return Ragged(torch.cat(rows), value.lengths)
+        before = change * _sides(shape, change)[:, None]  # to pixels
+        return Ragged(_rows(kind, value.values, before[value.sample], shape), value.lengths)
     grid = change.clone()  # of affine_grid, whose places run from -1 to 1
     grid[:, :, 2] = 2 * change[:, :, 2] + change[:, :, :2].sum(dim=2) - 1
     planes = value.float() if value.ndim == 4 else value.float()[:, None]
@@ -131,8 +136,8 @@ def warped(kind: Kind, value: Any, change: Tensor, shape: tuple[int, int]) -> An
 
 def _turned(kind: Kind, vectors: Tensor, change: Tensor, shape: tuple[int, int]) -> Tensor:
     """Takes vectors (B, 2, H, W) of the images before to what is shown now: by the maps' inverse, in pixels."""
-    scale = change.new_tensor(shape[::-1])
-    back = torch.linalg.inv(change[:, :, :2] * (scale[:, None] / scale[None]))
+    scale = _sides(shape, change)
+    back = torch.linalg.inv_ex(change[:, :, :2] * (scale[:, None] / scale)).inverse
     if kind == "normals":  # they keep their length
         back = back / torch.linalg.det(back).abs().sqrt()[:, None, None]
     return torch.einsum("bij,bjhw->bihw", back, vectors)

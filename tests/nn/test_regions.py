@@ -24,5 +24,5 @@ def test_means_weigh_cells_by_what_is_covered() -> None:
     tokens = torch.tensor([[[1.0, 10], [2, 20], [4, 40]]])
     shares = torch.tensor([[[1, 0, 0], [0.5, 0, 1.0], [0, 0, 0]]])
     found = masked_mean(tokens, shares)
-    torch.testing.assert_close(found, torch.tensor([[[1, 10], [3, 30], [0, 0]]]))
+    torch.testing.assert_close(found, torch.tensor([[[1.0, 10], [3, 30], [0, 0]]]))
     assert masked_mean(tokens.bfloat16(), shares).dtype == torch.bfloat16
