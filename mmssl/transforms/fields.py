@@ -20,9 +20,9 @@ from mmssl.types import Ragged
 Kind = Literal["boxes", "keypoints", "mask", "depth", "flow", "normals", "labels"]
 """boxes: (n, 4) left, top, right, bottom in pixels; cut at the border, so that one outside has no area.
 keypoints: (n, 2) x, y in pixels from the image's corner, so that its first pixel's middle is at (0.5, 0.5).
-mask: (H, W) whole numbers, or a palette image. depth: (H, W). flow: (H, W, 2) x, y in pixels. normals: (H, W, 3) of the
-camera's frame. labels: one value for each point of a cloud. Of videos all hold for the whole clip. In views, fields of
-several channels are (C, H, W).
+mask: (H, W) whole numbers, or a palette image. depth: (H, W); 0, or what is not finite, was not measured, and is 0 in
+views. flow: (H, W, 2) x, y in pixels. normals: (H, W, 3) of the camera's frame. labels: one value for each point of a
+cloud. Of videos all hold for the whole clip. In views, fields of several channels are (C, H, W).
 """
 CHANNELS: dict[str, tuple[int, ...]] = {"mask": (), "depth": (), "flow": (2,), "normals": (3,)}
 COLUMNS = {"boxes": 4, "keypoints": 2}
@@ -98,6 +98,9 @@ def _dense(kind: Kind, array: np.ndarray, frame: Frame) -> Tensor:
     if kind == "mask":
         return torch.from_numpy(_scaled(array.astype(np.int32), frame, Image.Resampling.NEAREST)).long()
     planes = np.moveaxis(np.atleast_3d(array.astype(np.float32)), 2, 0)
+    if kind == "depth":
+        there = np.isfinite(planes) & (planes != 0)
+        planes = np.concatenate([np.where(there, planes, 0), there.astype(np.float32)])
     found = torch.from_numpy(np.stack([_scaled(plane, frame, Image.Resampling.BILINEAR) for plane in planes]))
     sign = -1.0 if frame.mirrored else 1.0
     if kind == "flow":  # (2, H, W), in pixels of the view
@@ -105,7 +108,16 @@ def _dense(kind: Kind, array: np.ndarray, frame: Frame) -> Tensor:
         return found * torch.tensor([sign * across, down])[:, None, None]
     if kind == "normals":
         return found * torch.tensor([sign, 1.0, 1.0])[:, None, None]
-    return found[0]
+    return _measured(found)[0]
+
+
+def _measured(found: Tensor) -> Tensor:
+    """Returns depth (..., 1, H, W) of sums of what was measured and its share (..., 2, H, W); 0 below a half of it.
+
+    So no depth is made up between an object and where nothing was measured.
+    """
+    depth, share = found.split(1, dim=-3)
+    return (depth / share.clamp(min=0.5)).where(share >= 0.5, 0.0)
 
 
 def _scaled(plane: np.ndarray, frame: Frame, way: Image.Resampling) -> np.ndarray:
@@ -126,10 +138,13 @@ def warped(kind: Kind, value: Any, change: Tensor, shape: tuple[int, int]) -> An
     grid = change.clone()  # of affine_grid, whose places run from -1 to 1
     grid[:, :, 2] = 2 * change[:, :, 2] + change[:, :, :2].sum(dim=2) - 1
     planes = value.float() if value.ndim == 4 else value.float()[:, None]
+    planes = torch.cat([planes, (planes != 0).float()], dim=1) if kind == "depth" else planes
     places = F.affine_grid(grid, list(planes.shape), align_corners=False)
     way = "nearest" if kind == "mask" else "bilinear"
     found = F.grid_sample(planes, places, mode=way, padding_mode="zeros", align_corners=False)
-    if kind in ("flow", "normals"):
+    if kind == "depth":
+        found = _measured(found)
+    elif kind in ("flow", "normals"):
         found = torch.cat([_turned(kind, found[:, :2], change, shape), found[:, 2:]], dim=1)
     return found if value.ndim == 4 else found[:, 0].to(value.dtype)
 

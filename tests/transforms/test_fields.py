@@ -120,6 +120,22 @@ def test_flow_leads_to_the_same_place() -> None:
         torch.testing.assert_close(led_to, expected[inner.flatten()], atol=3e-2, rtol=0)
 
 
+@pytest.mark.parametrize("missing", [0.0, float("nan"), float("inf")])
+def test_no_depth_is_made_up_beside_what_was_not_measured(missing: float) -> None:
+    """A half of the picture is at 2 m, of the other nothing came back: views have both, and nothing between."""
+    given = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    given[:, 45:] = missing
+    for frame in frames():
+        found = fields.moved("depth", given, frame)
+        assert ((found == 0) | ((found - 2).abs() < 1e-5)).all()
+        left, _, width, _ = frame.box
+        expected = (45 - left) / width * SIZE  # columns that were measured
+        assert abs(float((found > 0).float().sum(dim=1).mean()) - min(max(expected, 0), SIZE)) <= 1
+    batch = torch.from_numpy(np.nan_to_num(given, nan=0.0, posinf=0.0))[None].expand(3, -1, -1)
+    turned = fields.warped("depth", batch, changes((HEIGHT, WIDTH)), (HEIGHT, WIDTH))
+    assert ((turned == 0) | ((turned - 2).abs() < 1e-5)).all() and (turned > 0).any()
+
+
 def changes(shape: tuple[int, int]) -> Tensor:
     """Returns the maps, in 0 to 1, of a rotation, of a shear with a move, and of nothing."""
     matrix = rotation(torch.tensor([25.0, 0.0, 0.0]))
@@ -146,6 +162,9 @@ def test_planes_are_warped_as_scipy_does(kind: Any) -> None:
     assert found.dtype == value.dtype
     for row, given, change in zip(found, value, changes(SHAPE), strict=True):
         expected = by_scipy(given.numpy().astype(float), change, order=kind == "depth")
+        if kind == "depth":  # at the border of what there is, of what there is
+            share = by_scipy(np.ones(SHAPE), change, order=1)
+            expected = torch.where(share >= 0.5, expected / share, 0)
         away = (row - expected).abs() > 1e-4
         assert away.float().mean() < (0.01 if kind == "mask" else 1e-6), "halfway between pixels either may be nearest"
     torch.testing.assert_close(found[2], value[2])
@@ -154,7 +173,9 @@ def test_planes_are_warped_as_scipy_does(kind: Any) -> None:
 def test_images_and_their_depth_are_warped_alike() -> None:
     x, matrix = torch.rand(3, 3, *SHAPE), rotation(torch.tensor([25.0, -40.0, 7.0]))
     found = fields.warped("depth", x[:, 0], unit_map(matrix, SHAPE), SHAPE)
-    torch.testing.assert_close(found, warp(x, matrix, fill=0.0)[:, 0], atol=1e-5, rtol=0)
+    share = warp(torch.ones(3, 1, *SHAPE), matrix, fill=0.0)[:, 0]
+    expected = warp(x, matrix, fill=0.0)[:, 0]
+    torch.testing.assert_close(found[share > 0.999], expected[share > 0.999], atol=1e-5, rtol=0)
 
 
 def test_warped_key_points_and_boxes_are_where_their_pixels_went() -> None:
@@ -166,7 +187,7 @@ def test_warped_key_points_and_boxes_are_where_their_pixels_went() -> None:
         sample = int(Ragged(points, LENGTHS).sample[number])
         spots = torch.zeros(3, *SHAPE)
         spots[sample, int(point[1]), int(point[0])] = 1
-        seen = fields.warped("depth", spots, matrix, SHAPE)[sample]
+        seen = fields.warped("normals", spots[:, None].expand(-1, 3, -1, -1), matrix, SHAPE)[sample, 2]
         down, across = torch.meshgrid(torch.arange(24) + 0.5, torch.arange(32) + 0.5, indexing="ij")
         middle = torch.stack([(seen * across).sum(), (seen * down).sum()]) / seen.sum()
         assert (middle - where).norm() < 0.3

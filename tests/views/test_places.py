@@ -215,6 +215,21 @@ def test_videos_are_where_and_when_they_claim(make: Any, preprocess: dict[str, A
     assert not preprocess or len(batch.places["video"][0][:, 2, 3].unique()) > 1
 
 
+def test_fields_of_videos_move_with_pictures_that_are_decoded_smaller() -> None:
+    """The mask is how far right a pixel of the source lies, and the box is all of its left half."""
+    template = Views(2, video=[Crop(scale=(0.3, 0.9)), Flip()], fields={"mask": "mask", "boxes": "boxes"})
+    view = template({"video": VideoPreprocess(24, frames=2, fps=4.0)})
+    mask = np.tile(np.arange(160), (120, 1))
+    sample = {"video": encoded(160, 120), "mask": mask, "boxes": [[0, 0, 80, 120]]}
+    batch = shown(view, [sample] * 6)
+    for v, place in enumerate(batch.places["video"]):
+        right = apply(place, cell_centers((1, 24, 24)))[..., 0].view(6, 24, 24)
+        assert float((batch.fields["video"]["mask"][v] + 0.5 - right).abs().max()) < 1
+        for box, middle in zip(batch.fields["video"]["boxes"][v].values, right[:, 0], strict=True):
+            inside = (torch.arange(24) + 0.5 > box[0]) & (torch.arange(24) + 0.5 < box[2])
+            assert inside.equal(middle < 80)
+
+
 def cloud(count: int, *, far: float = 0.0) -> Cloud:
     xyz = np.random.default_rng(0).normal(size=(count, 3)) * [4, 2, 1] + [3 + far, -2, 1]
     return Cloud(xyz, np.random.default_rng(1).integers(0, 255, (count, 3), dtype=np.uint8))
