@@ -439,10 +439,12 @@ class View:
     the encoders' keys. shows: how many views each modality has where that is not one. progress: how far
     training is, 0 to 1, set before `on_device`. Randomness comes from the global generators of random, numpy and
     torch, which the worker seeds for each sample. guards: what keeps shortcuts away, each with the options that
-    would let it down; evaluations show what the task would then be worth.
+    would let it down; evaluations show what the task would then be worth. aligned: what of a sample moves with its
+    views, name -> kind.
     """
 
     guards: Mapping[str, Mapping[str, Any]] = {}
+    aligned: Mapping[str, str] = {}
 
     def __init__(self, preprocess: Mapping[str, Preprocess]) -> None:
         self.preprocess = dict(preprocess)

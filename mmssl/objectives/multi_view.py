@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,13 @@ class MultiView(Objective):
         if self.key not in batch.places:
             raise UserError(f"the task compares places, and its view does not say where its views of {self.key} lie")
         return batch.places[self.key]
+
+    def fields(self, batch: Batch, name: str) -> list[Any]:
+        """Returns what moved with every view under a name, as Batch has it; UserError where nothing did."""
+        found = batch.fields.get(self.key, {})
+        if name not in found:
+            raise UserError(f"the task needs {name} that move with {self.key}; say it in view.fields")
+        return found[name]
 
     def views(self, batch: Batch, least: int = 2) -> list[Tensor]:
         """Returns the views; UserError for fewer than the task compares."""

@@ -46,14 +46,14 @@ class DetCon(MultiView):
         self.temperature, self.regions = temperature, regions
 
     def check_view(self, view: View) -> None:
-        if getattr(view, "aligned", {}).get("mask") != "mask":
+        if view.aligned.get("mask") != "mask":
             raise UserError("the task needs masks that move with the image; set view.fields.mask to mask")
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         present = self.present(batch)
         ids = torch.arange(self.regions, device=present.device).expand(len(present), -1)
         pooled, seen = [], []
-        for features, mask in zip(self.features(encoders, batch), batch.fields["image"]["mask"], strict=True):
+        for features, mask in zip(self.features(encoders, batch), self.fields(batch, "mask"), strict=True):
             assert features.tokens is not None and features.grid
             shares = mask_shares(mask, ids, features.grid)  # (B, K, N)
             pooled.append(self.head(Features(masked_mean(features.tokens, shares).flatten(0, 1))))

@@ -40,7 +40,7 @@ class Objects(MultiView):
         self.momentum = momentum
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
-        present, boxes = self.present(batch), batch.fields["image"]["boxes"][:2]
+        present, boxes = self.present(batch), self.fields(batch, "boxes")[:2]
         size = self.views(batch)[0].shape[-1]
         seen = self.features(encoders, batch)
         taught = self.teacher.features(self.views(batch)[:2], len(present))
