@@ -52,7 +52,7 @@ class Composed(View):
         self.guards = template.guards
         self.after: list[OnBatch] = list(template.after)
         self.prepare: Mapping[str, Any] = dict(preprocess)
-        self.aligned = dict(template.fields)
+        self.aligned: dict[str, fields.Kind] = dict(template.fields)
         self.steps = {key: template.steps(key, each.modality) for key, each in self.prepare.items()}
         self.leader = self._leader()
         for key in self.aligned.keys() & self.prepare.keys():  # it moves with the leader, by no steps of its own
