@@ -20,20 +20,24 @@ def cell_centers(grid: Sequence[int], *, device: torch.device | str = "cpu") -> 
 
 def apply(place: Tensor, points: Tensor) -> Tensor:
     """Maps points (N, D) or (B, N, D) by affine maps (B, D, D + 1): (B, N, D)."""
-    return points @ place[:, :, :-1].mT + place[:, None, :, -1]
+    return (points[..., None, :] * place[:, None, :, :-1]).sum(dim=-1) + place[:, None, :, -1]
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
     """Returns the maps (B, D, D + 1) that do `first` and then `then`."""
-    matrix = then[:, :, :-1] @ first[:, :, :-1]
-    shift = then[:, :, :-1] @ first[:, :, -1:] + then[:, :, -1:]
-    return torch.cat([matrix, shift], dim=2)
+    matrix, shift = _product(then[:, :, :-1], first).split([first.shape[1], 1], dim=2)
+    return torch.cat([matrix, shift + then[:, :, -1:]], dim=2)
 
 
 def inverse(place: Tensor) -> Tensor:
     """Returns the maps (B, D, D + 1) backwards; each must have one."""
     matrix = torch.linalg.inv_ex(place[:, :, :-1]).inverse  # which does not wait for the device to look for errors
-    return torch.cat([matrix, -matrix @ place[:, :, -1:]], dim=2)
+    return torch.cat([matrix, -_product(matrix, place[:, :, -1:])], dim=2)
+
+
+def _product(one: Tensor, other: Tensor) -> Tensor:
+    """Multiplies small matrices (B, I, K) and (B, K, J) exactly; a run's half precision would round those of `@`."""
+    return (one[:, :, :, None] * other[:, None]).sum(dim=2)
 
 
 def same_place(

@@ -124,6 +124,16 @@ def test_a_view_matches_itself_cell_by_cell_however_fine_the_grid() -> None:
     assert torch.equal(found, torch.eye(400, dtype=torch.bool))
 
 
+def test_half_precision_of_a_run_does_not_move_cells() -> None:
+    """Autocast takes matrix products to 8 bits, which is pixels in a large source."""
+    one = torch.tensor([[[-400.3, 0, 3540.1], [0, 600.7, 2000.9]]])
+    other = torch.tensor([[[500.0, 0, 3010.1], [0, 520.7, 2100.9]]])
+    exact = same_place(one, other, grid=(14, 14)), compose(one, inverse(other)), apply(one, cell_centers((14, 14)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = same_place(one, other, grid=(14, 14)), compose(one, inverse(other)), apply(one, cell_centers((14, 14)))
+    assert exact[0].any() and all(map(torch.equal, found, exact))
+
+
 def test_turned_views_match_too() -> None:
     """A quarter turn against the clock: its x runs up the source, its y to the right."""
     straight = torch.tensor([[[8.0, 0, 4], [0, 6, 2]]])
