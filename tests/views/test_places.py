@@ -312,6 +312,15 @@ def test_fields_need_something_to_move_with() -> None:
             view(preprocess)
 
 
+def test_fields_move_with_the_image_where_a_video_is_shown_too() -> None:
+    preprocess = {"video": VideoPreprocess(16, frames=2, fps=4.0), "image": ImagePreprocess(16)}
+    view = Views(1, image=[Crop(scale=(0.5, 0.9))], fields={"mask": "mask"})(preprocess)
+    clip = encoded(132, 90)
+    batch = shown(view, [{"image": picture(*WIDE), "video": clip, "mask": np.zeros(WIDE[::-1], int)}] * 2)
+    assert set(batch.places) == {"image", "video"} and set(batch.fields) == {"image"}
+    agree(batch.views["image"][0], batch.places["image"][0], WIDE)
+
+
 def test_draws_do_not_depend_on_what_moves_along() -> None:
     view = Views(2, image=[Crop(), Flip()])
     sample = {"image": picture(*WIDE), "mask": np.zeros(WIDE[::-1], int)}
