@@ -20,20 +20,24 @@ def cell_centers(grid: Sequence[int], *, device: torch.device | str = "cpu") -> 
 
 def apply(place: Tensor, points: Tensor) -> Tensor:
     """Maps points (N, D) or (B, N, D) by affine maps (B, D, D + 1): (B, N, D)."""
-    return points @ place[:, :, :-1].mT + place[:, None, :, -1]
+    return (points[..., None, :] * place[:, None, :, :-1]).sum(dim=-1) + place[:, None, :, -1]
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
     """Returns the maps (B, D, D + 1) that do `first` and then `then`."""
-    matrix = then[:, :, :-1] @ first[:, :, :-1]
-    shift = then[:, :, :-1] @ first[:, :, -1:] + then[:, :, -1:]
-    return torch.cat([matrix, shift], dim=2)
+    matrix, shift = _product(then[:, :, :-1], first).split([first.shape[1], 1], dim=2)
+    return torch.cat([matrix, shift + then[:, :, -1:]], dim=2)
 
 
 def inverse(place: Tensor) -> Tensor:
-    """Returns the maps (B, D, D + 1) backwards."""
-    matrix = torch.linalg.inv(place[:, :, :-1])
-    return torch.cat([matrix, -matrix @ place[:, :, -1:]], dim=2)
+    """Returns the maps (B, D, D + 1) backwards; each must have one."""
+    matrix = torch.linalg.inv_ex(place[:, :, :-1]).inverse  # which does not wait for the device to look for errors
+    return torch.cat([matrix, -_product(matrix, place[:, :, -1:])], dim=2)
+
+
+def _product(one: Tensor, other: Tensor) -> Tensor:
+    """Multiplies small matrices (B, I, K) and (B, K, J) exactly; a run's half precision would round those of `@`."""
+    return (one[:, :, :, None] * other[:, None]).sum(dim=2)
 
 
 def same_place(
@@ -51,7 +55,9 @@ def same_place(
     places = [apply(place, cell_centers(g, device=place.device)) for place, g in zip((one, other), grids, strict=True)]
     sizes = [_cell_size(place, g) for place, g in zip((one, other), grids, strict=True)]
     largest = torch.stack(sizes).amax(dim=0)  # (B, 1 or 2)
-    near = torch.cdist(places[0][..., :2], places[1][..., :2]) <= radius * largest[:, :1, None]
+    exact = "donot_use_mm_for_euclid_dist"  # products of matrices lose tenths of a pixel
+    apart = torch.cdist(places[0][..., :2], places[1][..., :2], compute_mode=exact)
+    near = apart <= radius * largest[:, :1, None]
     if len(grid) == 3:
         near &= (places[0][..., 2:] - places[1][..., 2:].mT).abs() <= radius * largest[:, 1:, None]
     return near
@@ -60,6 +66,6 @@ def same_place(
 def _cell_size(place: Tensor, grid: Sequence[int]) -> Tensor:
     """Returns the diagonal of a view's cells in the source, and of videos their duration: (B, 1 or 2)."""
     height, width = grid[-2:]
-    steps = place[:, :2, :2] / place.new_tensor([width, height])  # of one cell to the right, and one down
-    diagonal = steps.square().sum((1, 2)).sqrt()
+    right, down = place[:, :2, 0] / width, place[:, :2, 1] / height  # steps of one cell
+    diagonal = torch.cat([right, down], dim=1).norm(dim=1)
     return torch.stack([diagonal, *([place[:, 2, 2].abs() / grid[0]] if len(grid) == 3 else [])], dim=1)

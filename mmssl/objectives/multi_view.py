@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmssl.errors import UserError
-from mmssl.types import Batch, Encoder, Objective, Ragged
+from mmssl.types import Batch, Encoder, Features, Objective, Ragged
 
 
 class MultiView(Objective):
@@ -37,6 +37,25 @@ class MultiView(Objective):
         """Returns the encoder's pooled features (B, D) of every view."""
         return pooled_views(encoders[self.key], self.views(batch), len(self.present(batch)), separate=self.separate)
 
+    def features(self, encoders: Mapping[str, Encoder], batch: Batch) -> list[Features]:
+        """Returns the encoder's features of every view, with their tokens and grid."""
+        return features_of_views(
+            encoders[self.key], self.views(batch), len(self.present(batch)), separate=self.separate
+        )
+
+    def places(self, batch: Batch) -> list[Tensor]:
+        """Returns where every view lies in its source, as Batch has it; UserError where the View does not say."""
+        if self.key not in batch.places:
+            raise UserError(f"the task compares places, and its view does not say where its views of {self.key} lie")
+        return batch.places[self.key]
+
+    def fields(self, batch: Batch, name: str) -> list[Any]:
+        """Returns what moved with every view under a name, as Batch has it; UserError where nothing did."""
+        found = batch.fields.get(self.key, {})
+        if name not in found:
+            raise UserError(f"the task needs {name} that move with {self.key}; say it in view.fields")
+        return found[name]
+
     def views(self, batch: Batch, least: int = 2) -> list[Any]:
         """Returns the views; UserError for fewer than the task compares."""
         views = batch.views[self.key]
@@ -55,10 +74,22 @@ def pooled_views(encoder: Encoder, views: Sequence[Any], samples: int, *, separa
     As a result BatchNorm sees views of one size together; separate: each by itself, as are views that are neither
     tensors nor Ragged.
     """
-    found: list[Tensor] = []
+    passes = _passes(encoder, views, samples, separate=separate)
+    return [pooled for features in passes for pooled in features.pooled.split(samples)]
+
+
+def features_of_views(
+    encoder: Encoder, views: Sequence[Any], samples: int, *, separate: bool = False
+) -> list[Features]:
+    """Returns the features of every view, which pass through the encoder as in pooled_views."""
+    passes = _passes(encoder, views, samples, separate=separate)
+    return [view for features in passes for view in features.split(samples)]
+
+
+def _passes(encoder: Encoder, views: Sequence[Any], samples: int, *, separate: bool) -> Iterator[Features]:
+    """Yields the features of views that pass through the encoder at once."""
     for same in [[view] for view in views] if separate else _alike(views):
-        found += encoder(_as_one(same)).pooled.split(samples)
-    return found
+        yield encoder(_as_one(same))
 
 
 def _alike(views: Sequence[Any]) -> list[list[Any]]:

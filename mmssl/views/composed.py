@@ -50,8 +50,11 @@ class Composed(View):
         self.guards = template.guards
         self.after: list[OnBatch] = list(template.after)
         self.prepare: Mapping[str, Any] = dict(preprocess)
-        self.aligned = dict(template.fields)
+        self.aligned: dict[str, fields.Kind] = dict(template.fields)
         self.steps = {key: template.steps(key, each.modality) for key, each in self.prepare.items()}
+        self.leader = self._leader()
+        for key in self.aligned.keys() & self.prepare.keys():  # it moves with the leader, by no steps of its own
+            self.steps[key] = [[] for _ in self.steps.get(self.leader, ())]
         self.shows = {key: len(steps) for key, steps in self.steps.items()}
         self.views, self.groups = template.views, template.group_sizes()
         self.reads = tuple(dict.fromkeys([*(self._field(key) for key in self.prepare), *self.aligned]))
@@ -59,10 +62,16 @@ class Composed(View):
         for key in self.followers:
             del self.preprocess[key]
         self._check_options(template)
+        self._check_fields(template)
 
     def _field(self, key: str) -> str:
         """Returns the field of a sample that a key's encoder reads."""
         return key if key in self.aligned else self.prepare[key].field
+
+    def _leader(self) -> str:
+        """Returns the key with which aligned fields move: the first of an image, or else of a video."""
+        own = {key: self.prepare[key].modality for key in self.prepare if key not in self.aligned}
+        return next((key for modality in VISUAL for key in own if own[key] == modality), "")
 
     def _followers(self) -> dict[str, str]:
         """Returns key -> the first key that reads the same images or videos, from which the device makes its own."""
@@ -81,6 +90,16 @@ class Composed(View):
         for key in template.changed_keys:
             if key not in known:
                 raise UserError(f"the view has options for {key}, but the task shows {', '.join(self.prepare)}")
+
+    def _check_fields(self, template: Views) -> None:
+        """Raises UserError for fields that have nothing to move with, or steps of their own."""
+        clouds = any(each.modality == "points" for each in self.prepare.values())
+        for name, kind in self.aligned.items():
+            if not (clouds if kind == "labels" else self.leader):
+                needed = "points" if kind == "labels" else "an image or video"
+                raise UserError(f"view.fields.{name} moves with {needed}, but the task shows {', '.join(self.prepare)}")
+            if name in template.modalities:
+                raise UserError(f"the view has steps for {name}, which moves with {self.leader}; leave them out")
 
     @property
     def chance(self) -> float | None:
@@ -204,28 +223,29 @@ class Composed(View):
         for step in steps:
             if isinstance(step, Geometric):
                 step.draw(frame)
+        source = frame.at(*clip.size)  # pictures are decoded no larger than needed
         place = torch.zeros(3, 4)
-        place[:2, [0, 1, 3]] = torch.from_numpy(frame.place)
+        place[:2, [0, 1, 3]] = torch.from_numpy(source.place)
         place[2, 2:] = torch.tensor([span, start])
-        self._add(key, video.framed(pictures, frame), place, frame, sample, shown)
+        self._add(key, video.framed(pictures, frame), place, source, sample, shown)
 
     def _add(self, key: str, x: Tensor, place: Tensor, frame: Frame, sample: Sample, shown: Sample) -> None:
         """Adds a view of an image or video, its place, and what moves with it."""
         shown.setdefault(key, []).append(x)
         shown["places"].setdefault(key, []).append(place)
-        for name, kind in self.aligned.items() if key == self._aligned_with() else ():
-            if sample.get(name) is None:
-                raise DamagedError(f"a sample without {name}")
-            value = fields.moved(kind, sample[name], frame)
+        for name, kind in self.moving(key).items():
+            value = fields.moved(kind, given(sample, name), frame)
             if name in self.prepare:
                 shown.setdefault(name, []).append(self.prepare[name](value))
             else:
                 shown["fields"].setdefault(key, {}).setdefault(name, []).append(value)
 
-    def _aligned_with(self) -> str:
-        """Returns the key with which aligned fields move: the first of an image, or else of a video."""
-        keys = sorted(self.preprocess, key=lambda key: self.prepare[key].modality not in VISUAL)
-        return next(iter(keys))
+    def moving(self, key: str) -> dict[str, fields.Kind]:
+        """Returns what of a sample moves with a key's views, by name, and its kind."""
+        cloud = self.prepare[key].modality == "points"
+        return {
+            name: kind for name, kind in self.aligned.items() if (cloud if kind == "labels" else key == self.leader)
+        }
 
     def side(self, key: str, steps: Steps) -> int:
         """Returns the side in pixels of a view as it leaves the data worker."""
@@ -249,6 +269,7 @@ class Composed(View):
     def _points(self, key: str, raw: Any, _moment: float, steps: Steps, sample: Sample, shown: Sample) -> None:
         keys = [each for each in self.preprocess if self._field(each) == self._field(key)]
         view = Placed.whole(clouds.load(raw))
+        count = len(view.index)
         choosing = [step for step in steps if isinstance(step, OnCloud) and step.selects]
         moving = [step for step in steps if isinstance(step, OnCloud) and not step.selects]
         for step in choosing:
@@ -261,10 +282,9 @@ class Composed(View):
             columns = self.prepare[each].columns(mine.cloud)
             shown.setdefault(each, []).append(columns)
             shown["places"].setdefault(each, []).append(mine.place(columns))
-            for name, kind in self.aligned.items():
-                if kind == "labels":
-                    labels = torch.as_tensor(sample[name])[torch.from_numpy(mine.index)]
-                    shown["fields"].setdefault(each, {}).setdefault(name, []).append(fields.Ragged.pack([labels]))
+            for name in self.moving(each):
+                labels = fields.labels_of(given(sample, name), count, mine.index)
+                shown["fields"].setdefault(each, {}).setdefault(name, []).append(labels)
 
     def _text(self, key: str, raw: Any, _moment: float, _steps: Steps, _sample: Sample, shown: Sample) -> None:
         shown.setdefault(key, []).append(self.prepare[key](text.choose(texts.load(raw))))
@@ -276,6 +296,20 @@ class Composed(View):
             return [blank] * self.shows[modality]
         return [blank.new_zeros(*blank.shape[:-2], *(self.side(modality, view),) * 2) for view in steps]
 
+    def blank_places(self, modality: str) -> list[Tensor]:
+        """Returns identities, where the View says places."""
+        axes = {"image": 2, "video": 3, "points": 3}.get(self.prepare[modality].modality, 0)
+        return (
+            [torch.eye(axes, axes + 1) for _ in self.steps[modality]] if axes and modality not in self.aligned else []
+        )
+
+    def blank_fields(self, modality: str) -> dict[str, list[Any]]:
+        """Returns zeros, and no rows, of each field that moves with its views and is no encoder's."""
+        moving = {name: kind for name, kind in self.moving(modality).items() if name not in self.prepare}
+        flat = self.prepare[modality].modality in VISUAL
+        sides = [self.side(modality, view) if flat else 0 for view in self.steps[modality]]
+        return {name: [fields.blank(kind, side) for side in sides] for name, kind in moving.items()}
+
     # On the accelerator: a batch.
 
     def on_device(self, batch: Batch) -> Batch:
@@ -286,6 +320,7 @@ class Composed(View):
             self._follow(key, leader, batch)
         for step in self.after:
             batch = step.on_batch(batch)
+            forget_places(batch)
         return batch
 
     def _change(self, key: str, batch: Batch) -> None:
@@ -296,10 +331,8 @@ class Composed(View):
         made: list[Tensor] = []
         for number, (x, steps) in enumerate(zip(batch.views[key], active, strict=True)):
             made += self._changed(key, number, as_unit(x), steps, batch)
-        if len(made) > len(active):  # views of views: where they lie is not kept
-            batch.places.pop(key, None)
-            batch.fields.pop(key, None)
         batch.views[key] = made
+        forget_places(batch)
 
     def _changed(self, key: str, number: int, x: Tensor, steps: Sequence[OnDevice], batch: Batch) -> list[Tensor]:
         """Returns a view (B, 3, ...) changed by steps, or the views (B, 3, ...) that a step made of it."""
@@ -318,8 +351,9 @@ class Composed(View):
         """Composes a view's place, and moves its fields, as its images moved on the device."""
         if key in batch.places:
             batch.places[key][number] = compose(change, batch.places[key][number])
-        for name, values in batch.fields.get(key, {}).items():
-            values[number] = fields.warped(self.aligned[name], values[number], change, tuple(shape))
+        for name, kind in self.moving(key).items():
+            values = batch.views[name] if name in self.prepare else batch.fields[key][name]
+            values[number] = fields.warped(kind, values[number], change, tuple(shape))
 
     def _follow(self, key: str, leader: str, batch: Batch) -> None:
         """Gives an encoder the views of another that reads the same, at its own size."""
@@ -328,6 +362,22 @@ class Composed(View):
         batch.extra[f"{key}_present"] = batch.present(leader)
         if leader in batch.places:
             batch.places[key] = batch.places[leader]
+
+
+def given(sample: Sample, name: str) -> Any:
+    """Returns a field of a sample; DamagedError where it lacks it."""
+    if sample.get(name) is None:
+        raise DamagedError(f"a sample without {name}")
+    return sample[name]
+
+
+def forget_places(batch: Batch) -> None:
+    """Leaves out where views lie, and what moved with them, where a step made other views without saying it."""
+    for key, views in batch.views.items():
+        if len(batch.places.get(key, views)) != len(views):
+            del batch.places[key]
+        for name in [name for name, values in batch.fields.get(key, {}).items() if len(values) != len(views)]:
+            del batch.fields[key][name]
 
 
 def in_passes(steps: Sequence[OnDevice]) -> Iterator[Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]]:

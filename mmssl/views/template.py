@@ -33,7 +33,7 @@ class Views(ViewTemplate):
     modalities: steps by modality, or by an encoder's key; videos are shown as images are where nothing else is said.
     groups: further views by name, with steps of their own, such as the small crops of multi-crop.
     after: steps on the whole batch, in the end.
-    fields: what of a sample moves with its image, by name, and its kind.
+    fields: what of a sample moves with its image, by name, and its kind; an encoder of that name is shown it.
     guards: what keeps shortcuts away: name -> the options that would let it down.
     kind: the class of View that is built, whose keyword options recipes set too.
     """

@@ -71,6 +71,20 @@ def test_too_few_views_are_refused_and_the_rest_are_those_of_the_encoder() -> No
     assert len(made.views(single, least=1)) == 1 and made.present(single).tolist() == [True]
 
 
+def test_places_and_fields_are_those_of_the_encoder_or_refused() -> None:
+    task = MultiView({"image": create_encoder("convnet", image_size=16)})
+    place, mask = torch.zeros(1, 2, 3), torch.zeros(1, 4, 4)
+    batch = Batch({"image": [mask]}, places={"image": [place]}, fields={"image": {"mask": [mask]}})
+    assert task.places(batch) is batch.places["image"] and task.fields(batch, "mask") is batch.fields["image"]["mask"]
+    with pytest.raises(UserError, match="the task needs boxes that move with image; say it in view.fields"):
+        task.fields(batch, "boxes")
+    other = Batch({"image": [mask]}, places={"audio": [place]})
+    with pytest.raises(UserError, match="its view does not say where its views of image lie"):
+        task.places(other)
+    with pytest.raises(UserError, match="the task needs mask"):
+        task.fields(other, "mask")
+
+
 class Normed(Encoder):
     """BatchNorm alone, and a note of the batches that passed."""
 
