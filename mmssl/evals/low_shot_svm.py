@@ -41,9 +41,7 @@ class LowShotSVM(Probe):
         **rest: Any,
     ) -> None:
         if not shots or min(shots) < 1 or draws < 1 or not costs or min(costs) <= 0:
-            raise UserError(
-                f"low_shot_svm has shots {shots}, {draws} draws and costs {costs}; expected numbers above 0"
-            )
+            raise UserError(f"low_shot_svm has shots {shots}, draws {draws}, costs {costs}; expected numbers above 0")
         super().__init__(**rest)
         self.shots, self.draws, self.costs, self.seed = shots, draws, costs, seed
 
