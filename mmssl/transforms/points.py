@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import FAR, Cloud
-from mmssl.schema import Positive
+from mmssl.schema import Positive, at_least
 from mmssl.transforms.base import Chance, Step, chance, check_range, one
 from mmssl.types import Preprocess
 
@@ -353,7 +353,7 @@ class Jitter(OnCloud):
     sigma: its deviation in metres.
     """
 
-    sigma: float = 0.01
+    sigma: Annotated[float, at_least(0)] = 0.01
 
     def __call__(self, shown: Placed) -> Placed:
         return replace(shown, cloud=jitter(shown.cloud, sigma=self.sigma)) if self.sigma else shown
