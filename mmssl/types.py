@@ -405,7 +405,11 @@ class TokenEncoder(Encoder):
 class Transform:
     """One step of a view: a class of keyword options, which recipes override by its name. Subclass those of
     mmssl.transforms.base, which say what a step works on; on inputs of one's own modality, subclass this.
+
+    modalities: those of image, video, audio and points that it works on; none for one's own.
     """
+
+    modalities: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, raw: Any) -> Any:
         """Returns a changed example, as it was opened, in a data worker."""

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 from torch import Tensor
@@ -102,6 +102,8 @@ class Frame:
 class Geometric(Step):
     """A step that decides which part of an image or video is shown."""
 
+    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
+
     def draw(self, frame: Frame) -> None:
         """Changes the frame."""
         raise NotImplementedError
@@ -109,6 +111,8 @@ class Geometric(Step):
 
 class OnDevice(Step):
     """A step on batches of images or videos (B, 3, ..., H, W) on the accelerator."""
+
+    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
 
     def on_device(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Returns the changed batch, and where pixels moved the maps (B, 2, 3), in 0 to 1, back to what was given.
@@ -155,10 +159,7 @@ class OnBatch(Step):
 class OnWaveform(Step):
     """A step on a sound (samples,) in a data worker."""
 
+    modalities: ClassVar[tuple[str, ...]] = ("audio",)
+
     def __call__(self, samples: Tensor) -> Tensor:
         raise NotImplementedError
-
-
-def options_of_step(step: Transform) -> dict[str, Any]:
-    """Returns a step's options and their values."""
-    return {each.name: getattr(step, each.name) for each in fields(step)}  # type: ignore[arg-type]

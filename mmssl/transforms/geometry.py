@@ -64,6 +64,7 @@ class Rotate(OnDevice):
     degrees: the most, either way.
     """
 
+    modalities = ("image",)
     degrees: Annotated[float, at_least(0)] = 20.0
 
     def on_device(self, x: Tensor) -> tuple[Tensor, Tensor]:

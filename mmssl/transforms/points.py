@@ -83,13 +83,6 @@ class PointsPreprocess(Preprocess):
         return torch.zeros(1, 3 + sum(WIDTH[name] for name in self.features))
 
 
-def subsample(cloud: Cloud, points: int) -> Cloud:
-    """Draws at most so many points, without repetition."""
-    if len(cloud) <= points:
-        return cloud
-    return cloud.pick(np.random.choice(len(cloud), points, replace=False))
-
-
 def thinned(shown: Placed, points: int | None) -> Placed:
     """Draws at most so many points, without repetition."""
     count = len(shown.cloud)
@@ -231,6 +224,7 @@ class Placed:
 class OnCloud(Step):
     """A step on a point cloud in a data worker. selects: whether all it does is to choose points."""
 
+    modalities: ClassVar[tuple[str, ...]] = ("points",)
     selects: ClassVar[bool] = False
 
     def __call__(self, shown: Placed) -> Placed:

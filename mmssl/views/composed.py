@@ -18,7 +18,8 @@ from mmssl.modalities import text as texts
 from mmssl.numerics.color import as_unit
 from mmssl.numerics.geometry import compose
 from mmssl.transforms import fields, image, points, text, video
-from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice, Step
+from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice, Step, step_name
+from mmssl.transforms.catalog import CATALOG
 from mmssl.transforms.color import Linear, recolored
 from mmssl.transforms.image import Crop
 from mmssl.transforms.points import OnCloud, Placed
@@ -83,6 +84,17 @@ class Composed(View):
         for key in template.changed_keys:
             if key not in known:
                 raise UserError(f"the view has options for {key}, but the task shows {', '.join(self.prepare)}")
+        for key, views in self.steps.items():
+            for each in (each for steps in views for each in steps):
+                self._check_step(key, each)
+
+    def _check_step(self, key: str, step: Transform) -> None:
+        """Raises UserError for a step that its modality would pass over."""
+        modality = self.prepare[key].modality
+        if modality not in step.modalities and (modality in CATALOG or step.modalities):
+            works = f"it works on {' and '.join(step.modalities)}" if step.modalities else "see mmssl.transforms.base"
+            name = step_name(type(step))
+            raise UserError(f"{name} is no step for {modality}; {works}; leave it out by view.{modality}.{name}=null")
 
     @property
     def chance(self) -> float | None:
@@ -183,12 +195,8 @@ class Composed(View):
     def _image(self, key: str, raw: Any, moment: float, steps: Steps, sample: Sample, shown: Sample) -> None:
         picture, prepare = image.opened(raw, time=moment), self.prepare[key]
         width, height = image.pictures.size(picture)
-        crop = next((step for step in steps if isinstance(step, Crop)), None)
-        frame = Frame(width, height, self.side(key, steps)) if crop else prepare.frame(width, height)
-        for step in steps:
-            if isinstance(step, Geometric):
-                step.draw(frame)
-        if crop:
+        frame, plain = self._framed(key, width, height, steps), prepare.frame(width, height)
+        if is_cropped(steps) or (frame.box, frame.size) != (plain.box, plain.size):
             x = image.framed(picture, frame, interpolation=prepare.interpolation)
         else:
             x = prepare(picture)
@@ -202,14 +210,20 @@ class Composed(View):
         crop = next((step for step in steps if isinstance(step, Crop)), None)
         pictures = clip.frames(prepare.times(clip, start), min_size=video.needed_side(crop, size) if crop else size)
         height, width = pictures.shape[1:3]
-        frame = Frame(width, height, size) if crop else prepare.frame(width, height)
-        for step in steps:
-            if isinstance(step, Geometric):
-                step.draw(frame)
+        frame = self._framed(key, width, height, steps)
         place = torch.zeros(3, 4)
         place[:2, [0, 1, 3]] = torch.from_numpy(frame.place)
         place[2, 2:] = torch.tensor([span, start])
         self._add(key, video.framed(pictures, frame), place, frame, sample, shown)
+
+    def _framed(self, key: str, width: int, height: int, steps: Steps) -> Frame:
+        """Draws which part of a source is shown; of all of it where there is a crop, of what is judged where not."""
+        frame = Frame(width, height, 0) if is_cropped(steps) else self.prepare[key].frame(width, height)
+        frame.size = self.side(key, steps)
+        for step in steps:
+            if isinstance(step, Geometric):
+                step.draw(frame)
+        return frame
 
     def _add(self, key: str, x: Tensor, place: Tensor, frame: Frame, sample: Sample, shown: Sample) -> None:
         """Adds a view of an image or video, its place, and what moves with it."""
@@ -288,6 +302,8 @@ class Composed(View):
             self._follow(key, leader, batch)
         for step in self.after:
             batch = step.on_batch(batch)
+        for key in [key for key, places in batch.places.items() if len(places) != len(batch.views.get(key, ()))]:
+            forget_places(key, batch)
         return batch
 
     def _change(self, key: str, batch: Batch) -> None:
@@ -298,9 +314,6 @@ class Composed(View):
         made: list[Tensor] = []
         for number, (x, steps) in enumerate(zip(batch.views[key], active, strict=True)):
             made += self._changed(key, number, as_unit(x), steps, batch)
-        if len(made) > len(active):  # views of views: where they lie is not kept
-            batch.places.pop(key, None)
-            batch.fields.pop(key, None)
         batch.views[key] = made
 
     def _changed(self, key: str, number: int, x: Tensor, steps: Sequence[OnDevice], batch: Batch) -> list[Tensor]:
@@ -313,6 +326,7 @@ class Composed(View):
                 self._move(key, number, place, x.shape[-2:], batch)
             if made.ndim > x.ndim:
                 parts, made = made.shape[1], made.flatten(0, 1)
+                forget_places(key, batch)
             x = made
         return list(x.unflatten(0, (-1, parts)).unbind(1)) if parts else [x]
 
@@ -332,6 +346,11 @@ class Composed(View):
             batch.places[key] = batch.places[leader]
 
 
+def is_cropped(steps: Steps) -> bool:
+    """Tells whether a random part of an image or video is cut out."""
+    return any(isinstance(step, Crop) for step in steps)
+
+
 def in_passes(steps: Sequence[OnDevice]) -> Iterator[Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]]:
     """Yields what changes a batch, one after the other; linear changes of colour in a row are one."""
     for linear, same in groupby(steps, key=lambda step: isinstance(step, Linear)):
@@ -339,6 +358,12 @@ def in_passes(steps: Sequence[OnDevice]) -> Iterator[Callable[[Tensor], Tensor |
             yield partial(recolored, steps=cast("list[Linear]", list(same)))
         else:
             yield from (step.on_device for step in same)
+
+
+def forget_places(key: str, batch: Batch) -> None:
+    """Drops where a modality's views lie, where a step has made other views of them."""
+    batch.places.pop(key, None)
+    batch.fields.pop(key, None)
 
 
 def resized(x: Tensor, size: int) -> Tensor:
