@@ -442,7 +442,8 @@ class View:
         """Returns modality -> list of prepared views; a sample lacks the modalities that it lacks.
 
         Besides, `target`: a tensor, and `extra`: name -> tensor, of one shape for all samples, are stacked into
-        the batch's, as are `places` and `fields`, by modality as a Batch has them. Raises DamagedError for a sample that cannot be shown; it is skipped and counted.
+        the batch's, as are `places` and `fields`, by modality as a Batch has them.
+        Raises DamagedError for a sample that cannot be shown; it is skipped and counted.
         """
         raise NotImplementedError
 

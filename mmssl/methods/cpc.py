@@ -35,6 +35,7 @@ class Patches(OnDevice):
     patch: side of what is shown of a cell, anywhere in it.
     """
 
+    single = True
     modalities = ("image",)
     grid: int = 7
     cell: int = 64

@@ -26,7 +26,12 @@ def step_name(kind: type) -> str:
 
 @dataclass(kw_only=True)
 class Step(Transform):
-    """A step whose options are the fields of a dataclass; a field of probabilities may have one for each view."""
+    """A step whose options are the fields of a dataclass; a field of probabilities may have one for each view.
+
+    single: whether it needs one view, of which it makes others.
+    """
+
+    single: ClassVar[bool] = False
 
     def of_view(self, number: int, views: int) -> Step:
         """Returns the step as one of several views has it; UserError for another number of probabilities."""
@@ -151,9 +156,6 @@ class OnBatch(Step):
     def chance(self) -> float | None:
         """What guessing the target gets right, where it makes one."""
         return None
-
-    single: ClassVar[bool] = False
-    """Whether it needs one view, of which it makes others."""
 
 
 class OnWaveform(Step):

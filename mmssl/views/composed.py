@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -45,8 +45,6 @@ class Composed(View):
     Encoders of one modality are shown the same: one draw, laid out for each. Raises DamagedError for a sample whose
     several views could only be alike: one caption, or a window as long as it is.
     """
-
-    single: ClassVar[bool] = False  # whether the number of views is fixed
 
     def __init__(self, preprocess: Mapping[str, Preprocess], template: Views) -> None:
         super().__init__(preprocess)
@@ -87,6 +85,8 @@ class Composed(View):
         for key, views in self.steps.items():
             for each in (each for steps in views for each in steps):
                 self._check_step(key, each)
+            if self.prepare[key].modality in VISUAL:
+                self.blanks(key)  # which asks for their sides
 
     def _check_step(self, key: str, step: Transform) -> None:
         """Raises UserError for a step that its modality would pass over."""
@@ -246,10 +246,16 @@ class Composed(View):
     def side(self, key: str, steps: Steps) -> int:
         """Returns the side in pixels of a view as it leaves the data worker."""
         given: int = self.prepare[key].size
+        needed, crop = self._needed_side(given, steps), next((step for step in steps if isinstance(step, Crop)), None)
+        if needed and crop and crop.size:
+            raise UserError(f"crop.size is {crop.size}, but steps behind it need {needed} pixels; leave size out")
+        return needed or (crop.side(given) if crop else given)
+
+    def _needed_side(self, given: int, steps: Steps) -> int | None:
+        """Returns the side in pixels that a step on the device needs, or None where any will do."""
         wanted = [step.side(self.prepare) for step in self.after]
         wanted += [step.side(given) for step in steps if isinstance(step, OnDevice)]
-        wanted += [step.side(given) for step in steps if isinstance(step, Crop)]
-        return next((side for side in wanted if side is not None), given)
+        return next((side for side in wanted if side is not None), None)
 
     def _audio(self, key: str, sound: Any, moment: float, steps: Steps, _sample: Sample, shown: Sample) -> None:
         shown.setdefault(key, []).append(self.heard(key, sound, moment, steps))

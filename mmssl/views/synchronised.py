@@ -56,8 +56,6 @@ class Synchronised(Composed):
         Arandjelovic & Zisserman (ECCV 2018) found.
     """
 
-    single = True
-
     def __init__(
         self,
         preprocess: Mapping[str, Preprocess],
@@ -183,5 +181,5 @@ STEPS: dict[str, Any] = {
 }
 GUARDS = {"time_grid": {"negatives_on_grid": False}}
 
-view = Views(1, kind=Synchronised, guards=GUARDS, **STEPS)
-shifted = Views(1, kind=Shifted, guards=GUARDS, **STEPS)
+view = Views(1, fixed=True, kind=Synchronised, guards=GUARDS, **STEPS)
+shifted = Views(1, fixed=True, kind=Shifted, guards=GUARDS, **STEPS)

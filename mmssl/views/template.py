@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmssl import names
 from mmssl.errors import UserError, did_you_mean
 from mmssl.schema import Positive, fit, shortened
-from mmssl.transforms.base import OnBatch, step_name
+from mmssl.transforms.base import OnBatch, Step, step_name
 from mmssl.transforms.catalog import CATALOG
 from mmssl.transforms.fields import Kind
 from mmssl.types import Preprocess, Transform, View, ViewTemplate
@@ -23,6 +24,7 @@ class Views(ViewTemplate):
     views: how often every modality is shown.
     modalities: steps by modality, or by an encoder's key; videos are shown as images are where nothing else is said.
     groups: further views by name, with steps of their own, such as the small crops of multi-crop.
+    fixed: whether their number is the method's own, and no option.
     after: steps on the whole batch, in the end.
     fields: what of a sample moves with its image, by name, and its kind.
     guards: what keeps shortcuts away: name -> the options that would let it down.
@@ -30,6 +32,7 @@ class Views(ViewTemplate):
     """
 
     views: int
+    fixed: bool
     modalities: dict[str, list[Transform]]
     groups: dict[str, Views]
     after: list[OnBatch]
@@ -43,13 +46,14 @@ class Views(ViewTemplate):
         self,
         views: int = 1,
         *,
+        fixed: bool = False,
         after: Sequence[OnBatch] = (),
         fields: Mapping[str, Kind] | None = None,
         guards: Mapping[str, Mapping[str, Any]] | None = None,
         kind: type[Composed] = Composed,
         **parts: Sequence[Transform] | Views,
     ) -> None:
-        self.views, self.after, self.kind = views, list(after), kind
+        self.views, self.fixed, self.after, self.kind = views, fixed, list(after), kind
         self.fields, self.guards = dict(fields or {}), guards or {}
         self.groups = {key: part for key, part in parts.items() if isinstance(part, Views)}
         self.modalities = {key: list(part) for key, part in parts.items() if not isinstance(part, Views)}
@@ -112,9 +116,16 @@ class Views(ViewTemplate):
 
     def _views(self, value: Any, at: str) -> int:
         views: int = fit(value, Positive, at)
-        if views != self.views and (self.kind.single or any(step.single for step in self.after)):
+        if views != self.views and (self.fixed or any(step.single for step in self._steps())):
             raise UserError(f"{at} is {views}; this task makes its views of {self.views} itself")
         return views
+
+    def _steps(self) -> Iterator[Step]:
+        """Yields all steps that have options of mmssl's kind."""
+        every = [*self.after, *(step for steps in self.modalities.values() for step in steps)]
+        yield from (step for step in every if isinstance(step, Step))
+        for group in self.groups.values():
+            yield from group._steps()
 
     def _modality(self, key: str, value: Any, where: str, at: str) -> list[Transform]:
         """Returns a modality's steps, changed one by one by a mapping, or all replaced by a list."""
@@ -144,10 +155,10 @@ class Views(ViewTemplate):
 
 def replace_all(template: Views) -> Views:
     """Returns a copy whose lists can be changed."""
-    made = Views(template.views, after=template.after, fields=template.fields, guards=template.guards)
-    made.kind, made.groups = template.kind, dict(template.groups)
+    made = copy.copy(template)
+    made.after, made.groups, made.options = list(made.after), dict(made.groups), dict(made.options)
     made.modalities = {key: list(steps) for key, steps in template.modalities.items()}
-    made.options, made.changed_keys = dict(template.options), set(template.changed_keys)
+    made.changed_keys = set(template.changed_keys)
     return made
 
 
