@@ -132,8 +132,8 @@ def test_steps_of_each_view_by_key_by_modality_and_of_videos() -> None:
     assert made.steps("image_c", "image") == made.steps("video", "video") == made.steps("image", "image")
     assert made.steps("image_b", "image") == [[Blur()], [Blur()], [Crop()]]
     assert made.steps("audio", "audio") == [[], []], "a group shows what it has steps for"
-    video = made.changed({"video": {"flip": None}})
-    assert video.steps("video", "video") == [[], [], [Crop()]], "first as images are, then changed"
+    video = made.changed({"video": {"grayscale": {}}})
+    assert video.steps("video", "video") == [[Flip(p=0.1), Grayscale()], [Flip(p=0.9), Grayscale()], [Crop()]]
     assert video.steps("image", "image") == made.steps("image", "image")
 
 
