@@ -150,6 +150,22 @@ class Features:
     grid: tuple[int, ...] | None = None
     lengths: Tensor | None = None
 
+    def split(self, samples: int) -> list[Features]:
+        """Returns those of several views that passed one behind the other, each of so many samples.
+
+        Packed tokens wait for the device.
+        """
+        pooled = self.pooled.split(samples)
+        lengths = [None] * len(pooled) if self.lengths is None else self.lengths.split(samples)
+        if self.tokens is None:
+            tokens: Sequence[Tensor | None] = [None] * len(pooled)
+        elif self.tokens.ndim == 3:
+            tokens = self.tokens.split(samples)
+        else:
+            assert self.lengths is not None, "packed tokens have lengths"
+            tokens = self.tokens.split(self.lengths.view(-1, samples).sum(dim=1).tolist())
+        return [Features(p, t, self.grid, n) for p, t, n in zip(pooled, tokens, lengths, strict=True)]
+
 
 @dataclass(slots=True)
 class Loss:
@@ -453,6 +469,14 @@ class View:
     def blanks(self, modality: str) -> list[Any]:
         """Returns what stands in for a modality's views in a sample that lacks it."""
         return [self.preprocess[modality].blank()] * self.shows.get(modality, 1)
+
+    def blank_places(self, modality: str) -> list[Tensor]:
+        """Returns what stands in for the places of its views; needed where `__call__` gives `places`."""
+        return []
+
+    def blank_fields(self, modality: str) -> dict[str, list[Any]]:
+        """Returns what stands in for what moves with its views, by name; needed where `__call__` gives `fields`."""
+        return {}
 
     def on_device(self, batch: Batch) -> Batch:
         """Changes a whole batch on the accelerator; by default nothing."""

@@ -32,6 +32,19 @@ class Words(Encoder):
         return Features(x[:, :1] * self.weight)
 
 
+def test_features_of_views_that_passed_together_are_split() -> None:
+    """Packed tokens by how many each view's samples have; two views of two samples."""
+    pooled, lengths = torch.arange(8.0).view(4, 2), torch.tensor([3, 1, 0, 2])
+    packed = Features(pooled, torch.arange(6.0)[:, None], lengths=lengths).split(2)
+    assert [features.tokens.flatten().tolist() for features in packed] == [[0, 1, 2, 3], [4, 5]]
+    assert [features.lengths.tolist() for features in packed] == [[3, 1], [0, 2]]
+    padded = Features(pooled, torch.arange(12.0).view(4, 3, 1), grid=(1, 3), lengths=lengths).split(2)
+    assert [features.tokens[:, 0, 0].tolist() for features in padded] == [[0, 3], [6, 9]]
+    assert [features.grid for features in padded] == [(1, 3)] * 2 and padded[1].lengths.tolist() == [0, 2]
+    alone = Features(pooled).split(4)
+    assert len(alone) == 1 and alone[0].pooled.equal(pooled) and alone[0].tokens is None
+
+
 GREY = np.full((8, 8, 3), 128, np.uint8)
 FILES: dict[str, tuple[str, Any]] = {
     "image": ("png", lambda: image.encode(GREY, format="png")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ def collate(samples: Sequence[Sample], view: View) -> Batch:
         rows = [sample[modality] if has else blanks for sample, has in zip(samples, there, strict=True)]
         batch.views[modality] = [prepare.collate(list(items)) for items in zip(*rows, strict=True)]
         batch.extra[f"{modality}_present"] = torch.tensor(there)
-        _collate_places(modality, samples, there, batch)
+        _collate_places(modality, samples, there, view, batch)
     if "target" in samples[0]:
         batch.target = torch.stack([sample["target"] for sample in samples])
     for name in samples[0].get("extra", ()):
@@ -30,24 +31,22 @@ def collate(samples: Sequence[Sample], view: View) -> Batch:
     return batch
 
 
-def _collate_places(modality: str, samples: Sequence[Sample], there: Sequence[bool], batch: Batch) -> None:
+def _collate_places(modality: str, samples: Sequence[Sample], there: Sequence[bool], view: View, batch: Batch) -> None:
     """Adds where a modality's views came from, and what moved with them, where the View says so."""
-    known = next((sample for sample, has in zip(samples, there, strict=True) if has), None)
-    places = known.get("places", {}).get(modality) if known else None
-    if known is None or not places:
+    first = next((sample for sample, has in zip(samples, there, strict=True) if has), None)
+    if first is not None and modality not in first.get("places", {}):
         return
-    blank = [torch.eye(*place.shape) for place in places]
-    rows = [s["places"][modality] if has else blank for s, has in zip(samples, there, strict=True)]
-    batch.places[modality] = [torch.stack(list(each)) for each in zip(*rows, strict=True)]
-    for name, values in known.get("fields", {}).get(modality, {}).items():
-        blanks = [_blank(value) for value in values]
-        found = [s["fields"][modality][name] if has else blanks for s, has in zip(samples, there, strict=True)]
-        joined = [_joined(list(each)) for each in zip(*found, strict=True)]
-        batch.fields.setdefault(modality, {})[name] = joined
+    places, fields = view.blank_places(modality), view.blank_fields(modality)
+    blank: Sample = {"places": {modality: places}, "fields": {modality: fields}}
+    shown = [sample if has else blank for sample, has in zip(samples, there, strict=True)]
+    batch.places[modality] = _each_view([sample["places"][modality] for sample in shown])
+    for name in shown[0]["fields"].get(modality, {}):
+        moved = _each_view([sample["fields"][modality][name] for sample in shown])
+        batch.fields.setdefault(modality, {})[name] = moved
 
 
-def _blank(value: Tensor | Ragged) -> Tensor | Ragged:
-    return Ragged.pack([value.values[:0]]) if isinstance(value, Ragged) else torch.zeros_like(value)
+def _each_view(rows: Sequence[Sequence[Tensor | Ragged]]) -> list[Any]:
+    return [_joined(list(each)) for each in zip(*rows, strict=True)]
 
 
 def _joined(values: Sequence[Tensor | Ragged]) -> Tensor | Ragged:

@@ -54,6 +54,8 @@ class Player:
         media.check_size(self.coming.width, self.coming.height)  # the header may lie
         first = fitted(self.coming.width, self.coming.height, min_size)
         turned, across, down = _orientation(self.coming)
+        whole = self.coming.width, self.coming.height
+        self.source: tuple[int, int] = whole[::-1] if turned else whole  # what it was before it was scaled
         self.size: tuple[int, int] = first[::-1] if turned else first  # of every picture, upright
         self.is_mirrored: bool = turned == (across == down)
 

@@ -25,6 +25,7 @@ from mmssl.modalities.playback import NO_PICTURES, LostError, Player, fitted
 EXTENSIONS = ("mp4", "m4v", "mkv", "webm", "avi", "mov", "mpg", "mpeg")
 
 Backend = Literal["pyav", "decord"]
+Shown = tuple[dict[float, np.ndarray], tuple[int, int]]  # the picture of each time, and (width, height) of the source
 
 
 class Video(media.MediaFile):
@@ -41,6 +42,11 @@ class Video(media.MediaFile):
         with media.opened(self.data) as container:
             return 1 / media.step_of(media.track(container, "video", NO_PICTURES))
 
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its pictures; known once some were taken, else the first one is decoded for it."""
+        return _pyav(self.data, [0.0], None)[1]
+
     def frames(self, times: Sequence[float], *, min_size: int | None = None, backend: Backend = "pyav") -> np.ndarray:
         """Returns the picture shown at each time (s), uint8 (T, H, W, 3): the last that starts at or before it.
 
@@ -50,7 +56,8 @@ class Video(media.MediaFile):
         """
         if backend not in BACKENDS:
             raise UserError(f"there is no video backend {backend!r}; known: {', '.join(BACKENDS)}")
-        shown = BACKENDS[backend](self.data, sorted(set(map(float, times))), min_size)
+        shown, size = BACKENDS[backend](self.data, sorted(set(map(float, times))), min_size)
+        self.__dict__["size"] = size
         pictures = [shown[time] for time in map(float, times)]
         _check_clip(len(pictures), *pictures[0].shape[:2])
         return np.stack(pictures)
@@ -67,6 +74,11 @@ class Frames:
     def duration(self) -> float:
         return len(self.pictures) / self.fps
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its pictures."""
+        return self.pictures.shape[2], self.pictures.shape[1]
+
     def frames(self, times: Sequence[float], *, min_size: int | None = None) -> np.ndarray:
         """Returns the picture shown at each time (s), uint8 (T, H, W, 3)."""
         last = len(self.pictures) - 1
@@ -82,17 +94,17 @@ def _check_clip(count: int, *sides: int) -> None:
     check("clip_pixels", count * math.prod(sides), "a clip too large to hold", found)
 
 
-def _pyav(data: bytes | Path, times: list[float], min_size: int | None) -> dict[float, np.ndarray]:
+def _pyav(data: bytes | Path, times: list[float], min_size: int | None) -> Shown:
     """Seeks first; a file whose index misleads is played from its start."""
     for seeking in (True, False):
         with media.opened(data) as container, suppress(LostError):
             player = Player(container, seeking=seeking, min_size=min_size)
             _check_clip(len(times), *player.size)
-            return {time: player.at(time) for time in times}
+            return {time: player.at(time) for time in times}, player.source
     raise AssertionError("playing from the start never gets lost")
 
 
-def _decord(data: bytes | Path, times: list[float], min_size: int | None) -> dict[float, np.ndarray]:
+def _decord(data: bytes | Path, times: list[float], min_size: int | None) -> Shown:
     """decord is quick on sound files; it can spin for ever on damaged ones, so it is never the default.
 
     PyAV reads what it gets wrong: it does not mirror, scales to the header's size, and counts pictures that an edit
@@ -118,7 +130,7 @@ def _decord(data: bytes | Path, times: list[float], min_size: int | None) -> dic
         raise DamagedError("video that decord does not decode", str(error).partition("\n")[0]) from None
     if cut or mirrored or pictures.shape[2:0:-1] != size:
         return _pyav(data, times, min_size)
-    return {time: _scaled(picture, min_size) for time, picture in zip(times, pictures, strict=True)}
+    return {time: _scaled(picture, min_size) for time, picture in zip(times, pictures, strict=True)}, size
 
 
 BACKENDS = {"pyav": _pyav, "decord": _decord}

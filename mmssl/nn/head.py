@@ -125,12 +125,16 @@ class Cells(Projection):
         self._config |= {"dim": dim, "coordinates": coordinates}
         del self._config["last_norm"], self._config["affine"], self._config["gelu"]
 
-    def forward(self, features: Features) -> Tensor:
+    def project_tokens(self, features: Features) -> Tensor:
+        """Returns what the layers make of every token, float32, not normalised."""
         tokens = _tokens(features)
         if self.coordinates:
             tokens = append_coordinates(tokens, _grid(features))
-        projected = self.layers(tokens.flatten(0, -2)).float()
-        return F.normalize(projected, dim=-1).view(*tokens.shape[:-1], -1)
+        projected: Tensor = self.layers(tokens.flatten(0, -2)).float()
+        return projected.view(*tokens.shape[:-1], -1)
+
+    def forward(self, features: Features) -> Tensor:
+        return F.normalize(self.project_tokens(features), dim=-1)
 
 
 def append_coordinates(tokens: Tensor, grid: Sequence[int]) -> Tensor:

@@ -31,8 +31,8 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
 
 
 def inverse(place: Tensor) -> Tensor:
-    """Returns the maps (B, D, D + 1) backwards."""
-    matrix = torch.linalg.inv(place[:, :, :-1])
+    """Returns the maps (B, D, D + 1) backwards; each must have one."""
+    matrix = torch.linalg.inv_ex(place[:, :, :-1]).inverse  # which does not wait for the device to look for errors
     return torch.cat([matrix, -matrix @ place[:, :, -1:]], dim=2)
 
 
@@ -51,7 +51,9 @@ def same_place(
     places = [apply(place, cell_centers(g, device=place.device)) for place, g in zip((one, other), grids, strict=True)]
     sizes = [_cell_size(place, g) for place, g in zip((one, other), grids, strict=True)]
     largest = torch.stack(sizes).amax(dim=0)  # (B, 1 or 2)
-    near = torch.cdist(places[0][..., :2], places[1][..., :2]) <= radius * largest[:, :1, None]
+    exact = "donot_use_mm_for_euclid_dist"  # products of matrices lose tenths of a pixel
+    apart = torch.cdist(places[0][..., :2], places[1][..., :2], compute_mode=exact)
+    near = apart <= radius * largest[:, :1, None]
     if len(grid) == 3:
         near &= (places[0][..., 2:] - places[1][..., 2:].mT).abs() <= radius * largest[:, 1:, None]
     return near
@@ -60,6 +62,6 @@ def same_place(
 def _cell_size(place: Tensor, grid: Sequence[int]) -> Tensor:
     """Returns the diagonal of a view's cells in the source, and of videos their duration: (B, 1 or 2)."""
     height, width = grid[-2:]
-    steps = place[:, :2, :2] / place.new_tensor([width, height])  # of one cell to the right, and one down
-    diagonal = steps.square().sum((1, 2)).sqrt()
+    right, down = place[:, :2, 0] / width, place[:, :2, 1] / height  # steps of one cell
+    diagonal = torch.cat([right, down], dim=1).norm(dim=1)
     return torch.stack([diagonal, *([place[:, 2, 2].abs() / grid[0]] if len(grid) == 3 else [])], dim=1)

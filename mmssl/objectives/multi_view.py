@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.nn.packed import together
-from mmssl.types import Batch, Encoder, Objective
+from mmssl.types import Batch, Encoder, Features, Objective
 
 
 class MultiView(Objective):
@@ -37,6 +37,18 @@ class MultiView(Objective):
         """Returns the encoder's pooled features (B, D) of every view."""
         return pooled_views(encoders[self.key], self.views(batch), len(self.present(batch)), separate=self.separate)
 
+    def features(self, encoders: Mapping[str, Encoder], batch: Batch) -> list[Features]:
+        """Returns the encoder's features of every view, with their tokens and grid."""
+        return features_of_views(
+            encoders[self.key], self.views(batch), len(self.present(batch)), separate=self.separate
+        )
+
+    def places(self, batch: Batch) -> list[Tensor]:
+        """Returns where every view lies in its source, as Batch has it; UserError where the View does not say."""
+        if self.key not in batch.places:
+            raise UserError(f"the task compares places, and its view does not say where its views of {self.key} lie")
+        return batch.places[self.key]
+
     def views(self, batch: Batch, least: int = 2) -> list[Tensor]:
         """Returns the views; UserError for fewer than the task compares."""
         views = batch.views[self.key]
@@ -54,11 +66,22 @@ def pooled_views(encoder: Encoder, views: Sequence[Tensor], samples: int, *, sep
 
     As a result BatchNorm sees views of one size together; separate: each by itself.
     """
-    found: list[Tensor] = []
+    passes = _passes(encoder, views, samples, separate=separate)
+    return [pooled for features in passes for pooled in features.pooled.split(samples)]
+
+
+def features_of_views(
+    encoder: Encoder, views: Sequence[Tensor], samples: int, *, separate: bool = False
+) -> list[Features]:
+    """Returns the features of every view, which pass through the encoder as in pooled_views."""
+    passes = _passes(encoder, views, samples, separate=separate)
+    return [view for features in passes for view in features.split(samples)]
+
+
+def _passes(encoder: Encoder, views: Sequence[Tensor], samples: int, *, separate: bool) -> Iterator[Features]:
+    """Yields the features of views that pass through the encoder at once."""
     for same in [[view] for view in views] if separate else _alike(views):
-        x = together(*same, samples=samples) if encoder.modality == "points" else torch.cat(same)
-        found += encoder(x).pooled.split(samples)
-    return found
+        yield encoder(together(*same, samples=samples) if encoder.modality == "points" else torch.cat(same))
 
 
 def _alike(views: Sequence[Tensor]) -> list[list[Tensor]]:

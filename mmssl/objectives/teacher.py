@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mmssl.nn.ema import ema_update
 from mmssl.nn.head import Projection
-from mmssl.objectives.multi_view import pooled_views
-from mmssl.types import Encoder
+from mmssl.objectives.multi_view import features_of_views, pooled_views
+from mmssl.types import Encoder, Features
 
 
 class Teacher(nn.Module):
@@ -32,6 +32,11 @@ class Teacher(nn.Module):
         """Returns the projection (B, out) of every view, not normalised."""
         seen = pooled_views(self.encoder, views, samples, separate=self.separate)
         return [self.head.project(pooled) for pooled in seen]
+
+    @torch.no_grad()
+    def features(self, views: Sequence[Tensor], samples: int) -> list[Features]:
+        """Returns its encoder's features of every view, with their tokens and grid."""
+        return features_of_views(self.encoder, views, samples, separate=self.separate)
 
     def follow(self, encoder: Encoder, head: Projection, *, decay: float) -> None:
         """Moves towards the network by 1 - decay."""

@@ -89,6 +89,13 @@ class Frame:
         if not self.box[2]:
             self.box = (0.0, 0.0, float(self.width), float(self.height))
 
+    def at(self, width: int, height: int) -> Frame:
+        """Returns the same part of the source where it has width x height pixels."""
+        across, down = width / self.width, height / self.height
+        left, top, wide, high = self.box
+        box = (left * across, top * down, wide * across, high * down)
+        return replace(self, width=width, height=height, box=box)
+
     def cut(self, left: float, top: float, width: float, height: float) -> None:
         """Takes a box of what is shown now."""
         if self.mirrored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,43 +12,89 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import DamagedError
+from mmssl.modalities import image as pictures
 from mmssl.numerics.geometry import apply, inverse
 from mmssl.transforms.base import Frame
 from mmssl.types import Ragged
 
 Kind = Literal["boxes", "keypoints", "mask", "depth", "flow", "normals", "labels"]
-"""boxes: (n, 4) left, top, right, bottom in pixels; cut at the border. keypoints: (n, 2) x, y in pixels.
-mask: (H, W) whole numbers, or a palette image. depth: (H, W). flow: (H, W, 2) x, y in pixels. normals: (H, W, 3) of
-the camera's frame. labels: one value for each point of a cloud.
+"""boxes: (n, 4) left, top, right, bottom in pixels; cut at the border, so that one outside has no area.
+keypoints: (n, 2) x, y in pixels from the image's corner, so that its first pixel's middle is at (0.5, 0.5).
+mask: (H, W) whole numbers, or a palette image. depth: (H, W). flow: (H, W, 2) x, y in pixels. normals: (H, W, 3) of the
+camera's frame. labels: one value for each point of a cloud. Of videos all hold for the whole clip. In views, fields of
+several channels are (C, H, W).
 """
-DENSE = ("mask", "depth", "flow", "normals")
+CHANNELS: dict[str, tuple[int, ...]] = {"mask": (), "depth": (), "flow": (2,), "normals": (3,)}
+COLUMNS = {"boxes": 4, "keypoints": 2}
 
 
 def moved(kind: Kind, value: Any, frame: Frame) -> Tensor | Ragged:
     """Returns what of a field lies in a frame, as the view's pixels have it."""
-    if kind in DENSE:
-        return _dense(kind, value, frame)
-    rows = torch.as_tensor(np.asarray(value, dtype=np.float32).reshape(-1, 4 if kind == "boxes" else 2))
-    place = torch.from_numpy(frame.place)[None]
-    return Ragged.pack([_rows(kind, rows, place, (frame.size, frame.size))])
+    array = _numbers(kind, value)
+    if kind in CHANNELS:
+        _check_shape(kind, array, (frame.height, frame.width, *CHANNELS[kind]))
+        return _dense(kind, array, frame)
+    array = array.reshape(0, COLUMNS[kind]) if not array.size else array
+    _check_shape(kind, array, (len(array), COLUMNS[kind]))
+    if not np.isfinite(array).all():
+        raise DamagedError(f"{kind} that are not finite")
+    rows = torch.from_numpy(array.astype(np.float32))
+    places = torch.from_numpy(frame.place).expand(len(rows), -1, -1)
+    return Ragged.pack([_rows(kind, rows, places, (frame.size, frame.size))])
 
 
-def _rows(kind: Kind, rows: Tensor, place: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Takes boxes or key points by the inverse of a place (1, 2, 3), to pixels of a view of a shape (H, W)."""
-    back, scale = inverse(place), rows.new_tensor(shape[::-1])
+def labels_of(value: Any, points: int, index: np.ndarray) -> Ragged:
+    """Returns the labels of some of a cloud's points, by their index."""
+    array = _numbers("labels", value)
+    _check_shape("labels", array, (points, *array.shape[1:]))  # points that are not finite were dropped
+    labels = torch.from_numpy(array[index])
+    return Ragged.pack([labels.float() if array.dtype.kind == "f" else labels.long()])
+
+
+def blank(kind: Kind, size: int) -> Tensor | Ragged:
+    """Returns what stands in for a field in a sample that lacks it, of a view of size x size pixels."""
+    if kind not in CHANNELS:
+        return Ragged.pack([torch.zeros(0, COLUMNS[kind]) if kind in COLUMNS else torch.zeros(0, dtype=torch.long)])
+    return torch.zeros(*CHANNELS[kind], size, size, dtype=torch.long if kind == "mask" else torch.float32)
+
+
+def _numbers(kind: Kind, value: Any) -> np.ndarray:
+    """Returns an image's values as they are stored, or an array; DamagedError for what is no array of numbers."""
+    try:
+        array = pictures.values(value) if isinstance(value, Image.Image) else np.asarray(value)
+    except ValueError as error:
+        if isinstance(error, DamagedError):
+            raise
+        raise DamagedError(f"{kind} that are no array", str(error)) from None
+    if array.dtype.kind not in "biuf":
+        raise DamagedError(f"{kind} that are no numbers", f"{array.dtype}")
+    return array
+
+
+def _check_shape(kind: Kind, array: np.ndarray, expected: Sequence[int]) -> None:
+    if array.shape != tuple(expected):
+        raise DamagedError(f"{kind} of a wrong shape", f"expected {tuple(expected)}, found {array.shape}")
+
+
+def _rows(kind: Kind, rows: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Takes boxes or key points by the inverses of their places (n, 2, 3), to pixels of a view of a shape (H, W)."""
+    back, scale = inverse(places), _sides(shape, rows)
     if kind == "keypoints":
-        return apply(back, rows)[0] * scale
-    corners = rows[:, [[0, 1], [2, 1], [0, 3], [2, 3]]]  # (n, 4, 2)
-    found = apply(back, corners.flatten(0, 1))[0].view(-1, 4, 2) * scale
+        return apply(back, rows[:, None])[:, 0] * scale
+    left, top, right, bottom = rows.unbind(1)
+    corners = torch.stack([left, top, right, top, left, bottom, right, bottom], dim=1).view(-1, 4, 2)
+    found = apply(back, corners) * scale
     low, high = found.amin(dim=1), found.amax(dim=1)
     return torch.cat([low.clamp(min=0).minimum(scale), high.clamp(min=0).minimum(scale)], dim=1)
 
 
-def _dense(kind: Kind, value: Any, frame: Frame) -> Tensor:
+def _sides(shape: tuple[int, int], like: Tensor) -> Tensor:
+    """Returns width and height of a shape (H, W)."""
+    return torch.tensor(shape[::-1], dtype=like.dtype).to(like.device, non_blocking=True)
+
+
+def _dense(kind: Kind, array: np.ndarray, frame: Frame) -> Tensor:
     """Cuts and scales (H, W, ...) as the image is cut: masks by the nearest pixel, the rest linearly."""
-    array = np.asarray(value)
-    if array.shape[:2] != (frame.height, frame.width):
-        raise DamagedError(f"{kind} of another size than its image", f"{array.shape[:2]}, {frame.height, frame.width}")
     if kind == "mask":
         return torch.from_numpy(_scaled(array.astype(np.int32), frame, Image.Resampling.NEAREST)).long()
     planes = np.moveaxis(np.atleast_3d(array.astype(np.float32)), 2, 0)
@@ -74,10 +121,8 @@ def warped(kind: Kind, value: Any, change: Tensor, shape: tuple[int, int]) -> An
     change: (B, 2, 3), from what is shown now to what was shown before, in 0 to 1. shape: (H, W).
     """
     if isinstance(value, Ragged):
-        scale = change.new_tensor(shape[::-1])
-        before = change * scale[None, :, None]  # to pixels
-        rows = [_rows(kind, rows, place[None], shape) for rows, place in zip(value.split(), before, strict=True)]
-        return Ragged(torch.cat(rows), value.lengths)
+        before = change * _sides(shape, change)[:, None]  # to pixels
+        return Ragged(_rows(kind, value.values, before[value.sample], shape), value.lengths)
     grid = change.clone()  # of affine_grid, whose places run from -1 to 1
     grid[:, :, 2] = 2 * change[:, :, 2] + change[:, :, :2].sum(dim=2) - 1
     planes = value.float() if value.ndim == 4 else value.float()[:, None]
@@ -91,8 +136,8 @@ def warped(kind: Kind, value: Any, change: Tensor, shape: tuple[int, int]) -> An
 
 def _turned(kind: Kind, vectors: Tensor, change: Tensor, shape: tuple[int, int]) -> Tensor:
     """Takes vectors (B, 2, H, W) of the images before to what is shown now: by the maps' inverse, in pixels."""
-    scale = change.new_tensor(shape[::-1])
-    back = torch.linalg.inv(change[:, :, :2] * (scale[:, None] / scale[None]))
+    scale = _sides(shape, change)
+    back = torch.linalg.inv_ex(change[:, :, :2] * (scale[:, None] / scale)).inverse
     if kind == "normals":  # they keep their length
         back = back / torch.linalg.det(back).abs().sqrt()[:, None, None]
     return torch.einsum("bij,bjhw->bihw", back, vectors)

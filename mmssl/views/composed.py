@@ -53,6 +53,9 @@ class Composed(View):
         self.prepare: Mapping[str, Any] = dict(preprocess)
         self.aligned = dict(template.fields)
         self.steps = {key: template.steps(key, each.modality) for key, each in self.prepare.items()}
+        self.leader = self._leader()
+        for key in self.aligned.keys() & self.prepare.keys():  # it moves with the leader, by no steps of its own
+            self.steps[key] = [[] for _ in self.steps.get(self.leader, ())]
         self.shows = {key: len(steps) for key, steps in self.steps.items()}
         self.views, self.groups = template.views, template.group_sizes()
         self.reads = tuple(dict.fromkeys([*(self._field(key) for key in self.prepare), *self.aligned]))
@@ -60,10 +63,16 @@ class Composed(View):
         for key in self.followers:
             del self.preprocess[key]
         self._check_options(template)
+        self._check_fields(template)
 
     def _field(self, key: str) -> str:
         """Returns the field of a sample that a key's encoder reads."""
         return key if key in self.aligned else self.prepare[key].modality
+
+    def _leader(self) -> str:
+        """Returns the key with which aligned fields move: the first of an image, or else of a video."""
+        own = {key: self.prepare[key].modality for key in self.prepare if key not in self.aligned}
+        return next((key for modality in VISUAL for key in own if own[key] == modality), "")
 
     def _followers(self) -> dict[str, str]:
         """Returns key -> the first key that reads the same images or videos, from which the device makes its own."""
@@ -95,6 +104,16 @@ class Composed(View):
             works = f"it works on {' and '.join(step.modalities)}" if step.modalities else "see mmssl.transforms.base"
             name = step_name(type(step))
             raise UserError(f"{name} is no step for {modality}; {works}; leave it out by view.{modality}.{name}=null")
+
+    def _check_fields(self, template: Views) -> None:
+        """Raises UserError for fields that have nothing to move with, or steps of their own."""
+        clouds = any(each.modality == "points" for each in self.prepare.values())
+        for name, kind in self.aligned.items():
+            if not (clouds if kind == "labels" else self.leader):
+                needed = "points" if kind == "labels" else "an image or video"
+                raise UserError(f"view.fields.{name} moves with {needed}, but the task shows {', '.join(self.prepare)}")
+            if name in template.modalities:
+                raise UserError(f"the view has steps for {name}, which moves with {self.leader}; leave them out")
 
     @property
     def chance(self) -> float | None:
@@ -211,10 +230,11 @@ class Composed(View):
         pictures = clip.frames(prepare.times(clip, start), min_size=video.needed_side(crop, size) if crop else size)
         height, width = pictures.shape[1:3]
         frame = self._framed(key, width, height, steps)
+        source = frame.at(*clip.size)  # pictures are decoded no larger than needed
         place = torch.zeros(3, 4)
-        place[:2, [0, 1, 3]] = torch.from_numpy(frame.place)
+        place[:2, [0, 1, 3]] = torch.from_numpy(source.place)
         place[2, 2:] = torch.tensor([span, start])
-        self._add(key, video.framed(pictures, frame), place, frame, sample, shown)
+        self._add(key, video.framed(pictures, frame), place, source, sample, shown)
 
     def _framed(self, key: str, width: int, height: int, steps: Steps) -> Frame:
         """Draws which part of a source is shown; of all of it where there is a crop, of what is judged where not."""
@@ -229,19 +249,19 @@ class Composed(View):
         """Adds a view of an image or video, its place, and what moves with it."""
         shown.setdefault(key, []).append(x)
         shown["places"].setdefault(key, []).append(place)
-        for name, kind in self.aligned.items() if key == self._aligned_with() else ():
-            if sample.get(name) is None:
-                raise DamagedError(f"a sample without {name}")
-            value = fields.moved(kind, sample[name], frame)
+        for name, kind in self.moving(key).items():
+            value = fields.moved(kind, given(sample, name), frame)
             if name in self.prepare:
                 shown.setdefault(name, []).append(self.prepare[name](value))
             else:
                 shown["fields"].setdefault(key, {}).setdefault(name, []).append(value)
 
-    def _aligned_with(self) -> str:
-        """Returns the key with which aligned fields move: the first of an image, or else of a video."""
-        keys = sorted(self.preprocess, key=lambda key: self.prepare[key].modality not in VISUAL)
-        return next(iter(keys))
+    def moving(self, key: str) -> dict[str, fields.Kind]:
+        """Returns what of a sample moves with a key's views, by name, and its kind."""
+        cloud = self.prepare[key].modality == "points"
+        return {
+            name: kind for name, kind in self.aligned.items() if (cloud if kind == "labels" else key == self.leader)
+        }
 
     def side(self, key: str, steps: Steps) -> int:
         """Returns the side in pixels of a view as it leaves the data worker."""
@@ -271,6 +291,7 @@ class Composed(View):
     def _points(self, key: str, raw: Any, _moment: float, steps: Steps, sample: Sample, shown: Sample) -> None:
         keys = [each for each in self.preprocess if self._field(each) == self._field(key)]
         view = Placed.whole(clouds.load(raw))
+        count = len(view.index)
         choosing = [step for step in steps if isinstance(step, OnCloud) and step.selects]
         moving = [step for step in steps if isinstance(step, OnCloud) and not step.selects]
         for step in choosing:
@@ -283,10 +304,9 @@ class Composed(View):
             columns = self.prepare[each].columns(mine.cloud)
             shown.setdefault(each, []).append(columns)
             shown["places"].setdefault(each, []).append(mine.place(columns))
-            for name, kind in self.aligned.items():
-                if kind == "labels":
-                    labels = torch.as_tensor(sample[name])[torch.from_numpy(mine.index)]
-                    shown["fields"].setdefault(each, {}).setdefault(name, []).append(fields.Ragged.pack([labels]))
+            for name in self.moving(each):
+                labels = fields.labels_of(given(sample, name), count, mine.index)
+                shown["fields"].setdefault(each, {}).setdefault(name, []).append(labels)
 
     def _text(self, key: str, raw: Any, _moment: float, _steps: Steps, _sample: Sample, shown: Sample) -> None:
         shown.setdefault(key, []).append(self.prepare[key](text.choose(texts.load(raw))))
@@ -298,6 +318,20 @@ class Composed(View):
             return [blank] * self.shows[modality]
         return [blank.new_zeros(*blank.shape[:-2], *(self.side(modality, view),) * 2) for view in steps]
 
+    def blank_places(self, modality: str) -> list[Tensor]:
+        """Returns identities, where the View says places."""
+        axes = {"image": 2, "video": 3, "points": 3}.get(self.prepare[modality].modality, 0)
+        return (
+            [torch.eye(axes, axes + 1) for _ in self.steps[modality]] if axes and modality not in self.aligned else []
+        )
+
+    def blank_fields(self, modality: str) -> dict[str, list[Any]]:
+        """Returns zeros, and no rows, of each field that moves with its views and is no encoder's."""
+        moving = {name: kind for name, kind in self.moving(modality).items() if name not in self.prepare}
+        flat = self.prepare[modality].modality in VISUAL
+        sides = [self.side(modality, view) if flat else 0 for view in self.steps[modality]]
+        return {name: [fields.blank(kind, side) for side in sides] for name, kind in moving.items()}
+
     # On the accelerator: a batch.
 
     def on_device(self, batch: Batch) -> Batch:
@@ -308,8 +342,7 @@ class Composed(View):
             self._follow(key, leader, batch)
         for step in self.after:
             batch = step.on_batch(batch)
-        for key in [key for key, places in batch.places.items() if len(places) != len(batch.views.get(key, ()))]:
-            forget_places(key, batch)
+            forget_places(batch)
         return batch
 
     def _change(self, key: str, batch: Batch) -> None:
@@ -321,6 +354,7 @@ class Composed(View):
         for number, (x, steps) in enumerate(zip(batch.views[key], active, strict=True)):
             made += self._changed(key, number, as_unit(x), steps, batch)
         batch.views[key] = made
+        forget_places(batch)
 
     def _changed(self, key: str, number: int, x: Tensor, steps: Sequence[OnDevice], batch: Batch) -> list[Tensor]:
         """Returns a view (B, 3, ...) changed by steps, or the views (B, 3, ...) that a step made of it."""
@@ -332,7 +366,6 @@ class Composed(View):
                 self._move(key, number, place, x.shape[-2:], batch)
             if made.ndim > x.ndim:
                 parts, made = made.shape[1], made.flatten(0, 1)
-                forget_places(key, batch)
             x = made
         return list(x.unflatten(0, (-1, parts)).unbind(1)) if parts else [x]
 
@@ -340,8 +373,9 @@ class Composed(View):
         """Composes a view's place, and moves its fields, as its images moved on the device."""
         if key in batch.places:
             batch.places[key][number] = compose(change, batch.places[key][number])
-        for name, values in batch.fields.get(key, {}).items():
-            values[number] = fields.warped(self.aligned[name], values[number], change, tuple(shape))
+        for name, kind in self.moving(key).items():
+            values = batch.views[name] if name in self.prepare else batch.fields[key][name]
+            values[number] = fields.warped(kind, values[number], change, tuple(shape))
 
     def _follow(self, key: str, leader: str, batch: Batch) -> None:
         """Gives an encoder the views of another that reads the same, at its own size."""
@@ -357,6 +391,22 @@ def is_cropped(steps: Steps) -> bool:
     return any(isinstance(step, Crop) for step in steps)
 
 
+def given(sample: Sample, name: str) -> Any:
+    """Returns a field of a sample; DamagedError where it lacks it."""
+    if sample.get(name) is None:
+        raise DamagedError(f"a sample without {name}")
+    return sample[name]
+
+
+def forget_places(batch: Batch) -> None:
+    """Leaves out where views lie, and what moved with them, where a step made other views without saying it."""
+    for key, views in batch.views.items():
+        if len(batch.places.get(key, views)) != len(views):
+            del batch.places[key]
+        for name in [name for name, values in batch.fields.get(key, {}).items() if len(values) != len(views)]:
+            del batch.fields[key][name]
+
+
 def in_passes(steps: Sequence[OnDevice]) -> Iterator[Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]]:
     """Yields what changes a batch, one after the other; linear changes of colour in a row are one."""
     for linear, same in groupby(steps, key=lambda step: isinstance(step, Linear)):
@@ -364,12 +414,6 @@ def in_passes(steps: Sequence[OnDevice]) -> Iterator[Callable[[Tensor], Tensor |
             yield partial(recolored, steps=cast("list[Linear]", list(same)))
         else:
             yield from (step.on_device for step in same)
-
-
-def forget_places(key: str, batch: Batch) -> None:
-    """Drops where a modality's views lie, where a step has made other views of them."""
-    batch.places.pop(key, None)
-    batch.fields.pop(key, None)
 
 
 def resized(x: Tensor, size: int) -> Tensor:
