@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 from scipy import stats
 
+from mmssl.data.collate import collate
+from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
+from mmssl.methods import cpc, exemplar, jigsaw
 from mmssl.modalities.audio import Audio, Waveform
 from mmssl.modalities.points import Cloud
 from mmssl.modalities.video import Frames
@@ -423,3 +426,30 @@ def test_a_step_that_its_modality_would_pass_over_is_refused(modality: str, step
     Views(1, **{modality: []})({modality: prepare[modality]})
     with pytest.raises(UserError, match=message):
         Views(1, **{modality: [step]})({modality: prepare[modality]})
+
+
+def test_places_are_of_the_views_that_are_shown_or_of_none() -> None:
+    """Where a step makes other views of them, and does not say where these lie."""
+    prepare = {"image": ImagePreprocess(24)}
+    small = {"cell": 12, "grid": 2, "stride": 12, "patch": 12}
+    patches = cpc.method.view(prepare, image={"patches": small, "rotate": {"degrees": 9.0}})
+    for view, count in (
+        (jigsaw.method.view(prepare, puzzle={"permutations": 5, "patch": 4, "gap": 3, "shift": 1}), 9),
+        (patches, 4),
+    ):
+        sample = view({"image": Image.new("RGB", (30, 40))})
+        assert len(sample["places"]["image"]) == 1
+        batch = view.on_device(collate([sample] * 3, view))
+        assert len(batch.views["image"]) == count
+        assert "image" not in batch.places
+    turned = exemplar.method.view(prepare, image={"crop": None})
+    batch = collate([turned({"image": Image.new("RGB", (24, 24))})] * 3, turned)
+    (before,) = batch.places["image"]
+    (after,) = turned.on_device(batch).places["image"]
+    assert len({round(float(x), 4) for x in (after - before).abs().sum((1, 2))}) == 3, "each image's own turn"
+
+
+def test_texts_of_any_key_differ_by_caption() -> None:
+    text = create_encoder("transformer", width=8, depth=1, heads=2, vocab_size=270)
+    text.learn_preprocess(["one", "two"])
+    single({"text_b": text.preprocess}, views=2).check()
