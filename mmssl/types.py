@@ -451,7 +451,11 @@ class TokenEncoder(Encoder):
 class Transform:
     """One step of a view: a class of keyword options, which recipes override by its name. Subclass those of
     mmssl.transforms.base, which say what a step works on; on inputs of one's own modality, subclass this.
+
+    modalities: those of image, video, audio and points that it works on; none for one's own.
     """
+
+    modalities: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, raw: Any) -> Any:
         """Returns a changed example, as it was opened, in a data worker."""
@@ -474,7 +478,6 @@ class View:
     """
 
     guards: Mapping[str, Mapping[str, Any]] = {}
-    single: ClassVar[bool] = False  # whether the number of views is fixed
     aligned: Mapping[str, str] = {}
 
     def __init__(self, preprocess: Mapping[str, Preprocess]) -> None:
@@ -487,7 +490,8 @@ class View:
         """Returns modality -> list of prepared views; a sample lacks the modalities that it lacks.
 
         Besides, `target`: a tensor, and `extra`: name -> tensor, of one shape for all samples, are stacked into
-        the batch's. Raises DamagedError for a sample that cannot be shown; it is skipped and counted.
+        the batch's, as are `places` and `fields`, by modality as a Batch has them.
+        Raises DamagedError for a sample that cannot be shown; it is skipped and counted.
         """
         raise NotImplementedError
 

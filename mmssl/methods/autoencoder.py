@@ -32,6 +32,7 @@ class Damage(OnBatch):
     salt: the share of pixels that is made black or white.
     """
 
+    single = True
     masked: float = 0.0
     noise: float = 0.0
     salt: float = 0.0

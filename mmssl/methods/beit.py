@@ -82,4 +82,4 @@ def _commonest(codes: Tensor) -> Tensor:
 
 COLORS = ColorJitter(p=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0)
 
-method = Method(Views(1, image=[Crop(scale=(0.08, 1.0)), Flip(), COLORS], after=[Seed()]), BEiT)
+method = Method(Views(1, fixed=True, image=[Crop(scale=(0.08, 1.0)), Flip(), COLORS], after=[Seed()]), BEiT)

@@ -92,4 +92,4 @@ class CMC(Objective):
         return {key: self.head(key) for key in self.uses}
 
 
-method = Method(Views(1, image=[Crop(scale=(0.2, 1.0)), Flip()]), CMC)
+method = Method(Views(1, fixed=True, image=[Crop(scale=(0.2, 1.0)), Flip()]), CMC)

@@ -36,6 +36,8 @@ class Patches(OnDevice):
     patch: side of what is shown of a cell, anywhere in it.
     """
 
+    single = True
+    modalities = ("image",)
     grid: int = 7
     cell: int = 64
     stride: int = 32

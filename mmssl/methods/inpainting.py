@@ -30,6 +30,7 @@ class Holes(OnBatch):
     hole: the side of that one as a share of the image's; several squares have at most its area together.
     """
 
+    single = True
     blocks: int = 5
     hole: float = 0.5
 

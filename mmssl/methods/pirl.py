@@ -35,6 +35,8 @@ class ShuffledPatches(OnDevice):
     patch: side of the patch cut from each, by default 64 of 85.
     """
 
+    single = True
+    modalities = ("image",)
     grid: int = 3
     cell: Positive | None = None
     patch: Positive | None = None

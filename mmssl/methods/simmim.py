@@ -74,4 +74,4 @@ class SimMIM(MultiView):
         return mask, cut(self.normalize(x), cell=height).flatten(2), encoder(shown)
 
 
-method = Method(Views(1, image=[Crop(scale=(0.67, 1.0)), Flip()], after=[Seed()]), SimMIM)
+method = Method(Views(1, fixed=True, image=[Crop(scale=(0.67, 1.0)), Flip()], after=[Seed()]), SimMIM)

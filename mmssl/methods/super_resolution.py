@@ -29,6 +29,7 @@ class Shrink(OnBatch):
         large as the encoder will find them later; without it the encoder sees the small image.
     """
 
+    single = True
     factor: int = 4
     enlarge: bool = True
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.modalities import audio as sounds
-from mmssl.schema import Positive, above, below
+from mmssl.schema import Positive, above, at_least, at_most, below
 from mmssl.transforms.base import OnWaveform, check_range
 from mmssl.types import Preprocess
 
@@ -107,7 +107,7 @@ class Gain(OnWaveform):
     decibels: the most, either way.
     """
 
-    decibels: float = 6.0
+    decibels: Annotated[float, at_least(0)] = 6.0
 
     def __call__(self, samples: Tensor) -> Tensor:
         return gain(samples, decibels=(-self.decibels, self.decibels)) if self.decibels else samples
@@ -123,7 +123,7 @@ class Noise(OnWaveform):
     power: the most, as a share of the sound's own power.
     """
 
-    power: float = 0.1
+    power: Annotated[float, at_least(0)] = 0.1
 
     def __call__(self, samples: Tensor) -> Tensor:
         return noise(samples, power=random.uniform(0, self.power)) if self.power else samples
@@ -139,7 +139,7 @@ class TimeMask(OnWaveform):
     share: the most, of its length.
     """
 
-    share: float = 0.2
+    share: Annotated[float, at_least(0), at_most(1)] = 0.2
 
     def __call__(self, samples: Tensor) -> Tensor:
         return time_mask(samples, share=random.uniform(0, self.share)) if self.share else samples

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 from torch import Tensor
@@ -26,7 +26,12 @@ def step_name(kind: type) -> str:
 
 @dataclass(kw_only=True)
 class Step(Transform):
-    """A step whose options are the fields of a dataclass; a field of probabilities may have one for each view."""
+    """A step whose options are the fields of a dataclass; a field of probabilities may have one for each view.
+
+    single: whether it needs one view, of which it makes others.
+    """
+
+    single: ClassVar[bool] = False
 
     def of_view(self, number: int, views: int) -> Step:
         """Returns the step as one of several views has it; UserError for another number of probabilities."""
@@ -109,6 +114,8 @@ class Frame:
 class Geometric(Step):
     """A step that decides which part of an image or video is shown."""
 
+    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
+
     def draw(self, frame: Frame) -> None:
         """Changes the frame."""
         raise NotImplementedError
@@ -116,6 +123,8 @@ class Geometric(Step):
 
 class OnDevice(Step):
     """A step on batches of images or videos (B, 3, ..., H, W) on the accelerator."""
+
+    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
 
     def on_device(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Returns the changed batch, and where pixels moved the maps (B, 2, 3), in 0 to 1, back to what was given.
@@ -155,17 +164,11 @@ class OnBatch(Step):
         """What guessing the target gets right, where it makes one."""
         return None
 
-    single: ClassVar[bool] = False
-    """Whether it needs one view, of which it makes others."""
-
 
 class OnWaveform(Step):
     """A step on a sound (samples,) in a data worker."""
 
+    modalities: ClassVar[tuple[str, ...]] = ("audio",)
+
     def __call__(self, samples: Tensor) -> Tensor:
         raise NotImplementedError
-
-
-def options_of_step(step: Transform) -> dict[str, Any]:
-    """Returns a step's options and their values."""
-    return {each.name: getattr(step, each.name) for each in fields(step)}  # type: ignore[arg-type]

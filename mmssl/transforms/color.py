@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.numerics.color import LUMA, as_unit
-from mmssl.transforms.base import Chance, OnDevice, one
+from mmssl.schema import at_least, at_most
+from mmssl.transforms.base import Chance, OnDevice, check_range, one
 
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 Affine = tuple[Tensor, Tensor]  # matrix (B, 3, 3) and shift (B, 3): colour -> matrix colour + shift
@@ -100,11 +102,17 @@ class Blur(OnDevice):
     p: Chance = 0.5
     sigma: tuple[float, float] = (0.1, 2.0)
 
+    def __post_init__(self) -> None:
+        check_range("blur.sigma", self.sigma, 0.01, 100.0)
+
     def on_device(self, x: Tensor) -> Tensor:
         return blur(x, share=one(self.p), sigma=self.sigma)
 
     def active(self) -> bool:
         return one(self.p) > 0
+
+    def varies(self) -> bool:
+        return 0 < one(self.p) < 1 or (self.active() and self.sigma[0] < self.sigma[1])
 
 
 @dataclass(kw_only=True)
@@ -116,7 +124,7 @@ class Solarize(OnDevice):
     """
 
     p: Chance = 0.2
-    threshold: float = 0.5
+    threshold: Annotated[float, at_least(0), at_most(1)] = 0.5
 
     def on_device(self, x: Tensor) -> Tensor:
         return solarize(x, share=one(self.p), threshold=self.threshold)

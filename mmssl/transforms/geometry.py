@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.numerics.color import as_unit
+from mmssl.schema import at_least
 from mmssl.transforms.base import OnDevice
 
 
@@ -62,7 +64,8 @@ class Rotate(OnDevice):
     degrees: the most, either way.
     """
 
-    degrees: float = 20.0
+    modalities = ("image",)
+    degrees: Annotated[float, at_least(0)] = 20.0
 
     def on_device(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return rotate(as_unit(x), degrees=self.degrees)

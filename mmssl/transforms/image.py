@@ -124,8 +124,8 @@ class Crop(Geometric):
     def __post_init__(self) -> None:
         check_range("crop.scale", self.scale, 0.01, 1.0)
         check_range("crop.ratio", self.ratio, 0.1, 10.0)
-        if self.size is not None and not self.size > 0:
-            raise UserError(f"crop.size is {self.size}; expected pixels, or a share below 1")
+        if self.size is not None and not (0 < self.size < 1 or (self.size >= 1 and self.size == int(self.size))):
+            raise UserError(f"crop.size is {self.size}; expected whole pixels, or a share below 1")
 
     def draw(self, frame: Frame) -> None:
         width, height = round(frame.box[2]), round(frame.box[3])

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import FAR, Cloud
-from mmssl.schema import Positive
+from mmssl.schema import Positive, at_least
 from mmssl.transforms.base import Chance, Step, chance, check_range, one
 from mmssl.types import Preprocess, Ragged
 
@@ -80,13 +80,6 @@ class PointsPreprocess(Preprocess):
 
     def blank(self) -> Tensor:
         return torch.zeros(1, 3 + sum(WIDTH[name] for name in self.features))
-
-
-def subsample(cloud: Cloud, points: int) -> Cloud:
-    """Draws at most so many points, without repetition."""
-    if len(cloud) <= points:
-        return cloud
-    return cloud.pick(np.random.choice(len(cloud), points, replace=False))
 
 
 def thinned(shown: Placed, points: int | None) -> Placed:
@@ -230,6 +223,7 @@ class Placed:
 class OnCloud(Step):
     """A step on a point cloud in a data worker. selects: whether all it does is to choose points."""
 
+    modalities: ClassVar[tuple[str, ...]] = ("points",)
     selects: ClassVar[bool] = False
 
     def __call__(self, shown: Placed) -> Placed:
@@ -352,7 +346,7 @@ class Jitter(OnCloud):
     sigma: its deviation in metres.
     """
 
-    sigma: float = 0.01
+    sigma: Annotated[float, at_least(0)] = 0.01
 
     def __call__(self, shown: Placed) -> Placed:
         return replace(shown, cloud=jitter(shown.cloud, sigma=self.sigma)) if self.sigma else shown

@@ -27,6 +27,7 @@ class RandAugment(OnDevice):
     magnitude: how strong they are, 0 to 10.
     """
 
+    modalities = ("image",)
     operations: int = 2
     magnitude: float = 10.0
 

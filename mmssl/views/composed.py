@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
-from mmssl.numerics.color import as_unit
-from mmssl.numerics.geometry import compose
 from mmssl.transforms import fields, image, points, text, video
-from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice, Step
-from mmssl.transforms.color import Linear, recolored
+from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice
 from mmssl.transforms.image import Crop
 from mmssl.transforms.points import OnCloud, Placed
-from mmssl.types import Batch, Preprocess, Sample, Transform, View
+from mmssl.types import Batch, Preprocess, Sample, View
+from mmssl.views.checks import Steps, check_fields, check_keys, check_sample, check_steps, check_views, window
+from mmssl.views.device import DeviceSteps
 
 if TYPE_CHECKING:
     from mmssl.views.template import Views
 
-Steps = Sequence[Transform]
 VISUAL = ("image", "video")
-ADVICE = {  # modality -> what sets two views of it apart
-    "image": "set image.crop.scale, or add flip, color_jitter, grayscale, blur or solarize",
-    "video": "set video.crop.scale, or add flip, color_jitter, grayscale, blur or solarize",
-    "audio": "add audio.gain, noise, speed or time_mask",
-    "points": "add points.rotate, jitter, scale or crop",
-    "text": "give each sample several captions, or show one view",
-}
 
 
 class Composed(View):
@@ -56,13 +44,13 @@ class Composed(View):
         for key in self.aligned.keys() & self.prepare.keys():  # it moves with the leader, by no steps of its own
             self.steps[key] = [[] for _ in self.steps.get(self.leader, ())]
         self.shows = {key: len(steps) for key, steps in self.steps.items()}
-        self.views, self.groups = template.views, template.group_sizes()
+        self.groups = dict(template.group_sizes())
         self.reads = tuple(dict.fromkeys([*(self._field(key) for key in self.prepare), *self.aligned]))
         self.followers = self._followers()
         for key in self.followers:
             del self.preprocess[key]
-        self._check_options(template)
-        self._check_fields(template)
+        self._check(template)
+        self.on_batch = self._on_batch()
 
     def _field(self, key: str) -> str:
         """Returns the field of a sample that a key's encoder reads."""
@@ -83,72 +71,38 @@ class Composed(View):
                 found |= {} if leader == key else {key: leader}
         return found
 
-    def _check_options(self, template: Views) -> None:
+    def _check(self, template: Views) -> None:
         for step in self.after:
             step.check(self.prepare)
-        known = {*self.prepare, *(each.modality for each in self.prepare.values())}
-        for key in template.changed_keys:
-            if key not in known:
-                raise UserError(f"the view has options for {key}, but the task shows {', '.join(self.prepare)}")
+        check_keys(template.changed_keys, self.prepare)
+        check_steps(self.steps, self.prepare)
+        check_fields(self.aligned, template.modalities, self.leader, self.prepare)
+        for key, views in self.steps.items():
+            for steps in views if self.prepare[key].modality in VISUAL else ():
+                self.side(key, steps)
 
-    def _check_fields(self, template: Views) -> None:
-        """Raises UserError for fields that have nothing to move with, or steps of their own."""
-        clouds = any(each.modality == "points" for each in self.prepare.values())
-        for name, kind in self.aligned.items():
-            if not (clouds if kind == "labels" else self.leader):
-                needed = "points" if kind == "labels" else "an image or video"
-                raise UserError(f"view.fields.{name} moves with {needed}, but the task shows {', '.join(self.prepare)}")
-            if name in template.modalities:
-                raise UserError(f"the view has steps for {name}, which moves with {self.leader}; leave them out")
+    def _on_batch(self) -> DeviceSteps:
+        """Returns what a batch goes through on the accelerator."""
+        keys = [key for key in self.preprocess if self.prepare[key].modality in VISUAL]
+        return DeviceSteps(
+            {
+                key: [[each for each in steps if isinstance(each, OnDevice)] for steps in self.steps[key]]
+                for key in keys
+            },
+            {key: self.moving(key) for key in keys},
+            frozenset(self.aligned.keys() & self.prepare.keys()),
+            {key: (leader, self.prepare[key].size) for key, leader in self.followers.items()},
+            self.after,
+        )
 
     @property
     def chance(self) -> float | None:
         """What guessing the target gets right."""
         return next((step.chance for step in self.after if step.chance is not None), None)
 
-    # What several views must differ in.
-
     def check(self) -> None:
-        start = 0
-        for name, count in self.groups:
-            for key, steps in self.steps.items():
-                mine = steps[start : start + count]
-                if len(mine) > 1 and not self._set_apart(key, mine):
-                    way = ADVICE.get(self.prepare[key].modality, "give the modality steps that change it")
-                    where = f"{name}'s " if name else ""
-                    raise UserError(
-                        f"nothing sets {where}{len(mine)} views of {key} apart, they would be all alike; {way}"
-                    )
-            start += count
-
-    def _set_apart(self, key: str, steps: Sequence[Steps]) -> bool:
-        return key in self.aligned or self._in_time(key) or key == "text" or self.varies(key, steps)
-
-    def varies(self, key: str, steps: Sequence[Steps] | None = None) -> bool:
-        """Tells whether steps set several views of a modality apart, apart from moment and caption."""
-        steps = self.steps[key] if steps is None else steps
-        moved = any(not isinstance(step, Step) or step.varies() for view in steps for step in view)
-        return moved or any(view != steps[0] for view in steps)
-
-    def _in_time(self, key: str) -> bool:
-        """Tells whether a modality is shown by windows, which lie at other moments where a sample has room."""
-        return self._span(key) > 0
-
-    def _span(self, key: str) -> float:
-        """Returns how many seconds a modality's window lasts; an image, or a whole clip, needs no room."""
-        prepare = self.prepare[key]
-        return {"video": lambda: prepare.span or 0.0, "audio": lambda: prepare.seconds}.get(prepare.modality, float)()
-
-    def _check_sample(self, key: str, raw: Any, moments: Sequence[float]) -> None:
-        """Raises DamagedError for a sample of which several views are alike."""
-        modality = self.prepare[key].modality
-        choices = texts.load(raw) if modality == "text" else ()
-        alone = modality == "text" and (isinstance(choices, str) or len(set(choices)) == 1)
-        still = self._in_time(key) and len(set(moments)) == 1
-        if (alone or still) and not self.varies(key):
-            raise DamagedError("several views that are all alike", f"{key}; {ADVICE[modality]}")
-
-    # In the data worker: one sample.
+        own = {key: steps for key, steps in self.steps.items() if key not in self.aligned}
+        check_views(own, self.prepare, self.groups)
 
     def __call__(self, sample: Sample) -> Sample:
         opened = {key: self._opened(key, sample[self._field(key)]) for key in self._keys(sample)}
@@ -156,7 +110,7 @@ class Composed(View):
         shown: Sample = {"places": {}, "fields": {}}
         for key, raw in opened.items():
             if self.shows[key] > 1:
-                self._check_sample(key, raw, moments[: self.shows[key]])
+                check_sample(key, raw, moments[: self.shows[key]], self.steps[key], self.prepare[key])
             self._show_all(key, raw, moments, sample, shown)
         return shown if opened else {}
 
@@ -178,14 +132,21 @@ class Composed(View):
     def _moments(self, opened: Mapping[str, Any]) -> list[float]:
         """Draws for each view the time (s) in the middle of every window, so that what is seen and heard is of one."""
         timed = {key: raw for key, raw in opened.items() if hasattr(raw, "duration")}
-        span = max((self._span(key) for key in timed), default=0.0)
+        span = max((window(self.prepare[key]) for key in timed), default=0.0)
         end = min((raw.duration for raw in timed.values()), default=0.0)
         count = max(self.shows.values())
         return [random.uniform(span / 2, end - span / 2) if span < end else end / 2 for _ in range(count)]
 
     def _show_all(self, key: str, raw: Any, moments: Sequence[float], sample: Sample, shown: Sample) -> None:
         """Adds a modality's views, their places, and what moves with them."""
-        show = getattr(self, f"_{self.prepare[key].modality}", None)
+        every = {
+            "image": self._image,
+            "video": self._video,
+            "audio": self._audio,
+            "points": self._points,
+            "text": self._text,
+        }
+        show = every.get(self.prepare[key].modality)
         for moment, steps in zip(moments, self.steps[key], strict=False):
             if show is None:
                 shown.setdefault(key, []).append(self._other(key, raw, steps))
@@ -200,12 +161,8 @@ class Composed(View):
     def _image(self, key: str, raw: Any, moment: float, steps: Steps, sample: Sample, shown: Sample) -> None:
         picture, prepare = image.opened(raw, time=moment), self.prepare[key]
         width, height = image.pictures.size(picture)
-        crop = next((step for step in steps if isinstance(step, Crop)), None)
-        frame = Frame(width, height, self.side(key, steps)) if crop else prepare.frame(width, height)
-        for step in steps:
-            if isinstance(step, Geometric):
-                step.draw(frame)
-        if crop:
+        frame, plain = self._framed(key, width, height, steps), prepare.frame(width, height)
+        if is_cropped(steps) or (frame.box, frame.size) != (plain.box, plain.size):
             x = image.framed(picture, frame, interpolation=prepare.interpolation)
         else:
             x = prepare(picture)
@@ -219,15 +176,21 @@ class Composed(View):
         crop = next((step for step in steps if isinstance(step, Crop)), None)
         pictures = clip.frames(prepare.times(clip, start), min_size=video.needed_side(crop, size) if crop else size)
         height, width = pictures.shape[1:3]
-        frame = Frame(width, height, size) if crop else prepare.frame(width, height)
-        for step in steps:
-            if isinstance(step, Geometric):
-                step.draw(frame)
+        frame = self._framed(key, width, height, steps)
         source = frame.at(*clip.size)  # pictures are decoded no larger than needed
         place = torch.zeros(3, 4)
         place[:2, [0, 1, 3]] = torch.from_numpy(source.place)
         place[2, 2:] = torch.tensor([span, start])
         self._add(key, video.framed(pictures, frame), place, source, sample, shown)
+
+    def _framed(self, key: str, width: int, height: int, steps: Steps) -> Frame:
+        """Draws which part of a source is shown; of all of it where there is a crop, of what is judged where not."""
+        frame = Frame(width, height, 0) if is_cropped(steps) else self.prepare[key].frame(width, height)
+        frame.size = self.side(key, steps)
+        for step in steps:
+            if isinstance(step, Geometric):
+                step.draw(frame)
+        return frame
 
     def _add(self, key: str, x: Tensor, place: Tensor, frame: Frame, sample: Sample, shown: Sample) -> None:
         """Adds a view of an image or video, its place, and what moves with it."""
@@ -250,10 +213,16 @@ class Composed(View):
     def side(self, key: str, steps: Steps) -> int:
         """Returns the side in pixels of a view as it leaves the data worker."""
         given: int = self.prepare[key].size
+        needed, crop = self._needed_side(given, steps), next((step for step in steps if isinstance(step, Crop)), None)
+        if needed and crop and crop.size:
+            raise UserError(f"crop.size is {crop.size}, but steps behind it need {needed} pixels; leave size out")
+        return needed or (crop.side(given) if crop else given)
+
+    def _needed_side(self, given: int, steps: Steps) -> int | None:
+        """Returns the side in pixels that a step on the device needs, or None where any will do."""
         wanted = [step.side(self.prepare) for step in self.after]
         wanted += [step.side(given) for step in steps if isinstance(step, OnDevice)]
-        wanted += [step.side(given) for step in steps if isinstance(step, Crop)]
-        return next((side for side in wanted if side is not None), given)
+        return next((side for side in wanted if side is not None), None)
 
     def _audio(self, key: str, sound: Any, moment: float, steps: Steps, _sample: Sample, shown: Sample) -> None:
         shown.setdefault(key, []).append(self.heard(key, sound, moment, steps))
@@ -310,58 +279,13 @@ class Composed(View):
         sides = [self.side(modality, view) if flat else 0 for view in self.steps[modality]]
         return {name: [fields.blank(kind, side) for side in sides] for name, kind in moving.items()}
 
-    # On the accelerator: a batch.
-
     def on_device(self, batch: Batch) -> Batch:
-        for key in self.preprocess:
-            if self.prepare[key].modality in VISUAL and key in batch.views:
-                self._change(key, batch)
-        for key, leader in self.followers.items():
-            self._follow(key, leader, batch)
-        for step in self.after:
-            batch = step.on_batch(batch)
-            forget_places(batch)
-        return batch
+        return self.on_batch(batch)
 
-    def _change(self, key: str, batch: Batch) -> None:
-        """Changes all views of a modality by their steps; where any changes, all are floats."""
-        active = [[s for s in steps if isinstance(s, OnDevice) and s.active()] for steps in self.steps[key]]
-        if not any(active):
-            return
-        made: list[Tensor] = []
-        for number, (x, steps) in enumerate(zip(batch.views[key], active, strict=True)):
-            made += self._changed(key, number, as_unit(x), steps, batch)
-        batch.views[key] = made
-        forget_places(batch)
 
-    def _changed(self, key: str, number: int, x: Tensor, steps: Sequence[OnDevice], batch: Batch) -> list[Tensor]:
-        """Returns a view (B, 3, ...) changed by steps, or the views (B, 3, ...) that a step made of it."""
-        parts = 0
-        for change in in_passes(steps):
-            made = change(x)
-            if isinstance(made, tuple):
-                made, place = made
-                self._move(key, number, place, x.shape[-2:], batch)
-            if made.ndim > x.ndim:
-                parts, made = made.shape[1], made.flatten(0, 1)
-            x = made
-        return list(x.unflatten(0, (-1, parts)).unbind(1)) if parts else [x]
-
-    def _move(self, key: str, number: int, change: Tensor, shape: Any, batch: Batch) -> None:
-        """Composes a view's place, and moves its fields, as its images moved on the device."""
-        if key in batch.places:
-            batch.places[key][number] = compose(change, batch.places[key][number])
-        for name, kind in self.moving(key).items():
-            values = batch.views[name] if name in self.prepare else batch.fields[key][name]
-            values[number] = fields.warped(kind, values[number], change, tuple(shape))
-
-    def _follow(self, key: str, leader: str, batch: Batch) -> None:
-        """Gives an encoder the views of another that reads the same, at its own size."""
-        size = self.prepare[key].size
-        batch.views[key] = [resized(x, size) for x in batch.views[leader]]
-        batch.extra[f"{key}_present"] = batch.present(leader)
-        if leader in batch.places:
-            batch.places[key] = batch.places[leader]
+def is_cropped(steps: Steps) -> bool:
+    """Tells whether a random part of an image or video is cut out."""
+    return any(isinstance(step, Crop) for step in steps)
 
 
 def given(sample: Sample, name: str) -> Any:
@@ -369,28 +293,3 @@ def given(sample: Sample, name: str) -> Any:
     if sample.get(name) is None:
         raise DamagedError(f"a sample without {name}")
     return sample[name]
-
-
-def forget_places(batch: Batch) -> None:
-    """Leaves out where views lie, and what moved with them, where a step made other views without saying it."""
-    for key, views in batch.views.items():
-        if len(batch.places.get(key, views)) != len(views):
-            del batch.places[key]
-        for name in [name for name, values in batch.fields.get(key, {}).items() if len(values) != len(views)]:
-            del batch.fields[key][name]
-
-
-def in_passes(steps: Sequence[OnDevice]) -> Iterator[Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]]:
-    """Yields what changes a batch, one after the other; linear changes of colour in a row are one."""
-    for linear, same in groupby(steps, key=lambda step: isinstance(step, Linear)):
-        if linear:
-            yield partial(recolored, steps=cast("list[Linear]", list(same)))
-        else:
-            yield from (step.on_device for step in same)
-
-
-def resized(x: Tensor, size: int) -> Tensor:
-    """Scales images (B, 3, H, W) to a side."""
-    if x.shape[-1] == size:
-        return x
-    return F.interpolate(as_unit(x), (size, size), mode="bicubic", antialias=True).clamp(0, 1)

@@ -22,4 +22,4 @@ class Seed(OnBatch):
         return batch
 
 
-view = Views(1, image=[Crop(scale=(0.2, 1.0)), Flip()], after=[Seed()])
+view = Views(1, fixed=True, image=[Crop(scale=(0.2, 1.0)), Flip()], after=[Seed()])

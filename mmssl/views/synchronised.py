@@ -16,6 +16,7 @@ from mmssl.modalities.audio import Waveform
 from mmssl.transforms.audio import Gain
 from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Batch, Preprocess, Sample
+from mmssl.views.checks import window
 from mmssl.views.composed import Composed
 from mmssl.views.template import Views
 
@@ -55,8 +56,6 @@ class Synchronised(Composed):
     negatives_on_grid: false shows a second sound of each clip, at any moment, to be the wrong one: the shortcut that
         Arandjelovic & Zisserman (ECCV 2018) found.
     """
-
-    single = True
 
     def __init__(
         self,
@@ -102,9 +101,9 @@ class Synchronised(Composed):
 
     def _places(self, seen: Any, sound: Any) -> Places:
         """Returns where the windows' middle may lie."""
-        span, end = self._span("audio"), sound.duration
+        span, end = window(self.prepare["audio"]), sound.duration
         if hasattr(seen, "duration"):
-            span, end = max(span, self._span(self.visual)), min(end, seen.duration)
+            span, end = max(span, window(self.prepare[self.visual])), min(end, seen.duration)
             if end < span - SHORTFALL:
                 raise DamagedError("a clip shorter than the window", f"{end:.2f} s of {span:.2f} s")
         room = max(0.0, end - span)
@@ -163,7 +162,7 @@ class Shifted(Synchronised):
         if drawn < self.hard:
             kind, options = HARD, places.apart(place, self.apart)
         elif drawn < self.hard + self.super_hard:
-            kind, options = SUPER_HARD, places.apart(place, NOTICED, min(self.apart, self._span("audio")))
+            kind, options = SUPER_HARD, places.apart(place, NOTICED, min(self.apart, window(self.prepare["audio"])))
         elif self.negatives_on_grid:
             return EASY, None
         else:
@@ -183,5 +182,5 @@ STEPS: dict[str, Any] = {
 }
 GUARDS = {"time_grid": {"negatives_on_grid": False}}
 
-view = Views(1, kind=Synchronised, guards=GUARDS, **STEPS)
-shifted = Views(1, kind=Shifted, guards=GUARDS, **STEPS)
+view = Views(1, fixed=True, kind=Synchronised, guards=GUARDS, **STEPS)
+shifted = Views(1, fixed=True, kind=Shifted, guards=GUARDS, **STEPS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,12 +11,10 @@ from mmssl import names
 from mmssl.errors import UserError, did_you_mean
 from mmssl.options import Option, describe
 from mmssl.schema import Positive, fit, shortened
-from mmssl.transforms.base import OnBatch, step_name
+from mmssl.transforms.base import OnBatch, Step, step_name
 from mmssl.transforms.catalog import CATALOG
 from mmssl.transforms.fields import Kind
 from mmssl.types import Preprocess, Transform, View, ViewTemplate
-
-Parts = Mapping[str, Sequence[Transform]]
 
 
 def composed() -> type[View]:
@@ -32,6 +31,7 @@ class Views(ViewTemplate):
     views: how often every modality is shown.
     modalities: steps by modality, or by an encoder's key; videos are shown as images are where nothing else is said.
     groups: further views by name, with steps of their own, such as the small crops of multi-crop.
+    fixed: whether their number is the method's own, and no option.
     after: steps on the whole batch, in the end.
     fields: what of a sample moves with its image, by name, and its kind; an encoder of that name is shown it.
     guards: what keeps shortcuts away: name -> the options that would let it down.
@@ -39,6 +39,7 @@ class Views(ViewTemplate):
     """
 
     views: int
+    fixed: bool
     modalities: dict[str, list[Transform]]
     groups: dict[str, Views]
     after: list[OnBatch]
@@ -52,13 +53,14 @@ class Views(ViewTemplate):
         self,
         views: int = 1,
         *,
+        fixed: bool = False,
         after: Sequence[OnBatch] = (),
         fields: Mapping[str, Kind] | None = None,
         guards: Mapping[str, Mapping[str, Any]] | None = None,
         kind: type[View] | None = None,
         **parts: Sequence[Transform] | Views,
     ) -> None:
-        self.views, self.after, self.kind = views, list(after), kind or composed()
+        self.views, self.fixed, self.after, self.kind = views, fixed, list(after), kind or composed()
         self.fields, self.guards = dict(fields or {}), guards or {}
         self.groups = {key: part for key, part in parts.items() if isinstance(part, Views)}
         self.modalities = {key: list(part) for key, part in parts.items() if not isinstance(part, Views)}
@@ -101,13 +103,12 @@ class Views(ViewTemplate):
             elif key == "fields":
                 made.fields = {**self.fields, **fit(value, dict[str, Kind], at)}
             elif key in self.groups:
-                made.groups |= {key: self.groups[key].changed(value, at)} if value is not None else {}
-                made.groups = {name: group for name, group in made.groups.items() if name != key or value is not None}
+                made._change_group(key, value, at)
             elif key in own:
                 made.options[key] = names.check_options(self.kind, {key: value}, where=where)[key]
-            elif found := next((step for step in made.after if step_name(type(step)) == key), None):
-                place = made.after.index(found)
-                made.after[place : place + 1] = [] if value is None else [with_options(found, value, at)]
+            elif key in (known := [step_name(type(step)) for step in made.after]):
+                place = known.index(key)
+                made.after[place : place + 1] = [] if value is None else [with_options(made.after[place], value, at)]
             else:
                 made.modalities[key] = self._modality(key, value, where, at)
                 made.changed_keys.add(key)
@@ -129,7 +130,14 @@ class Views(ViewTemplate):
     @property
     def _fixed(self) -> bool:
         """Whether the number of views is no option."""
-        return self.kind.single or any(step.single for step in self.after)
+        return self.fixed or any(step.single for step in self._steps())
+
+    def _change_group(self, name: str, value: Any, at: str) -> None:
+        """Changes further views, or leaves them out."""
+        group = self.groups.pop(name)
+        if value is not None:
+            self.groups[name] = group.changed(value, at)
+            self.changed_keys |= self.groups[name].changed_keys
 
     def _views(self, value: Any, at: str) -> int:
         views: int = fit(value, Positive, at)
@@ -137,55 +145,81 @@ class Views(ViewTemplate):
             raise UserError(f"{at} is {views}; this task makes its views of {self.views} itself")
         return views
 
+    def _steps(self) -> Iterator[Step]:
+        """Yields all steps that have options of mmssl's kind."""
+        every = [*self.after, *(step for steps in self.modalities.values() for step in steps)]
+        yield from (step for step in every if isinstance(step, Step))
+        for group in self.groups.values():
+            yield from group._steps()
+
     def _modality(self, key: str, value: Any, where: str, at: str) -> list[Transform]:
         """Returns a modality's steps, changed one by one by a mapping, or all replaced by a list."""
-        known = [*self.modalities, *CATALOG, *self.groups, *map(step_name, map(type, self.after)), "views", "fields"]
-        known += names.options_of(self.kind)
+        if key not in CATALOG and key not in self.modalities and not isinstance(value, list):
+            raise UserError(f"{where or 'view'} has no option {shortened(key)}; {did_you_mean(key, self._known())}")
         if isinstance(value, list):
             return [named_step(key, item, f"{at}[{i}]") for i, item in enumerate(value)]
-        if (key not in CATALOG and key not in self.modalities) or not isinstance(value, dict):
-            found = f"; found {shortened(value)}" if key in CATALOG else ""
-            raise UserError(f"{where or 'view'} has no option {shortened(key)}; {did_you_mean(key, known)}{found}")
+        if not isinstance(value, dict):
+            raise UserError(f"{at} is {shortened(value)}; expected a mapping of steps to options, or a list of steps")
         steps = list(self._of(key, key) or [])
         for name, options in value.items():
-            place = next((i for i, step in enumerate(steps) if step_name(type(step)) == name), None)
-            if place is None and options is not None:
-                steps.append(named_step(key, {**fit(options, dict[str, Any], f"{at}.{name}"), "name": name}, at))
-            elif place is not None:
-                steps[place : place + 1] = (
-                    [] if options is None else [with_options(steps[place], options, f"{at}.{name}")]
-                )
+            place = next((i for i, step in enumerate(steps) if step_name(type(step)) == name), len(steps))
+            if options is None:
+                changed = []
+            elif place < len(steps):
+                changed = [with_options(steps[place], options, f"{at}.{name}")]
+            else:
+                changed = [made_step(known_step(key, name, at), options, f"{at}.{name}")]
+            steps[place : place + 1] = changed
         return steps
+
+    def _known(self) -> list[str]:
+        """Returns the names of all options."""
+        after = [step_name(type(step)) for step in self.after]
+        return ["views", "fields", *names.options_of(self.kind), *self.groups, *after, *self.modalities, *CATALOG]
 
 
 def replace_all(template: Views) -> Views:
     """Returns a copy whose lists can be changed."""
-    made = Views(template.views, after=template.after, fields=template.fields, guards=template.guards)
-    made.kind, made.groups = template.kind, dict(template.groups)
+    made = copy.copy(template)
+    made.after, made.groups, made.options = list(made.after), dict(made.groups), dict(made.options)
     made.modalities = {key: list(steps) for key, steps in template.modalities.items()}
-    made.options, made.changed_keys = dict(template.options), set(template.changed_keys)
+    made.changed_keys = set(template.changed_keys)
     return made
 
 
 def with_options(step: Any, options: Any, where: str) -> Any:
     """Returns a step with some options changed."""
     checked = names.check_options(type(step), fit(options, dict[str, Any], where), where=where)
-    try:
-        return replace(step, **checked)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    return _made(lambda: replace(step, **checked), where)
 
 
 def named_step(modality: str, item: Any, where: str) -> Transform:
-    """Builds a step that a recipe names: {name: crop, scale: [0.2, 1]}, or a class of the user's own code."""
-    options = dict(fit(item, dict[str, Any], where)) if not isinstance(item, str) else {"name": item}
+    """Builds a step that a recipe names: `crop`, {name: crop, scale: [0.2, 1]}, or {name: "my.module:Class"}."""
+    options = {"name": item} if isinstance(item, str) else dict(fit(item, dict[str, Any], where))
     name: str = fit(options.pop("name", None), str, f"{where}.name")
+    # Code of one's own stands under the key `name` alone, where the recipe of a stranger is searched for it.
+    own = ":" in name and not isinstance(item, str)
+    kind = names.resolve("transforms", name)[0] if own else known_step(modality, name, where)
+    return made_step(kind, options, where)
+
+
+def known_step(modality: str, name: str, where: str) -> type[Transform]:
+    """Returns the class of a step of mmssl; UserError where the modality has none of this name."""
     known = CATALOG.get(modality, {})
-    if ":" in name and isinstance(item, dict):
-        kind, _ = names.resolve("transforms", name)
-    elif name in known:
-        kind = known[name]
-    else:
+    if name not in known:
         raise UserError(f"{where}: there is no step {shortened(name)} for {modality}; {did_you_mean(name, known)}")
-    made: Transform = kind(**names.check_options(kind, options, where=f"{where}.{name}"))
-    return made
+    return known[name]
+
+
+def made_step(kind: type[Transform], options: Any, where: str) -> Transform:
+    """Builds a step with checked options."""
+    checked = names.check_options(kind, fit(options, dict[str, Any], where), where=where)
+    return _made(lambda: kind(**checked), where)
+
+
+def _made(make: Callable[[], Any], where: str) -> Any:
+    """Returns what is made; a UserError says of which node of the recipe it is."""
+    try:
+        return make()
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

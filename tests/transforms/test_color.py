@@ -12,7 +12,14 @@ import torch
 from scipy import stats
 from torchvision.transforms.v2 import functional as T
 
+from mmssl.errors import UserError
 from mmssl.transforms import color
+from mmssl.transforms.color import Blur, ColorJitter, Grayscale, Solarize, recolored
+
+
+def jittered(x: torch.Tensor, *, p: float = 1.0, grayscale: float = 0.0, **most: float) -> torch.Tensor:
+    mild = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+    return recolored(x, [ColorJitter(p=p, **mild | most), Grayscale(p=grayscale)])
 
 
 def pictures(rows: int = 6, size: int = 12, *, films: bool = False) -> torch.Tensor:
@@ -25,7 +32,7 @@ def pictures(rows: int = 6, size: int = 12, *, films: bool = False) -> torch.Ten
 def test_jitter_is_torchvisions_in_the_order_drawn(films: bool) -> None:
     x = pictures(films=films)
     torch.manual_seed(1)
-    found = color.color_jitter(x, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.0)
+    found = jittered(x, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.0)
     torch.manual_seed(1)
     draws, orders = torch.rand(4, len(x)) * 2 - 1, torch.rand(len(x), 4).argsort(dim=1)
     assert len(orders.unique(dim=0)) > 1
@@ -40,24 +47,24 @@ def test_jitter_is_torchvisions_in_the_order_drawn(films: bool) -> None:
 def test_hue_turns_and_leaves_brightness() -> None:
     x = pictures()
     luma = torch.tensor(color.LUMA)
-    found = color.color_jitter(x, brightness=0, contrast=0, saturation=0, hue=0.5)
+    found = jittered(x, brightness=0, contrast=0, saturation=0, hue=0.5)
     torch.testing.assert_close(*(torch.einsum("bchw,c->bhw", y, luma) for y in (found, x)), atol=2e-3, rtol=0)
     assert (found - x).abs().mean() > 0.02
     red = torch.tensor([0.6, 0.4, 0.4]).view(1, 3, 1, 1).expand(1000, 3, 1, 1)
-    hues = [colorsys.rgb_to_hsv(*p.flatten().tolist())[0] for p in color.color_jitter(red, hue=0.1)]
+    hues = [colorsys.rgb_to_hsv(*p.flatten().tolist())[0] for p in jittered(red, hue=0.1)]
     assert max(min(h, 1 - h) for h in hues) == pytest.approx(0.1, abs=0.04)
 
 
 def test_gray_pictures_and_shares() -> None:
     x = (pictures(400) * 255).to(torch.uint8)
-    found = color.color_jitter(x, jittered=0.0, grayscale=0.25)
+    found = jittered(x, p=0.0, grayscale=0.25)
     gray = (found.amax(1) - found.amin(1)).amax((1, 2)) < 1e-5
     assert 70 <= gray.sum() <= 130
     torch.testing.assert_close(found[~gray], x[~gray].float() / 255)
     torch.testing.assert_close(found[gray], T.rgb_to_grayscale(x[gray].float() / 255, 3), atol=1e-3, rtol=0)
-    jittered = (color.color_jitter(x, jittered=0.5) - x.float() / 255).abs().amax((1, 2, 3)) > 1e-4
-    assert 160 <= jittered.sum() <= 240
-    everything = color.color_jitter(x[:50] * 0 + 250, brightness=0.8)
+    changed = (jittered(x, p=0.5) - x.float() / 255).abs().amax((1, 2, 3)) > 1e-4
+    assert 160 <= changed.sum() <= 240
+    everything = jittered(x[:50] * 0 + 250, brightness=0.8)
     assert everything.amax() <= 1
 
 
@@ -106,7 +113,7 @@ def test_jitter_and_then_grey_are_torchvisions_in_sequence() -> None:
     x, most = pictures(60), (0.15, 0.1, 0.2, 0.05)
     options: Any = dict(zip(("brightness", "contrast", "saturation", "hue"), most, strict=True))
     torch.manual_seed(1)
-    found = color.color_jitter(x, **options, jittered=0.6, grayscale=0.3)
+    found = jittered(x, **options, p=0.6, grayscale=0.3)
     torch.manual_seed(1)
     draws, orders = torch.rand(4, len(x)) * 2 - 1, torch.rand(len(x), 4).argsort(dim=1)
     kept, gray = torch.rand(len(x)) >= 0.6, torch.rand(len(x)) < 0.3
@@ -140,27 +147,27 @@ def measured(name: str, x: torch.Tensor, found: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "default"), [("brightness", 0.4), ("contrast", 0.4), ("saturation", 0.4), ("hue", 0.1)]
+    ("name", "default"), [("brightness", 0.8), ("contrast", 0.8), ("saturation", 0.8), ("hue", 0.2)]
 )
 def test_each_change_is_uniform_up_to_its_option(name: str, default: float) -> None:
     x = 0.35 + 0.1 * torch.rand(600, 3, 6, 6)
     for most, options in ((default, {}), (default / 2, {name: default / 2})):
         others = {other: 0.0 for other in ALONE if other != name}
-        found = measured(name, x, color.color_jitter(x, **others, **options))
+        found = measured(name, x, recolored(x, [ColorJitter(p=1.0, **others, **options)]))
         assert stats.kstest(found, "uniform", (-most, 2 * most)).pvalue > 1e-3
         assert np.abs(found).max() > 0.97 * most
-    torch.testing.assert_close(color.color_jitter(x, **ALONE), x)
+    torch.testing.assert_close(jittered(x, **ALONE), x)
 
 
 def test_colours_stay_within_bounds_and_of_their_type() -> None:
     for value in (0.01, 0.99):
         x = torch.full((50, 3, 4, 4), value)
         x[:, :, :2] = 0.5
-        found = color.color_jitter(x, brightness=0.9, contrast=0.9)
+        found = jittered(x, brightness=0.9, contrast=0.9)
         assert found.min() >= 0
         assert found.max() <= 1
-    assert color.color_jitter(torch.full((40, 3, 2, 2), 200, dtype=torch.uint8), brightness=0.9).max() == 1
-    assert color.color_jitter((pictures(9) * 255).byte()).dtype == torch.float32
+    assert jittered(torch.full((40, 3, 2, 2), 200, dtype=torch.uint8), brightness=0.9).max() == 1
+    assert jittered((pictures(9) * 255).byte()).dtype == torch.float32
 
 
 @pytest.mark.parametrize(("options", "low", "high"), [({}, 0.1, 2.0), ({"sigma": (1.0, 1.5)}, 1.0, 1.5)])
@@ -221,3 +228,71 @@ def test_solarize_inverts_from_the_threshold_on() -> None:
     film = torch.rand(40, 3, 2, 4, 4)
     changed = color.solarize(film, share=0.5) != film
     assert (changed.flatten(1).any(1) == changed[:, :, 0].flatten(1).any(1)).all(), "all frames alike"
+
+
+def test_steps_in_a_row_are_one_pass_and_equal_one_after_the_other() -> None:
+    """As long as nothing is cut off; contrast turns on the mean that the steps before it left."""
+    x = pictures(40)
+    steps = [ColorJitter(p=0.7, brightness=0.1, contrast=0.2, saturation=0.2, hue=0.05), Grayscale(p=0.4)] * 2
+    torch.manual_seed(4)
+    found = recolored(x, steps)
+    torch.manual_seed(4)
+    expected = x
+    for step in steps:
+        expected = step.on_device(expected)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert recolored(pictures(3), []).equal(pictures(3))
+
+
+def test_steps_hand_on_their_options() -> None:
+    x = torch.rand(300, 3, 40, 40)
+    torch.manual_seed(5)
+    found = Blur(p=0.4, sigma=(1.0, 1.5)).on_device(x)
+    torch.manual_seed(5)
+    assert found.equal(color.blur(x, share=0.4, sigma=(1.0, 1.5)))
+    torch.manual_seed(5)
+    found = Solarize(p=0.3, threshold=0.7).on_device(x)
+    torch.manual_seed(5)
+    assert found.equal(color.solarize(x, share=0.3, threshold=0.7))
+
+
+CHANGES = [  # step, whether it changes anything, whether by chance
+    (ColorJitter(p=0.0), False, False),
+    (ColorJitter(p=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0), False, False),
+    (ColorJitter(p=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.1), True, True),
+    (Grayscale(p=0.0), False, False),
+    (Grayscale(p=0.5), True, True),
+    (Grayscale(p=1.0), True, False),
+    (Blur(p=0.0), False, False),
+    (Blur(p=1.0), True, True),
+    (Blur(p=1.0, sigma=(1.0, 1.0)), True, False),
+    (Blur(p=0.5, sigma=(1.0, 1.0)), True, True),
+    (Solarize(p=0.0), False, False),
+    (Solarize(p=0.2), True, True),
+    (Solarize(p=1.0), True, False),
+]
+
+
+@pytest.mark.parametrize(("step", "active", "varies"), CHANGES)
+def test_what_a_step_says_of_itself_is_what_it_does(step: Any, active: bool, varies: bool) -> None:
+    """A step that is not active is left out, and one that does not vary sets no two views apart."""
+    assert (step.active(), step.varies()) == (active, varies)
+    x = (0.6 + 0.2 * torch.rand(3, 20, 20)).expand(40, 3, 20, 20)
+    found = step.on_device(x)
+    assert bool((found - x).abs().max() > 1e-5) == active
+    assert bool((found - found[:1]).abs().max() > 1e-5) == varies
+
+
+@pytest.mark.parametrize("bad", [{"brightness": -0.1}, {"contrast": -1.0}, {"saturation": -0.1}, {"hue": 0.51}])
+def test_strengths_that_cannot_be(bad: Any) -> None:
+    ColorJitter(hue=0.5, brightness=3.0)
+    with pytest.raises(
+        UserError, match="color_jitter's strengths are .*; expected 0 or more, and a hue of at most 0.5"
+    ):
+        ColorJitter(**bad)
+
+
+@pytest.mark.parametrize("bad", [(0.0, 1.0), (-1.0, 1.0), (2.0, 1.0)])
+def test_widths_of_blur_that_cannot_be(bad: Any) -> None:
+    with pytest.raises(UserError, match=r"blur.sigma is \(.*\); expected two ascending numbers"):
+        Blur(sigma=bad)

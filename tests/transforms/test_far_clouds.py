@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,13 @@ import torch
 
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
-from mmssl.methods.depthcontrast import TwoCrops
+from mmssl.methods import depthcontrast
 from mmssl.modalities.points import Cloud
 from mmssl.transforms import points
 from mmssl.transforms.pairs import fixed_scans, move
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.views.cloud_pair import CloudPair
-from mmssl.views.single import Single
+from mmssl.views.single import view as single
 
 MM = 1e-3
 UTM = np.array([448_262.0, 5_411_932.0, 312.0])
@@ -107,11 +108,10 @@ def test_poses_that_lead_far_and_back() -> None:
 @pytest.mark.parametrize("rotation", ["none", "vertical", "any"])
 @pytest.mark.parametrize("view", ["single", "two crops"])
 def test_views_keep_the_shape(view: str, rotation: str) -> None:
-    prepare = {"points": PointsPreprocess(None)}
-    if view == "single":
-        made: Single | TwoCrops = Single(prepare, rotation=rotation)  # type: ignore[arg-type]
-    else:
-        made = TwoCrops(prepare, crop=(1.0, 1.0), hole=0.0, scale=(1.0, 1.0))
+    turns: dict[str, Any] = {"rotate": None if rotation == "none" else {"axis": rotation}}
+    whole = {"crop": None, "hole": None, "scale": None}
+    template, steps = (single, turns) if view == "single" else (depthcontrast.method.view, whole | turns)
+    made = template({"points": PointsPreprocess(None)}, points=steps)
     shown = made({"points": far(local())})["points"][0].numpy()
     np.testing.assert_allclose(shape_of(shown), shape_of(local()), atol=MM)
 
@@ -198,7 +198,7 @@ def test_a_run_reports_dropped_points(tmp_path: Path) -> None:
             info = tarfile.TarInfo(f"{number}.npy")
             info.size = len(stream.getvalue())
             tar.addfile(info, io.BytesIO(stream.getvalue()))
-    view = Single({"points": PointsPreprocess(None)})
+    view = single({"points": PointsPreprocess(None)})
     loader = Loader(Source(shards=str(tmp_path / "0.tar")), view, batch=2, epoch_samples=4, workers=0)
     assert sum(len(batch.views["points"][0].values) for batch in loader.epoch(0)) == 4 * 17
     assert loader.report() == {"drawn": 4, "damaged": {}, "notes": {"points that are not finite": 12}}

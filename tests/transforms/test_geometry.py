@@ -7,7 +7,7 @@ import math
 import torch
 from scipy import stats
 
-from mmssl.transforms.geometry import rotate, rotation, warp
+from mmssl.transforms.geometry import Rotate, rotate, rotation, warp
 
 
 def test_a_quarter_turn_is_exact_and_against_the_clock() -> None:
@@ -36,17 +36,23 @@ def test_what_lies_outside_is_mirrored_or_filled() -> None:
 
 def test_each_picture_turns_by_its_own_angle() -> None:
     x = torch.rand(1, 3, 16, 16).expand(4, -1, -1, -1)
-    turned = rotate(x, degrees=20)
+    turned, maps = rotate(x, degrees=20)
     assert turned.shape == x.shape
+    assert maps.shape == (4, 2, 3)
     assert len({round(float(one.sum()), 3) for one in turned}) == 4
-    torch.testing.assert_close(rotate(x, degrees=0), x)
+    torch.testing.assert_close(rotate(x, degrees=0)[0], x)
+    torch.manual_seed(1)
+    found = Rotate(degrees=5.0).on_device(x)
+    torch.manual_seed(1)
+    assert all(a.equal(b) for a, b in zip(found, rotate(x, degrees=5), strict=True))
+    assert [(Rotate(degrees=d).active(), Rotate(degrees=d).varies()) for d in (0.0, 1.0)] == [(False,) * 2, (True,) * 2]
 
 
 def test_angles_are_uniform_either_way() -> None:
     """Where all that is shown lies inside, a slope turns with its picture."""
     slope = torch.linspace(-1, 1, 16).expand(400, 1, 16, 16)
     for degrees in (20.0, 3.0):
-        down, right = torch.gradient(rotate(slope, degrees=degrees)[:, 0, 5:11, 5:11], dim=(1, 2))
+        down, right = torch.gradient(rotate(slope, degrees=degrees)[0][:, 0, 5:11, 5:11], dim=(1, 2))
         angles = torch.rad2deg(torch.atan2(-down.mean((1, 2)), right.mean((1, 2)))).numpy()
         assert stats.kstest(angles, "uniform", (-degrees, 2 * degrees)).pvalue > 1e-3
 

@@ -15,7 +15,15 @@ from scipy import stats
 from mmssl.errors import UserError
 from mmssl.modalities.video import Frames
 from mmssl.transforms import image
-from mmssl.transforms.image import FILTERS, ImagePreprocess, Interpolation, random_box
+from mmssl.transforms.base import Frame, chance, check_range
+from mmssl.transforms.image import FILTERS, Crop, Flip, ImagePreprocess, Interpolation, framed, random_box
+
+
+def cropped(picture: Image.Image, size: int, *, interpolation: Interpolation = "bicubic", **options: Any) -> np.ndarray:
+    """Cuts a picture as views do: a frame is drawn, and then applied; (size, size, 3)."""
+    frame = Frame(*picture.size, size)
+    Crop(**options).draw(frame)
+    return framed(picture, frame, interpolation=interpolation).permute(1, 2, 0).numpy()
 
 
 def places(height: int, width: int) -> Image.Image:
@@ -99,14 +107,14 @@ def test_a_crop_is_the_box_as_pil_scales_it(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(image, "random_box", drawn)
     for way in ("nearest", "bilinear", "bicubic", "lanczos"):
-        found = image.random_crop(picture, 12, scale=(0.2, 0.3), ratio=(1.0, 2.0), interpolation=way)  # type: ignore[arg-type]
+        found = cropped(picture, 12, scale=(0.2, 0.3), ratio=(1.0, 2.0), interpolation=way)  # type: ignore[arg-type]
         expected = picture.resize((12, 12), Image.Resampling[way.upper()], box=(11, 5, 41, 25))
-        assert np.array_equal(np.asarray(found), np.asarray(expected))
+        assert np.array_equal(found, np.asarray(expected))
         assert FILTERS[way] == Image.Resampling[way.upper()]
     assert get_args(Interpolation) == tuple(FILTERS)
     assert asked == [(70, 50, {"scale": (0.2, 0.3), "ratio": (1.0, 2.0)})] * 4
     bicubic = picture.resize((12, 12), Image.Resampling.BICUBIC, box=(11, 5, 41, 25))
-    assert np.array_equal(np.asarray(image.random_crop(picture, 12)), np.asarray(bicubic)), "by default"
+    assert np.array_equal(cropped(picture, 12), np.asarray(bicubic)), "by default"
     assert asked[-1] == (70, 50, {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)})
 
 
@@ -124,7 +132,7 @@ def test_a_jpeg_is_decoded_as_large_as_the_box_needs_and_cut_at_its_own_scale(
     monkeypatch.setattr(image, "random_box", lambda *_, **__: box)
     monkeypatch.setattr(image.pictures, "pixels", half)
     whole = places(300, 400).convert("RGB")
-    found = np.asarray(image.random_crop(whole, 32))
+    found = cropped(whole, 32)
     left, top, width, height = box
     expected = whole.resize((200, 150), Image.Resampling.BOX).resize(
         (32, 32), Image.Resampling.BICUBIC, box=(left / 2, top / 2, (left + width) / 2, (top + height) / 2)
@@ -134,26 +142,97 @@ def test_a_jpeg_is_decoded_as_large_as_the_box_needs_and_cut_at_its_own_scale(
 
 
 def test_flip_mirrors_left_and_right() -> None:
-    flipped = np.asarray(image.flip(places(3, 5)))
-    assert flipped[..., 0].tolist() == [[4, 3, 2, 1, 0]] * 3
-    assert flipped[:, 0, 1].tolist() == [0, 1, 2]
+    frame = Frame(5, 5, 5)
+    Flip(p=1.0).draw(frame)
+    flipped = framed(places(5, 5), frame)
+    assert flipped[0].tolist() == [[4, 3, 2, 1, 0]] * 5
+    assert flipped[1, :, 0].tolist() == [0, 1, 2, 3, 4]
+    Flip(p=1.0).draw(frame)
+    assert not frame.mirrored, "twice is as it was"
+    shown = [Frame(5, 5, 5) for _ in range(2000)]
+    for each in shown:
+        Flip(p=0.3).draw(each)
+    assert sum(each.mirrored for each in shown) / 2000 == pytest.approx(0.3, abs=0.03)
+
+
+FRAMES = [  # what is cut of 40 x 30, one after the other, whether that is mirrored, and what of the source remains
+    ([(4, 3, 20, 10)], False, (4, 3, 20, 10)),
+    ([(4, 3, 20, 10)], True, (16, 3, 20, 10)),
+    ([(4, 3, 20, 10), (2, 1, 5, 6)], False, (6, 4, 5, 6)),
+    ([(4, 3, 20, 10), (2, 1, 5, 6)], True, (29, 4, 5, 6)),
+]
+
+
+@pytest.mark.parametrize(("boxes", "mirrored", "expected"), FRAMES)
+def test_frames_within_frames(boxes: list[Any], mirrored: bool, expected: Any) -> None:
+    """What is cut is cut from what is shown: from the right of a source that is mirrored."""
+    frame = Frame(40, 30, 8, mirrored=mirrored)
+    shown = places(30, 40)
+    shown = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else shown
+    for left, top, width, height in boxes:
+        frame.cut(left, top, width, height)
+        shown = shown.crop((left, top, left + width, top + height))
+    assert frame.box == expected
+    columns, rows = np.asarray(shown)[..., 0], np.asarray(shown)[..., 1]
+    assert (columns.min(), rows.min()) == expected[:2]
+    left, right = frame.place @ [0, 0.5, 1], frame.place @ [1, 0.5, 1]
+    ends = (left[0], right[0])
+    assert ends == ((expected[0] + expected[2], expected[0]) if mirrored else (expected[0], expected[0] + expected[2]))
+    assert left[1] == right[1] == expected[1] + expected[3] / 2
+
+
+CHANGES = [
+    (Crop(scale=(0.5, 0.5)), True), (Crop(scale=(1.0, 1.0)), False), (Flip(p=0.0), False), (Flip(p=1.0), False),
+    (Flip(p=0.01), True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "varies"), CHANGES)
+def test_what_sets_two_views_apart(step: Crop | Flip, varies: bool) -> None:
+    assert step.varies() == varies
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "expected"), [(None, 28, 28), (3 / 7, 28, 12), (3 / 7, 224, 96), (3 / 7, 100, 43), (9, 28, 9)]
+)
+def test_the_side_of_a_crop(size: float | None, given: int, expected: int) -> None:
+    assert Crop(size=size).side(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": (0.009, 1.0)}, "crop.scale is .* from 0.01 to 1.0"),
+        ({"scale": (0.5, 1.1)}, "crop.scale is"),
+        ({"scale": (0.9, 0.1)}, "crop.scale is"),
+        ({"ratio": (0.09, 1.0)}, "crop.ratio is .* from 0.1 to 10.0"),
+        ({"ratio": (1.0, 10.1)}, "crop.ratio is"),
+        ({"size": 0.0}, "crop.size is 0.0; expected whole pixels, or a share below 1"),
+        ({"size": 9.5}, "crop.size is 9.5"),
+        ({"size": float("nan")}, "crop.size is nan"),
+    ],
+)
+def test_crops_that_cannot_be(options: Any, message: str) -> None:
+    Crop(scale=(0.01, 1.0), ratio=(0.1, 10.0), size=1.0)
+    with pytest.raises(UserError, match=message):
+        Crop(**options)
 
 
 def test_chance_is_as_often_as_it_says() -> None:
     for probability in (0.0, 0.2, 0.7, 1.0):
-        yes = sum(image.chance(probability) for _ in range(2000)) / 2000
+        yes = sum(chance(probability) for _ in range(2000)) / 2000
         assert yes == pytest.approx(probability, abs=0.03 * (0 < probability < 1))
 
 
 @pytest.mark.parametrize("good", [(0.1, 0.1), (0.1, 2.0), (2.0, 2.0), (0.5, 1.0)])
 def test_ranges_within_bounds_are_kept(good: tuple[float, float]) -> None:
-    assert image.check_range("name", good, 0.1, 2.0) == good
+    assert check_range("name", good, 0.1, 2.0) == good
 
 
 @pytest.mark.parametrize("bad", [(0.09, 1.0), (0.5, 2.01), (1.0, 0.9), (float("nan"), 1.0)])
 def test_ranges_out_of_bounds_are_refused(bad: tuple[float, float]) -> None:
     with pytest.raises(UserError, match=r"name is \(.*\); expected two ascending numbers from 0.1 to 2.0"):
-        image.check_range("name", bad, 0.1, 2.0)
+        check_range("name", bad, 0.1, 2.0)
 
 
 def test_defaults_of_what_is_shown() -> None:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities.points import FAR, Cloud
 from mmssl.transforms import points
-from mmssl.transforms.points import PointsPreprocess
+from mmssl.transforms.points import Placed, PointsPreprocess
 
 AXES = np.eye(3, dtype=np.float32)
 
@@ -119,17 +119,20 @@ def test_a_subsample_draws_each_point_as_often_and_none_twice() -> None:
     given = cloud(10)
     drawn: Counter[int] = Counter()
     for _ in range(1000):
-        found = points.subsample(given, 4)
+        shown = points.thinned(Placed.whole(given), 4)
+        found = shown.cloud
         rows = [int(np.flatnonzero((given.xyz == one).all(1))[0]) for one in found.xyz]
         assert len(set(rows)) == 4
+        assert shown.index.tolist() == rows
         assert np.array_equal(found.color, given.color[rows])  # type: ignore[index]
         assert np.array_equal(found.normal, given.normal[rows])  # type: ignore[index]
         drawn.update(rows)
     assert set(drawn) == set(range(10))
     assert all(330 < count < 470 for count in drawn.values()), drawn
-    for enough in (10, 11):
-        assert points.subsample(given, enough) is given
-    assert len(points.subsample(given, 9)) == 9
+    whole = Placed.whole(given)
+    for enough in (10, 11, None):
+        assert points.thinned(whole, enough) is whole
+    assert len(points.thinned(whole, 9).cloud) == 9
 
 
 def test_one_point_the_first_of_each_cube_is_kept() -> None:

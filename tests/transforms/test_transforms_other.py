@@ -98,8 +98,9 @@ def test_rotations_are_rotations(axis):
 
 
 def test_point_operations():
-    few = points.subsample(cloud(), 20)
-    assert len(few) == 20 and len(np.unique(few.xyz, axis=0)) == 20 and len(points.subsample(few, 99)) == 20
+    thin = points.thinned(points.Placed.whole(cloud()), 20)
+    few = thin.cloud
+    assert len(few) == 20 and len(np.unique(few.xyz, axis=0)) == 20 and points.thinned(thin, 99) is thin
     turned = points.rotate(few, points.random_rotation(axis="any"))
     assert np.allclose(np.linalg.norm(turned.xyz, axis=1), np.linalg.norm(few.xyz, axis=1), atol=1e-4)
     assert np.allclose((turned.xyz * turned.normal).sum(1), (few.xyz * few.normal).sum(1), atol=1e-4)

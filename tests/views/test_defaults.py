@@ -1,83 +1,152 @@
-"""What views show unless they are told otherwise, as their papers or the authors' code have it."""
+"""What views show unless they are told otherwise, as their papers or the authors' code have it, with every option."""
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import fields
 from typing import Any
 
 import pytest
-from mmssl.views.asymmetric import Asymmetric
-from mmssl.views.blurred import Blurred
-from mmssl.views.jittered import Jittered
-from mmssl.views.multicrop import MultiCrop
-from mmssl.views.pair import Pair
-from mmssl.views.seeded import Seeded
 
 from mmssl import names
-from mmssl.types import View
+from mmssl.transforms.base import step_name
+from mmssl.types import Method, View, ViewTemplate
 from mmssl.views.cloud_pair import CloudPair
-from mmssl.views.infomin import InfoMin
 from mmssl.views.ordered import Ordered
-from mmssl.views.single import Single
-from mmssl.views.synchronised import Shifted, Synchronised
+from mmssl.views.template import Views
 
-INCEPTION = (3 / 4, 4 / 3)  # the crops of Szegedy et al., CVPR 2015, torchvision's RandomResizedCrop
-SINGLE: dict[str, Any] = {  # our own: captions name sides and colours
-    "crop_scale": (0.9, 1.0),
-    "crop_ratio": (1.0, 1.0),
-    "flip": 0.0,
-    "color_jitter": 0.0,
-    "jitter": (0.4, 0.4, 0.4, 0.1),
-    "grayscale": 0.0,
-    "blur": 0.0,
-    "solarize": 0.0,
-    "gain": 0.0,
-    "noise": 0.0,
-    "speed": (1.0, 1.0),
-    "time_mask": 0.0,
-    "rotation": "none",
-    "point_jitter": 0.0,
-    "point_scale": (1.0, 1.0),
-    "point_crop": (1.0, 1.0),
-    "views": 1,
-}
-PAIR = SINGLE | {  # Chen et al., ICML 2020, appendix A
-    "views": 2,
-    "crop_scale": (0.08, 1.0),
-    "crop_ratio": INCEPTION,
-    "flip": 0.5,
-    "color_jitter": 0.8,
-    "jitter": (0.8, 0.8, 0.8, 0.2),
-    "grayscale": 0.2,
-    "blur": 0.5,
-}
+Steps = list[tuple[str, dict[str, Any]]]
+
+
+def crop(low: float, *, ratio: tuple[float, float] = (3 / 4, 4 / 3), high: float = 1.0, size: Any = None) -> Steps:
+    """The ratio is that of Szegedy et al., CVPR 2015, torchvision's RandomResizedCrop."""
+    return [("crop", {"scale": (low, high), "ratio": ratio, "size": size})]
+
+
+def square(low: float) -> Steps:
+    return crop(low, ratio=(1.0, 1.0))
+
+
+def jitter(p: float, brightness: float, contrast: float, saturation: float, hue: float) -> Steps:
+    given = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+    return [("color_jitter", {"p": p, **given})]
+
+
+def gray(p: float = 0.2) -> Steps:
+    return [("grayscale", {"p": p})]
+
+
+def blur(p: Any = 0.5) -> Steps:
+    """Widths of 0.1 to 2 pixels: Chen et al., ICML 2020, appendix A."""
+    return [("blur", {"p": p, "sigma": (0.1, 2.0)})]
+
+
+def solarize(p: Any) -> Steps:
+    """What is brighter than half: Grill et al., NeurIPS 2020, appendix B."""
+    return [("solarize", {"p": p, "threshold": 0.5})]
+
+
+FLIP: Steps = [("flip", {"p": 0.5})]
+STRONG = [*FLIP, *jitter(0.8, 0.8, 0.8, 0.8, 0.2), *gray(), *blur()]  # Chen et al., ICML 2020, appendix A
+WEAK = [*FLIP, *jitter(0.8, 0.4, 0.4, 0.2, 0.1), *gray()]
+MOCO = [*FLIP, *jitter(1.0, 0.4, 0.4, 0.4, 0.4), *gray()]
+PIRL = [*jitter(1.0, 0.4, 0.4, 0.4, 0.2), *gray()]
+PLAIN = {"views": 1, "image": square(0.35) + FLIP}  # our own: crops that keep things' shape
 SYNCHRONISED = {
+    "views": 1,
+    "image": square(0.75) + FLIP,
+    "audio": [("gain", {"decibels": 1.0})],
     "grid": 0.04,  # Arandjelovic & Zisserman, ECCV 2018, section 3.2: frames of 25 a second
     "negatives_on_grid": True,
-    "crop_scale": (0.75, 1.0),
-    "flip": 0.5,
-    "color_jitter": 0.0,
-    "grayscale": 0.0,
-    "blur": 0.0,
-    "gain": 1.0,
 }
-DEFAULTS: dict[type[View], dict[str, Any]] = {
-    Single: SINGLE,
-    Pair: PAIR,
+DAMAGE = {"masked": 0.0, "noise": 0.0, "salt": 0.0}
+TEMPLATES: dict[str, dict[str, Any]] = {
+    "single.view": {"views": 1, "image": square(0.9)},  # our own: captions name sides and colours
+    "simclr.view": {"views": 2, "image": crop(0.08) + STRONG},
     # Grill et al., NeurIPS 2020, appendix B, table 6
-    Asymmetric: PAIR | {"jitter": (0.4, 0.4, 0.2, 0.1), "blur": (1.0, 0.1), "solarize": (0.0, 0.2)},
+    "byol.view": {"views": 2, "image": crop(0.08) + WEAK + blur((1.0, 0.1)) + solarize((0.0, 0.2))},
     # Chen et al., 2020 (MoCo v2): --aug-plus of the authors' main_moco.py
-    Blurred: PAIR | {"crop_scale": (0.2, 1.0), "jitter": (0.4, 0.4, 0.4, 0.1)},
+    "moco_v2.view": {"views": 2, "image": crop(0.2) + FLIP + jitter(0.8, 0.4, 0.4, 0.4, 0.1) + gray() + blur()},
     # He et al., CVPR 2020: MoCo v1's augmentation in the same file
-    Jittered: PAIR | {"crop_scale": (0.2, 1.0), "color_jitter": 1.0, "jitter": (0.4, 0.4, 0.4, 0.4), "blur": 0.0},
+    "moco.view": {"views": 2, "image": crop(0.2) + MOCO},
     # He et al., CVPR 2022: main_pretrain.py
-    Seeded: SINGLE | {"crop_scale": (0.2, 1.0), "crop_ratio": INCEPTION, "flip": 0.5},
+    "mae.view": {"views": 1, "image": crop(0.2) + FLIP, "seed": {}},
     # Caron et al., NeurIPS 2020: scripts of the authors, 2x224 + 6x96
-    MultiCrop: PAIR | {"small": 6, "small_size": None, "small_scale": (0.05, 0.14), "crop_scale": (0.14, 1.0)},
+    "swav.view": {
+        "views": 2,
+        "image": crop(0.14) + STRONG,
+        "small": {"views": 6, "image": crop(0.05, high=0.14, size=3 / 7) + STRONG},
+    },
     # Tian et al., NeurIPS 2020: rand_augment_transform(m10-n2)
-    InfoMin: PAIR | {"crop_scale": (0.2, 1.0), "operations": 2, "magnitude": 10.0},
-    Synchronised: SYNCHRONISED,
+    "infomin.view": {
+        "views": 2, "image": crop(0.2) + STRONG + [("rand_augment", {"operations": 2, "magnitude": 10.0})],
+    },
+    "synchronised.view": SYNCHRONISED,
     # Korbar et al., NeurIPS 2018, section 4: 50 of 90 epochs, then 25% hard; half a second apart
-    Shifted: SYNCHRONISED | {"hard": 0.25, "super_hard": 0.0, "apart": 0.5, "easy_until": 0.55},
+    "synchronised.shifted": SYNCHRONISED | {"hard": 0.25, "super_hard": 0.0, "apart": 0.5, "easy_until": 0.55},
+    "autoencoder.method": PLAIN | {"damage": DAMAGE},
+    "autoencoder.sparse": PLAIN | {"damage": DAMAGE},
+    "autoencoder.denoising": PLAIN | {"damage": DAMAGE | {"masked": 0.25}},  # Vincent et al., ICML 2008
+    # Bao et al., ICLR 2022: run_beit_pretraining.py, whose crops are of 8% on
+    "beit.method": {"views": 1, "image": crop(0.08) + FLIP + jitter(1.0, 0.4, 0.4, 0.4, 0.0), "seed": {}},
+    "cmc.method": {"views": 1, "image": crop(0.2) + FLIP},  # Tian et al., ECCV 2020: train_CMC.py
+    "colorization.method": PLAIN | {"lightness": {"cell": 4, "gray": True}},  # Zhang et al., ECCV 2016: 56 of 224
+    # van den Oord et al., 2018, section 3.3: 7 x 7 patches of 64 pixels that overlap by 32, of which 60 are shown
+    "cpc.method": {
+        "views": 1,
+        "image": [
+            *square(0.7), *FLIP, ("patches", {"grid": 7, "cell": 64, "stride": 32, "patch": 60}),
+            *jitter(0.8, 0.4, 0.4, 0.4, 0.1), *gray(),
+        ],
+    },
+    "deepcluster.method": {"views": 1, "image": crop(0.08) + FLIP},  # Caron et al., ECCV 2018: RandomResizedCrop
+    # Zhang et al., ICCV 2021
+    "depthcontrast.method": {
+        "views": 2,
+        "points": [
+            ("crop", {"share": (0.5, 1.0)}), ("hole", {"share": 0.2}), ("centre", {}), ("rotate", {"axis": "vertical"}),
+            ("mirror", {"p": 0.5}), ("scale", {"factor": (0.8, 1.2)}), ("jitter", {"sigma": 0.0}),
+        ],
+    },
+    # Caron et al., ICCV 2021: main_dino.py
+    "dino.method": {
+        "views": 2,
+        "image": crop(0.4) + WEAK + blur((1.0, 0.1)) + solarize((0.0, 0.2)),
+        "small": {"views": 8, "image": crop(0.05, high=0.4, size=3 / 7) + WEAK + blur(0.5)},
+    },
+    # Dosovitskiy et al., NeurIPS 2014, section 3: turned by up to 20 degrees
+    "exemplar.method": {
+        "views": 1, "image": square(0.25) + jitter(1.0, 0.4, 0.5, 0.5, 0.1) + [("rotate", {"degrees": 20.0})],
+    },
+    "inpainting.method": PLAIN | {"holes": {"blocks": 5, "hole": 0.5}},  # Pathak et al., CVPR 2016: a quarter of it
+    # Noroozi & Favaro, ECCV 2016: 1000 orders, tiles of 64 of 75 pixels, 30% grey
+    "jigsaw.method": {
+        "views": 1,
+        "image": square(0.35) + FLIP + gray(0.3),
+        "puzzle": {"permutations": 1000, "patch": 64, "gap": 7, "shift": 2, "level": True},
+    },
+    "npid.method": {"views": 1, "image": crop(0.2) + MOCO},  # Wu et al., CVPR 2018: main.py
+    "pic.method": {"views": 1, "image": crop(0.08) + STRONG},  # Cao et al., NeurIPS 2020: SimCLR's
+    # Misra & van der Maaten, CVPR 2020: nine patches, of an image of which 60% on are kept
+    "pirl.method": {
+        "views": 1,
+        "image": crop(0.08) + FLIP + PIRL,
+        "patches": {
+            "views": 1,
+            "image": [*crop(0.6), *FLIP, ("shuffled_patches", {"grid": 3, "cell": None, "patch": None}), *PIRL],
+        },
+    },
+    # Doersch et al., ICCV 2015, section 3: patches of 96 pixels, 48 apart, off by up to 7, two channels dropped
+    "relative_position.method": {
+        "views": 1, "image": square(0.35), "neighbors": {"patch": 96, "gap": 48, "jitter": 7, "color": "drop"},
+    },
+    "rotation.method": PLAIN | {"quarter_turns": {}},
+    "sela.method": {"views": 1, "image": crop(0.08) + MOCO},  # Asano et al., ICLR 2020
+    "simmim.method": {"views": 1, "image": crop(0.67) + FLIP, "seed": {}},  # Xie et al., CVPR 2022: data_simmim.py
+    "split_brain.method": PLAIN | {"halves": {"cell": 4, "split": True}},
+    "super_resolution.method": PLAIN | {"shrink": {"factor": 4, "enlarge": True}},
+}  # fmt: skip
+CLASSES: dict[type[View], dict[str, Any]] = {
     # Xie et al., ECCV 2020: voxels of 2.5 cm, pairs of frames that overlap by 30%, matches within 1.5 voxels
     CloudPair: {
         "pair": "posed",
@@ -107,24 +176,103 @@ DEFAULTS: dict[type[View], dict[str, Any]] = {
     },
 }
 
+SHARED: dict[str, set[str]] = {  # the methods that show what a file of views/ says, and say nothing themselves
+    "single.view": {"clip.method", "dim.method", "siglip.method"},
+    "simclr.view": {"directclr.method", "simclr.method", "simclr.v2"},
+    "byol.view": {
+        "barlow_twins.method", "byol.method", "directpred.method", "moby.method", "moco.v3", "vicreg.method",
+    },
+    "moco_v2.view": {"moco.v2", "pcl.v2", "simsiam.method"},
+    "moco.view": {"moco.method", "pcl.method"},
+    "mae.view": {"dvae.method", "mae.method"},
+    "swav.view": {"deepcluster.v2", "swav.method"},
+    "infomin.view": set(),
+    "synchronised.view": {"avc.method", "ave.method", "avol.method"},
+    "synchronised.shifted": {"avts.method"},
+}  # fmt: skip
 
-@pytest.mark.parametrize("kind", DEFAULTS)
-def test_defaults(kind: type[View]) -> None:
+
+def exported(room: str) -> dict[str, Any]:
+    """Returns file.attribute -> the templates and View classes of a room, of methods their view."""
+    found = {}
+    for name in names.list_names(room):
+        for attribute, value in vars(importlib.import_module(f"mmssl.{room}.{name}")).items():
+            view = value.view if isinstance(value, Method) else value
+            if isinstance(value, Method if room == "methods" else ViewTemplate):
+                found[f"{name}.{attribute}"] = view
+    return found
+
+
+VIEWS, METHODS = exported("views"), exported("methods")
+
+
+def described(template: Views) -> dict[str, Any]:
+    """Returns all that a template shows, with every option of every step."""
+    found: dict[str, Any] = {"views": template.views}
+    for key, steps in template.modalities.items():
+        found[key] = [(step_name(type(step)), options(step)) for step in steps]
+    found |= {key: described(group) for key, group in template.groups.items()}
+    found |= {step_name(type(step)): options(step) for step in template.after}
+    return found | {name: option.default for name, option in names.options_of(template.kind).items()}
+
+
+def options(step: Any) -> dict[str, Any]:
+    return {each.name: getattr(step, each.name) for each in fields(step)}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_templates_show(name: str) -> None:
+    assert described((VIEWS | METHODS)[name]) == TEMPLATES[name]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_defaults_of_classes(kind: type[View]) -> None:
     known = names.options_of(kind).values()
-    assert {p.name: p.default for p in known if p.default is not p.empty} == DEFAULTS[kind]
+    assert {p.name: p.default for p in known if p.default is not p.empty} == CLASSES[kind]
 
 
-def test_every_shared_view_stands_here() -> None:
-    for name in names.list_names("views"):
-        assert names.resolve("views", name)[0] in DEFAULTS
+def test_every_view_stands_here() -> None:
+    """Those of methods that are classes are tested with their methods."""
+    assert VIEWS.keys() == SHARED.keys()
+    assert {name for name in names.list_names("views") if f"{name}.view" not in VIEWS} == {"cloud_pair"}
+    own = {name for name, view in METHODS.items() if isinstance(view, Views)} - set().union(*SHARED.values())
+    assert own | VIEWS.keys() == TEMPLATES.keys()
+    for name, methods in SHARED.items():
+        assert {method for method, view in METHODS.items() if view is VIEWS[name]} == methods
 
 
-def test_guards_are_options_that_are_up() -> None:
-    for kind, defaults in DEFAULTS.items():
+GUARDS: dict[str, dict[str, Any]] = {
+    "synchronised.view": {"time_grid": {"negatives_on_grid": False}},
+    "synchronised.shifted": {"time_grid": {"negatives_on_grid": False}},
+    "colorization.method": {"grey": {"lightness": {"gray": False}}},
+    "split_brain.method": {"split": {"halves": {"split": False}}},
+    "jigsaw.method": {
+        "gap": {"puzzle": {"gap": 0, "shift": 0}},
+        "level": {"puzzle": {"level": False}},
+        "chromatic": {"puzzle": {"shift": 0}, "image": {"grayscale": {"p": 0.0}}},
+    },
+    "relative_position.method": {
+        "gap": {"neighbors": {"gap": 0}},
+        "jitter": {"neighbors": {"jitter": 0}},
+        "chromatic": {"neighbors": {"color": "keep"}},
+    },
+}
+
+
+def test_guards_of_templates_are_options_that_are_up() -> None:
+    for name, template in (VIEWS | METHODS).items():
+        if isinstance(template, Views) and name in TEMPLATES:
+            assert template.guards == GUARDS.get(name, {})
+            for down in template.guards.values():
+                changed = template.changed(down)
+                assert (described(changed), changed.options) != (described(template), template.options)
+
+
+def test_guards_of_classes_are_options_that_are_up() -> None:
+    for kind, defaults in CLASSES.items():
         for down in kind.guards.values():
             assert down.items() - defaults.items() == down.items(), kind
     assert CloudPair.guards == {"independent rotations": {"rotation": "none"}}
-    assert Synchronised.guards == Shifted.guards == {"time_grid": {"negatives_on_grid": False}}
     assert Ordered.guards == {
         "channel_splitting": {"split": False},
         "level": {"level": False},

@@ -1,45 +1,45 @@
-"""Every option of every view, shared or a method's own, changes what is shown; views and options are found here."""
+"""Every option of every view changes what is shown: of each step of each template, shared or a method's own, of the
+steps that recipes may add, and of the View classes; all are found here."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import random
 import types
 import typing
-from collections.abc import Iterator
-from functools import cache
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cache, reduce
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from mmssl.views.asymmetric import Asymmetric
-from mmssl.views.multicrop import MultiCrop
 from PIL import Image
 
 from mmssl import names
 from mmssl.data.collate import collate
 from mmssl.errors import DamagedError, UserError
-from mmssl.methods.jigsaw import Puzzle
 from mmssl.methods.odd_one_out import Odd
 from mmssl.methods.opn import Shuffled
-from mmssl.methods.relative_position import Neighbors
 from mmssl.methods.shuffle_and_learn import Verified
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.points import Cloud
 from mmssl.modalities.video import Frames
-from mmssl.options import hints_of
 from mmssl.transforms.audio import AudioPreprocess
+from mmssl.transforms.base import step_name
+from mmssl.transforms.catalog import CATALOG
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.pairs import POSES
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.transforms.video import VideoPreprocess
-from mmssl.types import Method, Preprocess, Ragged, Sample, View
+from mmssl.types import Method, Preprocess, Ragged, Sample, View, merged
 from mmssl.views.cloud_pair import CloudPair
+from mmssl.views.composed import Composed
 from mmssl.views.ordered import Ordered
-from mmssl.views.single import Single
-from mmssl.views.synchronised import Shifted, Synchronised
+from mmssl.views.template import Views
 
 SIZE, FPS = 64, 25
 PREPROCESS: dict[str, Any] = {
@@ -49,21 +49,14 @@ PREPROCESS: dict[str, Any] = {
     "video": VideoPreprocess(16, frames=4, fps=FPS),
     "audio": AudioPreprocess(1000, 0.3),
     "points": PointsPreprocess(60, ("color",)),
-    "points_voxels": PointsPreprocess(40),
 }
 MODALITIES = [  # what a view is tried on: the first of these that it takes
-    ("image", "audio", "points"),
+    ("image",), ("points",), ("video",), ("audio",), ("image", "audio"), ("video", "audio"), ("image", "image_ab"),
     ("image", "image_tokenizer"),
-    ("image", "image_ab"),
-    ("points", "points_voxels"),
-    ("image", "audio"),
-    ("image",),
-    ("video",),
-    ("points",),
-]
+]  # fmt: skip
 SMALL = {"side": SIZE, "crop": 48, "search": 1.0, "motion": "differences"}
-BASES: dict[type[View], list[dict[str, Any]]] = {  # options under which the others show; a view has its base's
-    Single: [{"color_jitter": 1.0}],
+EVEN = {"image": {"blur": {"p": 0.5}, "solarize": {"p": 0.5}}}
+BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others show, of a template by its name
     CloudPair: [
         {"voxel": 0.1, "min_points": 10, "matches": 40},
         {"voxel": 0.1, "min_points": 10, "pair": "crops", "crop": (0.3, 0.5), "overlap": 0.0},
@@ -72,41 +65,92 @@ BASES: dict[type[View], list[dict[str, Any]]] = {  # options under which the oth
     Verified: [SMALL | {"span": (0.3, 0.4), "outside": (0.1, 0.2)}],
     Odd: [SMALL | {"window": (0.4, 0.5), "sequences": 3, "frames": 3}],
     Shuffled: [SMALL],
-    Synchronised: [{"color_jitter": 0.5, "grid": 0.1}],
-    Shifted: [{"hard": 0.5, "super_hard": 0.25, "easy_until": 0.5, "apart": 0.2, "color_jitter": 0.5}],
-    Puzzle: [{"permutations": 5, "patch": 4, "gap": 3, "shift": 1, "color_jitter": 1.0}],
-    Neighbors: [{"patch": 8, "gap": 4, "jitter": 2, "color_jitter": 1.0}],
-    Asymmetric: [{}, {"blur": 0.5, "solarize": 0.5}],
-    MultiCrop: [{}, {"small": 0}],
+    "synchronised.view": [{"grid": 0.1}],
+    "synchronised.shifted": [{"hard": 0.5, "super_hard": 0.25, "easy_until": 0.5, "apart": 0.2}],
+    "jigsaw.method": [{"puzzle": {"permutations": 5, "patch": 4, "gap": 3, "shift": 1}}],
+    "relative_position.method": [{"neighbors": {"patch": 8, "gap": 4, "jitter": 2}}],
+    "cpc.method": [{"image": {"patches": {"grid": 3, "cell": 16, "stride": 8, "patch": 12}}}],
+    "byol.view": [{}, EVEN],
+    "dino.method": [{}, EVEN],
+    "catalog.image": [{}, {"image": {"solarize": {"p": 1.0}}}],
+    "catalog.video": [{}, {"video": {"solarize": {"p": 1.0}}}],
+}
+SIDES_OF_STEPS = {  # where the steps behind it say how large a crop is
+    ("jigsaw.method", "image.crop.size"),
+    ("relative_position.method", "image.crop.size"),
+    ("cpc.method", "image.crop.size"),
+    ("pirl.method", "patches.image.crop.size"),
 }
 
-OF_OTHERS = {  # options of Single that a view has in vain which shows no such modality
-    "audio": {"gain", "noise", "speed", "time_mask"},
-    "points": {"rotation", "point_jitter", "point_scale", "point_crop"},
-}
 
-
-def kinds() -> Iterator[type[View]]:
-    """Yields the views of mmssl/views and of every method, once each."""
-    found: dict[type[View], None] = {}
+def exported() -> Iterator[tuple[str, Any]]:
+    """Yields what the files of mmssl/views and mmssl/methods hold, of methods the view; name.attribute -> it."""
     for room in ("views", "methods"):
         for name in names.list_names(room):
-            module = importlib.import_module(f"mmssl.{room}.{name}")
-            for value in vars(module).values():
-                kind = value.view if isinstance(value, Method) else value
-                if inspect.isclass(kind) and issubclass(kind, View) and kind.__call__ is not View.__call__:
-                    found.setdefault(kind)
-    yield from found
+            for attribute, value in vars(importlib.import_module(f"mmssl.{room}.{name}")).items():
+                yield f"{name}.{attribute}", value.view if isinstance(value, Method) else value
 
 
-OPTIONS = [(kind, name) for kind in kinds() for name in names.options_of(kind)]
+def find_templates() -> dict[str, Views]:
+    """Returns every template once, and one of each modality with all steps that recipes may add."""
+    found: dict[str, Views] = {}
+    for name, value in exported():
+        if isinstance(value, Views) and not any(value is known for known in found.values()):
+            found[name] = value
+    every = {key: [kind() for kind in kinds.values()] for key, kinds in CATALOG.items() if kinds}
+    return found | {f"catalog.{key}": Views(1, **{key: steps}) for key, steps in every.items()}
+
+
+def find_classes() -> list[type[View]]:
+    """Returns the View classes that are no templates' kind, once each."""
+    found: dict[type[View], None] = {}
+    for _, kind in exported():
+        if inspect.isclass(kind) and issubclass(kind, View) and kind.__call__ is not View.__call__:
+            found.setdefault(kind)
+    return [kind for kind in found if not issubclass(kind, Composed)]
+
+
+Option = tuple[str, Any, Any]  # dotted path, type and value
+
+
+def options_of_class(kind: type[View]) -> Iterator[Option]:
+    known = names.options_of(kind)
+    hints = names._hints(kind) if known else {}
+    yield from ((name, hints[name], option.default) for name, option in known.items())
+
+
+def options_of_template(template: Views, within: str = "") -> Iterator[Option]:
+    if not template.fixed and not any(step.single for step in template._steps()):
+        yield f"{within}views", int, template.views
+    steps = {f"{within}{step_name(type(step))}": step for step in template.after}
+    for key, row in template.modalities.items():
+        steps |= {f"{within}{key}.{step_name(type(step))}": step for step in row}
+    for path, step in steps.items():
+        hints = typing.get_type_hints(type(step), include_extras=True)
+        yield from ((f"{path}.{f.name}", hints[f.name], getattr(step, f.name)) for f in dataclasses.fields(step))
+    for name, group in template.groups.items():
+        yield from options_of_template(group, f"{within}{name}.")
+    if not within:
+        yield from options_of_class(template.kind)
+
+
+TEMPLATES = find_templates()
+OPTIONS: dict[Any, list[Option]] = {name: list(options_of_template(made)) for name, made in TEMPLATES.items()}
+OPTIONS |= {kind: list(options_of_class(kind)) for kind in find_classes()}
+CASES = [(kind, option[0]) for kind, options in OPTIONS.items() for option in options]
 
 
 def test_views_and_their_options_are_found() -> None:
-    found = {kind.__name__ for kind, _ in OPTIONS}
-    assert {"Single", "Pair", "MultiCrop", "Synchronised", "CloudPair", "Shuffled", "GrayClip", "Halves"} <= found
-    assert (Single, "time_mask") in OPTIONS
-    assert len(found) >= 25
+    found = {kind if isinstance(kind, str) else kind.__name__ for kind in OPTIONS}
+    assert {"single.view", "simclr.view", "swav.view", "jigsaw.method", "CloudPair", "Shuffled", "GrayClip"} <= found
+    assert {("swav.view", "small.image.crop.size"), ("catalog.audio", "audio.time_mask.share")} <= {*CASES}
+    assert {("synchronised.shifted", "apart"), ("jigsaw.method", "puzzle.gap"), ("mae.view", "image.flip.p")} <= {
+        *CASES
+    }
+    assert ("simclr.view", "views") in CASES and ("jigsaw.method", "views") not in CASES
+    assert len(found) >= 35
+    kinds = {value for _, value in exported() if inspect.isclass(value) and issubclass(value, Composed)} - {Composed}
+    assert kinds <= {template.kind for template in TEMPLATES.values()}
 
 
 def room(seed: int) -> np.ndarray:
@@ -146,29 +190,44 @@ def seed(number: int) -> None:
     torch.manual_seed(number)
 
 
-def base(kind: type[View]) -> list[dict[str, Any]]:
+def base(kind: Any) -> list[dict[str, Any]]:
+    if isinstance(kind, str):
+        return BASES.get(kind, [{}])
     known = names.options_of(kind)
     found = next((BASES[each] for each in kind.__mro__ if each in BASES), [{}])
     return [{name: value for name, value in options.items() if name in known} for options in found]
 
 
-def prepared(kind: type[View], options: dict[str, Any]) -> dict[str, Preprocess]:
-    """Returns the preprocessing of the first set of modalities that the view can show."""
+def build(kind: Any, preprocess: Mapping[str, Preprocess], options: Mapping[str, Any]) -> Any:
+    return (TEMPLATES[kind] if isinstance(kind, str) else kind)(preprocess, **options)
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """Returns the options that set one of them."""
+    made: dict[str, Any] = reduce(lambda inner, key: {key: inner}, reversed(path.split(".")), value)
+    return made
+
+
+@cache
+def prepared(kind: Any, number: int, modality: str) -> dict[str, Preprocess]:
+    """Returns the preprocessing of the first set of modalities, this one among them, that the view can show."""
     for keys in MODALITIES:
         preprocess = {key: PREPROCESS[key] for key in keys}
         try:
-            made = kind(preprocess, **options)
+            made = build(kind, preprocess, base(kind)[number])
             for sample in samples()[:2]:
-                made(sample)
-            return preprocess
+                with suppress(DamagedError):
+                    made(sample)
+            if modality in (*keys, ""):
+                return preprocess
         except (UserError, KeyError, AttributeError, TypeError):
             continue
-    raise AssertionError(f"{kind.__name__} shows none of MODALITIES with {options}; add what it needs")
+    raise AssertionError(f"{kind} shows none of MODALITIES; add what it needs")
 
 
-def outcome(kind: type[View], preprocess: dict[str, Preprocess], options: dict[str, Any]) -> list[Any]:
+def outcome(kind: Any, preprocess: dict[str, Preprocess], options: Mapping[str, Any]) -> list[Any]:
     """Returns all that the view shows of four samples, at three moments of training, or why it does not."""
-    view = kind(preprocess, **options)
+    view = build(kind, preprocess, options)
     shown: list[Any] = [sorted(view.shows.items()), view.reads]
     there = []
     for number, sample in enumerate(samples()):
@@ -201,6 +260,8 @@ def others(hint: Any, value: Any) -> Iterator[Any]:
     if origin in (typing.Union, types.UnionType):
         for arg in args:
             yield from (None,) if arg is type(None) else others(arg, value)
+    elif origin is Annotated:
+        yield from others(args[0], value)
     elif origin is Literal:
         yield from args
     elif hint is bool:
@@ -222,46 +283,66 @@ def others(hint: Any, value: Any) -> Iterator[Any]:
 
 
 @cache
-def shown_by(kind: type[View], number: int) -> tuple[dict[str, Preprocess], list[Any]]:
-    options = base(kind)[number]
-    preprocess = prepared(kind, options)
-    return preprocess, outcome(kind, preprocess, options)
+def shown_by(kind: Any, number: int, modality: str) -> list[Any]:
+    return outcome(kind, prepared(kind, number, modality), base(kind)[number])
 
 
-@pytest.mark.parametrize(("kind", "name"), OPTIONS, ids=[f"{kind.__name__}-{name}" for kind, name in OPTIONS])
-def test_every_option_changes_what_is_shown(kind: type[View], name: str) -> None:
-    hint = hints_of(kind)[name]
+def modality_of(kind: Any, path: str) -> str:
+    return next((part for part in path.split(".") if part in CATALOG and isinstance(kind, str)), "")
+
+
+@pytest.mark.parametrize(("kind", "path"), CASES, ids=[f"{getattr(k, '__name__', k)}-{path}" for k, path in CASES])
+def test_every_option_changes_what_is_shown(kind: Any, path: str) -> None:
+    _, hint, default = next(option for option in OPTIONS[kind] if option[0] == path)
     for number, options in enumerate(base(kind)):
-        preprocess, plain = shown_by(kind, number)
-        if any(name in known and key not in preprocess for key, known in OF_OTHERS.items()):
-            return
-        given = options.get(name, names.options_of(kind)[name].default)
+        modality = modality_of(kind, path)
+        preprocess, plain = prepared(kind, number, modality), shown_by(kind, number, modality)
+        given = reduce(lambda node, key: node.get(key, {}), path.split("."), options) or default
         for value in others(hint, given):
             if value == given:
                 continue
+            if (kind, path) in SIDES_OF_STEPS:
+                with pytest.raises(UserError, match="steps behind it need .* pixels; leave size out"):
+                    build(kind, preprocess, merged(options, nested(path, 9)))
+                return
             try:
-                changed = outcome(kind, preprocess, options | {name: value})
+                changed = outcome(kind, preprocess, merged(options, nested(path, value)))
             except UserError:
                 continue
             if not same(changed, plain):
                 return
-    pytest.fail(f"{kind.__name__}: no other {name} than {given!r} changes what is shown; see BASES")
+    pytest.fail(f"{kind}: no other {path} than {default!r} changes what is shown; see BASES")
 
 
 def test_what_is_shown_is_the_same_for_the_same_options() -> None:
     """Otherwise the test above would pass for any option."""
-    for kind in dict(OPTIONS):
+    for kind in OPTIONS:
         for number, options in enumerate(base(kind)):
-            preprocess, plain = shown_by(kind, number)
-            assert same(outcome(kind, preprocess, options), plain), kind
+            plain = shown_by(kind, number, "")
+            assert same(outcome(kind, prepared(kind, number, ""), options), plain), kind
             assert any(isinstance(each, tuple) and each[0] in PREPROCESS for each in plain), f"{kind}: nothing shown"
     assert POSES == ("points_a.camera_to_world", "points_b.camera_to_world")
 
 
-@pytest.mark.parametrize("method", [
-    "beit", "cmc", "colorization", "cpc", "jigsaw", "pirl", "relative_position", "rotation", "split_brain",
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_step_can_be_left_out(name: str) -> None:
+    """And its option is then no more."""
+    template = TEMPLATES[name]
+    for key, steps in template.modalities.items():
+        for step in steps:
+            left = template.changed({key: {step_name(type(step)): None}})
+            assert [type(each) for each in left.modalities[key]] == [type(e) for e in steps if e is not step]
+            assert left.modalities[key] is not steps and template.modalities[key] is steps
+    for step in template.after:
+        assert step not in template.changed({step_name(type(step)): None}).after
+
+
+@pytest.mark.parametrize("name", [
+    "autoencoder.method", "beit.method", "cmc.method", "colorization.method", "cpc.method", "inpainting.method",
+    "jigsaw.method", "mae.view", "pirl.method", "relative_position.method", "rotation.method", "simmim.method",
+    "split_brain.method", "super_resolution.method", "synchronised.view", "synchronised.shifted",
 ])  # fmt: skip
-def test_where_the_task_is_on_one_view_their_number_is_no_option(method: str) -> None:
-    kind = names.resolve("methods", method)[0].view
-    with pytest.raises(UserError, match=f"{kind.__name__} has no option 'views'"):
-        names.check_options(kind, {"views": 2})
+def test_where_the_task_is_on_one_view_their_number_is_no_option(name: str) -> None:
+    with pytest.raises(UserError, match="views is 2; this task makes its views of 1 itself"):
+        TEMPLATES[name].changed({"views": 2})
+    assert TEMPLATES[name].changed({"views": 1}).views == 1

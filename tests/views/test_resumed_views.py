@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,39 @@ from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.modalities.video import encode
-from mmssl.types import Batch, Method, Preprocess, Ragged, View
+from mmssl.transforms.base import step_name
+from mmssl.types import Batch, Method, Preprocess, Ragged
+from mmssl.views.template import Views
 
-DRAWING: dict[str, Any] = {
+IMAGE: dict[str, Any] = {
+    "crop": {"scale": (0.3, 0.9), "ratio": (0.75, 1.33)},
+    "flip": {"p": 0.5},
+    "color_jitter": {"p": 0.8},
+    "grayscale": {"p": 0.3},
+    "blur": {"p": 0.5},
+    "solarize": {"p": 0.3},
+}
+STEPS: dict[str, dict[str, Any]] = {  # by modality; those that a view has not are added
+    "image": IMAGE | {"rotate": {"degrees": 20.0}, "rand_augment": {}},
+    "video": IMAGE,
+    "audio": {
+        "speed": {"factor": (0.8, 1.2)},
+        "gain": {"decibels": 6.0},
+        "noise": {"power": 0.5},
+        "time_mask": {"share": 0.3},
+    },
+    "points": {
+        "crop": {"share": (0.5, 0.9)},
+        "hole": {"share": 0.2},
+        "rotate": {"axis": "any"},
+        "mirror": {"p": 0.5},
+        "scale": {"factor": (0.8, 1.2)},
+        "jitter": {"sigma": 0.01},
+    },
+}
+DRAWING: dict[str, Any] = {  # of View classes
     "crop_scale": (0.3, 0.9),
-    "crop_ratio": (0.75, 1.33),
     "flip": 0.5,
-    "color_jitter": 0.8,
-    "grayscale": 0.3,
-    "blur": 0.5,
-    "solarize": 0.3,
-    "gain": 6.0,
-    "noise": 0.5,
-    "speed": (0.8, 1.2),
-    "time_mask": 0.3,
-    "rotation": "any",
-    "point_jitter": 0.01,
-    "point_scale": (0.8, 1.2),
-    "point_crop": (0.5, 0.9),
     "random_times": True,
     "feature_noise": 0.1,
     "hard": 1.0,
@@ -56,20 +72,35 @@ SHOWN: dict[str, tuple[str, ...]] = {  # by file; the rest show pictures
 OWN: dict[str, dict[str, Any]] = {
     "cloud_pair": {"pair": "crops", "crop": (0.7, 0.9), "voxel": 0.5, "min_points": 10, "overlap": 0.1},
     "single": {"views": 2},
+    "avts": {"hard": 1.0, "easy_until": 0.6},
     "shuffle_and_learn": {"span": (0.4, 1.0), "outside": (0.2, 0.6)},
 }
 
 
-def kinds() -> dict[str, type[View]]:
-    """Returns file -> view, each once."""
-    found: dict[str, type[View]] = {}
+def kinds() -> dict[str, Any]:
+    """Returns file -> template or View class, each once."""
+    found: dict[str, Any] = {}
     for room in ("views", "methods"):
         for name in names.list_names(room):
             made = names.resolve(room, name)[0]
             view = made.view if isinstance(made, Method) else made
-            if view not in found.values():
+            if not any(view is known for known in found.values()):
                 found[name] = view
     return found
+
+
+def drawing(name: str, keys: Sequence[str]) -> dict[str, Any]:
+    """Returns options under which all draws that a view can do are done."""
+    view, own = kinds()[name], OWN.get(name, {})
+    if not isinstance(view, Views):
+        return names.check_options(view, {k: v for k, v in DRAWING.items() if k in names.options_of(view)} | own)
+    options: dict[str, Any] = {key: dict(steps) for key, steps in STEPS.items() if key in keys}
+    for key in options.keys() & view.modalities.keys():
+        for step in view.modalities[key]:
+            for each in fields(step):  # those of several views stay as they are
+                if isinstance(getattr(step, each.name), tuple) and each.name == "p":
+                    options[key].pop(step_name(type(step)), None)
+    return options | own
 
 
 @pytest.fixture(scope="module")
@@ -109,17 +140,17 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     views = {f"{key}.{number}": x for key, shown in batch.views.items() for number, x in enumerate(shown)}
     ragged = {key: x for key, x in views.items() if isinstance(x, Ragged)}
     views |= {key: x.values for key, x in ragged.items()} | {f"{key}.lengths": x.lengths for key, x in ragged.items()}
+    views |= {f"{key}.place.{number}": x for key, found in batch.places.items() for number, x in enumerate(found)}
     return views | batch.extra | ({} if batch.target is None else {"target": batch.target})
 
 
 @pytest.mark.parametrize("name", kinds())
 def test_a_view_goes_on_where_it_was(name: str, preprocess: Mapping[str, Preprocess], samples: Path) -> None:
-    kind = kinds()[name]
-    options = {key: value for key, value in DRAWING.items() if key in names.options_of(kind)} | OWN.get(name, {})
-    options = names.check_options(kind, options)
+    kind, keys = kinds()[name], SHOWN.get(name, ("image",))
+    options = drawing(name, keys)
 
     def stream(resume: dict[str, Any] | None = None) -> Stream:
-        view = kind({key: preprocess[key] for key in SHOWN.get(name, ("image",))}, **options)
+        view = kind({key: preprocess[key] for key in keys}, **options)
         source = Source(shards=str(samples), fields={"text": "json.text"} if "text" in view.preprocess else None)
         return Stream(Loader(source, view, batch=2, seed=1, workers=0, max_damaged=0.0), view, resume)
 

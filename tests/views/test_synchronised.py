@@ -16,6 +16,7 @@ from mmssl.modalities.video import Frames, encode
 from mmssl.modalities.video import decode as film
 from mmssl.transforms import color
 from mmssl.transforms.audio import AudioPreprocess
+from mmssl.transforms.color import ColorJitter, recolored
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Batch
@@ -29,14 +30,20 @@ from mmssl.views.synchronised import (
     SILENCE,
     SUPER_HARD,
     Places,
-    Shifted,
-    Synchronised,
+    shifted,
+    view,
 )
 
 RATE, FPS, SECONDS = 8000, 25, 4.0
 IMAGE = {"image": ImagePreprocess(8), "audio": AudioPreprocess(RATE, 0.5)}
 VIDEO = {"video": VideoPreprocess(8, frames=10, fps=FPS / 2), "audio": AudioPreprocess(RATE, 0.8)}
-PLAIN = {"crop_scale": (1.0, 1.0), "flip": 0.0, "gain": 0.0}
+WHOLE = {"crop": {"scale": (1.0, 1.0)}, "flip": None}
+
+
+def plain(template, preprocess, *, steps=WHOLE, **options):
+    """Shows what is seen whole, and leaves what is heard as loud as it is."""
+    seen = next(key for key in preprocess if key != "audio")
+    return template(preprocess, audio={"gain": None}, **{seen: WHOLE | steps}, **options)
 
 
 def ramp(seconds=SECONDS):
@@ -59,12 +66,12 @@ def heard(samples):
 
 @pytest.mark.parametrize("key, preprocess", [("image", IMAGE), ("video", VIDEO)])
 def test_picture_and_sound_are_of_one_moment_on_the_grid(key, preprocess):
-    made = Synchronised(preprocess, **PLAIN)
+    made = plain(view, preprocess)
     half = 0.25 if key == "image" else 0.4
     places = set()
     for _ in range(60):
         shown = made(clip(key))
-        assert list(shown) == [key, "audio"] and len(shown["audio"]) == 1
+        assert set(shown) - {"places", "fields"} == {key, "audio"} and len(shown["audio"]) == 1
         moment = heard(shown["audio"][0])
         assert shown[key][0].float().mean().item() / 2 / FPS == pytest.approx(moment, abs=1 / FPS)
         place = (moment - half) / 0.04
@@ -81,21 +88,21 @@ def test_files_too_are_of_one_moment(key, preprocess, short, monkeypatch):
     noise = sound.samples.numpy() / SECONDS * np.random.default_rng(0).uniform(-1, 1, len(sound.samples))
     data = encode(pictures.pictures.repeat(4, 1).repeat(4, 2), fps=FPS, audio=noise, sample_rate=RATE)
     for _ in range(3):
-        shown = Synchronised(preprocess, **PLAIN)({key: film(data), "audio": Audio(data)})
+        shown = plain(view, preprocess)({key: film(data), "audio": Audio(data)})
         moment = shown["audio"][0].abs().mean().item() / 0.5 * SECONDS
         assert shown[key][0].float().mean().item() / 2 / FPS == pytest.approx(moment, abs=0.15)
 
 
 def test_every_moment_is_reached():
-    made = Synchronised(IMAGE, grid=0.1, **PLAIN)
+    made = plain(view, IMAGE, grid=0.1)
     found = {round((heard(made(clip("image", 1.0))["audio"][0]) - 0.25) / 0.1, 2) for _ in range(80)}
     assert found == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
 
 
 def test_without_the_guard_only_wrong_sounds_leave_the_grid():
-    options = Synchronised.guards["time_grid"]
-    made = Synchronised(IMAGE, **PLAIN, **options)
-    assert made.shows == {"audio": 2}
+    options = view.guards["time_grid"]
+    made = plain(view, IMAGE, **options)
+    assert made.shows == {"image": 1, "audio": 2}
     off = []
     for _ in range(20):
         shown = made(clip("image"))
@@ -107,7 +114,7 @@ def test_without_the_guard_only_wrong_sounds_leave_the_grid():
 
 @pytest.mark.parametrize("kind, options", [(HARD, {"hard": 1.0}), (SUPER_HARD, {"hard": 0.0, "super_hard": 1.0})])
 def test_shifted_sounds_are_as_far_off_as_their_kind_says(kind, options):
-    made = Shifted(VIDEO, **PLAIN, **options)
+    made = plain(shifted, VIDEO, **options)
     shifts = []
     for _ in range(60):
         shown = made(clip("video"))
@@ -122,7 +129,7 @@ def test_shifted_sounds_are_as_far_off_as_their_kind_says(kind, options):
 
 
 def test_kinds_come_in_their_shares_and_none_is_the_own_sound_again():
-    made = Shifted(VIDEO, hard=0.5, super_hard=0.25, **PLAIN)
+    made = plain(shifted, VIDEO, hard=0.5, super_hard=0.25)
     shown = [made(clip("video")) for _ in range(200)]
     kinds = Counter(int(each["extra"]["kind"]) for each in shown)
     assert 75 < kinds[HARD] < 125 and 30 < kinds[SUPER_HARD] < 70 and kinds.total() == 200
@@ -130,13 +137,13 @@ def test_kinds_come_in_their_shares_and_none_is_the_own_sound_again():
 
 
 def test_a_clip_without_room_to_shift_has_no_shifted_sound():
-    made = Shifted(VIDEO, hard=1.0, **PLAIN)
+    made = plain(shifted, VIDEO, hard=1.0)
     assert {int(made(clip("video", 1.2))["extra"]["kind"]) for _ in range(20)} == {EASY}
     assert {int(made(clip("video", 1.4))["extra"]["kind"]) for _ in range(40)} == {EASY, HARD}
 
 
 def test_the_curriculum_begins_with_easy_ones():
-    made = Shifted(VIDEO, hard=1.0, easy_until=0.5)
+    made = shifted(VIDEO, hard=1.0, easy_until=0.5)
     for progress, kind in ((0.0, EASY), (0.49, EASY), (0.5, HARD), (1.0, HARD)):
         batch = collate([made(clip("video")) for _ in range(3)], made)
         assert batch.views["audio"][1].shape == (3, round(0.8 * RATE))
@@ -145,7 +152,7 @@ def test_the_curriculum_begins_with_easy_ones():
 
 
 def test_a_still_picture_takes_its_sound_at_any_moment_and_a_short_one_ends_in_silence():
-    made = Synchronised(IMAGE, **PLAIN)
+    made = plain(view, IMAGE)
     digit = Image.fromarray(np.full((28, 28), 200, np.uint8))
     shown = made({"image": digit, "audio": Waveform(torch.ones(RATE // 4), RATE)})
     assert shown["image"][0].float().mean() == 200
@@ -169,7 +176,7 @@ def silent_film():
         ({"video": ramp()[0], "audio": Waveform(torch.full((4 * RATE,), 1e-6), RATE)}, "silent sound"),
     ],
 )
-@pytest.mark.parametrize("kind", [Synchronised, Shifted])
+@pytest.mark.parametrize("kind", [view, shifted])
 def test_what_cannot_be_shown_is_damaged(kind, sample, reason):
     with pytest.raises(DamagedError) as caught:
         kind(VIDEO)(sample)
@@ -177,7 +184,7 @@ def test_what_cannot_be_shown_is_damaged(kind, sample, reason):
 
 
 def test_a_track_may_end_a_little_early():
-    shown = Synchronised(VIDEO, **PLAIN)({"video": ramp(0.8)[0], "audio": ramp(0.77)[1]})
+    shown = plain(view, VIDEO)({"video": ramp(0.8)[0], "audio": ramp(0.77)[1]})
     assert shown["audio"][0][-10:].tolist() == [0.0] * 10
 
 
@@ -185,7 +192,7 @@ def test_a_track_may_end_a_little_early():
     "preprocess, options, message",
     [
         (IMAGE, {"grid": 0.0}, "grid is 0.0"),
-        (IMAGE, {"flip": 2.0}, "flip is 2.0"),
+        (IMAGE, {"image": {"flip": {"p": 2.0}}}, "flip.p is 2.0"),
         (IMAGE | VIDEO, {}, "shows image or video with audio"),
         ({"audio": IMAGE["audio"]}, {}, "shows image or video with audio"),
         ({**VIDEO, "video": VideoPreprocess(8)}, {}, "give it fps"),
@@ -195,11 +202,11 @@ def test_a_track_may_end_a_little_early():
 )
 def test_mistakes(preprocess, options, message):
     with pytest.raises(UserError, match=message):
-        Shifted(preprocess, **options)
+        shifted(preprocess, **options)
 
 
 def test_views_follow_the_seed_and_pickle():
-    made = pickle.loads(pickle.dumps(Shifted(VIDEO, hard=0.5, crop_scale=(0.3, 0.6))))
+    made = pickle.loads(pickle.dumps(shifted(VIDEO, hard=0.5, video={"crop": {"scale": (0.3, 0.6)}})))
 
     def once(seed):
         random.seed(seed)
@@ -209,9 +216,9 @@ def test_views_follow_the_seed_and_pickle():
     assert once(1).equal(once(1)) and not once(1).equal(once(2))
 
 
-@pytest.mark.parametrize("kind", [Synchronised, Shifted])
+@pytest.mark.parametrize("kind", [view, shifted])
 def test_pictures_are_recoloured_as_the_options_say(kind):
-    made = kind(IMAGE, grayscale=1.0, **PLAIN)
+    made = plain(kind, IMAGE, steps={"grayscale": {"p": 1.0}})
     red = torch.zeros(2, 3, 8, 8)
     red[:, 0] = 1
     batch = Batch({"image": [red], "audio": [torch.zeros(2, 9)] * 2}, extra={"kind": torch.tensor([1, 2])})
@@ -219,16 +226,16 @@ def test_pictures_are_recoloured_as_the_options_say(kind):
     torch.testing.assert_close(shown, torch.full((2, 3, 8, 8), 0.299))
 
 
-@pytest.mark.parametrize("kind", [Synchronised, Shifted])
+@pytest.mark.parametrize("kind", [view, shifted])
 @pytest.mark.parametrize("name", ["color_jitter", "blur"])
 def test_pictures_are_recoloured_once(kind, name):
     """A second pass would jitter twice as much, and blur what is blurred."""
-    made, x = kind(IMAGE, **{name: 1.0}, **PLAIN), torch.rand(4, 3, 40, 40)
+    made, x = plain(kind, IMAGE, steps={name: {"p": 1.0}}), torch.rand(4, 3, 40, 40)
     batch = Batch({"image": [x], "audio": [torch.zeros(4, 9)] * 2}, extra={"kind": torch.tensor([1, 2, 0, 1])})
     torch.manual_seed(3)
     shown = made.on_device(batch).views["image"][0]
     torch.manual_seed(3)
-    once = color.blur(x, share=1.0) if name == "blur" else color.color_jitter(x)
+    once = color.blur(x, share=1.0) if name == "blur" else recolored(x, [ColorJitter(p=1.0)])
     torch.testing.assert_close(shown, once)
 
 
@@ -263,7 +270,7 @@ def test_places_apart(place, near, far, expected):
     ],
 )
 def test_where_the_middle_of_windows_may_lie(seen, heard, preprocess, expected):
-    made = Synchronised(preprocess, grid=0.1, **PLAIN)
+    made = plain(view, preprocess, grid=0.1)
     clip_ = Image.new("RGB", (9, 9)) if seen is None else ramp(seen)[0]
     assert made._places(clip_, ramp(heard)[1]) == expected
     if seen is not None:
@@ -275,40 +282,40 @@ def test_what_is_told_apart_from_silence():
     for level, heard_ in ((9.9e-5, False), (1.1e-4, True)):
         sample = {"image": Image.new("RGB", (9, 9)), "audio": Waveform(torch.full((RATE,), level), RATE)}
         if heard_:
-            assert Synchronised(IMAGE, **PLAIN)(sample)["audio"][0].max() == pytest.approx(level)
+            assert plain(view, IMAGE)(sample)["audio"][0].max() == pytest.approx(level)
         else:
             with pytest.raises(DamagedError, match="silent sound"):
-                Synchronised(IMAGE, **PLAIN)(sample)
+                plain(view, IMAGE)(sample)
     loud = {"image": Image.new("RGB", (9, 9)), "audio": Waveform(torch.full((RATE,), -0.5), RATE)}
-    assert Synchronised(IMAGE, **PLAIN)(loud)["audio"][0].min() == -0.5
+    assert plain(view, IMAGE)(loud)["audio"][0].min() == -0.5
     assert (SILENCE, SHORTFALL, NOTICED, SHORT) == (1e-4, 0.05, 0.12, 10.0)
     assert (OFF_GRID, EASY, HARD, SUPER_HARD) == (-1, 0, 1, 2)
 
 
 def test_bounds_of_shifts():
-    Shifted(VIDEO, hard=0.6, super_hard=0.4, apart=0.121)
-    Shifted(VIDEO, hard=0.0, super_hard=0.0)
+    shifted(VIDEO, hard=0.6, super_hard=0.4, apart=0.121)
+    shifted(VIDEO, hard=0.0, super_hard=0.0)
     for bad in ({"hard": -0.01}, {"super_hard": -0.01}, {"hard": 0.7, "super_hard": 0.31}, {"apart": 0.12}):
         with pytest.raises(UserError, match="hard is|apart is"):
-            Shifted(VIDEO, **bad)
+            shifted(VIDEO, **bad)
 
 
 def test_off_the_grid_the_second_sound_lies_up_to_half_a_step_from_any_place():
-    made = Synchronised(IMAGE, grid=0.5, negatives_on_grid=False, **PLAIN)
+    made = plain(view, IMAGE, grid=0.5, negatives_on_grid=False)
     seconds = [(heard(made(clip("image"))["audio"][1]) - 0.25) / 0.5 for _ in range(200)]
     inside = [s for s in seconds if 0.01 < s < 6.99]
     assert np.mean(inside) == pytest.approx(3.5, abs=0.5)
     off = [s - round(s) for s in inside]
     assert min(off) < -0.4 and max(off) > 0.4
     assert all(s >= -1e-3 and s <= 7.001 for s in seconds)
-    shifted = Shifted(VIDEO, grid=0.1, hard=0.5, super_hard=0.0, negatives_on_grid=False, **PLAIN)
-    kinds = Counter(int(shifted(clip("video"))["extra"]["kind"]) for _ in range(60))
+    off = plain(shifted, VIDEO, grid=0.1, hard=0.5, super_hard=0.0, negatives_on_grid=False)
+    kinds = Counter(int(off(clip("video"))["extra"]["kind"]) for _ in range(60))
     assert set(kinds) == {HARD, OFF_GRID}
 
 
 def test_super_hard_sounds_overlap_their_own():
     """Nearer than the window lasts, where that is less than `apart`."""
-    made = Shifted(VIDEO, grid=0.1, hard=0.0, super_hard=1.0, apart=2.0, **PLAIN)
+    made = plain(shifted, VIDEO, grid=0.1, hard=0.0, super_hard=1.0, apart=2.0)
     shifts = []
     for _ in range(80):
         own, second = map(heard, made(clip("video"))["audio"])

@@ -1,0 +1,114 @@
+"""What views go through on the accelerator, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import cast
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmssl.numerics.color import as_unit
+from mmssl.numerics.geometry import compose
+from mmssl.transforms import fields
+from mmssl.transforms.base import OnBatch, OnDevice
+from mmssl.transforms.color import Linear, recolored
+from mmssl.types import Batch
+
+
+@dataclass
+class DeviceSteps:
+    """Changes each view by its steps, gives other encoders what they share, and then changes the batch as a whole.
+
+    steps: key -> the steps of each view, of images and videos.
+    moving: key -> what moves with its views, and its kind.
+    inputs: those of what moves that an encoder reads, so that they stand among the views.
+    followers: key -> the key whose views it is given, and the side in pixels that its encoder reads.
+    after: the steps on the whole batch.
+    """
+
+    steps: Mapping[str, Sequence[Sequence[OnDevice]]]
+    moving: Mapping[str, Mapping[str, fields.Kind]]
+    inputs: frozenset[str]
+    followers: Mapping[str, tuple[str, int]]
+    after: Sequence[OnBatch]
+
+    def __call__(self, batch: Batch) -> Batch:
+        for key in self.steps:
+            if key in batch.views:
+                self._change(key, batch)
+        for key, (leader, side) in self.followers.items():
+            follow(key, leader, side, batch)
+        for step in self.after:
+            batch = step.on_batch(batch)
+            forget_places(batch)
+        return batch
+
+    def _change(self, key: str, batch: Batch) -> None:
+        """Changes all views of a modality; where any changes, all are floats."""
+        active = [[step for step in steps if step.active()] for steps in self.steps[key]]
+        if not any(active):
+            return
+        made: list[Tensor] = []
+        for number, (x, steps) in enumerate(zip(batch.views[key], active, strict=True)):
+            made += self._changed(key, number, as_unit(x), steps, batch)
+        batch.views[key] = made
+        forget_places(batch)
+
+    def _changed(self, key: str, number: int, x: Tensor, steps: Sequence[OnDevice], batch: Batch) -> list[Tensor]:
+        """Returns a view (B, 3, ...) changed by steps, or the views (B, 3, ...) that a step made of it."""
+        parts = 0
+        for change in in_passes(steps):
+            made = change(x)
+            if isinstance(made, tuple):
+                made, place = made
+                if not parts:  # where views of a view lie is not kept
+                    self._move(key, number, place, (x.shape[-2], x.shape[-1]), batch)
+            if made.ndim > x.ndim:
+                parts, made = made.shape[1], made.flatten(0, 1)
+            x = made
+        return list(x.unflatten(0, (-1, parts)).unbind(1)) if parts else [x]
+
+    def _move(self, key: str, number: int, change: Tensor, shape: tuple[int, int], batch: Batch) -> None:
+        """Composes a view's place, and moves what moves with it, as its images moved."""
+        if key in batch.places:
+            batch.places[key][number] = compose(change, batch.places[key][number])
+        for name, kind in self.moving[key].items():
+            values = batch.views[name] if name in self.inputs else batch.fields[key][name]
+            values[number] = fields.warped(kind, values[number], change, shape)
+
+
+def follow(key: str, leader: str, side: int, batch: Batch) -> None:
+    """Gives an encoder the views of another that reads the same, at its own size."""
+    batch.views[key] = [resized(x, side) for x in batch.views[leader]]
+    batch.extra[f"{key}_present"] = batch.present(leader)
+    if leader in batch.places:
+        batch.places[key] = batch.places[leader]
+
+
+def forget_places(batch: Batch) -> None:
+    """Leaves out where views lie, and what moved with them, where a step made other views without saying it."""
+    for key, views in batch.views.items():
+        if len(batch.places.get(key, views)) != len(views):
+            del batch.places[key]
+        for name in [name for name, values in batch.fields.get(key, {}).items() if len(values) != len(views)]:
+            del batch.fields[key][name]
+
+
+def in_passes(steps: Sequence[OnDevice]) -> Iterator[Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]]:
+    """Yields what changes a batch, one after the other; linear changes of colour in a row are one."""
+    for linear, same in groupby(steps, key=lambda step: isinstance(step, Linear)):
+        if linear:
+            yield partial(recolored, steps=cast("list[Linear]", list(same)))
+        else:
+            yield from (step.on_device for step in same)
+
+
+def resized(x: Tensor, size: int) -> Tensor:
+    """Scales images (B, 3, H, W) to a side."""
+    if x.shape[-1] == size:
+        return x
+    return F.interpolate(as_unit(x), (size, size), mode="bicubic", antialias=True).clamp(0, 1)
