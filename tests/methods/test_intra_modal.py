@@ -1,4 +1,4 @@
-"""The intra_modal-modal term of a joint space: each modality's two views find each other as well."""
+"""The intra-modal term of a joint space: each modality's two views find each other as well."""
 
 from __future__ import annotations
 
