@@ -37,7 +37,7 @@ FEW: dict[str, dict[str, Any]] = {  # method -> options that suit so small a set
     "pcl:v2": {"clusters": [3, 2]},
     "sela": {"clusters": 3},
     "vicreg": {"embed_dim": 16, "hidden": [16, 16]},
-    **dict.fromkeys(("colorization", "split_brain", "color_tracking"), {"learn_from": 1000}),
+    **{name: {"learn_from": 1000} for name in ("colorization", "split_brain", "color_tracking")},
 }
 
 
