@@ -608,10 +608,21 @@ class Pretext:
         changed: nested as in a recipe.
         """
         preprocess = {key: encoders[key].preprocess for key in self.objective.uses}
-        own = merged(merged(self.objective.view_options(), self.options), changed)
-        made = self.view(preprocess, **own)
+        given = self.objective.view_options()
+        check_agreed(given, self.options)
+        made = self.view(preprocess, **merged(merged(given, self.options), changed))
         self.objective.check_view(made)
         return made
+
+
+def check_agreed(given: Mapping[str, Any], options: Mapping[str, Any], where: str = "view") -> None:
+    """Raises UserError for options of a view that contradict those that follow from its objective."""
+    for key, value in given.items():
+        own = options.get(key, value)
+        if isinstance(value, Mapping) and isinstance(own, Mapping):
+            check_agreed(value, own, f"{where}.{key}")
+        elif own != value:
+            raise UserError(f"{where}.{key} is {own!r}, but the objective makes it {value!r}; leave it out")
 
 
 def merged(options: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mmssl.recipe import check
 from mmssl.trainer import Trainer, train
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch
-from mmssl.views.pair import Pair
+from mmssl.views.byol import view as byol_view
 
 sys.path.insert(0, str(Path(__file__).parent / "methods"))
 from settings import SETTINGS, batch, build
@@ -140,7 +140,7 @@ def test_autocast_takes_cosines_in_full_precision() -> None:
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_colours_are_changed_without_waiting_for_the_device() -> None:
     preprocess = ImagePreprocess(24)
-    view = Pair({"image": preprocess}, color_jitter=0.8, grayscale=0.2, blur=0.5, solarize=0.2)
+    view = byol_view({"image": preprocess}, image={"blur": {"p": 0.5}, "solarize": {"p": 0.2}})
     shown = Batch({"image": [torch.randint(0, 256, (8, 3, 24, 24), dtype=torch.uint8).cuda() for _ in range(2)]})
     view.on_device(copy.copy(shown))
     torch.cuda.set_sync_debug_mode("error")

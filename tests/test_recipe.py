@@ -13,6 +13,7 @@ import yaml
 from mmssl import names, recipe
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
+from mmssl.views import simclr, single
 
 
 @pytest.mark.parametrize("name", names.list_names("configs"))
@@ -30,7 +31,7 @@ def test_every_config_is_checked_and_builds(name: str) -> None:
         view, options = task.view
         view(preprocess, **options).check()
         sent = pickle.loads(pickle.dumps(view(preprocess, **options)))  # workers that are not forked are sent it
-        assert sent.reads and type(sent) is view
+        assert sent.reads and type(sent) is type(view(preprocess, **options))
         assert task.batch > 0, key
 
 
@@ -45,13 +46,23 @@ WRONG = [
     ("encoders.image.widhts", [8], "encoders.image: ConvNet has no option 'widhts'; did you mean 'widths'"),
     ("encoders.image.name", "convnett", "there is no encoder 'convnett'; did you mean 'convnet'"),
     ("tasks.clip.method.objective.temprature", 0.1, "tasks.clip.method.objective: CLIP has no option 'temprature'"),
-    ("tasks.clip.method.view.flop", 0.1, "tasks.clip.method.view: Single has no option 'flop'; did you mean 'flip'"),
+    ("tasks.clip.method.view.flop", 0.1, "tasks.clip.method.view has no option 'flop'"),
     ("encoders.image.field", 3, "encoders.image: field is 3; expected str | None"),
     ("tasks.clip.method.lens", {}, "tasks.clip.method has no part 'lens'"),
     ("tasks.clip.method.name", "clip:v9", "tasks.clip.method: the method 'clip' has no variant 'v9'"),
-    ("tasks.clip.method.view.name", "pear", "there is no view 'pear'; did you mean 'pair'"),
-    ("tasks.clip.method.view.name", "pair:wide", "tasks.clip.method.view: the view 'pair' has no variant 'wide'"),
-    ("tasks.clip.method.view", {"name": "pair", "flop": 1}, "tasks.clip.method.view: Pair has no option 'flop'"),
+    (
+        "tasks.clip.method.view.image.flop",
+        {},
+        "tasks.clip.method.view.image: there is no step 'flop' for image; did you mean 'flip'",
+    ),
+    (
+        "tasks.clip.method.view.image.crop.scael",
+        1,
+        "tasks.clip.method.view.image.crop: Crop has no option 'scael'; did you mean 'scale'",
+    ),
+    ("tasks.clip.method.view.name", "simlcr", "there is no view 'simlcr'; did you mean 'simclr'"),
+    ("tasks.clip.method.view.name", "simclr:wide", "tasks.clip.method.view: the view 'simclr' has no variant 'wide'"),
+    ("tasks.clip.method.view", {"name": "simclr", "flop": 1}, "tasks.clip.method.view has no option 'flop'"),
     ("tasks.clip.data.shard", "x", "tasks.clip.data has no option 'shard'; did you mean 'shards'"),
     ("tasks.clip.batch", 0, "tasks.clip: batch is 0; expected int of at least 1"),
     ("optim.lr", "fast", "lr is 'fast'; expected float"),
@@ -97,11 +108,11 @@ def test_a_file_that_is_no_recipe_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_recipe_may_choose_another_view(color_recipe: dict[str, Any]) -> None:
-    tree = changed(color_recipe, "tasks.clip.method.view", {"name": "pair", "flip": 0.25})
+    tree = changed(color_recipe, "tasks.clip.method.view", {"name": "simclr", "image": {"flip": {"p": 0.25}}})
     view, options = recipe.check(tree).tasks["clip"].view
-    assert (view.__name__, options) == ("Pair", {"flip": 0.25})
+    assert (view, options) == (simclr.view, {"image": {"flip": {"p": 0.25}}})
     own, options = recipe.check(color_recipe).tasks["clip"].view
-    assert (own.__name__, options) == ("Single", {})
+    assert (own, options) == (single.view, {})
 
 
 TINY = {

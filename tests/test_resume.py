@@ -21,15 +21,19 @@ from mmssl.types import View
 
 LATER = '''
 from mmssl.numerics.color import as_unit
-from mmssl.views.single import Single
+from mmssl.transforms.image import Crop, Flip
+from mmssl.views.composed import Composed
+from mmssl.views.template import Views
 
-class Later(Single):
+class Later(Composed):
     """Shows pictures that are the darker the further training is."""
 
     def on_device(self, batch):
         batch = super().on_device(batch)
         batch.views["image"] = [as_unit(x) * (1 - self.progress / 2) for x in batch.views["image"]]
         return batch
+
+view = Views(2, image=[Crop(scale=(0.9, 1.0)), Flip()], kind=Later)
 '''
 
 
@@ -76,7 +80,7 @@ RESUMED: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
         {
             "name": "directclr",
             "objective": {"dims": 6},
-            "view": {"name": "mine.later:Later", "views": 2, "flip": 0.5},
+            "view": {"name": "mine.later:view", "image": {"flip": {"p": 0.4}}},
         },
     ),
     "before_epoch": lambda colors, _: on_colors(

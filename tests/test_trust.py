@@ -31,7 +31,7 @@ from mmssl.evals.retrieval import Retrieval
 from mmssl.methods.clip import method
 from mmssl.nn.head import Projection
 from mmssl.optim.adamw import optimizer
-from mmssl.views.single import Single as view
+from mmssl.views.single import view
 
 Path({marker!r}).touch()
 

@@ -73,25 +73,25 @@ def steps(field: str, data: bytes) -> Iterator[str]:
     from mmssl.transforms.image import ImagePreprocess
     from mmssl.transforms.points import PointsPreprocess
     from mmssl.transforms.video import VideoPreprocess
-    from mmssl.views.single import Single
+    from mmssl.views.single import view
 
     yield STEPS[0]
     whole.check(field, data)
     kind = modalities.EXTENSIONS.get(field.rpartition(".")[2], "")
-    shown = {"color_jitter": 0.5, "crop_scale": (0.2, 1.0), "flip": 0.5}
-    made: dict[str, tuple[Any, dict[str, Any]]] = {
-        "image": (ImagePreprocess(64), shown),
-        "video": (VideoPreprocess(64, frames=4, fps=8.0), shown),
-        "audio": (AudioPreprocess(), {"gain": 6.0, "noise": 0.1, "speed": (0.9, 1.1), "time_mask": 0.2}),
-        "points": (PointsPreprocess(1024), {"rotation": "any", "point_jitter": 0.01, "point_crop": (0.5, 1.0)}),
+    seen = [{"name": "crop", "scale": (0.2, 1.0)}, "flip", "color_jitter"]
+    made: dict[str, tuple[Any, list[Any]]] = {
+        "image": (ImagePreprocess(64), seen),
+        "video": (VideoPreprocess(64, frames=4, fps=8.0), seen),
+        "audio": (AudioPreprocess(), ["speed", "gain", "noise", "time_mask"]),
+        "points": (PointsPreprocess(1024), ["crop", {"name": "rotate", "axis": "any"}, "jitter"]),
     }
     if kind not in made or field == "pose.npy":
         return
-    preprocess, options = made[kind]
+    preprocess, shown = made[kind]
     yield STEPS[1]
     preprocess(modalities.decode(field, data))
     yield STEPS[2]
-    Single({kind: preprocess}, views=2, **options)({kind: modalities.decode(field, data)})
+    view({kind: preprocess}, views=2, **{kind: shown})({kind: modalities.decode(field, data)})
 
 
 def attempt(name: str, field: str, data: bytes) -> End:

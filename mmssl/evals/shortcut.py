@@ -79,7 +79,8 @@ class Shortcut(WithUntrained):
         """Returns what the View says, one half for pairs that match or not, and nan where nobody knows."""
         pretext = trained.task(self.task)
         unknown = 0.5 if isinstance(pretext.objective, Matching) else float("nan")
-        return float(getattr(pretext.show(trained.encoders, **changed), "chance", unknown))
+        said = getattr(pretext.show(trained.encoders, **changed), "chance", None)
+        return float(unknown if said is None else said)
 
     def _rows(self, trained: Trained, changed: Mapping[str, Any]) -> Answers:
         """Asks about every sample; those that could not be asked about are left out."""

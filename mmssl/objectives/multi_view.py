@@ -1,4 +1,4 @@
-"""MultiView views of one sample: the encoder that a task looks through, and its features of all of them."""
+"""Several views of one sample: the encoder that a task looks through, and its features of all of them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ from mmssl.data.shards import Source
 from mmssl.data.writer import build_from
 from mmssl.errors import UserError
 from mmssl.types import Batch, Sample
-from mmssl.views.pair import Pair
+from mmssl.views.composed import Composed
+from mmssl.views.simclr import view as simclr_view
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_no_worker_is_forked_from_a_process_that_uses_cuda(
     assert numbers(sweep.batches(workers=1)) == [forked] * 8
 
 
-class MultiView(Pair):
+class MultiView(Composed):
     """A View of the user's own, on pictures and words."""
 
 
@@ -86,7 +87,7 @@ def several(folder: Path) -> Loader:
     text.learn_preprocess(["a first caption", "a second"])
     image = create_encoder("convnet", image_size=16, widths=[8], depths=[1])
     source = Source(shards=str(folder / "a.tar"), fields={"text": "json.captions"})
-    view = MultiView({"image": image.preprocess, "text": text.preprocess})
+    view = MultiView({"image": image.preprocess, "text": text.preprocess}, simclr_view)
     return Loader(source, view, batch=4, workers=2, max_damaged=0.5)
 
 

@@ -21,6 +21,7 @@ from mmssl.evals.finetune import Classifier, Finetune, Tuning, _tell_damaged, fi
 from mmssl.evals.parts.labelled import Labelled, Rows
 from mmssl.evals.parts.report import reporting
 from mmssl.nn.head import Projection
+from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Encoder, Features, Preprocess, Trained
 
 STILL = {"crop_scale": (1.0, 1.0), "flip": 0.0, "workers": 0}  # the whole picture, as it is
@@ -112,7 +113,7 @@ def test_options_reach_the_loader_the_view_and_the_steps(sets: Labelled, monkeyp
     (given,) = shown
     assert given["source"].numbers == {4, 5, 6, 7, 9} and given["source"].source is sets.train
     view = given["view"]
-    assert (view.crop_scale, view.crop_ratio, view.flip) == ((0.3, 0.4), (3 / 4, 4 / 3), 0.2)
+    assert view.steps["image"] == [[Crop(scale=(0.3, 0.4), ratio=(3 / 4, 4 / 3)), Flip(p=0.2)]]
     assert view.preprocess == {"image": encoder.preprocess}
     names = ("batch", "seed", "workers", "max_damaged", "rank", "world")
     assert tuple(given[name] for name in names) == (4, 8, 2, 1.0, 0, 1)

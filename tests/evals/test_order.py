@@ -18,13 +18,14 @@ from mmssl.errors import UserError
 from mmssl.evals.order import Order, nearest_in_time
 from mmssl.evals.parts.pretext import answer, gathered, per_group, seeded, show
 from mmssl.evals.shortcut import Shortcut, explained
-from mmssl.methods.avts import AVTS, Shifted
+from mmssl.methods.avts import AVTS
 from mmssl.methods.odd_one_out import Odd, OddOneOut
 from mmssl.methods.opn import OPN, Shuffled
 from mmssl.methods.shuffle_and_learn import ShuffleAndLearn, Verified
 from mmssl.modalities import video
 from mmssl.pictures.order import picture
 from mmssl.types import Batch, Encoder, Loss, Objective, Pretext, Trained
+from mmssl.views.synchronised import shifted
 
 VIT = {"name": "vit", "image_size": 32, "patch_size": 16, "width": 16, "depth": 1, "heads": 2}
 VIEW = {"side": 32, "crop": 28, "jitter": 1, "fps": 12.5}
@@ -192,7 +193,7 @@ def synchronised() -> Trained:
         "video": create_encoder("frames", image=VIT, frames=4, fps=8.0),
         "audio": create_encoder("spectrogram", backbone=backbone, seconds=0.48, mels=16),
     }
-    return Trained(encoders, {"task": Pretext(AVTS(encoders, embed_dim=8), Shifted, {"easy_until": 0.0})})
+    return Trained(encoders, {"task": Pretext(AVTS(encoders, embed_dim=8), shifted, {"easy_until": 0.0})})
 
 
 def test_shortcuts_are_tried_with_each_guard_let_down(clips: dict[str, Any]) -> None:

@@ -15,9 +15,10 @@ from mmssl.errors import UserError
 from mmssl.evals import order
 from mmssl.evals.order import Order, described, nearest_in_time, ordered
 from mmssl.evals.parts.trivial import statistics
+from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Batch, Encoder, Features, Loss, Objective, Pretext, Trained
 from mmssl.views.ordered import Ordered
-from mmssl.views.single import Single
+from mmssl.views.single import view as single_view
 
 
 def test_defaults() -> None:
@@ -43,7 +44,7 @@ class Means(Encoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dim, self.preprocess, self.options = 2, None, {}  # type: ignore[assignment]
+        self.dim, self.preprocess, self.options = 2, VideoPreprocess(), {}
         self.weight = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Features:
@@ -174,7 +175,7 @@ def test_it_needs_films_and_a_task_about_order(monkeypatch: pytest.MonkeyPatch) 
     give(monkeypatch, "mmssl.evals.order", [{"video": 0}])
     Order(data={}).check(subject())
     with pytest.raises(UserError, match="'opn' is not about the order of frames"):
-        Order(data={}).check(subject(Single))
+        Order(data={}).check(subject(single_view))
     give(monkeypatch, "mmssl.evals.order", [{"image": 0}])
     with pytest.raises(UserError, match="has 'video'"):
         Order(data={}).check(subject())

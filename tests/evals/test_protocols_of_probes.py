@@ -17,6 +17,8 @@ from mmssl.evals.linear import Linear
 from mmssl.evals.low_shot_svm import LowShotSVM
 from mmssl.evals.parts.labelled import Rows
 from mmssl.evals.semi_supervised import SemiSupervised
+from mmssl.transforms.image import Crop, Flip
+from mmssl.views.template import Views
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
 
@@ -109,12 +111,8 @@ def test_defaults(kind: type) -> None:
 def test_defaults_of_tuning() -> None:
     tuning = Tuning()
     assert {name: getattr(tuning, name) for name in FINETUNE} == FINETUNE and tuning.epochs == 5
-    assert tuning.view == {"crop_scale": (0.2, 1.0), "crop_ratio": (3 / 4, 4 / 3), "flip": 0.5}
-    assert Tuning(crop_scale=(0.5, 0.6), flip=0.1).view == {
-        "crop_scale": (0.5, 0.6),
-        "crop_ratio": (3 / 4, 4 / 3),
-        "flip": 0.1,
-    }
+    assert tuning.view == Views(1, image=[Crop(scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)), Flip(p=0.5)])
+    assert Tuning(crop_scale=(0.5, 0.6), flip=0.1).view == Views(1, image=[Crop(scale=(0.5, 0.6)), Flip(p=0.1)])
 
 
 GOOD_AND_WRONG: list[tuple[type, dict[str, Any], dict[str, Any], str]] = [

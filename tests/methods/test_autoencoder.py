@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.methods.autoencoder import Autoencoder, Damaged, Denoising, Sparse
-from mmssl.transforms.image import ImagePreprocess
+from mmssl.methods import autoencoder
+from mmssl.methods.autoencoder import Autoencoder, Damage, Sparse
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Batch, View
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -64,8 +65,11 @@ def test_the_decoder_starts_grey_from_the_code() -> None:
 
 def test_the_defaults() -> None:
     """masked: Vincent et al., ICML 2008, a quarter; rate: Ng, CS294A, 0.05; what codes are for is told by sizes."""
-    assert defaults(Damaged) == {"masked": 0.0, "noise": 0.0, "salt": 0.0, "crop_scale": (0.35, 1.0), "flip": 0.5}
-    assert defaults(Denoising) == {"masked": 0.25}
+    assert defaults(Damage) == {"masked": 0.0, "noise": 0.0, "salt": 0.0}
+    for name, damage in (("method", Damage()), ("sparse", Damage()), ("denoising", Damage(masked=0.25))):
+        view = getattr(autoencoder, name).view(IMAGE)
+        assert view.steps["image"] == [[Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip(p=0.5)]]
+        assert view.after == [damage]
     assert defaults(Sparse) == defaults(Autoencoder) | {"code": 1024, "sparsity": "kl"}
     assert defaults(Autoencoder) == {
         "code": 128,
@@ -110,9 +114,9 @@ def test_shares_and_weights(options: dict[str, float], refused: bool) -> None:
 def test_damage_is_a_share(options: dict[str, float], refused: bool) -> None:
     if refused:
         with pytest.raises(UserError, match="expected shares below 1, and 0 or more"):
-            Damaged(IMAGE, **options)
+            autoencoder.method.view(IMAGE, damage=options)
     else:
-        Damaged(IMAGE, **options)
+        autoencoder.method.view(IMAGE, damage=options)
 
 
 def shown(view: View, x: Tensor) -> list[Tensor]:
@@ -121,7 +125,7 @@ def shown(view: View, x: Tensor) -> list[Tensor]:
 
 def test_noise_comes_first_then_black_then_grains() -> None:
     x = torch.randint(100, 156, (60, 3, 16, 16), dtype=torch.uint8)
-    damaged, sound = shown(Damaged(IMAGE, masked=0.5, salt=0.3, noise=0.02), x)
+    damaged, sound = shown(autoencoder.method.view(IMAGE, damage={"masked": 0.5, "salt": 0.3, "noise": 0.02}), x)
     torch.testing.assert_close(sound, x / 255)
     black, white = ((damaged == end).all(dim=1) for end in (0, 1))
     assert (black | (damaged != 0).all(dim=1)).all(), "a pixel, not a channel"
@@ -135,15 +139,14 @@ def test_noise_comes_first_then_black_then_grains() -> None:
 @pytest.mark.parametrize("kind", ["masked", "noise", "salt"])
 def test_each_damage_alone_shows_two_pictures(kind: str) -> None:
     x = torch.randint(1, 255, (4, 3, 16, 16), dtype=torch.uint8)
-    damaged, sound = shown(Damaged(IMAGE, **{kind: 0.3}), x)
+    damaged, sound = shown(autoencoder.method.view(IMAGE, damage={kind: 0.3}), x)
     assert torch.equal(sound, x / 255) and not torch.equal(damaged, sound)
-    assert len(shown(Damaged(IMAGE), x)) == 1
+    assert len(shown(autoencoder.method.view(IMAGE), x)) == 1
 
 
-def test_the_rest_is_singles() -> None:
-    for kind in (Damaged, Denoising):
-        view = kind(IMAGE, crop_scale=(0.2, 0.3), flip=0.25, grayscale=1.0, noise=0.1)
-        assert (view.crop_scale, view.flip) == ((0.2, 0.3), 0.25)
+def test_what_other_steps_change_is_shown_and_drawn() -> None:
+    for method in (autoencoder.method, autoencoder.denoising):
+        view = method.view(IMAGE, damage={"noise": 0.1}, image={"grayscale": {"p": 1.0}})
         sound = shown(view, torch.rand(2, 3, 16, 16))[1]
         assert (sound - sound[:, :1]).abs().max() < 1e-5, "grey"
-    assert Denoising(IMAGE, masked=0.4).masked == 0.4
+    assert autoencoder.denoising.view(IMAGE, damage={"masked": 0.4}).after == [Damage(masked=0.4)]

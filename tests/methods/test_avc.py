@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mmssl.methods.avc import AVC, method
 from mmssl.types import Batch, Method
-from mmssl.views.synchronised import Synchronised
+from mmssl.views import synchronised
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import Table, defaults, numbers, present, same
@@ -47,7 +47,7 @@ def test_two_classes_of_both_towers_side_by_side(visual: Literal["image", "video
 
 def test_defaults_are_the_papers() -> None:
     """Arandjelovic & Zisserman, ICCV 2017, figure 2: a picture, a layer of 128, two classes."""
-    assert method == Method(Synchronised, AVC)
+    assert method == Method(synchronised.view, AVC)
     assert defaults(AVC) == {"visual": "image", "hidden": 128}
     made = AVC({"image": Table("image", 3), "audio": Table("audio", 5)})
     assert [tuple(made.judge[n].weight.shape) for n in (0, 2)] == [(128, 8), (2, 128)]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mmssl.methods.ave import AVE, method
 from mmssl.types import Batch, Method
-from mmssl.views.synchronised import Synchronised
+from mmssl.views import synchronised
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import Table, defaults, numbers, present, same
@@ -54,7 +54,7 @@ def test_two_classes_of_the_distance_in_its_space(visual: Literal["image", "vide
 
 def test_defaults_are_the_papers_and_near_is_yes_at_first() -> None:
     """Arandjelovic & Zisserman, ECCV 2018: two layers of 128 to a space of 128."""
-    assert method == Method(Synchronised, AVE)
+    assert method == Method(synchronised.view, AVE)
     assert defaults(AVE) == {"visual": "image", "embed_dim": 128, "hidden": (128,)}
     made = AVE({"image": Table("image"), "audio": Table("audio")})
     scores = made.judge(torch.tensor([[0.2], [1.0], [1.8]]))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.methods.avol import AVOL, method
 from mmssl.types import Batch, Features, Method
-from mmssl.views.synchronised import Synchronised
+from mmssl.views import synchronised
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import Table, defaults, numbers, present, same
@@ -72,7 +72,7 @@ def test_there_is_no_map_without_cells() -> None:
 
 def test_defaults() -> None:
     """Arandjelovic & Zisserman, ECCV 2018: 128, 128, the maximum. The scale is this project's own."""
-    assert method == Method(Synchronised, AVOL)
+    assert method == Method(synchronised.view, AVOL)
     assert defaults(AVOL) == {"visual": "image", "embed_dim": 128, "hidden": (128,), "scale": 10.0, "pool": "max"}
     made = AVOL({"image": Table("image"), "audio": Table("audio")})
     assert (made.scale.item(), made.bias.item()) == (10.0, -5.0), "a cosine of a half is where yes begins"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmssl.methods.avts import AVTS, method
 from mmssl.types import Batch, Method
-from mmssl.views.synchronised import Shifted
+from mmssl.views.synchronised import shifted
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import Table, defaults, numbers, present, same
@@ -63,5 +63,5 @@ def test_as_near_is_not_nearer() -> None:
 
 def test_defaults_are_the_papers() -> None:
     """Korbar et al., NeurIPS 2018: the margin is 0.99. A linear head to 128 is this project's own."""
-    assert method == Method(Shifted, AVTS)
+    assert method == Method(shifted, AVTS)
     assert defaults(AVTS) == {"visual": "video", "embed_dim": 128, "hidden": (), "margin": 0.99}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmssl.views.asymmetric import Asymmetric
 
 from mmssl import dist
 from mmssl.methods import barlow_twins
+from mmssl.views.byol import view as byol_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import DIM, HERE, ROWS, defaults, detached, outline, same, shown, stir, two_encoders
@@ -47,4 +47,4 @@ def test_the_head_and_the_defaults_are_the_papers() -> None:
     assert objective.spaces() == {"pulse": objective.head}
     paper = {"embed_dim": 8192, "hidden": (8192, 8192), "redundancy": 0.0051, "encoder": None}
     assert defaults(barlow_twins.BarlowTwins) == paper
-    assert (barlow_twins.method.view, barlow_twins.method.objective) == (Asymmetric, barlow_twins.BarlowTwins)
+    assert (barlow_twins.method.view, barlow_twins.method.objective) == (byol_view, barlow_twins.BarlowTwins)

@@ -16,15 +16,18 @@ from mmssl import load_encoder, train
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods import beit
-from mmssl.methods.beit import BEiT, TwoSizes
+from mmssl.methods.beit import BEiT
 from mmssl.objectives.masking import blockwise_mask
-from mmssl.transforms.image import ImagePreprocess
+from mmssl.transforms.color import ColorJitter
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Batch, Encoder
+from mmssl.views.mae import Seed
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import defaults, gradients, same, shake
 
 VIT = {"image_size": 32, "patch_size": 4, "width": 32, "depth": 2, "heads": 2}
+STILL = {"color_jitter": None}
 CODES = {"image_size": 16, "codes": 12, "width": 8, "groups": 2, "depth": 1}
 
 
@@ -33,7 +36,7 @@ def pair() -> dict[str, Encoder]:
 
 
 def shown(rows: int, encoders: dict[str, Encoder]) -> Batch:
-    view = TwoSizes({key: encoder.preprocess for key, encoder in encoders.items()}, color_jitter=0.0)
+    view = beit.method.view({key: encoder.preprocess for key, encoder in encoders.items()}, image=STILL)
     x = torch.randint(0, 256, (rows, 3, 32, 32), dtype=torch.uint8)
     present = torch.tensor([True] * (rows - 1) + [False])
     return view.on_device(Batch({"image": [x]}, extra={"image_present": present}))
@@ -50,7 +53,7 @@ def test_both_encoders_see_one_crop() -> None:
 
 def test_a_crop_of_the_tokenizers_size_is_shown_as_it_is() -> None:
     sizes = {"image": ImagePreprocess(size=16), "image_tokenizer": ImagePreprocess(size=16)}
-    view = TwoSizes(sizes, color_jitter=0.0)
+    view = beit.method.view(sizes, image=STILL)
     assert list(view.preprocess) == ["image"] and view.reads == ("image",)
     x = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     seen = view.on_device(Batch({"image": [x]})).views
@@ -59,7 +62,11 @@ def test_a_crop_of_the_tokenizers_size_is_shown_as_it_is() -> None:
     contrast[..., ::4, :] = 1
     for size in (15, 16):
         sizes["image_tokenizer"] = ImagePreprocess(size=size)
-        small = TwoSizes(sizes, color_jitter=0.0).on_device(Batch({"image": [contrast]})).views["image_tokenizer"][0]
+        small = (
+            beit.method.view(sizes, image={"color_jitter": {"p": 0.0}})
+            .on_device(Batch({"image": [contrast]}))
+            .views["image_tokenizer"][0]
+        )
         resized = F.interpolate(contrast, (size, size), mode="bicubic", antialias=True)
         assert resized.min() < 0
         torch.testing.assert_close(small, resized.clamp(0, 1))
@@ -132,14 +139,11 @@ def test_defaults_are_the_papers() -> None:
     RandomResizedCropAndInterpolationWithTwoPic from 0.08.
     """
     assert defaults(BEiT) == {"ratio": 0.4, "block": 16}
-    assert (beit.method.view, beit.method.objective) == (TwoSizes, BEiT)
+    assert beit.method.objective is BEiT
     sizes = {"image": ImagePreprocess(size=32), "image_tokenizer": ImagePreprocess(size=16)}
-    view = TwoSizes(sizes)
-    assert (view.crop_scale, view.size, view.flip) == ((0.08, 1.0), 16, 0.5)
-    assert view.chances[0]["color_jitter"] == 1.0 and list(view.jitter.values()) == [0.4, 0.4, 0.4, 0.0]
-    other = TwoSizes(sizes, crop_scale=(0.5, 0.6), color_jitter=0.3, jitter=(0.1, 0.2, 0.3, 0.05), flip=0.9)
-    assert (other.crop_scale, other.flip, other.chances[0]["color_jitter"]) == ((0.5, 0.6), 0.9, 0.3)
-    assert list(other.jitter.values()) == [0.1, 0.2, 0.3, 0.05]
+    view = beit.method.view(sizes)
+    jitter = ColorJitter(p=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0)
+    assert view.steps["image"] == [[Crop(scale=(0.08, 1.0)), Flip(p=0.5), jitter]] and view.after == [Seed()]
     wide = {"image": create_encoder("vit", **VIT | {"width": 400}), "image_tokenizer": create_encoder("codes", **CODES)}
     objective = BEiT(wide)
     assert objective.mask_token.std().item() == pytest.approx(0.02, rel=0.2)

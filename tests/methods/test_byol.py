@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmssl.views.asymmetric import Asymmetric
 
 from mmssl.methods import byol
 from mmssl.types import Encoder
+from mmssl.views.byol import view as byol_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import (
@@ -70,4 +70,4 @@ def test_heads_and_defaults_are_the_papers() -> None:
     assert outline(objective.predictor) == ["4-9", *hidden]
     assert objective.spaces() == {"pulse": objective.head}
     assert defaults(byol.BYOL) == {"embed_dim": 256, "hidden": (4096,), "momentum": 0.996, "encoder": None}
-    assert (byol.method.view, byol.method.objective) == (Asymmetric, byol.BYOL)
+    assert (byol.method.view, byol.method.objective) == (byol_view, byol.BYOL)

@@ -16,7 +16,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods.clip import CLIP, method
 from mmssl.types import Batch, Method
-from mmssl.views.single import Single
+from mmssl.views.single import view as single_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import ENCODERS, SETTINGS, batch, build, plain
@@ -66,7 +66,7 @@ def test_every_option_and_absent_samples(learnt: bool) -> None:
 
 def test_defaults_are_the_papers() -> None:
     """Radford et al., sections 2.4, 2.5: linear heads; the temperature starts at 0.07, its inverse ends at 100."""
-    assert method == Method(Single, CLIP)
+    assert method == Method(single_view, CLIP)
     assert defaults(CLIP) == {
         "embed_dim": 512, "hidden": (), "pairs": None, "temperature": 0.07, "learn_temperature": True,
         "max_scale": 100.0, "intra_modal": 0.0,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmssl.views.multicrop import MultiCrop
 from torch.nn import functional as F
 
 from mmssl.encoders import create_encoder
@@ -19,6 +18,7 @@ from mmssl.methods.swav import SwAV
 from mmssl.numerics.sinkhorn import sinkhorn
 from mmssl.objectives.bank import reserve
 from mmssl.types import Batch, Encoder
+from mmssl.views.swav import view as swav_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import ENCODERS, SAMPLES, VIT, batch, build, plain, sweep
@@ -56,7 +56,7 @@ def test_methods_about_instances_take_any_modality(name: str, key: str) -> None:
     total.backward()
     assert total > 0
     assert all(p.grad is not None for p in encoders[key].parameters() if p.requires_grad)
-    MultiCrop({key: encoders[key].preprocess}, small=0)
+    swav_view({key: encoders[key].preprocess}, small=None)
 
 
 @pytest.mark.parametrize("name", OFFLINE)

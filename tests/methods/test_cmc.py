@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from mmssl.data.collate import collate
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.methods.cmc import CMC, SameCrop, method
+from mmssl.methods.cmc import CMC, method
 from mmssl.numerics.color import lab
 from mmssl.objectives.bank import reserve
-from mmssl.transforms.image import ImagePreprocess
+from mmssl.transforms.color import Blur, Grayscale
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -113,21 +116,22 @@ PICTURES = {key: ImagePreprocess(16) for key in ("image", "image_a")}
 
 
 def test_all_encoders_are_shown_one_crop_in_its_own_colours() -> None:
-    view = SameCrop(PICTURES)
-    assert view.crop_scale == (0.2, 1.0) and view.reads == ("image",) and view.views == 1
-    assert view.chances == [dict.fromkeys(("color_jitter", "grayscale", "blur", "solarize"), 0.0)]
+    view = method.view(PICTURES)
+    assert view.steps["image"] == [[Crop(scale=(0.2, 1.0)), Flip(p=0.5)]] and view.reads == ("image",)
     shown = view({"image": torch.randint(0, 256, (3, 60, 60), dtype=torch.uint8)})
-    assert list(shown) == list(PICTURES) and torch.equal(shown["image"][0], shown["image_a"][0])
-    assert view({}) == {}
+    assert "image_a" not in shown, "the device makes it"
+    batch = view.on_device(collate([shown, view({})], view))
+    assert list(batch.views) == list(KEYS[:2]) and batch.views["image"][0].equal(batch.views["image_a"][0])
+    assert batch.present("image").tolist() == batch.present("image_a").tolist() == [True, False]
+    assert batch.places["image"][0].equal(batch.places["image_a"][0])
 
 
 def test_options_reach_the_crop_and_the_device_changes_it_once_for_all() -> None:
-    options: dict[str, Any] = {"crop_scale": (0.3, 0.8), "color_jitter": 0.9, "grayscale": 0.4, "blur": 0.7}
-    view = SameCrop(PICTURES, solarize=0.1, **options)
-    assert view.crop_scale == (0.3, 0.8)
-    assert view.chances == [{"color_jitter": 0.9, "grayscale": 0.4, "blur": 0.7, "solarize": 0.1}]
+    changed = {"crop": {"scale": (0.3, 0.8)}, "grayscale": {"p": 0.4}, "blur": {"p": 0.7}}
+    view = method.view(PICTURES, image=changed)
+    assert view.steps["image"] == [[Crop(scale=(0.3, 0.8)), Flip(), Grayscale(p=0.4), Blur(p=0.7)]]
     x = torch.rand(4, 3, 16, 16)
-    grey = SameCrop(PICTURES, grayscale=1.0).on_device(Batch({"image": [x], "image_a": [x.clone()]})).views
+    grey = method.view(PICTURES, image={"grayscale": {"p": 1.0}}).on_device(Batch({"image": [x]})).views
     assert grey["image"][0] is grey["image_a"][0]
     luma = 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]
     torch.testing.assert_close(grey["image"][0], luma[:, None].expand(-1, 3, -1, -1))
@@ -138,9 +142,10 @@ def test_cmc_shows_one_crop_to_encoders_that_see_its_parts() -> None:
         "image": create_encoder("lab", part="lightness", image=SMALL),
         "image_ab": create_encoder("lab", part="color", image=SMALL),
     }
-    view = SameCrop({key: encoder.preprocess for key, encoder in encoders.items()})
+    view = method.view({key: encoder.preprocess for key, encoder in encoders.items()})
     shown = view({"image": torch.randint(0, 256, (3, 60, 60), dtype=torch.uint8)})
-    assert view.reads == ("image",) and torch.equal(shown["image"][0], shown["image_ab"][0])
+    made = view.on_device(collate([shown], view)).views
+    assert view.reads == ("image",) and torch.equal(made["image"][0], made["image_ab"][0])
     x = torch.rand(2, 3, 32, 32)
     seen = {}
     for key, encoder in encoders.items():
@@ -153,12 +158,16 @@ def test_cmc_shows_one_crop_to_encoders_that_see_its_parts() -> None:
     torch.testing.assert_close(seen["image_ab"], torch.full_like(x, 0.5), atol=1e-3, rtol=0)
 
 
-def test_crops_of_different_sides_are_refused() -> None:
-    with pytest.raises(UserError, match="different sides: {'image': 16, 'image_a': 17}"):
-        SameCrop({"image": ImagePreprocess(16), "image_a": ImagePreprocess(17)})
+def test_an_encoder_of_another_side_sees_the_same_crop_at_its_own() -> None:
+    view = method.view({"image": ImagePreprocess(16), "image_a": ImagePreprocess(8)})
+    x = torch.rand(2, 3, 16, 16)
+    seen = view.on_device(Batch({"image": [x]})).views
+    assert seen["image"][0].equal(x)
+    expected = F.interpolate(x, (8, 8), mode="bicubic", antialias=True).clamp(0, 1)
+    torch.testing.assert_close(seen["image_a"][0], expected)
 
 
 def test_the_defaults_are_the_papers() -> None:
     """As in the authors' code: 128 dimensions, 0.07, 16384 negatives, momentum 0.5."""
     assert defaults(CMC) == {"embed_dim": 128, "temperature": 0.07, "negatives": 16384, "momentum": 0.5}
-    assert (method.view, method.objective) == (SameCrop, CMC)
+    assert method.objective is CMC

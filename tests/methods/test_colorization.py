@@ -15,7 +15,7 @@ from mmssl.errors import UserError
 from mmssl.methods import colorization
 from mmssl.methods.colorization import Colorization, Lightness
 from mmssl.numerics.color import lab
-from mmssl.transforms.image import ImagePreprocess
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -169,14 +169,16 @@ def test_the_defaults_are_the_papers() -> None:
         "widths": (256, 256, 128),
         "learn_from": 200_000,
     }
-    assert defaults(Lightness) == {"cell": 4, "gray": True, "crop_scale": (0.35, 1.0), "flip": 0.5}
-    assert Lightness.guards == {"grey": {"gray": False}}
+    assert defaults(Lightness) == {"cell": 4, "gray": True}
+    view = colorization.method.view(IMAGE)
+    assert view.steps["image"] == [[Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip(p=0.5)]]
+    assert view.guards == {"grey": {"lightness": {"gray": False}}}
 
 
 @pytest.mark.parametrize("gray", [True, False])
 def test_colours_are_averaged_over_cells_and_hidden(gray: bool) -> None:
     x = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
-    made = Lightness(IMAGE, cell=8, gray=gray).on_device(Batch({"image": [x]}))
+    made = colorization.method.view(IMAGE, lightness={"cell": 8, "gray": gray}).on_device(Batch({"image": [x]}))
     whole = lab(x)
     for i in range(2):
         for j in range(2):
@@ -190,11 +192,10 @@ def test_colours_are_averaged_over_cells_and_hidden(gray: bool) -> None:
         assert torch.equal(shown, x)
 
 
-def test_cells_divide_pictures_and_the_rest_is_singles() -> None:
-    with pytest.raises(UserError, match="of 16 pixels do not divide into cells of 5; set view.cell"):
-        Lightness(IMAGE, cell=5)
-    view = Lightness(IMAGE, cell=16, crop_scale=(0.2, 0.3), flip=0.25, grayscale=1.0)
-    assert (view.crop_scale, view.flip) == ((0.2, 0.3), 0.25)
+def test_cells_divide_pictures() -> None:
+    with pytest.raises(UserError, match="of 16 pixels do not divide into cells of 5; set view.lightness.cell"):
+        colorization.method.view(IMAGE, lightness={"cell": 5})
+    view = colorization.method.view(IMAGE, lightness={"cell": 16}, image={"grayscale": {"p": 1.0}})
     made = view.on_device(Batch({"image": [torch.rand(2, 3, 16, 16)]}))
     assert made.extra["colors"].abs().max() < 0.05, "the colours that are left are asked for"
 

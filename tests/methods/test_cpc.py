@@ -11,14 +11,21 @@ import torch
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.methods.cpc import CPC, PatchGrid, RowsAbove, method
-from mmssl.transforms.image import ImagePreprocess
-from mmssl.types import Batch
+from mmssl.methods.cpc import CPC, Patches, RowsAbove, method
+from mmssl.transforms.color import Blur, ColorJitter, Grayscale
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
+from mmssl.types import Batch, View
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import DIM, HERE, INPUTS, ROWS, Tiny, defaults, detached, outline, same, stir
 
 PICTURES = {"image": ImagePreprocess(32)}
+
+
+def grid(colors: dict[str, Any] | None = None, **options: int) -> View:
+    """The method's view with a grid of its own, by default without changes of colour."""
+    colors = {"color_jitter": None, "grayscale": None} if colors is None else colors
+    return method.view(PICTURES, image={"patches": options, **colors})
 
 
 def test_a_patch_is_foretold_by_the_rows_above_among_all_patches_of_those_present() -> None:
@@ -101,11 +108,11 @@ def test_rows_begin_at_the_next(rows: tuple[int, ...]) -> None:
 
 
 def test_the_grid_is_cut_from_a_crop_that_it_fills() -> None:
-    view = PatchGrid(PICTURES, grid=3, cell=8, stride=5, patch=8, color_jitter=0.0, grayscale=0.0)
+    view = grid(grid=3, cell=8, stride=5, patch=8)
     (whole,) = view({"image": torch.randint(0, 256, (3, 60, 60), dtype=torch.uint8)})["image"]
     assert whole.shape == (3, 18, 18)
-    picture = torch.randint(0, 256, (2, 3, 18, 18), dtype=torch.uint8)
-    patches = view.on_device(Batch({"image": [picture, 255 - picture]})).views["image"]  # the first is cut
+    picture = torch.rand(2, 3, 18, 18)
+    patches = view.on_device(Batch({"image": [picture]})).views["image"]
     assert len(patches) == 9
     for number, patch in enumerate(patches):
         top, left = 5 * (number // 3), 5 * (number % 3)
@@ -113,7 +120,7 @@ def test_the_grid_is_cut_from_a_crop_that_it_fills() -> None:
 
 
 def test_a_smaller_patch_lies_anywhere_in_its_cell() -> None:
-    view = PatchGrid(PICTURES, grid=2, cell=6, stride=3, patch=4, color_jitter=0.0, grayscale=0.0)
+    view = grid(grid=2, cell=6, stride=3, patch=4)
     picture = (torch.arange(81.0).view(9, 9) / 255).expand(40, 3, 9, 9)
     places = set()
     for number, patch in enumerate(view.on_device(Batch({"image": [picture]})).views["image"]):
@@ -126,8 +133,8 @@ def test_a_smaller_patch_lies_anywhere_in_its_cell() -> None:
 
 
 def test_colours_change_from_patch_to_patch() -> None:
-    bright: dict[str, Any] = {"color_jitter": 1.0, "jitter": (0.4, 0.0, 0.0, 0.0), "grayscale": 0.0}
-    view = PatchGrid(PICTURES, grid=2, cell=6, stride=3, patch=6, **bright)
+    bright = {"p": 1.0, "brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    view = grid({"color_jitter": bright, "grayscale": None}, grid=2, cell=6, stride=3, patch=6)
     patches = view.on_device(Batch({"image": [torch.full((3, 3, 9, 9), 0.5)]})).views["image"]
     colours = torch.stack([patch[:, 0, 0, 0] for patch in patches])
     assert len(colours.flatten().unique()) == 12 and ((colours - 0.5).abs() <= 0.2).all()
@@ -138,32 +145,27 @@ def test_colours_change_from_patch_to_patch() -> None:
 @pytest.mark.parametrize("wrong", [{"grid": 1}, {"cell": 8, "patch": 9}, {"patch": 0}, {"stride": 0}])
 def test_a_grid_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match="patches no larger"):
-        PatchGrid(PICTURES, **wrong)
+        grid(**wrong)
     for allowed in ({"grid": 2}, {"cell": 8, "patch": 8}, {"patch": 1}, {"stride": 1}):
-        PatchGrid(PICTURES, **allowed)
+        grid(**allowed)
 
 
 def test_the_views_options_reach_it() -> None:
-    view = PatchGrid(PICTURES)
-    assert (view.cell, view.stride, view.patch, view.prepare["image"].size) == (64, 32, 60, 256)
-    assert view.crop_scale == (0.7, 1.0) and view.flip == 0.5 and view.crop_ratio == (1.0, 1.0)
-    assert view.chances == [{"color_jitter": 0.8, "grayscale": 0.2, "blur": 0.0, "solarize": 0.0}]
-    options: dict[str, Any] = {
-        "crop_scale": (0.3, 0.8),
-        "flip": 0.1,
-        "color_jitter": 0.6,
-        "grayscale": 0.4,
-        "blur": 0.3,
-    }
-    given = PatchGrid(PICTURES, grid=3, cell=10, stride=4, patch=7, **options)
-    assert (given.cell, given.stride, given.patch, given.prepare["image"].size) == (10, 4, 7, 18)
-    assert given.crop_scale == (0.3, 0.8) and given.flip == 0.1
-    assert given.chances == [{"color_jitter": 0.6, "grayscale": 0.4, "blur": 0.3, "solarize": 0.0}]
-    other = PatchGrid({"image": ImagePreprocess(32, interpolation="nearest")}, grid=2, cell=4, stride=4, patch=4)
-    assert other.prepare["image"] == ImagePreprocess(8, interpolation="nearest"), "the rest of it is kept"
+    view = method.view(PICTURES)
+    jitter = ColorJitter(p=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    crop = Crop(scale=(0.7, 1.0), ratio=(1.0, 1.0))
+    patches = Patches(grid=7, cell=64, stride=32, patch=60)
+    assert view.steps["image"] == [[crop, Flip(p=0.5), patches, jitter, Grayscale(p=0.2)]]
+    assert view({"image": torch.zeros(3, 300, 300, dtype=torch.uint8)})["image"][0].shape == (3, 256, 256)
+    changed = {"crop": {"scale": (0.3, 0.8)}, "flip": None, "grayscale": {"p": 0.4}, "blur": {"p": 0.3}}
+    given = grid(changed, grid=3, cell=10, stride=4, patch=7)
+    patches = Patches(grid=3, cell=10, stride=4, patch=7)
+    crop = Crop(scale=(0.3, 0.8), ratio=(1.0, 1.0))
+    assert given.steps["image"] == [[crop, patches, jitter, Grayscale(p=0.4), Blur(p=0.3)]]
+    assert given({"image": torch.zeros(3, 60, 60, dtype=torch.uint8)})["image"][0].shape == (3, 18, 18)
 
 
 def test_the_defaults_are_the_papers() -> None:
     """The pseudocode of Henaff et al.: three rows after two that are left out, 64 dimensions, scale 0.1."""
     assert defaults(CPC) == {"rows": (3, 4, 5), "embed_dim": 64, "scale": 0.1, "width": 256, "layers": 5}
-    assert (method.view, method.objective) == (PatchGrid, CPC)
+    assert method.objective is CPC

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from mmssl.views.multicrop import MultiCrop
 from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.methods import deepcluster
-from mmssl.methods.deepcluster import DeepCluster, DeepClusterV2, OneCrop
+from mmssl.methods.deepcluster import DeepCluster, DeepClusterV2
 from mmssl.numerics import kmeans as clustering
 from mmssl.objectives.bank import reserve
+from mmssl.transforms.color import Blur, Grayscale
+from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Batch
+from mmssl.views.swav import view as swav_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import Tiny, defaults, evenness, perceptron, pictures, same, shake, sweep_of, unit
@@ -255,10 +257,10 @@ def test_defaults_are_the_papers() -> None:
         "iterations": 10,
         "encoder": None,
     }
-    assert (deepcluster.method.view, deepcluster.method.objective) == (OneCrop, DeepCluster)
-    assert (deepcluster.v2.view, deepcluster.v2.objective) == (MultiCrop, DeepClusterV2)
-    view = OneCrop({"image": Tiny().preprocess})
-    assert view.views == 1 and view.flip == 0.5 and view.chances == [dict.fromkeys(view.chances[0], 0.0)]
-    other = OneCrop({"image": Tiny().preprocess}, views=2, color_jitter=0.3, grayscale=0.4, blur=0.6, flip=0.9)
-    assert (other.views, other.flip) == (2, 0.9)
-    assert other.chances == [{"color_jitter": 0.3, "grayscale": 0.4, "blur": 0.6, "solarize": 0.0}] * 2
+    assert deepcluster.method.objective is DeepCluster
+    assert (deepcluster.v2.view, deepcluster.v2.objective) == (swav_view, DeepClusterV2)
+    view = deepcluster.method.view({"image": Tiny().preprocess})
+    assert view.steps["image"] == [[Crop(scale=(0.08, 1.0)), Flip(p=0.5)]]
+    changed = {"flip": {"p": 0.9}, "grayscale": {"p": 0.4}, "blur": {"p": 0.6}}
+    other = deepcluster.method.view({"image": Tiny().preprocess}, views=2, image=changed)
+    assert other.steps["image"] == [[Crop(), Flip(p=0.9), Grayscale(p=0.4), Blur(p=0.6)]] * 2

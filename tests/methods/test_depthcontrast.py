@@ -14,11 +14,11 @@ import torch
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.methods import depthcontrast
-from mmssl.methods.depthcontrast import DepthContrast, TwoCrops, method
+from mmssl.methods.depthcontrast import DepthContrast, method
 from mmssl.modalities.points import Cloud
+from mmssl.transforms import points
 from mmssl.transforms.points import PointsPreprocess
-from mmssl.types import Batch, Method
+from mmssl.types import Batch, View
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import Table, defaults, numbers, present, same
@@ -34,7 +34,7 @@ def test_one_format_alone_and_none() -> None:
 def test_two_views_in_both_formats() -> None:
     cloud = Cloud(np.random.default_rng(0).uniform(1, 3, (1000, 3)))
     preprocess = {"points": PointsPreprocess(points=200), "points_voxels": PointsPreprocess(points=None)}
-    view = TwoCrops(preprocess, crop=(0.5, 0.8), hole=0.25)
+    view = method.view(preprocess, points={"crop": {"share": (0.5, 0.8)}, "hole": {"share": 0.25}})
     assert view.reads == ("points",)
     shown = view({"points": cloud})
     assert [len(part) for part in shown["points"]] == [200, 200]
@@ -137,19 +137,30 @@ def test_defaults_are_the_papers() -> None:
     """Zhang et al., ICCV 2021, section 3 and its code: 128 numbers, temperature 0.1, a queue of 131072, momentum
     0.999, all losses alike; views keep half of a scan at least. The head without BatchNorm is this project's own.
     """
-    assert method == Method(TwoCrops, DepthContrast)
+    assert method.objective is DepthContrast
     assert defaults(DepthContrast) == {
         "embed_dim": 128, "hidden": (512,), "temperature": 0.1, "queue": 131072, "momentum": 0.999, "within": 0.5,
         "across": 0.5, "norm": False,
     }  # fmt: skip
-    assert defaults(TwoCrops) == {
-        "crop": (0.5, 1.0), "hole": 0.2, "mirror": 0.5, "scale": (0.8, 1.2), "jitter": 0.0
-    }  # fmt: skip
+    steps = [
+        points.Crop(share=(0.5, 1.0)), points.Hole(share=0.2), points.Centre(), points.Rotate(axis="vertical"),
+        points.Mirror(p=0.5), points.Scale(factor=(0.8, 1.2)), points.Jitter(sigma=0.0),
+    ]  # fmt: skip
+    assert method.view({"points": PointsPreprocess()}).steps["points"] == [steps] * 2
 
 
-def view(**options: Any) -> TwoCrops:
-    plain = {"crop": (1.0, 1.0), "hole": 0.0, "mirror": 0.0, "scale": (1.0, 1.0)}
-    return TwoCrops({"points": PointsPreprocess(points=None)}, **{**plain, **options})
+def view(**options: Any) -> View:
+    """The method's view that only turns clouds, but for steps with options."""
+    left_out = dict.fromkeys(("crop", "hole", "mirror", "scale", "jitter"))
+    return method.view({"points": PointsPreprocess(points=None)}, points={**left_out, **options})
+
+
+def seen_of(cloud: Cloud, **options: Any) -> Cloud:
+    """What one view shows of a cloud."""
+    shown = points.Placed.whole(cloud)
+    for step in view(**options).steps["points"][0]:
+        shown = step(shown)
+    return shown.cloud
 
 
 def ramp(points: int = 200) -> Cloud:
@@ -166,9 +177,9 @@ def turns(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("crop", "hole", "kept"), [(1.0, 0.0, 200), (0.5, 0.0, 100), (0.5, 0.3, 70), (1.0, 0.25, 150)])
 def test_a_share_is_cropped_and_a_share_of_that_dropped(crop: float, hole: float, kept: int) -> None:
     cloud = ramp()
-    shown = view(crop=(crop, crop), hole=hole)
-    assert len(shown._view(cloud)) == kept
-    made = shown({"points": cloud})["points"]
+    options = {"crop": {"share": (crop, crop)}, "hole": {"share": hole}}
+    assert len(seen_of(cloud, **options)) == kept
+    made = view(**options)({"points": cloud})["points"]
     assert [len(part) for part in made] == [kept, kept]
 
 
@@ -176,10 +187,10 @@ def test_the_crop_is_round_a_point_and_the_hole_round_another() -> None:
     line = Cloud(np.stack([np.arange(100.0), np.zeros(100), np.zeros(100)], axis=1), color=ramp(100).color)
     lengths, gaps = set(), 0
     for _ in range(40):
-        seen = np.sort(np.round(view(crop=(0.2, 0.9))._view(line).color[:, 0] * 99).astype(int))
+        seen = np.sort(np.round(seen_of(line, crop={"share": (0.2, 0.9)}).color[:, 0] * 99).astype(int))
         assert np.array_equal(seen, np.arange(seen[0], seen[0] + len(seen))), "neighbours"
         lengths.add(len(seen))
-        seen = np.sort(np.round(view(hole=0.2)._view(line).color[:, 0] * 99).astype(int))
+        seen = np.sort(np.round(seen_of(line, hole={"share": 0.2}).color[:, 0] * 99).astype(int))
         assert len(seen) == 80 and len(set(range(100)) - set(seen)) == 20
         gone = sorted(set(range(100)) - set(seen.tolist()))
         assert gone == list(range(gone[0], gone[0] + 20))
@@ -189,14 +200,14 @@ def test_the_crop_is_round_a_point_and_the_hole_round_another() -> None:
 
 def test_a_cloud_of_one_point_has_no_hole() -> None:
     one = Cloud(np.ones((1, 3), dtype=np.float32))
-    assert len(view(hole=0.9)._view(one)) == 1
-    assert len(view(hole=0.4)._view(Cloud(np.eye(3, dtype=np.float32)[:2]))) == 1
+    assert len(seen_of(one, hole={"share": 0.9})) == 1
+    assert len(seen_of(Cloud(np.eye(3, dtype=np.float32)[:2]), hole={"share": 0.4})) == 1
 
 
 def test_a_view_is_turned_about_the_vertical_through_its_mean() -> None:
     cloud, angles = ramp(), []
     for _ in range(40):
-        seen = view()._view(cloud)
+        seen = seen_of(cloud)
         np.testing.assert_allclose(seen.xyz.mean(0), 0, atol=1e-5)
         turn = turns(cloud.xyz - cloud.xyz.mean(0), seen.xyz)
         np.testing.assert_allclose(turn[2], [0, 0, 1], atol=1e-5)
@@ -207,10 +218,10 @@ def test_a_view_is_turned_about_the_vertical_through_its_mean() -> None:
 
 
 def test_either_axis_is_mirrored_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depthcontrast.points, "random_rotation", lambda axis: np.eye(3, dtype=np.float32))
+    monkeypatch.setattr(points, "random_rotation", lambda axis: np.eye(3, dtype=np.float32))
     cloud, seen = ramp(), Counter[Any]()
     for _ in range(120):
-        turn = turns(cloud.xyz - cloud.xyz.mean(0), view(mirror=0.3)._view(cloud).xyz)
+        turn = turns(cloud.xyz - cloud.xyz.mean(0), seen_of(cloud, mirror={"p": 0.3}).xyz)
         np.testing.assert_allclose(np.abs(turn), np.eye(3), atol=1e-4)
         seen[tuple(np.sign(np.diag(turn)).astype(int).tolist())] += 1
     shares = {signs: 120 * (0.3 if signs[0] < 0 else 0.7) * (0.3 if signs[1] < 0 else 0.7) for signs in seen}
@@ -221,18 +232,18 @@ def test_either_axis_is_mirrored_as_often_as_asked(monkeypatch: pytest.MonkeyPat
 def test_scale_and_jitter() -> None:
     cloud, sizes = ramp(), []
     for _ in range(40):
-        turn = turns(cloud.xyz - cloud.xyz.mean(0), view(scale=(0.5, 2.0))._view(cloud).xyz)
+        turn = turns(cloud.xyz - cloud.xyz.mean(0), seen_of(cloud, scale={"factor": (0.5, 2.0)}).xyz)
         sizes.append(abs(np.linalg.det(turn)) ** (1 / 3))
     assert 0.5 <= min(sizes) < 0.75 and 1.7 < max(sizes) <= 2.0
-    moved, still = ramp(2000), view()._view(ramp(2000)).xyz
-    shaken = view(jitter=0.05)._view(moved).xyz
+    moved, still = ramp(2000), seen_of(ramp(2000)).xyz
+    shaken = seen_of(moved, jitter={"sigma": 0.05}).xyz
     off = np.linalg.norm(shaken, axis=1) - np.linalg.norm(still, axis=1)  # whichever way each is turned
     assert off.std() == pytest.approx(0.05, rel=0.1)
 
 
 def test_every_format_sees_both_views_laid_out_as_it_wants() -> None:
     kinds = {"points": PointsPreprocess(points=50, features=("color",)), "points_voxels": PointsPreprocess(points=None)}
-    shown = TwoCrops(kinds, crop=(0.5, 0.5), hole=0.0)
+    shown = method.view(kinds, points={"crop": {"share": (0.5, 0.5)}, "hole": None})
     assert shown.reads == ("points",) and shown.shows == {"points": 2, "points_voxels": 2}
     cloud = ramp()
     made = shown({"points": cloud})
@@ -241,9 +252,9 @@ def test_every_format_sees_both_views_laid_out_as_it_wants() -> None:
     assert shown({"points": None}) == {}
 
 
-@pytest.mark.parametrize("name, low, high", [("crop", 0.01, 1.0), ("scale", 0.01, 100.0)])
-def test_ranges_have_bounds(name: str, low: float, high: float) -> None:
-    assert getattr(view(**{name: (low, high)}), name) == (low, high)
+@pytest.mark.parametrize("name, option, low, high", [("crop", "share", 0.01, 1.0), ("scale", "factor", 0.01, 100.0)])
+def test_ranges_have_bounds(name: str, option: str, low: float, high: float) -> None:
+    view(**{name: {option: (low, high)}})
     for wrong in ((low / 2, high), (low, high * 1.01), (high, low)):
-        with pytest.raises(UserError, match=f"{name} is"):
-            view(**{name: wrong})
+        with pytest.raises(UserError, match=f"{name}.{option} is"):
+            view(**{name: {option: wrong}})

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.methods import dim
 from mmssl.types import Batch, Encoder, Features
-from mmssl.views.single import Single
+from mmssl.views.single import view as single_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import HERE, ROWS, defaults, detached, outline, same, stir
@@ -99,4 +99,4 @@ def test_an_encoder_without_as_many_tokens_of_each_sample_is_refused(encoder: Ce
 def test_the_defaults_are_the_papers() -> None:
     """The Jensen-Shannon bound, encodings of 2048."""
     assert defaults(dim.DIM) == {"measure": "jsd", "embed_dim": 2048, "encoder": None}
-    assert (dim.method.view, dim.method.objective) == (Single, dim.DIM)
+    assert (dim.method.view, dim.method.objective) == (single_view, dim.DIM)

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from mmssl.encoders import create_encoder
 from mmssl.methods import dino
-from mmssl.methods.dino import DINO, Crops
+from mmssl.methods.dino import DINO
+from mmssl.transforms.color import Blur, ColorJitter, Grayscale, Solarize
+from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -174,18 +176,21 @@ def test_defaults_are_the_papers() -> None:
         "frozen": 1 / 300,
         "encoder": None,
     }
-    view = Crops({"image": Tiny().preprocess})
-    assert (view.views, view.small, view.crop_scale, view.small_scale) == (2, 8, (0.4, 1.0), (0.05, 0.4))
-    assert view.jitter == {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
-    large = {"color_jitter": 0.8, "grayscale": 0.2}
-    first, second = {**large, "blur": 1.0, "solarize": 0.0}, {**large, "blur": 0.1, "solarize": 0.2}
-    assert view.chances == [first, second, *[{**large, "blur": 0.5, "solarize": 0.0}] * 8]
-    assert (dino.method.view, dino.method.objective) == (Crops, DINO)
+    jitter = ColorJitter(p=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    alike = [Flip(p=0.5), jitter, Grayscale(p=0.2)]
+    first, second, *small = dino.method.view({"image": Tiny().preprocess}).steps["image"]
+    assert first == [Crop(scale=(0.4, 1.0)), *alike, Blur(p=1.0), Solarize(p=0.0)]
+    assert second == [Crop(scale=(0.4, 1.0)), *alike, Blur(p=0.1), Solarize(p=0.2)]
+    assert small == [[Crop(scale=(0.05, 0.4), size=3 / 7), *alike, Blur(p=0.5)]] * 8
+    assert dino.method.objective is DINO
 
 
 def test_the_views_options_are_passed_on() -> None:
-    given: dict[str, Any] = {"small": 1, "small_scale": (0.1, 0.2), "crop_scale": (0.3, 0.9), "small_size": 3}
-    view = Crops({"image": Tiny().preprocess}, **given, jitter=(0.1, 0.2, 0.3, 0.05), blur=0.6, solarize=0.7, flip=0.9)
-    assert {name: getattr(view, name) for name in given} == given
-    assert list(view.jitter.values()) == [0.1, 0.2, 0.3, 0.05] and view.flip == 0.9
-    assert [(c["blur"], c["solarize"]) for c in view.chances] == [(0.6, 0.7)] * 3
+    large: dict[str, Any] = {"crop": {"scale": (0.3, 0.9)}, "color_jitter": {"hue": 0.05}, "flip": {"p": 0.9}}
+    large |= {"blur": {"p": 0.6}, "solarize": {"p": [0.7, 0.8]}}
+    small = {"views": 1, "image": {"crop": {"scale": (0.1, 0.2), "size": 3}, "blur": None}}
+    first, second, third = dino.method.view({"image": Tiny().preprocess}, image=large, small=small).steps["image"]
+    jitter = ColorJitter(p=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.05)
+    assert first == [Crop(scale=(0.3, 0.9)), Flip(p=0.9), jitter, Grayscale(), Blur(p=0.6), Solarize(p=0.7)]
+    assert second == [*first[:-1], Solarize(p=0.8)]
+    assert third[0] == Crop(scale=(0.1, 0.2), size=3) and [type(s) for s in third[1:]] == [Flip, ColorJitter, Grayscale]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmssl.views.pair import Pair
 
 from mmssl.errors import UserError
 from mmssl.methods import directclr
 from mmssl.types import Features
+from mmssl.views.simclr import view as simclr_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import DIM, HERE, ROWS, defaults, detached, pick_own, same, shown, two_encoders, unit
@@ -41,4 +41,4 @@ def test_as_many_features_as_there_are_may_be_compared_and_no_more() -> None:
 def test_the_defaults_are_the_authors() -> None:
     """Their main.py: --dim 360, and the temperature 0.1."""
     assert defaults(directclr.DirectCLR) == {"dims": 360, "temperature": 0.1, "encoder": None}
-    assert (directclr.method.view, directclr.method.objective) == (Pair, directclr.DirectCLR)
+    assert (directclr.method.view, directclr.method.objective) == (simclr_view, directclr.DirectCLR)

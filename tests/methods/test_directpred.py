@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmssl.views.asymmetric import Asymmetric
 
 from mmssl.methods import directpred
 from mmssl.methods.directpred import predictor_of
 from mmssl.types import Encoder
+from mmssl.views.byol import view as byol_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import (
@@ -107,5 +107,5 @@ def test_the_head_and_the_defaults_are_the_papers() -> None:
     assert objective.spaces() == {"pulse": objective.head}
     byols = {"embed_dim": 256, "hidden": (4096,), "momentum": 0.996, "encoder": None}
     assert defaults(directpred.DirectPred) == {**byols, "memory": 0.3, "boost": 0.1}
-    assert (directpred.method.view, directpred.method.objective) == (Asymmetric, directpred.DirectPred)
+    assert (directpred.method.view, directpred.method.objective) == (byol_view, directpred.DirectPred)
     assert objective.correlation.dtype == torch.double and "correlation" in objective.state_dict()

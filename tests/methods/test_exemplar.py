@@ -11,9 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.methods.exemplar import Distorted, Exemplar
+from mmssl.methods import exemplar
+from mmssl.methods.exemplar import Exemplar
 from mmssl.objectives.bank import reserve
-from mmssl.transforms.image import ImagePreprocess
+from mmssl.transforms.color import Blur, ColorJitter
+from mmssl.transforms.geometry import Rotate
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -74,52 +77,37 @@ def test_the_defaults_are_the_papers() -> None:
     """Dosovitskiy et al., NeurIPS 2014: a layer of 512, turns of up to 20 degrees, no mirror images."""
     assert defaults(Exemplar) == {"hidden": (512,), "encoder": None}
     assert isinstance(Exemplar({"image": PictureCells()}).hidden[-1], nn.ReLU)
-    assert defaults(Distorted) == {
-        "views": 1,
-        "crop_scale": (0.25, 1.0),
-        "crop_ratio": (1.0, 1.0),
-        "flip": 0.0,
-        "color_jitter": 1.0,
-        "jitter": (0.4, 0.5, 0.5, 0.1),
-        "grayscale": 0.0,
-        "blur": 0.0,
-        "tilt": 20.0,
-    }
+    jitter = ColorJitter(p=1.0, brightness=0.4, contrast=0.5, saturation=0.5, hue=0.1)
+    crop = Crop(scale=(0.25, 1.0), ratio=(1.0, 1.0))
+    assert exemplar.method.view(IMAGE).steps["image"] == [[crop, jitter, Rotate(degrees=20.0)]]
 
 
-def test_pairs_options_are_handed_on() -> None:
-    view = Distorted(
-        IMAGE,
-        views=3,
-        crop_scale=(0.2, 0.3),
-        crop_ratio=(0.5, 2.0),
-        flip=0.25,
-        color_jitter=0.7,
-        jitter=(0.1, 0.2, 0.3, 0.05),
-        grayscale=0.6,
-        blur=0.8,
-        solarize=0.9,
-    )
+def test_steps_are_changed_and_added() -> None:
+    changed = {"crop": {"ratio": (0.5, 2.0)}, "color_jitter": {"p": 0.7}, "flip": {"p": 0.25}, "blur": {"p": 0.8}}
+    view = exemplar.method.view(IMAGE, views=3, image=changed)
+    jitter = ColorJitter(p=0.7, brightness=0.4, contrast=0.5, saturation=0.5, hue=0.1)
+    crop = Crop(scale=(0.25, 1.0), ratio=(0.5, 2.0))
+    assert view.steps["image"] == [[crop, jitter, Rotate(), Flip(p=0.25), Blur(p=0.8)]] * 3
     assert (view.views, view.shows) == (3, {"image": 3})
-    assert (view.crop_scale, view.crop_ratio, view.flip) == ((0.2, 0.3), (0.5, 2.0), 0.25)
-    assert view.chances == [{"color_jitter": 0.7, "grayscale": 0.6, "blur": 0.8, "solarize": 0.9}] * 3
-    assert view.jitter == {"brightness": 0.1, "contrast": 0.2, "saturation": 0.3, "hue": 0.05}
 
 
 def test_turns_set_views_of_pictures_apart() -> None:
-    still = {"crop_scale": (1.0, 1.0), "color_jitter": 0.0, "views": 2}
-    Distorted(IMAGE, **still, tilt=0.1).check()
+    def checked(scale: float, tilt: float) -> None:
+        changed = {"crop": {"scale": (scale, 1.0)}, "color_jitter": None, "rotate": {"degrees": tilt}}
+        exemplar.method.view(IMAGE, views=2, image=changed).check()
+
+    checked(1.0, 0.1)
     with pytest.raises(UserError, match="all alike"):
-        Distorted(IMAGE, **still, tilt=0.0).check()
-    Distorted(IMAGE, tilt=0.0, **{**still, "crop_scale": (0.5, 1.0)}).check()
-    assert not Distorted(IMAGE, tilt=5.0).varies("text")
+        checked(1.0, 0.0)
+    checked(0.5, 0.0)
 
 
 def test_pictures_turn_by_up_to_the_tilt_either_way() -> None:
     """A disc off the centre, whose place tells the angle."""
     line = torch.arange(32) - 15.5
     disc = ((line[:, None] ** 2 + (line - 10) ** 2) < 4).float()
-    view = Distorted({"image": ImagePreprocess(size=32)}, color_jitter=0.0, tilt=30.0, views=2)
+    changed = {"color_jitter": None, "rotate": {"degrees": 30.0}}
+    view = exemplar.method.view({"image": ImagePreprocess(size=32)}, views=2, image=changed)
     shown = view.on_device(Batch({"image": [disc.expand(200, 3, 32, 32)] * 2, "text": [torch.zeros(200)]}))
     assert torch.equal(shown.views["text"][0], torch.zeros(200))
     angles = []
@@ -135,5 +123,9 @@ def test_pictures_turn_by_up_to_the_tilt_either_way() -> None:
 
 def test_whole_numbers_become_floats_where_pictures_turn() -> None:
     x = torch.full((2, 3, 16, 16), 51, dtype=torch.uint8)
-    (shown,) = Distorted(IMAGE, color_jitter=0.0, tilt=20.0).on_device(Batch({"image": [x]})).views["image"]
+    (shown,) = (
+        exemplar.method.view(IMAGE, image={"color_jitter": {"p": 0.0}, "rotate": {"degrees": 20.0}})
+        .on_device(Batch({"image": [x]}))
+        .views["image"]
+    )
     torch.testing.assert_close(shown, torch.full((2, 3, 16, 16), 0.2))

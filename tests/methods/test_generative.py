@@ -16,11 +16,11 @@ from mmssl import names
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.losses.soft_bins import soft_nll
-from mmssl.methods.autoencoder import Damaged, Denoising
-from mmssl.methods.colorization import Colorization, Lightness
-from mmssl.methods.inpainting import Holes, Inpainting
-from mmssl.methods.split_brain import Halves, SplitBrain
-from mmssl.methods.super_resolution import Shrunk, SuperResolution
+from mmssl.methods import autoencoder, colorization, inpainting, split_brain, super_resolution
+from mmssl.methods.colorization import Colorization
+from mmssl.methods.inpainting import Inpainting
+from mmssl.methods.split_brain import SplitBrain
+from mmssl.methods.super_resolution import SuperResolution
 from mmssl.nn.normalize import IMAGENET_MEAN
 from mmssl.numerics.color import lab
 from mmssl.transforms.image import ImagePreprocess
@@ -53,21 +53,21 @@ def encoders(*keys: str) -> dict[str, Encoder]:
 
 def test_damage_is_what_the_options_say() -> None:
     pictures = some(40).clamp(1, 254)
-    (only,) = shown(Damaged(IMAGE), pictures).views["image"]
+    (only,) = shown(autoencoder.method.view(IMAGE), pictures).views["image"]
     torch.testing.assert_close(only, pictures / 255)
-    damaged, sound = shown(Denoising(IMAGE), pictures).views["image"]
+    damaged, sound = shown(autoencoder.denoising.view(IMAGE), pictures).views["image"]
     torch.testing.assert_close(sound, pictures / 255)
     black = (damaged == 0).all(dim=1)
     assert 0.23 < black.float().mean() < 0.27
     assert torch.equal(damaged.movedim(1, -1)[~black], sound.movedim(1, -1)[~black])
-    noisy, sound = shown(Damaged(IMAGE, noise=0.1), pictures).views["image"]
+    noisy, sound = shown(autoencoder.method.view(IMAGE, damage={"noise": 0.1}), pictures).views["image"]
     assert 0.099 < (noisy - sound).std() < 0.101
-    grains, sound = shown(Damaged(IMAGE, salt=0.2), pictures).views["image"]
+    grains, sound = shown(autoencoder.method.view(IMAGE, damage={"salt": 0.2}), pictures).views["image"]
     changed = (grains != sound).any(dim=1)
     assert 0.18 < changed.float().mean() < 0.22
     assert 0.45 < (grains.movedim(1, -1)[changed] == 1).all(dim=1).float().mean() < 0.55
     with pytest.raises(UserError, match="masked is 1.0"):
-        Damaged(IMAGE, masked=1.0)
+        autoencoder.method.view(IMAGE, damage={"masked": 1.0})
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "autoencoder:denoising", "autoencoder:sparse"])
@@ -105,15 +105,16 @@ def test_l1_sparsity_is_the_mean_size_behind_a_relu() -> None:
 
 def test_the_lightness_is_shown_and_the_colours_of_cells_are_asked_for() -> None:
     pictures = some()
-    made = shown(Lightness(IMAGE, cell=4), pictures)
+    made = shown(colorization.method.view(IMAGE, lightness={"cell": 4}), pictures)
     (grey,) = made.views["image"]
     torch.testing.assert_close(grey[:, :2], grey[:, 1:])
     torch.testing.assert_close(lab(grey), F.pad(lab(pictures)[:, :1], (0, 0, 0, 0, 0, 2)), rtol=1e-3, atol=1e-2)
     wanted = lab(pictures)[:, 1:].unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean((3, 5))
     torch.testing.assert_close(made.extra["colors"], wanted)
-    assert torch.equal(shown(Lightness(IMAGE, gray=False), pictures).views["image"][0], pictures)
+    view = colorization.method.view(IMAGE, lightness={"gray": False})
+    assert torch.equal(shown(view, pictures).views["image"][0], pictures)
     with pytest.raises(UserError, match="cells of 5"):
-        Lightness(IMAGE, cell=5)
+        colorization.method.view(IMAGE, lightness={"cell": 5})
 
 
 def stream(colors: Tensor) -> Iterator[Batch]:
@@ -176,7 +177,7 @@ def test_colorization_is_the_mean_of_the_bins_loss() -> None:
 
 def test_each_half_sees_what_the_other_is_asked_for() -> None:
     pictures = some()
-    made = shown(Halves(BOTH, cell=4), pictures)
+    made = shown(split_brain.method.view(BOTH, halves={"cell": 4}), pictures)
     split = lab(pictures)
     lightness, colors = (lab(made.views[key][0]) for key in ("image", "image_ab"))
     torch.testing.assert_close(lightness, F.pad(split[:, :1], (0, 0, 0, 0, 0, 2)), rtol=1e-3, atol=1e-2)
@@ -185,14 +186,13 @@ def test_each_half_sees_what_the_other_is_asked_for() -> None:
     )
     torch.testing.assert_close(made.extra["lightness"], F.avg_pool2d(split[:, :1], 4))
     torch.testing.assert_close(made.extra["colors"], F.avg_pool2d(split[:, 1:], 4))
-    whole = shown(Halves(BOTH, split=False), pictures)
+    whole = shown(split_brain.method.view(BOTH, halves={"split": False}), pictures)
     assert all(torch.equal(whole.views[key][0], pictures) for key in BOTH)
-    view = Halves(BOTH)
-    one = view({"image": some(1)[0]})
-    assert view.reads == ("image",) and torch.equal(one["image"][0], one["image_ab"][0])
+    view = split_brain.method.view(BOTH)
+    assert view.reads == ("image",) and "image_ab" not in view({"image": some(1)[0]})
     assert view({}) == {}
     with pytest.raises(UserError, match="16 and 8 pixels"):
-        Halves({**IMAGE, "image_ab": ImagePreprocess(size=8)})
+        split_brain.method.view({**IMAGE, "image_ab": ImagePreprocess(size=8)})
 
 
 def test_split_brain_is_the_sum_of_both_halves() -> None:
@@ -215,7 +215,7 @@ def test_an_encoder_of_the_same_half_sees_at_judging_what_it_saw_in_training(par
     inner = {"name": "convnet", "image_size": SIZE, "widths": (8,), "depths": (1,)}
     encoder = create_encoder("lab", part=part, image=inner).eval()
     key = "image" if part == "lightness" else "image_ab"
-    seen = shown(Halves(BOTH), some()).views[key][0]
+    seen = shown(split_brain.method.view(BOTH), some()).views[key][0]
     torch.testing.assert_close(encoder(seen).pooled, encoder(some()).pooled, rtol=1e-3, atol=1e-3)
 
 
@@ -224,7 +224,7 @@ def test_an_encoder_of_the_same_half_sees_at_judging_what_it_saw_in_training(par
 
 def test_the_hole_in_the_middle_and_the_blocks() -> None:
     pictures = some(200)
-    made = shown(Holes(IMAGE, blocks=0, hole=0.5), pictures)
+    made = shown(inpainting.method.view(IMAGE, holes={"blocks": 0, "hole": 0.5}), pictures)
     holed, whole = made.views["image"]
     holes = made.extra["holes"]
     assert holes[:, 0, 4:12, 4:12].all() and holes.sum() == 200 * 64
@@ -232,18 +232,18 @@ def test_the_hole_in_the_middle_and_the_blocks() -> None:
     torch.testing.assert_close(holed[:, :, 6, 6], torch.tensor(IMAGENET_MEAN).expand(200, -1))
     outside = (holes == 0).expand_as(whole)
     assert torch.equal(holed[outside], whole[outside])
-    blocks = shown(Holes(IMAGE, blocks=4, hole=0.5), pictures).extra["holes"]
+    blocks = shown(inpainting.method.view(IMAGE, holes={"blocks": 4, "hole": 0.5}), pictures).extra["holes"]
     areas = blocks.sum((1, 2, 3))
     assert areas.max() == 64 and areas.min() >= 16 and len(areas.unique()) > 10
     assert blocks.mean(dim=0).min() > 0, "anywhere"
     with pytest.raises(UserError, match="blocks is -1"):
-        Holes(IMAGE, blocks=-1)
+        inpainting.method.view(IMAGE, holes={"blocks": -1})
 
 
 def test_inpainting_counts_the_hole_and_a_border_more() -> None:
     nets = encoders()
     objective = Inpainting(nets, overlap=1, border=10.0, error="l1", widths=(8, 8)).eval()
-    made = shown(Holes(IMAGE, blocks=0, hole=0.25), some())
+    made = shown(inpainting.method.view(IMAGE, holes={"blocks": 0, "hole": 0.25}), some())
     with evaluating(*nets.values()):
         found = objective(nets, made)
         drawn = objective.decoder(nets["image"](made.views["image"][0]), (SIZE, SIZE))
@@ -270,20 +270,21 @@ def test_adversarial_totals_are_weighed_sums() -> None:
 
 def test_small_pictures_lack_detail() -> None:
     pictures = some()
-    small, whole = shown(Shrunk(IMAGE, factor=4), pictures).views["image"]
+    small, whole = shown(super_resolution.method.view(IMAGE, shrink={"factor": 4}), pictures).views["image"]
     assert small.shape == whole.shape and small.min() >= 0 and small.max() <= 1
     assert small.std() < 0.6 * whole.std()
-    tiny, _ = shown(Shrunk(IMAGE, factor=4, enlarge=False), pictures).views["image"]
+    view = super_resolution.method.view(IMAGE, shrink={"factor": 4, "enlarge": False})
+    tiny, _ = shown(view, pictures).views["image"]
     assert tiny.shape == (6, 3, 4, 4)
     with pytest.raises(UserError, match="shrunk by 3"):
-        Shrunk(IMAGE, factor=3)
+        super_resolution.method.view(IMAGE, shrink={"factor": 3})
 
 
 @pytest.mark.parametrize("enlarge", [True, False])
 def test_super_resolution_draws_what_is_missing(enlarge: bool) -> None:
     nets = encoders()
     objective = SuperResolution(nets, widths=(8, 8)).eval()
-    made = shown(Shrunk(IMAGE, factor=4, enlarge=enlarge), some())
+    made = shown(super_resolution.method.view(IMAGE, shrink={"factor": 4, "enlarge": enlarge}), some())
     small, whole = made.views["image"]
     with evaluating(*nets.values()):
         found = objective(nets, made)

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
+from mmssl.methods import inpainting
 from mmssl.methods.inpainting import Holes, Inpainting
-from mmssl.transforms.image import ImagePreprocess
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -111,7 +112,9 @@ def test_the_defaults_are_the_papers() -> None:
         "judges": (64, 128, 256, 512),
         "widths": (512, 256, 128, 64, 32),
     }
-    assert defaults(Holes) == {"blocks": 5, "hole": 0.5, "crop_scale": (0.35, 1.0), "flip": 0.5}
+    assert defaults(Holes) == {"blocks": 5, "hole": 0.5}
+    view = inpainting.method.view(IMAGE)
+    assert view.steps["image"] == [[Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip(p=0.5)]]
     decoder = Inpainting({"image": PictureCells()}, widths=(4,)).decoder
     assert decoder.stages[-1].bias.tolist() == [0.5] * 3 and decoder.start is None
 
@@ -129,15 +132,15 @@ def test_the_defaults_are_the_papers() -> None:
 def test_holes_leave_something(options: dict[str, Any], refused: bool) -> None:
     if refused:
         with pytest.raises(UserError, match="expected 0 or more, and a share between 0 and 1"):
-            Holes(IMAGE, **options)
+            inpainting.method.view(IMAGE, holes=options)
     else:
-        made = Holes(IMAGE, **options).on_device(Batch({"image": [torch.rand(2, 3, 16, 16)]}))
+        made = inpainting.method.view(IMAGE, holes=options).on_device(Batch({"image": [torch.rand(2, 3, 16, 16)]}))
         assert made.extra["holes"].sum() == 2 * max(1, round(16 * options["hole"])) ** 2
 
 
 @pytest.mark.parametrize(("size", "side", "start"), [(16, 8, 4), (15, 8, 3), (16, 5, 5)])
 def test_one_hole_lies_in_the_middle(size: int, side: int, start: int) -> None:
-    view = Holes({"image": ImagePreprocess(size=size)}, blocks=0, hole=side / size)
+    view = inpainting.method.view({"image": ImagePreprocess(size=size)}, holes={"blocks": 0, "hole": side / size})
     x = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
     made = view.on_device(Batch({"image": [x]}))
     holes = torch.zeros(3, 1, size, size)
@@ -151,7 +154,8 @@ def test_one_hole_lies_in_the_middle(size: int, side: int, start: int) -> None:
 
 @pytest.mark.parametrize(("blocks", "side"), [(1, 8), (2, 6), (4, 4), (3, 5)])
 def test_squares_lie_anywhere_and_share_the_area(blocks: int, side: int) -> None:
-    made = Holes(IMAGE, blocks=blocks, hole=0.5).on_device(Batch({"image": [torch.rand(400, 3, 16, 16)]}))
+    view = inpainting.method.view(IMAGE, holes={"blocks": blocks, "hole": 0.5})
+    made = view.on_device(Batch({"image": [torch.rand(400, 3, 16, 16)]}))
     holes = made.extra["holes"]
     areas = holes.sum((1, 2, 3))
     assert areas.max() == blocks * side**2 and areas.min() >= side**2
@@ -164,8 +168,7 @@ def test_squares_lie_anywhere_and_share_the_area(blocks: int, side: int) -> None
         assert not torch.equal(*corners)
 
 
-def test_the_rest_is_singles() -> None:
-    view = Holes(IMAGE, crop_scale=(0.2, 0.3), flip=0.25, grayscale=1.0)
-    assert (view.crop_scale, view.flip) == ((0.2, 0.3), 0.25)
+def test_what_other_steps_change_is_shown_and_drawn() -> None:
+    view = inpainting.method.view(IMAGE, image={"grayscale": {"p": 1.0}})
     whole = view.on_device(Batch({"image": [torch.rand(2, 3, 16, 16)]})).views["image"][1]
     assert (whole - whole[:, :1]).abs().max() < 1e-5, "grey"

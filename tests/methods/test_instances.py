@@ -50,7 +50,9 @@ def test_exemplar_turns_pictures_on_the_device() -> None:
     preprocess = {"image": create_encoder("convnet", image_size=16).preprocess}
     x = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     still, tilted = (
-        exemplar.Distorted(preprocess, color_jitter=0.0, tilt=tilt).on_device(Batch({"image": [x]})).views["image"][0]
+        exemplar.method.view(preprocess, image={"color_jitter": None, "rotate": {"degrees": tilt}})
+        .on_device(Batch({"image": [x]}))
+        .views["image"][0]
         for tilt in (0.0, 20.0)
     )
     assert torch.equal(still, x)

@@ -1,4 +1,4 @@
-"""The intra_modal-modal term of a joint space: each modality's two views find each other as well."""
+"""The intra-modal term of a joint space: each modality's two views find each other as well."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.methods.clip import CLIP
 from mmssl.types import Batch
-from mmssl.views.single import Single
+from mmssl.views.single import view as single_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import build, plain
@@ -73,10 +73,10 @@ def test_one_view_is_too_few() -> None:
 def test_single_shows_as_many_views_as_asked() -> None:
     encoders = build("clip").named_encoders
     preprocess = {name: encoder.preprocess for name, encoder in encoders.items()}
-    made = Single(preprocess, views=2, crop_scale=(0.3, 0.6))
+    made = single_view(preprocess, views=2, image={"crop": {"scale": (0.3, 0.6)}})
     assert made.shows == {"image": 2, "text": 2}
     image = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)
     shown = made({"image": image, "text": ["a ball", "balls"]})
     assert not shown["image"][0].equal(shown["image"][1]) and set(shown["text"]) <= {"a ball", "balls"}
     with pytest.raises(UserError, match="views is 0"):
-        Single(preprocess, views=0)
+        single_view(preprocess, views=0)

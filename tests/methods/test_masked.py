@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from mmssl.views.seeded import Seeded
 from torch import Tensor, nn
 
 from mmssl.encoders import create_encoder
@@ -15,6 +14,7 @@ from mmssl.methods.mae import MAE
 from mmssl.methods.simmim import SimMIM
 from mmssl.objectives.masking import block_mask, random_mask
 from mmssl.types import Batch, Encoder
+from mmssl.views.mae import view as mae_view
 
 SMALL = {"width": 32, "depth": 2, "heads": 2}
 PICTURES = {"image_size": 16, "patch_size": 4, **SMALL}
@@ -205,6 +205,6 @@ def test_encoders_without_tokens_are_refused_when_the_task_is_built() -> None:
 
 
 def test_each_sample_gets_a_seed_of_its_own() -> None:
-    view = Seeded({"image": create_encoder("vit", **PICTURES).preprocess})
+    view = mae_view({"image": create_encoder("vit", **PICTURES).preprocess})
     shown = view.on_device(Batch({"image": [pictures(50)]}, extra={"image_present": torch.ones(50, dtype=torch.bool)}))
     assert shown.extra["seed"].shape == (50,) and shown.extra["seed"].unique().numel() == 50

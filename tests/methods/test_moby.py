@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmssl.views.asymmetric import Asymmetric
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.encoders import create_encoder
 from mmssl.methods import moby
 from mmssl.types import Encoder
+from mmssl.views.byol import view as byol_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import (
@@ -117,4 +117,4 @@ def test_heads_and_defaults_are_the_authors() -> None:
     assert objective.spaces() == {"pulse": objective.head}
     paper = {"embed_dim": 256, "hidden": (4096,), "temperature": 0.2, "queue": 4096, "momentum": 0.99, "encoder": None}
     assert defaults(moby.MoBY) == paper
-    assert (moby.method.view, moby.method.objective) == (Asymmetric, moby.MoBY)
+    assert (moby.method.view, moby.method.objective) == (byol_view, moby.MoBY)

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmssl.views.asymmetric import Asymmetric
-from mmssl.views.blurred import Blurred
-from mmssl.views.jittered import Jittered
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.methods import moco
+from mmssl.transforms.color import Blur, ColorJitter
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Encoder
+from mmssl.views.byol import view as byol_view
+from mmssl.views.moco import view as moco_view
+from mmssl.views.moco_v2 import view as moco_v2_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import (
@@ -161,10 +162,11 @@ def test_the_third_version_may_freeze_a_part_of_the_encoder() -> None:
 
 def test_views_are_the_papers() -> None:
     preprocess = {"image": ImagePreprocess(16)}
-    first, second, third = (m.view(preprocess) for m in (moco.method, moco.v2, moco.v3))
-    assert [v.chances[0]["color_jitter"] for v in (first, second, third)] == [1.0, 0.8, 0.8]
-    assert [[c["blur"] for c in v.chances] for v in (first, second, third)] == [[0, 0], [0.5, 0.5], [1.0, 0.1]]
-    assert [v.jitter["hue"] for v in (first, second, third)] == [0.4, 0.1, 0.1]
+    made = [method.view(preprocess).steps["image"] for method in (moco.method, moco.v2, moco.v3)]
+    colors = [next(step for step in steps[0] if isinstance(step, ColorJitter)) for steps in made]
+    assert [(step.p, step.hue) for step in colors] == [(1.0, 0.4), (0.8, 0.1), (0.8, 0.1)]
+    blurs = [[step.p for view in steps for step in view if isinstance(step, Blur)] for steps in made]
+    assert blurs == [[], [0.5, 0.5], [1.0, 0.1]]
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -181,5 +183,5 @@ def test_the_defaults_are_the_papers() -> None:
         "freeze": None,
         "encoder": None,
     }
-    assert [method.view for method in (moco.method, moco.v2, moco.v3)] == [Jittered, Blurred, Asymmetric]
+    assert [method.view for method in (moco.method, moco.v2, moco.v3)] == [moco_view, moco_v2_view, byol_view]
     assert [method.objective for method in (moco.method, moco.v2, moco.v3)] == [moco.MoCo, moco.MoCoV2, moco.MoCoV3]

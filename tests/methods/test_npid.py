@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.methods import npid
 from mmssl.objectives.bank import reserve
-from mmssl.transforms.image import ImagePreprocess
+from mmssl.transforms.color import Blur, ColorJitter, Grayscale
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Encoder
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -93,18 +94,16 @@ def test_one_view_is_shown_as_the_authors_show_it() -> None:
     """The authors' main.py: RandomResizedCrop(224, scale=(0.2, 1.)), ColorJitter(0.4, 0.4, 0.4, 0.4), no blur."""
     preprocess = {"image": ImagePreprocess(16)}
     view = npid.method.view(preprocess)
-    assert (view.views, view.crop_scale) == (1, (0.2, 1.0))
-    assert view.chances == [{"color_jitter": 1.0, "grayscale": 0.2, "blur": 0.0, "solarize": 0.0}]
-    assert list(view.jitter.values()) == [0.4] * 4
-    options = {"crop_scale": (0.3, 0.8), "color_jitter": 0.7, "jitter": (0.1, 0.2, 0.3, 0.05), "blur": 0.6}
-    other = npid.Once(preprocess, views=2, grayscale=0.1, **options)
-    assert (other.views, other.crop_scale) == (2, (0.3, 0.8))
-    assert other.chances == [{"color_jitter": 0.7, "grayscale": 0.1, "blur": 0.6, "solarize": 0.0}] * 2
-    assert list(other.jitter.values()) == [0.1, 0.2, 0.3, 0.05]
+    jitter = ColorJitter(p=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4)
+    assert view.steps["image"] == [[Crop(scale=(0.2, 1.0)), Flip(p=0.5), jitter, Grayscale(p=0.2)]]
+    changed = {"crop": {"scale": (0.3, 0.8)}, "color_jitter": {"p": 0.7, "hue": 0.05}, "blur": {"p": 0.6}}
+    other = npid.method.view(preprocess, views=2, image=changed)
+    jitter = ColorJitter(p=0.7, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05)
+    assert other.steps["image"] == [[Crop(scale=(0.3, 0.8)), Flip(), jitter, Grayscale(), Blur(p=0.6)]] * 2
 
 
 def test_the_defaults_are_the_papers() -> None:
     """128 dimensions, 0.07, 4096 negatives; momentum 0.5 in the authors' code."""
     paper = {"embed_dim": 128, "temperature": 0.07, "negatives": 4096, "momentum": 0.5, "encoder": None}
     assert defaults(npid.NPID) == paper
-    assert npid.method.view is npid.Once
+    assert npid.method.objective is npid.NPID

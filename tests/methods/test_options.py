@@ -46,6 +46,7 @@ VALUES: dict[str, list[Any]] = {
     "learn_from": [2],
     "iterations": [1],
     "pcl negatives": [1],
+    "pirl patches": [9],
     "pcl:v2 negatives": [1],
     "pointcontrast queries": [4],
     "pointcontrast positives": [1],

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from mmssl.views.blurred import Blurred
-from mmssl.views.jittered import Jittered
 from torch import Tensor
 
 from mmssl.errors import UserError
@@ -19,6 +17,8 @@ from mmssl.methods.pcl import PCL, PCLV2
 from mmssl.numerics import kmeans as clustering
 from mmssl.objectives.bank import reserve
 from mmssl.types import Batch
+from mmssl.views.moco import view as moco_view
+from mmssl.views.moco_v2 import view as moco_v2_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import Tiny, defaults, evenness, perceptron, pictures, same, shake, sweep_of, unit
@@ -240,4 +240,5 @@ def test_defaults_are_the_papers() -> None:
     }
     assert defaults(PCL) == paper and defaults(PCLV2) == paper | {"temperature": 0.2}
     assert PCL({"image": Tiny()}, **SMALL).head.config()["hidden"] == []
-    assert (pcl.method.view, pcl.method.objective, pcl.v2.view, pcl.v2.objective) == (Jittered, PCL, Blurred, PCLV2)
+    assert (pcl.method.view, pcl.method.objective) == (moco_view, PCL)
+    assert (pcl.v2.view, pcl.v2.objective) == (moco_v2_view, PCLV2)

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.methods import pic
 from mmssl.objectives.bank import reserve
+from mmssl.transforms.color import Blur
 from mmssl.transforms.image import ImagePreprocess
+from mmssl.views.simclr import view as simclr_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import (
@@ -83,14 +85,13 @@ def test_the_head_has_a_hidden_layer_without_norm_and_samples_must_be_counted() 
 def test_one_view_is_shown_as_simclr_does() -> None:
     """The augmentations are SimCLR's."""
     preprocess = {"image": ImagePreprocess(16)}
-    view = pic.method.view(preprocess)
-    assert (view.views, view.crop_scale) == (1, (0.08, 1.0))
-    assert view.chances == [{"color_jitter": 0.8, "grayscale": 0.2, "blur": 0.5, "solarize": 0.0}]
-    other = pic.Once(preprocess, views=2, blur=0.1)
-    assert [each["blur"] for each in other.chances] == [0.1, 0.1]
+    alike, one = simclr_view(preprocess), pic.method.view(preprocess)
+    assert alike.steps["image"] == one.steps["image"] * 2
+    other = pic.method.view(preprocess, views=2, image={"blur": {"p": 0.1}})
+    assert [steps[-1] for steps in other.steps["image"]] == [Blur(p=0.1)] * 2
 
 
 def test_the_defaults_are_the_papers() -> None:
     """A temperature of 0.2, and a head of two layers to 128 dimensions."""
     assert defaults(pic.PIC) == {"embed_dim": 128, "hidden": None, "temperature": 0.2, "encoder": None}
-    assert pic.method.view is pic.Once
+    assert pic.method.objective is pic.PIC

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from mmssl.errors import UserError
-from mmssl.methods.pirl import PIRL, JigsawPair, method
+from mmssl.methods.pirl import PIRL, ShuffledPatches, method
 from mmssl.objectives.bank import reserve
-from mmssl.transforms.image import ImagePreprocess
-from mmssl.types import Batch
+from mmssl.transforms.color import ColorJitter, Grayscale
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
+from mmssl.types import Batch, Pretext, View
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import (
@@ -37,7 +38,12 @@ from two_views import (
 )
 
 PICTURES = {"image": ImagePreprocess(32)}
-STILL = {"color_jitter": 0.0, "grayscale": 0.0}
+STILL = {"color_jitter": None, "grayscale": None}
+
+
+def joined(image: dict[str, Any], patches: dict[str, Any], **grid: int) -> View:
+    """The method's view with changes to the crop's steps and to those of the patches."""
+    return method.view(PICTURES, image=image, patches={"image": {"shuffled_patches": grid, **patches}})
 
 
 def pictures(views: int) -> Batch:
@@ -48,8 +54,8 @@ def pictures(views: int) -> Batch:
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_picture_and_joined_patches_are_told_from_noise_and_the_picture_is_remembered(bf16: bool) -> None:
-    encoders, batch, drawn = {"other": Tiny(3), "image": Tiny()}, pictures(4), first_draw(5)
-    options = {"patches": 3, "temperature": 0.5, "negatives": 5, "momentum": 0.75, "patch_weight": 0.2}
+    encoders, batch, drawn = {"other": Tiny(3), "image": Tiny()}, pictures(5), first_draw(5)
+    options = {"patches": 4, "temperature": 0.5, "negatives": 5, "momentum": 0.75, "patch_weight": 0.2}
     objective = PIRL(encoders, embed_dim=4, **options)
     reserve(objective, SAMPLES)
     stir(objective)
@@ -74,14 +80,14 @@ def test_picture_and_joined_patches_are_told_from_noise_and_the_picture_is_remem
     objective.eval()(encoders, batch)
     objective.after_step(encoders, 0.5)
     torch.testing.assert_close(objective.bank.rows, expected, msg="an evaluation leaves none")
-    with pytest.raises(UserError, match="4 patches are shown, 3 expected"):
-        objective(encoders, pictures(5))
+    with pytest.raises(UserError, match="5 patches are shown, 4 expected"):
+        objective(encoders, pictures(6))
 
 
 def test_heads_are_linear() -> None:
-    objective = PIRL({"image": Tiny()}, embed_dim=4, patches=3)
+    objective = PIRL({"image": Tiny()}, embed_dim=4, patches=4)
     assert outline(objective.head.layers) == outline(objective.patch_head.layers) == [f"{DIM}-4 +bias"]
-    assert outline([objective.join]) == ["12-4 +bias"]
+    assert outline([objective.join]) == ["16-4 +bias"]
     assert objective.spaces() == {"image": objective.head}
     assert PIRL({"image": Tiny(), "image_b": Tiny(3)}, encoder="image_b").uses == ("image_b",)
     with pytest.raises(UserError, match="not counted"):
@@ -91,21 +97,34 @@ def test_heads_are_linear() -> None:
 @pytest.mark.parametrize(("size", "cell", "side"), [(224, 85, 64), (112, 42, 32), (32, 12, 9), (448, 170, 128)])
 def test_cells_and_patches_have_the_papers_share_of_the_crop(size: int, cell: int, side: int) -> None:
     """Patches of 64 from cells of 85 pixels in a 3 x 3 grid of 255, beside a crop of 224."""
-    view = JigsawPair({"image": ImagePreprocess(size)})
-    assert (view.grid, view.cell, view.side, view.patch_scale) == (3, cell, side, (0.6, 1.0))
-    given = JigsawPair({"image": ImagePreprocess(size)}, grid=2, cell=11, side=10, patch_scale=(0.3, 0.7))
-    assert (given.grid, given.cell, given.side, given.patch_scale) == (2, 11, 10, (0.3, 0.7))
+    view = method.view({"image": ImagePreprocess(size)})
+    crop, whole = view.blanks("image")
+    assert crop.shape == (3, size, size) and whole.shape == (3, 3 * cell, 3 * cell)
+    _, *patches = view.on_device(Batch({"image": [crop[None], whole[None]]})).views["image"]
+    assert [x.shape for x in patches] == [(1, 3, side, side)] * 9
+    given = joined({}, {}, grid=2, cell=11, patch=10)
+    crop, whole = given.blanks("image")
+    _, *patches = given.on_device(Batch({"image": [crop[None], whole[None]]})).views["image"]
+    assert whole.shape == (3, 22, 22) and [x.shape for x in patches] == [(1, 3, 10, 10)] * 4
 
 
 def test_the_view_jitters_as_the_paper_does() -> None:
-    view = JigsawPair(PICTURES)
-    assert view.chances == [{"color_jitter": 1.0, "grayscale": 0.2, "blur": 0.0, "solarize": 0.0}]
-    assert list(view.jitter.values()) == [0.4, 0.4, 0.4, 0.2]
-    assert view.shows == {"image": 2}
-    options: dict[str, Any] = {"color_jitter": 0.5, "jitter": (0.1, 0.2, 0.3, 0.05), "blur": 0.7, "grayscale": 0.1}
-    other = JigsawPair(PICTURES, **options)
-    assert other.chances == [{"color_jitter": 0.5, "grayscale": 0.1, "blur": 0.7, "solarize": 0.0}]
-    assert list(other.jitter.values()) == [0.1, 0.2, 0.3, 0.05]
+    colors = [ColorJitter(p=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2), Grayscale(p=0.2)]
+    crop, patches = method.view(PICTURES).steps["image"]
+    assert crop == [Crop(scale=(0.08, 1.0)), Flip(p=0.5), *colors]
+    assert patches == [Crop(scale=(0.6, 1.0)), Flip(p=0.5), ShuffledPatches(grid=3), *colors]
+
+
+def test_the_objective_says_how_many_patches_there_are() -> None:
+    encoders: dict[str, Any] = {"image": Tiny()}
+    encoders["image"].preprocess = PICTURES["image"]
+    view = Pretext(PIRL(encoders, patches=4), method.view, {}).show(encoders)
+    assert view.blanks("image")[1].shape == (3, 24, 24)
+    with pytest.raises(UserError, match=r"shuffled_patches\.grid is 3, but the objective makes it 2"):
+        wrong = {"patches": {"image": {"shuffled_patches": {"grid": 3}}}}
+        Pretext(PIRL(encoders, patches=4), method.view, wrong).show(encoders)
+    with pytest.raises(UserError, match="patches is 8; expected a square"):
+        PIRL(encoders, patches=8)
 
 
 def ramps(size: int) -> Tensor:
@@ -115,7 +134,8 @@ def ramps(size: int) -> Tensor:
 
 
 def test_a_sample_is_cropped_twice_each_by_its_own_share_of_the_area() -> None:
-    view = JigsawPair(PICTURES, crop_scale=(0.25, 0.25), patch_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), **STILL)
+    one, other = ({"crop": {"scale": (scale, scale), "ratio": (1.0, 1.0)}, **STILL} for scale in (0.25, 1.0))
+    view = joined(one, other)
     crop, whole = view({"image": ramps(200)})["image"]
     assert crop.shape == (3, 32, 32) and whole.shape == (3, 36, 36)
     for x, extent in ((crop, 100), (whole, 200)):  # pixels of the picture, the half ones at the rim left out
@@ -126,7 +146,7 @@ def test_a_sample_is_cropped_twice_each_by_its_own_share_of_the_area() -> None:
 
 
 def test_each_patch_comes_from_a_cell_of_its_own_in_an_order_of_each_samples() -> None:
-    view = JigsawPair(PICTURES, grid=2, cell=6, side=4, **STILL)
+    view = joined(STILL, STILL, grid=2, cell=6, patch=4)
     whole = torch.arange(144.0).view(12, 12).expand(16, 3, 12, 12) / 255
     crop = torch.rand(16, 3, 32, 32)
     same_crop, *patches = view.on_device(Batch({"image": [crop, whole]})).views["image"]
@@ -148,7 +168,9 @@ def test_each_patch_comes_from_a_cell_of_its_own_in_an_order_of_each_samples() -
 
 
 def test_crop_and_patches_are_recoloured_each_on_its_own() -> None:
-    view = JigsawPair(PICTURES, grid=2, cell=6, side=6, color_jitter=1.0, jitter=(0.4, 0.0, 0.0, 0.0), grayscale=0.0)
+    bright = {"p": 1.0, "brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    colors = {"color_jitter": bright, "grayscale": None}
+    view = joined(colors, colors, grid=2, cell=6, patch=6)
     crop, *patches = view.on_device(
         Batch({"image": [torch.full((3, 3, 32, 32), 0.5), torch.full((3, 3, 12, 12), 0.5)]})
     ).views["image"]
@@ -159,16 +181,12 @@ def test_crop_and_patches_are_recoloured_each_on_its_own() -> None:
     assert all(0.3 <= float(c) <= 0.7 for colour in colours for c in colour)
 
 
-@pytest.mark.parametrize("wrong", [{"grid": 0}, {"cell": 8, "side": 9}])
+@pytest.mark.parametrize("wrong", [{"grid": 0}, {"cell": 8, "patch": 9}])
 def test_a_grid_that_holds_no_patches_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match="holds no patches"):
-        JigsawPair(PICTURES, **wrong)
-    JigsawPair(PICTURES, grid=1)
-    JigsawPair(PICTURES, cell=9, side=9)
-    JigsawPair(PICTURES, patch_scale=(0.01, 1.0))
-    for scale in ((0.009, 1.0), (0.5, 1.1)):
-        with pytest.raises(UserError, match="patch_scale"):
-            JigsawPair(PICTURES, patch_scale=scale)
+        joined({}, {}, **wrong)
+    joined({}, {}, grid=1)
+    joined({}, {}, cell=9, patch=9)
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -182,4 +200,4 @@ def test_the_defaults_are_the_papers() -> None:
         "patch_weight": 0.5,
         "encoder": None,
     }
-    assert (method.view, method.objective) == (JigsawPair, PIRL)
+    assert method.objective is PIRL

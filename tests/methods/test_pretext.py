@@ -18,9 +18,10 @@ from mmssl import names
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals.shortcut import Shortcut, labelled
-from mmssl.methods.jigsaw import Jigsaw, Puzzle
-from mmssl.methods.relative_position import AROUND, Neighbors, RelativePosition, drop_colors, project_colors
-from mmssl.methods.rotation import Rotation, Turned
+from mmssl.methods import jigsaw, relative_position, rotation
+from mmssl.methods.jigsaw import Jigsaw
+from mmssl.methods.relative_position import AROUND, RelativePosition, drop_colors, project_colors
+from mmssl.methods.rotation import Rotation
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.permutations import far_apart
 from mmssl.types import Batch, Encoder, Pretext, Trained, View
@@ -28,8 +29,8 @@ from mmssl.types import Batch, Encoder, Pretext, Trained, View
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import batch, build
 
+IMAGE = {"image": ImagePreprocess()}
 CONVNET = {"image_size": 16, "widths": (8,), "depths": (1,), "stem_stride": 2}
-WHOLE = {"crop_scale": (1.0, 1.0), "flip": 0.0}
 
 
 def shown(view: View, pictures: Tensor) -> Batch:
@@ -45,7 +46,7 @@ def ramps(size: int, rows: int = 4) -> Tensor:
 
 def test_all_four_turns_of_every_picture_are_shown() -> None:
     picture = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
-    made = shown(Turned({"image": ImagePreprocess(size=8)}), picture)
+    made = shown(rotation.method.view({"image": ImagePreprocess(size=8)}), picture)
     assert made.target is not None and made.target.tolist() == [[0, 1, 2, 3]] * 3
     for turn, view in enumerate(made.views["image"]):
         assert torch.equal(view, torch.from_numpy(np.rot90(picture.numpy(), turn, (2, 3)).copy()))
@@ -66,8 +67,8 @@ def test_rotation_is_the_mean_cross_entropy_of_the_four_turns() -> None:
 
 def test_neighbours_lie_where_the_target_says() -> None:
     torch.manual_seed(0)
-    view = Neighbors({"image": ImagePreprocess(size=16)}, patch=6, gap=3, jitter=1, color="keep")
-    size = view.preprocess["image"].size
+    view = relative_position.method.view(IMAGE, neighbors={"patch": 6, "gap": 3, "jitter": 1, "color": "keep"})
+    size = view.blanks("image")[0].shape[1]
     assert size == 3 * 6 + 2 * 3 + 2 * 1
     made = shown(view, ramps(size, rows=400))
     middle, other = made.views["image"]
@@ -77,13 +78,14 @@ def test_neighbours_lie_where_the_target_says() -> None:
     wanted = torch.stack([places // 3 - 1, places % 3 - 1], dim=1) * (6 + 3)
     assert (off - wanted).abs().max() == 2 and (off - wanted).unique().tolist() == [-2, -1, 0, 1, 2]
     assert made.target.unique().tolist() == list(range(8))
-    still = shown(Neighbors({"image": ImagePreprocess()}, patch=6, gap=0, jitter=0, color="keep"), ramps(18))
+    view = relative_position.method.view(IMAGE, neighbors={"patch": 6, "gap": 0, "jitter": 0, "color": "keep"})
+    still = shown(view, ramps(18))
     assert (still.views["image"][0][:, 0, 0, 0] == 6).all()
 
 
 def test_the_defaults_are_the_papers() -> None:
-    assert Neighbors({"image": ImagePreprocess()}).preprocess["image"].size == 3 * 96 + 2 * 48 + 2 * 7
-    assert Puzzle({"image": ImagePreprocess()}, permutations=4).preprocess["image"].size == 225
+    assert relative_position.method.view(IMAGE).blanks("image")[0].shape[1:] == (3 * 96 + 2 * 48 + 2 * 7,) * 2
+    assert jigsaw.method.view(IMAGE).blanks("image")[0].shape[1:] == (225, 225)
 
 
 def test_colours_are_dropped_or_projected() -> None:
@@ -113,8 +115,8 @@ def test_relative_position_reads_both_patches_in_order() -> None:
 
 def test_patches_stand_in_the_order_of_the_target() -> None:
     torch.manual_seed(0)
-    options: dict[str, Any] = {"permutations": 20, "patch": 5, "gap": 2, "shift": 0, "grayscale": 0.0, "level": False}
-    view = Puzzle({"image": ImagePreprocess()}, **options, **WHOLE)
+    options = {"permutations": 20, "patch": 5, "gap": 2, "shift": 0, "level": False}
+    view = jigsaw.method.view(IMAGE, puzzle=options, image={"grayscale": None})
     made = shown(view, ramps(21, rows=50))
     assert made.target is not None
     orders = far_apart(20)[made.target]
@@ -129,10 +131,11 @@ def test_channels_are_shifted_apart_and_patches_leveled() -> None:
     torch.manual_seed(0)
     line = torch.arange(27, dtype=torch.uint8)
     same = line.expand(200, 3, 27, 27).contiguous()  # every channel holds the column
-    view = Puzzle({"image": ImagePreprocess()}, permutations=4, patch=5, gap=0, shift=2, grayscale=0.0, level=False)
+    apart = {"permutations": 4, "patch": 5, "gap": 0, "shift": 2, "level": False}
+    view = jigsaw.method.view(IMAGE, puzzle=apart, image={"grayscale": None})
     patch = shown(view, same).views["image"][0][:, :, 0, 0].int()
     assert (patch[:, 0] - patch[:, 1]).unique().tolist() == list(range(-4, 5))
-    level = Puzzle({"image": ImagePreprocess()}, permutations=4, patch=5, gap=2, shift=1)
+    level = jigsaw.method.view(IMAGE, puzzle={"permutations": 4, "patch": 5, "gap": 2, "shift": 1})
     for patch in shown(level, torch.randint(0, 256, (8, 3, 27, 27), dtype=torch.uint8)).views["image"]:
         torch.testing.assert_close(patch.mean((2, 3)), torch.full((8, 3), 0.45))
 
@@ -144,9 +147,6 @@ def test_jigsaw_puts_the_patches_features_in_a_row() -> None:
     assert full.target is not None and len(rows) == 9
     expected = F.cross_entropy(objective.answer(torch.cat(rows, dim=1)), full.target)
     torch.testing.assert_close(objective(model.encoders, full).total, expected)
-    full.target[0] = 5
-    with pytest.raises(UserError, match="more orders than the objective's 5"):
-        objective(model.encoders, full)
     full.views["image"].pop()
     with pytest.raises(UserError, match="sorts 9 patches, but 8 are shown"):
         objective(model.encoders, full)
@@ -170,13 +170,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 TASKS = {
     "rotation": ({}, {}),
-    "relative_position": ({"patch": 8, "gap": 2, "jitter": 1}, {"hidden": (8,)}),
+    "relative_position": ({"neighbors": {"patch": 8, "gap": 2, "jitter": 1}}, {"hidden": (8,)}),
     "jigsaw": (
-        {"patch": 6, "gap": 1, "shift": 1, "permutations": 6},
+        {"puzzle": {"patch": 6, "gap": 1, "shift": 1}},
         {"permutations": 6, "width": 8, "hidden": (8,)},
     ),
-    "colorization": ({"cell": 2}, {"widths": (8,)}),
-    "split_brain": ({"cell": 2}, {"widths": (8,)}),
+    "colorization": ({"lightness": {"cell": 2}}, {"widths": (8,)}),
+    "split_brain": ({"halves": {"cell": 2}}, {"widths": (8,)}),
     "autoencoder": ({}, {"code": 8, "start": 4, "widths": (8, 8)}),
 }
 
@@ -207,7 +207,7 @@ def test_shortcuts_can_be_looked_for_with_each_guard_down(name: str, pictures: d
 
 def test_a_class_of_each_view_is_a_question_about_that_view() -> None:
     pictures = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
-    made = shown(Turned({"image": ImagePreprocess(size=8)}), pictures)
+    made = shown(rotation.method.view({"image": ImagePreprocess(size=8)}), pictures)
     rows = labelled(Rotation({"image": create_encoder("convnet", **CONVNET)}), made)
     assert rows["features"].shape == (5, 4, 5) and rows["label"].tolist() == [[0, 1, 2, 3]] * 5
     torch.testing.assert_close(rows["features"][:, 0], rows["features"][:, 3])  # a turn changes no statistic

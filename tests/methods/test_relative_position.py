@@ -11,14 +11,22 @@ import torch
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
+from mmssl.methods import relative_position
 from mmssl.methods.relative_position import Neighbors, RelativePosition, drop_colors, project_colors
-from mmssl.transforms.image import ImagePreprocess
-from mmssl.types import Batch
+from mmssl.transforms.color import Grayscale
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
+from mmssl.types import Batch, View
 
 sys.path.insert(0, str(Path(__file__).parent))
 from picture_cells import PRESENT, PictureCells, check_answered, check_embedding, compare, defaults, pictures
 
 IMAGE = {"image": ImagePreprocess(size=16)}
+
+
+def neighbors(patch: int, gap: int, jitter: int, color: str = "keep", **image: Any) -> View:
+    """The method's view with a grid of its own."""
+    options = {"patch": patch, "gap": gap, "jitter": jitter, "color": color}
+    return relative_position.method.view(IMAGE, neighbors=options, image=image)
 
 
 def test_the_loss_is_the_cross_entropy_of_the_place() -> None:
@@ -39,10 +47,12 @@ def test_the_loss_is_the_cross_entropy_of_the_place() -> None:
 
 def test_the_defaults_are_the_papers() -> None:
     """Doersch et al., ICCV 2015: patches of 96, gaps of 48, 7 pixels of jitter, two layers of 4096."""
-    view = {"patch": 96, "gap": 48, "jitter": 7, "color": "drop", "crop_scale": (0.35, 1.0)}
-    assert defaults(Neighbors) == view and defaults(RelativePosition) == {"hidden": (4096, 4096)}
-    assert Neighbors.chance == 1 / 8
-    assert Neighbors.guards == {"gap": {"gap": 0}, "jitter": {"jitter": 0}, "chromatic": {"color": "keep"}}
+    assert defaults(Neighbors) == {"patch": 96, "gap": 48, "jitter": 7, "color": "drop"}
+    assert defaults(RelativePosition) == {"hidden": (4096, 4096)}
+    view = relative_position.method.view(IMAGE)
+    assert view.steps["image"] == [[Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0))]] and view.chance == 1 / 8
+    guards = {"gap": {"gap": 0}, "jitter": {"jitter": 0}, "chromatic": {"color": "keep"}}
+    assert view.guards == {name: {"neighbors": down} for name, down in guards.items()}
 
 
 @pytest.mark.parametrize(
@@ -57,22 +67,23 @@ def test_the_defaults_are_the_papers() -> None:
 def test_sides_are_pixels(options: dict[str, int], refused: bool) -> None:
     if refused:
         with pytest.raises(UserError, match="expected pixels, 0 or more"):
-            Neighbors(IMAGE, **options)
+            neighbors(**options)
     else:
-        assert Neighbors(IMAGE, **options).preprocess["image"].size == 3
+        assert neighbors(**options).blanks("image")[0].shape == (3, 3, 3)
 
 
-def test_the_rest_is_singles() -> None:
-    view = Neighbors(IMAGE, patch=5, gap=3, jitter=2, crop_scale=(0.2, 0.3), flip=0.25, grayscale=1.0, color="keep")
-    assert view.preprocess["image"].size == 3 * 5 + 2 * 3 + 2 * 2
-    assert (view.crop_scale, view.flip, Neighbors(IMAGE).flip) == ((0.2, 0.3), 0.25, 0.0)
+def test_the_grid_fills_the_picture_which_other_steps_change() -> None:
+    view = neighbors(5, 3, 2, flip={"p": 0.25}, grayscale={"p": 1.0})
+    assert view.steps["image"][0][1:] == [Flip(p=0.25), Grayscale(p=1.0)]
+    side = 3 * 5 + 2 * 3 + 2 * 2
+    assert view({"image": torch.zeros(3, 50, 60, dtype=torch.uint8)})["image"][0].shape == (3, side, side)
     made = view.on_device(Batch({"image": [torch.rand(4, 3, 25, 25)]}))
     assert all((patch[:, :1] - patch).abs().max() < 1e-5 for patch in made.views["image"]), "grey"
 
 
 def test_without_jitter_patches_are_cells_a_gap_apart() -> None:
     x = torch.randint(0, 256, (80, 3, 16, 16), dtype=torch.uint8)
-    made = Neighbors(IMAGE, patch=4, gap=2, jitter=0, color="keep").on_device(Batch({"image": [x]}))
+    made = neighbors(4, 2, 0).on_device(Batch({"image": [x]}))
     assert made.target is not None and made.target.unique().tolist() == list(range(8))
     middle, other = made.views["image"]
     assert torch.equal(middle, x[:, :, 6:10, 6:10])
@@ -84,7 +95,7 @@ def test_without_jitter_patches_are_cells_a_gap_apart() -> None:
 
 def test_both_patches_are_off_by_up_to_the_jitter() -> None:
     line = torch.arange(20, dtype=torch.uint8)
-    view = Neighbors(IMAGE, patch=4, gap=2, jitter=2, color="keep")
+    view = neighbors(4, 2, 2)
     made = view.on_device(Batch({"image": [line.expand(300, 3, 20, 20)]}))
     assert made.target is not None
     columns = torch.tensor([0, 6, 12, 0, 12, 0, 6, 12])[made.target]
@@ -119,7 +130,7 @@ def test_the_colour_between_green_and_magenta_is_taken_out() -> None:
 @pytest.mark.parametrize("color", ["drop", "project", "keep"])
 def test_both_patches_are_recoloured(color: Any) -> None:
     x = torch.rand(8, 3, 12, 12)
-    made = Neighbors(IMAGE, patch=4, gap=0, jitter=0, color=color).on_device(Batch({"image": [x.clone()]}))
+    made = neighbors(4, 0, 0, color).on_device(Batch({"image": [x.clone()]}))
     middle = x[:, :, 4:8, 4:8]
     assert made.target is not None
     around = [(0, 0), (0, 4), (0, 8), (4, 0), (4, 8), (8, 0), (8, 4), (8, 8)]

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from mmssl.methods.rotation import Rotation, Turned
-from mmssl.transforms.image import ImagePreprocess
+from mmssl.methods import rotation
+from mmssl.methods.rotation import Rotation
+from mmssl.transforms.color import Grayscale
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -39,12 +41,12 @@ def test_the_loss_is_in_float32() -> None:
         assert Rotation({"image": encoder})({"image": encoder}, full).total.dtype == torch.float32
 
 
-def test_the_view_has_singles_options_and_its_own_defaults() -> None:
+def test_the_views_options_and_defaults() -> None:
     given = {"image": ImagePreprocess(size=8)}
-    assert defaults(Turned) == {"crop_scale": (0.35, 1.0), "flip": 0.5}
+    assert rotation.method.view(given).steps["image"] == [[Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip(p=0.5)]]
     assert defaults(Rotation) == {"hidden": ()}  # Gidaris et al., ICLR 2018: a linear layer after the last map
-    view = Turned(given, crop_scale=(0.2, 0.3), flip=0.25, grayscale=1.0)
-    assert (view.crop_scale, view.flip, view.chance) == ((0.2, 0.3), 0.25, 0.25)
+    view = rotation.method.view(given, image={"flip": {"p": 0.25}, "grayscale": {"p": 1.0}})
+    assert view.steps["image"][0][1:] == [Flip(p=0.25), Grayscale(p=1.0)] and view.chance == 0.25
     x = torch.rand(2, 3, 8, 8)
     made = view.on_device(Batch({"image": [x]}))
     luma = 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]

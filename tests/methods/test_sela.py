@@ -11,8 +11,10 @@ import torch
 
 from mmssl.errors import UserError
 from mmssl.methods import sela
-from mmssl.methods.sela import OneJittered, SeLa
+from mmssl.methods.sela import SeLa
 from mmssl.objectives.bank import reserve
+from mmssl.transforms.color import Blur, ColorJitter, Grayscale
+from mmssl.transforms.image import Crop, Flip
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import Tiny, defaults, evenness, pictures, same, shake, spread, sweep_of
@@ -121,12 +123,11 @@ def test_defaults_are_the_papers() -> None:
     """main.py of self-label: ncl, hc (10 in the paper's best), nopts, lamb; section 3.2; augmentation of util.py."""
     expected = {"clusters": 3000, "heads": 10, "labelings": 100, "sharpness": 25.0, "iterations": 100, "encoder": None}
     assert defaults(SeLa) == expected
-    assert (sela.method.view, sela.method.objective) == (OneJittered, SeLa)
-    view = OneJittered({"image": Tiny().preprocess})
-    assert view.views == 1 and list(view.jitter.values()) == [0.4] * 4
-    assert view.chances == [{"color_jitter": 1.0, "grayscale": 0.2, "blur": 0.0, "solarize": 0.0}]
-    other = OneJittered(
-        {"image": Tiny().preprocess}, views=2, color_jitter=0.3, jitter=(0.1, 0.2, 0.3, 0.05), blur=0.6, flip=0.9
-    )
-    assert (other.views, other.flip, list(other.jitter.values())) == (2, 0.9, [0.1, 0.2, 0.3, 0.05])
-    assert [(c["color_jitter"], c["blur"]) for c in other.chances] == [(0.3, 0.6)] * 2
+    assert sela.method.objective is SeLa
+    jitter = ColorJitter(p=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4)
+    view = sela.method.view({"image": Tiny().preprocess})
+    assert view.steps["image"] == [[Crop(scale=(0.08, 1.0)), Flip(), jitter, Grayscale(p=0.2)]]
+    changed = {"flip": {"p": 0.9}, "color_jitter": {"p": 0.3}, "grayscale": None, "blur": {"p": 0.6}}
+    other = sela.method.view({"image": Tiny().preprocess}, views=2, image=changed)
+    jitter = ColorJitter(p=0.3, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4)
+    assert other.steps["image"] == [[Crop(), Flip(p=0.9), jitter, Blur(p=0.6)]] * 2

@@ -19,7 +19,7 @@ def test_they_are_about_instances_of_any_modality(name: str) -> None:
     kind, options = ENCODERS["audio"]
     encoders = {"audio": create_encoder(kind, **options)}
     method = names.resolve("methods", name)[0]
-    method.view({"audio": encoders["audio"].preprocess}, **({"small": 0} if name == "dino" else {}))
+    method.view({"audio": encoders["audio"].preprocess}, **({"small": None} if name == "dino" else {}))
     total = method.objective(encoders, **SETTINGS[name].options)(encoders, plain(("audio",), 4, views=2)).total
     total.backward()
     assert total.isfinite()

@@ -11,7 +11,7 @@ import torch
 
 from mmssl.methods.siglip import SigLIP, method
 from mmssl.types import Batch, Method
-from mmssl.views.single import Single
+from mmssl.views.single import view as single_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import Table, defaults, numbers, present, same
@@ -46,7 +46,7 @@ def test_the_sum_over_all_pairs_of_a_batch_over_its_size() -> None:
 
 def test_defaults_are_the_papers() -> None:
     """Zhai et al., section 3.2: t' = log 10 and b = -10; the ceiling is CLIP's."""
-    assert method == Method(Single, SigLIP)
+    assert method == Method(single_view, SigLIP)
     assert defaults(SigLIP) == {
         "embed_dim": 512, "hidden": (), "pairs": None, "scale": 10.0, "bias": -10.0, "max_scale": 100.0
     }  # fmt: skip

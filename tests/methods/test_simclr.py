@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmssl.views.pair import Pair
 from torch.nn import functional as F
 
 from mmssl import checkpoint
 from mmssl.errors import UserError
 from mmssl.methods import simclr
 from mmssl.types import Features
+from mmssl.views.simclr import view as simclr_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import batch, build
@@ -74,4 +74,4 @@ def test_the_defaults_are_the_papers() -> None:
     """128 dimensions behind a layer as wide as the features; of the temperatures compared, 0.1 was the best."""
     paper = {"embed_dim": 128, "hidden": None, "temperature": 0.1, "encoder": None}
     assert defaults(simclr.SimCLR) == defaults(simclr.SimCLRv2) == paper
-    assert simclr.method.view is simclr.v2.view is Pair
+    assert simclr.method.view is simclr.v2.view is simclr_view

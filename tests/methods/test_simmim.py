@@ -13,9 +13,11 @@ from torch import Tensor
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods import simmim
-from mmssl.methods.simmim import Cropped, SimMIM
+from mmssl.methods.simmim import SimMIM
 from mmssl.objectives.masking import block_mask
+from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Batch, TokenEncoder
+from mmssl.views.mae import Seed
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import defaults, same, shake
@@ -136,9 +138,8 @@ def test_squares_hold_whole_patches_on_both_sides_and_any_number_of_moments() ->
 def test_defaults_are_the_papers() -> None:
     """config.py: MASK_PATCH_SIZE 32, MASK_RATIO 0.6; data_simmim.py: RandomResizedCrop from 0.67."""
     assert defaults(SimMIM) == {"mask_size": 32, "ratio": 0.6, "encoder": None}
-    assert (simmim.method.view, simmim.method.objective) == (Cropped, SimMIM)
+    assert simmim.method.objective is SimMIM
     encoder = create_encoder("vit", image_size=8, patch_size=4, **SMALL)
-    view = Cropped({"image": encoder.preprocess})
-    assert (view.crop_scale, view.crop_ratio, view.flip) == ((0.67, 1.0), (3 / 4, 4 / 3), 0.5)
-    other = Cropped({"image": encoder.preprocess}, crop_scale=(0.5, 0.6), flip=0.9)
-    assert (other.crop_scale, other.flip) == ((0.5, 0.6), 0.9)
+    view = simmim.method.view({"image": encoder.preprocess})
+    assert view.steps["image"] == [[Crop(scale=(0.67, 1.0), ratio=(3 / 4, 4 / 3)), Flip(p=0.5)]]
+    assert view.after == [Seed()]

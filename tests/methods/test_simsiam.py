@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mmssl.views.blurred import Blurred
-
 from mmssl.methods import simsiam
+from mmssl.views.moco_v2 import view as moco_v2_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import DIM, HERE, defaults, detached, outline, same, shown, stir, two_encoders, unit
@@ -39,4 +38,4 @@ def test_the_defaults_are_the_papers() -> None:
     """A projection of three layers of 2048, a bottleneck of 512."""
     paper = {"embed_dim": 2048, "hidden": (2048, 2048), "bottleneck": 512, "encoder": None}
     assert defaults(simsiam.SimSiam) == paper
-    assert (simsiam.method.view, simsiam.method.objective) == (Blurred, simsiam.SimSiam)
+    assert (simsiam.method.view, simsiam.method.objective) == (moco_v2_view, simsiam.SimSiam)

@@ -16,7 +16,7 @@ from mmssl.errors import UserError
 from mmssl.methods import split_brain
 from mmssl.methods.split_brain import Halves, SplitBrain
 from mmssl.numerics.color import lab
-from mmssl.transforms.image import ImagePreprocess
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -139,8 +139,10 @@ def test_the_defaults_are_the_papers() -> None:
         "widths": (256, 256, 128),
         "learn_from": 50_000,
     }
-    assert defaults(Halves) == {"cell": 4, "split": True, "crop_scale": (0.35, 1.0), "flip": 0.5}
-    assert Halves.guards == {"split": {"split": False}}
+    assert defaults(Halves) == {"cell": 4, "split": True}
+    view = split_brain.method.view(BOTH)
+    assert view.steps["image"] == [[Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip(p=0.5)]]
+    assert view.guards == {"split": {"halves": {"split": False}}}
 
 
 def cells(x: Tensor) -> Tensor:
@@ -152,7 +154,7 @@ def cells(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("split", [True, False])
 def test_each_half_is_shown_what_the_other_is_asked_for(split: bool) -> None:
     x = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
-    full = Halves(BOTH, cell=8, split=split).on_device(Batch({key: [x] for key in BOTH}))
+    full = split_brain.method.view(BOTH, halves={"cell": 8, "split": split}).on_device(Batch({"image": [x]}))
     whole = lab(x)
     torch.testing.assert_close(full.extra["lightness"], cells(whole[:, :1]))
     torch.testing.assert_close(full.extra["colors"], cells(whole[:, 1:]))
@@ -166,21 +168,19 @@ def test_each_half_is_shown_what_the_other_is_asked_for(split: bool) -> None:
     torch.testing.assert_close(even[:, :1], torch.full_like(even[:, :1], 50.0), rtol=0, atol=0.05)
 
 
-def test_one_crop_is_shown_to_both_halves_and_the_rest_is_singles() -> None:
-    view = Halves(BOTH, cell=16, crop_scale=(0.2, 0.3), flip=0.25, grayscale=1.0)
-    assert (view.crop_scale, view.flip, view.reads) == ((0.2, 0.3), 0.25, ("image",))
+def test_one_crop_is_shown_to_both_halves() -> None:
+    view = split_brain.method.view(BOTH, halves={"cell": 16}, image={"grayscale": {"p": 1.0}})
+    assert view.reads == ("image",)
     x = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)
     shown = view({"image": x, "image_ab": x[:, :20, :20]})
-    assert shown.keys() == BOTH.keys()
-    assert [len(views) for views in shown.values()] == [1, 1]
-    assert torch.equal(shown["image"][0], shown["image_ab"][0]) and shown["image"][0].shape == (3, 16, 16)
+    assert "image_ab" not in shown and shown["image"][0].shape == (3, 16, 16)
     assert view({}) == {} == view({"image": None})
-    full = view.on_device(Batch({key: [torch.rand(2, 3, 16, 16)] for key in BOTH}))
-    assert full.extra["colors"].abs().max() < 0.05, "grey"
+    full = view.on_device(Batch({"image": [torch.rand(2, 3, 16, 16)]}))
+    assert full.views.keys() == BOTH.keys() and full.extra["colors"].abs().max() < 0.05, "grey"
 
 
 @pytest.mark.parametrize(("sizes", "cell"), [((16, 16), 5), ((16, 8), 4)])
 def test_cells_divide_pictures_of_one_size(sizes: tuple[int, int], cell: int) -> None:
     given = {key: ImagePreprocess(size=size) for key, size in zip(BOTH, sizes, strict=True)}
     with pytest.raises(UserError, match=f"of {sizes[0]} and {sizes[1]} pixels in cells of {cell}; expected one size"):
-        Halves(given, cell=cell)
+        split_brain.method.view(given, halves={"cell": cell})

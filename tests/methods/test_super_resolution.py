@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
 from mmssl.errors import UserError
-from mmssl.methods.super_resolution import Shrunk, SuperResolution
-from mmssl.transforms.image import ImagePreprocess
+from mmssl.methods import super_resolution
+from mmssl.methods.super_resolution import Shrink, SuperResolution
+from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -86,7 +87,9 @@ def test_the_weight_of_the_adversary_is_no_less_than_0() -> None:
 
 def test_the_defaults_are_the_papers() -> None:
     """Ledig et al., CVPR 2017: a factor of 4, SRResNet's squared error without an adversary."""
-    assert defaults(Shrunk) == {"factor": 4, "enlarge": True, "crop_scale": (0.35, 1.0), "flip": 0.5}
+    assert defaults(Shrink) == {"factor": 4, "enlarge": True}
+    view = super_resolution.method.view(IMAGE)
+    assert view.steps["image"] == [[Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip(p=0.5)]]
     assert defaults(SuperResolution) == {
         "error": "l2",
         "adversarial": 0.0,
@@ -102,7 +105,8 @@ def test_the_defaults_are_the_papers() -> None:
 def test_pictures_are_shrunk_by_the_factor_as_torchvision_has_it(factor: int, enlarge: bool) -> None:
     blocks = (torch.rand(6, 3, 2, 2) > 0.5).to(torch.uint8) * 255  # so that the bicubic overshoots
     x = blocks.repeat_interleave(8, 2).repeat_interleave(8, 3)
-    made = Shrunk(IMAGE, factor=factor, enlarge=enlarge).on_device(Batch({"image": [x]}))
+    view = super_resolution.method.view(IMAGE, shrink={"factor": factor, "enlarge": enlarge})
+    made = view.on_device(Batch({"image": [x]}))
     shown, whole = made.views["image"]
     assert torch.equal(whole, x / 255)
     expected = vision.resize(x / 255, [16 // factor] * 2, BICUBIC, antialias=True).clamp(0, 1)
@@ -117,13 +121,12 @@ def test_pictures_are_shrunk_by_the_factor_as_torchvision_has_it(factor: int, en
 def test_factors_divide(factor: int, refused: bool) -> None:
     if refused:
         with pytest.raises(UserError, match=f"of 16 pixels cannot be shrunk by {factor}; expected a divisor above 1"):
-            Shrunk(IMAGE, factor=factor)
+            super_resolution.method.view(IMAGE, shrink={"factor": factor})
     else:
-        Shrunk(IMAGE, factor=factor)
+        super_resolution.method.view(IMAGE, shrink={"factor": factor})
 
 
-def test_the_rest_is_singles() -> None:
-    view = Shrunk(IMAGE, crop_scale=(0.2, 0.3), flip=0.25, grayscale=1.0)
-    assert (view.crop_scale, view.flip) == ((0.2, 0.3), 0.25)
+def test_what_other_steps_change_is_shown_and_drawn() -> None:
+    view = super_resolution.method.view(IMAGE, image={"grayscale": {"p": 1.0}})
     for shown in view.on_device(Batch({"image": [torch.rand(2, 3, 16, 16)]})).views["image"]:
         assert (shown - shown[:, :1]).abs().max() < 1e-5, "grey"

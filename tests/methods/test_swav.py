@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from mmssl.views.multicrop import MultiCrop
 from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.methods import swav
 from mmssl.methods.swav import SwAV
 from mmssl.types import Batch
+from mmssl.views.swav import view as swav_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import Tiny, defaults, evenness, perceptron, pictures, same, shake, spread, unit
@@ -150,4 +150,4 @@ def test_defaults_are_the_papers() -> None:
         "frozen": 1 / 800,
         "encoder": None,
     }
-    assert (swav.method.view, swav.method.objective) == (MultiCrop, SwAV)
+    assert (swav.method.view, swav.method.objective) == (swav_view, SwAV)

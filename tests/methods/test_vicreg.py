@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmssl.views.asymmetric import Asymmetric
 
 from mmssl import dist
 from mmssl.methods import vicreg
+from mmssl.views.byol import view as byol_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import DIM, HERE, ROWS, defaults, detached, outline, same, shown, stir, two_encoders
@@ -50,4 +50,4 @@ def test_the_head_and_the_defaults_are_the_papers() -> None:
     assert objective.spaces() == {"pulse": objective.head}
     weights = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
     assert defaults(vicreg.VICReg) == {"embed_dim": 8192, "hidden": (8192, 8192), "encoder": None, **weights}
-    assert (vicreg.method.view, vicreg.method.objective) == (Asymmetric, vicreg.VICReg)
+    assert (vicreg.method.view, vicreg.method.objective) == (byol_view, vicreg.VICReg)

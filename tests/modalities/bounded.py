@@ -10,8 +10,9 @@ from PIL import Image
 
 from mmssl import modalities
 from mmssl.errors import DamagedError
-from mmssl.modalities import whole
-from mmssl.transforms.image import ImagePreprocess, random_crop
+from mmssl.modalities import image, whole
+from mmssl.transforms.base import Frame
+from mmssl.transforms.image import Crop, ImagePreprocess, framed
 
 assert torchaudio
 Image.init()
@@ -22,7 +23,9 @@ def end(field: str, data: bytes) -> str:
         handle = modalities.decode(field, data)
         whole.check(field, data)
         if modalities.EXTENSIONS.get(field) == "image":
-            random_crop(handle, 224)
+            frame = Frame(*image.size(handle), 224)
+            Crop().draw(frame)
+            framed(handle, frame)
             return f"read, {ImagePreprocess(224)(handle).float().mean(dim=(1, 2)).tolist()}"
         if modalities.EXTENSIONS.get(field) == "audio":
             return f"read, {len(handle.read(sample_rate=16000))}"

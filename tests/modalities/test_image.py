@@ -160,7 +160,7 @@ def tried(data, *steps):
 
 @pytest.mark.parametrize("kind", RAW)
 def test_damage_is_what_pillow_refuses(kind):
-    """Single flipped bits and cut ends, read as `random_crop` does (size first), as evaluations do, and raw."""
+    """Single flipped bits and cut ends, read as crops are (size first), as evaluations do, and raw."""
     mode, format, options = RAW[kind]
     data, rng, refused = written(of_mode(mode), format, **options), random.Random(0), 0
     for trial in range(40):

@@ -1,4 +1,4 @@
-"""MultiView views pass through an encoder together, and a teacher follows."""
+"""Several views pass through an encoder together, and a teacher follows."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from mmssl.evals.transfer_dense import TransferDense
 from mmssl.evals.zero_shot import ZeroShot
 from mmssl.judge import Judge
 from mmssl.types import Objective, Pretext, Trained, View
-from mmssl.views.single import Single
+from mmssl.views.single import view
 
 BAD = {2: "pixels that are cut off", 9: "no picture at all"}
 SMALL = {"image_size": 16, "widths": [8], "depths": [1], "stem_stride": 1}
@@ -181,7 +181,7 @@ def test_masks_and_tasks_leave_it_out(sets: dict[str, Any], tmp_path: Path) -> N
     with reporting() as report:
         found = dict(TransferDense(**sets, baselines=False).run(Trained({"image": encoder})))
     assert found["mIoU"].n == 10 and sum(report.counts().values()) == 4
-    trained = Trained({"image": encoder}, {"task": Pretext(Objective({"image": encoder}), Single, {})})
+    trained = Trained({"image": encoder}, {"task": Pretext(Objective({"image": encoder}), view, {})})
     with reporting() as report:
         source = KNN(**sets).sets.test
         rows = gathered([{"sample": numbers} for numbers, _ in show(trained, "task", source, batch=5, rounds=2)])

@@ -20,7 +20,7 @@ from mmssl.judge import Judge, evaluate
 from mmssl.names import list_names
 from mmssl.nn.head import Projection
 from mmssl.types import Encoder, Objective, Pretext, Trained
-from mmssl.views.single import Single
+from mmssl.views.single import view
 
 VIT = {"name": "vit", "image_size": 32, "patch_size": 16, "width": 16, "depth": 1, "heads": 2}
 
@@ -49,7 +49,7 @@ def trained() -> Trained:
     }
     for key in ("image", "text", "video", "audio"):
         encoders[key].spaces["clip"] = Projection(encoders[key].dim, out=8)
-    pretext = Pretext(Objective({"image": encoders["image"]}), Single, {})
+    pretext = Pretext(Objective({"image": encoders["image"]}), view, {})
     return Trained(encoders, {"single": pretext})
 
 

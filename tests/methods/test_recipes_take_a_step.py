@@ -1,0 +1,120 @@
+"""Every shipped recipe shows samples of a tiny world by its own View and takes one step of its optimizer.
+
+Large encoders are replaced by small ones of the same modality; everything else, the loader included, is the recipe's.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+import yaml
+from PIL import Image
+
+from mmssl import create_encoder, names, recipe, save_encoder
+from mmssl.modalities import points
+from mmssl.modalities.audio import encode as encode_sound
+from mmssl.modalities.points import Cloud
+from mmssl.modalities.video import encode as encode_film
+from mmssl.trainer import Trainer
+
+SAMPLES, SECONDS, RATE = 6, 4, 16_000
+FEW: dict[str, dict[str, Any]] = {  # method -> options that suit so small a set and encoders, and take no minutes
+    "barlow_twins": {"embed_dim": 16, "hidden": [16, 16]},
+    "deepcluster": {"clusters": 3, "pca": 4},
+    "deepcluster:v2": {"clusters": [3, 2]},
+    "dino": {"prototypes": 16, "hidden": [16, 16]},
+    "directclr": {"dims": 8},
+    "dvae": {"width": 4, "first": 8, "depth": 1},
+    "jigsaw": {"permutations": 10, "hidden": [16]},
+    "pcl": {"clusters": [3, 2]},
+    "pcl:v2": {"clusters": [3, 2]},
+    "sela": {"clusters": 3},
+    "vicreg": {"embed_dim": 16, "hidden": [16, 16]},
+    **{name: {"learn_from": 1000} for name in ("colorization", "split_brain", "color_tracking")},
+}
+
+
+def sample(number: int) -> dict[str, Any]:
+    """A picture, a film of a moving square, its sound, a scan from two places, and captions."""
+    draw = np.random.default_rng(number)
+    picture = io.BytesIO()
+    Image.fromarray(draw.integers(0, 255, (70, 80, 3), dtype=np.uint8)).save(picture, "PNG")
+    film = np.tile(draw.integers(0, 120, (1, 64, 64, 3), dtype=np.uint8), (25 * SECONDS, 1, 1, 1))
+    for time in range(len(film)):
+        left = (time + 10 * number) % 48
+        film[time, 24:36, left : left + 12] = (250, 200, 20)
+    sound = draw.uniform(-0.3, 0.3, RATE * SECONDS).astype(np.float32)
+    xyz = draw.uniform(0, 2, (800, 3))
+    xyz[np.arange(800), np.arange(800) % 3] = 0  # on three walls
+    cloud = points.encode(Cloud(xyz, draw.integers(0, 255, (800, 3), dtype=np.uint8), np.eye(3)[np.arange(800) % 3]))
+    pose = {"camera_to_world": np.eye(4).tolist()}
+    meta = {"points_a": pose, "points_b": pose, "captions": ["a square", f"a square over {number}"]}
+    scans = dict.fromkeys(("ply", "points_a.ply", "points_b.ply"), cloud)
+    mp4 = encode_film(film, fps=25.0, audio=sound, sample_rate=RATE)
+    wav = encode_sound(sound, sample_rate=RATE)
+    return {"png": picture.getvalue(), "mp4": mp4, "wav": wav, "txt": "a square", "json": meta, **scans}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("world")
+    with webdataset.TarWriter(str(folder / "a.tar")) as writer:
+        for number in range(SAMPLES):
+            made = sample(number)
+            writer.write({"__key__": str(number), **made, "json": json.dumps(made["json"]).encode()})
+    return str(folder / "a.tar")
+
+
+CONVNET = {"name": "convnet", "image_size": 56, "widths": [8, 16], "depths": [1, 1]}
+VIT = {"name": "vit", "image_size": 112, "width": 16, "depth": 1, "heads": 2}  # in patches of 16, as have small crops
+CODES = {"name": "codes", "image_size": 56, "codes": 8, "width": 4, "depth": 1}
+TEXT = {"width": 16, "depth": 1, "heads": 2, "vocab_size": 300}
+
+
+def small(node: dict[str, Any]) -> dict[str, Any]:
+    """Returns an encoder's node, what is large in it replaced."""
+    kind, _, variant = node["name"].partition(":")
+    if kind == "timm":
+        return CONVNET
+    if kind == "vit" and variant:
+        return {**node, **VIT}
+    if kind == "codes" and "width" not in node:
+        return CODES
+    if node.get("width", 0) > 128:
+        return {**node, **TEXT}
+    return {key: small(value) if isinstance(value, dict) else value for key, value in node.items()}
+
+
+def reduced(name: str, world: str, tmp_path: Path) -> dict[str, Any]:
+    """Returns a shipped recipe on the tiny world."""
+    tree = yaml.safe_load(recipe.load(name).dump())
+    tree["encoders"] = {key: small(node) for key, node in tree["encoders"].items()}
+    start = {}
+    for key in tree["train"].get("start", {}):
+        kind, options = recipe.split(tree["encoders"][key])
+        save_encoder(create_encoder(kind, **options), tmp_path / key)
+        start[key] = str(tmp_path / key)
+    tree |= {"train": {"samples": 64, "precision": "fp32", "start": start}, "evals": {}}
+    for task in tree["tasks"].values():
+        task |= {"data": {"fields": task["data"].get("fields", {}), "shards": world, "workers": 0}, "batch": 4}
+        task["method"]["objective"] = {**task["method"].get("objective", {}), **FEW.get(task["method"]["name"], {})}
+    return tree
+
+
+@pytest.mark.parametrize("name", names.list_names("configs"))
+def test_it_takes_a_step(name: str, world: str, tmp_path: Path) -> None:
+    made = recipe.check(reduced(name, world, tmp_path))
+    trainer = Trainer(made, tmp_path / "run", device=torch.device("cpu"), state=None)
+    before = [p.detach().clone() for p in trainer.weights]
+    losses, _ = trainer.train_step()
+    trainer.close()
+    assert all(loss.total.isfinite() and loss.rows for loss in losses.values())
+    assert trainer.bad_steps.item() == 0
+    assert any(not p.equal(old) for p, old in zip(trainer.weights, before, strict=True))
