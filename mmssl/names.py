@@ -139,16 +139,17 @@ def _names_in(node: Any) -> Iterator[str]:
 
 
 def rooms_of(name: str) -> list[str]:
-    """Returns the rooms that list a name, with or without a variant."""
+    """Returns the rooms that list a name, with or without a variant; a method's name does not stand for its view."""
     head = name.partition(":")[0]
-    return [room for room in EXPORTS if _is_listed(room, head)]
+    rooms = [room for room in EXPORTS if _is_listed(room, head)]
+    return [room for room in rooms if room != "views" or "methods" not in rooms]
 
 
 def spelled(room: str, name: str) -> str:
     """Returns a name as `mmssl explain` takes it: with its room where others list it too, and for one's own code."""
     if is_path(name):
         return f"{name} --room {room}"
-    return name if len(rooms_of(name)) < 2 else f"{room}/{name}"
+    return name if rooms_of(name) == [room] else f"{room}/{name}"
 
 
 def _is_listed(room: str, name: str) -> bool:

@@ -503,11 +503,11 @@ class View:
         return [self.preprocess[modality].blank()] * self.shows.get(modality, 1)
 
     def blank_places(self, modality: str) -> list[Tensor]:
-        """Returns what stands in for the places of its views; needed where `__call__` gives `places`."""
+        """Returns what stands in for the places of its views in a batch in which no sample has the modality."""
         return []
 
     def blank_fields(self, modality: str) -> dict[str, list[Any]]:
-        """Returns what stands in for what moves with its views, by name; needed where `__call__` gives `fields`."""
+        """Returns the same for what moves with its views, by name."""
         return {}
 
     def on_device(self, batch: Batch) -> Batch:

@@ -35,15 +35,20 @@ def collate(samples: Sequence[Sample], view: View) -> Batch:
 def _collate_places(modality: str, samples: Sequence[Sample], there: Sequence[bool], view: View, batch: Batch) -> None:
     """Adds where a modality's views came from, and what moved with them, where the View says so."""
     first = next((sample for sample, has in zip(samples, there, strict=True) if has), None)
-    if first is not None and modality not in first.get("places", {}):
-        return
-    places, fields = view.blank_places(modality), view.blank_fields(modality)
-    blank: Sample = {"places": {modality: places}, "fields": {modality: fields}}
-    shown = [sample if has else blank for sample, has in zip(samples, there, strict=True)]
-    batch.places[modality] = _each_view([sample["places"][modality] for sample in shown])
-    for name in shown[0]["fields"].get(modality, {}):
-        moved = _each_view([sample["fields"][modality][name] for sample in shown])
-        batch.fields.setdefault(modality, {})[name] = moved
+    places = view.blank_places(modality) if first is None else first.get("places", {}).get(modality)
+    fields = view.blank_fields(modality) if first is None else first.get("fields", {}).get(modality, {})
+    if places:
+        blank = [torch.eye(*place.shape) for place in places]
+        rows = [s["places"][modality] if has else blank for s, has in zip(samples, there, strict=True)]
+        batch.places[modality] = _each_view(rows)
+    for name, values in fields.items():
+        blanks = [_blank(value) for value in values]
+        moved = [s["fields"][modality][name] if has else blanks for s, has in zip(samples, there, strict=True)]
+        batch.fields.setdefault(modality, {})[name] = _each_view(moved)
+
+
+def _blank(value: Tensor | Ragged) -> Tensor | Ragged:
+    return Ragged.pack([value.values[:0]]) if isinstance(value, Ragged) else torch.zeros_like(value)
 
 
 def _each_view(rows: Sequence[Sequence[Tensor | Ragged]]) -> list[Any]:

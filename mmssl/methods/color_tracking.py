@@ -27,13 +27,18 @@ LEARN_BATCHES = 1000  # at most, for the clusters of colour
 
 
 class GrayClip(View):
-    """Shows a few frames of a clip without their colour, and hands on the colour that each cell had.
+    """Shows a few frames of a clip without their colour, and adds the colour that each cell had.
 
-    references: frames to copy from, before the target; fps: how close all lie. cell: side, in pixels, of the squares
-    whose colour is averaged. size: of the frames, the encoder's own by default. crop_scale: share of the area of a
-    random square; flip: a probability. min_chroma: spread of the channels, 0 to 255, that a hundredth of the pixels
-    must exceed. gray: off, the network sees colour and needs not track.
     Raises DamagedError for a clip shorter than the frames take, and for one without colour.
+
+    references: frames to copy from, before the target.
+    fps: how close all frames lie.
+    cell: side, in pixels, of the squares whose colour is averaged.
+    size: side of the frames in pixels, by default what the encoder reads.
+    crop_scale: range of the share of the area of a random square.
+    flip: the probability of mirroring.
+    min_chroma: spread of the channels, 0 to 255, that a hundredth of the pixels must exceed.
+    gray: off, the network sees colour and need not track.
     """
 
     guards: Mapping[str, Mapping[str, Any]] = {"grey": {"gray": False}}

@@ -21,8 +21,11 @@ from mmssl.views.ordered import Ordered, path_lengths
 class Odd(Ordered):
     """Shows sequences of frames of one moving window; all but one are in order, and the target is which is not.
 
-    sequences, frames: how many, and of how many frames each. window: seconds that their frames are drawn from, every
-    sequence its own. The odd one is neither forward nor backward. Everything else: as Ordered has it.
+    The odd one is neither forward nor backward.
+
+    sequences: how many are shown.
+    frames: of each sequence.
+    window: range of the seconds that a sequence's frames are drawn from, every one its own.
     """
 
     def __init__(

@@ -28,7 +28,8 @@ class Shuffled(Ordered):
 
     Forward and backward in time are one way. (The authors' code makes a sequence and its mirror image one class
     instead, so that many of its classes differ in the direction of time only.)
-    gap: seconds from one frame to the next. Everything else: as Ordered has it.
+
+    gap: range of the seconds from one frame to the next.
     """
 
     chance = 1 / len(ORDERS)

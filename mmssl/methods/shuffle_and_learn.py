@@ -21,11 +21,11 @@ from mmssl.views.ordered import Ordered, path_lengths
 class Verified(Ordered):
     """Shows three frames of a<b<c<d<e: (b, c, d) is in order, 1; (b, a, d) and (b, e, d) are not, 0; all also reversed.
 
-    positives: the share in order. span: seconds from b to d (tau max of the paper). outside: seconds from a to b and
-    from d to e (tau min): the shorter, the harder. Everything else: as Ordered has it.
-
-    Against shortcuts, besides those: fixed_ends: both kinds begin with b and end with d, so that only the middle
-    decides; without it the wrong order is (c, b, d) or (b, d, c).
+    positives: the share of samples in order.
+    span: range of the seconds from b to d (tau max of the paper).
+    outside: range of the seconds from a to b and from d to e (tau min): the shorter, the harder.
+    fixed_ends: both kinds begin with b and end with d, so that only the middle decides; without it the wrong order is
+        (c, b, d) or (b, d, c).
     """
 
     guards: Mapping[str, Mapping[str, Any]] = {"fixed_ends": {"fixed_ends": False}, **Ordered.guards}

@@ -44,11 +44,9 @@ class Halves(OnBatch):
     split: bool = True
 
     def check(self, preprocess: Mapping[str, Any]) -> None:
-        size, other = (prepare.size for prepare in preprocess.values())
-        if size != other or size % self.cell:
-            raise UserError(
-                f"images of {size} and {other} pixels in cells of {self.cell}; expected one size they divide"
-            )
+        sizes = [prepare.size for prepare in preprocess.values()]
+        if len(sizes) != 2 or sizes[0] != sizes[1] or sizes[0] % self.cell:
+            raise UserError(f"encoders of images of {sizes} pixels, in cells of {self.cell}; expected two of one size")
 
     def on_batch(self, batch: Batch) -> Batch:
         first, second = batch.views

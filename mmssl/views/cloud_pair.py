@@ -24,14 +24,23 @@ TRIES = 10  # pairs of crops drawn until two overlap
 class CloudPair(View):
     """Shows two clouds of one scene, thinned to a point per voxel, with extra["matches"] (M, 2), -1 past their end.
 
-    pair: "posed" scans `points` and `points_b`, or two random "crops" of `points`, each `crop` of its points.
-    poses: where in `meta` the scans' camera-to-world matrices stand, None where both are in one frame already.
-    voxel: its side in metres. radius: how many voxels apart matching points may lie. matches: M, drawn at random
-    where there are more, in random order. overlap: the least share of points with a match, min_points the fewest.
     Each view is moved to its mean and turned, so that neither place nor height tells a point; one scale for both.
-    Where the encoder reads colours or normals: feature_noise is added, and drop_features is how often they are all 1.
     Raises DamagedError for poses that are not rigid, too few points and too little overlap.
     Xie et al., ECCV 2020 (PointContrast).
+
+    pair: "posed" scans `points` and `points_b`, or two random "crops" of `points`.
+    poses: where in `meta` the scans' camera-to-world matrices stand, null where both are in one frame already.
+    voxel: side of a voxel in metres.
+    radius: how many voxels apart matching points may lie.
+    matches: M; they are drawn at random where there are more, and in random order.
+    overlap: the least share of points with a match.
+    min_points: the fewest points of a thinned cloud.
+    crop: range of the share of points of each of two crops.
+    rotation: how each view is turned.
+    scale: range of the factor of both views.
+    jitter: deviation of the noise on coordinates, in metres.
+    feature_noise: deviation of the noise on colours or normals, where the encoder reads them.
+    drop_features: how often these are all 1.
     """
 
     guards: Mapping[str, Mapping[str, Any]] = {"independent rotations": {"rotation": "none"}}

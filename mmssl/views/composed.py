@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,7 @@ from mmssl.transforms.points import OnCloud, Placed
 from mmssl.types import Batch, Preprocess, Sample, View
 from mmssl.views.checks import Steps, check_fields, check_keys, check_sample, check_steps, check_views, window
 from mmssl.views.device import DeviceSteps
-
-if TYPE_CHECKING:
-    from mmssl.views.template import Views
+from mmssl.views.template import Views
 
 VISUAL = ("image", "video")
 

@@ -23,16 +23,17 @@ REGION = 1.25  # the busiest square is so much wider than the crop, which is pla
 class Ordered(View):
     """Takes frames in time order from a window that moves and cuts the same moving place out of all.
 
-    fps: grid of times that frames are taken at. search: seconds of a long clip that are looked through for motion.
-    side: pixels that a picture's shorter side is scaled down to; of it `crop` pixels are cut, which are scaled to the
-    encoder's size. mirror: the probability of swapping left and right, in all frames alike. motion: what windows and
-    crops are chosen by.
-
-    Against shortcuts: jitter: each frame's crop is off by up to so many pixels, so that edges do not line up. split:
-    each frame shows one random channel of its own, as grey, so that colours do not (Lee et al., ICCV 2017). level:
-    every frame has the same brightness and contrast, so that light which fades does not.
-    random_times: windows begin and gaps end at random; a file's first and last pictures are left out. Without it they
-    begin with the file, whose first picture is a key frame, so that the codec's quality tells frames apart.
+    fps: frames per second of the grid of times that frames are taken at.
+    search: seconds of a long clip that are looked through for motion.
+    side: pixels that a frame's shorter side is scaled down to.
+    crop: pixels that are cut of it, and scaled to what the encoder reads.
+    mirror: the probability of swapping left and right, in all frames alike.
+    motion: what windows and crops are chosen by.
+    jitter: each frame's crop is off by up to so many pixels, so that edges do not line up.
+    split: each frame shows one random channel of its own, as gray, so that colours do not tell (Lee et al., ICCV 2017).
+    level: every frame has the same brightness and contrast, so that light which fades does not tell.
+    random_times: windows begin and gaps end at random, and a file's first and last frames are left out; without it they
+        begin with the file, whose first frame is a key frame, so that the codec's quality tells frames apart.
     """
 
     guards: Mapping[str, Mapping[str, Any]] = {

@@ -121,7 +121,7 @@ def test_all_encoders_are_shown_one_crop_in_its_own_colours() -> None:
     shown = view({"image": torch.randint(0, 256, (3, 60, 60), dtype=torch.uint8)})
     assert "image_a" not in shown, "the device makes it"
     batch = view.on_device(collate([shown, view({})], view))
-    assert list(batch.views) == list(KEYS[:2]) and batch.views["image"][0].equal(batch.views["image_a"][0])
+    assert list(batch.views) == list(PICTURES) and batch.views["image"][0].equal(batch.views["image_a"][0])
     assert batch.present("image").tolist() == batch.present("image_a").tolist() == [True, False]
     assert batch.places["image"][0].equal(batch.places["image_a"][0])
 

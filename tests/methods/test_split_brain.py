@@ -182,5 +182,7 @@ def test_one_crop_is_shown_to_both_halves() -> None:
 @pytest.mark.parametrize(("sizes", "cell"), [((16, 16), 5), ((16, 8), 4)])
 def test_cells_divide_pictures_of_one_size(sizes: tuple[int, int], cell: int) -> None:
     given = {key: ImagePreprocess(size=size) for key, size in zip(BOTH, sizes, strict=True)}
-    with pytest.raises(UserError, match=f"of {sizes[0]} and {sizes[1]} pixels in cells of {cell}; expected one size"):
+    with pytest.raises(
+        UserError, match=rf"of \[{sizes[0]}, {sizes[1]}\] pixels, in cells of {cell}; expected two of one size"
+    ):
         split_brain.method.view(given, halves={"cell": cell})

@@ -28,6 +28,7 @@ from mmssl.methods.shuffle_and_learn import Verified
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.points import Cloud
 from mmssl.modalities.video import Frames
+from mmssl.options import hints_of
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.base import step_name
 from mmssl.transforms.catalog import CATALOG
@@ -115,7 +116,7 @@ Option = tuple[str, Any, Any]  # dotted path, type and value
 
 def options_of_class(kind: type[View]) -> Iterator[Option]:
     known = names.options_of(kind)
-    hints = names._hints(kind) if known else {}
+    hints = hints_of(kind) if known else {}
     yield from ((name, hints[name], option.default) for name, option in known.items())
 
 

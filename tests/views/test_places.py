@@ -260,13 +260,12 @@ def test_points_are_where_they_claim_and_keep_their_labels(far: float, tolerance
     for key in preprocess:
         for x, place, numbers in zip(batch.views[key], batch.places[key], batch.fields[key]["number"], strict=True):
             assert place.shape == (3, 3, 4)
-            assert len(x) == len(numbers.values)
-            for sample, (raw, mine) in enumerate(zip(raws, numbers.split(), strict=True)):
-                rows = x[x[:, 0] == sample]
-                found = apply(place[sample : sample + 1], rows[None, :, 1:4])[0]
+            assert x.lengths.equal(numbers.lengths)
+            for sample, (raw, rows, mine) in enumerate(zip(raws, x.split(), numbers.split(), strict=True)):
+                found = apply(place[sample : sample + 1], rows[None, :, :3])[0]
                 np.testing.assert_allclose(found.numpy(), raw.xyz[mine.numpy()], atol=tolerance)
                 if key == "points":
-                    np.testing.assert_allclose(rows[:, 4:].numpy(), raw.color[mine.numpy()] / 255, atol=1e-6)
+                    np.testing.assert_allclose(rows[:, 3:].numpy(), raw.color[mine.numpy()] / 255, atol=1e-6)
                 assert len(set(mine.tolist())) == len(mine) <= 0.8 * len(raw) + 1
 
 
