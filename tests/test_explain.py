@@ -17,8 +17,9 @@ from mmssl.errors import UserError
 from mmssl.explain import ANY, NODES, explain
 from mmssl.options import Option, describe, lines_of, texts_of
 from mmssl.schema import Positive, above, at_most, spell
+from mmssl.transforms.base import Step
 from mmssl.transforms.catalog import CATALOG
-from mmssl.types import Encoder, Evaluation, Objective, TokenEncoder, View, ViewTemplate
+from mmssl.types import Encoder, Evaluation, Objective, TokenEncoder, Transform, View, ViewTemplate
 from mmssl.views.template import Views
 
 CONTRACTS = (
