@@ -11,7 +11,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -76,7 +76,7 @@ class Judged:
     @property
     def ran(self) -> Ran:
         """How it was run, now."""
-        return _ran(self.key, self.node, **self.about, date=datetime.now(UTC).isoformat(timespec="seconds"))
+        return _ran(self.key, self.node, **self.about, date=datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
 def _ran(key: str, node: Mapping[str, Any], **about: Any) -> Ran:
