@@ -14,7 +14,7 @@ from typing import TextIO
 from mmssl import limits
 from mmssl.errors import UserError, describe
 
-ROOMS = ("encoders", "methods", "evals", "views", "optim", "pictures")
+ROOMS = ("encoders", "methods", "evals", "views", "optim", "plots")
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of all verbs."""
     top = argparse.ArgumentParser(prog="mmssl", description="Self-supervised learning across modalities.")
     verbs = top.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_train, _eval, _zero_shot, _picture, _demo, _list, _explain, _prepare, _shards, _doctor):
+    for add in (_train, _eval, _zero_shot, _plot, _demo, _list, _explain, _prepare, _shards, _doctor):
         add(verbs)
     return top
 
@@ -191,21 +191,21 @@ def _run_zero_shot(a: argparse.Namespace) -> None:
         say(table(found.scores))
 
 
-def _picture(verbs: Verbs) -> None:
-    p = verbs.add_parser("picture", help="draw what a run has learnt (`mmssl list pictures`)")
+def _plot(verbs: Verbs) -> None:
+    p = verbs.add_parser("plot", help="plot what a run has learnt (`mmssl list plots`)")
     p.add_argument("folder", metavar="RUN")
     p.add_argument("kind", metavar="KIND")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="such as count=3 or data.shards=data/mine")
-    p.add_argument("--out", help="folder for the pictures (default RUN/pictures/KIND)")
+    p.add_argument("--out", help="folder for the plots (default RUN/plots/KIND)")
     _add_trust(p)
     _add_limits(p)
-    p.set_defaults(run=_run_picture)
+    p.set_defaults(run=_run_plot)
 
 
-def _run_picture(a: argparse.Namespace) -> None:
-    from mmssl.draw import draw
+def _run_plot(a: argparse.Namespace) -> None:
+    from mmssl.plot import plot
 
-    for path in draw(a.folder, a.kind, a.overrides, out=a.out, trust_code=a.trust_code):
+    for path in plot(a.folder, a.kind, a.overrides, out=a.out, trust_code=a.trust_code):
         say(path)
 
 
@@ -260,7 +260,7 @@ def _explain(verbs: Verbs) -> None:
     p.add_argument(
         "name",
         metavar="NAME",
-        help="a method, view, encoder, evaluation, optimizer or picture (`mmssl list`), such as moco:v2 or "
+        help="a method, view, encoder, evaluation, optimizer or plot (`mmssl list`), such as moco:v2 or "
         "encoders/frames, or train, task or data: the nodes of a recipe",
     )
     p.add_argument("--room", choices=ROOMS, help="where it lies, where several have the name or it is your own code")

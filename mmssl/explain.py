@@ -27,7 +27,7 @@ WIDTH = 100
 def explain(name: str, room: str | None = None) -> str:
     """Returns all that there is to say of what a name stands for.
 
-    name: of a method, view, encoder, evaluation, optimizer or picture, with a variant or without, or `train`,
+    name: of a method, view, encoder, evaluation, optimizer or plot, with a variant or without, or `train`,
         `task` or `data`.
     room: where it lies, where several have the name; `room/name` says the same.
     Raises UserError for a name that nothing or more than one thing has.

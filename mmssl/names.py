@@ -23,7 +23,7 @@ EXPORTS = {
     "evals": "evaluation",
     "views": "view",
     "optim": "optimizer",
-    "pictures": "picture",
+    "plots": "plot",
 }
 KINDS = {  # classes of mmssl.types that names of a room stand for; those of the other rooms stand for functions
     "encoders": "Encoder",

@@ -17,7 +17,7 @@ LEVELS = [
     {"transforms"},
     {"encoders", "objectives", "views", "data"},
     {"methods", "evals"},
-    {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "pictures", "run_folder"},
+    {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder"},
     {"judge", "loading", "classify", "assembly"},
     {"trainer", "draw", "explain"},
     {"demo", "doctor"},

@@ -176,15 +176,15 @@ def test_zero_shot_on_a_folder_of_pictures(
     run = str(tmp_path / "run")
     assert cli.main(["train", recipe_file, "--quiet", "--out", run]) == 0
     for name, color in (("red", (220, 30, 30)), ("blue", (40, 60, 220))):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "plots" / name).mkdir(parents=True)
         for index in range(3):
-            Image.fromarray(np.full((16, 16, 3), color, np.uint8)).save(tmp_path / "pictures" / name / f"{index}.png")
-    (tmp_path / "pictures" / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n rubbish")
+            Image.fromarray(np.full((16, 16, 3), color, np.uint8)).save(tmp_path / "plots" / name / f"{index}.png")
+    (tmp_path / "plots" / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n rubbish")
     (tmp_path / "classes.txt").write_text("red\ngreen\nblue\nwhite\n")
     (tmp_path / "prompts.txt").write_text("a {} square\nsomething {}\n")
     capsys.readouterr()
     arguments = ["--classes", str(tmp_path / "classes.txt"), "--templates", str(tmp_path / "prompts.txt")]
-    arguments += ["--images", str(tmp_path / "pictures"), "--out", str(tmp_path / "found.csv")]
+    arguments += ["--images", str(tmp_path / "plots"), "--out", str(tmp_path / "found.csv")]
     assert cli.main(["zero-shot", run, *arguments]) == 0
     said = capsys.readouterr()
     assert "top1" in said.out and "skipped red/broken.png" in said.err
@@ -194,7 +194,7 @@ def test_zero_shot_on_a_folder_of_pictures(
     assert "classes that come twice: red" in says(capsys, "zero-shot", run, *arguments)
 
     script = Path(__file__).parents[1] / "tools" / "zero_shot.py"
-    picture = str(tmp_path / "pictures" / "blue" / "0.png")
+    picture = str(tmp_path / "plots" / "blue" / "0.png")
     call = [sys.executable, str(script), run, picture, "--classes", "red", "blue", "--templates", "something {}"]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     assert done.stdout.split("\t")[0] == picture and len(done.stdout.split("\t")) == 3

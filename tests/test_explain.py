@@ -199,11 +199,9 @@ def test_an_encoder_says_its_variants_and_who_uses_it() -> None:
 
 
 def test_a_name_of_two_rooms_needs_the_room() -> None:
-    with pytest.raises(
-        UserError, match=r"'localize' is one of the evals and one of the pictures; say which: `mmssl ex"
-    ):
+    with pytest.raises(UserError, match=r"'localize' is one of the evals and one of the plots; say which: `mmssl ex"):
         explain("localize")
-    assert explain("pictures/localize").startswith("pictures/localize: ")
+    assert explain("plots/localize").startswith("plots/localize: ")
     assert explain("localize", "evals").startswith("evals/localize: ")
     assert names.spelled("evals", "localize") == "evals/localize" and names.spelled("methods", "moco:v2") == "moco:v2"
     with pytest.raises(UserError, match="nothing is called 'mocco'; did you mean 'moco'"):

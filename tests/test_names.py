@@ -142,7 +142,7 @@ def is_of(room: str, name: str, found: Any) -> bool:
         return True
     if room in KINDS:
         return inspect.isclass(found) and found.__mro__.index(getattr(types, KINDS[room])) > 0
-    files = {"optim": OPTIMIZERS, "pictures": PICTURES}[room]
+    files = {"optim": OPTIMIZERS, "plots": PICTURES}[room]
     return (
         inspect.isfunction(found)
         and found.__module__.split(".")[1:2] == [room]
@@ -150,7 +150,7 @@ def is_of(room: str, name: str, found: Any) -> bool:
     )
 
 
-@pytest.mark.parametrize("room", [*KINDS, "methods", "optim", "pictures"])
+@pytest.mark.parametrize("room", [*KINDS, "methods", "optim", "plots"])
 def test_of_all_that_the_package_holds_a_name_reaches_its_rooms_kind_alone(
     room: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +190,7 @@ def test_of_all_that_the_package_holds_a_name_reaches_its_rooms_kind_alone(
         ("evals", "mmssl.evals.knn:Labelled"),
         ("optim", "mmssl.optim.groups:param_groups"),
         ("optim", "mmssl.optim.adamw:torch"),
-        ("pictures", "mmssl.pictures.pca:tiles"),
+        ("plots", "mmssl.plots.pca:tiles"),
     ],
 )
 def test_trusted_or_not_it_must_be_of_the_kind(room: str, name: str) -> None:

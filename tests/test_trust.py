@@ -17,11 +17,11 @@ from PIL import Image
 from mmssl import cli, recipe, train
 from mmssl.checkpoint import load_encoder
 from mmssl.classify import zero_shot
-from mmssl.draw import draw
 from mmssl.encoders import create_encoder, transformers
 from mmssl.errors import UserError
 from mmssl.judge import evaluate, judge_encoder, load_encoders, load_run
 from mmssl.loading import open_encoders
+from mmssl.plot import plot
 
 CODE = """
 from pathlib import Path
@@ -67,9 +67,9 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path / "python"))
     for name in [name for name in sys.modules if name.split(".")[0] == "stranger"]:
         monkeypatch.delitem(sys.modules, name)
-    (tmp_path / "pictures" / "red").mkdir(parents=True)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "pictures" / "red" / "a.png")
-    monkeypatch.setattr(sys, "argv", ["mmssl", "shards", "build", str(tmp_path / "pictures"), str(path)])
+    (tmp_path / "plots" / "red").mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "plots" / "red" / "a.png")
+    monkeypatch.setattr(sys, "argv", ["mmssl", "shards", "build", str(tmp_path / "plots"), str(path)])
     monkeypatch.setenv("WDS_COMMAND", "pipe:")
     return path
 
@@ -111,8 +111,8 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
     "load_encoders": load_encoders,
     "load_run": load_run,
     "evaluate": evaluate,
-    "draw": lambda run: draw(run, "retrieval"),
-    "zero_shot": lambda run: zero_shot(run, str(run.parent / "pictures"), ["red", "blue"], progress=False),
+    "plot": lambda run: plot(run, "retrieval"),
+    "zero_shot": lambda run: zero_shot(run, str(run.parent / "plots"), ["red", "blue"], progress=False),
     "judge_encoder": lambda run: judge_encoder(
         str(run / "encoders" / "image"), ["knn"], train=shards(run), data=shards(run)
     ),
@@ -184,7 +184,7 @@ def write_recipe(run: Path, changes: dict[str, Any]) -> None:
     (run / "recipe.yaml").write_text(yaml.safe_dump(tree))
 
 
-@pytest.mark.parametrize("opener", ["load_run", "evaluate", "draw"])
+@pytest.mark.parametrize("opener", ["load_run", "evaluate", "plot"])
 @pytest.mark.parametrize("hostile", RECIPES)
 def test_no_recipe_of_a_run_runs_anything(hostile: str, opener: str, run: Path, marker: Path) -> None:
     write_recipe(run, filled(RECIPES[hostile], marker))
@@ -200,8 +200,8 @@ def test_nor_does_the_command_line(run: Path, marker: Path, capsys: pytest.Captu
     both = [f"encoders/{key}/config.json" for key in ("image", "text")]
     sets = ["--train", shards(run), "--data", shards(run)]
     (run.parent / "classes.txt").write_text("red\nblue\n")
-    asked = ["--images", str(run.parent / "pictures"), "--classes", str(run.parent / "classes.txt")]
-    lines = (["eval", str(run)], ["picture", str(run), "retrieval"])
+    asked = ["--images", str(run.parent / "plots"), "--classes", str(run.parent / "classes.txt")]
+    lines = (["eval", str(run)], ["plot", str(run), "retrieval"])
     for line in (*lines, ["zero-shot", str(run), *asked], ["eval", str(run / "encoders" / "image"), *sets]):
         before = {name: (run / name).read_text() for name in ("recipe.yaml", *both)}
         write_recipe(run, filled({"evals.retrieval.data": SHARDS}, marker))
@@ -228,7 +228,7 @@ def test_ones_own_code_runs_where_it_is_trusted(run: Path, marker: Path, capsys:
     assert type(load_encoder(file.parent, trust_code=True)).__module__ == "stranger.code"
     assert marker.exists()
     (run.parent / "classes.txt").write_text("red\nblue\n")
-    asked = ["zero-shot", str(run), "--images", str(run.parent / "pictures"), "--classes"]
+    asked = ["zero-shot", str(run), "--images", str(run.parent / "plots"), "--classes"]
     assert cli.main([*asked, str(run.parent / "classes.txt"), "--trust-code"]) == 0
     assert "a.png" in capsys.readouterr().out
     before = (run / "results.json").read_text()

@@ -23,7 +23,7 @@ from mmssl.methods.odd_one_out import Odd, OddOneOut
 from mmssl.methods.opn import OPN, Shuffled
 from mmssl.methods.shuffle_and_learn import ShuffleAndLearn, Verified
 from mmssl.modalities import video
-from mmssl.pictures.order import picture
+from mmssl.plots.order import picture
 from mmssl.types import Batch, Encoder, Loss, Objective, Pretext, Trained
 from mmssl.views.synchronised import shifted
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmssl.errors import UserError
 from mmssl.modalities.audio import Waveform
-from mmssl.pictures.retrieval import CELL, GAP, LINE, _drawn, picture
+from mmssl.plots.retrieval import CELL, GAP, LINE, _drawn, picture
 from mmssl.types import Trained
 
 COLORS = ["red", "green", "blue", "white"]
@@ -46,7 +46,7 @@ class Knows(nn.Module):
 @pytest.mark.parametrize("modalities", [("image", "text"), ("text", "image")])
 def test_captions_lie_in_rows_and_pictures_above(color_shards: Path, modalities: tuple[str, str]) -> None:
     subject: Any = Trained({"image": Knows("image"), "text": Knows("text")})  # type: ignore[dict-item]
-    [(name, drawn)] = picture(subject, data={"shards": str(color_shards)}, modalities=modalities, count=4)
+    [(name, drawn)] = plot(subject, data={"shards": str(color_shards)}, modalities=modalities, count=4)
     assert name == "text-image"
     step, margin = CELL + GAP, LINE + GAP
     assert drawn.size == (margin + 4 * step, 5 * step)
@@ -71,4 +71,4 @@ def test_a_sound_is_drawn_as_its_envelope_and_anything_else_as_an_empty_cell() -
 def test_what_is_not_there_is_one_clear_error(color_shards: Path) -> None:
     subject: Any = Trained({"image": Knows("image"), "text": Knows("text")})  # type: ignore[dict-item]
     with pytest.raises(UserError, match="there is no encoder 'audio'"):
-        list(picture(subject, data={"shards": str(color_shards)}, modalities=("image", "audio")))
+        list(plot(subject, data={"shards": str(color_shards)}, modalities=("image", "audio")))

@@ -16,10 +16,10 @@ from torch import Tensor
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.modalities.points import Cloud
-from mmssl.pictures import pca, register
-from mmssl.pictures.canvas import tiles
-from mmssl.pictures.register import GREY, RIGHT, WRONG, drawn, shaded
-from mmssl.pictures.scatter import dots, look_down, on_canvas
+from mmssl.plots import pca, register
+from mmssl.plots.canvas import tiles
+from mmssl.plots.register import GREY, RIGHT, WRONG, drawn, shaded
+from mmssl.plots.scatter import dots, look_down, on_canvas
 from mmssl.transforms.pairs import POSES
 from mmssl.types import Encoder, Features, Head, Ragged, Trained
 
@@ -109,8 +109,8 @@ def test_clouds_are_drawn_as_seen_in_the_colours_of_all_together(
 ) -> None:
     samples, encoder = clouds(5), Places()
     encoder.spaces["flip"] = Flipped()
-    give(monkeypatch, "mmssl.pictures.pca", samples)
-    [(name, image)] = pca.picture(trained(encoder), data={}, count=4, voxel=0.8, up=up, side=50, space=space)
+    give(monkeypatch, "mmssl.plots.pca", samples)
+    [(name, image)] = pca.plot(trained(encoder), data={}, count=4, voxel=0.8, up=up, side=50, space=space)
     features, shown = [], []
     for sample in samples[:4]:
         xyz, seen = sample["points"].xyz, set()
@@ -141,24 +141,24 @@ def test_clouds_are_brought_upright_before_they_are_encoded(monkeypatch: pytest.
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = Rotation.from_euler("xyz", [0.3, -1, 2]).as_matrix(), (4, 5, 6)
     samples, encoder = clouds(1, [pose]), Places()
-    source = give(monkeypatch, "mmssl.pictures.pca", samples)
-    list(pca.picture(trained(encoder), data={}, pose="at.pose", voxel=1e-6))
+    source = give(monkeypatch, "mmssl.plots.pca", samples)
+    list(pca.plot(trained(encoder), data={}, pose="at.pose", voxel=1e-6))
     turned = samples[0]["points"].xyz @ pose[:3, :3].T
     np.testing.assert_allclose(encoder.shown[0], turned - turned.mean(0), atol=1e-5)
-    list(pca.picture(trained(encoder), data={}, voxel=1e-6))
+    list(pca.plot(trained(encoder), data={}, voxel=1e-6))
     plain = samples[0]["points"].xyz
     np.testing.assert_allclose(encoder.shown[1], plain - plain.mean(0), atol=1e-5)
     assert source.asked == [{"points", "meta"}, {"points"}]
 
 
 def test_without_a_whole_cloud_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    give(monkeypatch, "mmssl.pictures.pca", [{"points": None}])
+    give(monkeypatch, "mmssl.plots.pca", [{"points": None}])
     with pytest.raises(UserError, match="the data has no whole cloud"):
-        list(pca.picture(trained(), data={}))
-    give(monkeypatch, "mmssl.pictures.register", [])
+        list(pca.plot(trained(), data={}))
+    give(monkeypatch, "mmssl.plots.register", [])
     for module in (pca, register):
         with pytest.raises(UserError, match="no space 'nope'"):
-            list(module.picture(trained(), data={}, space="nope"))
+            list(module.plot(trained(), data={}, space="nope"))
 
 
 def test_what_is_far_is_paler() -> None:
@@ -193,8 +193,8 @@ def test_lines_join_matched_points_the_right_ones_last_and_in_their_share(
     pairs = np.stack([np.random.permutation(50)[:40], np.random.randint(0, 50, 40)], axis=1)
     right = np.arange(40) % 4 == 0
     titles: list[Any] = []
-    monkeypatch.setattr("mmssl.pictures.register.ImageDraw.Draw", Pen)
-    monkeypatch.setattr("mmssl.pictures.register.tiles", lambda rows, titles: (rows, titles))
+    monkeypatch.setattr("mmssl.plots.register.ImageDraw.Draw", Pen)
+    monkeypatch.setattr("mmssl.plots.register.tiles", lambda rows, titles: (rows, titles))
     ((tile,),), titles = drawn(seen, pairs, right, lines=lines, side=100)  # type: ignore[misc]
     assert titles == [["25% of 40 mutual matches are right"]] and tile.shape == (100, 200, 3)
     assert (tile == np.concatenate([shaded(on_canvas(s, 100), s, 100) for s in seen], axis=1)).all()
@@ -241,10 +241,10 @@ def scans(count: int) -> list[dict[str, Any]]:
 def test_both_scans_are_drawn_as_the_first_camera_saw_them(monkeypatch: pytest.MonkeyPatch) -> None:
     samples, told = scans(3), list[Any]()
     del samples[1]["points_b"]
-    source = give(monkeypatch, "mmssl.pictures.register", samples)
+    source = give(monkeypatch, "mmssl.plots.register", samples)
     monkeypatch.setattr(register, "drawn", lambda *a, **o: told.append((a, o)) or a)
     options: Any = {"voxel": 1e-6, "rotation": "none", "lines": 7, "side": 33}
-    found = list(register.picture(trained(), data={}, count=3, **options))
+    found = list(register.plot(trained(), data={}, count=3, **options))
     assert [name for name, _ in found] == ["register_0", "register_2"]
     assert source.asked == [{"points", "points_b", "meta"}]
     for ((seen, pairs, right), how), sample in zip(told, (samples[0], samples[2]), strict=True):
@@ -260,20 +260,20 @@ def test_both_scans_are_drawn_as_the_first_camera_saw_them(monkeypatch: pytest.M
 def test_scans_are_thinned_as_those_of_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     real = register.fixed_scans
-    give(monkeypatch, "mmssl.pictures.register", scans(1))
+    give(monkeypatch, "mmssl.plots.register", scans(1))
     monkeypatch.setattr(register, "fixed_scans", lambda sample, **o: told.append(o) or real(sample, **o))
-    assert len(list(register.picture(trained(), data={}, voxel=0.3, rotation="vertical"))) == 1
+    assert len(list(register.plot(trained(), data={}, voxel=0.3, rotation="vertical"))) == 1
     assert told == [{"poses": POSES, "voxel": 0.3, "points": 5000, "rotation": "vertical"}]
 
 
 def test_matches_are_mutual_and_right_within_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
-    give(monkeypatch, "mmssl.pictures.register", [{"points": s["points"], "points_b": s["points_b"]} for s in scans(2)])
+    give(monkeypatch, "mmssl.plots.register", [{"points": s["points"], "points_b": s["points_b"]} for s in scans(2)])
     monkeypatch.setattr(register, "drawn", lambda *a, **o: told.append(a) or a)
     encoder = Places()
     encoder.spaces["flip"] = Flipped()
     for space, threshold in ((None, 0.1), (None, 9.0), ("flip", 0.1)):
-        list(register.picture(trained(encoder), data={}, count=1, space=space, poses=None, threshold=threshold))
+        list(register.plot(trained(encoder), data={}, count=1, space=space, poses=None, threshold=threshold))
     (seen, pairs, right), (_, _, lax), (_, other, _) = told
     assert lax.all() and not right.all()
     x = [shown[:, :3] / shown[:, :3].norm(dim=1, keepdim=True) for shown in encoder.shown[:2]]

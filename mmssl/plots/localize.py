@@ -16,14 +16,14 @@ from mmssl.evals.parts.compare import Comparer
 from mmssl.evals.parts.report import no_samples_error, skip_damaged
 from mmssl.evals.parts.sounding import Moment, Sounding, Truth
 from mmssl.evals.parts.source import open_source
-from mmssl.pictures.canvas import Pixels, blend, heat, scaled, tiles
+from mmssl.plots.canvas import Pixels, blend, heat, scaled, tiles
 from mmssl.types import Trained
 
 SIDE = 160  # pixels of a tile
 GREEN = (60, 230, 90)
 
 
-def picture(
+def plot(
     trained: Trained,
     *,
     data: dict[str, Any],

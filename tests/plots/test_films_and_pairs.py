@@ -16,8 +16,8 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.evals.parts.sounding import Moment
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
-from mmssl.pictures import localize, propagate, retrieval
-from mmssl.pictures.canvas import PALETTE, heat, scaled, tiles
+from mmssl.plots import localize, propagate, retrieval
+from mmssl.plots.canvas import PALETTE, heat, scaled, tiles
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Encoder, Trained
 
@@ -60,7 +60,7 @@ def test_a_clip_is_a_sheet_and_a_film_carried_above_and_true_below(monkeypatch: 
     }
     told: list[Any] = []
     clips = [film(4, []), film(4, [255]), film(5, [2, 1]), {"video": None}, film(3, [3]), film(3, [3])]
-    source = give(monkeypatch, "mmssl.pictures.propagate", clips)
+    source = give(monkeypatch, "mmssl.plots.propagate", clips)
 
     def cells(network: Any, frames: Tensor, **looks: Any) -> Tensor:
         told.append((network.training, tuple(frames.shape), looks))
@@ -76,7 +76,7 @@ def test_a_clip_is_a_sheet_and_a_film_carried_above_and_true_below(monkeypatch: 
     encoder = Films()
     encoder.spaces["walk"] = nn.Identity()  # type: ignore[assignment]
     looks = {"space": "walk", "window": 2, "grayscale": True}
-    found = list(propagate.picture(Trained({"video": encoder}), data={}, count=2, columns=4, size=8, **looks))  # type: ignore[arg-type]
+    found = list(propagate.plot(Trained({"video": encoder}), data={}, count=2, columns=4, size=8, **looks))  # type: ignore[arg-type]
     assert [name for name, _ in found] == [f"propagate-{n}" for n in ("00", "00-film", "01", "01-film")]
     assert source.asked == [{"video", "masks", "meta"}]
     assert told == [(False, (5, 3, 8, 12), looks), (False, (3, 3, 8, 12), looks)] and encoder.training
@@ -95,15 +95,15 @@ def test_a_clip_is_a_sheet_and_a_film_carried_above_and_true_below(monkeypatch: 
 
 
 def test_one_clip_more_than_was_asked_for_is_not_drawn_and_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    give(monkeypatch, "mmssl.pictures.propagate", [film(3, [1])] * 3)
+    give(monkeypatch, "mmssl.plots.propagate", [film(3, [1])] * 3)
     monkeypatch.setattr(propagate, "cells_of", lambda network, frames, **looks: torch.zeros(len(frames), 2, 3, 1))
     trained = Trained({"video": Films()})
-    assert len(list(propagate.picture(trained, data={}, count=1))) == 2
-    sheet: Any = next(propagate.picture(trained, data={}, columns=9))[1]
+    assert len(list(propagate.plot(trained, data={}, count=1))) == 2
+    sheet: Any = next(propagate.plot(trained, data={}, columns=9))[1]
     assert sheet.width == 3 * 160 + 4 * 4, "no more columns than frames"
-    give(monkeypatch, "mmssl.pictures.propagate", [film(3, [])])
+    give(monkeypatch, "mmssl.plots.propagate", [film(3, [])])
     with pytest.raises(UserError, match="the data has no film with masks"):
-        list(propagate.picture(trained, data={}))
+        list(propagate.plot(trained, data={}))
 
 
 class Words(nn.Module):
@@ -132,11 +132,11 @@ def test_a_matrix_has_a_cell_for_each_pair(monkeypatch: pytest.MonkeyPatch) -> N
     samples = [{"image": Image.new("RGB", (4, 4), (40 * n, 0, 0)), "text": "x" * (n + 1)} for n in range(5)]
     samples[1]["text"] = "damaged"
     del samples[2]["image"]
-    give(monkeypatch, "mmssl.pictures.retrieval", samples)
+    give(monkeypatch, "mmssl.plots.retrieval", samples)
     monkeypatch.setattr(Given, "count", 5)
     trained = Trained({"image": Words("image"), "text": Words("text")})  # type: ignore[dict-item]
     for modalities in (("image", "text"), ("text", "image")):
-        [(name, found)] = retrieval.picture(trained, data={}, modalities=modalities, space="other", count=3)
+        [(name, found)] = retrieval.plot(trained, data={}, modalities=modalities, space="other", count=3)
         assert name == "text-image"
         x = [np.array([40 * n / 300, 1.0]) for n in (0, 3, 4)]
         values = np.array([[(n + 1) * a[0] + 1 for a in x] for n in (0, 3, 4)])
@@ -164,7 +164,7 @@ def test_pairs_and_moments_are_spread_over_the_set(
 ) -> None:
     """So that from twice as many as are needed some may be damaged."""
     asked: list[int] = []
-    source = give(monkeypatch, "mmssl.pictures.retrieval", [])
+    source = give(monkeypatch, "mmssl.plots.retrieval", [])
     monkeypatch.setattr(Given, "count", samples)
     monkeypatch.setattr(source, "samples", lambda wanted, *, world: asked.append(world) or iter(()))
     list(retrieval._prepared(source, {}, count))
@@ -182,7 +182,7 @@ class Sounds:
 
 
 def test_every_moment_of_a_sample_is_taken_and_damaged_samples_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = give(monkeypatch, "mmssl.pictures.localize", [{"image": n} for n in (1, None, 2)])
+    source = give(monkeypatch, "mmssl.plots.localize", [{"image": n} for n in (1, None, 2)])
     monkeypatch.setattr(Given, "count", 3)
     assert list(localize._moments(source, Sounds(), 2)) == [1, 1, 2, 2]  # type: ignore[arg-type]
 
@@ -213,14 +213,14 @@ def test_a_sound_is_drawn_as_peaks_about_the_middle() -> None:
 
 
 def test_a_matrix_of_nothing_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    give(monkeypatch, "mmssl.pictures.retrieval", [{"text": "x", "image": None}])
+    give(monkeypatch, "mmssl.plots.retrieval", [{"text": "x", "image": None}])
     monkeypatch.setattr(Given, "count", None)
     trained = Trained({"image": Words("image"), "text": Words("text")})  # type: ignore[dict-item]
     with pytest.raises(UserError, match="no sample with a whole text and image; left out 1|no sample with a whole"):
-        list(retrieval.picture(trained, data={}, space="other"))
+        list(retrieval.plot(trained, data={}, space="other"))
     for modalities in (("depth", "text"), ("image", "depth")):
         with pytest.raises(UserError, match="no encoder 'depth'"):
-            list(retrieval.picture(trained, data={}, modalities=modalities))
+            list(retrieval.plot(trained, data={}, modalities=modalities))
 
 
 class Hears:
@@ -260,7 +260,7 @@ def test_rows_are_the_frame_its_map_that_of_another_clip_and_the_truth(monkeypat
     )
     monkeypatch.setattr(localize, "open_source", lambda data: data)
     monkeypatch.setattr(localize, "_moments", lambda source, sounding, count: told.append(count) or iter(moments))
-    found = list(localize.picture(Trained({}), data={}, task="mine", truth="boxes", count=3, per_picture=2))
+    found = list(localize.plot(Trained({}), data={}, task="mine", truth="boxes", count=3, per_picture=2))
     assert told == [({"video": None}, "video", "boxes"), 3] and Hears.done == ["mine", "maps", [0, 1, 2], [0, 1, 2]]
     assert [name for name, _ in found] == ["maps-0", "maps-1"]
     rows = []

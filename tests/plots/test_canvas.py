@@ -8,9 +8,9 @@ import pytest
 from given import defaults
 from PIL import Image, ImageDraw, ImageFont
 
-from mmssl.pictures import canvas
-from mmssl.pictures.canvas import GAP, PALETTE, TITLE, blend, heat, label_colors, scaled, tiles
-from mmssl.pictures.scatter import MARGIN, TILT, dots, look_down, on_canvas
+from mmssl.plots import canvas
+from mmssl.plots.canvas import GAP, PALETTE, TITLE, blend, heat, label_colors, scaled, tiles
+from mmssl.plots.scatter import MARGIN, TILT, dots, look_down, on_canvas
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -10,9 +10,9 @@ import torch
 from given import defaults
 
 from mmssl.errors import UserError
-from mmssl.pictures import order
-from mmssl.pictures.canvas import tiles
-from mmssl.pictures.order import BORDER, RIGHT, SIDE, WRONG, picture
+from mmssl.plots import order
+from mmssl.plots.canvas import tiles
+from mmssl.plots.order import BORDER, RIGHT, SIDE, WRONG, picture
 from mmssl.types import Batch, Loss, Trained
 
 WHITE = (255, 255, 255)
@@ -48,7 +48,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, films: list[Any], said: list[int], ta
     monkeypatch.setattr(order, "show", lambda *a, **options: told.append((*a[1:], options)) or iter([(None, batch)]))
     answers = {"said": torch.tensor(said).float()}
     monkeypatch.setattr(order, "answer", lambda *a: Loss(torch.zeros(()), answers=answers))
-    found = list(picture(Trained({}), data={"shards": "x"}, task="mine", count=2, seed=5))
+    found = list(plot(Trained({}), data={"shards": "x"}, task="mine", count=2, seed=5))
     assert told == ["mine", ("mine", {"shards": "x"}, {"seed": 5, "batch": 2})]
     assert [name for name, _ in found] == [f"order-{n:02d}" for n in range(len(films))]
     return [np.asarray(image) for _, image in found]
@@ -118,4 +118,4 @@ def test_nothing_to_draw_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(order, "open_source", lambda data: data)
     monkeypatch.setattr(order, "show", lambda *a, **o: iter(()))
     with pytest.raises(UserError, match="no clip that the task can be asked about"):
-        list(picture(Trained({}), data={}))
+        list(plot(Trained({}), data={}))

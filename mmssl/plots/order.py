@@ -13,14 +13,14 @@ from mmssl.evals.order import ordered
 from mmssl.evals.parts.pretext import answer, show
 from mmssl.evals.parts.report import no_samples_error
 from mmssl.evals.parts.source import open_source
-from mmssl.pictures.canvas import Pixels, scaled, tiles
+from mmssl.plots.canvas import Pixels, scaled, tiles
 from mmssl.types import Trained
 from mmssl.views.ordered import orders
 
 RIGHT, WRONG, BORDER, SIDE = (60, 170, 75), (230, 60, 50), 4, 96  # colours; pixels
 
 
-def picture(
+def plot(
     trained: Trained, *, data: dict[str, Any], task: str = "opn", count: int = 6, seed: int = 0
 ) -> Iterator[tuple[str, Image.Image]]:
     """Yields a picture of each of the first clips: its frames as shown, as the task sorts them, and in true order.

@@ -1,4 +1,4 @@
-"""Pictures of what a run has learnt, drawn into its folder."""
+"""Plots of what a run has learnt, in its folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmssl.types import evaluating
 FRAME = 120  # ms of an animation's frame
 
 
-def draw(
+def plot(
     run: str | Path,
     kind: str,
     overrides: Sequence[str] = (),
@@ -26,21 +26,21 @@ def draw(
     out: str | Path | None = None,
     trust_code: bool = False,
 ) -> list[Path]:
-    """Draws one kind of pictures of a run (`mmssl list pictures`) into `RUN/pictures/KIND` and returns their paths.
+    """Plots one kind of images of a run (`mmssl list plots`) into `RUN/plots/KIND` and returns their paths.
 
     overrides: the kind's options, such as `count=3` or `data.shards=...`; what they leave open is taken from the
         evaluation of the same name in the run's recipe.
     trust_code: allow the folder to name code outside mmssl.
     """
-    picture, _ = names.resolve("pictures", kind)
+    make, _ = names.resolve("plots", kind)
     trained = load_run(run, trust_code=trust_code)
-    options = _options(picture, kind, recipe.load(Path(run) / "recipe.yaml", trust_code=trust_code))
+    options = _options(make, kind, recipe.load(Path(run) / "recipe.yaml", trust_code=trust_code))
     for override in overrides:
         recipe.override(options, override)
     if "data" not in options:
         raise UserError(f"the recipe of {run} has no evaluation {kind!r} to take data from; add data.shards=...")
-    checked = names.check_options(picture, options, where=kind, see=names.spelled("pictures", kind))
-    folder = Path(out) if out is not None else Path(run) / "pictures" / kind
+    checked = names.check_options(make, options, where=kind, see=names.spelled("plots", kind))
+    folder = Path(out) if out is not None else Path(run) / "plots" / kind
     folder.mkdir(parents=True, exist_ok=True)
     with (
         evaluating(*trained.encoders.values(), *(task.objective for task in trained.tasks.values())),
@@ -48,14 +48,14 @@ def draw(
         torch.no_grad(),
     ):
         with reporting() as report:
-            paths = [_save(folder / name, drawn) for name, drawn in picture(trained, **checked)]
+            paths = [_save(folder / name, drawn) for name, drawn in make(trained, **checked)]
         report.tell(kind)
         return paths
 
 
-def _options(picture: Any, kind: str, made: recipe.Recipe) -> dict[str, Any]:
-    """Returns the options that the picture shares with the recipe's evaluation of its name."""
-    known = names.options_of(picture)
+def _options(make: Any, kind: str, made: recipe.Recipe) -> dict[str, Any]:
+    """Returns the options that the plot shares with the recipe's evaluation of its name."""
+    known = names.options_of(make)
     for node in made.evals.values():
         if node["name"] == kind:
             return {key: value for key, value in node.items() if key in known}

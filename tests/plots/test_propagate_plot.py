@@ -14,7 +14,6 @@ from PIL import Image
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.modalities import video
-from mmssl.pictures.propagate import picture
 from mmssl.types import Trained
 
 
@@ -30,7 +29,7 @@ def test_every_clip_with_objects_becomes_a_sheet_and_a_film(tmp_path: Path) -> N
             writer.write({"__key__": str(number), "json": json.dumps({"fps": 5}).encode(), **fields})
     encoder = create_encoder("frames", image={"name": "convnet", "image_size": 32, "widths": [8], "depths": [1]})
     trained, data = Trained({"video": encoder}), {"shards": str(tmp_path)}
-    drawn = dict(picture(trained, data=data, columns=3))
+    drawn = dict(plot(trained, data=data, columns=3))
     assert list(drawn) == ["propagate-00", "propagate-00-film", "propagate-01", "propagate-01-film"]
     sheet, film = drawn["propagate-00"], drawn["propagate-00-film"]
     assert isinstance(sheet, Image.Image) and isinstance(film, list) and len(film) == 5
@@ -38,6 +37,6 @@ def test_every_clip_with_objects_becomes_a_sheet_and_a_film(tmp_path: Path) -> N
     first = np.asarray(film[0]).astype(int)  # two frames of 80 x 160 below each other, in margins of 4
     inside, outside = first[4 + 32, 4 + 40], first[4 + 70, 4 + 140]
     assert inside[0] > inside[1] + 50 and abs(outside - 90).max() < 12
-    assert list(dict(picture(trained, data=data, count=1))) == ["propagate-00", "propagate-00-film"]
+    assert list(dict(plot(trained, data=data, count=1))) == ["propagate-00", "propagate-00-film"]
     with pytest.raises(UserError, match="no encoder 'image'"):
-        dict(picture(trained, data=data, encoder="image"))
+        dict(plot(trained, data=data, encoder="image"))

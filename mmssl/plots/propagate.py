@@ -16,13 +16,13 @@ from mmssl.evals.parts.propagation import carried, cells_of
 from mmssl.evals.parts.report import no_samples_error, require, skip_damaged
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.propagate import SEEING, side
-from mmssl.pictures.canvas import Pixels, blend, label_colors, scaled, tiles
+from mmssl.plots.canvas import Pixels, blend, label_colors, scaled, tiles
 from mmssl.types import Trained, evaluating
 
 SIDE = 160  # of one frame, in pixels
 
 
-def picture(
+def plot(
     trained: Trained,
     *,
     data: dict[str, Any],

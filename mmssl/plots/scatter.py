@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mmssl.pictures.canvas import Pixels
+from mmssl.plots.canvas import Pixels
 
 Array = NDArray[np.floating]
 TILT = 0.6  # rad that the camera looks down

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mmssl import draw as room
-from mmssl.draw import draw
+from mmssl import plot as room
 from mmssl.errors import UserError
+from mmssl.plot import plot
 
 Drawn = Image.Image | list[Image.Image]
 SEEN: dict[str, Any] = {}
@@ -63,10 +63,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_files_and_where_options_come_from(run: Path) -> None:
     state = torch.get_rng_state()
-    paths = draw(run, "kind", ["size=2"])
-    assert paths == [run / "pictures" / "kind" / "still.v1.png", run / "pictures" / "kind" / "moving.gif"]
+    paths = plot(run, "kind", ["size=2"])
+    assert paths == [run / "plots" / "kind" / "still.v1.png", run / "plots" / "kind" / "moving.gif"]
     assert SEEN["asked"] == [
-        ("pictures", "kind"),
+        ("plots", "kind"),
         (run, {"trust_code": False}),
         (run / "recipe.yaml", {"trust_code": False}),
     ]
@@ -83,17 +83,17 @@ def test_files_and_where_options_come_from(run: Path) -> None:
 
 
 def test_another_folder_and_trusted_code(run: Path) -> None:
-    paths = draw(run, "kind", ["count=7"], out=run / "a" / "b", trust_code=True)
+    paths = plot(run, "kind", ["count=7"], out=run / "a" / "b", trust_code=True)
     assert [path.parent for path in paths] == [run / "a" / "b"] * 2
     assert SEEN["count"] == 7
     assert [how for _, how in SEEN["asked"][1:]] == [{"trust_code": True}] * 2
-    assert draw(run, "kind", out=run / "a" / "b") == paths, "again, in the same folder"
+    assert plot(run, "kind", out=run / "a" / "b") == paths, "again, in the same folder"
 
 
 def test_without_data(run: Path) -> None:
     with pytest.raises(UserError, match=r"has no evaluation 'unknown' to take data from; add data.shards="):
-        draw(run, "unknown")
-    draw(run, "unknown", ["data.shards=x"])
+        plot(run, "unknown")
+    plot(run, "unknown", ["data.shards=x"])
     assert SEEN["data"] == {"shards": "x"}
     with pytest.raises(UserError, match="kind: picture has no option 'cuont'"):
-        draw(run, "kind", ["cuont=3"])
+        plot(run, "kind", ["cuont=3"])

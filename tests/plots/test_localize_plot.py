@@ -13,8 +13,8 @@ from mmssl.data.shards import Source
 from mmssl.errors import UserError
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
-from mmssl.pictures.canvas import GAP, TITLE
-from mmssl.pictures.localize import SIDE, picture
+from mmssl.plots.canvas import GAP, TITLE
+from mmssl.plots.localize import SIDE, picture
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Features, Pretext, Trained, View
@@ -53,7 +53,7 @@ def films(monkeypatch: pytest.MonkeyPatch, samples: list[Any]) -> Any:
         def samples(self, wanted: Any, *, rank: int = 0, world: int = 1) -> Any:
             return iter(samples)
 
-    monkeypatch.setattr("mmssl.pictures.localize.open_source", lambda data: Clips(**data))
+    monkeypatch.setattr("mmssl.plots.localize.open_source", lambda data: Clips(**data))
     encoders: Any = {
         "image": Plain(ImagePreprocess(size=16)),
         "audio": Plain(AudioPreprocess(sample_rate=100, seconds=0.5)),
@@ -74,7 +74,7 @@ def clip(high: bool) -> dict[str, Any]:
 
 def test_rows_show_the_frame_both_maps_and_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = films(monkeypatch, [clip(True), clip(False), clip(True)])
-    drawn = list(picture(subject, data={"shards": "x"}, count=3, per_picture=2))
+    drawn = list(plot(subject, data={"shards": "x"}, count=3, per_picture=2))
     assert [name for name, _ in drawn] == ["maps-0", "maps-1"]
     pixels = np.asarray(drawn[0][1]).astype(int)
     assert pixels.shape == (2 * (SIDE + TITLE) + 3 * GAP, 4 * SIDE + 5 * GAP, 3)
@@ -97,4 +97,4 @@ def test_data_without_a_moment_is_one_clear_error(monkeypatch: pytest.MonkeyPatc
     silent = clip(True)
     silent["meta"]["impacts"] = []
     with pytest.raises(UserError, match="no moment at which something sounds"):
-        list(picture(films(monkeypatch, [silent]), data={"shards": "x"}))
+        list(plot(films(monkeypatch, [silent]), data={"shards": "x"}))

@@ -17,15 +17,15 @@ from mmssl.evals.parts.needs import require_encoder
 from mmssl.evals.parts.report import skip_damaged
 from mmssl.evals.parts.source import open_source
 from mmssl.nn.packed import embed_tokens
-from mmssl.pictures.canvas import Pixels, tiles
-from mmssl.pictures.scatter import dots, look_down, on_canvas
+from mmssl.plots.canvas import Pixels, tiles
+from mmssl.plots.scatter import dots, look_down, on_canvas
 from mmssl.transforms.pairs import POSES, fixed_scans, move, nearest_features, posed_pair, right_pairs
 from mmssl.types import Trained, evaluating
 
 RIGHT, WRONG, GREY = (40, 160, 60), (215, 60, 50), 150
 
 
-def picture(
+def plot(
     trained: Trained,
     *,
     data: dict[str, Any],

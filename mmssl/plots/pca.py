@@ -17,14 +17,14 @@ from mmssl.evals.parts.report import no_samples_error, require, skip_damaged
 from mmssl.evals.parts.source import open_source
 from mmssl.modalities import points as clouds
 from mmssl.nn.packed import embed_tokens
-from mmssl.pictures.canvas import tiles
-from mmssl.pictures.scatter import dots, look_down, on_canvas
+from mmssl.plots.canvas import tiles
+from mmssl.plots.scatter import dots, look_down, on_canvas
 from mmssl.transforms.pairs import move, pose_at
 from mmssl.transforms.points import centred, grid_index
 from mmssl.types import Trained, evaluating
 
 
-def picture(
+def plot(
     trained: Trained,
     *,
     data: dict[str, Any],

@@ -16,7 +16,7 @@ from mmssl.evals.parts.needs import require_encoder
 from mmssl.evals.parts.report import no_samples_error, require, skip_damaged
 from mmssl.evals.parts.source import open_source
 from mmssl.modalities import image
-from mmssl.pictures.canvas import Pixels, heat
+from mmssl.plots.canvas import Pixels, heat
 from mmssl.transforms.image import opened
 from mmssl.types import Encoder, Sample, Trained
 
@@ -24,7 +24,7 @@ CELL, GAP, LINE = 48, 4, 260  # pixels: side of a cell, gaps, width of a caption
 INK = (70, 110, 190)
 
 
-def picture(
+def plot(
     trained: Trained,
     *,
     data: dict[str, Any],

@@ -13,8 +13,8 @@ import torch
 from mmssl.data.writer import build_from
 from mmssl.encoders import create_encoder
 from mmssl.modalities.points import Cloud, encode
-from mmssl.pictures import pca, register
-from mmssl.pictures.scatter import dots, look_down, on_canvas
+from mmssl.plots import pca, register
+from mmssl.plots.scatter import dots, look_down, on_canvas
 from mmssl.types import Trained
 
 
@@ -40,17 +40,17 @@ def colors(image: Any) -> set[tuple[int, ...]]:
 
 
 def test_lines_are_green_where_right_and_red_where_wrong(data: dict[str, Any], trained: Trained) -> None:
-    lax = dict(register.picture(trained, data=data, count=2, rotation="none", threshold=9.0, side=120))
+    lax = dict(register.plot(trained, data=data, count=2, rotation="none", threshold=9.0, side=120))
     assert list(lax) == ["register_0", "register_1"]
     assert register.RIGHT in colors(lax["register_0"])
     assert register.WRONG not in colors(lax["register_0"])
-    strict = dict(register.picture(trained, data=data, count=1, rotation="any", threshold=0.0, side=120))
+    strict = dict(register.plot(trained, data=data, count=1, rotation="any", threshold=0.0, side=120))
     assert register.WRONG in colors(strict["register_0"])
     assert register.RIGHT not in colors(strict["register_0"])
 
 
 def test_clouds_in_the_colours_of_their_features(data: dict[str, Any], trained: Trained) -> None:
-    found = dict(pca.picture(trained, data=data, count=3, pose="points_a.camera_to_world", side=100))
+    found = dict(pca.plot(trained, data=data, count=3, pose="points_a.camera_to_world", side=100))
     assert list(found) == ["pca"]
     assert len(colors(found["pca"])) > 100
     assert found["pca"].width > 300
