@@ -195,7 +195,7 @@ def test_a_batch_of_one_is_too_small_for_batch_norm(
     del recipe["tasks"]["clip"]
     train(recipe, out=tmp_path / "four", progress=False)  # four turns of each picture are four rows
     recipe["tasks"]["dim"]["method"] = {"name": "relative_position", "objective": {"hidden": [4]}}
-    recipe["tasks"]["dim"]["method"]["view"] = {"patch": 8, "gap": 0, "jitter": 0}
+    recipe["tasks"]["dim"]["method"]["view"] = {"neighbors": {"patch": 8, "gap": 0, "jitter": 0}}
     with pytest.raises(
         UserError,
         match=r"one sample has no variance for BatchNorm: tasks.dim.batch is 4, shared by 1 process\(es\) x accumulate "
@@ -304,7 +304,7 @@ def test_a_run_that_collapses_is_warned_of_once(
 
 def test_a_teacher_is_judged_and_saved_beside_the_network(color_shards: Path, tmp_path: Path) -> None:
     sets = {side: {"shards": str(color_shards), "fields": {"label": "cls"}} for side in ("train", "data")}
-    view = {"small": 1, "small_size": 8, "blur": 0.0}
+    view = {"small": {"views": 1, "image": {"crop": {"size": 8}, "blur": None}}, "image": {"blur": None}}
     objective = {"prototypes": 8, "bottleneck": 4, "hidden": [8], "momentum": 0.5}
     made = {
         "encoders": {"image": {"name": "convnet", "image_size": 16, "widths": [8, 16], "depths": [1, 1]}},

@@ -154,11 +154,12 @@ def test_a_pretext_shows_again_with_options_changed() -> None:
             super().__init__(preprocess)
             self.a, self.b = a, b
 
-    objective = types.SimpleNamespace(uses=("steps",))
+    asked: list[View] = []
+    objective = types.SimpleNamespace(uses=("steps",), view_options=dict, check_view=asked.append)
     pretext = Pretext(objective, Shown, {"a": 1, "b": 2})  # type: ignore[arg-type]
     encoders: Any = {key: types.SimpleNamespace(preprocess=Steps()) for key in ("steps", "other")}
     view: Any = pretext.show(encoders, b=5)
-    assert (view.a, view.b) == (1, 5)
+    assert (view.a, view.b) == (1, 5) and asked == [view]
     assert list(view.preprocess) == ["steps"]
     assert pretext.options == {"a": 1, "b": 2}
     trained = Trained(encoders, {"avc": pretext})

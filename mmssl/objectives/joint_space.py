@@ -15,7 +15,7 @@ from mmssl.errors import UserError, did_you_mean
 from mmssl.losses.contrast import Contrast, gathered
 from mmssl.nn.head import Projection
 from mmssl.nn.temperature import LogitScale
-from mmssl.types import Batch, Encoder, Loss, Objective, Spaces
+from mmssl.types import Batch, Encoder, Loss, Objective, Spaces, View
 
 AGAIN = "_again"  # marks a modality's second view
 
@@ -110,6 +110,10 @@ class JointSpace(Objective):
                 rows, own, _ = everywhere[key]
                 yield Pair(f"{query}-{key}", Contrast(embeddings[query], rows, scale, own, keep=keep), valid)
 
+    def check_view(self, view: View) -> None:
+        for name in self.uses if self.intra_modal else ():
+            check_two(name, view.shows.get(name, 1))
+
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         self.scale.clamp()
 
@@ -117,7 +121,13 @@ class JointSpace(Objective):
         return cast("Spaces", dict(self.heads.items()))
 
 
-def _second(batch: Batch, name: str) -> Tensor:
-    if len(batch.views[name]) < 2:
+def check_two(name: str, views: int) -> None:
+    """Raises UserError for a modality of which one view is shown."""
+    if views < 2:
         raise UserError(f"intra_modal matches two views of {name}, but one is shown; give the task's view views: 2")
-    return batch.views[name][1]
+
+
+def _second(batch: Batch, name: str) -> Tensor:
+    check_two(name, len(batch.views[name]))
+    second: Tensor = batch.views[name][1]
+    return second

@@ -102,7 +102,9 @@ def test_batches_and_counts_are_the_same_however_workers_start(tmp_path: Path, s
     for mine, theirs in zip(batches, others, strict=True):
         assert mine.views.keys() == theirs.views.keys() == {"image", "text"}
         for key, views in mine.views.items():
-            assert all(torch.equal(x, y) for x, y in zip(views, theirs.views[key], strict=True))
+            for x, y in zip(views, theirs.views[key], strict=True):
+                both = [each if isinstance(each, torch.Tensor) else each.values for each in (x, y)]
+                assert torch.equal(*both)
         assert all(torch.equal(value, theirs.extra[key]) for key, value in mine.extra.items())
 
 

@@ -37,6 +37,7 @@ class Oracle(nn.Module):
     def __init__(self, modality: str) -> None:
         super().__init__()
         self.modality, self.preprocess, self.device = modality, self, torch.device("cpu")
+        self.field = modality
 
     def __call__(self, raw: Any) -> Any:
         return raw

@@ -27,6 +27,7 @@ class Rows(nn.Module):
     def __init__(self, modality: str) -> None:
         super().__init__()
         self.modality, self.preprocess, self.spaces = modality, self, {"clip": None, "other": None}
+        self.field = modality
         self.asked: list[Any] = []
 
     def __call__(self, raw: Any) -> Any:

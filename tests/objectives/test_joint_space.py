@@ -16,7 +16,7 @@ from mmssl.errors import UserError
 from mmssl.losses.contrast import Contrast
 from mmssl.nn.temperature import LogitScale
 from mmssl.objectives.joint_space import JointSpace
-from mmssl.types import Batch
+from mmssl.types import Batch, View
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 from tables import Table, numbers, present, same
@@ -153,3 +153,13 @@ def test_what_cannot_be_matched_is_refused() -> None:
     made(of, intra_modal=0.0)(of, shown(1))
     with pytest.raises(UserError, match="intra_modal matches two views of image, but one is shown"):
         made(of, intra_modal=0.5)(of, shown(1))
+
+
+def test_one_view_is_refused_before_a_run() -> None:
+    of = encoders()
+    view = View({})
+    made(of, intra_modal=0.0).check_view(view)
+    with pytest.raises(UserError, match="two views of image, but one is shown"):
+        made(of, intra_modal=0.5).check_view(view)
+    view.shows = dict.fromkeys(of, 2)
+    made(of, intra_modal=0.5).check_view(view)

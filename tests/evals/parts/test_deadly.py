@@ -20,7 +20,7 @@ from mmssl.judge import Judge
 from mmssl.limits import VARIABLE
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Objective, Pretext, Trained, View
-from mmssl.views.single import Single
+from mmssl.views import single
 
 ENDS = {3: "hang", 8: "crash"}
 
@@ -80,7 +80,7 @@ class Ends(View):
     def __call__(self, sample: Any) -> Any:
         if sample["__number__"] == 2:
             WAYS["exit"][0]()
-        return Single(self.preprocess)(sample)
+        return single.view(self.preprocess)(sample)
 
 
 def test_a_task_is_asked_about_the_others(tmp_path: Path) -> None:
