@@ -19,7 +19,7 @@ LEVELS = [
     {"methods", "evals"},
     {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder"},
     {"judge", "loading", "classify", "assembly"},
-    {"trainer", "draw", "explain"},
+    {"trainer", "plot", "explain"},
     {"demo", "doctor"},
     {"cli", "__main__"},
 ]

@@ -49,7 +49,7 @@ def painted(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def test_a_clip_is_a_sheet_and_a_film_carried_above_and_true_below(monkeypatch: pytest.MonkeyPatch) -> None:
     assert propagate.SIDE == 160
-    assert defaults(propagate.picture) == {
+    assert defaults(propagate.plot) == {
         "count": 6,
         "encoder": "video",
         "space": None,
@@ -127,7 +127,7 @@ class Words(nn.Module):
 
 
 def test_a_matrix_has_a_cell_for_each_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert defaults(retrieval.picture) == {"modalities": ("image", "text"), "space": "clip", "count": 12}
+    assert defaults(retrieval.plot) == {"modalities": ("image", "text"), "space": "clip", "count": 12}
     assert (retrieval.CELL, retrieval.GAP, retrieval.LINE, retrieval.INK) == (48, 4, 260, (70, 110, 190))
     samples = [{"image": Image.new("RGB", (4, 4), (40 * n, 0, 0)), "text": "x" * (n + 1)} for n in range(5)]
     samples[1]["text"] = "damaged"
@@ -252,7 +252,7 @@ def moment(number: int) -> Moment:
 def test_rows_are_the_frame_its_map_that_of_another_clip_and_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (localize.SIDE, localize.GREEN) == (160, (60, 230, 90))
     expected = {"task": "avol", "truth": "impacts", "count": 6, "per_picture": 4}
-    assert defaults(localize.picture) == expected and "truth" in inspect.signature(localize.picture).parameters
+    assert defaults(localize.plot) == expected and "truth" in inspect.signature(localize.plot).parameters
     moments, told = [moment(n) for n in range(4)], list[Any]()
     monkeypatch.setattr(localize, "Comparer", Hears)
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ from mmssl.errors import UserError
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
 from mmssl.plots.canvas import GAP, TITLE
-from mmssl.plots.localize import SIDE, picture
+from mmssl.plots.localize import SIDE, plot
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Features, Pretext, Trained, View

@@ -12,7 +12,7 @@ from given import defaults
 from mmssl.errors import UserError
 from mmssl.plots import order
 from mmssl.plots.canvas import tiles
-from mmssl.plots.order import BORDER, RIGHT, SIDE, WRONG, picture
+from mmssl.plots.order import BORDER, RIGHT, SIDE, WRONG, plot
 from mmssl.types import Batch, Loss, Trained
 
 WHITE = (255, 255, 255)
@@ -20,7 +20,7 @@ WHITE = (255, 255, 255)
 
 def test_colours_and_defaults() -> None:
     assert (RIGHT, WRONG, BORDER, SIDE) == ((60, 170, 75), (230, 60, 50), 4, 96)
-    assert defaults(picture) == {"task": "opn", "count": 6, "seed": 0}
+    assert defaults(plot) == {"task": "opn", "count": 6, "seed": 0}
 
 
 def film(moments: list[list[int]]) -> torch.Tensor:

@@ -14,6 +14,7 @@ from PIL import Image
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.modalities import video
+from mmssl.plots.propagate import plot
 from mmssl.types import Trained
 
 

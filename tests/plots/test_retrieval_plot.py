@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmssl.errors import UserError
 from mmssl.modalities.audio import Waveform
-from mmssl.plots.retrieval import CELL, GAP, LINE, _drawn, picture
+from mmssl.plots.retrieval import CELL, GAP, LINE, _drawn, plot
 from mmssl.types import Trained
 
 COLORS = ["red", "green", "blue", "white"]

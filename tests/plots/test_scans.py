@@ -53,7 +53,7 @@ def trained(encoder: Encoder | None = None) -> Trained:
 
 
 def test_defaults() -> None:
-    assert defaults(pca.picture) == {
+    assert defaults(pca.plot) == {
         "count": 6,
         "encoder": "points",
         "space": None,
@@ -62,7 +62,7 @@ def test_defaults() -> None:
         "up": "-y",
         "side": 360,
     }
-    assert defaults(register.picture) == {
+    assert defaults(register.plot) == {
         "count": 6,
         "encoder": "points",
         "space": None,
