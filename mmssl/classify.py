@@ -1,4 +1,4 @@
-"""Zero-shot classification of a user's own pictures."""
+"""Zero-shot classification of a user's own images."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ IMAGES = tuple(f".{name}" for name, kind in modalities.EXTENSIONS.items() if kin
 
 @dataclass(slots=True)
 class Predictions:
-    """rows: (picture, class, cosine similarity). scores: accuracy, where labels are known.
+    """rows: (image, class, cosine similarity). scores: accuracy, where labels are known.
 
-    skipped: (picture or, where it has no name, its shard; why). notes: what was passed over, and labels that are none
+    skipped: (image or, where it has no name, its shard; why). notes: what was passed over, and labels that are none
     of the classes.
     """
 
@@ -65,11 +65,11 @@ def zero_shot(
     progress: bool = True,
     trust_code: bool = False,
 ) -> Predictions:
-    """Classifies a folder of pictures or shards with a run's encoders.
+    """Classifies a folder of images or shards with a run's encoders.
 
-    classes, templates: a list or a file with one per line. Where pictures lie in folders named as classes, or shards
+    classes, templates: a list or a file with one per line. Where images lie in folders named as classes, or shards
     have labels, accuracy is scored as well, by the rule of evals/parts/classes.py; where no label is a class it is not,
-    and a note says so. Unreadable pictures are skipped and listed, hidden files passed over. trust_code: allow the run
+    and a note says so. Unreadable images are skipped and listed, hidden files passed over. trust_code: allow the run
     to name code outside mmssl.
     """
     trained = Trained(load_encoders(run, trust_code=trust_code))
@@ -91,7 +91,7 @@ def zero_shot(
                 found.rows.append((one["__key__"], names[int(row.argmax())], round(float(row.max()), 4)))
     found.skipped = [(key or shard, reason) for (shard, key, _), reason in report.left_out.items()]
     if not found.rows and not found.skipped:
-        raise UserError(f"{images} holds no pictures; expected {', '.join(IMAGES)} or shards")
+        raise UserError(f"{images} holds no images; expected {', '.join(IMAGES)} or shards")
     _score(found, embedded, labels, dict(zip(several, prompts, strict=True)), names, where=images)
     return found
 
@@ -99,7 +99,7 @@ def zero_shot(
 def _embedded(
     source: Source, encoder: Encoder, space: str, *, batch_size: int, progress: bool
 ) -> Iterator[tuple[list[Sample], Tensor, list[Any]]]:
-    """Yields of the readable pictures of a batch what they are, the embeddings (B, D) on the CPU, and the labels."""
+    """Yields of the readable images of a batch what they are, the embeddings (B, D) on the CPU, and the labels."""
     reads = ["image"]
     with suppress(UserError):
         source.check({"label"})
@@ -139,7 +139,7 @@ def _score(
     *,
     where: str,
 ) -> None:
-    """Adds accuracy over the pictures that have a label, or a note why there is none; prompts: template -> (C, D)."""
+    """Adds accuracy over the images that have a label, or a note why there is none; prompts: template -> (C, D)."""
     labelled = [(x, label) for x, label in zip(embedded, labels, strict=True) if label is not None]
     if not labelled:
         return
@@ -165,7 +165,7 @@ def _has_shards(folder: Path) -> bool:
 
 
 class _Folder(Source):
-    """The pictures below a folder, each with the name of the folder it lies in for a label; notes what it passes over.
+    """The images below a folder, each with the name of the folder it lies in for a label; notes what it passes over.
 
     `__key__` is the path below the folder.
     """
@@ -178,13 +178,13 @@ class _Folder(Source):
         others.update({"hidden": len(hidden)} if hidden else {})
         if others:
             described = ", ".join(f"{kind}: {count}" for kind, count in others.most_common())
-            found.notes.append(f"passed over, as no pictures: {described}")
+            found.notes.append(f"passed over, as no images: {described}")
 
     def check(self, wanted: Collection[str]) -> None:
-        """Accepts what is wanted: each picture has itself and a label."""
+        """Accepts what is wanted: each image has itself and a label."""
 
     def share(self, rank: int, world: int) -> Iterator[Entry]:
-        """Yields an entry without fields for each picture of a rank."""
+        """Yields an entry without fields for each image of a rank."""
         for number in range(rank, len(self.files), world):
             yield Entry(str(self.files[number]), self.shards[0], {}, number=number)
 

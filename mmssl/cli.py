@@ -162,9 +162,9 @@ def _run_eval(a: argparse.Namespace) -> None:
 
 
 def _zero_shot(verbs: Verbs) -> None:
-    p = verbs.add_parser("zero-shot", help="classify pictures by the names of classes")
+    p = verbs.add_parser("zero-shot", help="classify images by the names of classes")
     p.add_argument("folder", metavar="RUN")
-    p.add_argument("--images", required=True, help="a folder of pictures, or shards")
+    p.add_argument("--images", required=True, help="a folder of images, or shards")
     p.add_argument("--classes", required=True, help="a file with one class a line")
     p.add_argument("--templates", help="a file with one prompt a line, {} where the class goes")
     p.add_argument("--space", default="clip", help="the task whose embedding is used (default clip)")

@@ -14,13 +14,13 @@ from mmssl.trainer import train
 
 RECIPE = "cross_modal/five"
 SHOWN = {  # figure -> what it tells a newcomer
-    "shape/top1": "shape of what a picture shows, by words (zero-shot)",
+    "shape/top1": "shape of what an image shows, by words (zero-shot)",
     "color/top1": "its colour, by words (zero-shot)",
-    "sync/easy": "is the sound this film's, or another's?",
+    "sync/easy": "is the sound this video's, or another's?",
     "sync/hard": "is it in sync, or 0.5 s and more off?",
     "register/hit_ratio": "points matched within 10 cm between two scans",
     "order/accuracy": "four shuffled frames put in order",
-    "propagate/J&F": "masks carried through grey films (J&F)",
+    "propagate/J&F": "masks carried through grey videos (J&F)",
 }
 
 
@@ -31,7 +31,7 @@ def demo(*, data: Path, out: Path, overrides: Sequence[str] = ()) -> None:
     if prepare("bounce", [str(data)]):
         raise UserError(f"the toy world could not be made in {data}; what is finished there stays")
     made = time.perf_counter()
-    print(f"2/2 five tasks on its pictures, words, films, sounds and scans, in {out}", flush=True)
+    print(f"2/2 five tasks on its images, words, videos, sounds and scans, in {out}", flush=True)
     train(RECIPE, [*shards(data), *overrides], out=out, resume=True)
     scores = read_scores(out)
     found = {f"{told}  [{key}]": scores[key] for key, told in SHOWN.items() if key in scores}

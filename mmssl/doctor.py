@@ -113,7 +113,7 @@ def _sound_and_film() -> Finding:
 
     made = video.encode(np.zeros((4, 32, 32, 3), np.uint8), fps=4)
     well = video.Video(made).frames([0.0, 0.5]).shape == (2, 32, 32, 3)
-    return Finding("film and sound", well, "H.264 written and read", "pip install 'av>=14.1,<20'")
+    return Finding("video and sound", well, "H.264 written and read", "pip install 'av>=14.1,<20'")
 
 
 def _accelerator() -> Finding:

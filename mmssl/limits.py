@@ -1,4 +1,4 @@
-"""What is opened is bounded: the limits of a picture, a sound, a shard, a config, told in this one place.
+"""What is opened is bounded: the limits of an image, a sound, a shard, a config, told in this one place.
 
 They hold for everything that is read, for a file says nothing about who made it. One option raises them:
 `--limits NAME=VALUE,...` on the command line, which is the environment variable MMSSL_LIMITS, so that data workers and
@@ -15,11 +15,11 @@ from mmssl.errors import DamagedError, UserError, did_you_mean
 VARIABLE = "MMSSL_LIMITS"
 LIMITS = {
     # one sample
-    "picture_pixels": 1e8,  # of one picture as it is decoded
-    "picture_side": 2**16,  # of either side of a picture, in pixels, as decoded or as scaled
-    "clip_pixels": 2**28,  # of all pictures of a clip that are held at once
+    "picture_pixels": 1e8,  # of one image as it is decoded
+    "picture_side": 2**16,  # of either side of an image, in pixels, as decoded or as scaled
+    "clip_pixels": 2**28,  # of all frames of a clip that are held at once
     "sound_seconds": 2 * 3600,  # of sound that is held at once, silence between time stamps included
-    "track_seconds": 48 * 3600,  # that a film or sound lasts by its time stamps
+    "track_seconds": 48 * 3600,  # that a video or sound lasts by its time stamps
     "cloud_values": 2**27,  # of a point cloud: points x columns, as the header claims them
     "cloud_columns": 2**14,  # of a point cloud
     "array_bytes": 2**30,  # of an npy or all arrays of an npz, unpacked

@@ -403,7 +403,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 class Patches:
     """What a TokenEncoder cuts a batch into, one for each token: the one place that knows what masked methods predict.
 
-    values: (B, N, P) as the network sees them, normalised: pixels, tubelets of a film, cells of a spectrogram.
+    values: (B, N, P) as the network sees them, normalised: pixels, tubelets of a video, cells of a spectrogram.
     grid: (H, W), (T, H, W) or (F, T), how they lie; N = the product.
     """
 

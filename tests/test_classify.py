@@ -63,7 +63,7 @@ def square(color: str, kind: str = "PNG") -> bytes:
 
 
 def pictures(root: Path, **colors: str) -> Path:
-    """Writes two pictures into each folder, in a colour."""
+    """Writes two images into each folder, in a colour."""
     for name, color in colors.items():
         (root / name).mkdir(parents=True)
         for number in range(2):
@@ -121,7 +121,7 @@ def test_what_is_passed_over_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     command = ["zero-shot", "run", "--images", str(tmp_path / "in"), "--classes", str(tmp_path / "classes.txt")]
     assert cli.main([*command, "--out", str(out)]) == 0
     said = capsys.readouterr().err
-    assert "passed over, as no pictures: hidden: 3, .heic: 2, .txt: 1" in said
+    assert "passed over, as no images: hidden: 3, .heic: 2, .txt: 1" in said
     assert "skipped blue/cut.png: " in said and "skipped blue/gone.png: a file that cannot be read" in said
     rows = list(csv.reader(io.StringIO(out.read_text(encoding="utf-8"))))
     assert [row[0] for row in rows[1:]] == ["blue/0.png", "blue/1.png", "red/0.png", "red/1.png"]
@@ -135,7 +135,7 @@ def test_what_is_a_picture_is_said_in_one_place(tmp_path: Path) -> None:
 
 
 def shards(root: Path, names: list[str], *, classes: list[str] | None, numbers: list[int] | None = None) -> str:
-    """Writes pictures whose cls are the places of their colours in a list."""
+    """Writes images whose cls are the places of their colours in a list."""
     root.mkdir()
     with webdataset.TarWriter(str(root / "0.tar")) as tar:
         for number, name in enumerate(names):
@@ -255,12 +255,12 @@ def test_defaults_and_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_folder_without_pictures_is_refused_and_with_damaged_ones_is_not(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("x")
     (tmp_path / "README").write_text("x")
-    with pytest.raises(UserError, match=r"holds no pictures; expected \.\w+, .* or shards"):
+    with pytest.raises(UserError, match=r"holds no images; expected \.\w+, .* or shards"):
         run(tmp_path, ["red", "blue"])
     (tmp_path / "cut.png").write_bytes(square("red")[:40])
     found = run(tmp_path, ["red", "blue"])
     assert not found.rows and [key for key, _ in found.skipped] == ["cut.png"]
-    assert found.notes == ["passed over, as no pictures: no extension: 1, .txt: 1"]
+    assert found.notes == ["passed over, as no images: no extension: 1, .txt: 1"]
 
 
 def test_what_has_no_end_is_left_out_at_once(tmp_path: Path) -> None:

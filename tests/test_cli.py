@@ -224,7 +224,7 @@ def test_doctor_finds_this_installation_well(capsys: pytest.CaptureFixture[str])
     from mmssl.doctor import Finding, diagnose, report
 
     findings = {f.what: f for f in diagnose()}
-    assert findings["torch"].well and findings["one CUDA build"].well and findings["film and sound"].well
+    assert findings["torch"].well and findings["one CUDA build"].well and findings["video and sound"].well
     assert all(isinstance(f, Finding) and (f.well or f.mend or not f.needed) for f in findings.values())
     assert report() == 0
     assert "all that is needed is well" in capsys.readouterr().out

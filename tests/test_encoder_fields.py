@@ -39,7 +39,7 @@ method = Method(Cameras, CMC)
 
 @pytest.fixture
 def two_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Returns a recipe of eight samples whose first picture is dark and whose second, `second.png`, is bright."""
+    """Returns a recipe of eight samples whose first image is dark and whose second, `second.png`, is bright."""
     (tmp_path / "cameras").mkdir()
     (tmp_path / "cameras" / "both.py").write_text(METHOD)
     monkeypatch.syspath_prepend(str(tmp_path))

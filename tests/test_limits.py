@@ -22,17 +22,17 @@ def as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_limit_holds_from_the_next_number_on() -> None:
     most = limits.limit("picture_side")
-    limits.check("picture_side", most, "a picture")
+    limits.check("picture_side", most, "an image")
     with pytest.raises(DamagedError, match="picture_side=65536.*--limits picture_side=65537") as caught:
-        limits.check("picture_side", most + 1, "a picture too long", "1 x 65537")
-    assert caught.value.reason == "a picture too long"
+        limits.check("picture_side", most + 1, "an image too long", "1 x 65537")
+    assert caught.value.reason == "an image too long"
     with pytest.raises(UserError, match="too many: braces; the limit is shards=1000000;"):
         limits.refuse("shards", 2e6, "too many: braces")
 
 
 def test_one_option_raises_them_here_and_in_processes_that_start() -> None:
     limits.set_limits("picture_side=1e5, sample_seconds=7")
-    limits.check("picture_side", 1e5, "a picture")
+    limits.check("picture_side", 1e5, "an image")
     command = "from mmssl.limits import limit; print(limit('sample_seconds'), limit('picture_side'), limit('shards'))"
     said = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["7.0", "100000.0", "1000000.0"]

@@ -26,7 +26,7 @@ from mmssl.views.composed import Composed
 from mmssl.views.template import Views
 
 class Later(Composed):
-    """Shows pictures that are the darker the further training is."""
+    """Shows images that are the darker the further training is."""
 
     def on_device(self, batch):
         batch = super().on_device(batch)
@@ -38,7 +38,7 @@ view = Views(2, image=[Crop(scale=(0.9, 1.0)), Flip()], kind=Later)
 
 
 def on_colors(color_recipe: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
-    """Returns a run of a method on pictures alone: 12 steps of three passes over the set."""
+    """Returns a run of a method on images alone: 12 steps of three passes over the set."""
     recipe = copy.deepcopy(color_recipe)
     return {
         "encoders": {"image": recipe["encoders"]["image"]},

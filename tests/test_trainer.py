@@ -193,7 +193,7 @@ def test_a_batch_of_one_is_too_small_for_batch_norm(
     recipe["tasks"]["clip"] |= {"batch": 4, "method": {"name": "simclr", "view": {"views": 2}}}
     recipe["tasks"]["dim"] = {**recipe["tasks"]["clip"], "method": {"name": "rotation", "objective": {"hidden": [4]}}}
     del recipe["tasks"]["clip"]
-    train(recipe, out=tmp_path / "four", progress=False)  # four turns of each picture are four rows
+    train(recipe, out=tmp_path / "four", progress=False)  # four turns of each image are four rows
     recipe["tasks"]["dim"]["method"] = {"name": "relative_position", "objective": {"hidden": [4]}}
     recipe["tasks"]["dim"]["method"]["view"] = {"neighbors": {"patch": 8, "gap": 0, "jitter": 0}}
     with pytest.raises(

@@ -82,7 +82,7 @@ def test_encode_names_what_it_cannot_read(modality: str, tmp_path: Path) -> None
 def test_encode_tells_the_place_of_what_has_no_path() -> None:
     data = bytearray(image.encode(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8), format="png"))
     data[len(data) // 2] ^= 1
-    with pytest.raises(DamagedError, match=r"^inputs\[1\]: damaged picture: "):
+    with pytest.raises(DamagedError, match=r"^inputs\[1\]: damaged image: "):
         encoder("image").encode([GREY, bytes(data)])
     with pytest.raises(DamagedError, match=r"^inputs\[1\]: empty text"):
         encoder("text").encode(["a cat", " "])

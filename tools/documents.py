@@ -121,7 +121,7 @@ def read_card(case: Path) -> None:
 
 def make_results(folder: Path) -> None:
     scores = {"knn/k1": FIGURE, "linear/top1": {**FIGURE, "trivial": 0.2}}
-    remarks = {"left_out": {"knn": {"damaged picture": 3}}, "warnings": {"knn": ["few"]}}
+    remarks = {"left_out": {"knn": {"damaged image": 3}}, "warnings": {"knn": ["few"]}}
     values = {"recipe": "x", "seed": 0, "samples": 9, **remarks, "protocols": {"knn": {"k": [1]}}, "scores": scores}
     (folder / "run").mkdir()
     (folder / "run" / "results.json").write_text(json.dumps(values))

@@ -78,7 +78,7 @@ method = Method(vicreg.view, Recorded)
 
 
 def picture(number: int) -> dict[str, bytes]:
-    """Makes one sample: a noisy picture."""
+    """Makes one sample: a noisy image."""
     pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     return {"png": encode(Image.fromarray(pixels), format="png")}
 

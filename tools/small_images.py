@@ -1,4 +1,4 @@
-"""Trains every small recipe for pictures and prints one table: kNN and linear accuracy at equal sample budget.
+"""Trains every small recipe for images and prints one table: kNN and linear accuracy at equal sample budget.
 
     python tools/small_images.py [--only simclr_cifar10 byol_cifar10 ...] [--out runs/small] [--jobs 2] [OVERRIDES]
 

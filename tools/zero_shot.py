@@ -1,4 +1,4 @@
-"""Classifies pictures by the names of classes with encoders that mmssl trained. Copy it and make it yours.
+"""Classifies images by the names of classes with encoders that mmssl trained. Copy it and make it yours.
 
 python tools/zero_shot.py runs/demo photos/*.jpg --classes ball cube star
 """
@@ -11,7 +11,7 @@ import mmssl
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("run", help="a run folder that holds encoders/image and encoders/text")
-parser.add_argument("images", nargs="+", help="picture files")
+parser.add_argument("images", nargs="+", help="image files")
 parser.add_argument("--classes", nargs="+", required=True, help="names of the classes")
 parser.add_argument("--templates", nargs="+", default=["{}", "a {}", "a photo of a {}"], help="prompts with {}")
 parser.add_argument("--space", default="clip", help="the task whose joint embedding is used")

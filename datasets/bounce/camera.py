@@ -1,4 +1,4 @@
-"""Pinhole cameras: x right, y down, z forward, square pictures."""
+"""Pinhole cameras: x right, y down, z forward, square images."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def framed(aim: Array, away: Array, tangent: float, size: int, points: Array, ra
     """Places a camera on the line from `aim` (3,) along `away` (T, 3), just far enough to see every ball.
 
     points: (T, K, 3) centres, seen at all T moments from each of the T directions; radii: (K,).
-    fill: the share of the half picture that the outermost ball may reach.
+    fill: the share of the half image that the outermost ball may reach.
     """
     rotation = look(-away)
     local = np.einsum("nkc,tcd->tnkd", points - aim, rotation)  # every centre from every direction

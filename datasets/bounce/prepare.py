@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--train", type=int, default=2000, metavar="N", help="training samples (default 2000)")
     command.add_argument("--test", type=int, default=400, metavar="N", help="test samples, half unseen (default 400)")
     command.add_argument("--size", type=int, default=64, metavar="PIXELS", help="side of the video (default 64)")
-    command.add_argument("--fps", type=float, default=12.5, metavar="F", help="pictures per second (default 12.5)")
+    command.add_argument("--fps", type=float, default=12.5, metavar="F", help="images per second (default 12.5)")
     command.add_argument("--seed", type=int, default=0, metavar="S", help="the world's seed (default 0)")
     command.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     return command
@@ -62,7 +62,7 @@ def check(options: argparse.Namespace) -> None:
     if not 32 <= options.size <= 512 or options.size % 4:
         raise UserError(f"--size {options.size}: expected a multiple of 4 between 32 and 512")
     if not 5 <= options.fps <= 60 or abs(options.fps * 2 - round(options.fps * 2)) > 1e-9:
-        raise UserError(f"--fps {options.fps:g}: expected 5 to 60 in steps of a half, so that 2 s are whole pictures")
+        raise UserError(f"--fps {options.fps:g}: expected 5 to 60 in steps of a half, so that 2 s are whole images")
     if min(options.train, options.test, options.seed) < 0 or options.train + options.test == 0:
         raise UserError("--train, --test and --seed: expected numbers from 0, and at least one sample")
 

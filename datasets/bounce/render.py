@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture in the making: rays (3, T, P) from origin (3, T, 1), and what they have met so far.
+    """An image in the making: rays (3, T, P) from origin (3, T, 1), and what they have met so far.
 
     color (3, T, P) linear, distance (T, P) along the ray, mask (T, P); pixel: the width of a pixel at distance 1.
     """
@@ -95,7 +95,7 @@ def render_part(
 
 
 def draw(canvas: Canvas, room: Room, solid: Solid, number: int, centres: Array, rotations: Array) -> None:
-    """Puts one solid at (T, 3), turned by (T, 3, 3), into the picture; rays that nearly hit smooth its outline."""
+    """Puts one solid at (T, 3), turned by (T, 3, 3), into the image; rays that nearly hit smooth its outline."""
     distance, radius = SHAPES[solid.shape].distance, np.float32(solid.radius)
     offset = canvas.origin - centres.T[:, :, None]
     middle = -(offset * canvas.rays).sum(0)  # (T, P) along the ray to the point nearest to the centre

@@ -98,7 +98,7 @@ def scans(scene: Scene, time: float) -> tuple[dict[str, tuple[points.Cloud, Came
 
 
 def unproject(camera: Camera, picture: Picture) -> Array:
-    """Returns the points (N, 3) of a depth picture in the camera's own frame."""
+    """Returns the points (N, 3) of a depth image in the camera's own frame."""
     return camera.grid().T * picture.depth[0].reshape(-1, 1)
 
 

@@ -1,4 +1,4 @@
-"""Makes shards of CIFAR-10: prepare.py OUT --source cifar-10-python.tar.gz, or --train and --test with pictures."""
+"""Makes shards of CIFAR-10: prepare.py OUT --source cifar-10-python.tar.gz, or --train and --test with images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def splits(options: argparse.Namespace) -> dict[str, list[Picture]]:
-    """Returns split -> pictures."""
+    """Returns split -> images."""
     if options.source and not (options.train or options.test):
         return official(Path(options.source))
     if options.source or not (options.train and options.test):
@@ -86,7 +86,7 @@ class Plain(pickle.Unpickler):
 
 
 def pictures_of(source: Path) -> list[Picture]:
-    """Returns the pictures of a tar or folder with one folder per class."""
+    """Returns the images of a tar or folder with one folder per class."""
     found, others = [], []
     for name, data in read_files(source, expected="CLASS/NAME.jpg").items():
         if (told := PICTURE.fullmatch(name)) and told[1] in CLASSES:
@@ -94,14 +94,14 @@ def pictures_of(source: Path) -> list[Picture]:
         else:
             others.append(name)
     if not found:
-        raise UserError(f"{source} has no picture such as airplane/0001.jpg")
+        raise UserError(f"{source} has no image such as airplane/0001.jpg")
     if others:
         print(f"{source}: passed over {len(others)} files that are not CLASS/NAME.jpg or .png, such as {others[0]}")
     return found
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Writes a picture (H, W, 3)."""
+    """Writes an image (H, W, 3)."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()

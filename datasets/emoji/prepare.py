@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read(source: Path) -> tuple[list[Row], dict[str, bytes]]:
-    """Returns the table's rows and every picture's bytes by file name."""
+    """Returns the table's rows and every image's bytes by file name."""
     files = read_files(source, expected="pairs.csv and the PNGs it names")
     if "pairs.csv" not in files:
         raise UserError(f"{source} has no pairs.csv; expected the columns file, name, keywords, group, subgroup")
@@ -88,7 +88,7 @@ def choose(rows: list[Row], *, share: float, seed: int) -> set[str]:
 
 @dataclass
 class Samples:
-    """Makes the sample of a number: the picture over white, its name, and the rest as JSON."""
+    """Makes the sample of a number: the image over white, its name, and the rest as JSON."""
 
     rows: list[Row]
     pictures: dict[str, bytes] = field(repr=False)
@@ -96,7 +96,7 @@ class Samples:
     def __call__(self, number: int) -> dict[str, bytes]:
         row = self.rows[number]
         if row["file"] not in self.pictures:
-            raise DamagedError("a picture that is not there", row["file"])
+            raise DamagedError("an image that is not there", row["file"])
         white = image.pixels(image.decode(self.pictures[row["file"]], "png"))
         keywords = [word for word in row["keywords"].split("|") if word]
         meta = {

@@ -1,4 +1,4 @@
-"""Makes shards of films with sound, split into train and test: prepare.py OUT --source TAR_OR_FOLDER."""
+"""Makes shards of videos with sound, split into train and test: prepare.py OUT --source TAR_OR_FOLDER."""
 
 from __future__ import annotations
 
@@ -31,46 +31,46 @@ def main(arguments: list[str] | None = None) -> int:
         with closing(Films(options.source)) as films:
             write(films, options)
     except UserError as error:
-        print(f"films: {error}", file=sys.stderr)
+        print(f"videos: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def write(films: Films, options: argparse.Namespace) -> None:
-    """Writes both splits, and tells of films that were left out; raises UserError for a split without films."""
+    """Writes both splits, and tells of videos that were left out; raises UserError for a split without videos."""
     held_out = set(choose(films, options))
     splits = {"train": [name for name in films.films if name not in held_out], "test": sorted(held_out)}
     for split, names in splits.items():
         if not names:
-            raise UserError(f"none of the {len(films.films)} films falls into {split}; hold out others")
+            raise UserError(f"none of the {len(films.films)} videos falls into {split}; hold out others")
     for split, names in splits.items():
-        out, about = Path(options.out) / split, f"films of {films.source.name}, {split}"
+        out, about = Path(options.out) / split, f"videos of {films.source.name}, {split}"
         index = build_from(Samples(names, films), len(names), out, shard_samples=100, workers=1, description=about)
         print(f"{split}: {summary(index)}")
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    command = argparse.ArgumentParser(description="Makes shards of films with sound, split into train and test.")
+    command = argparse.ArgumentParser(description="Makes shards of videos with sound, split into train and test.")
     command.add_argument("out", metavar="OUT", help="folder for the splits train and test")
     command.add_argument("--source", required=True, metavar="PATH", help="tar or folder of video files")
     command.add_argument("--seed", type=int, default=0, metavar="S", help="chooses what --test holds out (default 0)")
     how = command.add_mutually_exclusive_group()
     how.add_argument("--test", type=float, default=0.2, metavar="SHARE", help="held out at random (default 0.2)")
     how.add_argument("--test-prefix", nargs="+", metavar="PREFIX", help="held out: names that begin so")
-    how.add_argument("--test-column", metavar="COLUMN=VALUE", help="held out: films whose row in the CSV file says so")
+    how.add_argument("--test-column", metavar="COLUMN=VALUE", help="held out: videos whose row in the CSV file says so")
     return command
 
 
 class Films(Files):
-    """The films of a folder or a tar, and what its side files say; files are read when they are asked for."""
+    """The videos of a folder or a tar, and what its side files say; files are read when they are asked for."""
 
     def __init__(self, source: str) -> None:
         super().__init__(source, expected="video files")
         self.there = frozenset(self.names)
         self.films = [name for name in self.names if extension(name) in video.EXTENSIONS]
         if not self.films:
-            raise UserError(f"{source} holds no film; expected files ending in {', '.join(video.EXTENSIONS)}")
+            raise UserError(f"{source} holds no video; expected files ending in {', '.join(video.EXTENSIONS)}")
         self.rows = {row["file"]: row for name in self.names if extension(name) == "csv" for row in self._rows(name)}
 
     def _rows(self, name: str) -> Iterator[dict[str, Any]]:
@@ -79,11 +79,11 @@ class Films(Files):
                 yield {key: number_or_text(value) for key, value in row.items() if key is not None and value}
 
     def row(self, name: str) -> dict[str, Any]:
-        """Returns the CSV row of a film, by its path or its bare name; empty where there is none."""
+        """Returns the CSV row of a video, by its path or its bare name; empty where there is none."""
         return self.rows.get(name) or self.rows.get(PurePosixPath(name).name) or {}
 
     def about(self, name: str) -> dict[str, Any]:
-        """Returns what is known of a film: its name, its row, its words and its own JSON."""
+        """Returns what is known of a video: its name, its row, its words and its own JSON."""
         stem = str(PurePosixPath(name).with_suffix(""))
         told: dict[str, Any] = {"name": PurePosixPath(name).stem, **self.row(name)}
         if f"{stem}.align" in self.there:
@@ -92,7 +92,7 @@ class Films(Files):
         if f"{stem}.json" in self.there:
             own = modalities.decode("json", self.read(f"{stem}.json"))
             if not isinstance(own, dict):
-                raise DamagedError("JSON beside a film that is no object", f"{stem}.json")
+                raise DamagedError("JSON beside a video that is no object", f"{stem}.json")
             told |= own
         return told
 
@@ -121,7 +121,7 @@ def words(align: str) -> list[dict[str, Any]]:
 
 
 def choose(films: Films, options: argparse.Namespace) -> list[str]:
-    """Returns the films to hold out: by prefix, by column, or as many of a seeded hash's first as the share says."""
+    """Returns the videos to hold out: by prefix, by column, or as many of a seeded hash's first as the share says."""
     if options.test_prefix:
         return [name for name in films.films if PurePosixPath(name).name.startswith(tuple(options.test_prefix))]
     if options.test_column:
@@ -137,7 +137,7 @@ def choose(films: Films, options: argparse.Namespace) -> list[str]:
 
 @dataclass
 class Samples:
-    """Makes the sample of a number: the film's own bytes, and what is known of it as JSON."""
+    """Makes the sample of a number: the video's own bytes, and what is known of it as JSON."""
 
     names: list[str]
     films: Films = field(repr=False)
@@ -158,7 +158,7 @@ class Samples:
 
 
 def check(data: bytes) -> None:
-    """Raises DamagedError for a film whose first picture, or whose first second of sound, does not decode."""
+    """Raises DamagedError for a video whose first image, or whose first second of sound, does not decode."""
     video.Video(data).frames([0.0])
     audio.Audio(data).read(sample_rate=16_000, seconds=1.0)
 

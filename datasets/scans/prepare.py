@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of a sequence's split at most, drawn at random (default 300)",
     )
-    add("--color", action="store_true", help="keep colour, of pictures that are registered with the depth")
+    add("--color", action="store_true", help="keep colour, of images that are registered with the depth")
     add("--normals", action="store_true", help="keep the normal of the surface at each point, towards the camera")
     add("--seed", type=int, default=0, metavar="S", help="draws the pairs (default 0)")
     return command

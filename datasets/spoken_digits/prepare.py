@@ -1,4 +1,4 @@
-"""Makes shards of spoken digits with pictures: prepare.py OUT --audio FSDD --pictures MNIST --test-pictures MNIST."""
+"""Makes shards of spoken digits with images: prepare.py OUT --audio FSDD --pictures MNIST --test-pictures MNIST."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             chosen = [r for r in recordings if (r.speaker == options.speaker) == (split == "test")]
             pictures = read_files(source, expected="digit/name.png")
             pairs = pair(chosen, pictures, source, pairings=pairings, seed=options.seed)
-            about = f"spoken digits {split}: {options.speaker} held out, {pairings} pictures each, seed {options.seed}"
+            about = f"spoken digits {split}: {options.speaker} held out, {pairings} images each, seed {options.seed}"
             samples = Samples(pairs, sounds, pictures)
             out = Path(options.out) / split
             index = build_from(samples, len(pairs), out, shard_samples=1000, workers=1, description=about)
@@ -60,13 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    command = argparse.ArgumentParser(description="Makes shards of spoken digits with pictures of the same digit.")
+    command = argparse.ArgumentParser(description="Makes shards of spoken digits with images of the same digit.")
     command.add_argument("out", metavar="OUT", help="folder for the splits train and test")
     command.add_argument("--audio", required=True, metavar="PATH", help="tar or folder of digit_speaker_take.wav")
     command.add_argument("--pictures", required=True, metavar="PATH", help="tar or folder of digit/name.png, for train")
     command.add_argument("--test-pictures", required=True, metavar="PATH", help="the same for test")
     command.add_argument("--speaker", default="yweweler", help="held out for test (default yweweler)")
-    command.add_argument("--pairings", type=int, default=4, metavar="N", help="pictures per recording (default 4)")
+    command.add_argument("--pairings", type=int, default=4, metavar="N", help="images per recording (default 4)")
     command.add_argument("--seed", type=int, default=0, metavar="S", help="of the pairing (default 0)")
     return command
 
@@ -85,7 +85,7 @@ def recordings_of(sounds: dict[str, bytes], source: str) -> list[Recording]:
 def pair(
     recordings: list[Recording], pictures: dict[str, bytes], source: str, *, pairings: int, seed: int
 ) -> list[tuple[Recording, str]]:
-    """Returns each recording with several pictures of its digit, in random order; pictures serve equally often."""
+    """Returns each recording with several images of its digit, in random order; images serve equally often."""
     if pairings < 1:
         raise UserError(f"--pairings {pairings}: expected at least 1")
     of_digit: dict[str, list[str]] = defaultdict(list)
@@ -95,7 +95,7 @@ def pair(
     draw = random.Random(seed)
     missing = {recording.digit for recording in recordings} - set(of_digit)
     if missing:
-        raise UserError(f"{source} has no picture of {', '.join(sorted(missing))}; expected files digit/name.png")
+        raise UserError(f"{source} has no image of {', '.join(sorted(missing))}; expected files digit/name.png")
     for files in of_digit.values():
         draw.shuffle(files)
     decks = {digit: cycle(files) for digit, files in of_digit.items()}
@@ -106,7 +106,7 @@ def pair(
 
 @dataclass
 class Samples:
-    """Makes the sample of a number: a recording, a picture, and what is known of them as JSON."""
+    """Makes the sample of a number: a recording, an image, and what is known of them as JSON."""
 
     pairs: list[tuple[Recording, str]]
     sounds: dict[str, bytes] = field(repr=False)

@@ -30,7 +30,7 @@ def verify(folder: str | Path, *, decode: bool = False) -> list[str]:
 
     Without an index.json, as sets that others made have none, only each tar in itself. Problems are also an empty
     set, samples whose files do not stand together, and hidden files.
-    decode: also decodes all of every field that has a reader, films and sounds from first to last, and names each
+    decode: also decodes all of every field that has a reader, videos and sounds from first to last, and names each
         that is damaged.
     """
     home = Path(folder)

@@ -18,12 +18,12 @@ class ConvNet(Encoder):
     """Residual stages on a strided stem. He et al., CVPR 2016; average-pooled short cuts: He et al., CVPR 2019.
 
     image_size: side in pixels of the square that is shown.
-    in_channels: of the picture.
+    in_channels: of the image.
     widths: channels of each stage.
     depths: blocks of each stage.
     strides: how much each stage shrinks the map; by default every stage but the first halves it. Strides of 1 keep the
         map fine for tasks that match cells.
-    stem_stride: how much the stem shrinks the picture, 4 for 64 pixels and more, 2 or 1 below.
+    stem_stride: how much the stem shrinks the image, 4 for 64 pixels and more, 2 or 1 below.
     pool: how the map becomes one vector.
     mean, std: per channel, by which the input is normalised; by default ImageNet's for colour.
     """

@@ -1,4 +1,4 @@
-"""The towers of L3-Net: four blocks of two convolutions, for pictures or, with one channel, for spectrograms."""
+"""The towers of L3-Net: four blocks of two convolutions, for images or, with one channel, for spectrograms."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class L3(Encoder):
     in_channels 1.
 
     image_size: side in pixels of the square that is shown.
-    in_channels: of the picture.
+    in_channels: of the image.
     widths: channels of each block.
-    stride: of the first convolution, 2 as in AVE-Net and AVOL-Net (ECCV 2018), whose map of a picture of 224 pixels is
+    stride: of the first convolution, 2 as in AVE-Net and AVOL-Net (ECCV 2018), whose map of an image of 224 pixels is
         14 x 14.
     mean, std: per channel, by which the input is normalised; by default ImageNet's for colour.
     """

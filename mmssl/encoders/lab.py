@@ -1,4 +1,4 @@
-"""Only the lightness of a picture, or only its colour, through any image encoder."""
+"""Only the lightness of an image, or only its colour, through any image encoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmssl.types import Encoder, Features
 
 
 class Lab(Encoder):
-    """Turns pictures to CIE Lab and shows the encoder one part, as three channels in about [0, 1].
+    """Turns images to CIE Lab and shows the encoder one part, as three channels in about [0, 1].
 
     part: lightness, L thrice; or color, a and b and an even third.
     image: name and options of the image encoder.

@@ -1,4 +1,4 @@
-"""The transformer on patches that pictures and films share."""
+"""The transformer on patches that images and videos share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Patched(TokenEncoder):
 
     extent: of what it is made for, on the axes of the grid.
     cell: extent of a patch, on the axes of the grid.
-    in_channels: of the picture.
+    in_channels: of the image.
     width, depth, heads: in place of the variant's.
     mlp_ratio: width of the blocks' hidden layers over that of the tokens.
     drop_path: rate of stochastic depth of the last block; those before it have less.

@@ -22,13 +22,13 @@ PREPROCESS = {"image": ImagePreprocess, "video": VideoPreprocess, "audio": Audio
 
 
 class Raw(Encoder):
-    """Describes pictures by their pixels, and other modalities by a few statistics.
+    """Describes images by their pixels, and other modalities by a few statistics.
 
-    Films by their mean frame and its change at 16 x 16, sounds by the mean and deviation of 64 mel bands over time,
+    Videos by their mean frame and its change at 16 x 16, sounds by the mean and deviation of 64 mel bands over time,
     clouds by the extents along their principal axes. `Raw("image")` and so on; it has no weights.
 
     variant: the modality.
-    size: side of a picture in pixels.
+    size: side of an image in pixels.
     seconds: length of a sound.
     """
 

@@ -1,4 +1,4 @@
-"""Sound as a picture: a log spectrogram, of mel bands or linear, through any image encoder of one channel."""
+"""Sound as an image: a log spectrogram, of mel bands or linear, through any image encoder of one channel."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Timm(Encoder):
 
     variant: timm's name of the model.
     pretrained: whether timm's weights are downloaded.
-    in_channels: of the picture; other than three are not normalised.
+    in_channels: of the image; other than three are not normalised.
     image_size: side in pixels, the model's own by default.
     drop_path: rate of stochastic depth.
     """

@@ -1,4 +1,4 @@
-"""A transformer on tubelets, patches of a film that last a few frames, which attends over space and time at once."""
+"""A transformer on tubelets, patches of a video that last a few frames, which attends over space and time at once."""
 
 from __future__ import annotations
 

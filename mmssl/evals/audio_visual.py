@@ -1,4 +1,4 @@
-"""Whether picture and sound belong together: easy, hard and super-hard pairs, and retrieval in all four directions."""
+"""Whether image and sound belong together: easy, hard and super-hard pairs, and retrieval in all four directions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AudioVisual(WithUntrained):
 
     Kinds for which no clip has room are left out.
 
-    data: shards with films and their sound, or pictures and sounds (then only easy pairs).
+    data: shards with videos and their sound, or images and sounds (then only easy pairs).
     task: the task that judges, by its `log_odds` or, without, by the cosine in its space.
     windows: questions of each kind per clip.
     hard_gap: the least seconds from the true to the false sound of a hard pair.

@@ -25,20 +25,20 @@ from mmssl.types import Score, Trained
 
 SIZE = 224  # pixels at which map and truth are compared
 THRESHOLDS = torch.linspace(0, 1, 21)
-DRAWS = 4  # random maps for each picture
+DRAWS = 4  # random maps for each image
 
 
 class Localize(WithUntrained):
     """How well the map of what is heard covers what sounds, as Senocak et al. (CVPR 2018) measure it, and more.
 
-    cIoU@0.5, the share of pictures with an IoU of 0.5 or more, and AUC, the area under that share over 21 thresholds:
-    of the map above its median, which is half of the picture and so never near what is small; and (same_area/...) of
+    cIoU@0.5, the share of images with an IoU of 0.5 or more, and AUC, the area under that share over 21 thresholds:
+    of the map above its median, which is half of the image and so never near what is small; and (same_area/...) of
     its highest cells, as many as the truth has. pointing: whether the highest value lies inside; other_sound/pointing:
     the same when another clip is heard, which tells how much the sound matters.
-    trivial is a map that is highest in the centre, chance one of random cells. There is one truth for each picture: no
+    trivial is a map that is highest in the centre, chance one of random cells. There is one truth for each image: no
     consensus of several annotators, which the c of cIoU stands for, is formed.
 
-    data: shards with pictures or films, sound and truth.
+    data: shards with images or videos, sound and truth.
     task: whose `similarity_map` is judged, or without one the products in its space.
     truth: `impacts` of the toy world, `boxes` or `masks`, as Sounding has them.
     moments: impacts per clip.
@@ -149,7 +149,7 @@ def iou(chosen: Tensor, truth: Tensor) -> Tensor:
 
 
 def area_under(values: Tensor) -> Tensor:
-    """Returns each picture's part in the area under the share of pictures whose IoU (B, ...) reaches a threshold."""
+    """Returns each image's part in the area under the share of images whose IoU (B, ...) reaches a threshold."""
     reached = (values[..., None] >= THRESHOLDS).float()
     return torch.trapezoid(reached, THRESHOLDS, dim=-1)
 

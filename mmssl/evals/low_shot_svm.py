@@ -22,7 +22,7 @@ class LowShotSVM(Probe):
     """Top-1 accuracy of SVMs, one class against the rest, on features of unit length, averaged over several draws.
 
     The interval is over the draws and the test samples. The other options are those of every Probe.
-    Goyal et al., ICCV 2019, whose protocol for VOC07 is this with several labels per picture, mean average precision,
+    Goyal et al., ICCV 2019, whose protocol for VOC07 is this with several labels per image, mean average precision,
     and the best cost on the test set.
 
     shots: examples of each class, one number or several; those of which a class has too few are left out.

@@ -162,7 +162,7 @@ def side(encoder: Encoder, size: int | None) -> int:
     """Returns the size of frames, by default the encoder's own; UserError where it has none."""
     found = size or encoder.preprocess.config().get("size")
     if not isinstance(found, int):
-        raise UserError(f"this {encoder.modality} encoder names no size of its pictures; say size")
+        raise UserError(f"this {encoder.modality} encoder names no size of its images; say size")
     return found
 
 

@@ -36,8 +36,8 @@ class SemiSupervised(Probe):
     lr: the highest learning rate, of the last layer.
     weight_decay: of AdamW.
     layer_decay: factor on the rate from each layer to the one before.
-    crop_scale: share of the area that crops of pictures and films keep.
-    flip: probability that pictures and films are mirrored; sounds are heard from a random moment.
+    crop_scale: share of the area that crops of images and videos keep.
+    flip: probability that images and videos are mirrored; sounds are heard from a random moment.
     workers: data processes.
     seed: of what is random.
     """

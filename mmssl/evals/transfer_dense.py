@@ -47,7 +47,7 @@ class TransferDense(Declared):
     foreground: all classes but 0 are one, as for masks that number objects.
     cells: at most so many are learnt from, the same number of each sample.
     decays: of the layer's weights, of which the best on a tenth of the samples counts.
-    encoder: its key, of pictures or films.
+    encoder: its key, of images or videos.
     baselines: also judge the raw pixels of each cell, and the encoder with random weights.
     limit: samples of each set at most, drawn from a fixed seed.
     batch: samples embedded at a time.

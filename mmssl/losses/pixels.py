@@ -1,4 +1,4 @@
-"""How far a drawn picture lies from the true one, pixel by pixel."""
+"""How far a drawn image lies from the true one, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Error = Literal["l1", "l2"]
 
 
 def pixel_error(drawn: Tensor, truth: Tensor, *, error: Error = "l2", weight: Tensor | None = None) -> Tensor:
-    """Averages squares (l2) or sizes (l1) of the differences of pictures (B, C, H, W), one loss per sample (B,).
+    """Averages squares (l2) or sizes (l1) of the differences of images (B, C, H, W), one loss per sample (B,).
 
     weight: (B, 1, H, W), what each pixel counts; a sample without any weight has the loss 0. In float32.
     """

@@ -1,4 +1,4 @@
-"""Swapped prediction: foretell from each view how another view of the sample was assigned."""
+"""Swapped prediction: predict from each view how another view of the sample was assigned."""
 
 from __future__ import annotations
 

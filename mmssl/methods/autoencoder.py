@@ -1,4 +1,4 @@
-"""Autoencoder: draw a picture again from a short code of it, or of a damaged copy."""
+"""Autoencoder: draw an image again from a short code of it, or of a damaged copy."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Autoencoder(Objective):
 
 
 class Sparse(Autoencoder):
-    """Draws a picture from a code, larger than the plain one, of which few units are active. Ng, CS294A, 2011."""
+    """Draws an image from a code, larger than the plain one, of which few units are active. Ng, CS294A, 2011."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""L3-Net: do this picture and this sound come from one film? Judged from both towers, side by side."""
+"""L3-Net: do this image and this sound come from one video? Judged from both towers, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AVE-Net: picture and sound of one film lie close in a joint space, so that either retrieves the other."""
+"""AVE-Net: image and sound of one video lie close in a joint space, so that either retrieves the other."""
 
 from __future__ import annotations
 

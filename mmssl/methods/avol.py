@@ -1,4 +1,4 @@
-"""AVOL-Net: where in the picture is what sounds? Learnt from whether picture and sound belong together."""
+"""AVOL-Net: where in the image is what sounds? Learnt from whether image and sound belong together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmssl.views import synchronised
 
 
 class AVOL(Matching):
-    """Compares the sound with every cell of the picture; the best one decides. Arandjelovic & Zisserman, ECCV 2018.
+    """Compares the sound with every cell of the image; the best one decides. Arandjelovic & Zisserman, ECCV 2018.
 
     visual: the encoder that sees, image or video; it must give a grid of tokens.
     embed_dim: size of the embeddings that are compared.

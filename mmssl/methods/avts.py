@@ -1,4 +1,4 @@
-"""AVTS: is this sound in sync with this film? Sound of the same film, but shifted, is the hard wrong answer."""
+"""AVTS: is this sound in sync with this video? Sound of the same video, but shifted, is the hard wrong answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmssl.views.synchronised import shifted
 
 
 class AVTS(Matching):
-    """Pulls film and sound together where they are in sync, and apart to a margin where not.
+    """Pulls video and sound together where they are in sync, and apart to a margin where not.
 
     Korbar et al., NeurIPS 2018.
 

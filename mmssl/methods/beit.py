@@ -1,4 +1,4 @@
-"""BEiT: hide blocks of a picture, and predict which codes a tokenizer gives to the hidden patches."""
+"""BEiT: hide blocks of an image, and predict which codes a tokenizer gives to the hidden patches."""
 
 from __future__ import annotations
 

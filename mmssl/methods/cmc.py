@@ -1,4 +1,4 @@
-"""CMC: what two encoders see of one picture, its lightness and its colour, is to be found by each other."""
+"""CMC: what two encoders see of one image, its lightness and its colour, is to be found by each other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mmssl.views.template import Views
 class CMC(Objective):
     """Contrasts every two encoders' embeddings of a sample, both ways. Tian et al., ECCV 2020.
 
-    Every encoder of pictures takes part; each must see something else of a picture, as `lab` does with part lightness
+    Every encoder of images takes part; each must see something else of an image, as `lab` does with part lightness
     and part color.
 
     embed_dim: size of the embeddings.

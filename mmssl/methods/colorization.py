@@ -1,4 +1,4 @@
-"""Colorization: say what colour each place of a grey picture has."""
+"""Colorization: say what colour each place of a grey image has."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Colorization(Objective):
         )
 
     def decode(self, encoders: Mapping[str, Encoder], shown: Tensor, *, size: Sequence[int]) -> Tensor:
-        """Returns a and b (B, 2, height, width) of grey pictures: of bins their annealed mean."""
+        """Returns a and b (B, 2, height, width) of grey images: of bins their annealed mean."""
         drawn = self.decoder(encoders["image"](shown), size)
         return self.bins.annealed_mean(drawn) if self.target == "bins" else drawn * REACH
 

@@ -1,4 +1,4 @@
-"""CPC: foretell the patches of a picture from the rows of patches above them."""
+"""CPC: predict the patches of an image from the rows of patches above them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Patches(OnDevice):
 
 
 class CPC(MultiView):
-    """InfoNCE of each patch, foretold from a context of rows above, among all patches of the batch.
+    """InfoNCE of each patch, predicted from a context of rows above, among all patches of the batch.
 
     Features of patches should not be normalised over the batch where that can be helped: BatchNorm tells which patches
     belong together. van den Oord et al., 2018; the network as in Henaff et al., ICML 2020.

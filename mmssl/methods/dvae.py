@@ -1,4 +1,4 @@
-"""dVAE: name each cell of a picture by one of so many codes, so that the picture can be drawn again from the names."""
+"""dVAE: name each cell of an image by one of so many codes, so that the image can be drawn again from the names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DVAE(MultiView):
     width: channels of the decoder where it is finest.
     first: channels of the decoder's first layer.
     depth: blocks of the decoder at each size.
-    kl: weight of the codes' divergence from evenness, per picture, at its highest.
+    kl: weight of the codes' divergence from evenness, per image, at its highest.
     kl_over: share of training in which that weight rises from 0.
     temperature: of the relaxation, first and last.
     cool_over: share of training in which the temperature falls.

@@ -1,4 +1,4 @@
-"""Inpainting: draw what was cut out of a picture from what is left around it."""
+"""Inpainting: draw what was cut out of an image from what is left around it."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ class Holes(OnBatch):
 
 
 class Inpainting(Objective):
-    """Draws a picture's holes from the encoder's grid. Pathak et al., CVPR 2016 (context encoders).
+    """Draws an image's holes from the encoder's grid. Pathak et al., CVPR 2016 (context encoders).
 
     overlap: pixels around each hole that are also predicted, so that what fills it fits.
     border: weight of an error in the overlap.
     error: squared (l2) or absolute (l1), of pixels from 0 to 1.
-    adversarial: weight of being found out by a discriminator, 0.001 in the paper for fine pictures; 0, its choice for
+    adversarial: weight of being found out by a discriminator, 0.001 in the paper for fine images; 0, its choice for
         features, has none.
     judges: channels of the discriminator's layers.
     widths: channels of the decoder's stages, each of which doubles the side of the encoder's grid.
@@ -102,7 +102,7 @@ class Inpainting(Objective):
         total = dist.mean(pixel_error(drawn, as_unit(whole), error=self.error, weight=weight), present)
         logs = {"error": total.detach()}
         if self.adversary is not None:
-            # Only the holes are judged: the edge of a hole would tell a drawn picture from a true one at once.
+            # Only the holes are judged: the edge of a hole would tell a drawn image from a true one at once.
             deceit, mistakes = self.adversary.losses(drawn * holes, as_unit(whole) * holes)
             fooling, judging = dist.mean(deceit, present), dist.mean(mistakes, present)
             total = (1 - self.adversarial) * total + self.adversarial * fooling + judging

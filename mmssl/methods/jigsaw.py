@@ -1,4 +1,4 @@
-"""Jigsaw: say in which order the nine patches of a picture are shown."""
+"""Jigsaw: say in which order the nine patches of an image are shown."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from mmssl.views import mae
 
 
 class MAE(MultiView):
-    """The squared error of hidden patches, of pictures, films or spectrograms. He et al., CVPR 2022.
+    """The squared error of hidden patches, of images, videos or spectrograms. He et al., CVPR 2022.
 
     The encoder is one with tokens, such as vit.
 
     ratio: share of the patches that is hidden.
-    mask: random, or tubes through all frames of a film, of which VideoMAE hides 0.9 (Tong et al., NeurIPS 2022).
+    mask: random, or tubes through all frames of a video, of which VideoMAE hides 0.9 (Tong et al., NeurIPS 2022).
     width: of the decoder.
     depth: blocks of the decoder.
     heads: of the decoder's attention.

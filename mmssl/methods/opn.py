@@ -19,7 +19,7 @@ from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sam
 from mmssl.views.ordered import Ordered, orders, path_lengths
 
 FRAMES = 4
-ORDERS = orders(FRAMES)  # 12 ways to sort what is shown: a film run backwards looks the same, so both share one
+ORDERS = orders(FRAMES)  # 12 ways to sort what is shown: a video run backwards looks the same, so both share one
 PARTS = {(0, 1): 0, (2, 3): 0, (1, 2): 1, (0, 2): 2, (1, 3): 2, (0, 3): 3}  # which moments a pair is of, either way
 
 

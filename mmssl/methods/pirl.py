@@ -1,4 +1,4 @@
-"""PIRL: a picture and the shuffled patches of it are both to be recognised by what a memory bank holds of it."""
+"""PIRL: an image and the shuffled patches of it are both to be recognised by what a memory bank holds of it."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class ShuffledPatches(OnDevice):
 
 
 class PIRL(MultiView):
-    """NCE of a sample's memory with the embedding of its picture and of its patches. Misra & van der Maaten, CVPR 2020.
+    """NCE of a sample's memory with the embedding of its image and of its patches. Misra & van der Maaten, CVPR 2020.
 
     embed_dim: size of the embeddings; those of all patches are joined and projected once more.
     patches: how many the view shows, grid squared.
     temperature: of the softmax.
     negatives: random rows of the memory bank.
     momentum: share of a row that stays when its sample is seen.
-    patch_weight: of the patches' term; the picture's has one minus that.
+    patch_weight: of the patches' term; the image's has one minus that.
     """
 
     modalities = ("image",)

@@ -1,4 +1,4 @@
-"""Relative position: say on which side of one patch of a picture another one lay."""
+"""Relative position: say on which side of one patch of an image another one lay."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Neighbors(OnBatch):
 
 
 def drop_colors(x: Tensor) -> Tensor:
-    """Leaves each of pictures (B, 3, H, W) one random channel; the others hold noise of 1/100 its deviation."""
+    """Leaves each of images (B, 3, H, W) one random channel; the others hold noise of 1/100 its deviation."""
     x = as_unit(x)
     kept = torch.arange(3, device=x.device) == torch.randint(3, (len(x), 1), device=x.device)
     kept = kept[:, :, None, None]  # (B, 3, 1, 1)

@@ -1,4 +1,4 @@
-"""Rotation: say by which quarter turn a picture was turned."""
+"""Rotation: say by which quarter turn an image was turned."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def quarter_turns(like: Tensor, turn: int) -> Tensor:
 class Rotation(MultiView):
     """Classifies the turn of each view from its pooled features. Gidaris et al., ICLR 2018.
 
-    `correct` says for what share of its turns a picture was answered rightly.
+    `correct` says for what share of its turns an image was answered rightly.
 
     hidden: widths of the layers before the answer, each with BatchNorm; the paper has none on top of a network's last
         map.

@@ -22,7 +22,7 @@ class SimCLR(MultiView):
     embed_dim: size of the projection.
     hidden: widths of the projector's hidden layers; by default one as wide as the features, and two in the second
         version.
-    temperature: of the softmax; 0.5 suits batches of some hundred small pictures, 0.1 large ones, as the paper found.
+    temperature: of the softmax; 0.5 suits batches of some hundred small images, 0.1 large ones, as the paper found.
     """
 
     depth: ClassVar[int] = 1

@@ -26,8 +26,8 @@ from mmssl.views.template import Views
 class SimMIM(MultiView):
     """The absolute error of what was hidden, predicted from each token by one linear layer. Xie et al., CVPR 2022.
 
-    An encoder with tokens gets a mask token in place of what is hidden; one of pictures that has only a grid, such as
-    convnet, pixels of a learnt colour. Of a film each moment's tokens are hidden on their own.
+    An encoder with tokens gets a mask token in place of what is hidden; one of images that has only a grid, such as
+    convnet, pixels of a learnt colour. Of a video each moment's tokens are hidden on their own.
 
     mask_size: side of the squares that are hidden, in pixels, or in bands and moments of a spectrogram.
     ratio: share of the squares that is hidden.

@@ -1,4 +1,4 @@
-"""Super-resolution: draw a picture's fine detail from a small copy of it."""
+"""Super-resolution: draw an image's fine detail from a small copy of it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Shrink(OnBatch):
 
 
 class SuperResolution(Objective):
-    """Draws, from the encoder's grid, what a small picture lacks of the whole one. Ledig et al., CVPR 2017 (SRGAN).
+    """Draws, from the encoder's grid, what a small image lacks of the whole one. Ledig et al., CVPR 2017 (SRGAN).
 
     Only the difference is predicted (Kim et al., CVPR 2016), since the grid of an encoder that shrinks has not the
     pixels that SRGAN's keeps.

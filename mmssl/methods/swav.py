@@ -1,4 +1,4 @@
-"""SwAV: foretell from one view of a sample which prototypes another view was assigned to."""
+"""SwAV: predict from one view of a sample which prototypes another view was assigned to."""
 
 from __future__ import annotations
 

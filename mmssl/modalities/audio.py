@@ -42,13 +42,13 @@ class Audio(media.MediaFile):
 
     @cached_property
     def is_there(self) -> bool:
-        """Whether there is a track at all; a film may be silent."""
+        """Whether there is a track at all; a video may be silent."""
         with media.opened(self.data) as container:
             return bool(container.streams.audio)
 
     @cached_property
     def duration(self) -> float:
-        """When the last sound ends, in seconds on the clock that a video's pictures use."""
+        """When the last sound ends, in seconds on the clock that a video's frames use."""
         plain = wav.read(self.data)
         if plain is not None:
             return media.checked(len(plain[0]) / plain[1])

@@ -1,4 +1,4 @@
-"""Media files through FFmpeg: opened for one call, single-threaded, with one clock for pictures and sound."""
+"""Media files through FFmpeg: opened for one call, single-threaded, with one clock for images and sound."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def track(container: Any, kind: str, missing: str) -> Any:
 
 
 def most_pixels() -> str:
-    """Returns how much FFmpeg may allocate for a picture: the limit, and the margins that decoders add."""
+    """Returns how much FFmpeg may allocate for an image: the limit, and the margins that decoders add."""
     return f"{min(limit('picture_pixels') + 2**22, 2**31 - 1):.0f}"
 
 
 def check_size(width: int, height: int) -> None:
-    """Raises DamagedError for pictures larger than the limits."""
+    """Raises DamagedError for images larger than the limits."""
     check("picture_side", max(width, height), "video too large to decode", f"{width} x {height}")
     check("picture_pixels", width * height, "video too large to decode", f"{width} x {height}")
 
@@ -134,7 +134,7 @@ class Clock:
 
 
 def step_of(stream: Any) -> float:
-    """Returns the seconds from one picture to the next, as the header has it; 0.04 where it says nothing usable."""
+    """Returns the seconds from one image to the next, as the header has it; 0.04 where it says nothing usable."""
     rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
     return next((1 / float(rate) for rate in rates if rate and 0.01 < rate < 500), 0.04)
 
@@ -165,7 +165,7 @@ def end_of(data: bytes | Path, kind: str, missing: str) -> float:
 
 def checked(seconds: float) -> float:
     """Returns how long a track lasts; DamagedError for more than the limit track_seconds."""
-    check("track_seconds", seconds, "a film or sound of an impossible length", f"{seconds:.0f} s")
+    check("track_seconds", seconds, "a video or sound of an impossible length", f"{seconds:.0f} s")
     return seconds
 
 

@@ -1,6 +1,6 @@
-"""Pictures: JPEG, PNG, WebP, BMP, TIFF and GIF through Pillow, decoded no larger than needed.
+"""Images: JPEG, PNG, WebP, BMP, TIFF and GIF through Pillow, decoded no larger than needed.
 
-Of several pages or frames the first is read. Every picture becomes RGB of 8 bits by one rule, whether it comes from a
+Of several pages or frames the first is read. Every image becomes RGB of 8 bits by one rule, whether it comes from a
 file, a PIL image, an array or a tensor:
 8 bits or fewer   as they are; palettes, CMYK, YCbCr, LAB and HSV as Pillow converts them; what is clear shows white
 16 bits           the high byte, as Pillow itself has it in 16-bit colour: I;16, uint16
@@ -38,8 +38,8 @@ EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 DAMAGE = "mmssl damage"  # where an image's info keeps why its pixels could not be read
-TOO_LARGE = "a picture too large to decode"
-STRIP = 2**20  # pixels that are converted at a time: whole pictures would take five times what they hold
+TOO_LARGE = "an image too large to decode"
+STRIP = 2**20  # pixels that are converted at a time: whole images would take five times what they hold
 
 T = TypeVar("T")
 ORIENTATION = 0x0112
@@ -55,7 +55,7 @@ TURNS = {
 
 
 def decode(data: bytes, extension: str = "") -> Image.Image:
-    """Opens a picture without decoding its pixels; the bytes say what it is, whatever the extension claims."""
+    """Opens an image without decoding its pixels; the bytes say what it is, whatever the extension claims."""
     return _guarded(lambda: _opened(io.BytesIO(data)))
 
 
@@ -86,7 +86,7 @@ def load(raw: Any) -> Image.Image:
         raw = raw.float() if raw.dtype == torch.bfloat16 else raw
         raw = raw.movedim(0, -1).numpy() if raw.ndim == 3 else raw.numpy()
     if not isinstance(raw, np.ndarray):
-        raise UserError(f"expected a picture (path, bytes, PIL image, array or tensor), found {type(raw).__name__}")
+        raise UserError(f"expected an image (path, bytes, PIL image, array or tensor), found {type(raw).__name__}")
     return _from_array(raw)
 
 
@@ -94,7 +94,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3) or 0 in array.shape:
-        raise UserError(f"expected a picture (H, W), (H, W, 3) or a tensor (3, H, W), found shape {array.shape}")
+        raise UserError(f"expected an image (H, W), (H, W, 3) or a tensor (3, H, W), found shape {array.shape}")
     if _is_16_bit(array) and array.ndim == 2:  # Pillow holds these as they are, so that `values` finds them again
         return Image.fromarray(np.ascontiguousarray(array))
     return Image.fromarray(np.ascontiguousarray(_eight_bits(array)))
@@ -113,17 +113,17 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
     if _is_16_bit(array):
         return (array >> 8).astype(np.uint8)
     if array.dtype.kind not in "iuf":
-        raise UserError(f"expected a picture of numbers, found {array.dtype}")
+        raise UserError(f"expected an image of numbers, found {array.dtype}")
     top = 1 if array.dtype.kind == "f" else 255
     low, high = array.min(), array.max()
     if not (low >= 0 and high <= top):
         found = f"{array.dtype} from {low:g} to {high:g}"
-        raise UserError(f"expected a picture of {array.dtype} in [0, {top}], found {found}; scale it, or give uint8")
+        raise UserError(f"expected an image of {array.dtype} in [0, {top}], found {found}; scale it, or give uint8")
     return (array * 255).round().astype(np.uint8) if top == 1 else array.astype(np.uint8)
 
 
 def size(image: Image.Image) -> tuple[int, int]:
-    """Returns (width, height) as the picture is meant to be seen, without decoding a JPEG or WebP.
+    """Returns (width, height) as the image is meant to be seen, without decoding a JPEG or WebP.
 
     Raises DamagedError where the other formats, whose orientation may stand behind the pixels, are damaged.
     """
@@ -136,7 +136,7 @@ def pixels(image: Image.Image, *, min_size: int | None = None) -> Image.Image:
     """Decodes to upright RGB; a JPEG is shrunk while decoding, its shorter side never below `min_size`.
 
     The given image stays unread, so several crops may each decode at the scale they need.
-    Raises DamagedError for pictures that are truncated or damaged.
+    Raises DamagedError for images that are truncated or damaged.
     """
     return _guarded(lambda: _pixels(image, min_size))
 
@@ -163,7 +163,7 @@ def _values(image: Image.Image) -> np.ndarray:
 
 
 def _load(image: Image.Image) -> None:
-    """Reads the pixels; asked a second time, Pillow itself takes what it read of a damaged picture for the whole."""
+    """Reads the pixels; asked a second time, Pillow itself takes what it read of a damaged image for the whole."""
     if DAMAGE in image.info:
         raise OSError(image.info[DAMAGE])
     _check_size(image)
@@ -203,7 +203,7 @@ def _in_one_scan(image: Any) -> bool:
 
 
 def _upright(picture: Image.Image, image: Image.Image) -> Image.Image:
-    """Turns a picture as the notes of the image say; a TIFF has turned itself when it was loaded."""
+    """Turns an image as the notes of the image say; a TIFF has turned itself when it was loaded."""
     turn = TURNS.get(_orientation(image))
     return picture if turn is None else picture.transpose(turn)
 
@@ -212,7 +212,7 @@ def _orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation; the pixels must be loaded before, or Pillow loads a PNG in here."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # damaged notes about a picture do not damage the picture
+    except Exception:  # damaged notes about an image do not damage the image
         return 1
 
 
@@ -228,7 +228,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     except UserError as error:
         if image.format is None:  # a caller made it
             raise
-        raise DamagedError("a picture of numbers out of range", str(error)) from None
+        raise DamagedError("an image of numbers out of range", str(error)) from None
     return rgb
 
 
@@ -251,7 +251,7 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 class _Bounded:
-    """Makes Pillow's own limit ours while pictures are read, in however many threads, and then gives it back."""
+    """Makes Pillow's own limit ours while images are read, in however many threads, and then gives it back."""
 
     def __init__(self) -> None:
         self.lock, self.readers, self.before = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
@@ -282,13 +282,13 @@ def _guarded(work: Callable[[], T]) -> T:
     except UserError:
         raise
     except Image.UnidentifiedImageError:
-        raise DamagedError("not a picture that can be read as JPEG, PNG, WebP, BMP, TIFF or GIF") from None
+        raise DamagedError("not an image that can be read as JPEG, PNG, WebP, BMP, TIFF or GIF") from None
     except Image.DecompressionBombError as error:
         found = re.search(r"\d+", str(error))
         check("picture_pixels", float(found[0]) if found else math.inf, TOO_LARGE)
         raise DamagedError(TOO_LARGE, str(error)) from None
     except Exception as error:  # OSError, SyntaxError, struct.error, zlib.error, IndexError, ...
-        raise DamagedError("damaged picture", str(error)) from None
+        raise DamagedError("damaged image", str(error)) from None
 
 
 # What each format holds as it is; everything else is written as RGB.
@@ -306,7 +306,7 @@ def encode(image: Any, *, format: str = "jpeg", quality: int = 90) -> bytes:
     """
     formats = {"jpeg": "JPEG", "jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
     if format not in formats:
-        raise UserError(f"cannot write a picture as {format!r}; known: {', '.join(formats)}")
+        raise UserError(f"cannot write an image as {format!r}; known: {', '.join(formats)}")
     picture = load(image)
     _guarded(lambda: _load(picture))
     picture = _upright(picture if picture.mode in WRITES[formats[format]] else to_rgb(picture), picture)

@@ -1,4 +1,4 @@
-"""What the headers of an MP4 or QuickTime film claim, looked at before FFmpeg opens it.
+"""What the headers of an MP4 or QuickTime video claim, looked at before FFmpeg opens it.
 
 FFmpeg makes an index of as many samples as they claim, before it looks whether these are there: 24 bytes each.
 """
@@ -14,12 +14,12 @@ from pathlib import Path
 from mmssl.errors import DamagedError
 
 PASSED = (b"mdat", b"free", b"skip", b"wide")  # boxes that FFmpeg does not look into
-BOXES = 10**6  # one after the other; a long film in fragments has tens of thousands
+BOXES = 10**6  # one after the other; a long video in fragments has tens of thousands
 COMPRESSED = 2**26  # bytes of a compressed header that are looked at
 
 
 def check(data: bytes | Path) -> None:
-    """Raises DamagedError for a header that claims more pictures or sounds than the file has bytes."""
+    """Raises DamagedError for a header that claims more images or sounds than the file has bytes."""
     if isinstance(data, bytes):
         _check(data)
     elif data.stat().st_size:
@@ -30,7 +30,7 @@ def check(data: bytes | Path) -> None:
 def _check(data: bytes | mmap.mmap) -> None:
     claimed = sum(_claims(data, start, end) for start, end in _headers(data))
     if claimed > len(data):
-        raise DamagedError("a film whose header claims more than there is", f"{claimed} samples in {len(data)} bytes")
+        raise DamagedError("a video whose header claims more than there is", f"{claimed} samples in {len(data)} bytes")
 
 
 def _headers(data: bytes | mmap.mmap) -> Iterator[tuple[int, int]]:
@@ -48,7 +48,7 @@ def _headers(data: bytes | mmap.mmap) -> Iterator[tuple[int, int]]:
         elif kind not in PASSED and all(32 <= byte < 127 for byte in kind):
             yield at, min(end, len(data))
         at = end
-    raise DamagedError("a film in too many parts", f"more than {BOXES}")
+    raise DamagedError("a video in too many parts", f"more than {BOXES}")
 
 
 def _claims(data: bytes | mmap.mmap, start: int, end: int) -> int:

@@ -12,16 +12,16 @@ import numpy as np
 from mmssl.errors import DamagedError
 from mmssl.modalities import container as media
 
-NO_PICTURES = "video without pictures"
+NO_PICTURES = "video without images"
 
 # Times are compared with this slack, in seconds: 3 * 0.04 is not 0.12.
 EPS = 1e-6
-# An index carries decoding times; where pictures are reordered, a key frame is shown a little later.
+# An index carries decoding times; where images are reordered, a key frame is shown a little later.
 REORDER = 0.2
 # Without an index, a jump over this many seconds is worth a seek; the first one sooner, since some formats read their
 # index then.
 FAR, FIRST_FAR = 5.0, 1.0
-# Program streams stamp packs of pictures, so that after a seek a picture may get the stamp of another.
+# Program streams stamp packs of images, so that after a seek an image may get the stamp of another.
 NO_SEEKING = ("mpeg",)
 # Quarter turns counterclockwise: whether rows and columns change places, and which way both then run.
 QUARTERS = ((False, 1, 1), (True, 1, -1), (False, -1, -1), (True, -1, 1))
@@ -32,7 +32,7 @@ class LostError(Exception):
 
 
 class Player:
-    """Shows the picture of each time asked for, in ascending order."""
+    """Shows the image of each time asked for, in ascending order."""
 
     def __init__(self, container: Any, *, seeking: bool, min_size: int | None) -> None:
         self.container = container
@@ -56,11 +56,11 @@ class Player:
         turned, across, down = _orientation(self.coming)
         whole = self.coming.width, self.coming.height
         self.source: tuple[int, int] = whole[::-1] if turned else whole  # what it was before it was scaled
-        self.size: tuple[int, int] = first[::-1] if turned else first  # of every picture, upright
+        self.size: tuple[int, int] = first[::-1] if turned else first  # of every image, upright
         self.is_mirrored: bool = turned == (across == down)
 
     def at(self, time: float) -> np.ndarray:
-        """Returns the picture shown at a time, uint8 (H, W, 3)."""
+        """Returns the image shown at a time, uint8 (H, W, 3)."""
         if self.seeking and self._worth_a_jump(time):
             self._jump(time)
         while self.coming is not None and self.starts <= time + EPS:
@@ -94,7 +94,7 @@ class Player:
         return len(getattr(self.stream, "index_entries", ())) > 1
 
     def _worth_a_jump(self, time: float) -> bool:
-        """Says whether a key frame lies between the coming picture and the wanted one."""
+        """Says whether a key frame lies between the coming image and the wanted one."""
         if self.coming is None or time - self.starts < 2 * REORDER:
             return False
         if not self._has_index():
@@ -116,14 +116,14 @@ class Player:
         raise LostError
 
     def _pass_to_key_frame(self) -> None:
-        """Passes over what leans on pictures before the seek."""
+        """Passes over what leans on images before the seek."""
         while self.coming is not None and (self.coming.is_corrupt or not self.coming.key_frame):
             if self.read > self.most:
                 raise LostError
             self._pull()
 
     def _rgb(self, frame: Any) -> np.ndarray:
-        """Converts a picture to upright RGB, in the size of the clip's first one, as FFmpeg shows it."""
+        """Converts an image to upright RGB, in the size of the clip's first one, as FFmpeg shows it."""
         import av
 
         turned, across, down = _orientation(frame)
@@ -138,12 +138,12 @@ class Player:
 
 
 def _lacks_order(frame: Any) -> bool:
-    """Says whether a picture was decoded later than it is shown: the file has decoding times in place of others."""
+    """Says whether an image was decoded later than it is shown: the file has decoding times in place of others."""
     return frame.pts is not None and frame.dts is not None and frame.dts > frame.pts
 
 
 def _orientation(frame: Any) -> tuple[bool, int, int]:
-    """Says how a picture is shown: whether its rows and columns change places, and which way (1 or -1) columns and
+    """Says how an image is shown: whether its rows and columns change places, and which way (1 or -1) columns and
     rows then run.
 
     A display matrix, to the nearest quarter turn: (x, y) is shown at (a x + c y, b x + d y).
@@ -159,7 +159,7 @@ def _orientation(frame: Any) -> tuple[bool, int, int]:
 
 
 def _converter() -> Callable[..., Any]:
-    """Returns what converts one picture after another in one context and thread; a frame's own makes both anew."""
+    """Returns what converts one image after another in one context and thread; a frame's own makes both anew."""
     from av.video.reformatter import VideoReformatter
 
     options: dict[str, Any] = {"threads": 1} if media.pyav() >= 17 else {}  # older ones know one thread only

@@ -1,4 +1,4 @@
-"""Video: pictures selected by time through PyAV, or through decord, which returns the same ones."""
+"""Video: images selected by time through PyAV, or through decord, which returns the same ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mmssl.modalities.playback import NO_PICTURES, LostError, Player, fitted
 EXTENSIONS = ("mp4", "m4v", "mkv", "webm", "avi", "mov", "mpg", "mpeg")
 
 Backend = Literal["pyav", "decord"]
-Shown = tuple[dict[float, np.ndarray], tuple[int, int]]  # the picture of each time, and (width, height) of the source
+Shown = tuple[dict[float, np.ndarray], tuple[int, int]]  # the image of each time, and (width, height) of the source
 
 
 class Video(media.MediaFile):
@@ -33,25 +33,25 @@ class Video(media.MediaFile):
 
     @cached_property
     def duration(self) -> float:
-        """When the last picture ends, in seconds, measured from the packets that are there."""
+        """When the last image ends, in seconds, measured from the packets that are there."""
         return media.end_of(self.data, "video", NO_PICTURES)
 
     @cached_property
     def fps(self) -> float:
-        """Pictures per second, as the header has it."""
+        """Images per second, as the header has it."""
         with media.opened(self.data) as container:
             return 1 / media.step_of(media.track(container, "video", NO_PICTURES))
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """Width and height of its pictures; known once some were taken, else the first one is decoded for it."""
+        """Width and height of its images; known once some were taken, else the first one is decoded for it."""
         return _pyav(self.data, [0.0], None)[1]
 
     def frames(self, times: Sequence[float], *, min_size: int | None = None, backend: Backend = "pyav") -> np.ndarray:
-        """Returns the picture shown at each time (s), uint8 (T, H, W, 3): the last that starts at or before it.
+        """Returns the image shown at each time (s), uint8 (T, H, W, 3): the last that starts at or before it.
 
-        Before the first picture that is the first, after the last the last. With `min_size` larger
-        pictures are scaled until their shorter side is that. Raises DamagedError if none decodes, and for more pixels
+        Before the first image that is the first, after the last the last. With `min_size` larger
+        images are scaled until their shorter side is that. Raises DamagedError if none decodes, and for more pixels
         of all of them than the limit clip_pixels.
         """
         if backend not in BACKENDS:
@@ -76,11 +76,11 @@ class Frames:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of its pictures."""
+        """Width and height of its images."""
         return self.pictures.shape[2], self.pictures.shape[1]
 
     def frames(self, times: Sequence[float], *, min_size: int | None = None) -> np.ndarray:
-        """Returns the picture shown at each time (s), uint8 (T, H, W, 3)."""
+        """Returns the image shown at each time (s), uint8 (T, H, W, 3)."""
         last = len(self.pictures) - 1
         height, width = self.pictures.shape[1:3]
         _check_clip(len(times), *fitted(width, height, min_size))
@@ -89,8 +89,8 @@ class Frames:
 
 
 def _check_clip(count: int, *sides: int) -> None:
-    """Raises DamagedError for so many pictures that they would not be held."""
-    found = f"{count} pictures of {' x '.join(map(str, sides))}"
+    """Raises DamagedError for so many images that they would not be held."""
+    found = f"{count} images of {' x '.join(map(str, sides))}"
     check("clip_pixels", count * math.prod(sides), "a clip too large to hold", found)
 
 
@@ -107,7 +107,7 @@ def _pyav(data: bytes | Path, times: list[float], min_size: int | None) -> Shown
 def _decord(data: bytes | Path, times: list[float], min_size: int | None) -> Shown:
     """decord is quick on sound files; it can spin for ever on damaged ones, so it is never the default.
 
-    PyAV reads what it gets wrong: it does not mirror, scales to the header's size, and counts pictures that an edit
+    PyAV reads what it gets wrong: it does not mirror, scales to the header's size, and counts images that an edit
     list cuts off.
     """
     try:
@@ -149,7 +149,7 @@ def decode(data: bytes, extension: str = "") -> Video:
 
 
 def load(raw: Any, *, fps: float = 25.0) -> Video | Frames:
-    """Takes a handle, a path, bytes, or pictures: an array (T, H, W, 3) or a tensor (3, T, H, W), at `fps`."""
+    """Takes a handle, a path, bytes, or images: an array (T, H, W, 3) or a tensor (3, T, H, W), at `fps`."""
     if isinstance(raw, Video | Frames):
         return raw
     if isinstance(raw, str | Path):
@@ -184,11 +184,11 @@ def encode(
     quality: int = 18,
     keyframe_interval: int = 12,
 ) -> bytes:
-    """Writes an mp4 of H.264 pictures and, where a waveform (samples,) is given, AAC sound.
+    """Writes an mp4 of H.264 images and, where a waveform (samples,) is given, AAC sound.
 
     frames: uint8, or float in [0, 1], (T, H, W, 3) with even sides.
     quality: x264's constant rate factor, 0 is lossless, 51 is worst.
-    keyframe_interval: pictures from one key frame to the next.
+    keyframe_interval: images from one key frame to the next.
     """
     import av
 

@@ -1,4 +1,4 @@
-"""Whether all of a field decodes: every pixel of a picture, and films and sounds from the first to the last moment."""
+"""Whether all of a field decodes: every pixel of an image, and videos and sounds from the first to the last moment."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def _play(data: bytes, tracks: dict[str, str]) -> None:
             if not GUESSED & set(container.format.name.split(",")):
                 promised = (container.duration or 0) / 1_000_000
     if max(ends) < promised - SHORT:
-        raise DamagedError("a film or sound that ends before its header says", f"{max(ends):.2f} of {promised:.2f} s")
+        raise DamagedError("a video or sound that ends before its header says", f"{max(ends):.2f} of {promised:.2f} s")
 
 
 def _end(container: Any, stream: Any, kind: str) -> float:
-    """Returns when the last picture or sound of a track ends, in seconds from the track's start."""
+    """Returns when the last image or sound of a track ends, in seconds from the track's start."""
     end = None
     start = float((stream.start_time or 0) * stream.time_base)
     for stamp, frame in _frames(container, stream, kind):
@@ -58,7 +58,7 @@ def _end(container: Any, stream: Any, kind: str) -> float:
 
 
 def _frames(container: Any, stream: Any, kind: str) -> Iterator[tuple[float | None, Any]]:
-    """Yields every picture or stretch of sound with its time; DamagedError where it is corrupt or fails."""
+    """Yields every image or stretch of sound with its time; DamagedError where it is corrupt or fails."""
     import av
 
     at, clock = 0.0, media.Clock()

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 
 class Adversary(nn.Module):
-    """Says whether pictures (B, C, H, W) are real: strided convolutions, then one logit. Radford et al., ICLR 2016.
+    """Says whether images (B, C, H, W) are real: strided convolutions, then one logit. Radford et al., ICLR 2016.
 
     widths: channels of its layers, each of which halves the sides. GroupNorm, not BatchNorm, so that neither samples
-    nor processes, nor its two looks at a step's pictures, depend on one another.
+    nor processes, nor its two looks at a step's images, depend on one another.
     """
 
     def __init__(self, channels: int = 3, *, widths: Sequence[int] = (64, 128, 256, 512)) -> None:
@@ -28,7 +28,7 @@ class Adversary(nn.Module):
         self.answer = nn.Linear(widths[-1], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns one logit per picture (B,), above 0 for real."""
+        """Returns one logit per image (B,), above 0 for real."""
         logits: Tensor = self.answer(self.layers(x).mean((2, 3)))[:, 0]
         return logits.float()
 
@@ -37,7 +37,7 @@ class Adversary(nn.Module):
 
         Both can be summed and stepped at once, though one is to rise as the other falls: the first is computed with
         the adversary's weights held constant, so it moves the drawing network only, towards `real`; the second on
-        pictures cut off from that network, so it moves the adversary only. It is the simultaneous step of Goodfellow
+        images cut off from that network, so it moves the adversary only. It is the simultaneous step of Goodfellow
         et al., NeurIPS 2014, with their loss for drawing that does not saturate.
         """
         held = {name: weight.detach() for name, weight in self.named_parameters()}

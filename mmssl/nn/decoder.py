@@ -1,4 +1,4 @@
-"""From features back to pixels, or to whatever else a task asks of every place of a picture."""
+"""From features back to pixels, or to whatever else a task asks of every place of an image."""
 
 from __future__ import annotations
 

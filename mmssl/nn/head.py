@@ -169,7 +169,7 @@ class Dilated(Head):
     """Relates cells over space and time: five dilated 3D convolutions, then a linear layer to unit length, (B, N, out).
 
     Each is a 3x3 convolution over a frame, wider from layer to layer, and one over three frames; the cells' places
-    are appended first. Cells of single pictures count as a clip of one frame. Vondrick et al., ECCV 2018.
+    are appended first. Cells of single images count as a clip of one frame. Vondrick et al., ECCV 2018.
     width: channels.
     dilations: of each layer.
     """
@@ -203,7 +203,7 @@ class Dilated(Head):
 def similarity_map(seen: Features, told: Tensor, head: Head) -> Tensor:
     """Returns the products of each cell's embedding with one embedding (B, D): (B, H, W), or (B, T, H, W) of a film.
 
-    A head for whole pictures takes every cell for a picture of its own; one for tokens embeds them as it does.
+    A head for whole images takes every cell for an image of its own; one for tokens embeds them as it does.
     """
     if seen.tokens is None or seen.grid is None:
         raise UserError("there is no map without cells, and this encoder gives none; choose one such as convnet")

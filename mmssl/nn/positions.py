@@ -14,8 +14,8 @@ from mmssl.errors import UserError
 def sincos(dim: int, grid: Sequence[int]) -> Tensor:
     """Returns the code (N, dim) of each cell of a grid (L,), (H, W) or (T, H, W), row by row.
 
-    Of a picture the first half of the channels tells the column and the second the row, as in MAE (He et al., CVPR
-    2022); of a film the first half is the picture's code and the second tells the time.
+    Of an image the first half of the channels tells the column and the second the row, as in MAE (He et al., CVPR
+    2022); of a video the first half is the image's code and the second tells the time.
     """
     least = 2 ** len(grid)
     if dim % least:

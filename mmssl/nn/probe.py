@@ -10,7 +10,7 @@ from mmssl.types import Encoder, evaluating
 
 
 def grid_of(encoder: Encoder) -> tuple[int, ...]:
-    """Returns the grid of the tokens of a picture or film of the encoder's own size; UserError where there is none."""
+    """Returns the grid of the tokens of an image or video of the encoder's own size; UserError where there is none."""
     blank = encoder.preprocess.blank()[None].to("meta")  # sizes alone, nothing is worked out
     weights = {key: value.to("meta") for key, value in (*encoder.named_parameters(), *encoder.named_buffers())}
     with torch.no_grad(), evaluating(encoder):

@@ -1,4 +1,4 @@
-"""Colour on the device: grey pictures, and CIE Lab."""
+"""Colour on the device: grey images, and CIE Lab."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ XYZ = (
 
 
 def as_unit(x: Tensor) -> Tensor:
-    """Returns pictures or films, uint8 or floats in [0, 1], as floats."""
+    """Returns images or videos, uint8 or floats in [0, 1], as floats."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
@@ -39,7 +39,7 @@ def lab(x: Tensor) -> Tensor:
 def srgb(x: Tensor) -> Tensor:
     """Turns Lab (B, 3, ...) back to sRGB, float32; colours that sRGB has not lie outside 0 to 1, and `lab` undoes them.
 
-    So a picture can be shown without its colour, or at one lightness, and still be a picture to any encoder.
+    So an image can be shown without its colour, or at one lightness, and still be an image to any encoder.
     """
     lightness, a, b = x.float().unbind(1)
     fy = (lightness + 16) / 116

@@ -22,7 +22,7 @@ def token_encoder(encoder: Encoder) -> TokenEncoder:
         found = encoder.name or type(encoder).__name__
         raise UserError(
             f"the method hides tokens before the encoder runs, and {found!r} gives none to hide; "
-            "choose vit for pictures, video_vit for films, or spectrogram with vit as its backbone"
+            "choose vit for images, video_vit for videos, or spectrogram with vit as its backbone"
         )
     _ = encoder.cell
     return encoder

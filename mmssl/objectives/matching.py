@@ -1,4 +1,4 @@
-"""The correspondence core for pairs judged one by one: does this sound belong to this picture or film?"""
+"""The correspondence core for pairs judged one by one: does this sound belong to this image or video?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pictures are made of: colour maps, label colours, and tiles with titles."""
+"""What images are made of: colour maps, label colours, and tiles with titles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GAP, TITLE = 4, 16  # pixels
 
 
 def scaled(pixels: Pixels, side: int) -> Pixels:
-    """Scales a picture (H, W, 3) until its longer side is `side`."""
+    """Scales an image (H, W, 3) until its longer side is `side`."""
     height, width = pixels.shape[:2]
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -47,7 +47,7 @@ def heat(values: NDArray[np.floating], *, shape: tuple[int, int] | None = None) 
 
 
 def blend(under: Pixels, over: Pixels, *, opacity: float = 0.5, where: NDArray[np.bool_] | None = None) -> Pixels:
-    """Lays one picture over another of the same shape, everywhere or under a mask (H, W)."""
+    """Lays one image over another of the same shape, everywhere or under a mask (H, W)."""
     mixed = (under * (1 - opacity) + over * opacity).round().astype(np.uint8)
     return mixed if where is None else np.where(where[..., None], mixed, under)
 
@@ -58,7 +58,7 @@ def label_colors(labels: NDArray[np.integer]) -> Pixels:
 
 
 def tiles(rows: Sequence[Sequence[Pixels]], *, titles: Sequence[Sequence[str]] | None = None) -> Image.Image:
-    """Lays pictures of any sizes out in rows, each with a title above it where titles are given."""
+    """Lays images of any sizes out in rows, each with a title above it where titles are given."""
     heights = [max(tile.shape[0] for tile in row) + (TITLE if titles else 0) for row in rows]
     columns = max(map(len, rows))
     widths = [max((row[c].shape[1] for row in rows if c < len(row)), default=0) for c in range(columns)]

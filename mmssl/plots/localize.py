@@ -34,11 +34,11 @@ def plot(
 ) -> Iterator[tuple[str, Image.Image]]:
     """Draws for `count` clips the frame, the map of its sound, that of another clip's, and the truth.
 
-    data: shards, and how they are read (`mmssl explain data`); with pictures or films, sound and truth.
+    data: shards, and how they are read (`mmssl explain data`); with images or videos, sound and truth.
     task: whose `similarity_map` is drawn, or without one the products in its space.
     truth: `impacts` of the toy world, `boxes` or `masks`.
     count: clips.
-    per_picture: clips under each other in one picture.
+    per_picture: clips under each other in one image.
     """
     judge = Comparer(trained, task)
     judge.require_maps()

@@ -23,11 +23,11 @@ RIGHT, WRONG, BORDER, SIDE = (60, 170, 75), (230, 60, 50), 4, 96  # colours; pix
 def plot(
     trained: Trained, *, data: dict[str, Any], task: str = "opn", count: int = 6, seed: int = 0
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yields a picture of each of the first clips: its frames as shown, as the task sorts them, and in true order.
+    """Yields an image of each of the first clips: its frames as shown, as the task sorts them, and in true order.
 
     Tasks that do not sort have one row per sequence shown, and what was said of it.
 
-    data: shards, and how they are read (`mmssl explain data`); with films.
+    data: shards, and how they are read (`mmssl explain data`); with videos.
     task: which of the run's tasks is asked.
     count: clips.
     seed: of what is shown of each clip.

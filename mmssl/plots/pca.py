@@ -36,7 +36,7 @@ def plot(
     up: Literal["-y", "z"] = "-y",
     side: int = 360,
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yields one picture of clouds, each point in the colour of its features' first three principal components.
+    """Yields one image of clouds, each point in the colour of its features' first three principal components.
 
     The components are those of all the clouds together.
 

@@ -1,4 +1,4 @@
-"""Propagated masks: a clip's first mask carried through its frames, beside the truth, as a picture and an animation."""
+"""Propagated masks: a clip's first mask carried through its frames, beside the truth, as an image and an animation."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def plot(
         yield f"propagate-{drawn:02d}-film", [tiles([pair]) for pair in zip(*rows, strict=True)]
         drawn += 1
     if not drawn:
-        raise no_samples_error("the data has no film with masks")
+        raise no_samples_error("the data has no video with masks")
 
 
 def _painted(clip: Annotated, cells: torch.Tensor) -> tuple[list[Pixels], list[Pixels]]:

@@ -39,7 +39,7 @@ def plot(
     lines: int = 60,
     side: int = 420,
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yields a picture for each pair of clouds, with lines between matches.
+    """Yields an image for each pair of clouds, with lines between matches.
 
     data: shards, and how they are read (`mmssl explain data`); with posed pairs of clouds.
     count: pairs.
@@ -50,7 +50,7 @@ def plot(
     rotation: how each cloud is turned about its mean before it is encoded.
     threshold: metres within which a match is right.
     lines: how many of the matches that are nearest both ways are drawn, the same share of right ones as among all.
-    side: of each cloud's picture, in pixels.
+    side: of each cloud's image, in pixels.
     """
     source = open_source(data)
     network = require_encoder(trained, encoder, space=space, modalities=("points",))

@@ -67,7 +67,7 @@ def _embedded(encoder: Encoder, items: list[Any], space: str) -> torch.Tensor:
 
 
 def _drawn(modality: str, raw: Any) -> Pixels:
-    """Draws one item: a picture or the middle of a film, a sound's envelope, a caption, or for others an empty cell."""
+    """Draws one item: an image or the middle of a video, a sound's envelope, a caption, or for others an empty cell."""
     cell = Image.new("RGB", (LINE if modality == "text" else CELL, CELL), "white")
     if modality in ("image", "video"):
         whole = ImageOps.contain(image.pixels(opened(raw)), (CELL, CELL))

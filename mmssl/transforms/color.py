@@ -1,7 +1,7 @@
-"""Colour and sharpness of whole batches of pictures, changed on the device, each picture by amounts of its own.
+"""Colour and sharpness of whole batches of images, changed on the device, each image by amounts of its own.
 
 Brightness, contrast, saturation, hue and greyness are linear in a pixel's colour, so all of them, in whatever order,
-are one matrix for each picture and one pass over its pixels.
+are one matrix for each image and one pass over its pixels.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _moved(matrix: Tensor, colors: Tensor) -> Tensor:
 
 
 def _jitter(mean: Tensor, most: tuple[float, float, float, float]) -> Affine:
-    """Draws each picture's four changes and their order; mean (B, 3) is its mean colour, which contrast turns on."""
+    """Draws each image's four changes and their order; mean (B, 3) is its mean colour, which contrast turns on."""
     rows, device = len(mean), mean.device
     draws = torch.rand(4, rows, device=device) * 2 - 1
     factors = [1 + most[i] * draws[i] for i in range(3)]
@@ -187,7 +187,7 @@ def _turns(angles: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, *, share: float, sigma: tuple[float, float] = (0.1, 2.0)) -> Tensor:
-    """Blurs a share of pictures or films (B, 3, ..., H, W) with Gaussians of random width, cut at H / 20."""
+    """Blurs a share of images or videos (B, 3, ..., H, W) with Gaussians of random width, cut at H / 20."""
     x = as_unit(x)
     rows = (torch.rand(len(x)) < share).nonzero()[:, 0].to(x.device, non_blocking=True)  # known without waiting
     if not len(rows):
@@ -205,7 +205,7 @@ def blur(x: Tensor, *, share: float, sigma: tuple[float, float] = (0.1, 2.0)) ->
 
 
 def solarize(x: Tensor, *, share: float, threshold: float = 0.5) -> Tensor:
-    """Inverts what is brighter than the threshold in a share of pictures (B, 3, ...)."""
+    """Inverts what is brighter than the threshold in a share of images (B, 3, ...)."""
     x = as_unit(x)
     chosen = (torch.rand(len(x), device=x.device) < share).view(-1, *(1,) * (x.ndim - 1))
     return torch.where(chosen & (x >= threshold), 1 - x, x)

@@ -1,4 +1,4 @@
-"""Batches of pictures turned, sheared, scaled and moved on the device, each by amounts of its own."""
+"""Batches of images turned, sheared, scaled and moved on the device, each by amounts of its own."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mmssl.transforms.base import OnDevice
 
 
 def warp(x: Tensor, matrix: Tensor, *, fill: float | None = None) -> Tensor:
-    """Samples pictures (B, C, H, W) where the affine maps matrix (B, 2, 3) point, in units of half a side.
+    """Samples images (B, C, H, W) where the affine maps matrix (B, 2, 3) point, in units of half a side.
 
-    A map takes a place of the result to one of the picture, both from -1 to 1. What lies outside is mirrored, or has
+    A map takes a place of the result to one of the image, both from -1 to 1. What lies outside is mirrored, or has
     the value `fill`.
     """
     grid = F.affine_grid(_in_shape(matrix, x.shape[2:]), list(x.shape), align_corners=False).to(x.dtype)

@@ -1,4 +1,4 @@
-"""Pictures: what an encoder is shown, and the random operations that views are made of."""
+"""Images: what an encoder is shown, and the random operations that views are made of."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-# Pictures whose longer side would be more than so many times what is shown are cut before they are scaled, which rounds
+# Images whose longer side would be more than so many times what is shown are cut before they are scaled, which rounds
 # otherwise than scaling first, as torchvision does.
 LONGEST = 64
 
 
 @dataclass
 class ImagePreprocess(Preprocess):
-    """Resizes a picture (or the middle picture of a clip) and cuts its centre: uint8 (3, size, size).
+    """Resizes an image (or the middle frame of a clip) and cuts its centre: uint8 (3, size, size).
 
     resize: "shorter" scales the shorter side to size / crop_ratio and keeps the shape, "squash" scales both.
     """
@@ -72,7 +72,7 @@ class ImagePreprocess(Preprocess):
         return Frame(width, height, self.size, (left, top, right - left, bottom - top))
 
     def items(self, inputs: Any) -> list[Any]:
-        """Takes one picture or several: a list, or a 4-D array (N, H, W, 3) or tensor (N, 3, H, W)."""
+        """Takes one image or several: a list, or a 4-D array (N, H, W, 3) or tensor (N, 3, H, W)."""
         if isinstance(inputs, np.ndarray | Tensor) and inputs.ndim == 4:
             return list(inputs)
         return super().items(inputs)
@@ -91,13 +91,13 @@ def _shorter(size: tuple[int, int], target: int) -> tuple[int, int]:
 def _source_box(
     size: tuple[int, int], scaled: tuple[int, int], box: tuple[int, int, int, int]
 ) -> tuple[float, float, float, float]:
-    """Returns where a box (left, top, right, bottom) of the scaled picture lies in the picture of `size`."""
+    """Returns where a box (left, top, right, bottom) of the scaled image lies in the image of `size`."""
     across, down = size[0] / scaled[0], size[1] / scaled[1]
     return box[0] * across, box[1] * down, min(box[2] * across, size[0]), min(box[3] * down, size[1])
 
 
 def opened(raw: Any, *, time: float | None = None) -> Image.Image:
-    """Opens a picture; of a clip, the one shown at a time (s), by default in its middle."""
+    """Opens an image; of a clip, the one shown at a time (s), by default in its middle."""
     if hasattr(raw, "frames"):
         return Image.fromarray(raw.frames([raw.duration / 2 if time is None else time])[0])
     return pictures.load(raw)
@@ -173,7 +173,7 @@ def random_box(
 ) -> tuple[int, int, int, int]:
     """Draws (left, top, width, height); after ten boxes that do not fit, the largest that does, anywhere.
 
-    So the square crops of a wide picture, which are never 90% of its area, still move about.
+    So the square crops of a wide image, which are never 90% of its area, still move about.
     """
     for _ in range(10):
         area = width * height * random.uniform(*scale)

@@ -1,4 +1,4 @@
-"""Patches of whole batches of pictures, cut on the device."""
+"""Patches of whole batches of images, cut on the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmssl.numerics.color import as_unit
 
 
 def cut(x: Tensor, *, cell: int, stride: int | None = None, side: int | None = None) -> Tensor:
-    """Cuts pictures (B, C, H, W) into cells, row by row, and of each a patch at a random place: (B, N, C, side, side).
+    """Cuts images (B, C, H, W) into cells, row by row, and of each a patch at a random place: (B, N, C, side, side).
 
     cell: side of the cells in pixels; stride: from one to the next, by default the cell's side. side: of the patches,
     by default the whole cell; smaller ones lie anywhere in it, so that nothing runs on from patch to patch.

@@ -1,4 +1,4 @@
-"""RandAugment of whole batches on the device: each picture is changed by operations of its own."""
+"""RandAugment of whole batches on the device: each image is changed by operations of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmssl.transforms.base import OnDevice
 from mmssl.transforms.geometry import rotation, unit_map, warp
 
 FILL = 0.45  # what moves in from outside, about ImageNet's mean
-Operation = Callable[[Tensor, Tensor], Tensor]  # pictures (B, 3, H, W) in [0, 1] and strengths (B,) in [0, 1]
+Operation = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] and strengths (B,) in [0, 1]
 
 
 @dataclass(kw_only=True)
@@ -117,7 +117,7 @@ def solarize_add(x: Tensor, strength: Tensor) -> Tensor:
 
 
 def _enhance(towards: Callable[[Tensor], Tensor]) -> Operation:
-    """Moves pictures from what `towards` makes of them, by a factor of 0.1 (near it) to 1.9 (away from it)."""
+    """Moves images from what `towards` makes of them, by a factor of 0.1 (near it) to 1.9 (away from it)."""
 
     def change(x: Tensor, strength: Tensor) -> Tensor:
         plain = towards(x)

@@ -23,10 +23,10 @@ Clip = clips.Video | clips.Frames
 
 @dataclass
 class VideoPreprocess(Preprocess):
-    """Takes `frames` pictures evenly from a window in the middle of a clip: uint8 (3, frames, size, size).
+    """Takes `frames` images evenly from a window in the middle of a clip: uint8 (3, frames, size, size).
 
     The window lasts `seconds`, or frames / fps, or without either the whole clip.
-    A shorter clip holds its last picture.
+    A shorter clip holds its last image.
     """
 
     modality: ClassVar[str] = "video"
@@ -42,7 +42,7 @@ class VideoPreprocess(Preprocess):
 
     @property
     def span(self) -> float | None:
-        """Seconds that the pictures cover; None stands for the whole clip."""
+        """Seconds that the images cover; None stands for the whole clip."""
         return self.frames / self.fps if self.fps is not None else self.seconds
 
     def __call__(self, raw: Any) -> Tensor:
@@ -55,7 +55,7 @@ class VideoPreprocess(Preprocess):
         return clips.load(raw)
 
     def times(self, clip: Clip, start: float) -> list[float]:
-        """Returns when the pictures of a window from `start` on are taken: in the middle of equal parts."""
+        """Returns when the images of a window from `start` on are taken: in the middle of equal parts."""
         span = clip.duration if self.span is None else self.span
         return [max(0.0, start) + (i + 0.5) * span / self.frames for i in range(self.frames)]
 
@@ -75,12 +75,12 @@ class VideoPreprocess(Preprocess):
 
 
 def to_tensor(pictures: np.ndarray) -> Tensor:
-    """Returns uint8 (3, T, H, W) of pictures (T, H, W, 3)."""
+    """Returns uint8 (3, T, H, W) of images (T, H, W, 3)."""
     return torch.from_numpy(pictures).permute(3, 0, 1, 2).contiguous()
 
 
 def centre_square(pictures: np.ndarray) -> np.ndarray:
-    """Cuts the largest square from the middle of pictures (T, H, W, 3)."""
+    """Cuts the largest square from the middle of images (T, H, W, 3)."""
     height, width = pictures.shape[1:3]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -88,7 +88,7 @@ def centre_square(pictures: np.ndarray) -> np.ndarray:
 
 
 def resized(pictures: np.ndarray, size: int, *, interpolation: Interpolation = "bilinear") -> np.ndarray:
-    """Scales pictures (T, H, W, 3) to (T, size, size, 3)."""
+    """Scales images (T, H, W, 3) to (T, size, size, 3)."""
     if pictures.shape[1:3] == (size, size):
         return pictures
     scaled = (Image.fromarray(picture).resize((size, size), FILTERS[interpolation]) for picture in pictures)
@@ -103,9 +103,9 @@ def random_crop(
     scale: tuple[float, float] = (0.5, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> np.ndarray:
-    """Takes the pictures shown at some times and cuts one random box, the same in all: uint8 (T, size, size, 3).
+    """Takes the images shown at some times and cuts one random box, the same in all: uint8 (T, size, size, 3).
 
-    scale: the box's share of the picture's area. ratio: its width over its height.
+    scale: the box's share of the image's area. ratio: its width over its height.
     """
     pictures = clip.frames(times, min_size=needed_side(Crop(scale=scale, ratio=ratio), size))
     left, top, width, height = random_box(pictures.shape[2], pictures.shape[1], scale=scale, ratio=ratio)
@@ -113,7 +113,7 @@ def random_crop(
 
 
 def framed(pictures: np.ndarray, frame: Frame) -> Tensor:
-    """Returns what a frame shows of all pictures (T, H, W, 3) alike: uint8 (3, T, size, size)."""
+    """Returns what a frame shows of all images (T, H, W, 3) alike: uint8 (3, T, size, size)."""
     left, top, width, height = map(round, frame.box)
     cut = pictures[:, top : top + height, left : left + width]
     shown = resized(np.ascontiguousarray(cut), frame.size)

@@ -175,7 +175,7 @@ class Composed(View):
         pictures = clip.frames(prepare.times(clip, start), min_size=video.needed_side(crop, size) if crop else size)
         height, width = pictures.shape[1:3]
         frame = self._framed(key, width, height, steps)
-        source = frame.at(*clip.size)  # pictures are decoded no larger than needed
+        source = frame.at(*clip.size)  # images are decoded no larger than needed
         place = torch.zeros(3, 4)
         place[:2, [0, 1, 3]] = torch.from_numpy(source.place)
         place[2, 2:] = torch.tensor([span, start])

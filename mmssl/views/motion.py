@@ -1,4 +1,4 @@
-"""Where and when a clip moves: maps of motion between its pictures, and the windows and boxes that they lead to."""
+"""Where and when a clip moves: maps of motion between its images, and the windows and boxes that they lead to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STILL = 4.0  # grey levels; where no cell changes by more, nothing moves
 
 
 def motion_maps(pictures: np.ndarray, *, measure: Motion = "differences") -> Tensor:
-    """Measures the motion from each picture (T, H, W, 3) to the next in cells: (T - 1, h, w).
+    """Measures the motion from each image (T, H, W, 3) to the next in cells: (T - 1, h, w).
 
     differences: of grey levels. flow: length of the optical flow, in cells. Raises DamagedError if nothing moves.
     """
@@ -33,7 +33,7 @@ def motion_maps(pictures: np.ndarray, *, measure: Motion = "differences") -> Ten
 
 
 def flow_length(grey: Tensor) -> Tensor:
-    """Returns the length of the optical flow between grey pictures (T, h, w): (T - 1, h, w), in pixels.
+    """Returns the length of the optical flow between grey images (T, h, w): (T - 1, h, w), in pixels.
 
     Least squares over 5 x 5 windows, damped where there is no texture. Lucas and Kanade, IJCAI 1981.
     """
@@ -55,7 +55,7 @@ def draw_window(maps: Tensor, steps: int) -> int:
 def busiest_box(maps: Tensor, side: float) -> tuple[float, float]:
     """Returns the centre (x, y) of the square with the most motion, which counts more the nearer it is to the centre.
 
-    side: the square's, and the centre, as shares of the picture's shorter side.
+    side: the square's, and the centre, as shares of the image's shorter side.
     """
     height, width = maps.shape[1:]
     shorter = min(height, width)

@@ -64,7 +64,7 @@ class Ordered(View):
             if value <= 0:
                 raise UserError(f"{name} is {value}; expected more than 0")
         if crop > side:
-            raise UserError(f"crop is {crop} of side {side} pixels; expected a crop within the picture")
+            raise UserError(f"crop is {crop} of side {side} pixels; expected a crop within the image")
         self.fps, self.search, self.side, self.crop, self.jitter = fps, search, side, crop, jitter
         self.mirror, self.split, self.level = mirror, split, level
         self.random_times, self.motion = random_times, motion
@@ -113,7 +113,7 @@ class Ordered(View):
         return [begin + (i + phase) / self.fps for i in range(int(length * self.fps + 1e-3))]
 
     def _cut(self, picture: np.ndarray, centre: tuple[float, float], crop: int) -> np.ndarray:
-        """Cuts a square about a centre (x, y), off by the jitter, and within the picture."""
+        """Cuts a square about a centre (x, y), off by the jitter, and within the image."""
         corners = []
         for place, room in zip(centre, (picture.shape[1], picture.shape[0]), strict=True):
             corner = min(max(place - crop / 2, self.jitter), room - crop - self.jitter)  # the jitter needs room

@@ -1,4 +1,4 @@
-"""A picture or film and its sound of one moment, for tasks that ask whether two belong together."""
+"""An image or video and its sound of one moment, for tasks that ask whether two belong together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OFF_GRID, EASY, HARD, SUPER_HARD = -1, 0, 1, 2
 
 SILENCE = 1e-4  # peak level, -80 dB, at which there is nothing to hear
 SHORTFALL = 0.05  # s that a track may lack at its end; it is filled as the preprocessing fills it
-SHORT = 10.0  # s of film whose sound is decoded whole, in one pass, instead of measured and then read by windows
+SHORT = 10.0  # s of video whose sound is decoded whole, in one pass, instead of measured and then read by windows
 NOTICED = 0.12  # s that sound must be shifted before people notice it (ITU-R BT.1359)
 
 
@@ -46,7 +46,7 @@ class Places:
 
 
 class Synchronised(Composed):
-    """Shows one frame of a film, a window of it or a still picture, and the sound of the same moment.
+    """Shows one frame of a video, a window of it or a still image, and the sound of the same moment.
 
     A still image has no time, and its sound, which may be shorter than the window, ends in silence.
     Raises DamagedError for a video without sound or sound without image, a clip shorter than the window, and silence.
@@ -79,7 +79,7 @@ class Synchronised(Composed):
 
     def __call__(self, sample: Sample) -> Sample:
         if sample.get("audio") is None:
-            raise DamagedError("a film without sound")
+            raise DamagedError("a video without sound")
         if sample.get(self.visual) is None:
             raise DamagedError(f"sound without {self.visual}")
         seen, sound = sample[self.visual], self.prepare["audio"].opened(sample["audio"])

@@ -1,4 +1,4 @@
-"""Users' files for tests: pictures, tables, and what a shard set holds."""
+"""Users' files for tests: images, tables, and what a shard set holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmssl.data.shards import Source
 
 
 def png(color: int) -> bytes:
-    """Returns a small picture of one grey."""
+    """Returns a small image of one grey."""
     stream = io.BytesIO()
     Image.fromarray(np.full((6, 6, 3), color, np.uint8)).save(stream, "PNG")
     return stream.getvalue()

@@ -24,7 +24,7 @@ from mmssl.modalities import image
 
 
 def reason(data: bytes) -> str:
-    """Returns why bytes are no picture."""
+    """Returns why bytes are no image."""
     with pytest.raises(DamagedError) as told:
         image.decode(data)
     return told.value.reason
@@ -32,10 +32,10 @@ def reason(data: bytes) -> str:
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """Four whole pictures in two classes; a class of a broken one, one of unknown files, and much that is hidden."""
+    """Four whole images in two classes; a class of a broken one, one of unknown files, and much that is hidden."""
     root = tmp_path / "pets"
     files = {f"{name}/{n}.png": png(n) for name in ("ant", "cat") for n in range(2)}
-    files |= {"bee/0.jpg": b"no picture", "cat/2.png": b"", "dog/1.raw": b"?", "dog/2.raw": b"?", "notes": b"?"}
+    files |= {"bee/0.jpg": b"no image", "cat/2.png": b"", "dog/1.raw": b"?", "dog/2.raw": b"?", "notes": b"?"}
     files |= {"cat/a.raw": b"?", "labels.xlsx": b"?"}
     files |= {".DS_Store": b"?", "cat/._0.png": b"?", ".ipynb_checkpoints/0.png": png(1), "__MACOSX/cat/0.png": png(1)}
     for name, data in files.items():
@@ -44,7 +44,7 @@ def pets(tmp_path: Path) -> Path:
     return root
 
 
-NO_PICTURE = reason(b"no picture")
+NO_PICTURE = reason(b"no image")
 SAID = f"""4 samples in 1 shards (cls in 4, json in 4, png in 4)
 3 classes
 left out 2: {NO_PICTURE} (such as bee/0.jpg; cat/2.png)

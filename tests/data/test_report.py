@@ -10,7 +10,7 @@ from mmssl.data.report import Report
 from mmssl.data.tar import CLOSED, ENDS_EARLY, TOO_FEW
 from mmssl.errors import UserError
 
-BAD = ("not a picture", "a.tar")
+BAD = ("not an image", "a.tar")
 
 
 def tally(drawn: int, **damaged: int) -> Report:
@@ -53,7 +53,7 @@ def test_what_stops_a_run(made: Report, options: dict[str, object], stops: bool)
 
 
 def test_what_is_known_is_not_counted_again_in_the_message() -> None:
-    with pytest.raises(UserError, match=r"^300 of 2000 samples .*: not a picture \(300 in a.tar\); the shard cannot"):
+    with pytest.raises(UserError, match=r"^300 of 2000 samples .*: not an image \(300 in a.tar\); the shard cannot"):
         tally(2000, bad=300, known=40).check(most=0.1, of=0, known=["k.tar"])
 
 
@@ -62,7 +62,7 @@ def test_tallies_add_up_and_come_back_from_plain_values() -> None:
     whole.add(Report(10, Counter({BAD: 20, ("other", "a.tar"): 5}), Counter({"short": 30, "long": 1})))
     plain = {
         "drawn": 11,
-        "damaged": {"not a picture": {"a.tar": 22}, "other": {"a.tar": 5}},
+        "damaged": {"not an image": {"a.tar": 22}, "other": {"a.tar": 5}},
         "notes": {"short": 33, "long": 1},
     }
     assert whole.plain() == plain

@@ -73,7 +73,7 @@ def test_renamed_fields(laion: Path) -> None:
 
 
 def test_only_wanted_fields_are_decoded(tmp_path: Path) -> None:
-    shard = write_tar(tmp_path / "a.tar", [{"__key__": "1", "jpg": b"not a picture", "txt": b"hello"}])
+    shard = write_tar(tmp_path / "a.tar", [{"__key__": "1", "jpg": b"not an image", "txt": b"hello"}])
     source = Source(shards=str(shard))
     assert texts(source) == ["hello"]
     assert list(source.samples({"image"})) == []

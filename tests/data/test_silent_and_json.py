@@ -1,4 +1,4 @@
-"""A film without sound lacks the modality `audio`; a path into JSON that leads nowhere is told at once."""
+"""A video without sound lacks the modality `audio`; a path into JSON that leads nowhere is told at once."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_json_that_is_no_object_is_no_crash(tmp_path: Path) -> None:
 
 
 def test_what_stands_in_a_shard_never_ends_a_run_by_itself(tmp_path: Path) -> None:
-    """A caption of a wrong kind, and a picture that a view refuses as it would a caller's."""
+    """A caption of a wrong kind, and an image that a view refuses as it would a caller's."""
     values: list[Any] = [str(n) for n in range(100)]
     values[50] = 7
     source = Source(shards=jsons(tmp_path, values), fields={"text": "json.caption"})
@@ -161,5 +161,5 @@ def test_an_array_that_a_view_refuses_is_counted(tmp_path: Path) -> None:
     own = Loader(Source(shards=str(tmp_path / "x.tar")), shown, batch=10, workers=0)
     assert len(list(own.epoch(0))) == 6
     ((reason, shards),) = own.report()["damaged"].items()
-    assert reason.startswith("expected a picture (H, W)")
+    assert reason.startswith("expected an image (H, W)")
     assert sum(shards.values()) >= 1

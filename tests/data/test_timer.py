@@ -56,7 +56,7 @@ def test_it_is_told_also_where_somebody_took_the_error_for_a_fault_of_the_file()
         try:
             spin()
         except ValueError:
-            raise DamagedError("a damaged picture") from None
+            raise DamagedError("a damaged image") from None
     with pytest.raises(DamagedError, match=TOO_LONG), timed():
         for _ in range(2):  # a loop that goes on with the next packet
             with suppress(ValueError):

@@ -39,7 +39,7 @@ def film(**options: object) -> bytes:
 
 
 def late(data: bytes) -> bytes:
-    """Cuts a film with its index at the front in the middle."""
+    """Cuts a video with its index at the front in the middle."""
     import av
 
     stream = io.BytesIO()

@@ -70,7 +70,7 @@ def test_no_worker_is_forked_from_a_process_that_uses_cuda(
 
 
 class MultiView(Composed):
-    """A View of the user's own, on pictures and words."""
+    """A View of the user's own, on images and words."""
 
 
 def several(folder: Path) -> Loader:
@@ -79,7 +79,7 @@ def several(folder: Path) -> Loader:
     for number in range(24):
         stream = io.BytesIO()
         Image.fromarray(np.random.default_rng(number).integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(stream, "PNG")
-        picture = b"no picture" if number % 6 == 0 else stream.getvalue()
+        picture = b"no image" if number % 6 == 0 else stream.getvalue()
         captions = [f"a first caption of {number} " * 9, f"a second of {number}"]
         samples.append({"__key__": str(number), "png": picture, "json": json.dumps({"captions": captions}).encode()})
     write_tar(folder / "a.tar", samples)

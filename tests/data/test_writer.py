@@ -103,7 +103,7 @@ def test_no_space_left_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture
 def classes(tmp_path: Path) -> Path:
-    """Two classes of three pictures, one of them damaged, one with a caption; and notes that are no sample."""
+    """Two classes of three images, one of them damaged, one with a caption; and notes that are no sample."""
     for name in ("dog", "cat"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for i in range(3):
@@ -117,14 +117,14 @@ def classes(tmp_path: Path) -> Path:
 def test_folder_of_classes(classes: Path, tmp_path: Path) -> None:
     index = build(classes, tmp_path / "a", workers=1)
     assert index["classes"] == ["cat", "dog"]
-    assert index["damaged"] == {"not a picture that can be read as JPEG, PNG, WebP, BMP, TIFF or GIF": 1}
+    assert index["damaged"] == {"not an image that can be read as JPEG, PNG, WebP, BMP, TIFF or GIF": 1}
     samples = list(Source(shards=str(tmp_path / "a")).samples({"image", "label", "meta", "text"}))
     found = {s["meta"]["file"]: (s["label"], s["meta"]["class"], s.get("text")) for s in samples}
     assert len(samples) == 5
     assert found["dog/2.v1.png"] == (1, "dog", "a good dog")
     assert found["cat/0.v1.png"] == (0, "cat", None)
     assert [s["meta"]["file"] for s in samples] != sorted(found), "classes are mixed"
-    with pytest.raises(DamagedError, match="not a picture that"):
+    with pytest.raises(DamagedError, match="not an image that"):
         build(classes, tmp_path / "b", workers=1, strict=True)
 
 
@@ -202,7 +202,7 @@ def test_verify_and_show(tmp_path: Path) -> None:
     (folder / "00001.tar").write_bytes(data)
     (folder / "00002.tar").unlink()
     (folder / "00003.tar").write_bytes(b"short")
-    write_tar(folder / "other.tar", [{"__key__": "1", "jpg": b"no picture"}])
+    write_tar(folder / "other.tar", [{"__key__": "1", "jpg": b"no image"}])
     problems = verify(folder, decode=True)
     assert [problem.split(":")[0] for problem in problems] == [
         "other.tar is not in the index", "00001.tar", "00002.tar", "00003.tar", "other.tar",

@@ -1,4 +1,4 @@
-"""The toy world: determinism, held-out compositions, physics, and that sound, masks and scans fit the picture."""
+"""The toy world: determinism, held-out compositions, physics, and that sound, masks and scans fit the image."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_every_object_is_in_view_at_every_impact(opened: list) -> None:
             frame = masks[min(24, round(impact["time"] * 12.5))]
             shown.append((frame == impact["object"] + 1).sum() >= 12)
         edges = masks[:, [0, -1]].any((1, 2)) | masks[:, :, [0, -1]].any((1, 2))
-        assert edges.mean() < 0.1, "objects are cut off by the picture's edge"
+        assert edges.mean() < 0.1, "objects are cut off by the image's edge"
     assert np.mean(shown) > 0.9
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10: the official archive and folders of pictures become the same shards."""
+"""CIFAR-10: the official archive and folders of images become the same shards."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_folders_of_pictures(cifar10: ModuleType, tmp_path: Path, capsys: pytest
         file.write_bytes(cifar10.png(picture))
     for name in ("airplane/._0.png", ".x/airplane/0.png", "airplane/broken.png", "zebra/1.png"):
         (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "train" / name).write_bytes(b"no picture")
+        (tmp_path / "train" / name).write_bytes(b"no image")
     with tarfile.open(tmp_path / "test.tar", "w") as tar:
         tar.add(tmp_path / "test", arcname=".")
     given = ["--train", str(tmp_path / "train"), "--test", str(tmp_path / "test.tar")]
@@ -90,7 +90,7 @@ def test_wrong_sources(cifar10: ModuleType, tmp_path: Path, capsys: pytest.Captu
         (["--source", str(tmp_path / "none")], "neither a tar nor a folder"),
         (["--source", str(tmp_path / "empty")], "no data_batch_1"),
         (["--source", str(harmful)], "expected arrays only"),
-        (["--train", str(tmp_path / "empty"), "--test", str(tmp_path / "empty")], "no picture such as"),
+        (["--train", str(tmp_path / "empty"), "--test", str(tmp_path / "empty")], "no image such as"),
     ]
     for arguments, message in cases:
         assert cifar10.main([str(tmp_path / "out"), *arguments]) == 2

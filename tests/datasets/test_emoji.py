@@ -77,12 +77,12 @@ def test_hidden_and_broken_pictures(
     emoji: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "noto/._0.png").write_bytes(b"hidden")
-    (folder / "noto/99.png").write_bytes(b"no picture")
+    (folder / "noto/99.png").write_bytes(b"no image")
     (folder / "noto/98.png").unlink()
     assert emoji.main([str(tmp_path / "a"), "--source", str(folder)]) == 0
     told = capsys.readouterr().out
     assert told.count("left out 1: ") == 2
-    assert "a picture that is not there (such as sample" in told
+    assert "an image that is not there (such as sample" in told
     with (folder / "pairs.csv").open("a") as file:
         file.write("\nnoto/1.png,short")
     assert emoji.main([str(tmp_path / "b"), "--source", str(folder)]) == 2

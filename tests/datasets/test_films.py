@@ -1,4 +1,4 @@
-"""Films: copied as they are, with what lies beside them; what does not open is left out and counted."""
+"""Videos: copied as they are, with what lies beside them; what does not open is left out and counted."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def films(script: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight films, one with words, one with its own JSON, rows for some; one silent, one no film at all."""
+    """Eight videos, one with words, one with its own JSON, rows for some; one silent, one no video at all."""
     source = tmp_path_factory.mktemp("films")
     pictures = np.zeros((5, 16, 16, 3), np.uint8)
     sounding = video.encode(pictures, fps=5, audio=np.zeros(8000, np.float32), sample_rate=8000)
     for n in range(8):
         (source / f"s{n % 2}-film.{n}.mp4").write_bytes(sounding + bytes(n))
     (source / "s0-mute.mp4").write_bytes(video.encode(pictures, fps=5))
-    (source / "s1-garbled.mp4").write_bytes(b"no film")
+    (source / "s1-garbled.mp4").write_bytes(b"no video")
     (source / "._s0-film.0.mp4").write_bytes(b"hidden")
     (source / "._clips.csv").write_bytes(b"\xff\x00hidden")
     (source / "s0-film.0.align").write_text(ALIGN)
@@ -105,8 +105,8 @@ def test_who_is_held_out(films: ModuleType, folder: Path, tmp_path: Path) -> Non
     ("options", "message"),
     [
         (["--test", "1"], "--test 1: expected a share between 0 and 1"),
-        (["--test", "0.01"], "none of the 10 films falls into test"),
-        (["--test-prefix", "s"], "none of the 10 films falls into train"),
+        (["--test", "0.01"], "none of the 10 videos falls into test"),
+        (["--test-prefix", "s"], "none of the 10 videos falls into train"),
         (["--test-column", "fold"], "expected COLUMN=VALUE"),
         (["--test-column", "part=test"], "expected COLUMN=VALUE"),
     ],
@@ -125,7 +125,7 @@ def test_wrong_splits(
 
 def test_wrong_sources(films: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert films.main([str(tmp_path / "a"), "--source", str(tmp_path)]) == 2
-    assert "holds no film" in capsys.readouterr().err
+    assert "holds no video" in capsys.readouterr().err
     assert films.main([str(tmp_path / "a"), "--source", str(tmp_path / "none")]) == 2
     assert "neither a tar nor a folder" in capsys.readouterr().err
     (tmp_path / "a.mp4").write_bytes(b"")

@@ -31,7 +31,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_image_folder(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cat/._1.png", ".ipynb_checkpoints/1.png", "cat/2.png"):
         (pictures / name).parent.mkdir(exist_ok=True)
-        (pictures / name).write_bytes(b"no picture")
+        (pictures / name).write_bytes(b"no image")
     assert runpy.run_path(script("image_folder"))["main"]([str(tmp_path / "a"), "--source", str(pictures)]) == 0
     told = capsys.readouterr().out
     assert "2 samples in 1 shards" in told

@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
         text = "\n".join(" ".join(f"{x:e}" for x in row) for row in pose) if n != 6 else "nan inf\n"
         (out / f"frame-{n:06d}.pose.txt").write_text(text)
     (out / "frame-000008.pose.txt").unlink()
-    (out / "frame-000010.depth.png").write_bytes(b"not a picture")
+    (out / "frame-000010.depth.png").write_bytes(b"not an image")
     return tmp_path / "in"
 
 
@@ -62,7 +62,7 @@ def test_pairs(scans: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.C
     assert scans.main([str(tmp_path / "a"), "--source", str(folder), *ARGUMENTS]) == 0
     told = capsys.readouterr().out.splitlines()
     reasons = ["a pose that is not rigid", "a pose of a wrong shape", "a frame without a pose"]
-    reasons.append("not a picture that can be read as JPEG, PNG, WebP, BMP, TIFF or GIF")
+    reasons.append("not an image that can be read as JPEG, PNG, WebP, BMP, TIFF or GIF")
     assert sorted(told) == sorted(f"scans: {reason}: 1 frames skipped" for reason in reasons)
     assert scans.main([str(tmp_path / "b"), "--source", str(tmp_path / "in.tar"), *ARGUMENTS]) == 0
     assert (tmp_path / "a/test/00000.tar").read_bytes() == (tmp_path / "b/test/00000.tar").read_bytes()

@@ -1,4 +1,4 @@
-"""Spoken digits: a speaker is held out, every recording meets pictures of its digit, and the same ones each time."""
+"""Spoken digits: a speaker is held out, every recording meets images of its digit, and the same ones each time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def digits(script: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three speakers say 3 and 7 twice each; of either digit there are five pictures, as bright as the digit says."""
+    """Three speakers say 3 and 7 twice each; of either digit there are five images, as bright as the digit says."""
     folder = tmp_path_factory.mktemp("digits")
     (folder / "audio").mkdir()
     for digit in (3, 7):
@@ -65,12 +65,12 @@ def test_splits_and_pairs(digits: ModuleType, sources: Path, tmp_path: Path) -> 
         meta, brightness = sample["meta"], sample["image"].convert("RGB").getpixel((0, 0))[0]
         said = float(sample["audio"].read(sample_rate=8000)[400:500].mean())
         assert int(meta["digit"]) == round(said * 10) == brightness // 20
-        assert (brightness % 20 >= 5) == bool(is_test), "pictures of the test set are for test only"
+        assert (brightness % 20 >= 5) == bool(is_test), "images of the test set are for test only"
         if not is_test:
             met.setdefault(f"{meta['digit']}{meta['speaker']}{meta['take']}", set()).add(brightness)
             served[brightness] += 1
-    assert min(map(len, met.values())) > 1, "a recording meets several pictures"
-    assert max(served.values()) - min(served.values()) <= 1, "pictures serve equally often"
+    assert min(map(len, met.values())) > 1, "a recording meets several images"
+    assert max(served.values()) - min(served.values()) <= 1, "images serve equally often"
     assert [s["meta"]["digit"] for s in train] != sorted(s["meta"]["digit"] for s in train)
 
 
@@ -90,7 +90,7 @@ def test_the_same_from_tars_and_another_pairing_with_another_seed(
         ({"speaker": "dora"}, "--speaker dora: .* has ann, bob, cleo"),
         ({"pairings": "0"}, "--pairings 0: expected at least 1"),
         ({"audio": "nowhere"}, "nowhere is neither a tar nor a folder"),
-        ({"pictures": "audio"}, "has no picture of 3, 7"),
+        ({"pictures": "audio"}, "has no image of 3, 7"),
         ({"audio": "train"}, "has no digit_speaker_take.wav"),
     ],
 )

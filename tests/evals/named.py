@@ -36,7 +36,7 @@ def broken(data: bytes) -> bytes:
 
 
 def folder(root: Path, **counts: int) -> Path:
-    """Writes a folder for each class with so many pictures."""
+    """Writes a folder for each class with so many images."""
     for name, count in counts.items():
         (root / name).mkdir(parents=True)
         for number in range(count):

@@ -47,7 +47,7 @@ def judged(probe: Probe, known: Rows, asked: Rows) -> dict[str, Any]:
 
 
 def sides(folder: Path, **counts: int) -> Nodes:
-    """Writes pictures of 16 pixels that are brighter on the left (class 1) or on the right (class 0)."""
+    """Writes images of 16 pixels that are brighter on the left (class 1) or on the right (class 0)."""
     noise = np.random.default_rng(0)
     for split, count in counts.items():
         with webdataset.TarWriter(str(folder / f"{split}.tar")) as tar:

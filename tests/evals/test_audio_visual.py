@@ -1,4 +1,4 @@
-"""Correspondence of picture and sound: an oracle is right, a guesser at chance, the windows are fair."""
+"""Correspondence of image and sound: an oracle is right, a guesser at chance, the windows are fair."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DATA: dict[str, Any] = {"shards": "films"}
 
 
 def film(clip: int) -> dict[str, Any]:
-    """A film of flat pictures whose random brightness, frame by frame, is the level of its sound."""
+    """A video of flat images whose random brightness, frame by frame, is the level of its sound."""
     level = np.random.default_rng(clip).integers(0, 256, round(SECONDS * FPS)) / 255
     pictures = np.broadcast_to((level * 255).round()[:, None, None, None], (len(level), 8, 8, 3)).astype(np.uint8)
     sound = torch.from_numpy(np.repeat(level, RATE // FPS)).float()
@@ -59,7 +59,7 @@ class Levels(nn.Module):
 
 
 class Oracle(nn.Module):
-    """Says yes where picture and sound have the same levels."""
+    """Says yes where image and sound have the same levels."""
 
     visual = "video"
 
@@ -73,7 +73,7 @@ class Guesser(Oracle):
 
 
 class Centred(Head):
-    """Films: the levels about their mean. Still pictures: the level as a place on a half circle."""
+    """Videos: the levels about their mean. Still images: the level as a place on a half circle."""
 
     def forward(self, features: Features) -> Tensor:
         angle = features.pooled.mean(1) * torch.pi
@@ -121,7 +121,7 @@ def test_a_joint_space_judges_by_cosine_and_retrieves_in_all_four_directions(mon
         f"{a}-{b}/nDCG@30" for a in ("video", "audio") for b in ("video", "audio")
     }
     assert found["video-video/nDCG@30"].chance == pytest.approx(found["audio-video/nDCG@30"].chance)
-    with pytest.raises(UserError, match="'ave' compares no picture or film with sound"):
+    with pytest.raises(UserError, match="'ave' compares no image or video with sound"):
         judged(monkeypatch, trained(None), task="ave")
 
 

@@ -24,7 +24,7 @@ from mmssl.nn.head import Projection
 from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Encoder, Features, Preprocess, Trained
 
-STILL = {"crop_scale": (1.0, 1.0), "flip": 0.0, "workers": 0}  # the whole picture, as it is
+STILL = {"crop_scale": (1.0, 1.0), "flip": 0.0, "workers": 0}  # the whole image, as it is
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def test_the_vote_is_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> dict[str, dict[str, str]]:
-    """Pictures that are brighter on the left, or on the right; the noise differs."""
+    """Images that are brighter on the left, or on the right; the noise differs."""
     noise = np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 20)):
         with webdataset.TarWriter(str(tmp_path / f"{split}.tar")) as tar:

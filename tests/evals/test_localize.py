@@ -1,4 +1,4 @@
-"""Localisation: a map of the truth scores 1, figures are the textbook's, truths are read and cut as pictures are."""
+"""Localisation: a map of the truth scores 1, figures are the textbook's, truths are read and cut as images are."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_truth_is_cut_as_the_picture_is() -> None:
     assert torch.equal(by_box.truth, by_mask.truth)
     assert torch.equal(by_box.truth, by_box.picture[0] > 127)
     assert by_box.truth.nonzero().aminmax(dim=0).min.tolist() == [5, 5]
-    with pytest.raises(DamagedError, match="masks of another size than the pictures"):
+    with pytest.raises(DamagedError, match="masks of another size than the images"):
         Sounding(prepare, "image", truth="masks")({**sample, "masks": wide[::2, :, 0]})
 
 

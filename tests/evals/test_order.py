@@ -1,4 +1,4 @@
-"""Tasks asked again: the pretext on held-out clips, order, shortcuts, and the pictures of it."""
+"""Tasks asked again: the pretext on held-out clips, order, shortcuts, and the images of it."""
 
 from __future__ import annotations
 

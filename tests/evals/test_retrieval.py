@@ -1,4 +1,4 @@
-"""Retrieval, exactly: ranks, recall, the median, chance by simulation, and several texts for one picture."""
+"""Retrieval, exactly: ranks, recall, the median, chance by simulation, and several texts for one image."""
 
 from __future__ import annotations
 

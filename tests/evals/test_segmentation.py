@@ -28,7 +28,7 @@ SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:
 
 
 class Halves(Encoder):
-    """Cells of 2 x 2 pixels of pictures of 4; their features are the three colours."""
+    """Cells of 2 x 2 pixels of images of 4; their features are the three colours."""
 
     modality, dim = "image", 3
 
@@ -49,7 +49,7 @@ class Halves(Encoder):
 
 
 def samples(count: int, *, seed: int, noise: int = 60, size: int = 4) -> list[dict[str, Any]]:
-    """Pictures whose pixels' colour tells the class, 0, 1 or 3, roughly; some pixels are void."""
+    """Images whose pixels' colour tells the class, 0, 1 or 3, roughly; some pixels are void."""
     draw = np.random.default_rng(seed)
     colors = np.array([[200, 60, 60], [60, 200, 60], [0, 0, 0], [60, 60, 200]])
     made = []

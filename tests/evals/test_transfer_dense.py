@@ -1,4 +1,4 @@
-"""Segmentation by a linear layer: masks as the encoder sees them, figures against plain ones, pictures and films."""
+"""Segmentation by a linear layer: masks as the encoder sees them, figures against plain ones, images and videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A modality of its own: depth in metres, in one channel, of the size of its picture's view."""
+"""A modality of its own: depth in metres, in one channel, of the size of its image's view."""
 
 from __future__ import annotations
 

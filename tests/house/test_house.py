@@ -260,7 +260,7 @@ def depth_recipe(shards: Path) -> dict[str, Any]:
 
 
 def test_depth_is_cropped_and_turned_with_its_picture() -> None:
-    """Depth that is the picture's own brightness stays so, in several views of several sizes."""
+    """Depth that is the image's own brightness stays so, in several views of several sizes."""
     steps = [Crop(scale=(0.3, 0.8)), Flip(), Rotate(degrees=30.0)]
     small = Views(2, image=[Crop(scale=(0.1, 0.3), size=0.5), Flip()])
     template = Views(2, image=steps, small=small, fields={"depth": "depth"})
@@ -271,7 +271,7 @@ def test_depth_is_cropped_and_turned_with_its_picture() -> None:
     sample = {"image": picture, "depth": smooth / 255.0}
     batch = view.on_device(collate([view(sample) for _ in range(8)], view))
     assert [x.shape for x in batch.views["depth"]] == [(8, 1, 32, 32)] * 4
-    middle = np.s_[:, 8:24, 8:24]  # corners of turned depth are missing, those of pictures mirrored
+    middle = np.s_[:, 8:24, 8:24]  # corners of turned depth are missing, those of images mirrored
     for x, mine in zip(batch.views["image"], batch.views["depth"], strict=True):
         seen = F.interpolate(x[:, :1].float() / (1 if x.is_floating_point() else 255), (32, 32))[:, 0]
         assert float((seen[middle] - mine[:, 0][middle]).abs().max()) < 0.05

@@ -15,7 +15,7 @@ from mmssl.types import Batch, Encoder, Features
 
 
 class Tiny(Encoder):
-    """Pictures of any size to 6 numbers; notes whether it was in training mode and with gradients."""
+    """Images of any size to 6 numbers; notes whether it was in training mode and with gradients."""
 
     modality = "image"
     dim = 6

@@ -1,4 +1,4 @@
-"""A small encoder for pictures, a batch with absent samples, and what compares an objective with its formula."""
+"""A small encoder for images, a batch with absent samples, and what compares an objective with its formula."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PictureCells(Encoder):
 
 
 def pictures(views: int = 1, *, height: int = 8, width: int = 12) -> Batch:
-    """Six samples, two of which are absent; pictures are wider than high."""
+    """Six samples, two of which are absent; images are wider than high."""
     drawn = torch.Generator().manual_seed(7)
     shape = (views, len(PRESENT), 3, height, width)
     shown = torch.randint(0, 256, shape, dtype=torch.uint8, generator=drawn)

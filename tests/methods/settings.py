@@ -59,7 +59,7 @@ def cloud_pairs(keys: tuple[str, ...], rows: int) -> Batch:
 
 
 def shifted_sounds(keys: tuple[str, ...], rows: int) -> Batch:
-    """Films with a second sound each, of every kind."""
+    """Videos with a second sound each, of every kind."""
     made = plain(keys, rows)
     made.views["audio"].append(plain(keys, rows + 1).views["audio"][0][1:])
     made.extra["kind"] = torch.arange(rows) % 4 - 1
@@ -67,7 +67,7 @@ def shifted_sounds(keys: tuple[str, ...], rows: int) -> Batch:
 
 
 def shuffled_frames(frames: int, classes: int, *, sequences: int = 1) -> Callable[[tuple[str, ...], int], Batch]:
-    """Films of so many frames, in sequences, and a class each."""
+    """Videos of so many frames, in sequences, and a class each."""
 
     def make(keys: tuple[str, ...], rows: int) -> Batch:
         made = plain(keys, rows, views=sequences)
@@ -112,7 +112,7 @@ def colored_cells(keys: tuple[str, ...], rows: int) -> Batch:
 
 
 def color_of_cells(keys: tuple[str, ...], rows: int) -> Batch:
-    """Makes pictures whose 4 x 4 cells have one of four colours each, and a lightness."""
+    """Makes images whose 4 x 4 cells have one of four colours each, and a lightness."""
     made = plain(keys, rows)
     palette = torch.tensor([[-40.0, 10.0], [-20.0, 0.0], [5.0, 30.0], [60.0, -10.0]])
     generator = torch.Generator().manual_seed(2)
@@ -133,7 +133,7 @@ def asked(views: int, classes: int, *, each: bool = False) -> Callable[[tuple[st
 
 
 def holed(keys: tuple[str, ...], rows: int) -> Batch:
-    """Pictures with a hole each, and the whole ones."""
+    """Images with a hole each, and the whole ones."""
     made = several(2)(keys, rows)
     made.extra["holes"] = torch.zeros(rows, 1, 16, 16)
     for row in range(rows):
@@ -149,7 +149,7 @@ def seeded(keys: tuple[str, ...], rows: int) -> Batch:
 
 
 def tokenized(keys: tuple[str, ...], rows: int) -> Batch:
-    """One picture each, what its mask is drawn from, and a smaller copy for a tokenizer."""
+    """One image each, what its mask is drawn from, and a smaller copy for a tokenizer."""
     made = seeded(keys[:1], rows)
     made.views[keys[1]] = [made.views[keys[0]][0][:, :, ::2, ::2]]
     return made

@@ -59,12 +59,12 @@ def defaults(kind: type) -> dict[str, Any]:
 
 
 def films(*rows: list[int]) -> Tensor:
-    """Films whose every frame is a number that a Table knows: (B, 3, T, 1, 1)."""
+    """Videos whose every frame is a number that a Table knows: (B, 3, T, 1, 1)."""
     return torch.tensor(rows).float()[:, None, :, None, None].expand(-1, 3, -1, -1, -1)
 
 
 def quarters(encoder: Table, row: int) -> Tensor:
-    """The cells of a picture on a grid (1, 4, 4), averaged to 2 x 2, side by side in each channel: (4 dim,)."""
+    """The cells of an image on a grid (1, 4, 4), averaged to 2 x 2, side by side in each channel: (4 dim,)."""
     cells = encoder.tokens[row].view(4, 4, -1)
     corners = [cells[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((0, 1)) for i in (0, 1) for j in (0, 1)]
     return torch.stack(corners, dim=1).flatten()
@@ -84,10 +84,10 @@ def answered(found: Loss, scores: Tensor, target: Tensor, have: Tensor, modules:
 
 
 def taking(view: Any, **steps: int | list[int]) -> list[list[int]]:
-    """Has a view of ordered frames take numbers for pictures, and its options last so many steps.
+    """Has a view of ordered frames take numbers for images, and its options last so many steps.
 
     steps: of each option, by name; a list's are taken one after the other. Returns the offsets that it will have asked
-    for: frame number i of those is a picture full of i.
+    for: frame number i of those is an image full of i.
     """
     asked: list[list[int]] = []
     left = {name: iter(found) if isinstance(found, list) else cycle([found]) for name, found in steps.items()}

@@ -46,7 +46,7 @@ def test_two_classes_of_both_towers_side_by_side(visual: Literal["image", "video
 
 
 def test_defaults_are_the_papers() -> None:
-    """Arandjelovic & Zisserman, ICCV 2017, figure 2: a picture, a layer of 128, two classes."""
+    """Arandjelovic & Zisserman, ICCV 2017, figure 2: an image, a layer of 128, two classes."""
     assert method == Method(synchronised.view, AVC)
     assert defaults(AVC) == {"visual": "image", "hidden": 128}
     made = AVC({"image": Table("image", 3), "audio": Table("audio", 5)})

@@ -26,7 +26,7 @@ PALETTE = torch.tensor([[-40.0, 10.0], [-20.0, 0.0], [5.0, 30.0], [60.0, -10.0]]
 
 
 def colored() -> Batch:
-    """Pictures with 2 x 3 cells of the palette's colours; those of absent samples are of no sample's."""
+    """Images with 2 x 3 cells of the palette's colours; those of absent samples are of no sample's."""
     full = pictures()
     colors = PALETTE[torch.randint(4, (6, 2, 3), generator=torch.Generator().manual_seed(1))].movedim(-1, 1)
     colors[~PRESENT] = 100.0

@@ -123,7 +123,7 @@ def test_the_centre_stays_where_nothing_was_seen() -> None:
     assert objective.centre.equal(centre), "an evaluation leaves no trace"
     objective.train()({"image": encoder}, pictures([4, 4], 3, absent=[0, 1, 2]))
     objective.after_step({"image": encoder}, 0.1)
-    assert objective.centre.equal(centre), "no sample has a picture"
+    assert objective.centre.equal(centre), "no sample has an image"
     objective({"image": encoder}, pictures([4, 4], 3, absent=[0, 1]))
     objective.after_step({"image": encoder}, 0.1)
     assert not objective.centre.isclose(centre).any(), "one has"

@@ -77,7 +77,7 @@ def test_the_loss_is_the_papers_in_value_and_gradient(depth: int) -> None:
     nll = -density.log_prob(0.8 * x + 0.1).sum((1, 2, 3))[rows]
     q = torch.distributions.Categorical(logits=logits)
     uneven = torch.distributions.kl_divergence(q, torch.distributions.Categorical(logits=torch.zeros(12))).sum(1)[rows]
-    # half of kl 2.0 is reached; both summed over the picture, over as many numbers as it has
+    # half of kl 2.0 is reached; both summed over the image, over as many numbers as it has
     same(found.total, (nll / 768 + 1.0 * uneven / 768).mean(), encoder, objective)
     torch.testing.assert_close(found.logs["nll"], nll.mean().detach() / 768)
     torch.testing.assert_close(found.logs["kl"], uneven.mean().detach() / 16)

@@ -138,7 +138,7 @@ def test_colorization_learns_how_common_colours_are() -> None:
 
 @pytest.mark.parametrize("target", ["bins", "l2"])
 def test_colorization_learns_to_colour(target: Any) -> None:
-    """Dark pictures are green and bright ones red."""
+    """Dark images are green and bright ones red."""
     nets = encoders()
     objective = Colorization(nets, target=target, bins=2, neighbors=1, widths=(8,))
     shade = torch.arange(16)[:, None, None, None] / 16 + torch.zeros(16, 3, SIZE, SIZE)

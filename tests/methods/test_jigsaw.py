@@ -75,7 +75,7 @@ def test_dropout_follows_the_first_layer() -> None:
 
 def test_the_defaults_are_the_papers() -> None:
     """Noroozi & Favaro, ECCV 2016: patches of 64 from cells of 75, 1000 orders, fc6 of 1024, fc7 of 4096; colours up to
-    2 pixels apart and 30% of grey pictures, as their section 5 has it."""
+    2 pixels apart and 30% of grey images, as their section 5 has it."""
     assert defaults(Puzzle) == {"permutations": 1000, "patch": 64, "gap": 7, "shift": 2, "level": True}
     view = jigsaw.method.view(IMAGE)
     assert view.steps["image"] == [[Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip(p=0.5), Grayscale(p=0.3)]]

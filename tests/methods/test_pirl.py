@@ -47,7 +47,7 @@ def joined(image: dict[str, Any], patches: dict[str, Any], **grid: int) -> View:
 
 
 def pictures(views: int) -> Batch:
-    """The batch of vectors, as if they were pictures."""
+    """The batch of vectors, as if they were images."""
     made = shown(views)
     return Batch({"image": made.views["pulse"]}, extra={"image_present": HERE, "index": INDEX})
 
@@ -128,7 +128,7 @@ def test_the_objective_says_how_many_patches_there_are() -> None:
 
 
 def ramps(size: int) -> Tensor:
-    """A picture whose red is its column and green its row, in steps of one of 255."""
+    """An image whose red is its column and green its row, in steps of one of 255."""
     across = torch.arange(size).expand(size, size)
     return torch.stack([across, across.T, torch.zeros_like(across)]).to(torch.uint8)
 
@@ -138,7 +138,7 @@ def test_a_sample_is_cropped_twice_each_by_its_own_share_of_the_area() -> None:
     view = joined(one, other)
     crop, whole = view({"image": ramps(200)})["image"]
     assert crop.shape == (3, 32, 32) and whole.shape == (3, 36, 36)
-    for x, extent in ((crop, 100), (whole, 200)):  # pixels of the picture, the half ones at the rim left out
+    for x, extent in ((crop, 100), (whole, 200)):  # pixels of the image, the half ones at the rim left out
         seen = x[:2].flatten(1).int()
         spread = (seen.amax(1) - seen.amin(1)).tolist()
         assert spread == pytest.approx([extent, extent], abs=extent * 0.06)

@@ -38,7 +38,7 @@ def shown(view: View, pictures: Tensor) -> Batch:
 
 
 def ramps(size: int, rows: int = 4) -> Tensor:
-    """Pictures whose channels hold, at each place, its row, its column, and 0, in parts of 255."""
+    """Images whose channels hold, at each place, its row, its column, and 0, in parts of 255."""
     line = torch.arange(size, dtype=torch.uint8)
     picture = torch.stack([line[:, None].expand(size, size), line.expand(size, size), torch.zeros(size, size).byte()])
     return picture.expand(rows, -1, -1, -1).contiguous()

@@ -42,7 +42,7 @@ FEW: dict[str, dict[str, Any]] = {  # method -> options that suit so small a set
 
 
 def sample(number: int) -> dict[str, Any]:
-    """A picture, a film of a moving square, its sound, a scan from two places, and captions."""
+    """An image, a video of a moving square, its sound, a scan from two places, and captions."""
     draw = np.random.default_rng(number)
     picture = io.BytesIO()
     Image.fromarray(draw.integers(0, 255, (70, 80, 3), dtype=np.uint8)).save(picture, "PNG")

@@ -25,7 +25,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_a_pictures_turns() -> None:
     pooled = [encoder(view).pooled for view in full.views["image"]]
     scores = objective.answer(torch.cat(pooled)).split(6)  # BatchNorm sees all turns at once
     full.target = torch.stack([torch.randperm(4) for _ in range(6)])
-    full.target[0] = torch.stack([s[0].argmax() for s in scores])  # one picture is answered rightly throughout
+    full.target[0] = torch.stack([s[0].argmax() for s in scores])  # one image is answered rightly throughout
     found = objective({"image": encoder}, full)
     losses = torch.stack([F.cross_entropy(s, full.target[:, v], reduction="none") for v, s in enumerate(scores)])
     compare(found.total, losses.mean(dim=0)[PRESENT].mean(), encoder, objective)

@@ -146,7 +146,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def cells(x: Tensor) -> Tensor:
-    """Averages squares of 8 x 8 of pictures of 16 x 16."""
+    """Averages squares of 8 x 8 of images of 16 x 16."""
     rows = [[x[:, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8].mean((2, 3)) for j in range(2)] for i in range(2)]
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 

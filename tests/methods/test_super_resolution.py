@@ -1,4 +1,4 @@
-"""Super-resolution against its formula, both sides of its adversary, and what small pictures are shown."""
+"""Super-resolution against its formula, both sides of its adversary, and what small images are shown."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_channels_are_averaged(layout):
 
 
 def test_late_sound_keeps_its_place_on_the_clock():
-    """A Matroska file whose sound starts a second after its pictures."""
+    """A Matroska file whose sound starts a second after its images."""
     import io
 
     import av

@@ -99,7 +99,7 @@ def full(kind: bytes, *numbers: int, flags: int = 0) -> bytes:
 
 
 def mp4(samples, *, runs=()):
-    """A film of one track that claims so many pictures of one byte, in its header or in runs of a fragment."""
+    """A video of one track that claims so many images of one byte, in its header or in runs of a fragment."""
     entry = box(b"mp4v", struct.pack(">6xH16xHHII4xH32xHh", 1, 64, 64, 0x480000, 0x480000, 1, 24, -1))
     table = [box(b"stsd", struct.pack(">II", 0, 1), entry), full(b"stts", 1, samples, 1)]
     table += [full(b"stsc", 1, 1, samples, 1), full(b"stsz", 1, samples), full(b"stco", 1, 100)]
@@ -164,7 +164,7 @@ HOSTILE = {
     "gif frame": ("gif", gif(30000, 30000, left=30000), "picture_pixels"),
     "tiff": ("tif", tiff(60000, 60000), "picture_pixels"),
     "tiff tags": ("tif", tiff(60, 60, [(40000 + i, 1, 200_000, 8) for i in range(20000)]), "damaged|read"),
-    "text": ("png", png(9, 9, extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**25)))), "damaged picture"),
+    "text": ("png", png(9, 9, extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**25)))), "damaged image"),
     "many texts": ("png", png(9, 9, extra=900 * chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**6)))), "damaged"),
     "wav channels": ("wav", wav(channels=65535, data=bytes(200_000)), "damaged|read"),
     "wav size": ("wav", wav(claimed=2**32 - 1), "damaged|read"),
@@ -264,7 +264,7 @@ def test_the_option_says_how_large_a_picture_may_be(monkeypatch, kind, limit, fo
         monkeypatch.setenv(limits.VARIABLE, f"{limit}={found - 1}")
         with pytest.raises(DamagedError, match=f"limit is {limit}={found - 1}.*{limit}={found}$") as caught:
             read(image.decode(data))
-        assert caught.value.reason == "a picture too large to decode"
+        assert caught.value.reason == "an image too large to decode"
         monkeypatch.setenv(limits.VARIABLE, f"{limit}={found}")
         read(image.decode(data))
     assert before == Image.MAX_IMAGE_PIXELS, "Pillow's own limit stays the user's"

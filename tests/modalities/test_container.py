@@ -15,7 +15,7 @@ LATIN = "Öländska Ängar".encode("latin-1")  # no UTF-8
 
 
 def titled(format):
-    """Writes a film or a sound with a title, in whose place bytes that are not UTF-8 then stand."""
+    """Writes a video or a sound with a title, in whose place bytes that are not UTF-8 then stand."""
     stream, title = io.BytesIO(), "x" * len(LATIN)
     codec = {"mp4": "mpeg4", "mov": "mpeg4", "matroska": "mpeg4", "avi": "mpeg4", "asf": "wmv2", "mpegts": "mpeg4"}
     with av.open(stream, "w", format=format) as container:

@@ -1,4 +1,4 @@
-"""Pictures come out upright, in RGB, no larger than needed, and damage is named."""
+"""Images come out upright, in RGB, no larger than needed, and damage is named."""
 
 import io
 import random
@@ -138,7 +138,7 @@ def written(picture, format, **options):
 
 
 def plain(data):
-    """Returns what Pillow alone makes of a picture, None where it refuses, or where a side exceeds the limit."""
+    """Returns what Pillow alone makes of an image, None where it refuses, or where a side exceeds the limit."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -150,7 +150,7 @@ def plain(data):
 
 
 def tried(data, *steps):
-    """Returns what the steps make of a picture, None where one refuses it."""
+    """Returns what the steps make of an image, None where one refuses it."""
     try:
         opened = image.decode(data)
         return [step(opened) for step in steps]
@@ -179,12 +179,12 @@ def test_damage_is_what_pillow_refuses(kind):
 
 
 def test_damage_stays_damage_when_asked_again():
-    """Pillow hands out what it could read, as if it were the picture, from the second time on."""
+    """Pillow hands out what it could read, as if it were the image, from the second time on."""
     data = bytearray(written(Image.fromarray(NOISE), "PNG"))
     data[len(data) // 2] ^= 1
     opened = image.decode(bytes(data))
     for step in (image.size, image.pixels, image.values, image.pixels, image.size, image.encode):
-        with pytest.raises(DamagedError, match="damaged picture"):
+        with pytest.raises(DamagedError, match="damaged image"):
             step(opened)
 
 
@@ -320,12 +320,12 @@ def test_numbers_out_of_range_are_refused(wrong):
     array = np.full((4, 4), wrong, dtype=np.float32 if isinstance(wrong, float) else np.int32)
     picture = Image.fromarray(array)
     for made in (array, picture):
-        with pytest.raises(UserError, match=r"expected a picture of .* in \[0, ") as caught:
+        with pytest.raises(UserError, match=r"expected an image of .* in \[0, ") as caught:
             image.pixels(image.load(made))
         assert not isinstance(caught.value, DamagedError)
-    with pytest.raises(DamagedError, match="expected a picture of") as damaged:
+    with pytest.raises(DamagedError, match="expected an image of") as damaged:
         image.pixels(image.decode(written(picture, "TIFF")))
-    assert damaged.value.reason == "a picture of numbers out of range"
+    assert damaged.value.reason == "an image of numbers out of range"
 
 
 def test_values_are_undiminished(tmp_path):

@@ -1,4 +1,4 @@
-"""Headers of MP4 films that claim more than there is are refused before FFmpeg opens them, wherever they stand."""
+"""Headers of MP4 videos that claim more than there is are refused before FFmpeg opens them, wherever they stand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLAIMS = {
     "table": lambda n: box(b"moov", box(b"trak", table(n))),
     "run": lambda n: box(b"moof", box(b"traf", run(n))),
     "both": lambda n: box(b"moov", table(n // 2)) + box(b"moof", run(n - n // 2)),
-    "behind the pictures": lambda n: box(b"mdat", bytes(50)) + box(b"moov", table(n)),
+    "behind the images": lambda n: box(b"mdat", bytes(50)) + box(b"moov", table(n)),
     "in a long box": lambda n: box(b"moov", table(n), long=True),
     "in a box to the end": lambda n: b"\0\0\0\0moov" + table(n),
     "in a box that is cut": lambda n: b"\0\1\0\0moov" + table(n),
@@ -65,7 +65,7 @@ def test_claims_are_found(tmp_path, kind, way):
 
 
 def test_pictures_claim_nothing(tmp_path):
-    """What happens to stand in the pictures themselves, in free space or in other formats is no claim."""
+    """What happens to stand in the images themselves, in free space or in other formats is no claim."""
     wild = table(2**31)
     mp4.check(box(b"mdat", wild) + box(b"free", wild))
     mp4.check(b"RIFF" + struct.pack("<I", 4000) + b"AVI " + wild)

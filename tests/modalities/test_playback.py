@@ -1,4 +1,4 @@
-"""Seeking shows what playing from the start shows, upright and in one size, whatever a film is made of."""
+"""Seeking shows what playing from the start shows, upright and in one size, whatever a video is made of."""
 
 import io
 import random
@@ -23,7 +23,7 @@ FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
 
 
 def numbered(index, size=32):
-    """A picture whose number can be read off: its bits as bright and dark blocks."""
+    """An image whose number can be read off: its bits as bright and dark blocks."""
     bits = [220 if index >> bit & 1 else 30 for bit in range(8)]
     blocks = np.array(bits, np.uint8).reshape(2, 4).repeat(size // 2, 0).repeat(size // 4, 1)
     return np.repeat(blocks[..., None], 3, 2)
@@ -35,7 +35,7 @@ def number(picture):
 
 
 def film(codec, format, options=None, muxer=None, *, late=0, change=lambda packet: None):
-    """Writes the numbered pictures; `late` pictures' time passes before the first; `change` is done to each packet."""
+    """Writes the numbered images; `late` images' time passes before the first; `change` is done to each packet."""
     stream = io.BytesIO()
     with av.open(stream, "w", format=format, container_options=muxer or {}) as container:
         track = container.add_stream(codec, rate=FPS, options=options or {})
@@ -102,9 +102,9 @@ LYING = {
     "h264 mxf": ("libx264", "mxf", {"g": "16"}),
     "nut": ("mpeg4", "nut", MPEG),
     "h264 asf": ("libx264", "asf", {"g": "16"}),
-    "every picture marked a key": ("mpeg4", "mp4", {"g": "100", "b": "2M"}, None, all_key),
-    "cinepak, every picture marked a key": ("cinepak", "avi", {"g": "100"}, None, all_key),
-    "h264, every picture marked a key": ("libx264", "mp4", {"g": "100", "bf": "0"}, None, all_key),
+    "every image marked a key": ("mpeg4", "mp4", {"g": "100", "b": "2M"}, None, all_key),
+    "cinepak, every image marked a key": ("cinepak", "avi", {"g": "100"}, None, all_key),
+    "h264, every image marked a key": ("libx264", "mp4", {"g": "100", "bf": "0"}, None, all_key),
     "decoding times in the second half": ("libx264", "mp4", {"g": "16"}, None, without_order_later),
     "decoding times in place of others": ("libx264", "mp4", {"g": "16"}, None, without_order),
 }
@@ -129,7 +129,7 @@ def test_a_seek_finds_the_picture(kind):
 
 
 def played(data):
-    """Plays with plain PyAV; returns when each picture starts, by FFmpeg's rule (guess_correct_pts), and its number."""
+    """Plays with plain PyAV; returns when each image starts, by FFmpeg's rule (guess_correct_pts), and its number."""
     shown, last, faults = [], [-(2**62)] * 2, [0, 0]
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
@@ -177,7 +177,7 @@ def test_a_film_whose_beginning_is_cut_off():
 
 
 def test_damaged_key_frames_are_shown_as_in_playing():
-    """What is missing of a key frame comes from the picture before it, which only playing knows."""
+    """What is missing of a key frame comes from the image before it, which only playing knows."""
     data = bytearray(made("mpeg4", "matroska", {"g": "50", "b": "8M"}))
     with av.open(io.BytesIO(data)) as container:
         keys = [packet.pos + int(0.7 * packet.size) for packet in container.demux(video=0) if packet.is_keyframe]
@@ -220,7 +220,7 @@ MATRICES.append((0, -1, -1, 0))
 
 
 def gradient(width=64, height=32):
-    """A picture that no turn and no mirror leaves as it is."""
+    """An image that no turn and no mirror leaves as it is."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 255 // width, y * 255 // height, 0 * x + 128], 2).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""The picture shown at a time is found, by seeking or not, by either backend, in whole and damaged clips."""
+"""The image shown at a time is found, by seeking or not, by either backend, in whole and damaged clips."""
 
 import pickle
 import random
@@ -16,7 +16,7 @@ FPS, COUNT = 20, 160
 
 
 def numbered(count=COUNT, size=32):
-    """Pictures whose number can be read off: its bits as bright and dark blocks."""
+    """Images whose number can be read off: its bits as bright and dark blocks."""
     pictures = np.zeros((count, size, size, 3), np.uint8)
     for index in range(count):
         for bit in range(8):
@@ -65,7 +65,7 @@ def test_sparse_sampling_seeks(data, monkeypatch):
     assert len(decoded) < 50
     decoded.clear()
     video.Video(data).frames([i / FPS for i in range(COUNT)])
-    assert len(decoded) == COUNT, "dense sampling decodes each picture once"
+    assert len(decoded) == COUNT, "dense sampling decodes each image once"
 
 
 def test_seeking_and_playing_agree(data):
@@ -116,7 +116,7 @@ def test_a_partial_clip_keeps_what_decodes():
     assert 2 < clip.duration < 6, "the header still promises 8 s"
     pictures = clip.frames([0.0, 1.0, 7.5])
     assert [number(p) for p in pictures][:2] == [0, 20]
-    assert 40 < number(pictures[2]) < 120, "after the last picture, the last one"
+    assert 40 < number(pictures[2]) < 120, "after the last image, the last one"
 
 
 @pytest.mark.parametrize("make", [fragmented, lambda pictures: video.encode(pictures, fps=FPS)])
@@ -135,7 +135,7 @@ def test_no_pictures(tmp_path):
     from mmssl.modalities import audio
 
     sound = audio.encode(np.zeros(16000), sample_rate=16000)
-    for data, reason in ((sound, "video without pictures"), (b"", "not a media file"), (b"x" * 999, "not a media")):
+    for data, reason in ((sound, "video without images"), (b"", "not a media file"), (b"x" * 999, "not a media")):
         with pytest.raises(DamagedError, match=reason):
             video.Video(data).frames([0.0])
         with pytest.raises(DamagedError):

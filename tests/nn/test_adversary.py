@@ -59,7 +59,7 @@ def test_the_defaults() -> None:
 
 
 def test_what_each_answer_costs() -> None:
-    """With logits worked out: the mean of a picture, three times, less 1."""
+    """With logits worked out: the mean of an image, three times, less 1."""
     adversary = Adversary(1, widths=(1,))
     real, drawn = torch.full((2, 1, 4, 4), 2.0), torch.tensor([0.5, 1.0])[:, None, None, None].expand(-1, 1, 4, 4)
     adversary.forward = lambda x: 3 * x.mean((1, 2, 3)) - 1  # type: ignore[method-assign]

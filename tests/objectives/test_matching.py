@@ -51,7 +51,7 @@ def numbered(*starts: int, rows: int = 6, present: list[bool] | None = None, kin
 
 
 def expected(encoders: dict[str, Any], pairs: list[tuple[int, int, int]]) -> Tensor:
-    """The loss of pairs (picture, own sound, wrong sound), written out."""
+    """The loss of pairs (image, own sound, wrong sound), written out."""
     image, audio = encoders["image"].rows, encoders["audio"].rows
     yes = [-torch.log(torch.sigmoid(image[i] @ audio[own])) for i, own, _ in pairs]
     no = [-torch.log(1 - torch.sigmoid(image[i] @ audio[wrong])) for i, _, wrong in pairs]

@@ -1,4 +1,4 @@
-"""What pictures are made of, pixel by pixel."""
+"""What images are made of, pixel by pixel."""
 
 from __future__ import annotations
 

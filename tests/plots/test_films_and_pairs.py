@@ -102,7 +102,7 @@ def test_one_clip_more_than_was_asked_for_is_not_drawn_and_none_is_an_error(monk
     sheet: Any = next(propagate.plot(trained, data={}, columns=9))[1]
     assert sheet.width == 3 * 160 + 4 * 4, "no more columns than frames"
     give(monkeypatch, "mmssl.plots.propagate", [film(3, [])])
-    with pytest.raises(UserError, match="the data has no film with masks"):
+    with pytest.raises(UserError, match="the data has no video with masks"):
         list(propagate.plot(trained, data={}))
 
 

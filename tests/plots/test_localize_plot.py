@@ -21,7 +21,7 @@ from mmssl.types import Features, Pretext, Trained, View
 
 
 class Corner(nn.Module):
-    """Hears a high sound in the upper left corner of the picture, and a low one in the lower right."""
+    """Hears a high sound in the upper left corner of the image, and a low one in the lower right."""
 
     visual = "image"
 

@@ -39,7 +39,7 @@ def tile(place: int, border: tuple[int, ...] = WHITE, *, sequence: int = 0) -> n
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, films: list[Any], said: list[int], target: list[int]) -> list[Any]:
-    """Draws what a task said about films, each given by the moments that its sequences show."""
+    """Draws what a task said about videos, each given by the moments that its sequences show."""
     views = torch.stack([film(moments) for moments in films]).transpose(0, 1)
     batch = Batch({"video": list(views)}, torch.tensor(target), {"order": torch.tensor(films)})
     told: list[Any] = []
@@ -89,7 +89,7 @@ def test_frames_are_sorted_as_was_said(said: int, guess: list[int], monkeypatch:
     ]
     first, second = drawn(monkeypatch, [[[2, 0, 3, 1]], [[0, 1, 2, 3]]], [said, 0], [9, 0])
     assert same(first, rows, titles)
-    assert (second[4 + 16 + 104 + 20 + 2, 6] == RIGHT).all(), "each film has its own answer"
+    assert (second[4 + 16 + 104 + 20 + 2, 6] == RIGHT).all(), "each video has its own answer"
 
 
 @pytest.mark.parametrize(("said", "target"), [(1, 1), (0, 1), (0, 0), (1, 0)])

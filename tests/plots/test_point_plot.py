@@ -1,4 +1,4 @@
-"""Pictures of match_classes scans and of clouds coloured by their features."""
+"""Images of match_classes scans and of clouds coloured by their features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Propagated masks as pictures: sheets and films, carried above, true below."""
+"""Propagated masks as images: sheets and videos, carried above, true below."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What is ragged, and what is of one's own kind, trains by files of one's own: nothing in mmssl knows of them.
 
-Masked words, graphs by hand and of PyTorch Geometric, series of a sensor, boxes of pictures; each from shards through
+Masked words, graphs by hand and of PyTorch Geometric, series of a sensor, boxes of images; each from shards through
 workers, the loader and the trainer, as a recipe names them.
 """
 
@@ -195,7 +195,7 @@ def test_files_of_a_format_of_their_own_are_found_by_its_name(tmp_path: Path) ->
 
 
 def picture(number: int) -> dict[str, bytes]:
-    """A picture whose shade says where its boxes lie, none to three alike."""
+    """An image whose shade says where its boxes lie, none to three alike."""
     stream, place = io.BytesIO(), number % 4 / 4
     Image.new("L", (16, 16), 60 * (number % 4)).convert("RGB").save(stream, "PNG")
     return {"png": stream.getvalue(), "json": json.dumps({"boxes": [[place, place, 0.1, 0.2]] * (number % 3)}).encode()}

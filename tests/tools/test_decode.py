@@ -34,7 +34,7 @@ def test_every_file_of_tars_and_folders_is_counted(tmp_path, capsys, monkeypatch
     said = capsys.readouterr().out
     assert code == 0
     assert said.startswith("4 files, 13 attempts\n2 read, 11 damaged, of these 1 over a limit\n"), said
-    assert "1 a picture too large to decode\n" in said and "0 foreign\n" in said
+    assert "1 an image too large to decode\n" in said and "0 foreign\n" in said
     assert "large.png" not in said.partition("most:")[0], "reasons hold no names"
 
 

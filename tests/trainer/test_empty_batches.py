@@ -20,7 +20,7 @@ from mmssl.numerics.monitors import monitors
 
 
 def torn(folder: Path, *, whole: int = 0) -> Path:
-    """Writes a tar of 60 pictures, and after them 60 texts, as a tar that is sorted by extension reads."""
+    """Writes a tar of 60 images, and after them 60 texts, as a tar that is sorted by extension reads."""
     with webdataset.TarWriter(str(folder / "torn.tar")) as writer:
         for number in range(60):
             stream = io.BytesIO()

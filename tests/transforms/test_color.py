@@ -1,4 +1,4 @@
-"""Changes of colour in one pass equal torchvision's one after the other, and each picture draws its own."""
+"""Changes of colour in one pass equal torchvision's one after the other, and each image draws its own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_jitter_is_torchvisions_in_the_order_drawn(films: bool) -> None:
     draws, orders = torch.rand(4, len(x)) * 2 - 1, torch.rand(len(x), 4).argsort(dim=1)
     assert len(orders.unique(dim=0)) > 1
     for picture, got, factors, order in zip(x, found, 1 + 0.2 * draws[:3].T, orders, strict=True):
-        expected = picture.flatten(1, -2)  # the frames of a film are one picture
+        expected = picture.flatten(1, -2)  # the frames of a video are one image
         for step in order.tolist():
             change = (T.adjust_brightness, T.adjust_contrast, T.adjust_saturation, lambda image, _: image)[step]
             expected = change(expected, float(factors[min(step, 2)]))
@@ -97,7 +97,7 @@ def turn_hue(picture: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def in_sequence(x: torch.Tensor, draws: torch.Tensor, orders: torch.Tensor, most: tuple[float, ...]) -> torch.Tensor:
-    """Changes each picture by torchvision's functions one after the other, and turns its hue as above."""
+    """Changes each image by torchvision's functions one after the other, and turns its hue as above."""
     steps = (T.adjust_brightness, T.adjust_contrast, T.adjust_saturation, turn_hue)
     changed = []
     for picture, drawn, order in zip(x, draws.T, orders, strict=True):
@@ -109,7 +109,7 @@ def in_sequence(x: torch.Tensor, draws: torch.Tensor, orders: torch.Tensor, most
 
 
 def test_jitter_and_then_grey_are_torchvisions_in_sequence() -> None:
-    """All four changes in the order drawn, where a picture is jittered; grey comes last, of what there is by then."""
+    """All four changes in the order drawn, where an image is jittered; grey comes last, of what there is by then."""
     x, most = pictures(60), (0.15, 0.1, 0.2, 0.05)
     options: Any = dict(zip(("brightness", "contrast", "saturation", "hue"), most, strict=True))
     torch.manual_seed(1)
@@ -130,7 +130,7 @@ ALONE: Any = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 
 
 def measured(name: str, x: torch.Tensor, found: torch.Tensor) -> np.ndarray:
-    """Returns by how much each picture was changed: brightness on black, contrast about its mean, and so on."""
+    """Returns by how much each image was changed: brightness on black, contrast about its mean, and so on."""
     luma = torch.tensor([0.299, 0.587, 0.114])
     if name == "brightness":
         return (found.mean((1, 2, 3)) / x.mean((1, 2, 3)) - 1).numpy()

@@ -122,7 +122,7 @@ def test_flow_leads_to_the_same_place() -> None:
 
 @pytest.mark.parametrize("missing", [0.0, float("nan"), float("inf")])
 def test_no_depth_is_made_up_beside_what_was_not_measured(missing: float) -> None:
-    """A half of the picture is at 2 m, of the other nothing came back: views have both, and nothing between."""
+    """A half of the image is at 2 m, of the other nothing came back: views have both, and nothing between."""
     given = np.full((HEIGHT, WIDTH), 2.0, np.float32)
     given[:, 45:] = missing
     for frame in frames():
@@ -264,7 +264,7 @@ def test_what_is_no_such_field_is_damage(kind: Any, value: Any, message: str) ->
 def test_damaged_images_of_fields_are_damage() -> None:
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)).save(stream, "PNG")
-    with pytest.raises(DamagedError, match="damaged picture"):
+    with pytest.raises(DamagedError, match="damaged image"):
         fields.moved("mask", pictures.decode(stream.getvalue()[:400]), Frame(40, 40, 4))
 
 

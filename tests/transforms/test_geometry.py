@@ -1,4 +1,4 @@
-"""Pictures that are turned and moved as a batch."""
+"""Images that are turned and moved as a batch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_each_picture_turns_by_its_own_angle() -> None:
 
 
 def test_angles_are_uniform_either_way() -> None:
-    """Where all that is shown lies inside, a slope turns with its picture."""
+    """Where all that is shown lies inside, a slope turns with its image."""
     slope = torch.linspace(-1, 1, 16).expand(400, 1, 16, 16)
     for degrees in (20.0, 3.0):
         down, right = torch.gradient(rotate(slope, degrees=degrees)[0][:, 0, 5:11, 5:11], dim=(1, 2))
@@ -77,5 +77,5 @@ def test_a_map_points_from_the_result_to_the_picture() -> None:
     wide = torch.zeros(1, 1, 5, 9)
     wide[0, 0, 0, 4] = 1  # above the middle
     sheared = warp(wide, torch.tensor([[[1.0, 1.0, 0], [0, 1, 0]]]), fill=0.0)
-    assert int(sheared[0, 0, 0].argmax()) == 6, "as far as it is above, whatever the picture's shape"
+    assert int(sheared[0, 0, 0].argmax()) == 6, "as far as it is above, whatever the image's shape"
     assert warp(x.double(), torch.eye(2, 3)[None], fill=0.5).dtype == torch.float64

@@ -1,4 +1,4 @@
-"""The boxes that are cut out of pictures: their area, their shape and where they lie."""
+"""The boxes that are cut out of images: their area, their shape and where they lie."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from mmssl.transforms.image import FILTERS, Crop, Flip, ImagePreprocess, Interpo
 
 
 def cropped(picture: Image.Image, size: int, *, interpolation: Interpolation = "bicubic", **options: Any) -> np.ndarray:
-    """Cuts a picture as views do: a frame is drawn, and then applied; (size, size, 3)."""
+    """Cuts an image as views do: a frame is drawn, and then applied; (size, size, 3)."""
     frame = Frame(*picture.size, size)
     Crop(**options).draw(frame)
     return framed(picture, frame, interpolation=interpolation).permute(1, 2, 0).numpy()
 
 
 def places(height: int, width: int) -> Image.Image:
-    """A picture whose red tells the column and green the row."""
+    """An image whose red tells the column and green the row."""
     shown = np.zeros((height, width, 3), np.uint8)
     shown[..., 0], shown[..., 1] = np.arange(width), np.arange(height)[:, None]
     return Image.fromarray(shown)
@@ -122,7 +122,7 @@ def test_a_crop_is_the_box_as_pil_scales_it(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_jpeg_is_decoded_as_large_as_the_box_needs_and_cut_at_its_own_scale(
     box: tuple[int, int, int, int], needed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The picture comes at half of its size: the box is halved with it."""
+    """The image comes at half of its size: the box is halved with it."""
     asked = []
 
     def half(picture: Image.Image, min_size: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""RandAugment's operations against PIL's, and that each picture has its own."""
+"""RandAugment's operations against PIL's, and that each image has its own."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_operations_are_those_of_pil(name: str, strength: float) -> None:
 
 @pytest.mark.parametrize("name", ["auto_contrast", "equalize", "invert"])
 def test_levels_are_those_of_pil_exactly(name: str) -> None:
-    """Of coarse, dark, even and two-valued pictures too."""
+    """Of coarse, dark, even and two-valued images too."""
     x = torch.stack([
         (torch.rand(3, 16, 16) * 255).round(), (torch.rand(3, 16, 16) * 40).round(), torch.full((3, 16, 16), 90.0),
         60 + 100 * (torch.rand(3, 16, 16) < 0.4), (torch.rand(3, 16, 16) * 5).round() * 51,

@@ -1,4 +1,4 @@
-"""What encoders are shown of pictures, and the operations that views are made of."""
+"""What encoders are shown of images, and the operations that views are made of."""
 
 import pickle
 import random
@@ -109,7 +109,7 @@ def test_extreme_shapes_are_cut_before_they_are_scaled(monkeypatch, shape, inter
 
 
 def test_extreme_shapes_never_become_large_pictures(monkeypatch):
-    """Every picture that Pillow makes on the way is as small as the file's own or the encoder's."""
+    """Every image that Pillow makes on the way is as small as the file's own or the encoder's."""
     made = []
     resize = Image.Image.resize
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Which pictures of a clip are shown, and where they are cut."""
+"""Which frames of a clip are shown, and where they are cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmssl.transforms.video import VideoPreprocess
 
 
 def places(height: int, width: int, count: int = 1) -> np.ndarray:
-    """Pictures (T, H, W, 3) whose red tells the column, green the row, and blue the time."""
+    """Images (T, H, W, 3) whose red tells the column, green the row, and blue the time."""
     shown = np.zeros((count, height, width, 3), np.uint8)
     shown[..., 0] = np.arange(width)
     shown[..., 1] = np.arange(height)[:, None]
@@ -28,7 +28,7 @@ def places(height: int, width: int, count: int = 1) -> np.ndarray:
 
 
 class Asked(Frames):
-    """Notes how large the pictures are wanted."""
+    """Notes how large the images are wanted."""
 
     def frames(self, times: Sequence[float], *, min_size: int | None = None) -> np.ndarray:
         object.__setattr__(self, "asked", (list(times), min_size))
@@ -103,7 +103,7 @@ def test_scaling_is_pils(way: Any) -> None:
 
 
 def test_a_crop_is_one_box_of_all_pictures() -> None:
-    """The box is read off the picture: at its own size nothing is interpolated."""
+    """The box is read off the image: at its own size nothing is interpolated."""
     clip, starts, times = Frames(places(40, 40, 3), 3.0), set(), [0.1, 0.9, 0.5]
     for _ in range(300):
         cut = video.random_crop(clip, times, 20, scale=(0.25, 0.25), ratio=(1.0, 1.0))

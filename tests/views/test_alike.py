@@ -197,7 +197,7 @@ def test_a_run_is_refused_before_it_starts(color_recipe: dict[str, Any], tmp_pat
 
 
 def test_what_is_refused_is_alike_and_what_is_allowed_differs() -> None:
-    """The rule is held against what the View shows of one picture and one cloud."""
+    """The rule is held against what the View shows of one image and one cloud."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
     sample = {"image": picture, "points": Cloud(np.random.default_rng(0).normal(size=(16, 3)))}
     for cases, expected in ((REFUSED, True), (ALLOWED, False)):

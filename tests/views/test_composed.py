@@ -34,7 +34,7 @@ AUDIO = {"audio": AudioPreprocess(RATE, 0.5)}
 
 
 def film(seconds: float) -> Frames:
-    """Pictures whose brightness is 10 times the second that they are shown in the middle of."""
+    """Images whose brightness is 10 times the second that they are shown in the middle of."""
     shades = (np.arange(round(seconds * FPS)) + 0.5) / FPS * 10
     return Frames(
         np.broadcast_to(shades.round().astype(np.uint8)[:, None, None, None], (len(shades), 4, 4, 3)).copy(), FPS
@@ -50,7 +50,7 @@ def uniform(values: Any, low: float, high: float) -> bool:
     return float(stats.kstest(values, "uniform", (low, high - low)).pvalue) > 1e-3
 
 
-MOMENTS = [  # seconds of film and of sound, of their windows, and between which moments the middle lies
+MOMENTS = [  # seconds of video and of sound, of their windows, and between which moments the middle lies
     (4.0, 20.0, 0.5, 0.5, (0.25, 3.75)),
     (20.0, 4.0, 0.5, 0.5, (0.25, 3.75)),
     (20.0, 20.0, 4.0, 0.5, (2.0, 18.0)),
@@ -67,7 +67,7 @@ MOMENTS = [  # seconds of film and of sound, of their windows, and between which
 def test_the_moment_that_is_shown_where_durations_differ(
     seen: float, heard: float, video_span: float | None, audio_span: float, between: tuple[float, float]
 ) -> None:
-    """Any at which the longer window lies within the shorter of film and sound, or else the middle of that."""
+    """Any at which the longer window lies within the shorter of video and sound, or else the middle of that."""
     preprocess = {
         "image": ImagePreprocess(4),
         "video": VideoPreprocess(4, frames=8, seconds=video_span),

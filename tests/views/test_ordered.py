@@ -1,4 +1,4 @@
-"""Views of frames in and out of order, on clips whose pictures tell when they are: a square that moves right."""
+"""Views of frames in and out of order, on clips whose images tell when they are: a square that moves right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAIN = {"split": False, "level": False, "jitter": 0, "mirror": 0.0, "fps": 25.0
 
 @cache
 def clip(pictures: int = 52) -> Frames:
-    """A red square on a blue floor, one pixel further right in every picture."""
+    """A red square on a blue floor, one pixel further right in every image."""
     shown = np.zeros((pictures, SIZE, SIZE, 3), dtype=np.uint8)
     shown[..., 2] = np.arange(SIZE) * 3
     for time in range(pictures):
@@ -55,7 +55,7 @@ def test_four_frames_are_shuffled_and_the_target_names_their_order() -> None:
         assert sorted_ in (sorted(times), sorted(times)[::-1])
         gaps |= set(np.diff(sorted(times)).tolist())
         seen[int(sample["target"])] += 1
-        assert min(times) > 0 and max(times) < 51  # neither the first picture nor the last
+        assert min(times) > 0 and max(times) < 51  # neither the first image nor the last
     assert set(seen) == set(range(12)) and max(seen.values()) < 40
     assert gaps == {3, 4, 5, 6, 7}  # of 0.1 to 0.3 s at 25 fps
 
@@ -221,7 +221,7 @@ def test_the_flow_of_a_shifted_wave_is_its_shift() -> None:
 
 
 def test_options_that_cannot_be_are_refused() -> None:
-    with pytest.raises(UserError, match="expected a crop within the picture"):
+    with pytest.raises(UserError, match="expected a crop within the image"):
         view(Shuffled, crop=80)
     with pytest.raises(UserError, match="fps is 0"):
         view(Shuffled, fps=0.0)

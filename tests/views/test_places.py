@@ -169,7 +169,7 @@ def test_papers_views_have_places() -> None:
 
 
 def film(width: int, height: int) -> clips.Frames:
-    """Blue is how late it is: 50 pictures of a tenth of a second."""
+    """Blue is how late it is: 50 images of a tenth of a second."""
     pixels = np.repeat(gradient(width, height)[None], 50, axis=0)
     pixels[..., 2] = (np.arange(50) * 5)[:, None, None]
     return clips.Frames(pixels, 10)
@@ -209,9 +209,9 @@ def test_videos_are_where_and_when_they_claim(make: Any, preprocess: dict[str, A
             expected = where.unflatten(1, (4, -1))
             away = (found[..., :2] - expected[..., :2] / torch.tensor(size)).abs()
             assert float(away.max()) < 1.5 * TOLERANCE
-            late = found[..., 2].mean(dim=2) * 255 / 5  # the number of the picture
+            late = found[..., 2].mean(dim=2) * 255 / 5  # the number of the image
             seconds = expected[..., 2].mean(dim=2)
-            assert ((late - (seconds * 10).floor()).abs() < 1.2).all(), "shown is the picture of the time"
+            assert ((late - (seconds * 10).floor()).abs() < 1.2).all(), "shown is the image of the time"
     assert not preprocess or len(batch.places["video"][0][:, 2, 3].unique()) > 1
 
 

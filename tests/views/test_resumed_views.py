@@ -60,7 +60,7 @@ DRAWING: dict[str, Any] = {  # of View classes
 }
 ALL = ("image", "video", "audio", "points", "text")
 FILMS = ("color_tracking", "odd_one_out", "opn", "shuffle_and_learn", "ordered", "motion")
-SHOWN: dict[str, tuple[str, ...]] = {  # by file; the rest show pictures
+SHOWN: dict[str, tuple[str, ...]] = {  # by file; the rest show images
     **dict.fromkeys(FILMS, ("video",)),
     **dict.fromkeys(("avts", "synchronised"), ("video", "audio")),
     **dict.fromkeys(("cloud_pair", "depthcontrast"), ("points",)),

@@ -1,4 +1,4 @@
-"""One view of each modality, drawn anew each time, with picture and sound of one moment."""
+"""One view of each modality, drawn anew each time, with image and sound of one moment."""
 
 import pickle
 import random

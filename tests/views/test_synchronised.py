@@ -1,4 +1,4 @@
-"""Picture and sound of one moment on a grid, second sounds that are out of sync, and what cannot be shown."""
+"""Image and sound of one moment on a grid, second sounds that are out of sync, and what cannot be shown."""
 
 import pickle
 import random
@@ -168,8 +168,8 @@ def silent_film():
 @pytest.mark.parametrize(
     "sample, reason",
     [
-        ({"video": ramp()[0]}, "a film without sound"),
-        ({"video": silent_film(), "audio": None}, "a film without sound"),
+        ({"video": ramp()[0]}, "a video without sound"),
+        ({"video": silent_film(), "audio": None}, "a video without sound"),
         ({"audio": ramp()[1]}, "sound without video"),
         (clip("video", 0.5), "a clip shorter than the window"),
         ({"video": ramp(4.0)[0], "audio": ramp(0.6)[1]}, "a clip shorter than the window"),

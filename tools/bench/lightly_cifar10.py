@@ -216,7 +216,7 @@ def theirs(name: str, recipe: Recipe, device: torch.device, folder: Path) -> Enc
 
 
 class Probe:
-    """Labelled pictures that vote, and others that are asked about."""
+    """Labelled images that vote, and others that are asked about."""
 
     def __init__(self, node: dict[str, Any], encoder: Encoder, options: argparse.Namespace) -> None:
         self.known = self._read(node["train"], options.known, encoder)

@@ -2,7 +2,7 @@
 
     python tools/bench/loader.py [SHARDS] [--batch 64] [--workers 2] [--size 32] [--rounds 3]
 
-Without SHARDS it makes 4,000 random pictures of 64 pixels first. Both read the shards, shuffle, decode each picture,
+Without SHARDS it makes 4,000 random images of 64 pixels first. Both read the shards, shuffle, decode each image,
 resize it to SIZE and stack batches in as many worker processes.
 """
 
@@ -33,7 +33,7 @@ from mmssl.types import Sample, View
 
 
 class Plain(View):
-    """Shows each picture once, as its encoder wants it."""
+    """Shows each image once, as its encoder wants it."""
 
     def __call__(self, sample: Sample) -> Sample:
         return {"image": [self.preprocess["image"](sample["image"])]}
@@ -47,7 +47,7 @@ def ours(source: Source, options: argparse.Namespace) -> Iterable[Tensor]:
 
 
 def picture(preprocess: ImagePreprocess, sample: tuple[Image.Image]) -> Tensor:
-    """Prepares one decoded picture."""
+    """Prepares one decoded image."""
     prepared: Tensor = preprocess(sample[0])
     return prepared
 
@@ -80,10 +80,10 @@ def rate(batches: Iterable[Any], most: int) -> float:
 def main() -> None:
     """Prints both rates and their ratio, the median of several rounds taken in turn."""
     command = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    command.add_argument("shards", nargs="?", help="webdataset shards with pictures")
+    command.add_argument("shards", nargs="?", help="webdataset shards with images")
     command.add_argument("--batch", type=int, default=64)
     command.add_argument("--workers", type=int, default=2)
-    command.add_argument("--size", type=int, default=32, help="pixels to which pictures are resized")
+    command.add_argument("--size", type=int, default=32, help="pixels to which images are resized")
     command.add_argument("--rounds", type=int, default=3)
     options = command.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ from mmssl.modalities.image import encode
 
 
 def picture(number: int) -> dict[str, bytes]:
-    """Makes one sample: a picture of one colour and its name."""
+    """Makes one sample: an image of one colour and its name."""
     shade = np.full((16, 16, 3), number * 5 % 256, np.uint8)
     return {"jpg": encode(Image.fromarray(shade)), "txt": f"shade {number}".encode()}
 

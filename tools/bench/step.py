@@ -2,7 +2,7 @@
 
     python tools/bench/step.py [--steps 60] [--profile 25]
 
-Makes small shards (pictures, words, films with sound, scans) in a temporary folder and trains tiny models on the five
+Makes small shards (images, words, videos with sound, scans) in a temporary folder and trains tiny models on the five
 tasks of configs/cross_modal/five.yaml, with two evaluations that are never due, as `mmssl train` does: progress bar, a
 line of the log every tenth step, monitors. Counted is the processor time of the main thread in the loop, log lines
 spread over the steps, minus what it spends in these calls:

@@ -85,7 +85,7 @@ def _scaled(frames: Tensor, size: int, square: bool) -> Tensor:
     shape = (size, size) if square else (round(height * factor), round(width * factor))
     if shape == (height, width):
         return frames
-    check("picture_side", max(shape), "a picture too long to scale", f"{width} x {height}")
+    check("picture_side", max(shape), "an image too long to scale", f"{width} x {height}")
     check("clip_pixels", len(frames) * shape[0] * shape[1], "a clip too large to scale", f"{width} x {height}")
     scaled = [F.interpolate(f[None].float(), size=shape, mode="bilinear", antialias=True) for f in frames]
     return torch.cat(scaled).round().clamp(0, 255).to(torch.uint8)

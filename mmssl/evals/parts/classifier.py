@@ -16,7 +16,7 @@ from mmssl.evals.parts.classes import same
 from mmssl.limits import refuse
 from mmssl.types import Encoder
 
-TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "one {}")
+TEMPLATES = ("{}", "a {}", "a photo of a {}", "an image of a {}", "one {}")
 
 
 def zero_shot_classifier(

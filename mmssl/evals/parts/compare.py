@@ -1,4 +1,4 @@
-"""Asking something trained how well picture and sound match: as a whole, and in every cell of the picture."""
+"""Asking something trained how well image and sound match: as a whole, and in every cell of the image."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Comparer:
 
     @torch.inference_mode()
     def features(self, name: str, x: Tensor) -> Features:
-        """Encodes prepared pictures, films or sounds."""
+        """Encodes prepared images, videos or sounds."""
         return self.encoders[name](x.to(self.encoders[name].device))
 
     @torch.inference_mode()
@@ -46,7 +46,7 @@ class Comparer:
 
     @torch.inference_mode()
     def match(self, seen: Features, heard: Features) -> Tensor:
-        """Returns how well each row's picture and sound match, (B,) on the CPU."""
+        """Returns how well each row's image and sound match, (B,) on the CPU."""
         if self.log_odds is not None:
             return self.log_odds(seen, heard).float().cpu()
         return (self.embedding(self.visual, seen) * self.embedding("audio", heard)).sum(dim=1).cpu()
@@ -58,23 +58,23 @@ class Comparer:
 
     @torch.inference_mode()
     def maps(self, seen: Tensor, heard: Tensor, frames: Sequence[int]) -> Tensor:
-        """Returns how well each cell of pictures, or of one frame of each film, matches the sound: (B, H, W)."""
+        """Returns how well each cell of images, or of one frame of each video, matches the sound: (B, H, W)."""
         visual, audio = self.features(self.visual, seen), self.features("audio", heard)
         self.require_maps()
         if self.own_map is not None:
             found = self.own_map(visual, audio)
         else:
             found = similarity_map(visual, self.heads["audio"](audio), self.heads[self.visual])
-        if found.ndim == 4:  # (B, T, H, W), where an encoder may have fewer moments than the film has frames
+        if found.ndim == 4:  # (B, T, H, W), where an encoder may have fewer moments than the video has frames
             moments = torch.tensor(frames) * found.shape[1] // seen.shape[2]
             found = found[torch.arange(len(found)), moments.to(found.device)]
         return found.float().cpu()
 
 
 def _visual(trained: Trained, task: str) -> str:
-    """Returns which encoder of films or pictures shares a space of that name with the one of sounds."""
+    """Returns which encoder of videos or images shares a space of that name with the one of sounds."""
     spaces = {name: list(encoder.spaces) for name, encoder in trained.encoders.items()}
     for name in ("video", "image"):
         if task in spaces.get(name, ()) and task in spaces.get("audio", ()):
             return name
-    raise UserError(f"{task!r} compares no picture or film with sound; the encoders have the spaces {spaces}")
+    raise UserError(f"{task!r} compares no image or video with sound; the encoders have the spaces {spaces}")

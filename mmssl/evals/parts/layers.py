@@ -95,7 +95,7 @@ def averaged(out: Any, x: Any, features: Features, encoder: Encoder) -> Tensor:
         out = _tokens(out, features)
     if len(out) % rows:
         raise UserError(f"a layer gives {len(out)} rows for {rows} samples, which has no average; choose another")
-    return out.unflatten(0, (rows, -1)).mean(1)  # an encoder of frames sees each of a film by itself
+    return out.unflatten(0, (rows, -1)).mean(1)  # an encoder of frames sees each of a video by itself
 
 
 def _tokens(out: Tensor, features: Features) -> Tensor:

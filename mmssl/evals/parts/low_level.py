@@ -1,4 +1,4 @@
-"""What picture and sound tell without learning: brightness, contrast, motion, loudness, and their rise together."""
+"""What image and sound tell without learning: brightness, contrast, motion, loudness, and their rise together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmssl.numerics.color import as_unit
 
 
 def look(x: Tensor) -> Tensor:
-    """Returns brightness, contrast and motion (mean absolute difference of frames) of pictures or clips: (B, 3)."""
+    """Returns brightness, contrast and motion (mean absolute difference of frames) of images or clips: (B, 3)."""
     x = as_unit(x)
     motion = _motion(x).mean(dim=1) if x.ndim == 5 else torch.zeros(len(x))
     return torch.stack([x.flatten(1).mean(dim=1), x.flatten(1).std(dim=1), motion], dim=1)
@@ -23,7 +23,7 @@ def loudness(sounds: Tensor) -> Tensor:
 
 
 def together(x: Tensor, sounds: Tensor) -> Tensor:
-    """Returns the correlation of motion and loudness from frame to frame, (B, 1); of single pictures none, (B, 0)."""
+    """Returns the correlation of motion and loudness from frame to frame, (B, 1); of single images none, (B, 0)."""
     if x.ndim < 5 or x.shape[2] < 3:
         return torch.zeros(len(x), 0)
     motion = _motion(as_unit(x))  # (B, T - 1)

@@ -1,4 +1,4 @@
-"""A picture or film with the class of every pixel, prepared as an encoder sees it."""
+"""An image or video with the class of every pixel, prepared as an encoder sees it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ VOID = 255  # pixels that do not count
 
 
 def prepared(preprocess: Preprocess, raw: Any, mask: Any) -> tuple[Tensor, Tensor]:
-    """Returns what the encoder sees of a picture or film, and the classes of its pixels (T, H, W), uint8.
+    """Returns what the encoder sees of an image or video, and the classes of its pixels (T, H, W), uint8.
 
-    mask: a picture of one channel (its values, or its palette's numbers), or an array (H, W) or (T, H, W), alone or as
-    the only one of an npz. Of several masks the one in the middle belongs to a picture, also to that of a film.
+    mask: an image of one channel (its values, or its palette's numbers), or an array (H, W) or (T, H, W), alone or as
+    the only one of an npz. Of several masks the one in the middle belongs to an image, also to that of a film.
     Raises DamagedError for masks that do not fit.
     """
     classes = _classes(mask)
@@ -32,7 +32,7 @@ def prepared(preprocess: Preprocess, raw: Any, mask: Any) -> tuple[Tensor, Tenso
         plain = replace(preprocess, interpolation="nearest")
         return preprocess(raw), plain(middle)[:1]
     if not isinstance(preprocess, VideoPreprocess):
-        raise UserError(f"masks belong to pictures and films; this encoder reads {preprocess.modality}")
+        raise UserError(f"masks belong to images and videos; this encoder reads {preprocess.modality}")
     clip = video.load(raw)
     span = clip.duration if preprocess.span is None else preprocess.span
     times = preprocess.times(clip, (clip.duration - span) / 2)

@@ -1,4 +1,4 @@
-"""A moment at which something sounds: what is seen and heard of it, and where in the picture it is."""
+"""A moment at which something sounds: what is seen and heard of it, and where in the image it is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Pictures = np.ndarray  # uint8 (T, H, W, 3)
 
 @dataclass(slots=True)
 class Moment:
-    """What an encoder sees, (3, S, S) or (3, T, S, S), and hears, and the truth (S, S) bool in its picture `frame`."""
+    """What an encoder sees, (3, S, S) or (3, T, S, S), and hears, and the truth (S, S) bool in its image `frame`."""
 
     seen: Tensor
     heard: Tensor
@@ -33,7 +33,7 @@ class Moment:
 
     @property
     def picture(self) -> Tensor:
-        """The one picture that the truth is about, uint8 (3, S, S)."""
+        """The one image that the truth is about, uint8 (3, S, S)."""
         return self.seen if self.seen.ndim == 3 else self.seen[:, self.frame]
 
 
@@ -42,8 +42,8 @@ class Sounding:
 
     preprocess: encoder's key -> its preprocessing. visual: "image" or "video". truth: `impacts` are those of the
     toy world, loudest first, at most `count` of a clip, each with the mask of the object that hit; `boxes`, a list of
-    (left, top, right, bottom) as shares of the picture, and `masks`, of one picture or of each of a film's, not 0 where
-    it sounds, are of the middle of a film, or of a still picture.
+    (left, top, right, bottom) as shares of the image, and `masks`, of one image or of each of a video's, not 0 where
+    it sounds, are of the middle of a video, or of a still image.
     """
 
     def __init__(self, preprocess: Mapping[str, Any], visual: str, *, truth: Truth = "impacts", count: int = 1) -> None:
@@ -60,7 +60,7 @@ class Sounding:
         return moments
 
     def _told(self, sample: Sample) -> Iterator[tuple[float | None, Any]]:
-        """Yields when something sounds, None for a still picture, and of which object, None for everything."""
+        """Yields when something sounds, None for a still image, and of which object, None for everything."""
         if self.truth != "impacts":
             yield (sample[self.visual].duration / 2 if hasattr(sample[self.visual], "duration") else None), None
             return
@@ -91,7 +91,7 @@ class Sounding:
         )
 
     def _times(self, clip: Any, time: float) -> list[float]:
-        """Returns when the pictures about a moment are taken."""
+        """Returns when the images about a moment are taken."""
         if self.visual == "image":
             return [time]
         preprocess = self.preprocess["video"]
@@ -108,26 +108,26 @@ class Sounding:
         return torch.as_tensor(preprocess.window(sound, start))
 
     def _where(self, sample: Sample, time: float, number: int | None, size: tuple[int, ...]) -> np.ndarray:
-        """Returns where it sounds, (H, W) bool, in a picture of that size."""
+        """Returns where it sounds, (H, W) bool, in an image of that size."""
         if self.truth == "boxes":
             return boxed(sample["boxes"], size)
         masks = _masks(sample["masks"])
         if masks.shape[-2:] != size:
-            raise DamagedError("masks of another size than the pictures", f"{masks.shape[-2:]} and {size}")
+            raise DamagedError("masks of another size than the images", f"{masks.shape[-2:]} and {size}")
         fps = sample["meta"]["fps"] if "meta" in sample else getattr(sample[self.visual], "fps", 1.0)
         mask = masks[min(int(time * fps + 1e-6), len(masks) - 1)]
         return mask > 0 if number is None else mask == number
 
 
 def shown(preprocess: Mapping[str, Any], visual: str, pictures: Pictures) -> Tensor:
-    """Returns pictures as the encoder sees them: a film (3, T, S, S), or the first one (3, S, S)."""
+    """Returns images as the encoder sees them: a video (3, T, S, S), or the first one (3, S, S)."""
     if visual == "image":
         return torch.as_tensor(preprocess["image"](Image.fromarray(pictures[0])))
     return video.to_tensor(video.resized(video.centre_square(pictures), preprocess["video"].size))
 
 
 def boxed(boxes: Any, size: tuple[int, ...]) -> np.ndarray:
-    """Fills boxes (left, top, right, bottom), shares of the width and height, in a picture of that size (H, W)."""
+    """Fills boxes (left, top, right, bottom), shares of the width and height, in an image of that size (H, W)."""
     found = np.asarray(boxes, dtype=float).reshape(-1, 4) if np.size(boxes) % 4 == 0 else np.full((1, 4), np.nan)
     if not ((found >= 0) & (found <= 1)).all() or not (found[:, :2] < found[:, 2:]).all():
         raise DamagedError("boxes that are not (left, top, right, bottom) from 0 to 1", str(boxes))
@@ -138,7 +138,7 @@ def boxed(boxes: Any, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _masks(raw: Any) -> np.ndarray:
-    """Returns masks (T, H, W) of what a field holds: a picture, an array, or an archive with the array `masks`."""
+    """Returns masks (T, H, W) of what a field holds: an image, an array, or an archive with the array `masks`."""
     if isinstance(raw, Image.Image):
         image.values(raw)  # reads it within limits, or says what is damaged
         return np.asarray(raw.convert("L"))[None]

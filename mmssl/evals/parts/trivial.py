@@ -56,8 +56,8 @@ def _fitted(train: Tensor, answer: Tensor, test: Tensor, classes: int) -> Tensor
 def statistics(views: dict[str, list[Any]]) -> dict[str, Tensor]:
     """Returns of each modality but text low-level statistics (B, F): what a shortcut could be made of.
 
-    Of every picture, still or a frame: mean of each channel, contrast, energy of gradients; and how far any two
-    pictures of a sample differ in each. Of sound: loudness in eighths of the window, and zero crossings. Of clouds:
+    Of every image, still or a frame: mean of each channel, contrast, energy of gradients; and how far any two
+    images of a sample differ in each. Of sound: loudness in eighths of the window, and zero crossings. Of clouds:
     number of points, mean and spread of each column.
     """
     found: dict[str, list[Tensor]] = {}
@@ -74,7 +74,7 @@ def statistics(views: dict[str, list[Any]]) -> dict[str, Tensor]:
 
 
 def _of_pictures(pictures: Tensor) -> Tensor:
-    """Describes pictures (B, 3, T, H, W), uint8 or up to 1: (B, F)."""
+    """Describes images (B, 3, T, H, W), uint8 or up to 1: (B, F)."""
     x = as_unit(pictures).float()
     grey = x.mean(dim=1)
     gradient = (grey.diff(dim=-1).square().mean((-1, -2)) + grey.diff(dim=-2).square().mean((-1, -2))).sqrt()

@@ -1,4 +1,4 @@
-"""Questions about picture and sound: where in a clip both are taken, true and false, and what is shown of it."""
+"""Questions about image and sound: where in a clip both are taken, true and false, and what is shown of it."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class WindowSampler:
     def sample(
         self, sample: Sample, kinds: Sequence[Kind], count: int, rng: random.Random
     ) -> dict[Kind, list[Question]]:
-        """Returns for each kind that the clip has room for `count` questions; for a film shorter than a window none."""
+        """Returns for each kind that the clip has room for `count` questions; for one shorter than a window none."""
         sound = self.preprocess["audio"].opened(sample["audio"])
         rate = self.preprocess["audio"].sample_rate
         heard = Waveform(sound.read(sample_rate=rate), rate)  # decoded once, however many windows there are
         seen = sample[self.visual]
-        if not hasattr(seen, "frames"):  # a still picture belongs to all of its sound
+        if not hasattr(seen, "frames"):  # a still image belongs to all of its sound
             return {
                 "easy": [Question(self.preprocess[self.visual](seen), self.preprocess["audio"](heard), None)] * count
             }
@@ -76,7 +76,7 @@ class WindowSampler:
         }
 
     def _span(self, seen: Any) -> float:
-        """Returns how many seconds are seen: none of a single picture."""
+        """Returns how many seconds are seen: none of a single image."""
         if self.visual == "image":
             return 0.0
         return seen.duration if self.preprocess["video"].span is None else self.preprocess["video"].span

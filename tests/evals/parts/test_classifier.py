@@ -48,7 +48,7 @@ def test_prompts_are_every_class_in_every_template() -> None:
 
 
 def test_templates_by_default() -> None:
-    assert TEMPLATES == ("{}", "a {}", "a photo of a {}", "a picture of a {}", "one {}")
+    assert TEMPLATES == ("{}", "a {}", "a photo of a {}", "an image of a {}", "one {}")
     assert read_templates(None) == list(TEMPLATES)
 
 

@@ -1,4 +1,4 @@
-"""Asking how well picture and sound match: by the task's own answer, or by cosine in its space."""
+"""Asking how well image and sound match: by the task's own answer, or by cosine in its space."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_task_of_a_space_looks_at_films_before_pictures() -> None:
     both.encoders["video"].spaces.clear()
     assert Comparer(both, "clip").visual == "image"
     both.encoders["audio"].spaces.clear()
-    with pytest.raises(UserError, match="'clip' compares no picture or film with sound"):
+    with pytest.raises(UserError, match="'clip' compares no image or video with sound"):
         Comparer(both, "clip")
     assert Comparer(trained(SimpleNamespace(), "task"), "task").visual == "image"
     with pytest.raises(UserError, match="no encoder 'video'"):

@@ -36,7 +36,7 @@ def in_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Deadly(ImagePreprocess):
-    """Ends at pictures of an odd size in a way that this tells, or says so where they are only damaged."""
+    """Ends at images of an odd size in a way that this tells, or says so where they are only damaged."""
 
     spared = False
 

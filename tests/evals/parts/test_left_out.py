@@ -37,7 +37,7 @@ from mmssl.judge import Judge
 from mmssl.types import Objective, Pretext, Trained, View
 from mmssl.views.single import view
 
-BAD = {2: "pixels that are cut off", 9: "no picture at all"}
+BAD = {2: "pixels that are cut off", 9: "no image at all"}
 SMALL = {"image_size": 16, "widths": [8], "depths": [1], "stem_stride": 1}
 
 
@@ -48,7 +48,7 @@ def mask() -> bytes:
 
 
 def pictures(root: Path, count: int, *, bad: Any = BAD) -> dict[str, Any]:
-    """Writes pictures of two classes; of those in `bad` the header, or nothing, can be read."""
+    """Writes images of two classes; of those in `bad` the header, or nothing, can be read."""
     samples = []
     for number in range(count):
         name = ("ant", "cat")[number % 2]

@@ -1,4 +1,4 @@
-"""What picture and sound tell without learning, by numpy, and what a linear model is asked about it."""
+"""What image and sound tell without learning, by numpy, and what a linear model is asked about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks of pictures and films: which of several belongs to what is shown, and how it is cut."""
+"""Masks of images and videos: which of several belongs to what is shown, and how it is cut."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_masks_of_pictures_are_scaled_without_new_classes() -> None:
     given[:, 1], given[:, 2] = 100, 200
     x, classes = prepared(ImagePreprocess(size=9), np.repeat(given[..., None], 3, axis=2), given)
     assert classes.unique().tolist() == [0, 100, 200] and classes[0, 0].tolist() == [0] * 3 + [100] * 3 + [200] * 3
-    assert len(x.unique()) > 3  # the picture itself is smooth
+    assert len(x.unique()) > 3  # the image itself is smooth
 
 
 def palette(mask: np.ndarray) -> Image.Image:

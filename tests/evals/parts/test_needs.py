@@ -1,4 +1,4 @@
-"""Evaluations and pictures say what they need before a run: an encoder, a space, a task, a field; in one line."""
+"""Evaluations and images say what they need before a run: an encoder, a space, a task, a field; in one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VIT = {"name": "vit", "image_size": 32, "patch_size": 16, "width": 16, "depth": 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Pictures without anything beside them."""
+    """Images without anything beside them."""
     return tar(tmp_path_factory.mktemp("plain"), ({"png": png("ant", i)} for i in range(3)))
 
 
@@ -83,12 +83,12 @@ WRONG = [
     ("register", {"encoder": "voxels"}, "no encoder 'voxels'"),
     ("register", {"encoder": "image"}, "reads image; expected points"),
     ("register", {"space": "clip"}, "no space 'clip'"),
-    ("propagate", {"encoder": "films"}, "no encoder 'films'"),
+    ("propagate", {"encoder": "films"}, "no encoder 'videos'"),
     ("propagate", {"encoder": "points"}, "reads points; expected video or image"),
     ("propagate", {"space": "clop"}, "no space 'clop'"),
-    ("localize", {"task": "avol"}, "'avol' compares no picture or film with sound"),
+    ("localize", {"task": "avol"}, "'avol' compares no image or video with sound"),
     ("localize", {"truth": "boxes"}, "has 'boxes'"),
-    ("audio_visual", {"task": "avc"}, "'avc' compares no picture or film with sound"),
+    ("audio_visual", {"task": "avc"}, "'avc' compares no image or video with sound"),
     ("audio_visual", {"label": "kind"}, "has 'kind'"),
     ("shortcut", {"task": "simgle"}, "no task 'simgle' to judge; did you mean 'single'"),
     ("order", {"task": "opn"}, "no task 'opn' to judge"),
@@ -185,7 +185,7 @@ def test_results_say_what_was_left_out_and_pictures_what_they_need(
         ("register", "no encoder 'points'"),
         ("pca", "no encoder 'points'"),
         ("propagate", "no encoder 'video'"),
-        ("localize", "'avol' compares no picture or film with sound"),
+        ("localize", "'avol' compares no image or video with sound"),
     ):
         space = ["space=clop"] if kind == "retrieval" else []
         assert cli.main(["picture", str(run), kind, f"data.shards={tmp_path / '0.tar'}", *space]) == 2

@@ -210,7 +210,7 @@ def test_the_size_of_frames_is_said_or_the_encoders_own() -> None:
     nameless = Colors("video")
     nameless.preprocess = Nameless()  # type: ignore[assignment]
     assert side(nameless, 16) == 16
-    with pytest.raises(UserError, match="names no size of its pictures; say size"):
+    with pytest.raises(UserError, match="names no size of its images; say size"):
         side(nameless, None)
 
 
@@ -250,7 +250,7 @@ def test_the_figures_of_an_object_are_means_over_its_frames() -> None:
 
 
 def masked(number: int, frames: int = 5) -> dict[str, Any]:
-    """A film of noise with masks of three labels and void, and tracks of four points, some unseen."""
+    """A video of noise with masks of three labels and void, and tracks of four points, some unseen."""
     draw = np.random.default_rng(number)
     masks = np.zeros((frames, 8, 12), np.uint8)
     for t in range(frames):

@@ -25,7 +25,7 @@ RATE, FPS = 1000, 10
 
 
 def film(impacts: list[dict[str, Any]], *, frames: int = 30) -> dict[str, Any]:
-    """Pictures that tell their number, a sound that tells the time, and an object 0 whose place is its frame's row."""
+    """Images that tell their number, a sound that tells the time, and an object 0 whose place is its frame's row."""
     pictures = np.broadcast_to(np.arange(frames, dtype=np.uint8)[:, None, None, None], (frames, 8, 8, 3)).copy()
     masks = np.zeros((frames, 8, 8), np.uint8)
     for t in range(frames):
@@ -181,7 +181,7 @@ def test_boxes_are_filled_to_the_nearest_pixel() -> None:
     expected = np.zeros((10, 20), bool)
     expected[3:7, 2:18], expected[0:1, 0:4] = True, True
     assert (found == expected).all()
-    assert boxed([0.0, 0.0, 1.0, 1.0], (3, 5)).all(), "one box need not be in a list, and may be the whole picture"
+    assert boxed([0.0, 0.0, 1.0, 1.0], (3, 5)).all(), "one box need not be in a list, and may be the whole image"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_pictures_and_masks_are_read_within_limits(monkeypatch: pytest.MonkeyPat
     """And what is damaged in them is left out."""
     stream = io.BytesIO()
     Image.fromarray(np.full((8, 8), 9, np.uint8)).save(stream, "PNG")
-    for data, reason in ((stream.getvalue(), "too large"), (stream.getvalue()[:45], "damaged picture")):
+    for data, reason in ((stream.getvalue(), "too large"), (stream.getvalue()[:45], "damaged image")):
         monkeypatch.setenv(limits.VARIABLE, "picture_pixels=63" if reason == "too large" else "")
         for key in ("image", "masks"):
             sample = {"image": Image.new("RGB", (4, 4)), "masks": np.ones((4, 4)), "audio": film([])["audio"]}

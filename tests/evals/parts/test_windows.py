@@ -1,4 +1,4 @@
-"""Questions about picture and sound: which windows may be drawn, and that all of one question is of one moment."""
+"""Questions about image and sound: which windows may be drawn, and that all of one question is of one moment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RATE = 1000
 
 
 class Clock:
-    """A film whose pictures tell the time, in hundredths of a second as grey levels, and what was asked of it."""
+    """A video whose images tell the time, in hundredths of a second as grey levels, and what was asked of it."""
 
     def __init__(self, duration: float) -> None:
         self.duration, self.asked = duration, list[tuple[list[float], Any]]()
@@ -131,7 +131,7 @@ def test_a_film_that_is_shorter_than_a_window_is_not_asked_about(film: float, so
     found = ask(sampler(), Clock(film), sound)
     assert list(found) == (["easy"] if asked else [])
     for question in found.get("easy", ()):
-        assert float(question.visual[0, 0, 0, 0]) == 5, "the first of four pictures in 0.4 s"
+        assert float(question.visual[0, 0, 0, 0]) == 5, "the first of four images in 0.4 s"
 
 
 def test_windows_stay_within_film_and_sound() -> None:

@@ -1,4 +1,4 @@
-"""Says where a picture's boxes are, any number of them, from its features: what a detector's view has to bring."""
+"""Says where an image's boxes are, any number of them, from its features: what a detector's view has to bring."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmssl.types import Batch, Encoder, Loss, Method, Objective, Ragged, Sample,
 
 
 class Boxed(View):
-    """Shows a picture as it is, and fields["image"]["boxes"]: x, y, width and height of each, from 0 to 1."""
+    """Shows an image as it is, and fields["image"]["boxes"]: x, y, width and height of each, from 0 to 1."""
 
     def __init__(self, preprocess: Mapping[str, object]) -> None:
         super().__init__(preprocess)  # type: ignore[arg-type]
@@ -25,7 +25,7 @@ class Boxed(View):
 
 
 class Boxes(Objective):
-    """Each box lies where its picture's features say."""
+    """Each box lies where its image's features say."""
 
     modalities = ("image",)
 
