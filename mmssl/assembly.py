@@ -27,7 +27,7 @@ from mmssl.types import Batch, Encoder, Objective, Pretext, View
 LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
 
 
-class Stream:
+class TaskStream:
     """One task's endless stream of batches, and where it stands.
 
     begins: whether a pass over the set has begun since somebody last set it to False.
@@ -89,7 +89,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def assemble(
     recipe: Recipe, folder: Path, *, device: torch.device, resume: dict[str, Any] | None
-) -> tuple[MultiTask, dict[str, Stream]]:
+) -> tuple[MultiTask, dict[str, TaskStream]]:
     """Builds the module that trains, on the device, and task -> stream.
 
     folder: the run's, from which learnt preprocessing is taken back on a resume.
@@ -120,7 +120,7 @@ def assemble(
             loader = _loader(recipe, key, sources[key], view)
         except UserError as error:
             raise UserError(f"tasks.{key}: {error}") from None
-        streams[key] = Stream(loader, view, resume[key] if resume else None)
+        streams[key] = TaskStream(loader, view, resume[key] if resume else None)
     return model, streams
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmssl import names
 from mmssl.encoders import create_encoder, refuse_fetching
-from mmssl.errors import UserError, did_you_mean, told
+from mmssl.errors import UserError, as_user_error, did_you_mean
 from mmssl.files import naming, sync, sync_folder, write_atomically
 from mmssl.nn.bounded import bounded, check_values
 from mmssl.schema import Positive, fit, read_json, shortened
@@ -170,7 +170,7 @@ def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = Fa
     folder = Path(path)
     config, where, file = read_config(folder), str(folder / "config.json"), folder / "model.safetensors"
     check_values(config, where)
-    with told(f"{where} describes an encoder that cannot be built"), bounded(where, file, loaded=True):
+    with as_user_error(f"{where} describes an encoder that cannot be built"), bounded(where, file, loaded=True):
         encoder = _build(folder, config, trust_code=trust_code)
     load_weights(encoder, file, prefix="encoder.")
     for task, built in encoder.spaces.items():

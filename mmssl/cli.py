@@ -340,8 +340,8 @@ def _run_verify(a: argparse.Namespace) -> int:
     problems = verify(a.folder, decode=a.decode)
     for problem in problems:
         say(problem)
-    told = "" if (Path(a.folder) / INDEX).is_file() else f"; without {INDEX} nothing tells whether any is missing"
-    say(f"{len(problems)} problems" if problems else f"all shards are whole{told}")
+    remark = "" if (Path(a.folder) / INDEX).is_file() else f"; without {INDEX} nothing tells whether any is missing"
+    say(f"{len(problems)} problems" if problems else f"all shards are whole{remark}")
     return 2 if problems else 0
 
 

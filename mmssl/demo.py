@@ -34,7 +34,7 @@ def demo(*, data: Path, out: Path, overrides: Sequence[str] = ()) -> None:
     print(f"2/2 five tasks on its images, words, videos, sounds and scans, in {out}", flush=True)
     train(RECIPE, [*shards(data), *overrides], out=out, resume=True)
     scores = read_scores(out)
-    found = {f"{told}  [{key}]": scores[key] for key, told in SHOWN.items() if key in scores}
+    found = {f"{title}  [{key}]": scores[key] for key, title in SHOWN.items() if key in scores}
     print(
         f"\nOn scenes that training never saw; shape and colour in compositions that it never saw.\n\n{table(found)}\n"
     )

@@ -27,7 +27,7 @@ class DamagedError(UserError):
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def as_user_error(what: str) -> Iterator[None]:
     """Makes a UserError of every error inside: for what is built by values of a stranger's that no schema can judge."""
     try:
         yield

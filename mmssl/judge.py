@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl import checkpoint, dist, names, recipe
-from mmssl.errors import UserError, did_you_mean, told
+from mmssl.errors import UserError, as_user_error, did_you_mean
 from mmssl.evals.parts.memory import remembering
 from mmssl.evals.parts.report import Report, reporting, warn
 from mmssl.evals.parts.results import Judged, read_results, record, scores_of
@@ -100,7 +100,7 @@ class Judge:
 def write_results(
     folder: Path, made: recipe.Recipe, scores: Mapping[str, Score], *, samples: int, remarks: Mapping[str, Any]
 ) -> None:
-    """Writes results.json after so many samples of training; what was judged otherwise stands there beside it."""
+    """Writes results.json after this many samples of training; what was judged otherwise stands there beside it."""
     head = {"recipe": made.name, "seed": made.train.seed, "samples": samples}
     record(folder / "results.json", judged_by(made.evals, scores, remarks, samples=samples), head, newest_first=True)
 
@@ -158,7 +158,7 @@ def evaluate(
     for key in evals or ():
         if key not in made.evals:
             raise UserError(f"the recipe of {run} has no evaluation {key!r}; {did_you_mean(key, made.evals)}")
-    with told(f"{folder / 'recipe.yaml'}: its evaluations cannot be built"):
+    with as_user_error(f"{folder / 'recipe.yaml'}: its evaluations cannot be built"):
         judge = Judge(made.evals)
     group = dist.group(made.train.device, timeout=made.train.timeout)
     with group as device, locked(folder):  # a live run writes the same files

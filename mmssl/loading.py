@@ -9,7 +9,7 @@ from typing import Any
 from mmssl import checkpoint, names, recipe
 from mmssl.assembly import build_objective, pretexts
 from mmssl.encoders import create_encoder, refuse_fetching
-from mmssl.errors import UserError, told
+from mmssl.errors import UserError, as_user_error
 from mmssl.nn.bounded import bounded, check_values
 from mmssl.run_folder import read_whole
 from mmssl.schema import fit, read_json
@@ -60,7 +60,10 @@ def _load_objective(folder: Path, made: recipe.Recipe, key: str, encoders: Mappi
     options = {"objective": made.tasks[key].objective[1], "view": made.tasks[key].view[1]}
     check_values(options, where)
     others = [folder / "encoders" / encoder / "model.safetensors" for encoder in encoders]
-    with told(f"{where} describes an objective that cannot be built"), bounded(where, file, *others, loaded=True):
+    with (
+        as_user_error(f"{where} describes an objective that cannot be built"),
+        bounded(where, file, *others, loaded=True),
+    ):
         objective = build_objective(made, key, encoders)
     checkpoint.load_weights(objective, file)
     return objective

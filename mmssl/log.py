@@ -62,7 +62,7 @@ class Appended:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.file = path, path.open("ab", buffering=0)
         self.waiting = b""
-        self.told = False
+        self.warned = False
 
     def write(self, data: bytes) -> None:
         """Writes what waits, then the data."""
@@ -71,9 +71,9 @@ class Appended:
             while self.waiting:
                 self.waiting = self.waiting[self.file.write(self.waiting) :]
         except OSError as error:
-            if not self.told:
+            if not self.warned:
                 tqdm.write(f"{self.path} cannot be written: {error.strerror}; what comes waits until it can")
-            self.told = True
+            self.warned = True
 
     def close(self) -> None:
         """Writes what waits, or says that it is lost."""

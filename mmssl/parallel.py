@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mmssl import dist
 from mmssl.objectives.accumulated import Accumulated
-from mmssl.objectives.bank import Rows
+from mmssl.objectives.bank import SampleRows
 from mmssl.objectives.queue import Queue
 
 M = TypeVar("M", bound=nn.Module)
@@ -72,5 +72,5 @@ def equal_everywhere(model: nn.Module) -> list[str]:
 
     DDP would otherwise send all of them from the first process to the others at every step.
     """
-    kept = [(name, module) for name, module in model.named_modules() if isinstance(module, Queue | Rows)]
+    kept = [(name, module) for name, module in model.named_modules() if isinstance(module, Queue | SampleRows)]
     return [f"{name}.{key}" for name, module in kept for key, _ in module.named_buffers(recurse=False)]

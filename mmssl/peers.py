@@ -220,7 +220,7 @@ class _Signs:
         self.last = [""] * world
 
     def read(self, found: list[str], passed: float) -> None:
-        """Takes in what every rank wrote, so many seconds after the last time."""
+        """Takes in what every rank wrote, this many seconds after the last time."""
         begun = [-1 if value == DONE else int(value.split()[1]) for value in found]
         for rank, value in enumerate(found):
             before, self.last[rank] = self.last[rank], value

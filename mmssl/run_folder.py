@@ -78,14 +78,14 @@ def _load_everywhere(folder: Path) -> tuple[dict[str, Any] | None, dict[Path, st
         state, damaged = checkpoint.load_state(folder, schema=State)
     except UserError as raised:
         error = str(raised)
-    told = dist.gather_objects((error, state["step"] if state else None))
-    for rank, (error, _) in enumerate(told):
+    everyone = dist.gather_objects((error, state["step"] if state else None))
+    for rank, (error, _) in enumerate(everyone):
         if error:
             raise UserError(error if rank == 0 else f"rank {rank}: {error}")
-    for rank, (_, step) in enumerate(told):
-        if step != told[0][1]:
+    for rank, (_, step) in enumerate(everyone):
+        if step != everyone[0][1]:
             raise UserError(
-                f"processes find different checkpoints in {folder}: step {told[0][1]} on rank 0 and {step} on rank "
+                f"processes find different checkpoints in {folder}: step {everyone[0][1]} on rank 0 and {step} on rank "
                 f"{rank}; every machine needs the same folder"
             )
     return state, damaged

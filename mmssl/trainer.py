@@ -49,7 +49,7 @@ class Trainer:
         self.step = state["step"] if state else 0  # before the first batch, which may depend on it
         self.judge = Judge(recipe.evals)
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and dist.computes_bf16(device))
-        self.told: set[tuple[str, str]] = set()
+        self.reported: set[tuple[str, str]] = set()
         self.wholeness = EmptyBatches()
         self.alarm = Alarm(min(max(10, self.steps // options.log_every // 4), 100))
         self._start(state)
@@ -221,8 +221,8 @@ class Trainer:
         """Says once of each kind of note what the loaders have to tell, such as truncated texts."""
         for key, stream in self.streams.items():
             for note, number in stream.loader.report()["notes"].items():
-                if (key, note) not in self.told:
-                    self.told.add((key, note))
+                if (key, note) not in self.reported:
+                    self.reported.add((key, note))
                     tqdm.write(f"{key}: {note}: {number} so far; the total stands in data_report.json")
 
     def save(self) -> None:
@@ -356,10 +356,10 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None, stop: Stopping)
         waited, counted = waited + wait, counted + 1
         bar.update(trainer.per_step)
         done = trainer.step == trainer.steps
-        told = trainer.step % options.log_every == 0 or done
-        if told:
+        reporting = trainer.step % options.log_every == 0 or done
+        if reporting:
             trainer.check_bad_steps()
-        if log and told:
+        if log and reporting:
             values = trainer.figures(losses, waited, time.perf_counter() - began, counted)
             log.write(trainer.step, values)
             trainer.tell_notes()

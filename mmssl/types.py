@@ -162,7 +162,7 @@ class Features:
     lengths: Tensor | None = None
 
     def split(self, samples: int) -> list[Features]:
-        """Returns those of several views that passed one behind the other, each of so many samples.
+        """Returns those of several views that passed one behind the other, each of this many samples.
 
         Packed tokens wait for the device.
         """

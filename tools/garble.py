@@ -1,7 +1,7 @@
 """Garbles documents, and lists the readers that end neither in what they read nor in one line.
 
 python tools/garble.py --each 10000
-    So many documents for every reader: a change or a few of the values of a whole one, or of its bytes (garbling.py).
+    This many documents for every reader: a change or a few of the values of a whole one, or of its bytes (garbling.py).
 python tools/garble.py config recipe --each 300 --seed 7
     Some readers. A document depends on the seed, the reader and its number alone.
 python tools/garble.py config --only 1234

@@ -6,7 +6,7 @@ A small run of two gloo processes with data workers, started by torchrun, saves 
 drawn for each kill: SIGKILL one rank, both, a data worker, torchrun, or every process at once as a power cut does;
 SIGTERM one rank or torchrun. So is when: at any moment from the first new step on, which is within a save for a good
 part, or in one case of eight at any moment of the start. What is left of the run must end within two minutes. Then the
-same command goes on with it, and runs follow each other until there were so many kills. Each must end bit for bit as
+same command goes on with it, and runs follow each other until there were this many kills. Each must end bit for bit as
 the unkilled one: weights, optimizer, encoders, where the data stands. The objective keeps which samples each step was
 shown in a buffer, which must hold every sample once for each epoch. Exit code 1 where anything differs.
 """
@@ -203,7 +203,7 @@ def whole(folder: Path) -> tuple[Path, float, float]:
 
 
 def broken(folder: Path, draw: random.Random, start: float, step: float, most: int) -> tuple[Counter[str], list[str]]:
-    """Makes the run with at most so many kills; returns how often each kind came, and what was wrong."""
+    """Makes the run with at most this many kills; returns how often each kind came, and what was wrong."""
     folder.mkdir()
     kinds: Counter[str] = Counter()
     wrong: list[str] = []

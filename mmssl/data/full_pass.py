@@ -34,7 +34,7 @@ class FullPass:
         self.batch, self.rank, self.world = batch, rank, world
 
     def batches(self, *, workers: int) -> Iterator[Batch]:
-        """Yields them, of at most `batch` samples, made by so many processes, or by this one for 0."""
+        """Yields them, of at most `batch` samples, made by this many processes, or by this one for 0."""
         made = batches_in_workers(
             self.source,
             self.view.reads,

@@ -54,7 +54,7 @@ def in_workers(
     make: must be picklable, as must what it returns; it gets what `reads` names of a sample, and `__place__`. It raises
     DamagedError for a sample that cannot be used; every other error ends the iteration.
     size: how many samples a worker makes and sends at a time.
-    grouped: whether ranks take turns with so many samples, instead of with each.
+    grouped: whether ranks take turns with this many samples, instead of with each.
     workers: processes, by default 2; 0 for none, which is what a process that may start none does anyway.
     A sample that takes longer than `sample_seconds`, or ends its worker, comes as a DamagedError too.
     """
@@ -141,7 +141,7 @@ class _Pass(Generic[T, U]):
     world: int
 
     def __call__(self, worker: int, seen: int, lost: Mapping[Place, str], watch: Watch) -> Iterator[_Part[U]]:
-        """Yields a worker's parts after the first so many, which were seen."""
+        """Yields a worker's parts after the first `seen`."""
         for part in islice(self._parts(), worker + seen * self.workers, None, self.workers):
             made = [self._made(place, entry, lost, watch) for place, entry in part]
             values = [one.value for one in made if one.error is None]

@@ -32,7 +32,7 @@ OPTIONAL = ("examples", "empty_classes")  # in the index only where there are an
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """What is to be written: shard i holds `make(item)` for each of `shards[i]`; `about` goes into the index."""
 
     shards: Sequence[Sequence[Any]]
@@ -52,7 +52,7 @@ def describe(make: Any) -> str:
     return f"{make.__module__}.{make.__qualname__}" if hasattr(make, "__qualname__") else repr(make)
 
 
-def write(plan: Plan, out: str | Path, *, workers: int | None = None, strict: bool = False) -> dict[str, Any]:
+def write(plan: BuildPlan, out: str | Path, *, workers: int | None = None, strict: bool = False) -> dict[str, Any]:
     """Carries out a plan, or what an interrupted build of it left to do, and returns the index.
 
     Each shard is written aside, synced and renamed, then noted in a journal; so nothing half-written ever bears
@@ -80,7 +80,7 @@ def write(plan: Plan, out: str | Path, *, workers: int | None = None, strict: bo
     return index
 
 
-def _index(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, Any]:
+def _index(plan: BuildPlan, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the index: what is known of the source, and over all shards what was left out, and why, with examples."""
     damaged: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
@@ -127,7 +127,7 @@ class _Journal:
 
 
 @contextlib.contextmanager
-def _journal(folder: Path, plan: Plan, done: dict[int, dict[str, Any]]) -> Iterator[_Journal]:
+def _journal(folder: Path, plan: BuildPlan, done: dict[int, dict[str, Any]]) -> Iterator[_Journal]:
     """Opens the journal of a new or interrupted build, whose finished shards go into `done`, and locks it.
 
     Raises UserError, touching nothing, if the folder is another's or another build writes to it.
@@ -191,7 +191,7 @@ class Finished(TypedDict):
 def _read_journal(path: Path, digest: str, shards: int) -> list[Any]:
     """Returns the journal's records, the plan's digest and then number and entry of each finished shard.
 
-    One that a crash cut short is left out. UserError for one that no build of so many shards with this digest wrote:
+    One that a crash cut short is left out. UserError for one that no build of this many shards with this digest wrote:
     nothing then tells which shards are finished, and none is overwritten.
     """
     if not path.exists():
@@ -226,7 +226,7 @@ def _told(folder: Path, done: dict[int, dict[str, Any]]) -> Iterator[None]:
 
 
 def _write_all(
-    plan: Plan, folder: Path, todo: list[int], workers: int | None, strict: bool
+    plan: BuildPlan, folder: Path, todo: list[int], workers: int | None, strict: bool
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Writes shards, several at a time, and yields each with its entry when it is finished."""
     workers = min(os.cpu_count() or 1 if workers is None else workers, len(todo))

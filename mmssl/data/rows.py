@@ -45,7 +45,7 @@ class Row:
 
 
 @dataclass(slots=True)
-class Rows:
+class UserRows:
     """The rows of a source, its class names, and what of it becomes no row: kind of file -> count, and classes."""
 
     rows: list[Row]
@@ -102,7 +102,7 @@ def _merged(data: bytes, ours: str) -> bytes:
         raise DamagedError("damaged json", "nested too deep") from None
 
 
-def rows_of_folder(root: Path) -> Rows:
+def rows_of_folder(root: Path) -> UserRows:
     """Returns a row for each sample of a folder per class; files that differ only in extension are one sample."""
     every, hidden = files_of(root)
     files = [file for file in every if file.suffix[1:].lower() in KEYS]
@@ -121,7 +121,7 @@ def rows_of_folder(root: Path) -> Rows:
     passed_over = Counter(file.suffix.lower() or "without extension" for file in others)
     passed_over.update({"hidden": len(hidden)} if hidden else {})
     without = {file.parts[0] for file in others if len(file.parts) > 1} - set(classes)
-    return Rows(rows, classes, passed_over, sorted(without))
+    return UserRows(rows, classes, passed_over, sorted(without))
 
 
 def _joined(files: list[Path]) -> list[dict[str, Path]]:
@@ -137,7 +137,7 @@ def _joined(files: list[Path]) -> list[dict[str, Path]]:
     return samples
 
 
-def rows_of_manifest(path: Path, columns: dict[str, str]) -> Rows:
+def rows_of_manifest(path: Path, columns: dict[str, str]) -> UserRows:
     """Returns a row for each row of a table."""
     manifest = read_manifest(path, columns)
     rows = []
@@ -146,4 +146,4 @@ def rows_of_manifest(path: Path, columns: dict[str, str]) -> Rows:
         first = next(iter(line.files.values()), None)
         where = f"{line.where}, {os.path.relpath(first, path.parent)}" if first else line.where
         rows.append(Row(f"{number:09d}", paths, line.texts, fault=line.fault, where=where))
-    return Rows(rows, manifest.classes, manifest.passed_over)
+    return UserRows(rows, manifest.classes, manifest.passed_over)

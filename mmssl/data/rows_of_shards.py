@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.data.index import read_index
-from mmssl.data.rows import Row, Rows, Spot
+from mmssl.data.rows import Row, Spot, UserRows
 from mmssl.data.shards import Source
 from mmssl.data.tar import TORN, scan_tar
 from mmssl.errors import DamagedError, UserError
@@ -21,7 +21,7 @@ def has_shards(folder: Path) -> bool:
     return any(folder.glob("*.tar"))
 
 
-def rows_of_shards(shards: str | list[str]) -> Rows:
+def rows_of_shards(shards: str | list[str]) -> UserRows:
     """Returns a row for each sample of local uncompressed tars; what follows a break in a tar is left out.
 
     The sets' classes are joined by name, and labels numbered anew where that changes them; UserError where some sets
@@ -47,7 +47,7 @@ def rows_of_shards(shards: str | list[str]) -> Rows:
     for path in paths:
         if names[path.parent] != classes[: len(names[path.parent])]:
             _renumber(rows[path], names[path.parent], classes)
-    return Rows([row for path in paths for row in rows[path]], classes)
+    return UserRows([row for path in paths for row in rows[path]], classes)
 
 
 def _rows_of(path: Path, promised: int) -> list[Row]:

@@ -101,7 +101,7 @@ def counted(source: Source) -> list[int]:
 
 
 def limited(source: Source, limit: int | None, *, seed: int = 0) -> Source:
-    """Returns the source, or where it has more than `limit` samples so many of them, drawn evenly from the seed."""
+    """Returns the source, or where it has more than `limit` samples this many of them, drawn evenly from the seed."""
     if limit is None or sum(counted(source)) <= limit:
         return source
     if limit < 1:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmssl.data.journal import Plan, write
+from mmssl.data.journal import BuildPlan, write
 from mmssl.data.making import Fields
-from mmssl.data.rows import Row, Rows, read_row, rows_of_folder, rows_of_manifest
+from mmssl.data.rows import Row, UserRows, read_row, rows_of_folder, rows_of_manifest
 from mmssl.data.rows_of_shards import has_shards, rows_of_shards
 from mmssl.data.summary import account, summary
 from mmssl.data.verify import show, verify
@@ -38,7 +38,7 @@ def build_from(
     """
     shards = [range(start, min(start + shard_samples, count)) for start in range(0, count, shard_samples)]
     about = {"description": description, **({"classes": list(classes)} if classes else {})}
-    return write(Plan(shards, make, about), out, workers=workers)
+    return write(BuildPlan(shards, make, about), out, workers=workers)
 
 
 def build(
@@ -78,10 +78,10 @@ def build(
         random.Random(seed).shuffle(rows)
     about = {"description": description, **found.about()}
     shards = list(_packed(rows, shard_samples, shard_mb * 2**20))
-    return write(Plan(shards, read_row, about), out, workers=workers, strict=strict)
+    return write(BuildPlan(shards, read_row, about), out, workers=workers, strict=strict)
 
 
-def _rows(source: str | Path | list[str], columns: dict[str, str]) -> tuple[Rows, bool]:
+def _rows(source: str | Path | list[str], columns: dict[str, str]) -> tuple[UserRows, bool]:
     """Returns a source's rows, and whether their order is to be kept."""
     if not isinstance(source, list):
         path = Path(source)

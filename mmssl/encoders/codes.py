@@ -1,4 +1,4 @@
-"""Convolutions that name each cell of an image by one of so many codes: the tokenizer of masked image models."""
+"""Convolutions that name each cell of an image by one of this many codes: the tokenizer of masked image models."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from mmssl.encoders.pretrained import (
     read_tokenizer,
 )
 from mmssl.encoders.transformer import pool_words
-from mmssl.errors import UserError, told
+from mmssl.errors import UserError, as_user_error
 from mmssl.nn.bounded import bounded
 from mmssl.nn.head import Projection
 from mmssl.nn.normalize import Normalize
@@ -74,7 +74,7 @@ class Transformers(Encoder):
         if bool(variant) == bool(architecture):
             raise UserError("transformers takes a folder or hub id, as in 'transformers:PATH', or an architecture")
         whole = make_model(architecture) if architecture else load_model(variant)
-        with told(f"transformers:{variant} describes no encoder" if variant else "transformers: architecture"):
+        with as_user_error(f"transformers:{variant} describes no encoder" if variant else "transformers: architecture"):
             self._read(variant, whole, modality, pool, mean, std, context_length, seconds)
 
     def _read(

@@ -99,7 +99,7 @@ def _by_class(train: Tensor, test: Tensor, *, ways: int, shots: int) -> tuple[Te
 
 
 def drawn(table: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draws so many different entries of each last row of a table (..., M) that is padded with -1: (..., count)."""
+    """Draws this many different entries of each last row of a table (..., M) that is padded with -1: (..., count)."""
     chance = torch.rand(table.shape, generator=generator).masked_fill(table < 0, -1)
     return table.gather(-1, chance.topk(count, dim=-1).indices)
 

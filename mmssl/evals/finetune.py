@@ -18,7 +18,7 @@ from mmssl.data.shards import Source
 from mmssl.data.subset import Subset
 from mmssl.errors import UserError
 from mmssl.evals.linear import ranked, tops
-from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.labelled import Embedded, Probe
 from mmssl.evals.parts.needs import Needs
 from mmssl.evals.parts.report import warn
 from mmssl.optim.groups import layer_groups
@@ -140,7 +140,7 @@ class Classifier(nn.Module):
         return self.linear(self.norm(self.encoder(x).pooled))
 
     @torch.inference_mode()
-    def ranks(self, test: Rows) -> Tensor:
+    def ranks(self, test: Embedded) -> Tensor:
         """Returns the place of each embedded row's class among all (N,)."""
         return ranked(self.linear(self.norm(test.x.to(self.encoder.device))).cpu(), test.y)
 

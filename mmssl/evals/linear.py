@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.evals.parts.classes import chance
-from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.labelled import Embedded, Probe
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.solvers import LBFGS, SGD, Solver, with_bias
 from mmssl.types import Encoder, Score
@@ -71,7 +71,7 @@ class Linear(Probe):
         yield from found[max(quality, key=lambda place: quality[place])]
 
 
-def tops(ranks: Tensor, classes: int, test: Rows | None = None) -> Iterator[tuple[str, Score]]:
+def tops(ranks: Tensor, classes: int, test: Embedded | None = None) -> Iterator[tuple[str, Score]]:
     """Scores ranks (N,) of the right class of the rows: top1, and top5 where there are more classes than five."""
     for name, guesses in (("top1", 1), ("top5", 5)) if classes > 5 else (("top1", 1),):
         right = ranks < guesses
@@ -80,8 +80,8 @@ def tops(ranks: Tensor, classes: int, test: Rows | None = None) -> Iterator[tupl
 
 
 def probe(
-    train: Rows,
-    test: Rows,
+    train: Embedded,
+    test: Embedded,
     solver: Solver,
     *,
     classes: int | None = None,
@@ -129,7 +129,7 @@ def best(settings: Sequence[float], quality: Sequence[tuple[float, float]]) -> t
 
 
 def held_out(count: int, *, seed: int = 0) -> Tensor:
-    """Draws a tenth of so many rows, at least one: (N,) bool."""
+    """Draws a tenth of this many rows, at least one: (N,) bool."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return torch.zeros(count, dtype=torch.bool).index_fill(0, order[: max(1, count // 10)], True)
 

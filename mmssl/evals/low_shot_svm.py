@@ -12,7 +12,7 @@ from mmssl.errors import UserError
 from mmssl.evals.few_shot import drawn
 from mmssl.evals.linear import held_out
 from mmssl.evals.parts.classes import chance
-from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.labelled import Embedded, Probe
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.solvers import squared_hinge, with_bias
 from mmssl.types import Encoder, Score
@@ -47,7 +47,7 @@ class LowShotSVM(Probe):
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields <shots>-shot."""
-        train, test = (Rows(F.normalize(r.x, dim=1), r.y) for r in self.sets.read(encoder, places)[places[0]])
+        train, test = (Embedded(F.normalize(r.x, dim=1), r.y) for r in self.sets.read(encoder, places)[places[0]])
         held, classes = held_out(len(train.y)), int(train.y.max()) + 1
         of_class = [((train.y == number) & ~held).nonzero()[:, 0] for number in range(classes)]
         table = torch.nn.utils.rnn.pad_sequence(of_class, batch_first=True, padding_value=-1)  # (C, M)

@@ -11,7 +11,7 @@ import torch
 from mmssl.errors import UserError
 from mmssl.evals.finetune import Tuning, finetuned
 from mmssl.evals.linear import DECAYS, probe, tops
-from mmssl.evals.parts.labelled import Probe, Rows
+from mmssl.evals.parts.labelled import Embedded, Probe
 from mmssl.evals.parts.needs import Needs
 from mmssl.evals.parts.solvers import LBFGS
 from mmssl.types import Encoder, Score, Trained
@@ -118,10 +118,10 @@ def few(labels: Mapping[int, int], fraction: float, *, seed: int) -> dict[int, i
     return dict(sorted(found.items()))
 
 
-def picked(rows: Rows, labels: Mapping[int, int]) -> Rows:
+def picked(rows: Embedded, labels: Mapping[int, int]) -> Embedded:
     """Returns the rows of the samples that have a label."""
     mine = torch.isin(rows.number, torch.tensor(list(labels)))
-    return Rows(rows.x[mine], rows.y[mine], rows.number[mine])
+    return Embedded(rows.x[mine], rows.y[mine], rows.number[mine])
 
 
 evaluation = SemiSupervised

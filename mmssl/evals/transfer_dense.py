@@ -45,7 +45,7 @@ class TransferDense(Declared):
     data: shards with masks to judge on.
     mask: the sample's key that holds them: a png (mask.png), or the arrays of an npz; 255 does not count.
     foreground: all classes but 0 are one, as for masks that number objects.
-    cells: at most so many are learnt from, the same number of each sample.
+    cells: at most this many are learnt from, the same number of each sample.
     decays: of the layer's weights, of which the best on a tenth of the samples counts.
     encoder: its key, of images or videos.
     baselines: also judge the raw pixels of each cell, and the encoder with random weights.

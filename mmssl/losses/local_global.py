@@ -41,7 +41,7 @@ def local_global(
 
 
 def _jsd(contrast: Contrast, negatives: Tensor) -> Tensor:
-    """Minus the bound, from so many negatives each: those that do not count add nothing to the sum."""
+    """Minus the bound, from this many negatives each: those that do not count add nothing to the sum."""
     matching = math.log(2) - F.softplus(-contrast.own_logits).mean(dim=1)
     others = F.softplus(contrast.logits).sum(dim=1) / negatives.clamp(min=1) - math.log(2) * (negatives > 0)
     return others - matching

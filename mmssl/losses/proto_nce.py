@@ -15,7 +15,7 @@ def proto_nce(
     """Cross-entropy of finding a query's prototype among others, each product divided by the other's concentration.
 
     queries (B, D), prototypes (K, D) of unit length, concentration (K,), labels (B,). negatives: besides the queries'
-    own, so many prototypes drawn at random are compared, None for all. Returns (B,), float32.
+    own, this many prototypes drawn at random are compared, None for all. Returns (B,), float32.
     Li et al., ICLR 2021 (PCL).
     """
     if negatives is not None and negatives < len(prototypes):

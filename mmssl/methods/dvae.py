@@ -1,4 +1,4 @@
-"""dVAE: name each cell of an image by one of so many codes, so that the image can be drawn again from the names."""
+"""dVAE: name each cell of an image by one of this many codes, so that the image can be drawn again from the names."""
 
 from __future__ import annotations
 

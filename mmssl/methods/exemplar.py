@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.nn.mlp import mlp
-from mmssl.objectives.bank import Rows
+from mmssl.objectives.bank import SampleRows
 from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.transforms.color import ColorJitter
 from mmssl.transforms.geometry import Rotate
@@ -34,7 +34,7 @@ class Exemplar(MultiView):
         super().__init__(encoders, encoder=encoder)
         sizes = (self.dim, *hidden)
         self.hidden = nn.Sequential(mlp(sizes, bias=True), nn.ReLU()) if hidden else nn.Identity()
-        self.classes = Rows(sizes[-1])
+        self.classes = SampleRows(sizes[-1])
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         views, present, index = self.views(batch, least=1), self.present(batch), batch.extra["index"]

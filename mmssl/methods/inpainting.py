@@ -26,7 +26,7 @@ from mmssl.views.template import Views
 class Holes(OnBatch):
     """Shows an image with holes of the mean colour, the whole one after it, and `holes` (B, 1, H, W), 1 in them.
 
-    blocks: so many squares at random places, which may overlap; 0 is one in the middle.
+    blocks: this many squares at random places, which may overlap; 0 is one in the middle.
     hole: the side of that one as a share of the image's; several squares have at most its area together.
     """
 

@@ -26,13 +26,13 @@ PLACES = 9
 
 @dataclass(kw_only=True)
 class Puzzle(OnBatch):
-    """Shows the nine patches of a grid of 3 x 3 in one of so many orders; the target says which order.
+    """Shows the nine patches of a grid of 3 x 3 in one of this many orders; the target says which order.
 
     The image is cut and scaled so that the grid fills it.
 
     permutations: how many orders, far from each other, there are; the objective says how many.
     patch: side of a patch in pixels.
-    gap: each patch lies anywhere in a cell that is so many pixels wider, so that edges do not run on.
+    gap: each patch lies anywhere in a cell that is this many pixels wider, so that edges do not run on.
     shift: pixels that each channel of a patch is off by at most, either way, which hides what a lens does to colours
         towards the border.
     level: whether each patch has the same brightness and contrast.

@@ -117,8 +117,8 @@ class PCL(MultiView):
 
     def _among_clusters(self, queries: Tensor, labels: Tensor) -> Tensor:
         """Returns ProtoNCE (B,) by labels (B, clusterings), the mean over clusterings."""
-        told = zip(self._clusterings(), labels.unbind(1), strict=True)
-        losses = [proto_nce(queries, *clusters, known, negatives=self.negatives) for clusters, known in told]
+        pairs = zip(self._clusterings(), labels.unbind(1), strict=True)
+        losses = [proto_nce(queries, *clusters, known, negatives=self.negatives) for clusters, known in pairs]
         return torch.stack(losses).mean(dim=0)
 
     def _clusterings(self) -> list[tuple[Tensor, Tensor]]:

@@ -12,7 +12,7 @@ from mmssl import dist
 from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Projection
-from mmssl.objectives.bank import Rows
+from mmssl.objectives.bank import SampleRows
 from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.transforms.color import Blur, ColorJitter, Grayscale
 from mmssl.transforms.image import Crop, Flip
@@ -43,7 +43,7 @@ class PIC(MultiView):
         super().__init__(encoders, encoder=encoder)
         layers = (self.dim,) if hidden is None else hidden
         self.head = Projection(self.dim, out=embed_dim, hidden=layers, norm=False, bias=True)
-        self.classes = Rows(embed_dim)
+        self.classes = SampleRows(embed_dim)
         self.temperature = temperature
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:

@@ -113,12 +113,12 @@ def packed_pairs(batch: Batch) -> Tensor:
 
 
 def at_most(rows: Tensor, limit: int) -> Tensor:
-    """Returns all rows, or so many at random and in random order."""
+    """Returns all rows, or this many at random and in random order."""
     return rows if len(rows) <= limit else rows[torch.randperm(len(rows), device=rows.device)[:limit]]
 
 
 def one_each(pairs: Tensor, *, limit: int) -> Tensor:
-    """Returns the first match of each query, for the view orders them at random; at most so many queries."""
+    """Returns the first match of each query, for the view orders them at random; at most this many queries."""
     queries, place = pairs[:, 0].unique(return_inverse=True)
     order = torch.arange(len(pairs), device=pairs.device)
     first = order.new_full((len(queries),), len(pairs)).scatter_reduce(0, place, order, "amin")

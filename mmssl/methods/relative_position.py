@@ -33,7 +33,7 @@ class Neighbors(OnBatch):
 
     patch: side of a patch in pixels.
     gap: pixels between patches, about half a patch.
-    jitter: up to so many pixels each is off its place.
+    jitter: up to this many pixels each is off its place.
     color: `drop` leaves each patch one random channel and puts faint noise about the mean for the others, `project`
         takes out what lies between green and magenta, which a lens shifts towards the border and so betrays the place,
         `keep` does neither.

@@ -82,8 +82,8 @@ class SeLa(MultiView):
         scores = self.classifiers(torch.cat(views)).float().unflatten(1, (-1, self.clusters)).mT  # (V B, K, heads)
         sought = labels.clamp(min=0).repeat(len(views), 1)
         losses = F.cross_entropy(scores, sought, reduction="none").mean(dim=1).unflatten(0, (len(views), -1))
-        told = (scores.argmax(dim=1) == sought).float().mean(dim=1).unflatten(0, (len(views), -1)).mean(dim=0)
-        logs = {"accuracy": told.masked_fill(~counts, torch.nan).nanmean(), "labelings": self.labelled}
+        correct = (scores.argmax(dim=1) == sought).float().mean(dim=1).unflatten(0, (len(views), -1)).mean(dim=0)
+        logs = {"accuracy": correct.masked_fill(~counts, torch.nan).nanmean(), "labelings": self.labelled}
         logs["chance_loss"] = torch.tensor(log(self.clusters))
         logs["assignment_entropy"] = assignment_entropy(torch.bincount(labels[counts, 0], minlength=self.clusters))
         return Loss(dist.mean(losses.mean(dim=0), counts), logs, {self.key: views[0].detach()})

@@ -123,7 +123,7 @@ def _ascii(body: bytes, count: int, fields: Fields) -> Columns:
 
 
 def _numbers(text: bytes, wanted: int) -> np.ndarray:
-    """Reads so many numbers, a part at a time: as Python's own they would take ten times their text."""
+    """Reads this many numbers, a part at a time: as Python's own they would take ten times their text."""
     values, read, at = np.empty(wanted), 0, 0
     while read < wanted:
         end = at + PART

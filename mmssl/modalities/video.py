@@ -89,7 +89,7 @@ class Frames:
 
 
 def _check_clip(count: int, *sides: int) -> None:
-    """Raises DamagedError for so many images that they would not be held."""
+    """Raises DamagedError for this many images that they would not be held."""
     found = f"{count} images of {' x '.join(map(str, sides))}"
     check("clip_pixels", count * math.prod(sides), "a clip too large to hold", found)
 

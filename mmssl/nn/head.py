@@ -200,7 +200,7 @@ class Dilated(Head):
         return F.normalize(self.layers(volume).float().flatten(2).mT, dim=-1)
 
 
-def similarity_map(seen: Features, told: Tensor, head: Head) -> Tensor:
+def similarity_map(seen: Features, embedding: Tensor, head: Head) -> Tensor:
     """Returns the products of each cell's embedding with one embedding (B, D): (B, H, W), or (B, T, H, W) of a film.
 
     A head for whole images takes every cell for an image of its own; one for tokens embeds them as it does.
@@ -210,4 +210,4 @@ def similarity_map(seen: Features, told: Tensor, head: Head) -> Tensor:
     cells = head(seen)
     if cells.ndim == 2:
         cells = head(Features(seen.tokens.flatten(0, 1))).unflatten(0, seen.tokens.shape[:2])  # (B, N, D)
-    return torch.einsum("bnd,bd->bn", cells, told).unflatten(1, seen.grid)
+    return torch.einsum("bnd,bd->bn", cells, embedding).unflatten(1, seen.grid)

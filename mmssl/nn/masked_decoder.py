@@ -17,7 +17,7 @@ from mmssl.types import Features
 class MaskedDecoder(nn.Module):
     """Predicts every patch (B, N, out), float32, from the features of those seen. He et al., CVPR 2022 (MAE).
 
-    A mask token stands where nothing was seen, all get the fixed code of their place, and a transformer of so many
+    A mask token stands where nothing was seen, all get the fixed code of their place, and a transformer of this many
     blocks, width and heads looks at them and at the pooled feature, as theirs looks at the class token.
     """
 

@@ -49,7 +49,7 @@ class Rulebook:
         return pairs, torch.tensor(counts, dtype=torch.int32, device=pairs.device)
 
     def turned(self, rows: int) -> Rulebook:
-        """Returns the rules, between two grids, of the transposed convolution, which has so many outputs."""
+        """Returns the rules, between two grids, of the transposed convolution, which has this many outputs."""
         return Rulebook([(offset, outputs, inputs) for offset, inputs, outputs in self.steps], self.size, rows)
 
 

@@ -58,7 +58,7 @@ def assignment_entropy(assigned: Tensor) -> Tensor:
 class Alarm:
     """Notices in the lines of a log that features have collapsed or that nothing is learnt, and says so once a run.
 
-    lines: a sign must stand in so many in a row, for many runs begin with one.
+    lines: a sign must stand in this many in a row, for many runs begin with one.
     """
 
     def __init__(self, lines: int) -> None:

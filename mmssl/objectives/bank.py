@@ -16,7 +16,7 @@ from mmssl.losses.contrast import Contrast
 from mmssl.objectives.accumulated import Accumulated
 
 
-class Rows(nn.Module):
+class SampleRows(nn.Module):
     """Rows (n, dim), one for each training sample: n is known once `reserve`, or weights that are loaded, tell it.
 
     learnt: whether they are a parameter.
@@ -44,9 +44,9 @@ class Rows(nn.Module):
 
 
 def reserve(objective: nn.Module, samples: int | None) -> None:
-    """Makes all the rows that an objective keeps of a training set of so many samples; None: they are not counted."""
+    """Makes all the rows that an objective keeps of a training set of this many samples; None: they are not counted."""
     for module in objective.modules():
-        if isinstance(module, Rows):
+        if isinstance(module, SampleRows):
             module.reserve(samples)
 
 
@@ -68,7 +68,7 @@ class Scores(NamedTuple):
     samples: int
 
 
-class Bank(Rows):
+class Bank(SampleRows):
     """Remembers of every training sample the embedding of unit length that it had when it was last seen.
 
     momentum: how much of the old row stays. Wu et al., CVPR 2018.

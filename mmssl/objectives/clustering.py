@@ -9,13 +9,13 @@ from torch import Tensor
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.objectives.bank import Rows, counted
+from mmssl.objectives.bank import SampleRows, counted
 from mmssl.types import Batch
 
 NONE = -1  # the label of a sample that no clustering has seen
 
 
-class Labels(Rows):
+class Labels(SampleRows):
     """Keeps each training sample's cluster in several clusterings, (n, clusterings) whole numbers, -1 for none yet.
 
     clusters: of each clustering.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmssl.types import Batch, Loss
 
-ENOUGH = 20  # batches; of samples of which one in six is whole, so many in a row are empty by chance in 3% of runs
+ENOUGH = 20  # batches; of samples of which one in six is whole, this many in a row are empty by chance in 3% of runs
 
 
 class EmptyBatches:
@@ -20,7 +20,7 @@ class EmptyBatches:
         self.empty: dict[str, Tensor] = {}
         self.shares: dict[str, dict[str, Tensor]] = defaultdict(dict)
         self.never: dict[str, set[str]] = {}  # figures that no line of the log had
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
         self.fine: set[str] = set()
 
     def note(self, task: str, loss: Loss, batch: Batch) -> None:
@@ -40,10 +40,10 @@ class EmptyBatches:
         count = self.batches[task]
         if count > int(self.empty.get(task, 0)):
             self.fine.add(task)
-        if task in self.told or count < ENOUGH:
+        if task in self.reported or count < ENOUGH:
             return None
         said = self._nothing(task) if task not in self.fine else self._never(task)
-        self.told |= {task} if said else set()
+        self.reported |= {task} if said else set()
         return said
 
     def end(self, task: str) -> str | None:

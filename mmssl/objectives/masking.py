@@ -43,7 +43,7 @@ def random_mask(seeds: Tensor, grid: Sequence[int], *, ratio: float, tube: bool 
 
 
 def block_mask(seeds: Tensor, grid: Sequence[int], *, ratio: float, block: Sequence[int]) -> Tensor:
-    """Hides a share of the blocks of so many cells that a grid divides into: (B, N) bool. Xie et al., CVPR 2022."""
+    """Hides a share of the blocks of this many cells that a grid divides into: (B, N) bool. Xie et al., CVPR 2022."""
     coarse = [math.ceil(cells / side) for cells, side in zip(grid, block, strict=True)]
     mask = _hidden(seeds, prod(coarse), math.ceil(prod(coarse) * ratio), grid).view(-1, *coarse)
     for axis, (cells, side) in enumerate(zip(grid, block, strict=True), start=1):
@@ -82,7 +82,7 @@ def pick(tokens: Tensor, places: Tensor) -> Tensor:
 
 
 def _hidden(seeds: Tensor, cells: int, hidden: int, grid: Sequence[int]) -> Tensor:
-    """Hides so many of the cells, (B, cells) bool."""
+    """Hides this many of the cells, (B, cells) bool."""
     _check(hidden, cells, grid)
     return draws(seeds, cells).argsort(dim=1).argsort(dim=1) < hidden
 

@@ -36,7 +36,7 @@ class AudioPreprocess(Preprocess):
         return sounds.load(raw, sample_rate=self.sample_rate)
 
     def whole(self, raw: Any, *, longest: float) -> sounds.Audio | sounds.Waveform:
-        """Opens a sound and, unless it lasts longer than so many seconds, reads it at once for several windows."""
+        """Opens a sound and, unless it lasts longer than this many seconds, reads it at once for several windows."""
         sound = self.opened(raw)
         if sound.duration > longest:
             return sound
@@ -62,7 +62,7 @@ def gain(samples: Tensor, *, decibels: tuple[float, float] = (-6.0, 6.0)) -> Ten
 
 
 def speed(samples: Tensor, *, factor: float) -> Tensor:
-    """Plays a sound (samples,) so many times as fast, its pitch with it; its middle, or silence around it, remains."""
+    """Plays a sound (samples,) this many times as fast, its pitch with it; its middle, or silence around it, stays."""
     length = samples.shape[-1]
     played = F.interpolate(samples[None, None], size=max(1, round(length / factor)), mode="linear")[0, 0]
     room = length - len(played)
@@ -70,7 +70,7 @@ def speed(samples: Tensor, *, factor: float) -> Tensor:
 
 
 def noise(samples: Tensor, *, power: float) -> Tensor:
-    """Adds white noise of so many times the sound's own power."""
+    """Adds white noise of this many times the sound's own power."""
     return samples + torch.randn_like(samples) * (samples.square().mean() * power).sqrt()
 
 

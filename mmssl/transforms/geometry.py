@@ -49,7 +49,7 @@ def rotation(angles: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, *, degrees: float) -> tuple[Tensor, Tensor]:
-    """Turns each image (B, C, H, W) by up to so many degrees either way; corners are filled by mirroring.
+    """Turns each image (B, C, H, W) by up to this many degrees either way; corners are filled by mirroring.
 
     Returns the images and the maps (B, 2, 3), in 0 to 1, from what they show to what was given.
     """

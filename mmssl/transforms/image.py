@@ -25,7 +25,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-# Images whose longer side would be more than so many times what is shown are cut before they are scaled, which rounds
+# Images whose longer side would be more than this many times what is shown are cut before they are scaled, which rounds
 # otherwise than scaling first, as torchvision does.
 LONGEST = 64
 

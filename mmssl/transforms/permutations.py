@@ -14,7 +14,7 @@ from mmssl.errors import UserError
 
 @cache
 def far_apart(count: int, places: int = 9) -> Tensor:
-    """Returns so many orders (count, places) of the places, each drawn to be far from those before, the first sorted.
+    """Returns this many orders (count, places) of the places, each drawn to be far from those before, the first sorted.
 
     Far is by the Hamming distance: each next one has the largest mean distance from all that were drawn, the first of
     several such in sorted order. Noroozi & Favaro, ECCV 2016, who start from a random one.

@@ -83,7 +83,7 @@ class PointsPreprocess(Preprocess):
 
 
 def thinned(shown: Placed, points: int | None) -> Placed:
-    """Draws at most so many points, without repetition."""
+    """Draws at most this many points, without repetition."""
     count = len(shown.cloud)
     if points is None or count <= points:
         return shown

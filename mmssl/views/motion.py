@@ -47,7 +47,7 @@ def flow_length(grey: Tensor) -> Tensor:
 
 
 def draw_window(maps: Tensor, steps: int) -> int:
-    """Draws where a window of so many steps begins, as often as there is motion in it."""
+    """Draws where a window of this many steps begins, as often as there is motion in it."""
     total = F.pad(maps.flatten(1).mean(dim=1).double().cumsum(0), (1, 0))
     return int(torch.multinomial((total[steps:] - total[:-steps]).clamp(min=0), 1))
 

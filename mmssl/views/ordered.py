@@ -29,7 +29,7 @@ class Ordered(View):
     crop: pixels that are cut of it, and scaled to what the encoder reads.
     mirror: the probability of swapping left and right, in all frames alike.
     motion: what windows and crops are chosen by.
-    jitter: each frame's crop is off by up to so many pixels, so that edges do not line up.
+    jitter: each frame's crop is off by up to this many pixels, so that edges do not line up.
     split: each frame shows one random channel of its own, as gray, so that colours do not tell (Lee et al., ICCV 2017).
     level: every frame has the same brightness and contrast, so that light which fades does not tell.
     random_times: windows begin and gaps end at random, and a file's first and last frames are left out; without it they
@@ -135,7 +135,7 @@ def leveled(frame: np.ndarray) -> np.ndarray:
 
 
 def orders(frames: int) -> list[tuple[int, ...]]:
-    """Returns the ways through so many frames, one of each two that are each other's reverse."""
+    """Returns the ways through this many frames, one of each two that are each other's reverse."""
     return [order for order in permutations(range(frames)) if order[0] < order[-1]]
 
 

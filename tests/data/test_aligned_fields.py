@@ -14,7 +14,7 @@ from numbered import Numbers, write_tar
 from PIL import Image
 from torch import Tensor
 
-from mmssl.assembly import Stream
+from mmssl.assembly import TaskStream
 from mmssl.data.collate import collate
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
@@ -166,10 +166,10 @@ def test_every_tensor_moves_with_its_batch(batches: list[Batch], monkeypatch: py
 def test_streams_resume_with_their_fields(source: Source) -> None:
     """Also those that the device turns with their images."""
 
-    def stream(resume: dict[str, Any] | None) -> Stream:
+    def stream(resume: dict[str, Any] | None) -> TaskStream:
         view = view_of(VIEW.changed({"image": {"rotate": {"degrees": 30.0}}}))
         assert any(isinstance(step, Rotate) for step in view.steps["image"][0])
-        return Stream(Loader(source, view, batch=4, workers=0), view, resume)
+        return TaskStream(Loader(source, view, batch=4, workers=0), view, resume)
 
     through = stream(None)
     whole = [through.next(torch.device("cpu")) for _ in range(10)]

@@ -10,27 +10,27 @@ import torch
 import webdataset
 from torch import Tensor
 
-from mmssl.evals.parts.labelled import Labelled, Probe, Rows
+from mmssl.evals.parts.labelled import Embedded, Labelled, Probe
 from mmssl.modalities import image
 from mmssl.types import Encoder
 
 Nodes = dict[str, dict[str, Any]]
 
 
-def blobs(count: int, classes: int, dim: int = 8, *, spread: float = 0.5, seed: int = 0) -> Rows:
+def blobs(count: int, classes: int, dim: int = 8, *, spread: float = 0.5, seed: int = 0) -> Embedded:
     """Gaussian blobs around axes, class after class in turn."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(count) % classes
-    return Rows(3 * torch.eye(dim)[y] + spread * torch.randn(count, dim, generator=generator), y)
+    return Embedded(3 * torch.eye(dim)[y] + spread * torch.randn(count, dim, generator=generator), y)
 
 
 class Known(Labelled):
     """Stands in for sets that are embedded already."""
 
-    def __init__(self, known: Rows, asked: Rows) -> None:
+    def __init__(self, known: Embedded, asked: Embedded) -> None:
         self.known, self.asked = known, asked
 
-    def read(self, encoder: Encoder, places: Any) -> dict[str, tuple[Rows, Rows]]:
+    def read(self, encoder: Encoder, places: Any) -> dict[str, tuple[Embedded, Embedded]]:
         return dict.fromkeys(places, (self.known, self.asked))
 
 
@@ -40,7 +40,7 @@ class Anything(torch.nn.Module):
     device = torch.device("cpu")
 
 
-def judged(probe: Probe, known: Rows, asked: Rows) -> dict[str, Any]:
+def judged(probe: Probe, known: Embedded, asked: Embedded) -> dict[str, Any]:
     """Returns what a probe makes of known features."""
     probe.sets = Known(known, asked)
     return dict(probe.judge(Anything(), probe.places))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmssl.evals import cluster
 from mmssl.evals.cluster import Cluster, _centred, adjusted_rand, assigned, mutual_information, reduced, table
-from mmssl.evals.parts.labelled import Rows
+from mmssl.evals.parts.labelled import Embedded
 from mmssl.numerics.kmeans import kmeans
 from mmssl.types import Score
 
@@ -81,7 +81,7 @@ def test_figures_are_those_of_the_tightest_of_several_k_means(clusters: int | No
     for name in ("NMI", "ARI"):
         assert (found[name].low + found[name].high) / 2 == pytest.approx(found[name].value)
         assert 0 < found[name].high - found[name].low < 1
-    once = judged(Cluster(**SETS, clusters=clusters, restarts=4), known, Rows(asked.x[:7], asked.y[:7]))
+    once = judged(Cluster(**SETS, clusters=clusters, restarts=4), known, Embedded(asked.x[:7], asked.y[:7]))
     assert once["NMI"].value == pytest.approx(nmi(told[:7], truth[:7]))  # the others do not move the centres
 
 

@@ -12,15 +12,15 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.evals import few_shot
 from mmssl.evals.few_shot import FewShot, _by_class, drawn, logistic_scores
-from mmssl.evals.parts.labelled import Rows
+from mmssl.evals.parts.labelled import Embedded
 from mmssl.types import Trained
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
 
 
-def spread(known: Rows, asked: Rows) -> tuple[Rows, Rows]:
+def spread(known: Embedded, asked: Embedded) -> tuple[Embedded, Embedded]:
     """Moves both sets off the origin, the second further, so that centring counts."""
-    return Rows(2 + known.x, known.y), Rows(2.5 + asked.x, asked.y)
+    return Embedded(2 + known.x, known.y), Embedded(2.5 + asked.x, asked.y)
 
 
 def test_with_every_class_and_example_an_episode_is_the_nearest_centroid_of_simpleshot() -> None:
@@ -75,7 +75,7 @@ def test_the_logistic_regression_is_at_its_optimum(count: int) -> None:
     torch.testing.assert_close(logistic_scores(support, queries)[0, 0], weight, atol=1e-5, rtol=0)
 
 
-def asked_about(monkeypatch: pytest.MonkeyPatch, probe: FewShot, known: Rows, asked: Rows) -> list[Any]:
+def asked_about(monkeypatch: pytest.MonkeyPatch, probe: FewShot, known: Embedded, asked: Embedded) -> list[Any]:
     """Returns what each part of the episodes shows: support and queries."""
     shown: list[Any] = []
 
@@ -88,9 +88,11 @@ def asked_about(monkeypatch: pytest.MonkeyPatch, probe: FewShot, known: Rows, as
     return shown
 
 
-def number_classes(count: int, classes: int, *, side: float) -> Rows:
-    """Rows that tell their own number: (number, side), far from the rest by their class."""
-    return Rows(torch.stack([torch.arange(count) + 1.0, torch.full((count,), side)], 1), torch.arange(count) % classes)
+def number_classes(count: int, classes: int, *, side: float) -> Embedded:
+    """Embedded that tell their own number: (number, side), far from the rest by their class."""
+    return Embedded(
+        torch.stack([torch.arange(count) + 1.0, torch.full((count,), side)], 1), torch.arange(count) % classes
+    )
 
 
 def test_examples_are_of_the_training_set_and_queries_of_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +122,7 @@ def test_examples_are_of_the_training_set_and_queries_of_the_test_set(monkeypatc
 
 def test_where_a_class_has_few_queries_each_is_asked_about_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     known, asked = blobs(30, 5), blobs(20, 5)
-    asked = Rows(asked.x[:-2], asked.y[:-2])  # two classes have three queries, the others four
+    asked = Embedded(asked.x[:-2], asked.y[:-2])  # two classes have three queries, the others four
     ((_, queries),) = asked_about(
         monkeypatch, FewShot(**SETS, ways=2, shots=(1,), queries=15, episodes=4), known, asked
     )

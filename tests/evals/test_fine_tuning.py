@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from mmssl.encoders import create_encoder
 from mmssl.evals import finetune
 from mmssl.evals.finetune import Classifier, Finetune, Tuning, _tell_damaged, finetuned
-from mmssl.evals.parts.labelled import Labelled, Rows
+from mmssl.evals.parts.labelled import Embedded, Labelled
 from mmssl.evals.parts.report import reporting
 from mmssl.nn.head import Projection
 from mmssl.transforms.image import Crop, Flip
@@ -84,7 +84,7 @@ def test_it_is_adamw_with_rates_by_layer_on_the_samples_that_have_a_label(sets: 
     assert found.encoder.spaces == {} and list(encoder.spaces) == ["clip"]
     assert not any(weight.requires_grad for weight in encoder.parameters())
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
-    asked = Rows(mine(x).pooled.detach(), torch.tensor([0, 1, 2, 3, 1, 1]))
+    asked = Embedded(mine(x).pooled.detach(), torch.tensor([0, 1, 2, 3, 1, 1]))
     scores = linear(F.layer_norm(asked.x, (16,)))
     for row, rank in enumerate(found.ranks(asked).tolist()):
         mark = int(asked.y[row])

@@ -16,7 +16,7 @@ from mmssl.errors import UserError
 from mmssl.evals import knn
 from mmssl.evals.knn import KNN, vote
 from mmssl.evals.linear import tops
-from mmssl.evals.parts.labelled import Rows
+from mmssl.evals.parts.labelled import Embedded
 from mmssl.modalities import image
 from mmssl.types import Trained
 
@@ -84,8 +84,8 @@ def test_wrong_choices(shards: dict[str, dict[str, str]]) -> None:
 
 def test_each_class_has_its_own_figure_beside_the_mean() -> None:
     x = torch.eye(3)[[0, 0, 1, 1, 2]]
-    test = Rows(x, torch.tensor([0, 1, 1, 1, 3]), names={0: "ant", 1: "bee", 3: "yak"})
-    train = Rows(torch.eye(3), torch.arange(3))
+    test = Embedded(x, torch.tensor([0, 1, 1, 1, 3]), names={0: "ant", 1: "bee", 3: "yak"})
+    train = Embedded(torch.eye(3), torch.arange(3))
     found = judged(KNN(train={"shards": "pipe:a"}, data={"shards": "pipe:b"}, k=(1,)), train, test)
     assert found["k1"].parts == pytest.approx({"ant": 1, "bee": 2 / 3, "yak": 0})
     found = dict(tops(torch.tensor([0, 2, 0, 1, 9]), 3, test))

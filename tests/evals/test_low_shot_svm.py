@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mmssl.errors import UserError
 from mmssl.evals import low_shot_svm
 from mmssl.evals.low_shot_svm import LowShotSVM
-from mmssl.evals.parts.labelled import Rows
+from mmssl.evals.parts.labelled import Embedded
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
 HELD = torch.tensor([1, 6, 8])
@@ -70,9 +70,11 @@ def test_each_draw_has_k_examples_of_every_class_none_of_them_held_out(monkeypat
     seen = Drawn()
     monkeypatch.setattr(low_shot_svm, "squared_hinge", seen)
     monkeypatch.setattr(low_shot_svm, "held_out", held)
-    known = Rows(torch.eye(24), torch.arange(24) % 2)
+    known = Embedded(torch.eye(24), torch.arange(24) % 2)
     found = judged(
-        LowShotSVM(**SETS, shots=(1, 3, 10, 11), draws=6, costs=(1.0,)), known, Rows(torch.eye(24)[:5], known.y[:5])
+        LowShotSVM(**SETS, shots=(1, 3, 10, 11), draws=6, costs=(1.0,)),
+        known,
+        Embedded(torch.eye(24)[:5], known.y[:5]),
     )
     assert list(found) == ["1-shot", "3-shot", "10-shot"]  # of the even class ten are left
     assert [x.shape for x, _ in seen] == [(6, 2 * k, 24) for k in (1, 3, 10)]
@@ -101,15 +103,15 @@ def test_accuracy_is_averaged_over_draws_and_the_interval_knows_both(monkeypatch
 
     monkeypatch.setattr(low_shot_svm, "squared_hinge", fitted)
     x, y = torch.tensor([[1.0, 0], [1.0, 0], [-1.0, 0], [1.0, 0]]), torch.tensor([1, 1, 0, 1])
-    known = Rows(torch.cat([x] * 3), torch.cat([y] * 3))
-    found = judged(LowShotSVM(**SETS, shots=(1,), draws=3, costs=(1.0,)), known, Rows(x, y))["1-shot"]
+    known = Embedded(torch.cat([x] * 3), torch.cat([y] * 3))
+    found = judged(LowShotSVM(**SETS, shots=(1,), draws=3, costs=(1.0,)), known, Embedded(x, y))["1-shot"]
     assert found.value == pytest.approx((1 / 4 + 3 / 4 + 1) / 3)
     assert found.low < 0.45 and found.high == pytest.approx(1.0, abs=0.1) and found.n == 4
 
 
 def test_a_class_with_too_few_examples_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(low_shot_svm, "held_out", held)
-    known = Rows(torch.eye(14), torch.tensor([0] * 10 + [1] * 4))  # one of the first class is a held-out row more
+    known = Embedded(torch.eye(14), torch.tensor([0] * 10 + [1] * 4))  # one of the first class is a held-out row more
     probe = LowShotSVM(**SETS, shots=(5, 6), draws=1)
     probe.sets = Known(known, known)
     with pytest.raises(UserError, match="takes 5 examples of each class; one class has 4"):

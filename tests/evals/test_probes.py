@@ -17,7 +17,7 @@ from mmssl.evals import few_shot
 from mmssl.evals.cluster import Cluster, adjusted_rand, assigned, mutual_information, reduced, table
 from mmssl.evals.few_shot import FewShot, drawn, logistic_scores, nearest_centroid
 from mmssl.evals.low_shot_svm import LowShotSVM
-from mmssl.evals.parts.labelled import Rows
+from mmssl.evals.parts.labelled import Embedded
 from mmssl.evals.parts.score import bootstrap
 from mmssl.types import Trained
 
@@ -76,7 +76,7 @@ def test_low_shot_svm(shards: dict[str, dict[str, str]]) -> None:
     assert found["32-shot"].value > found["1-shot"].value > 0.25
     assert found["1-shot"].high - found["1-shot"].low > found["32-shot"].high - found["32-shot"].low
     with pytest.raises(UserError, match="one class has 2"):
-        judged(LowShotSVM(**shards, shots=(4,)), Rows(known.x[:12], known.y[:12]), asked)  # type: ignore[arg-type]
+        judged(LowShotSVM(**shards, shots=(4,)), Embedded(known.x[:12], known.y[:12]), asked)  # type: ignore[arg-type]
 
 
 def test_the_interval_of_several_draws_knows_that_they_differ() -> None:

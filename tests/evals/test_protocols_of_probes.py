@@ -15,7 +15,7 @@ from mmssl.evals.finetune import Finetune, Tuning
 from mmssl.evals.knn import KNN
 from mmssl.evals.linear import Linear
 from mmssl.evals.low_shot_svm import LowShotSVM
-from mmssl.evals.parts.labelled import Rows
+from mmssl.evals.parts.labelled import Embedded
 from mmssl.evals.semi_supervised import SemiSupervised
 from mmssl.transforms.image import Crop, Flip
 from mmssl.views.template import Views
@@ -38,7 +38,7 @@ def test_each_row_is_answered_as_if_it_were_asked_alone(
     asked.x += 1.0  # a test set that lies elsewhere and is wider
     asked.x *= 4.0
     whole = judged(kind(**SETS, **options), known, asked)
-    alone = [judged(kind(**SETS, **options), known, Rows(asked.x[i : i + 1], asked.y[i : i + 1])) for i in range(6)]
+    alone = [judged(kind(**SETS, **options), known, Embedded(asked.x[i : i + 1], asked.y[i : i + 1])) for i in range(6)]
     for name in figures:
         assert whole[name].value == pytest.approx(sum(each[name].value for each in alone) / 6)
         assert 0 < whole[name].value < 1
@@ -51,7 +51,7 @@ def test_labels_of_the_test_set_change_what_is_right_and_no_answer(
     known, asked = blobs(140, 7, spread=2.5), blobs(21, 7, spread=2.5, seed=1)
     total = 0.0
     for step in range(7):  # each row's answer is right under exactly one of the seven labels
-        total += judged(kind(**SETS, **options), known, Rows(asked.x, (asked.y + step) % 7))[figures[0]].value
+        total += judged(kind(**SETS, **options), known, Embedded(asked.x, (asked.y + step) % 7))[figures[0]].value
     assert total == pytest.approx(1.0)
 
 

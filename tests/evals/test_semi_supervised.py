@@ -15,7 +15,7 @@ from mmssl.errors import UserError
 from mmssl.evals import semi_supervised
 from mmssl.evals.finetune import Finetune, Tuning
 from mmssl.evals.linear import probe
-from mmssl.evals.parts.labelled import Labelled, Rows
+from mmssl.evals.parts.labelled import Embedded, Labelled
 from mmssl.evals.parts.solvers import LBFGS
 from mmssl.evals.semi_supervised import SemiSupervised, few, picked
 from mmssl.types import Trained
@@ -52,7 +52,7 @@ class Numbered(Known):
         return dict(zip(self.known.number.tolist(), self.known.y.tolist(), strict=True))
 
 
-def number_classes(known: Rows, asked: Rows) -> Numbered:
+def number_classes(known: Embedded, asked: Embedded) -> Numbered:
     known.number = torch.arange(len(known.y)) * 2 + 3
     sets = Numbered(known, asked)
     sets.train = "the training set"  # type: ignore[assignment]
@@ -67,11 +67,11 @@ def test_the_linear_classifier_sees_the_share_and_nothing_else() -> None:
         some = list(few(sets.labels(), share, seed=2))
         rest = ~torch.isin(known.number, torch.tensor(some))
         assert int((~rest).sum()) == 120 * share
-        poisoned = number_classes(Rows(known.x.masked_fill(rest[:, None], float("nan")), known.y), asked)
+        poisoned = number_classes(Embedded(known.x.masked_fill(rest[:, None], float("nan")), known.y), asked)
         semi = SemiSupervised(**SETS, fractions=(share,), epochs=(1,), protocols=("linear",), seed=2)
         semi.sets = poisoned
         found |= dict(semi.judge(Anything(), semi.places))  # type: ignore[arg-type]
-        ranks = probe(Rows(known.x[~rest], known.y[~rest]), asked, LBFGS((1e-4, 1e-3, 1e-2, 1e-1)), classes=6)[0]
+        ranks = probe(Embedded(known.x[~rest], known.y[~rest]), asked, LBFGS((1e-4, 1e-3, 1e-2, 1e-1)), classes=6)[0]
         for name, most in (("top1", 1), ("top5", 5)):
             score = found[f"{100 * share:g}%/linear/{name}"]
             assert score.value == pytest.approx(float((ranks < most).float().mean()))
@@ -82,9 +82,9 @@ def test_the_linear_classifier_sees_the_share_and_nothing_else() -> None:
 
 def test_a_class_that_none_of_the_few_has_keeps_its_number() -> None:
     """Of classes 0, 1 and 2 all are there, and so are the classifier's scores."""
-    known = Rows(torch.eye(3).repeat(10, 1), torch.arange(3).repeat(10))
+    known = Embedded(torch.eye(3).repeat(10, 1), torch.arange(3).repeat(10))
     semi = SemiSupervised(**SETS, fractions=(0.1,), epochs=(1,), protocols=("linear",))
-    semi.sets = number_classes(known, Rows(torch.eye(3), torch.arange(3)))
+    semi.sets = number_classes(known, Embedded(torch.eye(3), torch.arange(3)))
     found = dict(semi.judge(Anything(), semi.places))  # type: ignore[arg-type]
     assert found["10%/linear/top1"].value == 1.0
 
@@ -97,7 +97,7 @@ def test_fine_tuning_is_given_the_share_and_its_epochs(monkeypatch: pytest.Monke
     class Tuned:
         encoder = "the copy"
 
-        def ranks(self, rows: Rows) -> torch.Tensor:
+        def ranks(self, rows: Embedded) -> torch.Tensor:
             assert rows is asked
             return torch.tensor([0] * 7 + [1] * 3)
 
@@ -124,7 +124,7 @@ def test_fine_tuning_is_given_the_share_and_its_epochs(monkeypatch: pytest.Monke
 
 
 def test_rows_are_picked_by_number() -> None:
-    rows = Rows(torch.arange(8.0)[:, None], torch.arange(8) % 2, torch.tensor([9, 3, 4, 0, 1, 7, 5, 2]))
+    rows = Embedded(torch.arange(8.0)[:, None], torch.arange(8) % 2, torch.tensor([9, 3, 4, 0, 1, 7, 5, 2]))
     found = picked(rows, {4: 0, 9: 0, 2: 1})
     assert (found.x[:, 0].tolist(), found.y.tolist(), found.number.tolist()) == ([0, 2, 7], [0, 0, 1], [9, 4, 2])
 
@@ -154,7 +154,7 @@ def test_other_samples_of_the_shards_are_not_learnt_from(tmp_path: Path) -> None
     semi = SemiSupervised(**shards, fractions=(0.2,), epochs=(1,), protocols=("linear",), baselines=False)
     encoder = create_encoder("raw:image", size=16)
     known, asked = sets.rows(encoder)
-    wrong = Rows(known.x, torch.where(torch.isin(known.number, torch.tensor(list(some))), known.y, 1 - known.y))
+    wrong = Embedded(known.x, torch.where(torch.isin(known.number, torch.tensor(list(some))), known.y, 1 - known.y))
     result = dict(semi.run(Trained({"image": encoder})))["20%/linear/top1"].value
     assert result == 1.0
     turned = number_classes(wrong, asked)

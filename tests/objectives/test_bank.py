@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.losses.nce import nce
-from mmssl.objectives.bank import Bank, Rows, counted, reserve
+from mmssl.objectives.bank import Bank, SampleRows, counted, reserve
 from mmssl.objectives.queue import Queue
 from mmssl.parallel import equal_everywhere
 
@@ -76,25 +76,25 @@ def test_random_rows_stand_for_all() -> None:
 
 
 def test_a_bank_fits_what_is_loaded_and_refuses_what_is_of_another_set() -> None:
-    for made, fresh in ((filled(), Bank(3)), (Rows(3), Rows(3))):
+    for made, fresh in ((filled(), Bank(3)), (SampleRows(3), SampleRows(3))):
         made.reserve(6)
         fresh.load_state_dict(made.state_dict())
         assert torch.equal(fresh.rows, made.rows)
         fresh.reserve(7)
         with pytest.raises(RuntimeError, match="size mismatch"):
             fresh.load_state_dict(made.state_dict())
-    assert isinstance(Rows(3).rows, torch.nn.Parameter)
+    assert isinstance(SampleRows(3).rows, torch.nn.Parameter)
     with pytest.raises(UserError, match="not counted"):
         Bank(3).reserve(None)
 
 
 def test_queues_and_banks_are_left_out_of_what_is_sent_at_every_step() -> None:
-    model = torch.nn.ModuleDict({"a": filled(), "b": torch.nn.BatchNorm1d(3), "c": Queue(4, 3), "d": Rows(3)})
+    model = torch.nn.ModuleDict({"a": filled(), "b": torch.nn.BatchNorm1d(3), "c": Queue(4, 3), "d": SampleRows(3)})
     assert equal_everywhere(model) == ["a.rows", "a.log_z", "a.writes", "c.rows", "c.place"]
 
 
 def test_rows_begin_small_and_random_and_those_of_a_bank_at_unit_length() -> None:
-    rows = Rows(3)
+    rows = SampleRows(3)
     assert rows.rows.shape == (0, 3)
     torch.manual_seed(1)
     rows.reserve(5)
@@ -108,7 +108,7 @@ def test_rows_begin_small_and_random_and_those_of_a_bank_at_unit_length() -> Non
     assert not list(bank.parameters()) and list(bank.state_dict()) == ["rows", "log_z", "writes"]
     assert bank.log_z.isinf() and bank.writes == 0 and Bank(3).momentum == 0.5
     assert bank.writes.dtype == torch.long, "it counts millions of steps"
-    assert not list(Rows(3, learnt=False).parameters())
+    assert not list(SampleRows(3, learnt=False).parameters())
 
 
 @pytest.mark.parametrize("samples", [None, 0])
@@ -214,11 +214,11 @@ def test_scores_are_not_lowered_to_half_precision() -> None:
 
 
 def test_all_rows_of_an_objective_are_made_at_once_in_their_order() -> None:
-    made = torch.nn.ModuleDict({"a": Rows(2), "b": torch.nn.ModuleList([Bank(3), torch.nn.Linear(2, 2)])})
+    made = torch.nn.ModuleDict({"a": SampleRows(2), "b": torch.nn.ModuleList([Bank(3), torch.nn.Linear(2, 2)])})
     torch.manual_seed(4)
     reserve(made, 5)
     torch.manual_seed(4)
-    rows, bank = Rows(2), Bank(3)
+    rows, bank = SampleRows(2), Bank(3)
     rows.reserve(5)
     bank.reserve(5)
     assert torch.equal(made["a"].rows, rows.rows) and torch.equal(made["b"][0].rows, bank.rows)

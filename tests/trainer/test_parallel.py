@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmssl import dist, parallel
-from mmssl.objectives.bank import Rows
+from mmssl.objectives.bank import SampleRows
 from mmssl.objectives.queue import Queue
 from mmssl.parallel import accumulating, equal_everywhere, freeze_idle
 from mmssl.types import Batch, Loss
@@ -58,7 +58,7 @@ def test_what_all_processes_write_alike_is_not_sent() -> None:
     made = nn.Module()
     made.queue, made.norm = Queue(4, 2), nn.BatchNorm1d(2)
     made.inner = nn.Module()
-    made.inner.bank = Rows.__new__(Rows)
+    made.inner.bank = SampleRows.__new__(SampleRows)
     nn.Module.__init__(made.inner.bank)
     made.inner.bank.register_buffer("held", torch.zeros(1))
     made.inner.bank.further = nn.BatchNorm1d(2)

@@ -15,7 +15,7 @@ import webdataset
 from PIL import Image
 
 from mmssl import names
-from mmssl.assembly import Stream
+from mmssl.assembly import TaskStream
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
@@ -149,10 +149,10 @@ def test_a_view_goes_on_where_it_was(name: str, preprocess: Mapping[str, Preproc
     kind, keys = kinds()[name], SHOWN.get(name, ("image",))
     options = drawing(name, keys)
 
-    def stream(resume: dict[str, Any] | None = None) -> Stream:
+    def stream(resume: dict[str, Any] | None = None) -> TaskStream:
         view = kind({key: preprocess[key] for key in keys}, **options)
         source = Source(shards=str(samples), fields={"text": "json.text"} if "text" in view.preprocess else None)
-        return Stream(Loader(source, view, batch=2, seed=1, workers=0, max_damaged=0.0), view, resume)
+        return TaskStream(Loader(source, view, batch=2, seed=1, workers=0, max_damaged=0.0), view, resume)
 
     whole, device = stream(), torch.device("cpu")
     shown = [tensors(whole.next(device, progress=step / 3)) for step in range(3)]

@@ -24,7 +24,7 @@ from mmssl.modalities import points
 
 
 def room(count: int, size: float) -> Tensor:
-    """Returns points (P, 3) on turned walls and balls, as in a scan of a room, in more than so many voxels."""
+    """Returns points (P, 3) on turned walls and balls, as in a scan of a room, in more than this many voxels."""
     area, random = 0.75 * count * size**2, torch.Generator().manual_seed(0)
     side = (area / 5) ** 0.5  # three walls and two balls of the same surface
     walls = torch.rand(3, 40 * count, 3, generator=random) * side

@@ -168,7 +168,7 @@ def main() -> None:
     """Prints the time of a step by kind."""
     command = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     command.add_argument("--steps", type=int, default=60)
-    command.add_argument("--profile", type=int, default=0, help="also print so many functions of the rest")
+    command.add_argument("--profile", type=int, default=0, help="also print this many functions of the rest")
     options = command.parse_args()
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(Loader, "epoch", watch.batches(Loader.epoch)):

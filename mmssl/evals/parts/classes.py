@@ -99,7 +99,7 @@ def labels_of(samples: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int]
 
 
 def chance(labels: Tensor, classes: int, *, guesses: int = 1) -> float:
-    """Returns what guesses among so many classes reach, where some of the labels (N,) may be of none of them."""
+    """Returns what guesses among this many classes reach, where some of the labels (N,) may be of none of them."""
     return guesses * float((labels < classes).double().mean()) / classes
 
 

@@ -25,7 +25,7 @@ from mmssl.types import Encoder, Score, Trained
 
 
 @dataclass(slots=True)
-class Rows:
+class Embedded:
     """Features x (N, D), float32 on the CPU, classes y (N,), and each sample's number (its place in the set) (N,).
 
     names: of the classes that there are, by their numbers; for figures of each.
@@ -45,7 +45,7 @@ class Labelled:
     """A training and a test set. Classes are numbered in the order of the training set's sorted labels.
 
     Of the test set, classes that the training set lacks are numbered on from there: see evals/parts/classes.py.
-    label: the sample's key that holds the class. limit: of each set so many samples at most, drawn from a fixed seed.
+    label: the sample's key that holds the class. limit: of each set this many samples at most, drawn from a fixed seed.
     """
 
     def __init__(
@@ -65,28 +65,28 @@ class Labelled:
             classes=ClassesNeed(train=self.train, test=self.test, label=self.label, **self.names),
         )
 
-    def rows(self, encoder: Encoder, *, space: str | None = None) -> tuple[Rows, Rows]:
+    def rows(self, encoder: Encoder, *, space: str | None = None) -> tuple[Embedded, Embedded]:
         """Embeds both sets; every process gets all rows."""
         return self.read(encoder, [space or POOLED])[space or POOLED]
 
-    def read(self, encoder: Encoder, places: Sequence[str]) -> dict[str, tuple[Rows, Rows]]:
+    def read(self, encoder: Encoder, places: Sequence[str]) -> dict[str, tuple[Embedded, Embedded]]:
         """Embeds both sets, by what the encoder gives at each place; place -> training and test rows."""
 
-        def made() -> tuple[Encoder, dict[str, tuple[Rows, Rows]]]:
+        def made() -> tuple[Encoder, dict[str, tuple[Embedded, Embedded]]]:
             return encoder, self._read(encoder, places)  # the encoder, so that its id stays its own
 
         return recall(
             (self.what, id(encoder), *places), made, size=lambda it: sum(r.x.nbytes for p in it[1].values() for r in p)
         )[1]
 
-    def _read(self, encoder: Encoder, places: Sequence[str]) -> dict[str, tuple[Rows, Rows]]:
+    def _read(self, encoder: Encoder, places: Sequence[str]) -> dict[str, tuple[Embedded, Embedded]]:
         tapped = Tapped(encoder, places)
         train, test = (self._embedded(source, tapped) for source in (self.train, self.test))
         number = self._class_numbers(train[1])
         y = [torch.tensor([number[name] for name in train[1]]), self._test_labels(test[1], number)]
         parts = [x.split(tapped.sizes, dim=1) for x, _, _ in (train, test)]
         return {
-            place: (Rows(one, y[0], train[2]), Rows(two, y[1], test[2], _names(y[1], test[1])))
+            place: (Embedded(one, y[0], train[2]), Embedded(two, y[1], test[2], _names(y[1], test[1])))
             for place, one, two in zip(places, *parts, strict=True)
         }
 
@@ -112,11 +112,11 @@ class Labelled:
 
         return recall((self.what, "names"), made)
 
-    def test_rows(self, encoder: Encoder) -> Rows:
+    def test_rows(self, encoder: Encoder) -> Embedded:
         """Embeds the test set only; every process gets all rows."""
         x, labels, number = self._embedded(self.test, encoder)
         y = self._test_labels(labels, self._class_numbers(self._classes().values()))
-        return Rows(x, y, number, _names(y, labels))
+        return Embedded(x, y, number, _names(y, labels))
 
     def _class_numbers(self, labels: Iterable[Label]) -> dict[Label, int]:
         return number_classes(labels, where=self.names["known_as"])

@@ -17,7 +17,7 @@ from mmssl.errors import UserError
 from mmssl.evals.finetune import Finetune
 from mmssl.evals.knn import KNN
 from mmssl.evals.parts import labelled
-from mmssl.evals.parts.labelled import Labelled, Probe, Rows, common, rivals
+from mmssl.evals.parts.labelled import Embedded, Labelled, Probe, common, rivals
 from mmssl.evals.parts.memory import remembering
 from mmssl.evals.parts.needs import EncoderNeed
 from mmssl.evals.parts.report import reporting
@@ -292,5 +292,5 @@ def test_rivals(tmp_path: Path) -> None:
 
 
 def test_rows_may_be_without_numbers() -> None:
-    rows = Rows(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
+    rows = Embedded(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
     assert isinstance(rows.number, Tensor) and rows.number.dtype == torch.long and rows.number.shape == (0,)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mmssl.evals import linear
 from mmssl.evals.linear import Linear, best, held_out, probe, ranked, select, tops
 from mmssl.evals.parts import solvers
-from mmssl.evals.parts.labelled import Rows
+from mmssl.evals.parts.labelled import Embedded
 from mmssl.evals.parts.solvers import LBFGS, SGD, logistic, minimise, squared_hinge, with_bias
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
@@ -150,8 +150,8 @@ def test_a_tenth_is_held_out(count: int, tenth: int) -> None:
 
 def test_features_are_standardised_by_the_training_set_and_fitted_to_all_of_it() -> None:
     solver = Weights()
-    known = Rows(torch.tensor([[1.0, 4], [3, 4], [8, 4]]), torch.tensor([0, 1, 1]))
-    asked = Rows(torch.tensor([[5.0, 4], [7, 9]]), torch.tensor([1, 0]))
+    known = Embedded(torch.tensor([[1.0, 4], [3, 4], [8, 4]]), torch.tensor([0, 1, 1]))
+    asked = Embedded(torch.tensor([[5.0, 4], [7, 9]]), torch.tensor([1, 0]))
     ranks, quality = probe(known, asked, solver, classes=4)
     x = (known.x - torch.tensor([4.0, 4])) / torch.tensor([math.sqrt((9 + 1 + 16) / 3), 1e-6])
     torch.testing.assert_close(solver.fitted[1][0], x)
@@ -196,7 +196,7 @@ def test_the_best_layer_is_the_one_that_is_best_on_the_training_set(monkeypatch:
     made = {"a": ([0, 0, 0], (0.5, -0.1)), "b": ([0, 7, 7], (0.6, -0.3)), "c": ([0, 0, 7], (0.6, -0.4))}
     order = iter(made.values())
 
-    def probed(known: Rows, asked: Rows, solver: Any, *, device: Any) -> Any:
+    def probed(known: Embedded, asked: Embedded, solver: Any, *, device: Any) -> Any:
         ranks, quality = next(order)
         return torch.tensor(ranks), quality
 
