@@ -23,6 +23,7 @@ class BarlowTwins(MultiView):
     redundancy: weight of what lies off the diagonal, the paper's lambda.
     """
 
+    compares = 2
     separate = True
 
     def __init__(

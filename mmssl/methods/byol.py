@@ -27,6 +27,7 @@ class BYOL(MultiView):
     momentum: of the teacher's moving average at the start; it rises to 1 by a cosine.
     """
 
+    compares = 2
     separate = True
 
     def __init__(

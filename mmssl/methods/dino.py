@@ -47,6 +47,7 @@ class DINO(MultiView):
     frozen: share of training during which the prototypes stay as they are, one of 300 epochs.
     """
 
+    compares = 2
     centre: Tensor
     temperature: Tensor
 

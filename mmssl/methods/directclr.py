@@ -22,6 +22,8 @@ class DirectCLR(MultiView):
     temperature: of the softmax.
     """
 
+    compares = 2
+
     def __init__(
         self,
         encoders: Mapping[str, Encoder],

@@ -32,6 +32,7 @@ class DirectPred(MultiView):
     boost: what is added to the predictor's eigenvalues, the largest of which is 1 before.
     """
 
+    compares = 2
     separate = True
     correlation: Tensor
     predictor: Tensor

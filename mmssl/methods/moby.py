@@ -36,6 +36,7 @@ class MoBY(MultiView):
     momentum: of the teacher's moving average at the start; it rises to 1 by a cosine.
     """
 
+    compares = 2
     separate = True
 
     def __init__(

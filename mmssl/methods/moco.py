@@ -33,6 +33,7 @@ class MoCo(MultiView):
     momentum: of the teacher's moving average.
     """
 
+    compares = 2
     depth: ClassVar[int] = 0
 
     def __init__(
@@ -114,6 +115,7 @@ class MoCoV3(MultiView):
         stays random and keeps a ViT stable.
     """
 
+    compares = 2
     separate = True
 
     def __init__(

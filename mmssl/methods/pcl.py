@@ -43,6 +43,7 @@ class PCL(MultiView):
     iterations: of k-means.
     """
 
+    compares = 2
     depth: ClassVar[int] = 0
     prototypes: Tensor
     concentration: Tensor

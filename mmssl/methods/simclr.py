@@ -25,6 +25,7 @@ class SimCLR(MultiView):
     temperature: of the softmax; 0.5 suits batches of some hundred small images, 0.1 large ones, as the paper found.
     """
 
+    compares = 2
     depth: ClassVar[int] = 1
 
     def __init__(

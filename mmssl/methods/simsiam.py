@@ -26,6 +26,7 @@ class SimSiam(MultiView):
     bottleneck: width of the predictor's hidden layer; the predictor's learning rate stays at its peak.
     """
 
+    compares = 2
     separate = True
 
     def __init__(

@@ -39,6 +39,7 @@ class SwAV(MultiView):
     frozen: share of training during which the prototypes stay as they are, one of 800 epochs.
     """
 
+    compares = 2
     done: Tensor
 
     def __init__(

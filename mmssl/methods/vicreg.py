@@ -25,6 +25,7 @@ class VICReg(MultiView):
     invariance, variance, covariance: weight of this term.
     """
 
+    compares = 2
     separate = True
 
     def __init__(

@@ -10,18 +10,20 @@ import torch
 from torch import Tensor
 
 from mmssl.errors import UserError
-from mmssl.types import Batch, Encoder, Features, Objective, Ragged
+from mmssl.types import Batch, Encoder, Features, Objective, Ragged, View
 
 
 class MultiView(Objective):
     """A task about several views of a sample in one modality, whichever its encoder reads.
 
-    A method's class says with `separate` whether views pass through the encoder one by one, as pooled_views has it.
+    A method's class says with `separate` whether views pass through the encoder one by one, as pooled_views has it, and
+    with `compares` how many views it needs of those that the data workers show.
 
     encoder: key of the encoder that learns, where the run has several; by default the only one.
     """
 
     separate: ClassVar[bool] = False
+    compares: ClassVar[int] = 1
 
     def __init__(self, encoders: Mapping[str, Encoder], *, encoder: str | None = None) -> None:
         super().__init__(encoders)
@@ -32,6 +34,9 @@ class MultiView(Objective):
             raise UserError(f"objective.encoder is {encoder!r}; the run has {', '.join(encoders)}")
         self.uses = (self.key,)
         self.dim = encoders[self.key].dim
+
+    def check_view(self, view: View) -> None:
+        self._check(view.shows.get(self.key, self.compares), self.compares)
 
     def pooled(self, encoders: Mapping[str, Encoder], batch: Batch) -> list[Tensor]:
         """Returns the encoder's pooled features (B, D) of every view."""
@@ -59,9 +64,12 @@ class MultiView(Objective):
     def views(self, batch: Batch, least: int = 2) -> list[Any]:
         """Returns the views; UserError for fewer than the task compares."""
         views = batch.views[self.key]
-        if len(views) < least:
-            raise UserError(f"the task compares {least} views of {self.key}, but {len(views)} is shown; see view.views")
+        self._check(len(views), least)
         return views
+
+    def _check(self, views: int, least: int) -> None:
+        if views < least:
+            raise UserError(f"the task compares {least} views of {self.key}, but {views} is shown; see view.views")
 
     def present(self, batch: Batch) -> Tensor:
         """Returns which samples count (B,) bool."""

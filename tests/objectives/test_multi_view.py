@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmssl import names
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.nn.head import Projection
 from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.objectives.teacher import Teacher
-from mmssl.types import Batch, Encoder, Features, Ragged
+from mmssl.transforms.image import Crop
+from mmssl.types import Batch, Encoder, Features, Pretext, Ragged
+from mmssl.views.template import Views
 
 
 def test_views_of_one_size_pass_at_once_and_come_back_in_order() -> None:
@@ -164,3 +167,24 @@ def test_ragged_views_of_one_size_pass_at_once_and_others_alone(
     assert encoder.sizes == sizes
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine[:, 0], theirs)
+
+
+class Compares(MultiView):
+    compares = 2
+
+
+def test_too_few_views_are_refused_before_a_run() -> None:
+    template = Views(1, image=[Crop()])
+    encoder = create_encoder("convnet", image_size=16, widths=[8], depths=[1])
+    pretext = Pretext(Compares({"image": encoder}), template, {})
+    with pytest.raises(UserError, match="the task compares 2 views of image, but 1 is shown; see view.views"):
+        pretext.show({"image": encoder})
+    assert pretext.show({"image": encoder}, views=3).shows == {"image": 3}
+    alone = Pretext(MultiView({"image": encoder}), template, {})
+    assert alone.show({"image": encoder}).shows == {"image": 1}
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco:v3", "byol", "vicreg", "dino", "swav"])
+def test_methods_of_two_views_say_so(name: str) -> None:
+    method, _ = names.resolve("methods", name)
+    assert method.objective.compares == 2 <= method.view.views
