@@ -95,5 +95,5 @@ def test_without_data(run: Path) -> None:
         plot(run, "unknown")
     plot(run, "unknown", ["data.shards=x"])
     assert SEEN["data"] == {"shards": "x"}
-    with pytest.raises(UserError, match="kind: image has no option 'cuont'"):
+    with pytest.raises(UserError, match="kind: picture has no option 'cuont'"):
         plot(run, "kind", ["cuont=3"])

@@ -210,7 +210,7 @@ def test_verify_and_show(tmp_path: Path) -> None:
     assert "checksum" in problems[1]
     assert "missing" in problems[2]
     assert "5 bytes" in problems[3]
-    assert problems[4].startswith("other.tar: 1, jpg: not a ")
+    assert problems[4].startswith("other.tar: 1, jpg: not an ")
 
 
 def test_two_builds_do_not_mix(tmp_path: Path) -> None:

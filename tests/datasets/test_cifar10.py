@@ -71,7 +71,7 @@ def test_folders_of_pictures(cifar10: ModuleType, tmp_path: Path, capsys: pytest
     told = capsys.readouterr().out
     assert "train: passed over 1 files that are not CLASS/NAME.jpg or .png, such as zebra/1.png" in told
     assert "train: 4 samples" in told
-    assert "left out 1: not a " in told
+    assert "left out 1: not an " in told
     names = [picture.tobytes() for picture in pixels()]
     assert found(tmp_path / "out" / "train") == dict(zip(names[:4], range(4), strict=True))
     assert found(tmp_path / "out" / "test") == dict(zip(names[4:], [4, 5], strict=True))

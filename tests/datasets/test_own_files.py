@@ -35,7 +35,7 @@ def test_image_folder(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert runpy.run_path(script("image_folder"))["main"]([str(tmp_path / "a"), "--source", str(pictures)]) == 0
     told = capsys.readouterr().out
     assert "2 samples in 1 shards" in told
-    assert "left out 1: not a " in told
+    assert "left out 1: not an " in told
     assert "(such as cat/2.png)" in told
     assert "passed over: 1 .csv, 2 hidden" in told
     labels = [sample["label"] for sample in Source(shards=str(tmp_path / "a")).samples({"image", "label"})]

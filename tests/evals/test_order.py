@@ -23,7 +23,7 @@ from mmssl.methods.odd_one_out import Odd, OddOneOut
 from mmssl.methods.opn import OPN, Shuffled
 from mmssl.methods.shuffle_and_learn import ShuffleAndLearn, Verified
 from mmssl.modalities import video
-from mmssl.plots.order import picture
+from mmssl.plots.order import plot
 from mmssl.types import Batch, Encoder, Loss, Objective, Pretext, Trained
 from mmssl.views.synchronised import shifted
 
@@ -165,14 +165,14 @@ def test_every_task_about_order_is_judged_and_drawn(
     trained = run(objective, view, options=options, **parts)
     scores = dict(Order(data=clips, task="task", rounds=1).run(trained))
     assert scores["accuracy"].chance == pytest.approx(chance)
-    ((name, drawn),) = picture(trained, data=clips, task="task", count=1)
+    ((name, drawn),) = plot(trained, data=clips, task="task", count=1)
     assert name == "order-00" and isinstance(drawn, Image.Image)
 
 
 def test_right_frames_are_green_and_wrong_ones_red(clips: dict[str, Any]) -> None:
     for objective in (Knowing, OPN):
         trained = run(objective, Shuffled, widths=(8, 8))
-        drawn = dict(picture(trained, data=clips, task="task", count=8))
+        drawn = dict(plot(trained, data=clips, task="task", count=8))
         assert len(drawn) == 8
         reds = [(np.asarray(p) == (230, 60, 50)).all(axis=2).sum() for p in drawn.values()]
         greens = [(np.asarray(p) == (60, 170, 75)).all(axis=2).sum() for p in drawn.values()]
@@ -183,7 +183,7 @@ def test_other_tasks_have_no_order(clips: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="is not about the order of frames"):
         list(Order(data=clips, task="task").run(synchronised()))
     with pytest.raises(UserError, match="is not about the order of frames"):
-        list(picture(synchronised(), data=clips, task="task"))
+        list(plot(synchronised(), data=clips, task="task"))
 
 
 def synchronised() -> Trained:

@@ -83,7 +83,7 @@ WRONG = [
     ("register", {"encoder": "voxels"}, "no encoder 'voxels'"),
     ("register", {"encoder": "image"}, "reads image; expected points"),
     ("register", {"space": "clip"}, "no space 'clip'"),
-    ("propagate", {"encoder": "films"}, "no encoder 'videos'"),
+    ("propagate", {"encoder": "films"}, "no encoder 'films'"),
     ("propagate", {"encoder": "points"}, "reads points; expected video or image"),
     ("propagate", {"space": "clop"}, "no space 'clop'"),
     ("localize", {"task": "avol"}, "'avol' compares no image or video with sound"),
@@ -188,10 +188,10 @@ def test_results_say_what_was_left_out_and_pictures_what_they_need(
         ("localize", "'avol' compares no image or video with sound"),
     ):
         space = ["space=clop"] if kind == "retrieval" else []
-        assert cli.main(["picture", str(run), kind, f"data.shards={tmp_path / '0.tar'}", *space]) == 2
+        assert cli.main(["plot", str(run), kind, f"data.shards={tmp_path / '0.tar'}", *space]) == 2
         said = capsys.readouterr().err
         assert said.startswith("mmssl: ") and told in said and said.count("\n") == 1, kind
-    assert cli.main(["picture", str(run), "retrieval", f"data.shards={tmp_path / '0.tar'}"]) == 0
+    assert cli.main(["plot", str(run), "retrieval", f"data.shards={tmp_path / '0.tar'}"]) == 0
     said = capsys.readouterr()
     assert "retrieval: left out 1 sample: " in said.out + said.err
 
