@@ -135,7 +135,7 @@ def make_metrics(folder: Path) -> None:
 
 def make_builds(folder: Path) -> None:
     """Two finished shards of three, as a build leaves them that is stopped."""
-    plan = journal.Plan([range(i, i + 2) for i in (0, 2, 4)], numbered, {"description": ""})
+    plan = journal.BuildPlan([range(i, i + 2) for i in (0, 2, 4)], numbered, {"description": ""})
     index = build_from(numbered, 6, folder / "build", shard_samples=2, workers=1)
     (folder / "build" / "index.json").unlink()
     (folder / "build" / "00002.tar").unlink()

@@ -23,12 +23,12 @@ from mmssl.types import Batch
 CPU = torch.device("cpu")
 
 
-def stream(rows: Path, resume: dict[str, Any] | None = None, *, rank: int = 0, **options: Any) -> assembly.Stream:
+def stream(rows: Path, resume: dict[str, Any] | None = None, *, rank: int = 0, **options: Any) -> assembly.TaskStream:
     """A stream of three batches an epoch."""
     view = Shown({"row": RowPreprocess()}, **{"noise": 0.5, **options})
     source = Source(shards=str(rows))
     loader = Loader(source, view, batch=8 // (1 + rank), seed=3, workers=0, rank=rank, world=1 + rank)
-    return assembly.Stream(loader, view, resume)
+    return assembly.TaskStream(loader, view, resume)
 
 
 def rows_of(batch: Batch) -> torch.Tensor:
