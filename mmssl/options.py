@@ -30,13 +30,11 @@ class Option:
 def options_of(factory: Any) -> dict[str, inspect.Parameter]:
     """Returns the keyword-only parameters of a function or class: its options.
 
-    A class whose constructor takes `**rest`, to hand on to its base, has the base's options as well, less those that
-    it names in `fixed_options`.
+    A class whose constructor takes `**rest`, to hand on to its base, has the base's options as well.
     """
     parameters = inspect.signature(factory).parameters.values()
     own = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    every = {**options_of(_base(factory)), **own} if _hands_on(factory) else own
-    return {name: p for name, p in every.items() if name not in getattr(factory, "fixed_options", ())}
+    return {**options_of(_base(factory)), **own} if _hands_on(factory) else own
 
 
 def _hands_on(factory: Any) -> bool:

@@ -1,7 +1,7 @@
 """Trains the same recipes with two revisions, in turns, and compares loss curves and throughput.
 
-    git worktree add /tmp/before REVISION
-    python tools/bench/revisions.py /tmp/before . --data data/cifar10/train image/simclr_cifar10 image/mae_cifar10
+    git worktree add ../before REVISION
+    python tools/bench/revisions.py ../before . --data data/cifar10/train image/simclr_cifar10 image/mae_cifar10
 
 Each recipe is the revision's own, so that options may have other names. The first tree trains with seeds 0, 1 and 2,
 whose spread says what chance does to a curve; the second with seed 0. A curve is the mean loss of each tenth of a run.
