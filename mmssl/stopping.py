@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -47,7 +46,7 @@ class Stopping:
             self.signal, self.since = number, time.monotonic()
         elif time.monotonic() - self.since > TOGETHER:
             self._restore()
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     def after_step(self, *, last: bool) -> bool:
         """Whether to stop after this step, the same for all processes: one alone is asked now, several were asked

@@ -106,7 +106,7 @@ def befall(what: str) -> None:
         if self.step == STEP:
             match what:
                 case "SIGKILL" | "SIGTERM" | "SIGUSR1" | "SIGSTOP":
-                    os.kill(os.getpid(), getattr(signal, what))
+                    signal.raise_signal(getattr(signal, what))  # to this thread, so that it is noted before the step
                 case "job":  # all processes of it
                     os.killpg(0, signal.SIGTERM)
                     check_server()

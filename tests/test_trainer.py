@@ -112,7 +112,7 @@ def test_a_run_stopped_between_checkpoints_continues_bit_by_bit(
 
 
 KILLED_AT_STEP_30 = """
-import os, signal, sys
+import signal, sys
 from mmssl import checkpoint
 from mmssl.cli import main
 
@@ -120,7 +120,7 @@ real = checkpoint.save_state
 def save_and_die(folder, step, *rest, **options):
     real(folder, step, *rest, **options)
     if step == 30:
-        os.kill(os.getpid(), signal.SIGKILL)
+        signal.raise_signal(signal.SIGKILL)
 
 checkpoint.save_state = save_and_die
 main(sys.argv[1:])

@@ -33,7 +33,7 @@ WAYS: dict[str, tuple[Callable[[], Any], str]] = {
     "crash": (crash, "a sample that ended its data worker (SIGSEGV)"),
     "exit": (lambda: os._exit(3), "a sample that ended its data worker (exit code 3)"),
     "kill": (
-        lambda: os.kill(os.getpid(), signal.SIGKILL),
+        lambda: signal.raise_signal(signal.SIGKILL),
         "a sample that ended its data worker (SIGKILL, out of memory?)",
     ),
 }
