@@ -3,11 +3,11 @@
     git worktree add ../before REVISION
     python tools/bench/revisions.py ../before . --data data/cifar10/train image/simclr_cifar10 image/mae_cifar10
 
-Each recipe is the revision's own, so that options may have other names. The first tree trains with seeds 0, 1 and 2,
-whose spread says what chance does to a curve; the second with seed 0. A curve is the mean loss of each tenth of a run.
-It is within the spread where at each tenth it lies no further from the mean of the three than twice their largest
-deviation anywhere. Throughput is the median samples per second of the steps after the first fifth, in one process on
-`--threads` threads, and its ratio is the median over `--turns` turns, in which either tree goes first in its turn.
+Each recipe is the revision's own, so that options may have other names. Both trees train with seeds 0, 1 and 2, in
+turns. A curve is the mean loss of each tenth of a run. The second tree's are within the spread where the mean of its
+three lies, at each tenth, no further from the mean of the first tree's three than the largest deviation of one of those
+from their mean anywhere. Throughput is in samples per second of processor time, the median step after the first fifth,
+in one process without data workers on `--threads` threads; its ratio is the median of the three, with the range.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 RUN = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 
 import mmssl
-from mmssl import recipe
+from mmssl import recipe, trainer
 
 name, data, steps, batch, seed, threads, out = json.loads(sys.argv[1])
 made = recipe.load(name)
@@ -36,15 +36,24 @@ changes += [f"tasks.{key}.batch={batch}" for key in made.tasks if batch]
 per_step = (batch or 0) * len(made.tasks) or made.per_step
 changes += [f"train.samples={steps * per_step}", "train.log_every=1", f"train.seed={seed}", "evals={}"]
 changes += [f"train.threads={threads}", "train.warmup=10"]
+changes += [f"tasks.{key}.data.workers=0" for key in made.tasks]
+times = []
+
+def timed(self, real=trainer.Trainer.train_step):
+    times.append(time.process_time())
+    return real(self)
+
+trainer.Trainer.train_step = timed
 mmssl.train(name, changes, out=out, progress=False)
 lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-speeds = [line["samples_per_second"] for line in lines[len(lines) // 5:]]
-print(json.dumps({"loss": [line["loss"] for line in lines], "speed": sorted(speeds)[len(speeds) // 2]}))
+taken = [after - before for before, after in zip(times, times[1:])][len(times) // 5:]
+speed = per_step / sorted(taken)[len(taken) // 2]
+print(json.dumps({"loss": [line["loss"] for line in lines], "speed": speed}))
 """
 
 
 def train(tree: Path, given: list[object]) -> dict[str, Any]:
-    """Trains in a process of its own with the tree's package; returns the losses, and the median samples per second."""
+    """Trains in a process of its own with the tree's package; returns the losses, and the median samples per second of processor time."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", RUN, json.dumps([*given, str(Path(folder) / "run")])]
         environment = {**os.environ, "PYTHONPATH": str(tree.resolve())}
@@ -68,20 +77,21 @@ def compare(name: str, before: Path, after: Path, options: argparse.Namespace) -
     def run(tree: Path, seed: int) -> dict[str, Any]:
         return train(tree, [name, data, options.steps, options.batch, seed, options.threads])
 
-    old = [run(before, seed) for seed in range(3)]
-    curves = [tenths(each["loss"]) for each in old]
-    middle = [statistics.fmean(values) for values in zip(*curves, strict=True)]
-    spread = max(max(abs(value - mean) for value in values) for *values, mean in zip(*curves, middle, strict=True))
-    new = run(after, 0)
-    furthest = max(abs(a - b) for a, b in zip(tenths(new["loss"]), middle, strict=True))
-    ratios = []
-    for turn in range(options.turns):
-        pair = [before, after][:: 1 if turn % 2 else -1]
-        speeds = {tree: run(tree, 0)["speed"] for tree in pair}
-        ratios.append(speeds[after] / speeds[before])
-    speed = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})" if ratios else "-"
-    verdict = "within" if furthest <= 2 * spread else "OUTSIDE"
-    return f"| {name} | {verdict} | {furthest:.4f} of {spread:.4f} | {tenths(new['loss'])[-1]:.4f} | {speed} |"
+    runs: dict[Path, list[dict[str, Any]]] = {before: [], after: []}
+    for seed in range(3):
+        for tree in [before, after][:: 1 if seed % 2 else -1]:
+            runs[tree].append(run(tree, seed))
+    curves = {tree: [tenths(each["loss"]) for each in found] for tree, found in runs.items()}
+    means = {tree: [statistics.fmean(values) for values in zip(*found, strict=True)] for tree, found in curves.items()}
+    spread = max(
+        abs(value - mean) for curve in curves[before] for value, mean in zip(curve, means[before], strict=True)
+    )
+    furthest = max(abs(a - b) for a, b in zip(means[after], means[before], strict=True))
+    ratios = [new["speed"] / old["speed"] for new, old in zip(runs[after], runs[before], strict=True)]
+    verdict = "within" if furthest <= spread else "OUTSIDE"
+    ends = f"{means[before][-1]:.4f} / {means[after][-1]:.4f}"
+    speed = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    return f"| {name} | {verdict} | {furthest:.4f} of {spread:.4f} | {ends} | {speed} |"
 
 
 def main() -> None:
@@ -92,10 +102,9 @@ def main() -> None:
     parser.add_argument("--data", help="shards for all tasks, by default those of the recipe")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=0, help="by default the recipe's")
-    parser.add_argument("--turns", type=int, default=3, help="of the comparison of throughput")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    print("| recipe | curve | furthest, of the spread | last tenth | speed, after / before |")
+    print("| recipe | curve | furthest, of the spread | last tenth, before / after | speed, after / before |")
     print("|---|---|---|---|---|")
     for name in options.recipes:
         print(compare(name, options.before, options.after, options), flush=True)
