@@ -53,7 +53,7 @@ print(json.dumps({"loss": [line["loss"] for line in lines], "speed": speed}))
 
 
 def train(tree: Path, given: list[object]) -> dict[str, Any]:
-    """Trains in a process of its own with the tree's package; returns the losses, and the median samples per second of processor time."""
+    """Trains in a process of its own with the tree's package; returns the losses, and the samples per second."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", RUN, json.dumps([*given, str(Path(folder) / "run")])]
         environment = {**os.environ, "PYTHONPATH": str(tree.resolve())}
