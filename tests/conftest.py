@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.distributed import TCPStore
+
+sys.path.append(str(Path(__file__).parent))
+from forked import Command, rank_of_two
 
 torch.set_num_threads(1)
 
@@ -51,11 +54,11 @@ def two_processes() -> Callable[..., str]:
     """Runs a script, or `-m module`, in two gloo processes on the CPU, and returns what they print."""
 
     def run(*command: str | Path) -> str:
-        line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
-        said = os.environ | {"PYTHONFAULTHANDLER": "1", "CUDA_VISIBLE_DEVICES": ""}  # a process that dies says where
-        done = subprocess.run(line, capture_output=True, text=True, timeout=600, env=said)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        ranks = [Command(command, env=rank_of_two(rank, store.port)) for rank in (0, 1)]
+        codes = [rank.wait() for rank in ranks]
+        assert codes == [0, 0], "".join(rank.stderr for rank in ranks)
+        return "".join(rank.stdout for rank in ranks)
 
     return run
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 import torch.distributed as td
+from forked import PRELOAD, rank_of_two
 
 from mmssl import trainer
 from mmssl.cli import main
 from mmssl.errors import UserError
 
 STEP = 7  # after which something happens
-PRELOAD = ["mmssl.trainer", "mmssl.methods.clip", "torch.utils.tensorboard", "torch._inductor"]  # as fit imports it
 
 
 class Pair:
@@ -41,10 +41,7 @@ class Pair:
         ranks: Sequence[int] = (0, 1),
     ) -> None:
         context = multiprocessing.get_context("forkserver")
-        # the last is what use_deterministic_algorithms imports
-        context.set_forkserver_preload(
-            ["mmssl.trainer", "mmssl.methods.clip", "torch.utils.tensorboard", "torch._inductor"]
-        )
+        context.set_forkserver_preload(PRELOAD)
         if hosted:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = free.getsockname()[1]
@@ -54,15 +51,7 @@ class Pair:
         self.files = {rank: folder / f"said.{rank}" for rank in ranks}
         self.processes = {}
         for rank, file in self.files.items():
-            environment = {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "GROUP_RANK": "0",
-                "TORCHELASTIC_USE_AGENT_STORE": str(not hosted),
-            }
+            environment = rank_of_two(rank, port) | {"TORCHELASTIC_USE_AGENT_STORE": str(not hosted)}
             befalls = happens if rank == to or to < 0 else ""
             self.processes[rank] = context.Process(target=run, args=(environment, file, list(words), befalls))
             self.processes[rank].start()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from forked import Command
 from PIL import Image
 
 from mmssl import cli, names, recipe, train
@@ -62,17 +61,16 @@ def test_the_quick_commands_run_in_the_order_they_stand(place: Path) -> None:
         words = shlex.split(command)
         if command.startswith(LONG) or words[0] not in ("mmssl", "python"):
             continue
-        call = [sys.executable, *(["-m", "mmssl"] if words[0] == "mmssl" else []), *words[1:]]
-        call = [str(ROOT / word) if word.startswith("tools/") else word for word in call]
-        done = subprocess.run(call, capture_output=True, text=True, cwd=place)
-        assert done.returncode == 0, f"{command}: {done.stderr[-1500:]}"
+        call = [*(["-m", "mmssl"] if words[0] == "mmssl" else []), *words[1:]]
+        done = Command([ROOT / word if word.startswith("tools/") else word for word in call], cwd=place)
+        assert done.wait() == 0, f"{command}: {done.stderr[-1500:]}"
     assert (place / "predictions.csv").is_file() and (place / "data" / "mine" / "index.json").is_file()
 
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_every_piece_of_python_runs(code: str, place: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=place)
-    assert done.returncode == 0, done.stderr[-1500:]
+    done = Command(["-c", code], cwd=place)
+    assert done.wait() == 0, done.stderr[-1500:]
     assert done.stdout
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 import webdataset
 import yaml
+from forked import Command
 
 from mmssl import create_encoder, train
 from mmssl.checkpoint import steps
@@ -132,22 +134,23 @@ def test_sigkill_and_the_same_command_with_resume(color_recipe: dict[str, Any], 
     file, run = tmp_path / "r.yaml", tmp_path / "run"
     file.write_text(yaml.safe_dump(recipe))
     words = ["train", str(file), "--out", str(run), "--quiet", "--resume"]
-    died = subprocess.run([sys.executable, "-c", KILLED_AT_STEP_30, *words], capture_output=True, timeout=600)
-    assert died.returncode == -signal.SIGKILL
+    assert Command(["-c", KILLED_AT_STEP_30, *words]).wait() == -signal.SIGKILL
     assert [path.name for path in steps(run / "checkpoints")] == ["step_30", "step_20"]
-    done = subprocess.run([sys.executable, "-m", "mmssl", *words], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = Command(["-m", "mmssl", *words])
+    assert done.wait() == 0, done.stderr[-2000:]
     assert steps(run / "checkpoints")[0].name == "step_100"
     assert [line["step"] for line in figures(run) if "loss" in line] == list(range(4, 101, 4))
     assert "zero_shot/top1" in done.stdout
 
 
-def test_two_processes_train_as_one_run(
-    color_recipe: dict[str, Any], tmp_path: Path, two_processes: Callable[..., str]
-) -> None:
+def test_two_processes_train_as_one_run(color_recipe: dict[str, Any], tmp_path: Path) -> None:
     file, run = tmp_path / "r.yaml", tmp_path / "run"
     file.write_text(yaml.safe_dump(with_train(color_recipe, accumulate=2, threads=1)))
-    two_processes("-m", "mmssl", "train", file, "--out", run)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "mmssl", "train", str(file), "--out", str(run)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
     assert read_scores(run)["zero_shot/top1"].n == 64
     assert read_scores(run)["zero_shot/top1"].value > 0.5
     state = torch.load(steps(run / "checkpoints")[0] / "state.pt", weights_only=True)

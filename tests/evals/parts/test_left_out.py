@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import Command
 from named import broken, png, tar
 from PIL import Image
 from test_classes import PROBES, RAW
@@ -89,8 +88,9 @@ def test_the_line_and_the_file_name_it(sets: dict[str, Any], capsys: pytest.Capt
 
 def test_two_processes_judge_and_count_as_one(sets: dict[str, Any], two_processes: Callable[..., str]) -> None:
     script = [str(Path(__file__).parents[1] / "two_judges.py"), json.dumps(sets)]
-    alone = subprocess.run([sys.executable, *script], capture_output=True, text=True, timeout=600, check=True).stdout
-    found = [json.loads(said.splitlines()[-1]) for said in (alone, two_processes(*script))]
+    alone = Command(script)
+    assert alone.wait() == 0, alone.stderr
+    found = [json.loads(said.splitlines()[-1]) for said in (alone.stdout, two_processes(*script))]
     assert sum(found[0]["left_out"]["linear"].values()) == 4
     assert found[0]["left_out"] == found[1]["left_out"]
     assert found[0]["linear/top1"] == pytest.approx(found[1]["linear/top1"])
