@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,20 +66,16 @@ class Trainer:
         """Finds idle parameters, then makes the averaged model, the optimizer and the wrapped module."""
         options = self.recipe.train
         self.model = parallel.sync_batch_norm(self.model, self.device)
-        if state is None:
-            for key, stream in self.streams.items():
-                self.model.named_objectives[key].learn(stream.rest(self.device))
+        self._begin_epochs()  # may take batches before the first step's
         self.waiting = self._draw()
-        if state is None:
-            self._begin_epochs()
         self._try_step()
         name, node = split(self.recipe.optim, default="adamw")
-        steady = [weight for objective in self.model.named_objectives.values() for weight in objective.steady()]
+        own = [group for objective in self.model.named_objectives.values() for group in objective.parameter_groups()]
         self.optimizer: torch.optim.Optimizer = names.build(
-            "optim", name, param_groups(self.model, steady=steady), where="optim", **node
+            "optim", name, param_groups(self.model, own=own), where="optim", **node
         )
         self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.rates = [(group["lr"], group.get("final_lr", options.final_lr)) for group in self.optimizer.param_groups]
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
         self.bad_steps = torch.zeros((), device=self.device)
         torch.manual_seed(options.seed + 1 + dist.rank())
@@ -124,8 +119,7 @@ class Trainer:
         self.waiting = []
         self._begin_epochs()
         waited = time.perf_counter() - began
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            final = 1.0 if group.get("steady") else options.final_lr
+        for group, (peak, final) in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = peak * warmup_cosine(self.step, steps=self.steps, warmup=options.warmup, final=final)
         for number, batches in enumerate(parts):
             with parallel.accumulating(self.wrapped, last=number == len(parts) - 1):
@@ -144,13 +138,11 @@ class Trainer:
         return losses, waited
 
     def _begin_epochs(self) -> None:
-        """Lets the tasks whose data begins a new pass look at all of it."""
+        """Lets the tasks whose data begins a new pass look at it."""
         for key, stream in self.streams.items():
             if stream.begins:
                 stream.begins = False
-                self.model.named_objectives[key].before_epoch(
-                    self.model.named_encoders, partial(stream.sweep, self.device)
-                )
+                self.model.named_objectives[key].before_epoch(self.model.named_encoders, stream.epoch(self.device))
 
     def _apply_gradients(self) -> None:
         """Clips and steps; a gradient that is not finite leaves the weights as they are, without waiting for it."""

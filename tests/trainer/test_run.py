@@ -24,7 +24,7 @@ from mmssl.types import Loss, Score
 
 HARD = {  # everything that a run must take up again
     "encoder": {"dropout": 0.5},
-    "tasks": {"fit": {"view": {"noise": 0.5}, "objective": {"bad": [1], "steady": True}}},
+    "tasks": {"fit": {"view": {"noise": 0.5}, "objective": {"bad": [1], "head": {"final_lr": 1.0}}}},
     "optim": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1},
     "train": {"samples": 96, "ema": 0.8, "warmup": 2, "accumulate": 2},
 }
@@ -61,7 +61,8 @@ def test_before_epoch_comes_before_each_pass_and_shows_the_whole_set_in_order(ro
     run = started(made(rows, tasks={"fit": {"view": {"noise": 3.0}}}), tmp_path)
     for _ in range(6):
         run.train_step()
-    assert kinds(run) == "lef" + "fa" * 3 + "e" + "fa" * 3, "the trial step is the first"
+    assert kinds(run) == "tef" + "fa" * 3 + "e" + "fa" * 3, "the trial step is the first"
+    assert fit(run).numbers == [0, 1]
     source = np.random.default_rng(0).normal(size=(24, 3))
     for index, shown, encoders in fit(run).of("epoch"):
         assert index.tolist() == list(range(24))
@@ -69,15 +70,15 @@ def test_before_epoch_comes_before_each_pass_and_shows_the_whole_set_in_order(ro
         assert encoders["row"] is run.model.encoders["row"]
 
 
-def test_learn_comes_first_and_spends_what_it_takes(rows: Path, tmp_path: Path) -> None:
+def test_batches_that_are_taken_before_the_first_pass_are_spent(rows: Path, tmp_path: Path) -> None:
     plain = started(made(rows), tmp_path)
     for _ in range(6):
         plain.train_step()
     run = started(made(rows, tasks={"fit": {"objective": {"take": 2}}}), tmp_path)
     for _ in range(4):
         run.train_step()
-    assert kinds(run) == "lef" + "fa" + "e" + "fa" * 3
-    (taken,) = fit(run).of("learn")
+    assert kinds(run) == "tef" + "fa" + "e" + "fa" * 3 and fit(run).numbers == [0, 1]
+    (taken,) = fit(run).of("taken")
     for mine, theirs in zip([*taken, *parts(run)], parts(plain), strict=True):
         assert torch.equal(mine, theirs)
 
@@ -317,7 +318,7 @@ def test_a_run_taken_up_again_is_the_same_run(after: int, rows: Path, tmp_path: 
     for step in range(after, 12):
         run.train_step()
         assert [group["lr"] for group in run.optimizer.param_groups] == rates[step]
-    assert "l" not in kinds(run)
+    assert fit(run).numbers == [step // 3 for step in range(after, 12) if step % 3 == 0]
     assert [progress for _, progress, _ in fit(run).of("forward")][1:] == pytest.approx(
         [step / 12 for step in range(after, 12) for _ in range(2)]
     )
