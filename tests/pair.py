@@ -20,7 +20,7 @@ from mmssl.cli import main
 from mmssl.errors import UserError
 
 STEP = 7  # after which something happens
-PRELOAD = ["mmssl.trainer", "mmssl.methods.clip", "torch.utils.tensorboard", "torch._inductor"]  # as fit imports it
+PRELOAD = ["mmssl.loop", "mmssl.methods.clip", "torch.utils.tensorboard", "torch._inductor"]  # as fit imports it
 
 
 class Pair:
@@ -43,7 +43,7 @@ class Pair:
         context = multiprocessing.get_context("forkserver")
         # the last is what use_deterministic_algorithms imports
         context.set_forkserver_preload(
-            ["mmssl.trainer", "mmssl.methods.clip", "torch.utils.tensorboard", "torch._inductor"]
+            ["mmssl.loop", "mmssl.methods.clip", "torch.utils.tensorboard", "torch._inductor"]
         )
         if hosted:
             with socket.create_server(("127.0.0.1", 0)) as free:

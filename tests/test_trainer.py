@@ -226,7 +226,7 @@ def test_the_saved_encoder_embeds_as_the_trainer_did(color_recipe: dict[str, Any
 def test_steps_look_up_no_names_and_what_is_judged_is_made_when_something_is_due(
     color_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmssl import dist, names, recipe, trainer
+    from mmssl import dist, loop, names, recipe, trainer
 
     made = recipe.check(copy.deepcopy(color_recipe))
     run = trainer.Trainer(made, tmp_path, device=dist.start("cpu"), state=None)
@@ -236,7 +236,7 @@ def test_steps_look_up_no_names_and_what_is_judged_is_made_when_something_is_due
         monkeypatch.setattr(names, looked_up, lambda *a, **b: pytest.fail("a name is looked up in a step"))
     monkeypatch.setattr(run, "save", lambda: None)
     with Stopping() as stop:
-        trainer._loop(run, stop, progress=False)
+        loop._loop(run, stop, progress=False)
     assert asked == [160, 320]
 
 
