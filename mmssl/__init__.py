@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from mmssl.encoders import create_encoder
     from mmssl.evals.parts.classifier import zero_shot_classifier
     from mmssl.judge import evaluate
+    from mmssl.loop import train
     from mmssl.names import list_names
-    from mmssl.trainer import train
 
 __version__ = "0.1.0"
 
@@ -24,7 +24,7 @@ _HOMES = {
     "create_encoder": "mmssl.encoders",
     "list_names": "mmssl.names",
     "zero_shot_classifier": "mmssl.evals.parts.classifier",
-    "train": "mmssl.trainer",
+    "train": "mmssl.loop",
     "evaluate": "mmssl.judge",
 }
 __all__ = [

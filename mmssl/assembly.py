@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from mmssl.data.full_pass import FullPass
 from mmssl.data.loader import Loader
 from mmssl.data.plan import seed_of
 from mmssl.data.shards import Source
-from mmssl.encoders import create_encoder
+from mmssl.encoders import create_encoder, fetched
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
 from mmssl.objectives.bank import reserve
 from mmssl.recipe import Recipe, split, split_data, split_encoder
-from mmssl.types import Batch, Encoder, Objective, Pretext, View
+from mmssl.types import Batch, Encoder, Epoch, Objective, Pretext, View
 
 LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
 
@@ -30,12 +31,13 @@ LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
 class TaskStream:
     """One task's endless stream of batches, and where it stands.
 
-    begins: whether a pass over the set has begun since somebody last set it to False.
+    begins: whether a pass over the set begins that the objective has not been asked about, since somebody last set it
+        to False: of a new run's first one before any batch is drawn, of each later one with its first batch.
     """
 
     def __init__(self, loader: Loader, view: View, resume: dict[str, Any] | None) -> None:
         self.loader, self.view = loader, view
-        self.begins = False
+        self.begins = resume is None
         self.batches = self._run(resume)
 
     def _run(self, resume: dict[str, Any] | None) -> Generator[Batch, None, None]:
@@ -54,7 +56,7 @@ class TaskStream:
         """
         batch = next(self.batches)
         place = self.loader.place
-        self.begins |= place[1:] == (0, 1)
+        self.begins |= place[0] > 0 and place[1:] == (0, 1)
         self.view.progress = progress
         with _seeded(seed_of(self.loader.seed, *place, "on device", self.loader.rank), device):
             return self.view.on_device(batch.to(device))
@@ -69,6 +71,10 @@ class TaskStream:
         """Yields batches without end."""
         while True:
             yield self.next(device)
+
+    def epoch(self, device: torch.device) -> Epoch:
+        """Returns the pass that begins."""
+        return Epoch(self.loader.place[0], partial(self.rest, device), partial(self.sweep, device))
 
 
 @contextmanager
@@ -100,9 +106,11 @@ def assemble(
     for key, start in ({} if resume else recipe.train.start).items():
         _start_from(encoders[key], Path(start), where=f"train.start.{key}")
     for key in recipe.train.freeze:
-        encoders[key].requires_grad_(False).eval()  # running statistics stay as well
+        encoders[key].eval()  # running statistics stay as well, those of an objective's copies too
     sources = _same_everywhere(recipe)
-    objectives = {key: build_objective(recipe, key, encoders) for key in recipe.tasks}
+    objectives = _build_objectives(recipe, encoders)
+    for key in recipe.train.freeze:
+        encoders[key].requires_grad_(False)
     for key in [key for key, encoder in encoders.items() if encoder.learns_preprocess]:
         if resume:
             encoders[key].load_files(folder / "encoders" / key)
@@ -192,18 +200,31 @@ def _start_from(encoder: Encoder, folder: Path, *, where: str) -> None:
         raise UserError(f"{where}: {error}") from None
 
 
+def _build_objectives(recipe: Recipe, encoders: Mapping[str, Encoder]) -> dict[str, Objective]:
+    """Builds every task's objective; UserError where one freezes an encoder whose weights are random."""
+    objectives = {}
+    for task in recipe.tasks:
+        before = _trainable(encoders)
+        objectives[task] = build_objective(recipe, task, encoders)
+        for key in before - _trainable(encoders) - recipe.train.start.keys():
+            if not any(fetched(encoders[key].name, encoders[key].options, trust_code=True)):
+                raise UserError(
+                    f"tasks.{task} learns from {key} and does not train it; set train.start.{key} to a trained "
+                    f"encoder's folder, such as RUN/encoders/..."
+                )
+    return objectives
+
+
+def _trainable(encoders: Mapping[str, Encoder]) -> set[str]:
+    return {key for key, encoder in encoders.items() if any(p.requires_grad for p in encoder.parameters())}
+
+
 def build_objective(recipe: Recipe, key: str, encoders: Mapping[str, Encoder]) -> Objective:
     """Builds one task's objective and checks that the run has the encoders that it needs."""
     kind, options = recipe.tasks[key].objective
     for modality in kind.modalities:
         if modality not in encoders:
             raise UserError(f"tasks.{key} needs an encoder for {modality!r}; the run has {', '.join(encoders)}")
-    for given in kind.given:
-        if given in encoders and given not in recipe.train.start:
-            raise UserError(
-                f"tasks.{key} learns from {given} and does not train it; set train.start.{given} to a trained "
-                f"encoder's folder, such as RUN/encoders/..."
-            )
     return kind(encoders, **options)
 
 

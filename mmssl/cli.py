@@ -98,7 +98,7 @@ def _train(verbs: Verbs) -> None:
 
 def _run_train(a: argparse.Namespace) -> None:
     from mmssl.judge import read_scores, table
-    from mmssl.trainer import train
+    from mmssl.loop import train
 
     folder = train(a.recipe, a.overrides, out=a.out, resume=a.resume, progress=not a.quiet)
     if scores := read_scores(folder):

@@ -9,8 +9,8 @@ from pathlib import Path
 from mmssl import recipe
 from mmssl.errors import UserError
 from mmssl.judge import read_scores, table
+from mmssl.loop import train
 from mmssl.prepare import prepare
-from mmssl.trainer import train
 
 RECIPE = "cross_modal/five"
 SHOWN = {  # figure -> what it tells a newcomer

@@ -1,4 +1,4 @@
-"""MultiView processes as one: rank, world, collectives that differentiate correctly."""
+"""Several processes as one: rank, world, collectives that differentiate correctly."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as td
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.peers import Peers, end_with_launcher
@@ -168,6 +169,18 @@ def gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     td.all_gather(parts, padded)
     return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
+
+
+def gather_rows(x: Tensor) -> tuple[Tensor, int]:
+    """Concatenates every process's (n, ...), n of any size, with its gradient; and tells where this one's begin."""
+    if world() == 1:
+        return x, 0
+    counts = gather(torch.tensor([len(x)], device=x.device))  # (world,)
+    longest = int(counts.max())
+    padding = (0, 0) * (x.ndim - 1) + (0, longest - len(x))
+    rows = gather_with_grad(F.pad(x, padding)) if x.is_floating_point() else gather(F.pad(x, padding))
+    there = torch.arange(longest, device=x.device) < counts[:, None]  # (world, longest)
+    return rows[there.flatten()], int(counts[: rank()].sum())
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -1,17 +1,12 @@
-"""The only training loop."""
+"""A run: what it is made of, one step of it, and how it is saved and taken up again."""
 
 from __future__ import annotations
 
 import copy
-import json
-import math
-import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +14,21 @@ from tqdm import tqdm
 
 from mmssl import checkpoint, dist, names, parallel
 from mmssl.assembly import assemble, pretexts
-from mmssl.data.workers import refuse_import
 from mmssl.errors import UserError
-from mmssl.files import write_atomically
-from mmssl.judge import Judge, judged_at, write_results
-from mmssl.log import RunLog
+from mmssl.judge import Judge
 from mmssl.multitask import MultiTask
 from mmssl.nn.ema import ema_update
 from mmssl.numerics.monitors import Alarm, monitors
 from mmssl.objectives.empty_batches import EmptyBatches, measured
 from mmssl.optim.groups import param_groups
 from mmssl.optim.schedule import warmup_cosine
-from mmssl.recipe import Recipe, check, load, override, split
-from mmssl.run_folder import by_first, export, keep_recipe, locked, open_folder, save
-from mmssl.stopping import Stopping
+from mmssl.recipe import Recipe, split
+from mmssl.run_folder import by_first, export, keep_recipe, save
 from mmssl.types import Batch, Loss, Trained
 
 
 class Trainer:
-    """A run: what it is made of, one step of it, and how it is saved and taken up again."""
+    """A run between its steps: the model, the optimizer and the streams; `mmssl.loop` takes it through all of them."""
 
     def __init__(self, recipe: Recipe, folder: Path, *, device: torch.device, state: dict[str, Any] | None) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
@@ -67,20 +58,16 @@ class Trainer:
         """Finds idle parameters, then makes the averaged model, the optimizer and the wrapped module."""
         options = self.recipe.train
         self.model = parallel.sync_batch_norm(self.model, self.device)
-        if state is None:
-            for key, stream in self.streams.items():
-                self.model.named_objectives[key].learn(stream.rest(self.device))
+        self._begin_epochs()  # may take batches before the first step's
         self.waiting = self._draw()
-        if state is None:
-            self._begin_epochs()
         self._try_step()
         name, node = split(self.recipe.optim, default="adamw")
-        steady = [weight for objective in self.model.named_objectives.values() for weight in objective.steady()]
+        own = [group for objective in self.model.named_objectives.values() for group in objective.parameter_groups()]
         self.optimizer: torch.optim.Optimizer = names.build(
-            "optim", name, param_groups(self.model, steady=steady), where="optim", **node
+            "optim", name, param_groups(self.model, own=own), where="optim", **node
         )
         self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.rates = [(group["lr"], group.get("final_lr", options.final_lr)) for group in self.optimizer.param_groups]
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
         self.bad_steps = torch.zeros((), device=self.device)
         torch.manual_seed(options.seed + 1 + dist.rank())
@@ -124,8 +111,7 @@ class Trainer:
         self.waiting = []
         self._begin_epochs()
         waited = time.perf_counter() - began
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            final = 1.0 if group.get("steady") else options.final_lr
+        for group, (peak, final) in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = peak * warmup_cosine(self.step, steps=self.steps, warmup=options.warmup, final=final)
         for number, batches in enumerate(parts):
             with parallel.accumulating(self.wrapped, last=number == len(parts) - 1):
@@ -144,13 +130,11 @@ class Trainer:
         return losses, waited
 
     def _begin_epochs(self) -> None:
-        """Lets the tasks whose data begins a new pass look at all of it."""
+        """Lets the tasks whose data begins a new pass look at it."""
         for key, stream in self.streams.items():
             if stream.begins:
                 stream.begins = False
-                self.model.named_objectives[key].before_epoch(
-                    self.model.named_encoders, partial(stream.sweep, self.device)
-                )
+                self.model.named_objectives[key].before_epoch(self.model.named_encoders, stream.epoch(self.device))
 
     def _apply_gradients(self) -> None:
         """Clips and steps; a gradient that is not finite leaves the weights as they are, without waiting for it."""
@@ -260,148 +244,3 @@ class Trainer:
 def _mine(values: list[Any]) -> Any:
     """Picks this process's part of a gathered list; a process that the saved run lacked takes one by its number."""
     return values[dist.rank() % len(values)]
-
-
-def train(
-    recipe: str | Path | Mapping[str, Any],
-    overrides: Sequence[str] = (),
-    *,
-    out: str | Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
-) -> Path:
-    """Trains a recipe, a YAML file or plain values, and returns its run folder.
-
-    overrides: `optim.lr=3e-4` and the like. out: the run folder, `runs/NAME` by default.
-    """
-    if isinstance(recipe, str | Path):
-        made = load(recipe, overrides)
-    else:
-        tree = copy.deepcopy(dict(recipe))
-        for change in overrides:
-            override(tree, change)
-        made = check(tree)
-    return fit(made, out=out, resume=resume, progress=progress)
-
-
-def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, progress: bool = True) -> Path:
-    """Trains a checked recipe and returns its run folder, `runs/NAME` unless `out` says another.
-
-    resume: continue from the newest checkpoint that loads, or start when there is none yet.
-    Raises UserError when the folder holds a run and `resume` is off, and SystemExit(0) after SIGTERM or SIGUSR1, once
-    the run is saved. A script calls this and `train` under `if __name__ == "__main__":`, since workers that are not
-    forked import it.
-    """
-    refuse_import()
-    if recipe.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read as CUDA starts
-    if recipe.train.threads:
-        torch.set_num_threads(recipe.train.threads)
-    folder = Path(out) if out is not None else Path("runs") / recipe.name
-    before = torch.are_deterministic_algorithms_enabled()
-    if recipe.train.deterministic:  # else not called, since that imports torch's compiler
-        torch.use_deterministic_algorithms(True)
-    try:
-        with (
-            Stopping() as stop,
-            dist.group(recipe.train.device, timeout=recipe.train.timeout) as device,
-            locked(folder),
-        ):
-            state = open_folder(folder, resume=resume)
-            trainer = Trainer(recipe, folder, device=device, state=state)
-            with closing(trainer):
-                trainer.judge.check(trainer.trained())
-                by_first(trainer.write_start)
-                _loop(trainer, stop, progress=progress)
-    finally:
-        if recipe.train.deterministic:
-            torch.use_deterministic_algorithms(before)
-    return folder
-
-
-def _loop(trainer: Trainer, stop: Stopping, *, progress: bool) -> None:
-    recipe, chief = trainer.recipe, dist.rank() == 0
-    bar = tqdm(
-        total=trainer.steps * trainer.per_step,
-        initial=trainer.samples,
-        desc=recipe.name,
-        unit="sample",
-        unit_scale=True,
-        disable=not (progress and chief),
-    )
-    with ExitStack() as open_things:
-        open_things.enter_context(bar)
-        log = None
-        if chief:
-            opened = RunLog(
-                trainer.folder, name=recipe.name, recipe=recipe.plain, step=trainer.step, wandb=recipe.train.wandb
-            )
-            log = open_things.enter_context(opened)
-        _steps(trainer, bar, log, stop)
-    if chief:
-        _report(trainer)
-    trainer.judge.finish(trainer.folder / "results.json")
-
-
-def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None, stop: Stopping) -> None:
-    options = trainer.recipe.train
-    save_every = max(1, (options.save_every or options.samples // 10) // trainer.per_step)
-    if trainer.step and dist.gather_objects(judged_at(trainer.folder))[0] != trainer.samples:
-        _judge(trainer, log, stop)  # what was due when the run stopped
-        if stop.agreed:
-            _end(trainer, stop)
-    began, waited, counted = time.perf_counter(), 0.0, 0
-    while trainer.step < trainer.steps:
-        losses, wait = trainer.train_step()
-        waited, counted = waited + wait, counted + 1
-        bar.update(trainer.per_step)
-        done = trainer.step == trainer.steps
-        reporting = trainer.step % options.log_every == 0 or done
-        if reporting:
-            trainer.check_bad_steps()
-        if log and reporting:
-            values = trainer.figures(losses, waited, time.perf_counter() - began, counted)
-            log.write(trainer.step, values)
-            trainer.tell_notes()
-            trainer.warn(losses, values)
-            bar.set_postfix(loss=f"{values.get('total', math.nan):.3f}", data_wait=f"{values['data_wait']:.0%}")
-            began, waited, counted = time.perf_counter(), 0.0, 0
-        stops = stop.after_step(last=done)
-        saved = trainer.step % save_every == 0 or done or stops
-        if saved:
-            trainer.save()
-        if not stops:
-            _judge(trainer, log, stop)
-        if stop.agreed:
-            if not saved:
-                trainer.save()
-            _end(trainer, stop)
-
-
-def _judge(trainer: Trainer, log: RunLog | None, stop: Stopping) -> None:
-    """Runs the evaluations that are due; of those that a signal ends early, a resumed run makes all again."""
-    last = trainer.step == trainer.steps
-    scores = trainer.judge.due(trainer.trained, trainer.samples, trainer.per_step, last=last, stop=stop.now)
-    if log and scores and not stop.agreed:
-        log.write(trainer.step, {key: score.value for key, score in scores.items()})
-        remarks = trainer.judge.remarks()
-        write_results(trainer.folder, trainer.recipe, scores, samples=trainer.samples, remarks=remarks)
-
-
-def _end(trainer: Trainer, stop: Stopping) -> NoReturn:
-    """Ends the process of a run that a signal stopped and that is saved."""
-    if dist.rank() == 0:
-        tqdm.write(f"{stop.name}: saved after step {trainer.step} in {trainer.folder}; go on with --resume")
-    raise SystemExit(0)
-
-
-def _report(trainer: Trainer) -> None:
-    """Says what the loaders skipped or changed, and which tasks found little to learn from."""
-    reports = {key: stream.loader.report() for key, stream in trainer.streams.items()}
-    write_atomically(trainer.folder / "data_report.json", json.dumps(reports, indent=2).encode())
-    for key, report in reports.items():
-        damaged = {reason: sum(shards.values()) for reason, shards in report["damaged"].items()}
-        for reason, count in {**damaged, **report["notes"]}.items():
-            tqdm.write(f"{key}: {reason}: {count} of {report['drawn']} samples")
-        if said := trainer.wholeness.end(key):
-            tqdm.write(said)

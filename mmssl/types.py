@@ -530,15 +530,30 @@ class ViewTemplate:
         raise NotImplementedError
 
 
+@dataclass(slots=True, frozen=True)
+class Epoch:
+    """A pass over a task's training set that begins, and what its objective may look at before its first step.
+
+    number: of the pass, from 0.
+    batches: yields this process's training batches, as the view shows them, without end; those taken are spent.
+    sweep: yields this process's share of the set once, as the encoders' preprocessing shows it, with extra["index"].
+    """
+
+    number: int
+    batches: Callable[[], Iterator[Batch]]
+    sweep: Callable[[], Iterator[Batch]]
+
+
 class Objective(nn.Module):
     """What the network is asked; owns heads, queues and teachers, and never the encoders.
 
-    modalities: the encoders that it needs, by default any. given: those that do not learn here, so that their weights
-    must come from train.start.
+    One of the run's encoders that does not learn here is frozen as the objective is built; its weights must then come
+    from train.start, or be published ones.
+
+    modalities: the encoders that it needs, by default any. uses: those that its batches hold.
     """
 
     modalities: ClassVar[tuple[str, ...]] = ()
-    given: ClassVar[tuple[str, ...]] = ()
     uses: tuple[str, ...]
 
     def __init__(self, encoders: Mapping[str, Encoder]) -> None:
@@ -555,20 +570,17 @@ class Objective(nn.Module):
     def check_view(self, view: View) -> None:
         """Raises UserError for a view that does not show what it needs, when the run is assembled."""
 
-    def learn(self, batches: Iterator[Batch]) -> None:
-        """Learns from this process's stream, before a new run's first step, what the task needs (clusters of colours).
+    def before_epoch(self, encoders: Mapping[str, Encoder], epoch: Epoch) -> None:
+        """Learns from training data before each pass over it: once (bins of colours), or again (offline clustering).
 
-        What is learnt stands in buffers, and is the same on every process. Batches that are taken are spent.
+        What is learnt stands in buffers, and is the same on every process: a resumed run asks before its next pass.
         """
 
-    def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:
-        """Looks at the whole training set before each pass over it (offline clustering).
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Returns weights that need options of their own: groups as torch's optimizers take them.
 
-        sweep() yields this process's share of it once, as the encoders' preprocessing shows it, with extra["index"].
+        `params`, and any of the optimizer's options, such as `weight_decay`; `final_lr` is that of train.
         """
-
-    def steady(self) -> list[nn.Parameter]:
-        """Returns the weights whose learning rate, once risen, stays at its peak."""
         return []
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 # the third and fourth are what a run and use_deterministic_algorithms import
-PRELOAD = ["mmssl.trainer", "mmssl.methods.clip", "torch.utils.tensorboard", "torch._inductor", "forked"]
+PRELOAD = ["mmssl.loop", "mmssl.methods.clip", "torch.utils.tensorboard", "torch._inductor", "forked"]
 
 
 class Command:

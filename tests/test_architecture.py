@@ -20,6 +20,7 @@ LEVELS = [
     {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder"},
     {"judge", "loading", "classify", "assembly"},
     {"trainer", "plot", "explain"},
+    {"loop"},
     {"demo", "doctor"},
     {"cli", "__main__"},
 ]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from mmssl.loop import train
 from mmssl.losses.cosine import negative_cosine
 from mmssl.recipe import check
-from mmssl.trainer import Trainer, train
+from mmssl.trainer import Trainer
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch
 from mmssl.views.byol import view as byol_view

@@ -75,8 +75,9 @@ class WhichQuarter(Objective):
         self.head = nn.Linear(encoders["pulse"].dim, classes)
         self.register_buffer("strength", torch.zeros(()))
 
-    def learn(self, batches):
-        self.strength.fill_(next(batches).extra["strength"].mean())
+    def before_epoch(self, encoders, epoch):
+        if epoch.number == 0:
+            self.strength.fill_(next(epoch.batches()).extra["strength"].mean())
 
     def forward(self, encoders, batch):
         scores = self.head(encoders["pulse"](batch.views["pulse"][0] / self.strength).pooled)

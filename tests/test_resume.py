@@ -83,10 +83,10 @@ RESUMED: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
             "view": {"name": "mine.later:view", "image": {"flip": {"p": 0.4}}},
         },
     ),
-    "before_epoch": lambda colors, _: on_colors(
+    "before every epoch": lambda colors, _: on_colors(
         colors, {"name": "deepcluster", "objective": {"clusters": 4, "pca": 4}}
     ),
-    "learn": lambda colors, _: on_colors(
+    "before the first epoch": lambda colors, _: on_colors(
         colors,
         {"name": "colorization", "objective": {"bins": 4, "neighbors": 2, "widths": [8], "learn_from": 200}},
     ),

@@ -11,9 +11,9 @@ import torch
 
 from mmssl.checkpoint import load_state, save_state
 from mmssl.errors import UserError
+from mmssl.loop import train
 from mmssl.schema import fit
 from mmssl.state import State
-from mmssl.trainer import train
 
 
 @pytest.fixture(scope="module")

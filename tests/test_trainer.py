@@ -229,7 +229,7 @@ def test_the_saved_encoder_embeds_as_the_trainer_did(color_recipe: dict[str, Any
 def test_steps_look_up_no_names_and_what_is_judged_is_made_when_something_is_due(
     color_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmssl import dist, names, recipe, trainer
+    from mmssl import dist, loop, names, recipe, trainer
 
     made = recipe.check(copy.deepcopy(color_recipe))
     run = trainer.Trainer(made, tmp_path, device=dist.start("cpu"), state=None)
@@ -239,7 +239,7 @@ def test_steps_look_up_no_names_and_what_is_judged_is_made_when_something_is_due
         monkeypatch.setattr(names, looked_up, lambda *a, **b: pytest.fail("a name is looked up in a step"))
     monkeypatch.setattr(run, "save", lambda: None)
     with Stopping() as stop:
-        trainer._loop(run, stop, progress=False)
+        loop._loop(run, stop, progress=False)
     assert asked == [160, 320]
 
 
@@ -274,9 +274,9 @@ def test_what_a_task_holds_steady_keeps_its_rate(color_recipe: dict[str, Any], t
     recipe["tasks"]["simsiam"]["method"] = {"objective": {"embed_dim": 8, "hidden": [8], "bottleneck": 4}}
     folder = train(recipe, out=tmp_path / "run", progress=False)
     state = torch.load(steps(folder / "checkpoints")[0] / "state.pt", weights_only=True)
-    rates = {group["steady"]: group["lr"] for group in state["optimizer"]["param_groups"]}
-    assert rates[True] == recipe["optim"]["lr"]
-    assert rates[False] < 0.1 * recipe["optim"]["lr"]
+    rates = {group.get("final_lr"): group["lr"] for group in state["optimizer"]["param_groups"]}
+    assert rates[1.0] == recipe["optim"]["lr"]
+    assert rates[None] < 0.1 * recipe["optim"]["lr"]
 
 
 def test_evaluating_covers_heads_with_batch_norm_and_puts_everything_back() -> None:

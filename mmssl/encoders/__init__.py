@@ -32,10 +32,16 @@ def refuse_fetching(name: str, options: Mapping[str, Any]) -> None:
 
     What `Encoder.config` returns never does, so that a folder which asks for it is none that mmssl saved.
     """
+    for each, what in fetched(name, options, trust_code=False):
+        raise UserError(f"the encoder {each!r} would read {what}, which no saved one needs; {names.TRUST}")
+
+
+def fetched(name: str, options: Mapping[str, Any], *, trust_code: bool) -> Iterator[tuple[str, str]]:
+    """Yields the encoders, this one and those within it, that read the network or files of elsewhere, and what."""
     for each, own in _named(name, options):
-        kind, variant = names.resolve("encoders", each, trust_code=False)
-        if fetched := kind.fetches({**own, "variant": variant}):
-            raise UserError(f"the encoder {each!r} would read {fetched}, which no saved one needs; {names.TRUST}")
+        kind, variant = names.resolve("encoders", each, trust_code=trust_code)
+        if what := kind.fetches({**own, "variant": variant}):
+            yield each, what
 
 
 def _named(name: str, options: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -33,7 +33,6 @@ class BEiT(Objective):
     """
 
     modalities = ("image",)
-    given = (TOKENIZER,)
 
     def __init__(self, encoders: Mapping[str, Encoder], *, ratio: float = 0.4, block: int = 16) -> None:
         super().__init__(encoders)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
@@ -21,7 +21,20 @@ from mmssl.nn.temperature import LogitScale
 from mmssl.numerics.color import gray, lab
 from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.transforms import image, video
-from mmssl.types import Batch, Encoder, Features, Head, Loss, Method, Objective, Preprocess, Sample, Spaces, View
+from mmssl.types import (
+    Batch,
+    Encoder,
+    Epoch,
+    Features,
+    Head,
+    Loss,
+    Method,
+    Objective,
+    Preprocess,
+    Sample,
+    Spaces,
+    View,
+)
 
 LEARN_BATCHES = 1000  # at most, for the clusters of colour
 
@@ -122,10 +135,12 @@ class ColorTracking(Objective):
         self.scale = LogitScale(start=1 / temperature)
         self.register_buffer("centers", torch.zeros(clusters, 2))
 
-    def learn(self, batches: Iterator[Batch]) -> None:
-        """Finds the clusters of colour on a bounded sample of cells, the same on every process."""
+    def before_epoch(self, encoders: Mapping[str, Encoder], epoch: Epoch) -> None:
+        """Finds the clusters of colour, before the first, on a bounded sample of cells."""
+        if epoch.number:
+            return
         colors, wanted = [], -(-self.learn_from // dist.world())
-        for batch in islice(batches, LEARN_BATCHES):
+        for batch in islice(epoch.batches(), LEARN_BATCHES):
             seen = batch.extra["colors"][batch.present("video")].movedim(2, -1).flatten(0, -2).cpu()
             colors.append(seen[torch.randperm(len(seen))[: wanted // 8 + 1]])
             if sum(map(len, colors)) >= wanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from mmssl.numerics.bins import Bins, ab_grid, sampled
 from mmssl.numerics.color import lab, srgb
 from mmssl.transforms.base import OnBatch
 from mmssl.transforms.image import Crop, Flip
-from mmssl.types import Batch, Encoder, Loss, Method, Objective
+from mmssl.types import Batch, Encoder, Epoch, Loss, Method, Objective
 from mmssl.views.template import Views
 
 LEARN_BATCHES = 1000  # at most, for how common colours are
@@ -90,9 +90,11 @@ class Colorization(Objective):
         out = len(self.bins.centers) if target == "bins" else 2
         self.decoder = Decoder(encoders["image"].dim, out=out, widths=widths, kernel=1)
 
-    def learn(self, batches: Iterator[Batch]) -> None:
-        """Finds the bins, where their number is given, and how common each is; the same on every process."""
-        cells = (b.extra["colors"][b.present("image")].movedim(1, -1).flatten(0, -2) for b in batches)
+    def before_epoch(self, encoders: Mapping[str, Encoder], epoch: Epoch) -> None:
+        """Finds, before the first, the bins, where their number is given, and how common each is."""
+        if epoch.number:
+            return
+        cells = (b.extra["colors"][b.present("image")].movedim(1, -1).flatten(0, -2) for b in epoch.batches())
         self.bins.learn(
             sampled(islice(cells, LEARN_BATCHES), self.learn_from).to(self.bins.centers.device),
             find=self.find,

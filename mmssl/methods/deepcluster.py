@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import log
 from typing import cast
 
@@ -20,7 +20,7 @@ from mmssl.objectives.bank import Bank
 from mmssl.objectives.clustering import Labels, agreed, by_number, survey
 from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.transforms.image import Crop, Flip
-from mmssl.types import Batch, Encoder, Loss, Method, Spaces, evaluating
+from mmssl.types import Batch, Encoder, Epoch, Loss, Method, Spaces, evaluating
 from mmssl.views import swav
 from mmssl.views.template import Views
 
@@ -56,10 +56,10 @@ class DeepCluster(MultiView):
         self.pca, self.iterations = pca, iterations
 
     @torch.no_grad()
-    def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:
+    def before_epoch(self, encoders: Mapping[str, Encoder], epoch: Epoch) -> None:
         encoder, seed = encoders[self.key], int(self.epoch)
         with evaluating(encoder):
-            numbers, features = survey(lambda x: encoder(x).pooled, self.key, sweep)
+            numbers, features = survey(lambda x: encoder(x).pooled, self.key, epoch.sweep)
         numbers, x = by_number(numbers, F.normalize(pca_whiten(features, self.pca), dim=1))
         labels = agreed(nearest(x, kmeans(x, len(self.sizes), iterations=self.iterations, seed=seed))[0])
         self.labels.write(numbers, labels[:, None])
@@ -126,11 +126,11 @@ class DeepClusterV2(MultiView):
         self.clusters, self.temperature, self.iterations = list(clusters), temperature, iterations
 
     @torch.no_grad()
-    def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:
+    def before_epoch(self, encoders: Mapping[str, Encoder], epoch: Epoch) -> None:
         if not self.epoch:
             encoder = encoders[self.key]
             with evaluating(encoder, self.head):
-                numbers, rows = by_number(*survey(lambda x: self._embed(encoder(x).pooled), self.key, sweep))
+                numbers, rows = by_number(*survey(lambda x: self._embed(encoder(x).pooled), self.key, epoch.sweep))
             for bank in self.memories:
                 bank.rows[numbers] = rows
         found, labels = [], []

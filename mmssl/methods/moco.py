@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.losses.contrast import Contrast, in_batch
+from mmssl.losses.contrast import in_batch
 from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Projection
 from mmssl.nn.mlp import mlp
-from mmssl.objectives.multi_view import MultiView, pooled_views
-from mmssl.objectives.queue import Queue
+from mmssl.objectives.momentum_contrast import MomentumContrast
+from mmssl.objectives.multi_view import MultiView
 from mmssl.objectives.teacher import Teacher
 from mmssl.optim.schedule import cosine
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views import byol, moco, moco_v2
 
 
-class MoCo(MultiView):
+class MoCo(MomentumContrast):
     """InfoNCE of one view's projection with the teacher's of the other, against a queue. He et al., CVPR 2020.
 
     embed_dim: size of the projection.
@@ -32,9 +31,6 @@ class MoCo(MultiView):
     queue: how many keys of earlier samples are the negatives.
     momentum: of the teacher's moving average.
     """
-
-    compares = 2
-    depth: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -47,34 +43,25 @@ class MoCo(MultiView):
         momentum: float = 0.999,
         encoder: str | None = None,
     ) -> None:
-        super().__init__(encoders, encoder=encoder)
-        layers = (self.dim,) * self.depth if hidden is None else hidden
-        self.head = Projection(self.dim, out=embed_dim, hidden=layers, norm=False, bias=True)
-        self.teacher = Teacher(encoders[self.key], self.head)
-        self.queue = Queue(queue, embed_dim)
-        self.temperature, self.momentum = temperature, momentum
+        super().__init__(
+            encoders,
+            embed_dim=embed_dim,
+            hidden=hidden,
+            temperature=temperature,
+            queue=queue,
+            momentum=momentum,
+            encoder=encoder,
+        )
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
-        (asked, shown), present = self.views(batch)[:2], self.present(batch)
-        (pooled,) = pooled_views(encoders[self.key], [asked], len(present))
-        queries = F.normalize(self.head.project(pooled), dim=1)
-        keys = F.normalize(self.teacher([shown], len(present))[0], dim=1)
-        self.queue.note(keys[present])
-        contrast = Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
+        contrast, present = self.contrast(encoders, batch), self.present(batch)
         correct = contrast.correct().float().masked_fill(~present, torch.nan)
         return Loss(
             dist.mean(info_nce(contrast), present),
             {"accuracy": correct.nanmean()},
-            {self.key: queries.detach()},
+            {self.key: contrast.queries.detach()},
             {"correct": correct},
         )
-
-    def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
-        self.teacher.follow(encoders[self.key], self.head, decay=self.momentum)
-        self.queue.write()
-
-    def spaces(self) -> Spaces:
-        return {self.key: self.head}
 
 
 class MoCoV2(MoCo):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,21 +10,17 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce
 from mmssl.losses.proto_nce import concentrations, proto_nce
-from mmssl.nn.head import Projection
 from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.numerics.monitors import assignment_entropy
 from mmssl.objectives.clustering import Labels, agreed, by_number, survey
-from mmssl.objectives.multi_view import MultiView, pooled_views
-from mmssl.objectives.queue import Queue
-from mmssl.objectives.teacher import Teacher
-from mmssl.types import Batch, Encoder, Loss, Method, Spaces, evaluating
+from mmssl.objectives.momentum_contrast import MomentumContrast
+from mmssl.types import Batch, Encoder, Epoch, Loss, Method, evaluating
 from mmssl.views import moco, moco_v2
 
 
-class PCL(MultiView):
+class PCL(MomentumContrast):
     """InfoNCE against a queue, and ProtoNCE against the centres that k-means finds of the teacher's embeddings.
 
     Li et al., ICLR 2021.
@@ -43,8 +38,6 @@ class PCL(MultiView):
     iterations: of k-means.
     """
 
-    compares = 2
-    depth: ClassVar[int] = 0
     prototypes: Tensor
     concentration: Tensor
     done: Tensor
@@ -66,26 +59,31 @@ class PCL(MultiView):
         iterations: int = 20,
         encoder: str | None = None,
     ) -> None:
-        super().__init__(encoders, encoder=encoder)
+        super().__init__(
+            encoders,
+            embed_dim=embed_dim,
+            hidden=hidden,
+            temperature=temperature,
+            queue=queue,
+            momentum=momentum,
+            encoder=encoder,
+        )
         if not clusters:
             raise UserError("clusters is empty; give the number of clusters of at least one clustering")
-        layers = (self.dim,) * self.depth if hidden is None else hidden
-        self.head = Projection(self.dim, out=embed_dim, hidden=layers, norm=False, bias=True)
-        self.teacher = Teacher(encoders[self.key], self.head)
-        self.queue, self.labels = Queue(queue, embed_dim), Labels(clusters)
+        self.labels = Labels(clusters)
         self.register_buffer("prototypes", torch.zeros(sum(clusters), embed_dim))
         self.register_buffer("concentration", torch.ones(sum(clusters)))
         self.register_buffer("done", torch.zeros(()))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
         self.clusters, self.negatives, self.iterations = list(clusters), negatives, iterations
-        self.temperature, self.smoothing, self.momentum, self.warmup = temperature, smoothing, momentum, warmup
+        self.smoothing, self.warmup = smoothing, warmup
 
     @torch.no_grad()
-    def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:
+    def before_epoch(self, encoders: Mapping[str, Encoder], epoch: Epoch) -> None:
         if self.done < self.warmup:
             return
         with evaluating(self.teacher):
-            numbers, x = by_number(*survey(lambda x: F.normalize(self.teacher([x], len(x))[0], dim=1), self.key, sweep))
+            numbers, x = by_number(*survey(lambda x: self.taught(x, len(x)), self.key, epoch.sweep))
         labels = []
         for number, (prototypes, concentration) in enumerate(self._clusterings()):
             seed = int(self.epoch) * len(self.clusters) + number
@@ -99,12 +97,8 @@ class PCL(MultiView):
         self.epoch += 1
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
-        (asked, shown), present = self.views(batch)[:2], self.present(batch)
-        (pooled,) = pooled_views(encoders[self.key], [asked], len(present))
-        queries = F.normalize(self.head.project(pooled), dim=1)
-        keys = F.normalize(self.teacher([shown], len(present))[0], dim=1)
-        self.queue.note(keys[present])
-        contrast = Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
+        contrast, present = self.contrast(encoders, batch), self.present(batch)
+        queries = contrast.queries
         instance = dist.mean(info_nce(contrast), present)
         labels = self.labels.of(batch)
         clustered = dist.mean(self._among_clusters(queries, labels.clamp(min=0)), present & (labels[:, 0] >= 0))
@@ -127,12 +121,8 @@ class PCL(MultiView):
         return list(zip(self.prototypes.split(self.clusters), self.concentration.split(self.clusters), strict=True))
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
-        self.teacher.follow(encoders[self.key], self.head, decay=self.momentum)
-        self.queue.write()
+        super().after_step(encoders, progress)
         self.done.fill_(progress)
-
-    def spaces(self) -> Spaces:
-        return {self.key: self.head}
 
 
 class PCLV2(PCL):

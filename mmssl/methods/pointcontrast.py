@@ -13,7 +13,6 @@ from mmssl.losses.contrast import Contrast
 from mmssl.losses.hardest import hardest_negative, is_known, positive_margin
 from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Cells
-from mmssl.nn.packed import gather_rows
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Ragged, Spaces
 from mmssl.views.cloud_pair import CloudPair
 
@@ -72,7 +71,7 @@ class PointContrast(Objective):
 
     def _info_nce(self, a: Tensor, b: Tensor, picked: Tensor) -> dict[str, Tensor]:
         queries = a[picked[:, 0]]
-        keys, start = gather_rows(b[picked[:, 1]])
+        keys, start = dist.gather_rows(b[picked[:, 1]])
         own = torch.arange(len(queries), device=a.device) + start
         values = info_nce(Contrast(queries, keys, 1 / self.temperature, positives=own))
         return {"info_nce": dist.mean(values, torch.ones_like(values))}
@@ -86,7 +85,7 @@ class PointContrast(Objective):
         for queries, keys, view in ((a, b, 1), (b, a, 0)):
             there = batch.present("points")[batch.views["points"][view].sample]
             number = at_most(there.nonzero()[:, 0], self.candidates * clouds)
-            candidates, start = gather_rows(keys[number])
+            candidates, start = dist.gather_rows(keys[number])
             candidate_id = number.new_full((len(candidates),), -1)  # another process's points match none of this one's
             candidate_id[start : start + len(number)] = number
             push, counts = hardest_negative(

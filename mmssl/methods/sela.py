@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from math import log
 
 import torch
@@ -17,7 +17,7 @@ from mmssl.objectives.clustering import Labels, by_number, survey
 from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.transforms.color import ColorJitter, Grayscale
 from mmssl.transforms.image import Crop, Flip
-from mmssl.types import Batch, Encoder, Loss, Method, evaluating
+from mmssl.types import Batch, Encoder, Epoch, Loss, Method, evaluating
 from mmssl.views.template import Views
 
 
@@ -58,13 +58,13 @@ class SeLa(MultiView):
         self.clusters, self.labelings, self.sharpness, self.iterations = clusters, labelings, sharpness, iterations
 
     @torch.no_grad()
-    def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:
+    def before_epoch(self, encoders: Mapping[str, Encoder], epoch: Epoch) -> None:
         due = 1 + int(self.labelings * float(self.done) ** 0.5)
         if self.labelled >= due:
             return
         encoder = encoders[self.key]
         with evaluating(encoder):
-            numbers, features = survey(lambda x: encoder(x).pooled, self.key, sweep)
+            numbers, features = survey(lambda x: encoder(x).pooled, self.key, epoch.sweep)
         weights, biases = (part.split(self.clusters) for part in (self.classifiers.weight, self.classifiers.bias))
         found = [self._label(F.linear(features, w, b)) for w, b in zip(weights, biases, strict=True)]
         self.labels.write(*by_number(numbers, torch.stack(found, dim=1)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
 
 from mmssl import dist
 from mmssl.losses.cosine import negative_cosine
@@ -51,8 +51,8 @@ class SimSiam(MultiView):
         total = dist.mean(torch.stack(losses).mean(dim=0), self.present(batch))
         return Loss(total, embeddings={self.key: embedded[0].detach()})
 
-    def steady(self) -> list[nn.Parameter]:
-        return list(self.predictor.parameters())
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.predictor.parameters()), "final_lr": 1.0}]
 
     def spaces(self) -> Spaces:
         return {self.key: self.head}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,7 +19,7 @@ from mmssl.numerics.bins import Bins, ab_grid, sampled
 from mmssl.numerics.color import lab, srgb
 from mmssl.transforms.base import OnBatch
 from mmssl.transforms.image import Crop, Flip
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, reading
+from mmssl.types import Batch, Encoder, Epoch, Loss, Method, Objective, reading
 from mmssl.views.template import Views
 
 LEARN_BATCHES = 1000  # at most, for the clusters of colour
@@ -104,12 +104,13 @@ class SplitBrain(Objective):
             }
         )
 
-    def learn(self, batches: Iterator[Batch]) -> None:
-        """Finds the bins of colour where their number is given; the same on every process."""
-        if self.find:
-            cells = (b.extra["colors"][b.present(self.uses[0])].movedim(1, -1).flatten(0, -2) for b in batches)
-            found = sampled(islice(cells, LEARN_BATCHES), self.learn_from).to(self.colors.centers.device)
-            self.colors.learn(found, find=True, uniform=1.0)
+    def before_epoch(self, encoders: Mapping[str, Encoder], epoch: Epoch) -> None:
+        """Finds, before the first, the bins of colour where their number is given."""
+        if epoch.number or not self.find:
+            return
+        cells = (b.extra["colors"][b.present(self.uses[0])].movedim(1, -1).flatten(0, -2) for b in epoch.batches())
+        found = sampled(islice(cells, LEARN_BATCHES), self.learn_from).to(self.colors.centers.device)
+        self.colors.learn(found, find=True, uniform=1.0)
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         one, other = self.uses

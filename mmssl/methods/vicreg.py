@@ -9,7 +9,6 @@ import torch
 from mmssl import dist
 from mmssl.losses.vicreg import vicreg
 from mmssl.nn.head import Projection
-from mmssl.nn.packed import gather_rows
 from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Loss, Method, Spaces
 from mmssl.views import byol
@@ -46,7 +45,7 @@ class VICReg(MultiView):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         present = self.present(batch)
         one, other = (self.head.project(pooled) for pooled in self.pooled(encoders, batch)[:2])
-        rows = [gather_rows(x[present])[0] for x in (one, other)]
+        rows = [dist.gather_rows(x[present])[0] for x in (one, other)]
         dist.note(len(rows[0]) if len(rows[0]) > 1 else 0, one.device)
         terms = vicreg(*rows)
         named = dict(zip(self.weights, terms, strict=True))

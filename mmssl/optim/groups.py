@@ -1,8 +1,8 @@
-"""Which parameters decay, and which keep their rate."""
+"""Which parameters decay, and which have options of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from mmssl.types import Encoder
 
 
-def param_groups(module: nn.Module, *, steady: Iterable[nn.Parameter] = ()) -> list[dict[str, Any]]:
+def param_groups(module: nn.Module, *, own: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
     """Splits the trainable parameters in two groups: matrices decay; biases, norms and scalars do not.
 
-    steady: those whose rate does not fall over the run; they stand in groups of their own, marked so.
+    own: groups, `params` and their options, that stand apart; each is split likewise, unless it has a weight_decay.
     """
-    kept = {id(p) for p in steady}
+    apart = {id(p) for group in own for p in group["params"]}
     groups: list[dict[str, Any]] = []
-    for stays in (False, True):
-        mine = [p for p in module.parameters() if p.requires_grad and (id(p) in kept) == stays]
-        matrices, vectors = [p for p in mine if p.ndim >= 2], [p for p in mine if p.ndim < 2]
-        groups += [{"params": matrices, "steady": stays}, {"params": vectors, "weight_decay": 0.0, "steady": stays}]
+    for group in ({"params": [p for p in module.parameters() if id(p) not in apart]}, *own):
+        trained = [p for p in group["params"] if p.requires_grad]
+        matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+        groups += [{**group, "params": matrices}, {"weight_decay": 0.0, **group, "params": vectors}]
     return [group for group in groups if group["params"]]
 
 

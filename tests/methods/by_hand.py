@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmssl.transforms.image import ImagePreprocess
-from mmssl.types import Batch, Encoder, Features
+from mmssl.types import Batch, Encoder, Epoch, Features
 
 
 class Tiny(Encoder):
@@ -43,15 +44,30 @@ def pictures(sizes: Sequence[int], rows: int, *, absent: Sequence[int] = (), see
     return Batch({"image": views}, extra={"image_present": present, "index": torch.arange(rows) * 3 % 7})
 
 
-def sweep_of(shown: Batch, *, index: Sequence[int], parts: int = 2) -> Callable[[], Iterator[Batch]]:
-    """Yields the first view of a batch's samples under the numbers `index`, in so many batches."""
+def unasked() -> Iterator[Batch]:
+    """Stands for what an objective may not look at."""
+    pytest.fail("nothing of this is to be looked at")
+
+
+def epoch(
+    *,
+    number: int = 0,
+    batches: Callable[[], Iterator[Batch]] = unasked,
+    sweep: Callable[[], Iterator[Batch]] = unasked,
+) -> Epoch:
+    """Returns a pass of which only what is given may be looked at."""
+    return Epoch(number, batches, sweep)
+
+
+def epoch_of(shown: Batch, *, index: Sequence[int], parts: int = 2) -> Epoch:
+    """Returns a pass that shows the first view of a batch's samples under the numbers `index`, in so many batches."""
     whole = Batch({"image": shown.views["image"][:1]}, extra={**shown.extra, "index": torch.tensor(index)})
 
     def sweep() -> Iterator[Batch]:
         for rows in torch.arange(len(index)).chunk(parts):
             yield whole.map(lambda x, rows=rows: x[rows])
 
-    return sweep
+    return epoch(sweep=sweep)
 
 
 @torch.no_grad()

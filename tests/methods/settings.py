@@ -13,7 +13,7 @@ from mmssl import dist, names
 from mmssl.encoders import create_encoder
 from mmssl.multitask import MultiTask
 from mmssl.objectives.bank import reserve
-from mmssl.types import Batch, Encoder, Ragged
+from mmssl.types import Batch, Encoder, Epoch, Ragged
 
 SAMPLES = 20  # of the training set that methods with a memory of it are told of
 VIT = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
@@ -278,9 +278,13 @@ def build(name: str) -> MultiTask:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    objective.learn(iter(lambda: batch(name), None))
-    objective.before_epoch(encoders, lambda: sweep(name))
+    objective.before_epoch(encoders, epoch_of(name))
     return model
+
+
+def epoch_of(name: str, number: int = 0) -> Epoch:
+    """Returns a pass over the training set, whose training batches are all the same."""
+    return Epoch(number, lambda: iter(lambda: batch(name), None), lambda: sweep(name))
 
 
 def sweep(name: str) -> Iterator[Batch]:

@@ -147,7 +147,8 @@ def test_defaults_are_the_papers() -> None:
     wide = {"image": create_encoder("vit", **VIT | {"width": 400}), "image_tokenizer": create_encoder("codes", **CODES)}
     objective = BEiT(wide)
     assert objective.mask_token.std().item() == pytest.approx(0.02, rel=0.2)
-    assert objective.uses == ("image", "image_tokenizer") and objective.given == ("image_tokenizer",)
+    assert objective.uses == ("image", "image_tokenizer")
+    assert not any(p.requires_grad for p in wide["image_tokenizer"].parameters())
     assert (objective.ratio, objective.block, objective.modalities) == (0.4, 16, ("image",))
 
 

@@ -21,7 +21,8 @@ from mmssl.types import Batch, Encoder
 from mmssl.views.swav import view as swav_view
 
 sys.path.insert(0, str(Path(__file__).parent))
-from settings import ENCODERS, SAMPLES, VIT, batch, build, plain, sweep
+from by_hand import epoch
+from settings import ENCODERS, SAMPLES, VIT, batch, build, epoch_of, plain
 
 OFFLINE = {
     "deepcluster": (DeepCluster, {"clusters": 4, "pca": 8}),
@@ -51,7 +52,7 @@ def test_methods_about_instances_take_any_modality(name: str, key: str) -> None:
         shown.extra = {"index": torch.arange(rows), f"{key}_present": torch.ones(rows, dtype=torch.bool)}
         return shown
 
-    objective.before_epoch(encoders, lambda: iter([counted(SAMPLES, 1)]))
+    objective.before_epoch(encoders, epoch(sweep=lambda: iter([counted(SAMPLES, 1)])))
     total = objective(encoders, counted(8, 2)).total
     total.backward()
     assert total > 0
@@ -91,11 +92,11 @@ def test_pcl_clusters_once_its_warmup_is_over() -> None:
     encoders = encoders_of("image")
     objective = PCL(encoders, embed_dim=8, clusters=[3, 5], queue=6, warmup=0.5)
     reserve(objective, SAMPLES)
-    objective.before_epoch(encoders, lambda: pytest.fail("too early"))
+    objective.before_epoch(encoders, epoch())  # too early
     shown = batch("pcl")
     assert objective(encoders, shown).logs["loss_clusters"] == 0
     objective.after_step(encoders, 0.5)
-    objective.before_epoch(encoders, lambda: sweep("pcl"))
+    objective.before_epoch(encoders, epoch_of("pcl"))
     assert objective(encoders, shown).logs["loss_clusters"] > 0
     assert (objective.labels.rows.amax(dim=0) < torch.tensor([3, 5])).all()
     torch.testing.assert_close(objective.concentration[:3].mean(), torch.tensor(0.1))

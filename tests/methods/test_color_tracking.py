@@ -25,6 +25,7 @@ from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Batch, Features, Method
 
 sys.path.insert(0, str(Path(__file__).parent))
+from by_hand import epoch
 from settings import batch, build
 from tables import Table, defaults, films, present, same
 
@@ -125,7 +126,7 @@ def test_clusters_are_learnt_from_the_stream_of_whole_samples_and_saved() -> Non
             taken.append(1)
             yield made
 
-    objective.learn(stream())
+    objective.before_epoch({}, epoch(batches=stream))
     assert len(taken) < 20
     a, b = lab(torch.tensor([[20, 40, 90], [240, 180, 40]], dtype=torch.uint8))[:, 1:]
     assert torch.cdist(objective.centers, torch.stack([b, a])).diagonal().max() < 25 or (
@@ -217,7 +218,7 @@ def learnt(monkeypatch: pytest.MonkeyPatch, *, learn_from: int, clusters: int = 
             colors = torch.stack([a, b], dim=2)  # (B, T, 2, h, w)
             yield Batch({"video": [films([0], [1])]}, extra={"colors": colors, "video_present": present(0, 1)})
 
-    made.learn(stream())
+    made.before_epoch({}, epoch(batches=stream))
     assert made.centers.tolist() == [[2.0 * k, 2.0 * k + 1] for k in range(clusters)]
     return sought[0], len(taken)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
+from by_hand import epoch
 from picture_cells import PRESENT, PictureCells, check_embedding, compare, defaults, pictures
 
 IMAGE = {"image": ImagePreprocess(size=16)}
@@ -37,7 +39,7 @@ def colored() -> Batch:
 def learnt(encoder: PictureCells, batch: Batch, **options: Any) -> Colorization:
     given = {"bins": 4, "neighbors": 2, "sigma": 20.0, "uniform": 0.3, "widths": (4, 3), "learn_from": 192}
     objective = Colorization({"image": encoder}, **{**given, **options})
-    objective.learn(iter(lambda: batch, None))  # all of eight batches
+    objective.before_epoch({}, epoch(batches=lambda: repeat(batch)))  # all of eight batches
     return objective
 
 
@@ -129,11 +131,11 @@ def test_learning_takes_no_more_batches_and_cells_than_it_may(monkeypatch: pytes
             yield colored()
 
     objective = Colorization({"image": PictureCells()}, bins=4, neighbors=2, widths=(4,), learn_from=24)
-    objective.learn(stream())
+    objective.before_epoch({}, epoch(batches=stream))
     assert len(taken) == 6, "an eighth of 24, and one, of each"
     taken.clear()
     monkeypatch.setattr(colorization, "LEARN_BATCHES", 3)
-    objective.learn(stream())
+    objective.before_epoch({}, epoch(batches=stream))
     assert len(taken) == 3
 
 
@@ -143,7 +145,7 @@ def test_bins_without_a_number_are_the_grids_and_stay() -> None:
     assert before.shape == (261, 2) and objective.decoder.stages[-1].out_channels == 261
     full = colored()
     full.extra["colors"] = torch.full((6, 2, 2, 3), 10.0)
-    objective.learn(iter(lambda: full, None))
+    objective.before_epoch({}, epoch(batches=lambda: repeat(full)))
     assert torch.equal(objective.bins.centers, before)
     assert objective.bins.weights.argmin() == (before == 10).all(dim=1).nonzero(), "common colours count least"
     assert objective.decoder.stages[-1].kernel_size == (1, 1)

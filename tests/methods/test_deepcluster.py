@@ -21,7 +21,7 @@ from mmssl.types import Batch
 from mmssl.views.swav import view as swav_view
 
 sys.path.insert(0, str(Path(__file__).parent))
-from by_hand import Tiny, defaults, evenness, perceptron, pictures, same, shake, sweep_of, unit
+from by_hand import Tiny, defaults, epoch, epoch_of, evenness, perceptron, pictures, same, shake, unit
 
 INDEX = [5, 0, 11, 3, 8, 1, 10, 4, 9, 2, 6]  # of 12 training samples, one is never shown
 
@@ -51,7 +51,7 @@ def test_clusters_are_those_of_whitened_features(monkeypatch: pytest.MonkeyPatch
     encoder, objective = made()
     spy = Spy(monkeypatch, "kmeans")
     shown, there = pictures([4], 11, absent=[2, 7]), [row for row in range(11) if row not in (2, 7)]
-    objective.before_epoch({"image": encoder}, sweep_of(shown, index=INDEX))
+    objective.before_epoch({"image": encoder}, epoch_of(shown, index=INDEX))
     assert encoder.seen == [(False, False)] * 2 and encoder.training, "in evaluation mode, and back"
 
     rows = sorted(there, key=lambda row: INDEX[row])
@@ -69,7 +69,7 @@ def test_clusters_are_those_of_whitened_features(monkeypatch: pytest.MonkeyPatch
         expected[INDEX[row], 0] = int((centres - own).square().sum(dim=1).argmin())
     assert objective.labels.rows.tolist() == expected.tolist()
     assert objective.sizes.tolist() == [(expected == k).sum() for k in range(3)]
-    objective.before_epoch({"image": encoder}, sweep_of(shown, index=INDEX))
+    objective.before_epoch({"image": encoder}, epoch_of(shown, index=INDEX))
     assert spy.calls[1][1]["seed"] == 1 and objective.epoch == 2
 
 
@@ -78,7 +78,7 @@ def test_the_classifier_starts_anew_alike_on_all_processes() -> None:
     shown, starts = pictures([4], 11), []
     for objective in (one, one, other):
         torch.randn(3)  # another process is elsewhere in its own draws
-        objective.before_epoch({"image": encoder}, sweep_of(shown, index=INDEX))
+        objective.before_epoch({"image": encoder}, epoch_of(shown, index=INDEX))
         starts.append(objective.classifier.weight.detach().clone())
         assert not objective.classifier.bias.any()
     assert starts[0].equal(starts[2]) and not starts[0].isclose(starts[1]).any()
@@ -89,7 +89,7 @@ def test_the_classifier_starts_anew_alike_on_all_processes() -> None:
 def test_samples_that_are_all_alike_share_one_cluster() -> None:
     encoder, objective = made()
     alike = Batch({"image": [torch.full((12, 3, 4, 4), 0.5)]})
-    objective.before_epoch({"image": encoder}, sweep_of(alike, index=range(12)))
+    objective.before_epoch({"image": encoder}, epoch_of(alike, index=range(12)))
     assert sorted(objective.sizes.tolist()) == [0, 0, 12] and len(objective.labels.rows.unique()) == 1
 
 
@@ -138,7 +138,7 @@ def test_v2_remembers_the_training_set_and_clusters_it_by_turns(monkeypatch: pyt
     shown, index = pictures([4], 6, absent=[2]), [5, 0, 6, 3, 1, 4]
     kept = [bank.rows.clone() for bank in objective.memories]
     spy = Spy(monkeypatch, "spherical_kmeans")
-    objective.before_epoch({"image": encoder}, sweep_of(shown, index=index))
+    objective.before_epoch({"image": encoder}, epoch_of(shown, index=index))
     assert encoder.seen == [(False, False)] * 2 and encoder.training and objective.head.training
     objective.eval()
     embedded = unit(objective.head.project(encoder(shown.views["image"][0]).pooled)).detach()
@@ -149,7 +149,7 @@ def test_v2_remembers_the_training_set_and_clusters_it_by_turns(monkeypatch: pyt
     for bank, expected in zip(objective.memories, kept, strict=True):
         torch.testing.assert_close(bank.rows, expected)
     objective.memories[1].rows.copy_(unit(torch.randn(7, 4)))
-    objective.before_epoch({"image": encoder}, lambda: pytest.fail("once is enough"))
+    objective.before_epoch({"image": encoder}, epoch())  # once is enough
 
     assert [options["seed"] for _, options in spy.calls] == [0, 1, 2, 3, 4, 5]
     assert all(options["iterations"] == 6 for _, options in spy.calls)
@@ -215,13 +215,13 @@ def test_what_the_first_process_found_counts(monkeypatch: pytest.MonkeyPatch) ->
     """Accelerators add in any order, so that processes may find other clusters."""
     monkeypatch.setattr(deepcluster, "agreed", torch.zeros_like)
     encoder, objective = made()
-    objective.before_epoch({"image": encoder}, sweep_of(pictures([4], 11), index=INDEX))
+    objective.before_epoch({"image": encoder}, epoch_of(pictures([4], 11), index=INDEX))
     assert objective.sizes.tolist() == [11, 0, 0] and not objective.labels.rows[INDEX].any()
     encoder, second = made_v2()
-    second.before_epoch({"image": encoder}, sweep_of(pictures([4], 6), index=range(6)))
+    second.before_epoch({"image": encoder}, epoch_of(pictures([4], 6), index=range(6)))
     assert not second.prototypes.any() and not second.labels.rows.any()
     monkeypatch.setattr(deepcluster, "agreed", torch.ones_like)
-    second.before_epoch({"image": encoder}, lambda: pytest.fail("once is enough"))
+    second.before_epoch({"image": encoder}, epoch())  # once is enough
     assert second.prototypes.eq(1).all() and second.labels.rows.eq(1).all()
 
 

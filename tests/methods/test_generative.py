@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Batch, Encoder, View, evaluating
 
 sys.path.insert(0, str(Path(__file__).parent))
+from by_hand import epoch
 from settings import batch, build
 
 SIZE = 16
@@ -126,13 +128,13 @@ def test_colorization_learns_how_common_colours_are() -> None:
     colors = torch.zeros(10, 2, 4, 4)
     colors[9] = 60.0
     objective = Colorization(encoders(), widths=(8,), learn_from=1000)
-    objective.learn(stream(colors))
+    objective.before_epoch({}, epoch(batches=lambda: stream(colors)))
     centers, weights = objective.bins.centers, objective.bins.weights
     grey, rare = ((centers == torch.tensor(place)).all(dim=1).nonzero().item() for place in ([0, 0], [60, 60]))
     never = (centers == torch.tensor([-50.0, 50.0])).all(dim=1).nonzero().item()
     assert weights[grey] < weights[rare] < weights[never]
     found = Colorization(encoders(), bins=2, neighbors=1, widths=(8,), learn_from=1000)
-    found.learn(stream(colors))
+    found.before_epoch({}, epoch(batches=lambda: stream(colors)))
     assert found.bins.centers.tolist() == [[0, 0], [60, 60]]
 
 
@@ -145,7 +147,7 @@ def test_colorization_learns_to_colour(target: Any) -> None:
     green, red = torch.tensor([[[-40.0]], [[40.0]]]), torch.tensor([[[50.0]], [[30.0]]])
     colors = torch.where(shade[:, :2, :4, :4] < 0.5, green, red)
     full = Batch({"image": [shade]}, None, {"colors": colors})
-    objective.learn(iter(lambda: full, None))
+    objective.before_epoch({}, epoch(batches=lambda: repeat(full)))
     optimizer = torch.optim.AdamW([*objective.parameters(), *nets["image"].parameters()], lr=0.03)
     for _ in range(30):
         loss = objective(nets, full)

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.objectives.bank import reserve
 from mmssl.options import hints_of
-from mmssl.types import Encoder, Objective
+from mmssl.types import Encoder, Epoch, Objective
 
 sys.path.insert(0, str(Path(__file__).parent))
 from settings import ENCODERS, SAMPLES, SETTINGS, VIT, Setting, seeded, several, sweep
@@ -124,12 +125,11 @@ def steps(name: str, options: Mapping[str, Any]) -> Iterator[list[Any]]:
     objective: Objective = kind(encoders, **names.check_options(kind, options))
     reserve(objective, SAMPLES)
     yield [(key, value.shape) for key, value in objective.state_dict().items()]
-    steady = {id(p) for p in objective.steady()}
-    yield [(key, id(p) in steady, p.requires_grad) for key, p in objective.named_parameters()]
+    own = {id(p): group["final_lr"] for group in objective.parameter_groups() for p in group["params"]}
+    yield [(key, own.get(id(p)), p.requires_grad) for key, p in objective.named_parameters()]
     yield [(module.p, type(module)) for module in objective.modules() if isinstance(module, nn.Dropout)]
     torch.manual_seed(1)
-    objective.learn(iter(lambda: shown, None))
-    objective.before_epoch(encoders, lambda: sweep(method))
+    objective.before_epoch(encoders, Epoch(0, lambda: repeat(shown), lambda: sweep(method)))
     yield [*objective.state_dict().values()]
     weights = [p for m in (objective, *encoders.values()) for p in m.parameters()]
     for progress in (0.0, 0.06, 0.5):
@@ -143,7 +143,7 @@ def steps(name: str, options: Mapping[str, Any]) -> Iterator[list[Any]]:
                 if gradient is not None:
                     p -= 0.1 * gradient / gradient.norm().clamp(min=1e-3)
         objective.after_step(encoders, progress)
-        objective.before_epoch(encoders, lambda: sweep(method))
+        objective.before_epoch(encoders, Epoch(1, lambda: pytest.fail("once"), lambda: sweep(method)))
         yield [*objective.state_dict().values()]
 
 

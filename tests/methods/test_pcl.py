@@ -21,7 +21,7 @@ from mmssl.views.moco import view as moco_view
 from mmssl.views.moco_v2 import view as moco_v2_view
 
 sys.path.insert(0, str(Path(__file__).parent))
-from by_hand import Tiny, defaults, evenness, perceptron, pictures, same, shake, sweep_of, unit
+from by_hand import Tiny, defaults, epoch_of, evenness, perceptron, pictures, same, shake, unit
 
 OPTIONS: dict[str, Any] = {
     "embed_dim": 4,
@@ -116,7 +116,7 @@ def test_clusters_are_those_of_the_teachers_embeddings(monkeypatch: pytest.Monke
     for _ in range(2):
         objective.teacher.encoder.seen.clear()
         objective.done.fill_(0.25)
-        objective.before_epoch({"image": encoder}, sweep_of(shown, index=index))
+        objective.before_epoch({"image": encoder}, epoch_of(shown, index=index))
         assert objective.teacher.encoder.seen == [(False, False)] * 2 and objective.teacher.training
     teacher = objective.teacher
     x = unit(perceptron(teacher.head, teacher.encoder(shown.views["image"][0]).pooled)).detach()[rows]
@@ -142,12 +142,12 @@ def test_clusters_are_those_of_the_teachers_embeddings(monkeypatch: pytest.Monke
 
 def test_clusters_wait_until_the_warmup_is_over() -> None:
     encoder, objective = made()
-    sweep = sweep_of(pictures([4], 12), index=list(range(12)))
+    begun = epoch_of(pictures([4], 12), index=list(range(12)))
     made_at = []
     for progress in (0.0, 0.24, 0.25, 0.5):
         objective.after_step({"image": encoder}, progress)
         before = int(objective.epoch)
-        objective.before_epoch({"image": encoder}, sweep)
+        objective.before_epoch({"image": encoder}, begun)
         made_at.append(int(objective.epoch) > before)
         shown = pictures([4, 4], 3)
         found = objective({"image": encoder}, shown)
@@ -166,7 +166,7 @@ def test_what_the_first_process_found_counts(monkeypatch: pytest.MonkeyPatch) ->
         return torch.full_like(x, 2)
 
     monkeypatch.setattr(pcl, "agreed", agreed)
-    objective.before_epoch({"image": encoder}, sweep_of(pictures([4], 12), index=range(12)))
+    objective.before_epoch({"image": encoder}, epoch_of(pictures([4], 12), index=range(12)))
     assert [tuple(shape) for shape in asked] == [(3, 4), (12,), (12,), (4, 4), (12,), (12,)]
     torch.testing.assert_close(objective.prototypes, torch.full((7, 4), 0.5))
     assert objective.labels.rows.eq(2).all()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmssl import dist
 from mmssl.encoders import create_encoder
 from mmssl.methods import pointcontrast
 from mmssl.methods.pointcontrast import PointContrast, answers, at_most, method, one_each, packed_pairs
@@ -155,7 +156,7 @@ def embedded(objective: PointContrast, encoder: Points) -> tuple[Tensor, Tensor]
 def others(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the points of a first process come before: as many as this one's, backwards and of the other sign."""
     if request.param:
-        monkeypatch.setattr(pointcontrast, "gather_rows", lambda x: (torch.cat([-x.flip(0), x]), len(x)))
+        monkeypatch.setattr(dist, "gather_rows", lambda x: (torch.cat([-x.flip(0), x]), len(x)))
     return bool(request.param)
 
 

@@ -17,7 +17,7 @@ from mmssl.transforms.color import Blur, ColorJitter, Grayscale
 from mmssl.transforms.image import Crop, Flip
 
 sys.path.insert(0, str(Path(__file__).parent))
-from by_hand import Tiny, defaults, evenness, pictures, same, shake, spread, sweep_of
+from by_hand import Tiny, defaults, epoch_of, evenness, pictures, same, shake, spread
 
 OPTIONS: dict[str, Any] = {"clusters": 3, "heads": 2, "labelings": 4, "sharpness": 5.0, "iterations": 2}
 
@@ -33,7 +33,7 @@ def made(samples: int = 12, **options: Any) -> tuple[Tiny, SeLa]:
 def test_labels_are_the_spread_predictions_of_each_head() -> None:
     encoder, objective = made()
     shown, index = pictures([4], 11, absent=[2, 7]), [5, 0, 11, 3, 8, 1, 10, 4, 9, 2, 6]
-    objective.before_epoch({"image": encoder}, sweep_of(shown, index=index))
+    objective.before_epoch({"image": encoder}, epoch_of(shown, index=index))
     assert encoder.seen == [(False, False)] * 2 and encoder.training, "in evaluation mode, and back"
     there = [row for row in range(11) if row not in (2, 7)]
     features = encoder(shown.views["image"][0]).pooled[there]
@@ -93,17 +93,17 @@ def test_before_any_labels_there_is_nothing_to_learn() -> None:
 def test_labels_are_made_anew_at_the_squares_of_training() -> None:
     encoder, objective = made(labelings=4)
     shown, swept = pictures([4], 12), []
-    sweep = sweep_of(shown, index=list(range(12)))
+    begun = epoch_of(shown, index=list(range(12)))
     for progress in (0.0, 0.0, 0.0624, 0.0625, 0.2, 0.25, 0.56, 0.5625, 0.9):
         objective.after_step({"image": encoder}, progress)
         assert objective.done == pytest.approx(progress)
         before = len(encoder.seen)
-        objective.before_epoch({"image": encoder}, sweep)
+        objective.before_epoch({"image": encoder}, begun)
         swept.append(len(encoder.seen) > before)
     assert swept == [True, False, False, True, False, True, False, True, False]
     late = made(labelings=4)[1]
     late.after_step({}, 0.6)
-    late.before_epoch({"image": encoder}, sweep)
+    late.before_epoch({"image": encoder}, begun)
     assert late.labelled == 4, "those that were missed are not made up for"
 
 

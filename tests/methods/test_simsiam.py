@@ -30,7 +30,9 @@ def test_the_predictors_rate_is_steady_and_heads_are_the_papers() -> None:
         *(f"{DIM}-9", "norm", "relu", "9-8", "norm", "relu", "8-4", "norm, bare"),
     ]
     assert outline(objective.predictor) == ["4-3", "norm", "relu", "3-4 +bias"]
-    assert [id(p) for p in objective.steady()] == [id(p) for p in objective.predictor.parameters()]
+    (group,) = objective.parameter_groups()
+    assert [id(p) for p in group.pop("params")] == [id(p) for p in objective.predictor.parameters()]
+    assert group == {"final_lr": 1.0}
     assert objective.spaces() == {"pulse": objective.head}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parent))
+from by_hand import epoch
 from picture_cells import PictureCells, check_embedding, compare, defaults, pictures
 
 BOTH = {"image": ImagePreprocess(size=16), "image_ab": ImagePreprocess(size=16)}
@@ -45,7 +47,7 @@ def asked() -> Batch:
 def made(encoders: dict[str, PictureCells], full: Batch) -> SplitBrain:
     options: dict[str, Any] = {"bins": 4, "neighbors": 2, "sigma": 20.0, "lightness_bins": 5, "widths": (4, 3)}
     objective = SplitBrain(encoders, **options, learn_from=24)
-    objective.learn(iter(lambda: full, None))
+    objective.before_epoch({}, epoch(batches=lambda: repeat(full)))
     return objective
 
 
@@ -105,7 +107,7 @@ def test_bins_without_a_number_are_the_grids_and_take_no_batch() -> None:
         yield
 
     objective = SplitBrain(nets(), widths=(4,), neighbors=3, sigma=7.0)
-    objective.learn(none())
+    objective.before_epoch({}, epoch(batches=none))
     assert len(objective.colors.centers) == 261 == objective.decoders["image"].stages[-1].out_channels
     assert (objective.colors.neighbors, objective.colors.sigma) == (3, 7.0)
     assert objective.lightness.neighbors == 1
@@ -121,11 +123,11 @@ def test_learning_takes_no_more_batches_and_cells_than_it_may(monkeypatch: pytes
             yield asked()
 
     objective = SplitBrain(nets(), bins=4, neighbors=2, widths=(4,), learn_from=24)
-    objective.learn(stream())
+    objective.before_epoch({}, epoch(batches=stream))
     assert len(taken) == 6, "an eighth of 24, and one, of each"
     taken.clear()
     monkeypatch.setattr(split_brain, "LEARN_BATCHES", 3)
-    objective.learn(stream())
+    objective.before_epoch({}, epoch(batches=stream))
     assert len(taken) == 3
 
 

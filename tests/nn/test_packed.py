@@ -1,4 +1,4 @@
-"""Packed rows: those of other processes, and an embedding of each."""
+"""Packed rows: an embedding of each."""
 
 from __future__ import annotations
 
@@ -6,50 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmssl import dist
 from mmssl.errors import UserError
-from mmssl.nn.packed import embed_tokens, gather_rows
+from mmssl.nn.packed import embed_tokens
 from mmssl.types import Encoder, Features, Head, Ragged
-
-
-@pytest.mark.parametrize("rank, begin", [(0, 0), (1, 3), (2, 4)])
-@pytest.mark.parametrize("kind", [torch.float, torch.long])
-def test_rows_of_all_processes_come_in_their_order(
-    monkeypatch: pytest.MonkeyPatch, rank: int, begin: int, kind: torch.dtype
-) -> None:
-    everyone = [torch.arange(12).view(3, 2, 2), 100 + torch.arange(4).view(1, 2, 2), torch.zeros(0, 2, 2).long()]
-    everyone = [x.to(kind) for x in everyone]
-    asked = []
-
-    def gather(x: Tensor) -> Tensor:
-        """All processes' lengths, or their rows, padded with zeros to the longest."""
-        asked.append("plain")
-        if x.ndim == 1:
-            assert x.tolist() == [len(everyone[rank])]
-            return torch.tensor([3, 1, 0])
-        assert x.shape == (3, 2, 2) and x[: len(everyone[rank])].equal(everyone[rank])
-        assert not x[len(everyone[rank]) :].any()
-        filled = [torch.cat([part, 77 * torch.ones(3 - len(part), 2, 2).to(kind)]) for part in everyone]
-        return torch.cat(filled)
-
-    def with_grad(x: Tensor) -> Tensor:
-        found = gather(x)
-        asked[-1] = "with_grad"
-        return found
-
-    monkeypatch.setattr(dist, "world", lambda: 3)
-    monkeypatch.setattr(dist, "rank", lambda: rank)
-    monkeypatch.setattr(dist, "gather", gather)
-    monkeypatch.setattr(dist, "gather_with_grad", with_grad)
-    rows, first = gather_rows(everyone[rank])
-    assert rows.equal(torch.cat(everyone)) and first == begin and isinstance(first, int)
-    assert asked == ["plain", "with_grad" if kind == torch.float else "plain"]
-
-
-def test_a_process_alone_has_its_own_rows() -> None:
-    x = torch.rand(3, 2)
-    rows, first = gather_rows(x)
-    assert rows is x and first == 0
 
 
 class Points(Encoder):

@@ -7,7 +7,7 @@ import torch
 
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.nn.packed import embed_tokens, gather_rows
+from mmssl.nn.packed import embed_tokens
 from mmssl.objectives.queue import Queue
 from mmssl.types import Ragged
 
@@ -43,13 +43,6 @@ def test_the_queue_begins_with_random_directions_and_keeps_rows_without_gradient
     new = torch.randn(2, 3).bfloat16().requires_grad_()
     queue.push(new)
     assert torch.equal(queue.rows[:2], new.detach().float()) and not queue.rows.requires_grad
-
-
-def test_packed_rows() -> None:
-    x = torch.rand(5, 2)
-    gathered, start = gather_rows(x)
-    assert start == 0
-    assert gathered is x
 
 
 def test_tokens_of_unit_length_in_the_order_of_the_points() -> None:

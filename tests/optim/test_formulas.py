@@ -125,7 +125,7 @@ def test_lars_leaves_what_has_no_gradient_and_takes_each_groups_own_rate() -> No
     torch.testing.assert_close(slow.detach(), torch.full((2,), 0.875))
 
 
-def test_groups_are_marked_and_hold_what_trains() -> None:
+def test_groups_have_their_options_and_hold_what_trains() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Conv1d(2, 2, 3))
     model[1].weight.requires_grad_(False)
     groups = param_groups(model)
@@ -135,10 +135,16 @@ def test_groups_are_marked_and_hold_what_trains() -> None:
         [id(model[0].bias), id(model[1].bias), id(model[2].bias)],
     ]
     assert [{k: v for k, v in group.items() if k != "params"} for group in groups] == [
-        {"steady": False},
-        {"weight_decay": 0.0, "steady": False},
+        {},
+        {"weight_decay": 0.0},
     ]
-    assert [group["steady"] for group in param_groups(model, steady=[model[0].bias])] == [False, False, True]
+    mine = [{"params": [model[0].bias, model[1].weight, model[2].weight], "lr": 3.0, "weight_decay": 0.2}]
+    assert [(len(group.pop("params")), group) for group in param_groups(model, own=mine)] == [
+        (1, {}),
+        (2, {"weight_decay": 0.0}),
+        (1, {"lr": 3.0, "weight_decay": 0.2}),
+        (1, {"lr": 3.0, "weight_decay": 0.2}),
+    ]
 
 
 class Stacked(Encoder):

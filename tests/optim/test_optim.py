@@ -24,12 +24,12 @@ def test_only_matrices_decay() -> None:
 
 def test_what_keeps_its_rate_stands_apart() -> None:
     model = small()
-    groups = param_groups(model, steady=model[2].parameters())
-    assert [(len(group["params"]), group["steady"]) for group in groups] == [
-        (1, False),
-        (3, False),
-        (1, True),
-        (1, True),
+    groups = param_groups(model, own=[{"params": list(model[2].parameters()), "final_lr": 1.0}])
+    assert [(len(group["params"]), group.get("final_lr")) for group in groups] == [
+        (1, None),
+        (3, None),
+        (1, 1.0),
+        (1, 1.0),
     ]
     assert groups[2]["params"][0] is model[2].weight and groups[3]["weight_decay"] == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from linear.model import Fit, Row, RowPreprocess, Shown
 from linear.plain import made
 
-from mmssl import assembly, dist, recipe
+from mmssl import assembly, create_encoder, dist, recipe
 from mmssl.checkpoint import save_encoder
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
@@ -247,16 +248,34 @@ def test_a_second_encoder_of_a_modality_has_a_longer_key() -> None:
         assembly.build_encoder("row", {"name": "linear.model:encoder", "drop": 1})
 
 
-def test_an_objective_needs_its_encoders(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_objective_needs_its_encoders(rows: Path) -> None:
     checked = recipe.check(made(rows, tasks={"fit": {"objective": {"take": 3}}}))
     assert assembly.build_objective(checked, "fit", {"row": Row()}).take == 3
     with pytest.raises(UserError, match=r"^tasks\.fit needs an encoder for 'row'; the run has image, text$"):
         assembly.build_objective(checked, "fit", {"image": Row(), "text": Row()})
-    monkeypatch.setattr(Fit, "given", ("row", "sound"))
-    with pytest.raises(UserError, match=r"tasks\.fit learns from row and does not train it; set train\.start\.row to"):
-        assembly.build_objective(checked, "fit", {"row": Row()})
-    checked.train.start["row"] = "there"
-    assert assembly.build_objective(checked, "fit", {"row": Row()}).take == 3, "what the run has not is not asked for"
+
+
+@pytest.mark.parametrize("by_recipe", [False, True])
+def test_an_encoder_that_an_objective_freezes_needs_weights(
+    by_recipe: bool, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Fit.__init__
+
+    def freeze(self: Fit, encoders: Any, **options: Any) -> None:
+        start(self, encoders, **options)
+        encoders["row"].requires_grad_(False)
+
+    monkeypatch.setattr(Fit, "__init__", freeze)
+    tree = made(rows, tasks={"more": {}, "fit": {}}, train={"freeze": ["row"] if by_recipe else []})
+    with pytest.raises(UserError, match=r"tasks\.more learns from row and does not train it; set train\.start\.row to"):
+        built(tree, tmp_path)
+    save_encoder(create_encoder("linear.model:encoder"), tmp_path / "row")
+    started = copy.deepcopy(tree)
+    started["train"]["start"] = {"row": str(tmp_path / "row")}
+    assert not built(started, tmp_path)[0].encoders["row"].layer.weight.requires_grad
+    monkeypatch.setattr(Row, "fetches", classmethod(lambda cls, options: f"weights of {options['dropout']}"))
+    tree["encoders"]["row"]["dropout"] = 0.1
+    assert not built(tree, tmp_path)[0].encoders["row"].layer.weight.requires_grad, "published ones are no random ones"
 
 
 def test_pretexts_know_their_views(rows: Path) -> None:

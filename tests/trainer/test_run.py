@@ -14,9 +14,10 @@ import pytest
 import torch
 import yaml
 from linear.model import Fit
-from linear.plain import loop, made, parts, same, started, weights
+from linear.plain import loop as plain_loop
+from linear.plain import made, parts, same, started, weights
 
-from mmssl import checkpoint, dist, load_encoder, parallel, recipe, train, trainer
+from mmssl import checkpoint, dist, load_encoder, loop, parallel, recipe, run_folder, train, trainer
 from mmssl.errors import UserError
 from mmssl.judge import Judge, read_scores
 from mmssl.objectives.queue import Queue
@@ -24,7 +25,7 @@ from mmssl.types import Loss, Score
 
 HARD = {  # everything that a run must take up again
     "encoder": {"dropout": 0.5},
-    "tasks": {"fit": {"view": {"noise": 0.5}, "objective": {"bad": [1], "steady": True}}},
+    "tasks": {"fit": {"view": {"noise": 0.5}, "objective": {"bad": [1], "head": {"final_lr": 1.0}}}},
     "optim": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1},
     "train": {"samples": 96, "ema": 0.8, "warmup": 2, "accumulate": 2},
 }
@@ -53,7 +54,7 @@ def test_after_step_sees_the_weights_that_the_step_made(rows: Path, tmp_path: Pa
     run = started(made(rows), tmp_path)
     before = weights(run)
     run.train_step()
-    found = loop(before, {"fit": [parts(run)[:1]]}, steps=6)
+    found = plain_loop(before, {"fit": [parts(run)[:1]]}, steps=6)
     torch.testing.assert_close(fit(run).of("after")[0][1], found.weights["encoders.row.layer.weight"])
 
 
@@ -61,7 +62,8 @@ def test_before_epoch_comes_before_each_pass_and_shows_the_whole_set_in_order(ro
     run = started(made(rows, tasks={"fit": {"view": {"noise": 3.0}}}), tmp_path)
     for _ in range(6):
         run.train_step()
-    assert kinds(run) == "lef" + "fa" * 3 + "e" + "fa" * 3, "the trial step is the first"
+    assert kinds(run) == "tef" + "fa" * 3 + "e" + "fa" * 3, "the trial step is the first"
+    assert fit(run).numbers == [0, 1]
     source = np.random.default_rng(0).normal(size=(24, 3))
     for index, shown, encoders in fit(run).of("epoch"):
         assert index.tolist() == list(range(24))
@@ -69,15 +71,15 @@ def test_before_epoch_comes_before_each_pass_and_shows_the_whole_set_in_order(ro
         assert encoders["row"] is run.model.encoders["row"]
 
 
-def test_learn_comes_first_and_spends_what_it_takes(rows: Path, tmp_path: Path) -> None:
+def test_batches_that_are_taken_before_the_first_pass_are_spent(rows: Path, tmp_path: Path) -> None:
     plain = started(made(rows), tmp_path)
     for _ in range(6):
         plain.train_step()
     run = started(made(rows, tasks={"fit": {"objective": {"take": 2}}}), tmp_path)
     for _ in range(4):
         run.train_step()
-    assert kinds(run) == "lef" + "fa" + "e" + "fa" * 3
-    (taken,) = fit(run).of("learn")
+    assert kinds(run) == "tef" + "fa" + "e" + "fa" * 3 and fit(run).numbers == [0, 1]
+    (taken,) = fit(run).of("taken")
     for mine, theirs in zip([*taken, *parts(run)], parts(plain), strict=True):
         assert torch.equal(mine, theirs)
 
@@ -183,7 +185,7 @@ def test_absent_samples_count_neither_in_the_loss_nor_in_the_monitors(rows: Path
     losses, waited = run.train_step()
     line = run.figures(losses, waited, 1.0, 1)
     assert len(parts(run)[0]) == 5
-    found = loop(before, {"fit": [parts(run)[:1]]}, steps=6)
+    found = plain_loop(before, {"fit": [parts(run)[:1]]}, steps=6)
     same(weights(run), found.weights)
     assert line["loss"] == pytest.approx(found.losses[0]["fit"]) and line["twice"] == pytest.approx(2 * line["loss"])
     features = torch.nn.functional.linear(
@@ -211,7 +213,8 @@ def test_a_line_of_the_log_tells_speed_and_waiting_since_the_last(
 ) -> None:
     """A clock that is a second later whenever it is asked: twice a step, one of them waiting, and at a line."""
     clock = iter(range(10_000))
-    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    for file in (loop, trainer):
+        monkeypatch.setattr(file, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     folder = train(made(rows, train={"log_every": 4, "samples": 80}), out=tmp_path / "run", progress=False)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8, 10]
@@ -298,7 +301,7 @@ def resumed(tree: dict[str, Any], folder: Path, after: int) -> trainer.Trainer:
         run.train_step()
     run.save()
     torch.manual_seed(99)
-    state = trainer.open_folder(folder, resume=True)
+    state = run_folder.open_folder(folder, resume=True)
     assert state is not None
     return started(tree, folder, state)
 
@@ -317,7 +320,7 @@ def test_a_run_taken_up_again_is_the_same_run(after: int, rows: Path, tmp_path: 
     for step in range(after, 12):
         run.train_step()
         assert [group["lr"] for group in run.optimizer.param_groups] == rates[step]
-    assert "l" not in kinds(run)
+    assert fit(run).numbers == [step // 3 for step in range(after, 12) if step % 3 == 0]
     assert [progress for _, progress, _ in fit(run).of("forward")][1:] == pytest.approx(
         [step / 12 for step in range(after, 12) for _ in range(2)]
     )
@@ -335,14 +338,14 @@ def test_an_average_that_is_asked_for_later_begins_at_the_weights(rows: Path, tm
         run.train_step()
     run.save()
     later = made(rows, train={"samples": 96, "ema": 0.9})
-    run = started(later, tmp_path, trainer.open_folder(tmp_path, resume=True))
+    run = started(later, tmp_path, run_folder.open_folder(tmp_path, resume=True))
     same(dict(run.averaged.named_parameters()), dict(run.model.named_parameters()))
 
 
 def test_another_recipe_does_not_fit_a_run(rows: Path, tmp_path: Path) -> None:
     run = started(made(rows), tmp_path)
     run.save()
-    state = trainer.open_folder(tmp_path, resume=True)
+    state = run_folder.open_folder(tmp_path, resume=True)
     with pytest.raises(UserError, match="was trained by another recipe, its weights do not fit: .*more.head"):
         started(
             made(rows, tasks={"fit": {}, "more": {}}),
@@ -375,14 +378,14 @@ def test_a_run_is_in_runs_by_default_with_the_threads_it_asks_for(
 
 
 def test_a_folder_that_holds_something_is_not_begun_in(rows: Path, tmp_path: Path) -> None:
-    assert trainer.open_folder(tmp_path / "new", resume=False) is None
-    assert trainer.open_folder(tmp_path / "new", resume=True) is None
+    assert run_folder.open_folder(tmp_path / "new", resume=False) is None
+    assert run_folder.open_folder(tmp_path / "new", resume=True) is None
     (tmp_path / "empty").mkdir()
-    assert trainer.open_folder(tmp_path / "empty", resume=False) is None
+    assert run_folder.open_folder(tmp_path / "empty", resume=False) is None
     (tmp_path / "empty" / "a").touch()
     with pytest.raises(UserError, match="empty is not empty; continue it with --resume"):
-        trainer.open_folder(tmp_path / "empty", resume=False)
-    assert trainer.open_folder(tmp_path / "empty", resume=True) is None
+        run_folder.open_folder(tmp_path / "empty", resume=False)
+    assert run_folder.open_folder(tmp_path / "empty", resume=True) is None
 
 
 def test_a_process_that_the_saved_run_lacked_takes_a_part_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,7 +401,7 @@ def test_what_a_run_needs_is_asked_before_it_starts(
     with pytest.raises(UserError, match="evals.peek: nothing fits"):
         train(made(rows, evals=evals), out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(trainer, "refuse_import", lambda: (_ for _ in ()).throw(UserError("imported")))
+    monkeypatch.setattr(loop, "refuse_import", lambda: (_ for _ in ()).throw(UserError("imported")))
     with pytest.raises(UserError, match="imported"):
         train(made(rows), out=tmp_path / "run", progress=False)
 
@@ -485,7 +488,7 @@ def test_the_last_report_says_what_was_left_out(rows: Path, tmp_path: Path, caps
     tally.drawn, tally.notes, tally.damaged = 50, Counter({"cut": 3}), Counter({("torn", "a"): 1, ("torn", "b"): 2})
     run.wholeness = SimpleNamespace(end=lambda task: f"{task}: half empty")  # type: ignore[assignment]
     capsys.readouterr()
-    trainer._report(run)
+    loop._report(run)
     assert capsys.readouterr().out.splitlines() == [
         "fit: torn: 3 of 50 samples",
         "fit: cut: 3 of 50 samples",
@@ -535,7 +538,7 @@ def test_the_bar_counts_samples(rows: Path, tmp_path: Path, monkeypatch: pytest.
 
         write = staticmethod(print)
 
-    monkeypatch.setattr(trainer, "tqdm", Bar)
+    monkeypatch.setattr(loop, "tqdm", Bar)
     looked: list[tuple[str, int]] = []
     monkeypatch.setattr(trainer.Trainer, "tell_notes", lambda self: looked.append(("notes", self.step)))
     monkeypatch.setattr(trainer.Trainer, "warn", lambda self, *_: looked.append(("signs", self.step)))
@@ -555,7 +558,7 @@ def test_the_bar_counts_samples(rows: Path, tmp_path: Path, monkeypatch: pytest.
 def test_a_run_is_taken_up_only_when_that_is_asked_for(rows: Path, tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(UserError, match="is not empty"):
-        trainer.fit(recipe.check(made(rows)), out=tmp_path)
+        loop.fit(recipe.check(made(rows)), out=tmp_path)
     with pytest.raises(UserError, match="is not empty"):
         train(made(rows), out=tmp_path)
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from linear.plain import loop, made, parts, same, started, weights
+from linear.plain import NAMES, loop, made, parts, same, started, weights
 
 HEAD = ("objectives.fit.head.weight", "objectives.fit.head.bias")
+KEPT, OWN = {"final_lr": 1.0}, {"lr": 0.03, "final_lr": 0.4, "weight_decay": 0.2}  # of the head
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what the recipe says, what the plain loop does
     "cosine": ({}, {}),
     "warm-up and a last rate": ({"train": {"warmup": 3, "final_lr": 0.25}}, {"warmup": 3, "final": 0.25}),
@@ -20,9 +21,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what the recipe s
     "accumulation": ({"train": {"accumulate": 4}}, {}),
     "average": ({"train": {"ema": 0.6}}, {"ema": 0.6}),
     "weight of the task": ({"tasks": {"fit": {"weight": 0.3}}}, {"share": {"fit": 0.3}}),
-    "steady": (
-        {"tasks": {"fit": {"objective": {"steady": True}}}, "train": {"warmup": 2}, "optim": {"weight_decay": 0.1}},
-        {"steady": HEAD, "warmup": 2, "decay": 0.1},
+    "a rate that stays": (
+        {"tasks": {"fit": {"objective": {"head": KEPT}}}, "train": {"warmup": 2}, "optim": {"weight_decay": 0.1}},
+        {"own": dict.fromkeys(HEAD, KEPT), "warmup": 2, "decay": 0.1},
+    ),
+    "options of the task's own weights": (
+        {"tasks": {"fit": {"objective": {"head": OWN}}}, "train": {"warmup": 2}, "optim": {"weight_decay": 0.1}},
+        {"own": dict.fromkeys(HEAD, OWN), "warmup": 2, "decay": 0.1},
     ),
     "bad steps": (
         {"tasks": {"fit": {"objective": {"bad": [0, 3]}}}, "optim": {"momentum": 0.9, "weight_decay": 0.1}},
@@ -51,9 +56,7 @@ def test_a_run_is_a_plain_loop(name: str, rows: Path, tmp_path: Path) -> None:
     assert all(len(torch.cat(step)) == run.recipe.tasks[task].batch for task in shown for step in shown[task])
     found = loop(before, shown, **options)
     same(weights(run), found.weights)
-    assert [line["lr"] for line in lines] == pytest.approx(
-        [rates[HEAD[0]] for rates in found.rates]
-    ) or name == "steady"
+    assert [line["lr"] for line in lines] == pytest.approx([rates[NAMES[0]] for rates in found.rates])
     if name == "average":
         same({k: p for k, p in run.averaged.named_parameters() if k in before}, found.average)
     if name == "accumulation":

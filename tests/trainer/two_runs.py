@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from linear.plain import started, weights
 
-from mmssl import dist, trainer
+from mmssl import dist, run_folder, trainer
 from mmssl.errors import UserError
 from mmssl.lock import hold
 from mmssl.run_folder import locked
@@ -43,7 +43,7 @@ def refused(run: trainer.Trainer) -> list[str]:
         attempt(lambda: locked(run.folder).__enter__())
         dist.barrier()
     with patch("torch.load", full if dist.rank() == 1 else torch.load):
-        attempt(lambda: trainer.open_folder(run.folder, resume=True))
+        attempt(lambda: run_folder.open_folder(run.folder, resume=True))
     elsewhere = run.folder.with_name(f"{run.folder.name}.copy{dist.rank()}")
     shutil.copytree(run.folder, elsewhere)
     if dist.rank() == 1:
@@ -51,7 +51,7 @@ def refused(run: trainer.Trainer) -> list[str]:
         state = torch.load(elsewhere / "checkpoints" / "step_6" / "state.pt", weights_only=True)
         torch.save({**state, "step": 5}, elsewhere / "checkpoints" / "step_5" / "state.pt")
         (elsewhere / "checkpoints" / "step_6" / "state.pt").write_bytes(b"half")
-    attempt(lambda: trainer.open_folder(elsewhere, resume=True))
+    attempt(lambda: run_folder.open_folder(elsewhere, resume=True))
     attempt(run.save)
     return told
 
@@ -70,7 +70,7 @@ def main(recipes: str, out: str) -> None:
         objective = run.model.named_objectives["fit"]
         epochs = [index for index, *_ in objective.of("epoch")]
         shown = [rows for rows, *_ in objective.of("forward")][1:]
-        state = trainer.open_folder(run.folder, resume=True)
+        state = run_folder.open_folder(run.folder, resume=True)
         again = started(tree, run.folder, state)
         found.append(
             {

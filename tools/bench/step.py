@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from mmssl import dist, recipe, trainer
+from mmssl import dist, loop, recipe, trainer
 from mmssl.data.loader import Loader
 from mmssl.data.writer import build_from
 from mmssl.log import RunLog
@@ -154,7 +154,7 @@ class Watch:
             ("model", trainer, "ema_update"),
             ("the end", trainer.Trainer, "save"),
             ("the end", made.judge, "run"),
-            ("the end", trainer, "write_results"),
+            ("the end", loop, "write_results"),
             *(("model", objective, "after_step") for objective in made.model.named_objectives.values()),
             *(("loader", stream.view, "on_device") for stream in made.streams.values()),
         ]
@@ -191,7 +191,7 @@ def report(made: trainer.Trainer, watch: Watch, options: argparse.Namespace) -> 
         watch.profile or contextlib.nullcontext(),
     ):
         began = time.thread_time()
-        trainer._steps(made, bar, log, stop)
+        loop._steps(made, bar, log, stop)
         whole = time.thread_time() - began
     for kind, spent in sorted(watch.spent.items()):
         print(f"{kind:>10}: {1000 * spent / options.steps:8.2f} ms a step")

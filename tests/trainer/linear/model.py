@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from mmssl.errors import UserError
 from mmssl.types import (
     Batch,
     Encoder,
+    Epoch,
     Evaluation,
     Features,
     Loss,
@@ -85,29 +86,37 @@ class Shown(View):
 class Fit(Objective):
     """Tells the sum of a row from its features: mean squared error.
 
-    steady: the head keeps its rate. bad: steps whose loss is no number. take: batches that `learn` takes.
+    head: options of the head's parameters. bad: steps whose loss is no number. take: batches that are taken before the
+    first.
     events: what it was asked, in order.
     """
 
     modalities = ("row",)
 
     def __init__(
-        self, encoders: Mapping[str, Encoder], *, steady: bool = False, bad: tuple[int, ...] = (), take: int = 0
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        head: Mapping[str, float] | None = None,
+        bad: tuple[int, ...] = (),
+        take: int = 0,
     ) -> None:
         super().__init__(encoders)
-        self.keeps, self.bad, self.take = steady, bad, take
+        self.options, self.bad, self.take = dict(head or {}), bad, take
         self.head = nn.Linear(2, 1).double()
         self.done = 0
         self.events: list[tuple[str, Any]] = []
+        self.numbers: list[int] = []
 
-    def steady(self) -> list[nn.Parameter]:
-        return list(self.head.parameters()) if self.keeps else []
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.head.parameters()), **self.options}] if self.options else []
 
-    def learn(self, batches: Iterator[Batch]) -> None:
-        self.events.append(("learn", [next(batches).views["row"][0] for _ in range(self.take)]))
-
-    def before_epoch(self, encoders: Mapping[str, Encoder], sweep: Callable[[], Iterator[Batch]]) -> None:
-        whole = list(sweep())
+    def before_epoch(self, encoders: Mapping[str, Encoder], epoch: Epoch) -> None:
+        self.numbers.append(epoch.number)
+        if epoch.number == 0:
+            batches = epoch.batches()
+            self.events.append(("taken", [next(batches).views["row"][0] for _ in range(self.take)]))
+        whole = list(epoch.sweep())
         rows = torch.cat([batch.views["row"][0] for batch in whole])
         self.events.append(("epoch", (torch.cat([batch.extra["index"] for batch in whole]), rows, encoders)))
 

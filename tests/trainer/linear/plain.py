@@ -76,13 +76,13 @@ def loop(
     clip: float = math.inf,
     ema: float = 0.0,
     share: Mapping[str, float] | None = None,
-    steady: Sequence[str] = (),
+    own: Mapping[str, Mapping[str, float]] | None = None,
     bad: Sequence[int] = (),
     begin: int = 0,
 ) -> Plain:
     """Trains on task -> each step's parts by SGD; torch clips to a norm plus a millionth.
 
-    share: task -> its weight. steady: weights that keep the peak rate. bad: steps that change nothing.
+    share: task -> its weight. own: weights' lr, final_lr and weight_decay. bad: steps that change nothing.
     """
     w = {key: value.clone() for key, value in start.items()}
     velocity = {key: torch.zeros_like(value) for key, value in start.items()}
@@ -101,14 +101,20 @@ def loop(
             total = total + (share or {}).get(task, 1.0) * loss
         grads = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
         norm = math.sqrt(sum((g**2).sum().item() for g in grads.values()))
-        if step < warmup:
-            rising, falling = [(step + 1) / (warmup + 1)] * 2
-        else:
+        rates, decays = {}, {}
+        for key, value in w.items():
+            mine = {
+                "lr": lr,
+                "final_lr": final,
+                "weight_decay": decay if value.ndim == 2 else 0.0,
+                **(own or {}).get(key, {}),
+            }
             turn = math.cos(math.pi * (step - warmup) / (steps - warmup))
-            rising, falling = 1.0, final + (1 - final) * (1 + turn) / 2
-        rates = {key: lr * (rising if key in steady else falling) for key in w}
+            falling = mine["final_lr"] + (1 - mine["final_lr"]) * (1 + turn) / 2
+            rates[key] = mine["lr"] * ((step + 1) / (warmup + 1) if step < warmup else falling)
+            decays[key] = mine["weight_decay"]
         for key, value in w.items() if step not in bad else ():
-            push = grads[key] * min(1.0, clip / (norm + 1e-6)) + (decay * value if value.ndim == 2 else 0.0)
+            push = grads[key] * min(1.0, clip / (norm + 1e-6)) + decays[key] * value
             velocity[key] = momentum * velocity[key] + push
             w[key] = value - rates[key] * velocity[key]
         for key, value in w.items():
