@@ -23,8 +23,8 @@ class Cluster(Probe):
     """NMI, adjusted Rand index and accuracy of k-means: centres from the training set, figures from the test set.
 
     Features are scaled to unit length. Accuracy gives each cluster one class of its own, so that most are right (the
-    Hungarian method). Chance is what shuffled clusters reach. The other options are those of every Probe.
-    Caron et al., ECCV 2018 (DeepCluster), for the preparation, without its whitening.
+    Hungarian method), and keeps that of each class. Chance is what shuffled clusters reach. The other options are those
+    of every Probe. Caron et al., ECCV 2018 (DeepCluster), for the preparation, without its whitening.
 
     clusters: how many, by default as many as classes.
     pca: dimensions that features are reduced to where they have more.
@@ -63,7 +63,8 @@ class Cluster(Probe):
         guesses = [
             (assigned(each[0])[other] == test.y).float().mean() for each, other in zip(mixed, shuffled, strict=True)
         ]
-        yield "accuracy", bootstrap(right, chance=float(torch.stack(guesses).mean()))
+        level = float(torch.stack(guesses).mean())
+        yield "accuracy", bootstrap(right, chance=level, parts=test.per_class(right))
 
 
 def reduced(train: Tensor, test: Tensor, dims: int) -> tuple[Tensor, Tensor]:

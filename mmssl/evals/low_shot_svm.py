@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from mmssl.errors import UserError
 from mmssl.evals.few_shot import drawn
 from mmssl.evals.linear import held_out
 from mmssl.evals.parts.classes import chance
-from mmssl.evals.parts.labelled import Embedded, Probe
+from mmssl.evals.parts.labelled import Probe
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.solvers import squared_hinge, with_bias
 from mmssl.types import Encoder, Score
@@ -47,7 +48,7 @@ class LowShotSVM(Probe):
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields <shots>-shot."""
-        train, test = (Embedded(F.normalize(r.x, dim=1), r.y) for r in self.sets.read(encoder, places)[places[0]])
+        train, test = (replace(r, x=F.normalize(r.x, dim=1)) for r in self.sets.read(encoder, places)[places[0]])
         held, classes = held_out(len(train.y)), int(train.y.max()) + 1
         of_class = [((train.y == number) & ~held).nonzero()[:, 0] for number in range(classes)]
         table = torch.nn.utils.rnn.pad_sequence(of_class, batch_first=True, padding_value=-1)  # (C, M)
@@ -68,7 +69,8 @@ class LowShotSVM(Probe):
             ]
             quality = [float(((tried @ weight).argmax(dim=2) == truth).float().mean()) for weight in fitted]
             right = (x @ fitted[quality.index(max(quality))]).argmax(dim=2) == y  # (draws, N)
-            yield f"{k}-shot", bootstrap(right.cpu(), chance=chance(test.y, classes))
+            parts = test.per_class(right.float().mean(dim=0).cpu())
+            yield f"{k}-shot", bootstrap(right.cpu(), chance=chance(test.y, classes), parts=parts)
 
 
 evaluation = LowShotSVM

@@ -68,7 +68,7 @@ def opn(**options: Any) -> Trained:
 def ask(trained: Trained, task: str, source: Source, **options: Any) -> dict[str, torch.Tensor]:
     """Returns what the task answers about every sample: name -> (N,), in the order of the source."""
     shown = show(trained, task, source, **options)
-    return gathered([{"sample": numbers, **answer(trained, task, batch).answers} for numbers, batch in shown])
+    return gathered([{"sample": which["sample"], **answer(trained, task, batch).answers} for which, batch in shown])
 
 
 class Knowing(OPN):
