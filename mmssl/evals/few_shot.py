@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ HELD = 2**25  # numbers held at a time
 STEPS = 100  # of the logistic regression, which then is within 1e-6 of its optimum
 
 
+@dataclass(kw_only=True, eq=False)
 class FewShot(Probe):
     """Mean accuracy over episodes of new classes, each told from a few examples. Wang et al., 2019 (SimpleShot).
 
@@ -34,22 +36,21 @@ class FewShot(Probe):
     seed: of the episodes.
     """
 
-    def __init__(
-        self,
-        *,
-        ways: int = 5,
-        shots: tuple[int, ...] = (1, 5),
-        queries: int = 15,
-        episodes: int = 2000,
-        classifier: Literal["centroid", "logistic"] = "centroid",
-        seed: int = 0,
-        **rest: Any,
-    ) -> None:
-        if ways < 2 or not shots or min(*shots, queries, episodes) < 1:
-            raise UserError(f"few_shot has {ways} ways, {shots} shots, {queries} queries, {episodes} episodes; too few")
-        super().__init__(**rest)
-        self.ways, self.shots, self.queries, self.episodes, self.seed = ways, shots, queries, episodes, seed
-        self.answers = nearest_centroid if classifier == "centroid" else logistic_scores
+    ways: int = 5
+    shots: tuple[int, ...] = (1, 5)
+    queries: int = 15
+    episodes: int = 2000
+    classifier: Literal["centroid", "logistic"] = "centroid"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.ways < 2 or not self.shots or min(*self.shots, self.queries, self.episodes) < 1:
+            raise UserError(
+                f"few_shot has {self.ways} ways, {self.shots} shots, {self.queries} queries, {self.episodes} episodes; "
+                "too few"
+            )
+        super().__post_init__()
+        self.answers = nearest_centroid if self.classifier == "centroid" else logistic_scores
 
     def check(self, trained: Trained) -> None:
         """Asks besides for enough classes, where index.json tells how many there are."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
@@ -19,6 +18,7 @@ from mmssl.evals.parts.solvers import squared_hinge, with_bias
 from mmssl.types import Encoder, Score
 
 
+@dataclass(kw_only=True, eq=False)
 class LowShotSVM(Probe):
     """Top-1 accuracy of SVMs, one class against the rest, on features of unit length, averaged over several draws.
 
@@ -32,19 +32,17 @@ class LowShotSVM(Probe):
     seed: of the draws.
     """
 
-    def __init__(
-        self,
-        *,
-        shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96),
-        draws: int = 5,
-        costs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0),
-        seed: int = 0,
-        **rest: Any,
-    ) -> None:
-        if not shots or min(shots) < 1 or draws < 1 or not costs or min(costs) <= 0:
-            raise UserError(f"low_shot_svm has shots {shots}, draws {draws}, costs {costs}; expected numbers above 0")
-        super().__init__(**rest)
-        self.shots, self.draws, self.costs, self.seed = shots, draws, costs, seed
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
+    draws: int = 5
+    costs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shots or not self.costs or min(*self.shots, self.draws) < 1 or min(self.costs) <= 0:
+            raise UserError(
+                f"low_shot_svm has shots {self.shots}, draws {self.draws}, costs {self.costs}; expected numbers above 0"
+            )
+        super().__post_init__()
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields <shots>-shot."""
