@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +14,7 @@ from mmssl import dist
 from mmssl.data.collate import collate
 from mmssl.data.in_workers import Made
 from mmssl.data.plan import seed_of
+from mmssl.data.seeds import seeded
 from mmssl.data.shards import Source
 from mmssl.errors import DamagedError
 from mmssl.evals.parts.report import no_samples_error, skip_sample
@@ -126,18 +124,3 @@ def sample_score(
     means = per_group(values, samples)
     parts = named((keys[number] for number in samples.unique().tolist()), means.tolist())
     return bootstrap(means, chance=chance, trivial=trivial, parts=parts)
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Draws from a seed, and gives random, numpy and torch their states back afterwards."""
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])

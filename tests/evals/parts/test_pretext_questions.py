@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmssl import dist
 from mmssl.data.plan import seed_of
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.parts.pretext import answer, gathered, per_group, sample_score, seeded, show
+from mmssl.evals.parts.pretext import answer, gathered, per_group, sample_score, show
 from mmssl.evals.parts.report import reporting
 from mmssl.types import Batch, Encoder, Features, Loss, Objective, Preprocess, Pretext, Trained, View
 
@@ -178,20 +178,3 @@ def test_rows_are_averaged_by_group() -> None:
     assert found.parts == {"c": 3.0, "g": 2.5, "c (2)": 2.0}
     none = sample_score(values[:0], groups[:0], keys, chance=0.25, trivial=0.5)
     assert math.isnan(none.value) and none.parts == {}
-
-
-def test_a_seed_leaves_the_generators_as_they_were() -> None:
-    def states() -> tuple[Any, ...]:
-        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-
-    before = states()
-    with pytest.raises(KeyError), seeded(2**40 + 3):
-        first = random.random(), np.random.rand(), float(torch.rand(1))
-        raise KeyError
-    assert states() == before
-    with seeded(2**40 + 3):
-        assert (random.random(), np.random.rand(), float(torch.rand(1))) == first
-    with seeded(2**40 + 4):
-        assert all(
-            a != b for a, b in zip((random.random(), np.random.rand(), float(torch.rand(1))), first, strict=True)
-        )
