@@ -14,13 +14,12 @@ from torch import Tensor
 from mmssl import dist
 from mmssl.data.in_workers import Made, in_workers
 from mmssl.data.subset import limited
-from mmssl.evals.parts.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
+from mmssl.evals.parts.descriptors import coordinates, encoded, fpfh, open3d, pose_errors, ransac
 from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
 from mmssl.evals.parts.report import no_samples_error, usable
 from mmssl.evals.parts.score import bootstrap, named
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.untrained import untrained, warming
-from mmssl.nn.packed import embed_tokens
 from mmssl.transforms.pairs import POSES, Scan, fixed_scans, nearest_features, right_pairs
 from mmssl.transforms.points import local_shape
 from mmssl.types import Encoder, Score, Trained
@@ -110,10 +109,7 @@ class Register(Declared):
             yield name, bootstrap(values, chance=chance, trivial=trivial, parts=parts)
 
     def _features(self, encoder: Encoder, scan: Scan) -> Tensor:
-        columns = encoder.preprocess.columns(scan.cloud)  # type: ignore[attr-defined]
-        x = encoder.preprocess.collate([columns]).to(encoder.device)
-        with torch.inference_mode():
-            return embed_tokens(encoder, x, space=self.space).cpu()
+        return encoded(encoder, scan.cloud, space=self.space)
 
     def _unlearnt(self, encoder: Encoder) -> Encoder:
         """Returns the encoder, and the space's head, with random weights whose BatchNorm has seen some pairs."""
