@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmssl.checkpoint import load_weights
 from mmssl.data.full_pass import FullPass
 from mmssl.data.loader import Loader
 from mmssl.data.plan import seed_of
+from mmssl.data.seeds import seeded
 from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder, fetched
 from mmssl.errors import UserError
@@ -58,7 +58,7 @@ class TaskStream:
         place = self.loader.place
         self.begins |= place[0] > 0 and place[1:] == (0, 1)
         self.view.progress = progress
-        with _seeded(seed_of(self.loader.seed, *place, "on device", self.loader.rank), device):
+        with seeded(seed_of(self.loader.seed, *place, "on device", self.loader.rank), device):
             return self.view.on_device(batch.to(device))
 
     def sweep(self, device: torch.device) -> Iterator[Batch]:
@@ -75,22 +75,6 @@ class TaskStream:
     def epoch(self, device: torch.device) -> Epoch:
         """Returns the pass that begins."""
         return Epoch(self.loader.place[0], partial(self.rest, device), partial(self.sweep, device))
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws from a seed on the CPU and the device; torch.manual_seed takes a millisecond to look for every other."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or 0])
-    before = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, before, strict=True):
-            generator.set_state(state)
 
 
 def assemble(

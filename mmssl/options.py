@@ -49,8 +49,10 @@ def _base(factory: type) -> type:
 
 
 def hints_of(factory: Any) -> dict[str, Any]:
-    """Returns the types of the parameters."""
-    own = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    """Returns the types of the parameters; those of a dataclass's fields are read where each field stands."""
+    fielded = inspect.isclass(factory) and "__dataclass_fields__" in vars(factory)
+    source = factory.__init__ if inspect.isclass(factory) and not fielded else factory
+    own = typing.get_type_hints(source, include_extras=True)
     return {**hints_of(_base(factory)), **own} if _hands_on(factory) else own
 
 

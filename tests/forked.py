@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,8 +34,9 @@ class Command:
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
-        self._folder = tempfile.TemporaryDirectory()
-        self.files = [out, out] if out else [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder)
+        self.files = [out, out] if out else [Path(folder) / name for name in ("stdout", "stderr")]
         given = ([str(word) for word in words], str(cwd or Path.cwd()), dict(os.environ) | dict(env or {}))
         self.process = context.Process(target=_run, args=(*given, [str(file) for file in self.files]))
         self.process.start()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,12 +18,13 @@ from mmssl.types import Encoder, Score
 SHUFFLES = 10  # by which the level of chance is found
 
 
+@dataclass(kw_only=True, eq=False)
 class Cluster(Probe):
     """NMI, adjusted Rand index and accuracy of k-means: centres from the training set, figures from the test set.
 
     Features are scaled to unit length. Accuracy gives each cluster one class of its own, so that most are right (the
-    Hungarian method). Chance is what shuffled clusters reach. The other options are those of every Probe.
-    Caron et al., ECCV 2018 (DeepCluster), for the preparation, without its whitening.
+    Hungarian method), and keeps that of each class. Chance is what shuffled clusters reach. The other options are those
+    of every Probe. Caron et al., ECCV 2018 (DeepCluster), for the preparation, without its whitening.
 
     clusters: how many, by default as many as classes.
     pca: dimensions that features are reduced to where they have more.
@@ -32,16 +32,19 @@ class Cluster(Probe):
     iterations: of k-means.
     """
 
-    def __init__(
-        self, *, clusters: int | None = None, pca: int = 256, restarts: int = 3, iterations: int = 50, **rest: Any
-    ) -> None:
-        if min(2 if clusters is None else clusters, pca) < 2 or min(restarts, iterations) < 1:
+    clusters: int | None = None
+    pca: int = 256
+    restarts: int = 3
+    iterations: int = 50
+
+    def __post_init__(self) -> None:
+        clusters = 2 if self.clusters is None else self.clusters
+        if min(clusters, self.pca) < 2 or min(self.restarts, self.iterations) < 1:
             raise UserError(
-                f"cluster has clusters {clusters}, pca {pca}, restarts {restarts} and iterations {iterations}; "
-                "expected 2, 2, 1, 1 or more"
+                f"cluster has clusters {self.clusters}, pca {self.pca}, restarts {self.restarts} and iterations "
+                f"{self.iterations}; expected 2, 2, 1, 1 or more"
             )
-        super().__init__(**rest)
-        self.clusters, self.pca, self.restarts, self.iterations = clusters, pca, restarts, iterations
+        super().__post_init__()
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields NMI, ARI and accuracy."""
@@ -63,7 +66,8 @@ class Cluster(Probe):
         guesses = [
             (assigned(each[0])[other] == test.y).float().mean() for each, other in zip(mixed, shuffled, strict=True)
         ]
-        yield "accuracy", bootstrap(right, chance=float(torch.stack(guesses).mean()))
+        level = float(torch.stack(guesses).mean())
+        yield "accuracy", bootstrap(right, chance=level, parts=test.per_class(right))
 
 
 def reduced(train: Tensor, test: Tensor, dims: int) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ HELD = 2**25  # numbers held at a time
 STEPS = 100  # of the logistic regression, which then is within 1e-6 of its optimum
 
 
+@dataclass(kw_only=True, eq=False)
 class FewShot(Probe):
     """Mean accuracy over episodes of new classes, each told from a few examples. Wang et al., 2019 (SimpleShot).
 
@@ -34,22 +36,21 @@ class FewShot(Probe):
     seed: of the episodes.
     """
 
-    def __init__(
-        self,
-        *,
-        ways: int = 5,
-        shots: tuple[int, ...] = (1, 5),
-        queries: int = 15,
-        episodes: int = 2000,
-        classifier: Literal["centroid", "logistic"] = "centroid",
-        seed: int = 0,
-        **rest: Any,
-    ) -> None:
-        if ways < 2 or not shots or min(*shots, queries, episodes) < 1:
-            raise UserError(f"few_shot has {ways} ways, {shots} shots, {queries} queries, {episodes} episodes; too few")
-        super().__init__(**rest)
-        self.ways, self.shots, self.queries, self.episodes, self.seed = ways, shots, queries, episodes, seed
-        self.answers = nearest_centroid if classifier == "centroid" else logistic_scores
+    ways: int = 5
+    shots: tuple[int, ...] = (1, 5)
+    queries: int = 15
+    episodes: int = 2000
+    classifier: Literal["centroid", "logistic"] = "centroid"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.ways < 2 or not self.shots or min(*self.shots, self.queries, self.episodes) < 1:
+            raise UserError(
+                f"few_shot has {self.ways} ways, {self.shots} shots, {self.queries} queries, {self.episodes} episodes; "
+                "too few"
+            )
+        super().__post_init__()
+        self.answers = nearest_centroid if self.classifier == "centroid" else logistic_scores
 
     def check(self, trained: Trained) -> None:
         """Asks besides for enough classes, where index.json tells how many there are."""
@@ -65,10 +66,10 @@ class FewShot(Probe):
         centre = train.x.mean(dim=0)
         rows = [F.normalize(part.x - centre, dim=1).to(encoder.device) for part in (train, test)]
         for shots in self.shots:
-            examples, queries = _by_class(train.y, test.y, ways=self.ways, shots=shots)
+            numbers, examples, queries = _by_class(train.y, test.y, ways=self.ways, shots=shots)
             room = self.ways * max(examples.shape[1] + queries.shape[1], (shots + self.queries) * rows[0].shape[1])
             generator = torch.Generator().manual_seed(self.seed)
-            found = []
+            found, drawn_classes = [], []
             for part in torch.arange(self.episodes).split(max(1, HELD // room)):
                 classes = torch.rand(len(part), len(examples), generator=generator).argsort(dim=1)[:, : self.ways]
                 support = rows[0][drawn(examples[classes], shots, generator)]  # (E, ways, shots, D)
@@ -76,26 +77,30 @@ class FewShot(Probe):
                 asks = rows[1][drawn(queries[classes], most, generator)]
                 predicted = self.answers(support, asks).argmax(dim=3)  # (E, ways, queries)
                 right = predicted == torch.arange(self.ways, device=predicted.device)[:, None]
-                found.append(right.float().mean(dim=(1, 2)).cpu())
-            yield f"{self.ways}-way/{shots}-shot", bootstrap(torch.cat(found), chance=1 / self.ways)
+                found.append(right.float().mean(dim=2).cpu())
+                drawn_classes.append(numbers[classes])
+            values, asked = torch.cat(found), torch.cat(drawn_classes)  # (episodes, ways)
+            there = {number: asked == number for number in asked.unique().tolist()}
+            parts = {name: float(values[there[n]].mean()) for n, name in sorted(test.names.items()) if n in there}
+            yield f"{self.ways}-way/{shots}-shot", bootstrap(values.mean(dim=1), chance=1 / self.ways, parts=parts)
 
 
-def _by_class(train: Tensor, test: Tensor, *, ways: int, shots: int) -> tuple[Tensor, Tensor]:
-    """Returns the rows of each class that has enough of them, (C, most) padded with -1, of both sets."""
+def _by_class(train: Tensor, test: Tensor, *, ways: int, shots: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the classes (C,) that have enough rows, and the rows of each, (C, most) padded with -1, of both sets."""
     counts = train.bincount(minlength=int(test.max()) + 1)
     there = (counts >= shots) & (test.bincount(minlength=len(counts)) > 0)
     if int(there.sum()) < ways:
         raise UserError(
             f"few_shot draws {ways} classes with {shots} examples each; the data has {int(there.sum())} such classes"
         )
-    classes = there.nonzero()[:, 0].tolist()
+    classes = there.nonzero()[:, 0]
     one, two = (
         torch.nn.utils.rnn.pad_sequence(
-            [(labels == number).nonzero()[:, 0] for number in classes], batch_first=True, padding_value=-1
+            [(labels == number).nonzero()[:, 0] for number in classes.tolist()], batch_first=True, padding_value=-1
         )
         for labels in (train, test)
     )
-    return one, two
+    return classes, one, two
 
 
 def drawn(table: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from mmssl.data.shards import Source
 from mmssl.data.subset import Subset
 from mmssl.errors import UserError
 from mmssl.evals.linear import ranked, tops
-from mmssl.evals.parts.labelled import Embedded, Probe
+from mmssl.evals.parts.labelled import Classification, Embedded
 from mmssl.evals.parts.needs import Needs
 from mmssl.evals.parts.report import warn
 from mmssl.optim.groups import layer_groups
@@ -28,48 +27,10 @@ from mmssl.types import Encoder, Score, Trained
 from mmssl.views.template import Views
 
 
-@dataclass(kw_only=True, slots=True)
-class Tuning:
-    """How an encoder is fine-tuned: AdamW, its rate falling along a cosine after a tenth of the steps.
+@dataclass(kw_only=True, eq=False)
+class FineTuning(Classification):
+    """A Classification that fine-tunes copies of the encoder by AdamW, the rate falling along a cosine after a tenth.
 
-    Options as Finetune has them.
-    """
-
-    epochs: int = 5
-    batch: int = 128
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    layer_decay: float = 0.75
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    flip: float = 0.5
-    workers: int = 1
-    seed: int = 0
-    view: Views = field(init=False)
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch) < 1 or self.lr <= 0 or not 0 < self.layer_decay <= 1:
-            raise UserError(
-                f"fine-tuning has epochs {self.epochs}, batch {self.batch}, lr {self.lr}, layer_decay "
-                f"{self.layer_decay}; expected numbers above 0, and a decay of at most 1"
-            )
-        self.view = Views(1, image=[Crop(scale=self.crop_scale), Flip(p=self.flip)])
-
-
-class Finetune(Probe):
-    """Top-1 and top-5 accuracy after fine-tuning from the encoder; beside it, from random weights.
-
-    AdamW, its rate falling along a cosine after a tenth of the steps. Of the raw input only the linear classifier
-    learns. The encoder that is judged stays as it is. Layer decay as in Clark et al., ICLR 2020; defaults near those of
-    He et al., CVPR 2022.
-
-    train: shards with labels to learn from.
-    data: shards with labels to judge on; classes meet as evals/parts/classes.py says.
-    label: the sample's key that holds the class, a name or a number.
-    encoder: its key, by default the only one's; it reads what the samples have of its modality.
-    baselines: also judge the raw input, which becomes the trivial figure, and the encoder with random weights; in a
-        run that trains they are judged once.
-    limit: samples of each set at most, drawn from a fixed seed.
-    epochs: passes over the training set.
     batch: samples of a training step, over all processes.
     lr: the highest learning rate, of the last layer.
     weight_decay: of AdamW.
@@ -80,45 +41,50 @@ class Finetune(Probe):
     seed: of what is random.
     """
 
-    def __init__(
-        self,
-        *,
-        train: dict[str, Any],
-        data: dict[str, Any],
-        label: str = "label",
-        encoder: str | None = None,
-        baselines: bool = True,
-        limit: int | None = None,
-        epochs: int = 5,
-        batch: int = 128,
-        lr: float = 1e-3,
-        weight_decay: float = 0.05,
-        layer_decay: float = 0.75,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
-        flip: float = 0.5,
-        workers: int = 1,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(train=train, data=data, label=label, encoder=encoder, baselines=baselines, limit=limit)
-        self.tuning = Tuning(
-            epochs=epochs,
-            batch=batch,
-            lr=lr,
-            weight_decay=weight_decay,
-            layer_decay=layer_decay,
-            crop_scale=crop_scale,
-            flip=flip,
-            workers=workers,
-            seed=seed,
-        )
+    batch: int = 128
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    layer_decay: float = 0.75
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    flip: float = 0.5
+    workers: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.lr <= 0 or not 0 < self.layer_decay <= 1:
+            raise UserError(
+                f"fine-tuning has batch {self.batch}, lr {self.lr}, layer_decay {self.layer_decay}; expected numbers "
+                "above 0, and a decay of at most 1"
+            )
+        super().__post_init__()
+        self.view = Views(1, image=[Crop(scale=self.crop_scale), Flip(p=self.flip)])
 
     def needs(self, trained: Trained) -> Needs:
         return replace(super().needs(trained), counted=("train",))
 
+
+@dataclass(kw_only=True, eq=False)
+class Finetune(FineTuning):
+    """Top-1 and top-5 accuracy after fine-tuning from the encoder; beside it, from random weights.
+
+    Of the raw input only the linear classifier learns. The encoder that is judged stays as it is. The other options are
+    those of every Classification and FineTuning. Layer decay as in Clark et al., ICLR 2020; defaults near those of
+    He et al., CVPR 2022.
+
+    epochs: passes over the training set.
+    """
+
+    epochs: int = 5
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UserError(f"finetune has epochs {self.epochs}; expected at least 1")
+        super().__post_init__()
+
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields top1, and top5 where there are more classes than five."""
         labels = self.sets.labels()
-        tuned = finetuned(encoder, self.sets.train, labels, self.tuning)
+        tuned = finetuned(encoder, self.sets.train, labels, self, epochs=self.epochs)
         classes = max(labels.values()) + 1
         test = self.sets.test_rows(tuned.encoder)
         yield from tops(tuned.ranks(test), classes, test)
@@ -146,7 +112,9 @@ class Classifier(nn.Module):
 
 
 @torch.enable_grad()
-def finetuned(encoder: Encoder, source: Source, labels: Mapping[int, int], tuning: Tuning) -> Classifier:
+def finetuned(
+    encoder: Encoder, source: Source, labels: Mapping[int, int], tuning: FineTuning, *, epochs: int
+) -> Classifier:
     """Returns a copy of an encoder that was fine-tuned, with its classifier, in evaluation mode.
 
     labels: classes by samples' numbers; the others are not learnt from. Every process works on its share.
@@ -173,7 +141,7 @@ def finetuned(encoder: Encoder, source: Source, labels: Mapping[int, int], tunin
             rank=dist.rank(),
             world=dist.world(),
         )
-        _steps(model, loader, numbers, optimizer, tuning.epochs)
+        _steps(model, loader, numbers, optimizer, epochs)
     _tell_damaged(loader)
     for buffer in model.buffers():
         if buffer.is_floating_point():  # each process saw its own share

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from mmssl.types import Encoder, Score
 HELD = 2**26  # similarities held at a time
 
 
+@dataclass(kw_only=True, eq=False)
 class KNN(Probe):
     """Top-1 accuracy by a vote of the k nearest by cosine. Wu et al., CVPR 2018.
 
@@ -27,11 +28,13 @@ class KNN(Probe):
     temperature: a neighbour weighs exp(similarity / temperature).
     """
 
-    def __init__(self, *, k: tuple[int, ...] = (5, 20, 200), temperature: float = 0.07, **rest: Any) -> None:
-        if not k or min(k) < 1 or temperature <= 0:
-            raise UserError(f"k is {k} and temperature {temperature}; expected numbers above 0")
-        super().__init__(**rest)
-        self.k, self.temperature = k, temperature
+    k: tuple[int, ...] = (5, 20, 200)
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if not self.k or min(self.k) < 1 or self.temperature <= 0:
+            raise UserError(f"k is {self.k} and temperature {self.temperature}; expected numbers above 0")
+        super().__post_init__()
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields k<number>."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from mmssl.types import Encoder, Score
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
+@dataclass(kw_only=True, eq=False)
 class Linear(Probe):
     """Top-1 and top-5 accuracy of a linear classifier on features that are embedded once and standardised.
 
@@ -33,42 +35,43 @@ class Linear(Probe):
     rates: learning rates that sgd tries.
     epochs: of sgd.
     batch: samples of a step of sgd.
-    space: the task whose embedding is used; without it pooled features.
     """
 
-    def __init__(
-        self,
-        *,
-        layers: tuple[str, ...] = (),
-        solver: Literal["lbfgs", "sgd"] = "lbfgs",
-        decays: tuple[float, ...] = DECAYS,
-        rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3),
-        epochs: int = 30,
-        batch: int = 256,
-        space: str | None = None,
-        **rest: Any,
-    ) -> None:
-        if layers and space is not None:
+    layers: tuple[str, ...] = ()
+    solver: Literal["lbfgs", "sgd"] = "lbfgs"
+    decays: tuple[float, ...] = DECAYS
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)
+    epochs: int = 30
+    batch: int = 256
+
+    def __post_init__(self) -> None:
+        if self.layers and self.space is not None:
             raise UserError("linear has both layers and a space; name the space among the layers")
-        for name, several in (("decays", decays), ("rates", rates)):
+        for name, several in (("decays", self.decays), ("rates", self.rates)):
             if not several or min(several) <= 0:
                 raise UserError(f"{name} is {several}; expected numbers above 0")
-        if epochs < 1 or batch < 1:
-            raise UserError(f"epochs is {epochs} and batch {batch}; expected at least 1")
-        super().__init__(space=space, **rest)
-        self.places = layers or self.places
-        self.solver: Solver = LBFGS(decays) if solver == "lbfgs" else SGD(rates, epochs=epochs, batch=batch)
+        if self.epochs < 1 or self.batch < 1:
+            raise UserError(f"epochs is {self.epochs} and batch {self.batch}; expected at least 1")
+        super().__post_init__()
+        self.places = self.layers or self.places
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields top1, top5 where there are more classes, and of several layers <layer>/top1 and <layer>/top5."""
         found: dict[str, list[tuple[str, Score]]] = {}
+        solver = self.made_solver()
         quality: dict[str, tuple[float, float]] = {}
         for place, (train, test) in self.sets.read(encoder, places).items():
-            ranks, quality[place] = probe(train, test, self.solver, device=encoder.device)
+            ranks, quality[place] = probe(train, test, solver, device=encoder.device)
             found[place] = list(tops(ranks, int(train.y.max()) + 1, test))
         for place, scores in found.items() if len(found) > 1 else ():
             yield from ((f"{place}/{name}", score) for name, score in scores)
         yield from found[max(quality, key=lambda place: quality[place])]
+
+    def made_solver(self) -> Solver:
+        """Returns the solver with its settings."""
+        if self.solver == "lbfgs":
+            return LBFGS(self.decays)
+        return SGD(self.rates, epochs=self.epochs, batch=self.batch)
 
 
 def tops(ranks: Tensor, classes: int, test: Embedded | None = None) -> Iterator[tuple[str, Score]]:

@@ -15,8 +15,7 @@ from mmssl.data.plan import seed_of
 from mmssl.data.subset import limited
 from mmssl.evals.parts.compare import Comparer
 from mmssl.evals.parts.needs import Needs
-from mmssl.evals.parts.pretext import Answers, gathered, per_group
-from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.pretext import Answers, gathered, per_group, rows_of, sample_score
 from mmssl.evals.parts.sounding import Moment, Sounding, Truth
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.stream import prepared_groups
@@ -36,7 +35,7 @@ class Localize(WithUntrained):
     its highest cells, as many as the truth has. pointing: whether the highest value lies inside; other_sound/pointing:
     the same when another clip is heard, which tells how much the sound matters.
     trivial is a map that is highest in the centre, chance one of random cells. There is one truth for each image: no
-    consensus of several annotators, which the c of cIoU stands for, is formed.
+    consensus of several annotators, which the c of cIoU stands for, is formed. Each figure keeps that of each clip.
 
     data: shards with images or videos, sound and truth.
     task: whose `similarity_map` is judged, or without one the products in its space.
@@ -75,11 +74,13 @@ class Localize(WithUntrained):
         judge = Comparer(trained, self.task)
         found = gathered(list(self._measured(judge)))
         clip = found["sample"]
+        keys = dict(zip(clip.tolist(), found["key"], strict=True))
 
         def score(name: str, rate: Callable[[Tensor], Tensor]) -> Score:
-            value, prior = (per_group(rate(found[f"{by}/{name}"]), clip) for by in ("map", "centre"))
+            prior = per_group(rate(found[f"centre/{name}"]), clip)
             by_chance = per_group(rate(found[f"random/{name}"]).mean(dim=1), clip)
-            return bootstrap(value, chance=float(by_chance.mean()), trivial=float(prior.mean()))
+            levels = {"chance": float(by_chance.mean()), "trivial": float(prior.mean())}
+            return sample_score(rate(found[f"map/{name}"]), clip, keys, **levels)
 
         for name in ("", "same_area/"):
             yield f"{name}cIoU@0.5", score(f"{name}iou", lambda iou: (iou >= 0.5).float())
@@ -87,22 +88,24 @@ class Localize(WithUntrained):
         pointing = score("pointing", lambda inside: inside)
         yield "pointing", pointing
         answered = ~found["other/pointing"].isnan()
-        other = per_group(found["other/pointing"][answered], clip[answered])
-        yield "other_sound/pointing", bootstrap(other, chance=pointing.chance, trivial=pointing.trivial)
+        inside = found["other/pointing"][answered]
+        other = sample_score(inside, clip[answered], keys, chance=pointing.chance, trivial=pointing.trivial)
+        yield "other_sound/pointing", other
 
     def _measured(self, judge: Comparer) -> Iterator[Answers]:
         """Yields this process's share of the chunks: how well each kind of map fits, each value (B,)."""
         sounding = Sounding(judge.preprocess, judge.visual, truth=self.truth, count=self.moments)
         for turn, several in prepared_groups(self.source, sounding.reads, sounding, size=self.batch):
-            found = [(one.place, moment) for one in several for moment in one.value or ()]
+            found = [(one, moment) for one in several for moment in one.value or ()]
             if found:
-                clips = torch.tensor([clip for clip, _ in found])
-                yield measure(judge, [moment for _, moment in found], clips, seed=seed_of("maps", turn))
+                which = rows_of([one for one, _ in found])
+                moments = [moment for _, moment in found]
+                yield {**which, **measure(judge, moments, which["sample"], seed=seed_of("maps", turn))}
 
 
 def measure(judge: Comparer, moments: Sequence[Moment], clip: Tensor, *, seed: int) -> Answers:
     """Compares maps of moments with the truth: of their sound, another clip's (NaN if there is none), the centre's, and
-    random ones. clip (B,): which one each moment is of, returned as `sample`.
+    random ones. clip (B,): which one each moment is of.
     """
     truth = torch.stack([moment.truth for moment in moments])
     frames = [moment.frame for moment in moments]
@@ -114,7 +117,7 @@ def measure(judge: Comparer, moments: Sequence[Moment], clip: Tensor, *, seed: i
     fitted = {"map": fits(maps, truth), "centre": fits(centre(maps), truth)}
     found = {f"{by}/{name}": values for by, fit in fitted.items() for name, values in fit.items()}
     found |= {f"random/{name}": torch.stack([fit[name] for fit in noise], dim=1) for name in noise[0]}
-    return {"sample": clip, **found, "other/pointing": fits(wrong, truth)["pointing"].where(there, torch.nan)}
+    return {**found, "other/pointing": fits(wrong, truth)["pointing"].where(there, torch.nan)}
 
 
 def next_clip(clip: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
@@ -12,12 +12,13 @@ from mmssl.errors import UserError
 from mmssl.evals.few_shot import drawn
 from mmssl.evals.linear import held_out
 from mmssl.evals.parts.classes import chance
-from mmssl.evals.parts.labelled import Embedded, Probe
+from mmssl.evals.parts.labelled import Probe
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.solvers import squared_hinge, with_bias
 from mmssl.types import Encoder, Score
 
 
+@dataclass(kw_only=True, eq=False)
 class LowShotSVM(Probe):
     """Top-1 accuracy of SVMs, one class against the rest, on features of unit length, averaged over several draws.
 
@@ -31,23 +32,21 @@ class LowShotSVM(Probe):
     seed: of the draws.
     """
 
-    def __init__(
-        self,
-        *,
-        shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96),
-        draws: int = 5,
-        costs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0),
-        seed: int = 0,
-        **rest: Any,
-    ) -> None:
-        if not shots or min(shots) < 1 or draws < 1 or not costs or min(costs) <= 0:
-            raise UserError(f"low_shot_svm has shots {shots}, draws {draws}, costs {costs}; expected numbers above 0")
-        super().__init__(**rest)
-        self.shots, self.draws, self.costs, self.seed = shots, draws, costs, seed
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
+    draws: int = 5
+    costs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shots or not self.costs or min(*self.shots, self.draws) < 1 or min(self.costs) <= 0:
+            raise UserError(
+                f"low_shot_svm has shots {self.shots}, draws {self.draws}, costs {self.costs}; expected numbers above 0"
+            )
+        super().__post_init__()
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields <shots>-shot."""
-        train, test = (Embedded(F.normalize(r.x, dim=1), r.y) for r in self.sets.read(encoder, places)[places[0]])
+        train, test = (replace(r, x=F.normalize(r.x, dim=1)) for r in self.sets.read(encoder, places)[places[0]])
         held, classes = held_out(len(train.y)), int(train.y.max()) + 1
         of_class = [((train.y == number) & ~held).nonzero()[:, 0] for number in range(classes)]
         table = torch.nn.utils.rnn.pad_sequence(of_class, batch_first=True, padding_value=-1)  # (C, M)
@@ -68,7 +67,8 @@ class LowShotSVM(Probe):
             ]
             quality = [float(((tried @ weight).argmax(dim=2) == truth).float().mean()) for weight in fitted]
             right = (x @ fitted[quality.index(max(quality))]).argmax(dim=2) == y  # (draws, N)
-            yield f"{k}-shot", bootstrap(right.cpu(), chance=chance(test.y, classes))
+            parts = test.per_class(right.float().mean(dim=0).cpu())
+            yield f"{k}-shot", bootstrap(right.cpu(), chance=chance(test.y, classes), parts=parts)
 
 
 evaluation = LowShotSVM

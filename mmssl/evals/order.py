@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from mmssl.data.subset import limited
 from mmssl.errors import UserError
 from mmssl.evals.parts.needs import Needs
-from mmssl.evals.parts.pretext import Answers, answer, ask_some, gathered, per_group, show
-from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.pretext import Answers, answer, ask_some, gathered, sample_score, show
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.trivial import linear_answers, statistics
 from mmssl.evals.parts.untrained import WithUntrained
@@ -26,7 +25,7 @@ class Order(WithUntrained):
     """Accuracy of verification (shuffle_and_learn), prediction (opn) or the odd one out, on held-out clips.
 
     A figure's trivial is that of a linear model on each frame's mean colour, contrast and gradients; of `nearest` that
-    of raw pixels. Intervals are over clips.
+    of raw pixels. Intervals are over clips, and each figure keeps that of each clip.
 
     data: shards with video.
     task: the run's task.
@@ -65,11 +64,12 @@ class Order(WithUntrained):
         view = ordered(trained, self.task)
         rows = self._rows(trained, view)
         clip, hard = rows["sample"], rows["by_pixels"] == 0
+        keys = dict(zip(clip.tolist(), rows["key"], strict=True))
         linear = linear_answers(rows["statistics"], rows["target"], groups=clip)
 
         def score(right: str, chance: float, trivial: Tensor, where: Tensor) -> Score:
-            values = per_group(rows[right][where], clip[where])
-            return bootstrap(values, chance=chance, trivial=float(trivial[where].float().mean()))
+            mean = float(trivial[where].float().mean())
+            return sample_score(rows[right][where], clip[where], keys, chance=chance, trivial=mean)
 
         everywhere = torch.ones_like(hard)
         yield "accuracy", score("correct", view.chance, linear, everywhere)
@@ -83,9 +83,9 @@ class Order(WithUntrained):
 
     def _rows(self, trained: Trained, view: Ordered) -> Answers:
         found = []
-        for numbers, batch in show(trained, self.task, self.source, **self.shown):
+        for which, batch in show(trained, self.task, self.source, **self.shown):
             assert batch.target is not None
-            row = {"sample": numbers, "target": batch.target, **answer(trained, self.task, batch).answers}
+            row = {**which, "target": batch.target, **answer(trained, self.task, batch).answers}
             row["statistics"] = torch.cat(list(statistics(batch.views).values()), dim=1)
             for name, vectors in described(trained.encoders["video"], batch).items():
                 distances = torch.cdist(vectors, vectors).cpu()  # (B, V, T, T)

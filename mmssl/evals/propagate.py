@@ -21,7 +21,7 @@ from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encode
 from mmssl.evals.parts.propagation import carried, cells_of, moved
 from mmssl.evals.parts.regions import boundary, jaccard
 from mmssl.evals.parts.report import no_samples_error, usable
-from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.score import bootstrap, named
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.untrained import untrained
 from mmssl.types import Encoder, Score, Trained, evaluating
@@ -179,7 +179,7 @@ def _scores(prefix: str, rows: list[Named]) -> Iterator[tuple[str, Score]]:
             value, trivial, chance = (
                 torch.tensor([row[f"{way}{figure}"] for _, row in found]) for way in (prefix, "trivial/", "chance/")
             )
-            parts = {name: row[f"{prefix}{figure}"] for name, row in found}
+            parts = named((name for name, _ in found), (row[f"{prefix}{figure}"] for _, row in found))
             trivial_mean, chance_mean = float(trivial.mean()), float(chance.mean())
             yield f"{prefix}{figure}", bootstrap(value, chance=chance_mean, trivial=trivial_mean, parts=parts)
 

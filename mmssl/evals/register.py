@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from mmssl import dist
-from mmssl.data.in_workers import in_workers
+from mmssl.data.in_workers import Made, in_workers
 from mmssl.data.subset import limited
-from mmssl.evals.parts.descriptors import coordinates, fpfh, open3d, pose_errors, ransac
+from mmssl.evals.parts.descriptors import coordinates, encoded, fpfh, open3d, pose_errors, ransac
 from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
 from mmssl.evals.parts.report import no_samples_error, usable
-from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.score import bootstrap, named
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.untrained import untrained, warming
-from mmssl.nn.packed import embed_tokens
 from mmssl.transforms.pairs import POSES, Scan, fixed_scans, nearest_features, right_pairs
 from mmssl.transforms.points import local_shape
 from mmssl.types import Encoder, Score, Trained
@@ -35,7 +34,7 @@ class Register(Declared):
 
     Each cloud is turned on its own about its mean, always alike. A match is right within `threshold` under the true
     pose. trivial is the best of what is not learnt: fpfh, the local shape, the place about the mean.
-    Deng et al., CVPR 2018 (PPFNet); Choy et al., ICCV 2019 (FCGF).
+    Each figure keeps that of each pair. Deng et al., CVPR 2018 (PPFNet); Choy et al., ICCV 2019 (FCGF).
 
     data: posed pairs, with `poses` as CloudPair has them.
     encoder: its key.
@@ -99,48 +98,47 @@ class Register(Declared):
         }
         if self.fpfh:
             ways["fpfh/"] = lambda scan: fpfh(scan.cloud.xyz, eye=scan.eye, voxel=self.voxel)
-        table = self._table(ways)
+        keys, table = self._table(ways)
         for name, values in table.items():
             way, _, figure = name.rpartition("/")
             if way == "chance":
                 continue
             unlearnt = [float(table[f"{w}/{figure}"].mean()) for w in UNLEARNT if f"{w}/{figure}" in table]
             trivial = max(unlearnt, default=None) if way in ("", "random_init") else None
-            yield name, bootstrap(values, chance=float(table[f"chance/{figure}"].mean()), trivial=trivial)
+            chance, parts = float(table[f"chance/{figure}"].mean()), named(keys, values.tolist())
+            yield name, bootstrap(values, chance=chance, trivial=trivial, parts=parts)
 
     def _features(self, encoder: Encoder, scan: Scan) -> Tensor:
-        columns = encoder.preprocess.columns(scan.cloud)  # type: ignore[attr-defined]
-        x = encoder.preprocess.collate([columns]).to(encoder.device)
-        with torch.inference_mode():
-            return embed_tokens(encoder, x, space=self.space).cpu()
+        return encoded(encoder, scan.cloud, space=self.space)
 
     def _unlearnt(self, encoder: Encoder) -> Encoder:
         """Returns the encoder, and the space's head, with random weights whose BatchNorm has seen some pairs."""
         fresh = untrained(encoder, spaces=[self.space])
         with warming(fresh):
-            for _, scans in islice(self._scans(), WARM):
-                for scan in scans:
+            for pair in islice(self._scans(), WARM):
+                for scan in pair.value or ():
                     self._features(fresh, scan)
         return fresh
 
-    def _scans(self, *, rank: int = 0, world: int = 1) -> Iterator[tuple[int, tuple[Scan, Scan]]]:
-        """Yields the number and the scans of this process's pairs; damaged ones are left out."""
+    def _scans(self, *, rank: int = 0, world: int = 1) -> Iterator[Made[tuple[Scan, Scan]]]:
+        """Yields the scans of this process's pairs; damaged ones are left out."""
         make = partial(fixed_scans, **self.shown)
-        samples = in_workers(self.source, self._wanted(), make, rank=rank, world=world)
-        for one in usable(samples):
-            assert one.value is not None
-            yield one.place, one.value
+        return usable(in_workers(self.source, self._wanted(), make, rank=rank, world=world))
 
     def _wanted(self) -> set[str]:
         return {"points", "points_b", *(["meta"] if self.shown["poses"] else [])}
 
-    def _table(self, ways: Ways) -> dict[str, Tensor]:
-        """Returns figure -> its values over the pairs of every process (N,)."""
-        mine = [(n, self._judge(*scans, ways)) for n, scans in self._scans(rank=dist.rank(), world=dist.world())]
-        rows = sorted((row for part in dist.gather_objects(mine) for row in part), key=lambda row: row[0])
-        if not rows:
+    def _table(self, ways: Ways) -> tuple[list[str], dict[str, Tensor]]:
+        """Returns the keys of the pairs of every process, and figure -> its values over them (N,)."""
+        mine = []
+        for pair in self._scans(rank=dist.rank(), world=dist.world()):
+            assert pair.value is not None
+            mine.append((pair.place, pair.about["__key__"], self._judge(*pair.value, ways)))
+        found = sorted((row for part in dist.gather_objects(mine) for row in part), key=lambda row: row[0])
+        if not found:
             raise no_samples_error("the evaluation data has no whole pair of clouds with poses")
-        return {name: torch.tensor([float(row[name]) for _, row in rows]) for name in rows[0][1]}
+        rows = [row for _, _, row in found]
+        return [key for _, key, _ in found], {name: torch.tensor([float(r[name]) for r in rows]) for name in rows[0]}
 
     def _judge(self, a: Scan, b: Scan, ways: Ways) -> dict[str, float]:
         from scipy.spatial import cKDTree

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmssl.data.subset import limited
 from mmssl.evals.parts.needs import EncoderNeed, Needs
-from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.score import bootstrap, named
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.stream import embed_stream, show_some
 from mmssl.evals.parts.untrained import WithUntrained
@@ -22,7 +22,7 @@ CHUNK = 1024
 class Retrieval(WithUntrained):
     """Recall among all candidates and median rank; a sample may have several texts (1:N), any of which counts.
 
-    Ties count against the right one.
+    Ties count against the right one. The median rank keeps the rank of each query; `<key>/<n>` is text n of several.
 
     data: shards (and fields) with both modalities.
     modalities: the two, query and candidate of the first direction.
@@ -56,39 +56,56 @@ class Retrieval(WithUntrained):
     def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields <a>-<b>/R@k and <a>-<b>/median_rank for both directions."""
         first, second = self.modalities
-        a, owner_a, b, owner_b = self._embed(trained.encoders)
-        yield from recalls(f"{first}-{second}", a, owner_a, b, owner_b, k=self.k)
-        yield from recalls(f"{second}-{first}", b, owner_b, a, owner_a, k=self.k)
+        (a, owner_a, names_a), (b, owner_b, names_b) = self._embed(trained.encoders)
+        yield from recalls(f"{first}-{second}", a, owner_a, b, owner_b, k=self.k, names=names_a)
+        yield from recalls(f"{second}-{first}", b, owner_b, a, owner_a, k=self.k, names=names_b)
 
-    def _embed(self, encoders: Mapping[str, Encoder]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns the items of both modalities (N, D) and of each the group that it belongs to (N,)."""
+    def _embed(self, encoders: Mapping[str, Encoder]) -> list[tuple[Tensor, Tensor, list[str]]]:
+        """Returns the items of both modalities (N, D), of each the sample that it belongs to (N,), and its name."""
         media = [name for name in self.modalities if name != "text"]
         embedded, metadata = embed_stream(
             encoders, self.source, media, space=self.space, keep=["text"][: 2 - len(media)]
         )
-        sides, owners = [], []
+        keys = [row["__key__"] for row in metadata]
+        sides = []
         for name in self.modalities:
             if name == "text":
                 texts = [row["text"] if isinstance(row["text"], list) else [row["text"]] for row in metadata]
-                sides.append(encoders["text"].encode([t for several in texts for t in several], space=self.space))
-                owners.append(torch.tensor([i for i, several in enumerate(texts) for _ in several]))
+                items = encoders["text"].encode([t for several in texts for t in several], space=self.space)
+                owners = torch.tensor([i for i, several in enumerate(texts) for _ in several])
+                sides.append((items, owners, [n for pair in zip(keys, texts, strict=True) for n in _names(*pair)]))
             else:
-                sides.append(embedded[name])
-                owners.append(torch.arange(len(embedded[name])))
-        return sides[0], owners[0], sides[1], owners[1]
+                sides.append((embedded[name], torch.arange(len(keys)), keys))
+        return sides
+
+
+def _names(key: str, texts: Sequence[str]) -> list[str]:
+    return [key] if len(texts) == 1 else [f"{key}/{number}" for number in range(len(texts))]
 
 
 def recalls(
-    name: str, q: Tensor, q_owner: Tensor, c: Tensor, c_owner: Tensor, *, k: tuple[int, ...]
+    name: str,
+    q: Tensor,
+    q_owner: Tensor,
+    c: Tensor,
+    c_owner: Tensor,
+    *,
+    k: tuple[int, ...],
+    names: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, Score]]:
-    """Yields <name>/R@k and <name>/median_rank of queries among candidates, right where both have one owner."""
+    """Yields <name>/R@k and <name>/median_rank of queries among candidates, right where both have one owner.
+
+    names: of the queries, by which the median rank keeps each one's rank.
+    """
     ranks = best_ranks(q, q_owner, c, c_owner)
     counts = torch.bincount(c_owner, minlength=int(q_owner.max()) + 1)[q_owner].double()
     for cut in k:
         chance = (1 - _none_right(len(c), counts, cut)).mean()
         yield f"{name}/R@{cut}", bootstrap(ranks < cut, chance=float(chance))
     middle = (len(c) + 1) / (float(counts.mean()) + 1)
-    yield f"{name}/median_rank", bootstrap(ranks + 1, chance=middle, statistic=lambda x: x.quantile(0.5, dim=-1))
+    parts = None if names is None else named(names, (ranks + 1).tolist())
+    median = bootstrap(ranks + 1, chance=middle, statistic=lambda x: x.quantile(0.5, dim=-1), parts=parts)
+    yield f"{name}/median_rank", median
 
 
 def _none_right(candidates: int, right: Tensor, k: int) -> Tensor:

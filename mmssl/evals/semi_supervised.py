@@ -3,102 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from mmssl.errors import UserError
-from mmssl.evals.finetune import Tuning, finetuned
+from mmssl.evals.finetune import FineTuning, finetuned
 from mmssl.evals.linear import DECAYS, probe, tops
-from mmssl.evals.parts.labelled import Embedded, Probe
-from mmssl.evals.parts.needs import Needs
+from mmssl.evals.parts.labelled import Embedded
 from mmssl.evals.parts.solvers import LBFGS
-from mmssl.types import Encoder, Score, Trained
+from mmssl.types import Encoder, Score
 
 
-class SemiSupervised(Probe):
+@dataclass(kw_only=True, eq=False)
+class SemiSupervised(FineTuning):
     """Top-1 and top-5 accuracy with few labels, of a linear classifier on frozen features and of the whole encoder.
 
-    Zhai et al., ICCV 2019 (S4L); fractions and epochs of Chen et al., ICML 2020 (SimCLR).
+    The other options are those of every Classification and FineTuning. Zhai et al., ICCV 2019 (S4L); fractions and
+    epochs of Chen et al., ICML 2020 (SimCLR).
 
-    train: shards with labels to learn from.
-    data: shards with labels to judge on; classes meet as evals/parts/classes.py says.
-    label: the sample's key that holds the class, a name or a number.
-    encoder: its key, by default the only one's; it reads what the samples have of its modality.
-    baselines: also judge the raw input, which becomes the trivial figure, and the encoder with random weights; in a
-        run that trains they are judged once.
-    limit: samples of each set at most, drawn from a fixed seed.
     fractions: of the training set, the same of every class and at least one sample, drawn from the seed.
     protocols: linear (as the evaluation of that name, on pooled features), finetune (as that one), or both.
     epochs: of fine-tuning, for each of `fractions`.
-    batch: samples of a training step, over all processes.
-    lr: the highest learning rate, of the last layer.
-    weight_decay: of AdamW.
-    layer_decay: factor on the rate from each layer to the one before.
-    crop_scale: share of the area that crops of images and videos keep.
-    flip: probability that images and videos are mirrored; sounds are heard from a random moment.
-    workers: data processes.
-    seed: of what is random.
     """
 
-    def __init__(
-        self,
-        *,
-        train: dict[str, Any],
-        data: dict[str, Any],
-        label: str = "label",
-        encoder: str | None = None,
-        baselines: bool = True,
-        limit: int | None = None,
-        fractions: tuple[float, ...] = (0.01, 0.1),
-        protocols: tuple[Literal["linear", "finetune"], ...] = ("linear", "finetune"),
-        epochs: tuple[int, ...] = (60, 30),
-        batch: int = 128,
-        lr: float = 1e-3,
-        weight_decay: float = 0.05,
-        layer_decay: float = 0.75,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
-        flip: float = 0.5,
-        workers: int = 1,
-        seed: int = 0,
-    ) -> None:
-        if (
-            not fractions
-            or not protocols
-            or not all(0 < fraction <= 1 for fraction in fractions)
-            or len(epochs) != len(fractions)
-        ):
-            raise UserError(
-                f"semi_supervised has fractions {fractions}, epochs {epochs} and protocols {protocols}; expected "
-                "fractions of at most 1, as many epochs, and at least one way"
-            )
-        super().__init__(train=train, data=data, label=label, encoder=encoder, baselines=baselines, limit=limit)
-        self.protocols, self.seed = protocols, seed
-        tuning = Tuning(
-            batch=batch,
-            lr=lr,
-            weight_decay=weight_decay,
-            layer_decay=layer_decay,
-            crop_scale=crop_scale,
-            flip=flip,
-            workers=workers,
-            seed=seed,
-        )
-        self.tunings = {fraction: replace(tuning, epochs=n) for fraction, n in zip(fractions, epochs, strict=True)}
+    fractions: tuple[float, ...] = (0.01, 0.1)
+    protocols: tuple[Literal["linear", "finetune"], ...] = ("linear", "finetune")
+    epochs: tuple[int, ...] = (60, 30)
 
-    def needs(self, trained: Trained) -> Needs:
-        return replace(super().needs(trained), counted=("train",))
+    def __post_init__(self) -> None:
+        fit = all(0 < fraction <= 1 for fraction in self.fractions) and min(self.epochs, default=1) >= 1
+        if not self.fractions or not self.protocols or not fit or len(self.epochs) != len(self.fractions):
+            raise UserError(
+                f"semi_supervised has fractions {self.fractions}, epochs {self.epochs} and protocols {self.protocols}; "
+                "expected fractions of at most 1, as many epochs, each at least 1, and at least one way"
+            )
+        super().__post_init__()
 
     def judge(self, encoder: Encoder, places: tuple[str, ...]) -> Iterator[tuple[str, Score]]:
         """Yields <fraction>%/linear/top1, <fraction>%/finetune/top1, and top5 where there are more than 5 classes."""
         labels = self.sets.labels()
         classes = max(labels.values()) + 1
-        for fraction, tuning in self.tunings.items():
+        for fraction, epochs in zip(self.fractions, self.epochs, strict=True):
             some = few(labels, fraction, seed=self.seed)
             for way in self.protocols:
                 if way == "finetune":
-                    tuned = finetuned(encoder, self.sets.train, some, tuning)
+                    tuned = finetuned(encoder, self.sets.train, some, self, epochs=epochs)
                     test = self.sets.test_rows(tuned.encoder)
                     ranks = tuned.ranks(test)
                 else:

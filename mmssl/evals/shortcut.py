@@ -86,11 +86,11 @@ class Shortcut(WithUntrained):
         """Asks about every sample; those that could not be asked about are left out."""
         found = []
         options = {"seed": self.seed, "batch": self.batch, "rounds": self.rounds, **changed}
-        for numbers, batch in show(trained, self.task, self.source, **options):
+        for which, batch in show(trained, self.task, self.source, **options):
             answers = answer(trained, self.task, batch).answers
             if "correct" not in answers:
                 raise UserError(f"the task {self.task!r} has no right answer to take a shortcut to; judge another task")
-            row = {"sample": numbers, "correct": answers["correct"]}
+            row = {"sample": which["sample"], "correct": answers["correct"]}
             row |= labelled(trained.task(self.task).objective, batch)
             answered = ~row["correct"].isnan()
             found.append({key: value[answered.to(value.device)] for key, value in row.items()})

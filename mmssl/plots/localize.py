@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from mmssl.data.shards import Source
-from mmssl.data.timer import timed
 from mmssl.evals.parts.compare import Comparer
-from mmssl.evals.parts.report import no_samples_error, skip_damaged
+from mmssl.evals.parts.report import no_samples_error
 from mmssl.evals.parts.sounding import Moment, Sounding, Truth
 from mmssl.evals.parts.source import open_source
 from mmssl.plots.canvas import Pixels, blend, heat, scaled, tiles
+from mmssl.plots.samples import prepared
 from mmssl.types import Trained
 
 SIDE = 160  # pixels of a tile
@@ -43,8 +42,8 @@ def plot(
     judge = Comparer(trained, task)
     judge.require_maps()
     sounding = Sounding(judge.preprocess, judge.visual, truth=truth)
-    source = open_source(data)
-    moments = list(islice(_moments(source, sounding, count), count))
+    found = prepared(open_source(data), sounding.reads, sounding, spread=count)
+    moments = list(islice(chain.from_iterable(found), count))
     if not moments:
         raise no_samples_error("the data has no moment at which something sounds and is seen")
     seen, heard = torch.stack([m.seen for m in moments]), torch.stack([m.heard for m in moments])
@@ -55,15 +54,6 @@ def plot(
         part = range(start, min(start + per_picture, len(moments)))
         rows = [_row(moments[n], maps[n], others[n]) for n in part]
         yield f"maps-{start // per_picture}", tiles(rows, titles=[titles] * len(rows))
-
-
-def _moments(source: Source, sounding: Sounding, count: int) -> Iterator[Moment]:
-    """Yields moments of samples that are spread over the whole set, more than are needed."""
-    for sample in source.samples(sounding.reads, world=max(1, (source.count or 0) // (2 * count))):
-        with skip_damaged(sample):
-            with timed():
-                moments = sounding(sample)
-            yield from moments
 
 
 def _row(moment: Moment, own: np.ndarray, other: np.ndarray) -> list[Pixels]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -11,17 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmssl.data.timer import timed
+from mmssl.evals.parts.descriptors import encoded
 from mmssl.evals.parts.needs import require_encoder
-from mmssl.evals.parts.report import no_samples_error, require, skip_damaged
+from mmssl.evals.parts.report import no_samples_error, require
 from mmssl.evals.parts.source import open_source
 from mmssl.modalities import points as clouds
-from mmssl.nn.packed import embed_tokens
 from mmssl.plots.canvas import tiles
+from mmssl.plots.samples import prepared
 from mmssl.plots.scatter import dots, look_down, on_canvas
 from mmssl.transforms.pairs import move, pose_at
 from mmssl.transforms.points import centred, grid_index
-from mmssl.types import Trained, evaluating
+from mmssl.types import Sample, Trained, evaluating
 
 
 def plot(
@@ -50,30 +52,26 @@ def plot(
     up: which way clouds stand, "-y" as cameras have them.
     side: of each tile, in pixels.
     """
-    source = open_source(data)
     network = require_encoder(trained, encoder, space=space, modalities=("points",))
-    prepare: Any = network.preprocess
-    shown, features = list[clouds.Cloud](), list[Tensor]()
-    with torch.inference_mode(), evaluating(network):
-        for sample in source.samples({"points", *(["meta"] if pose else [])}):
-            if len(shown) == count:
-                break
-            with skip_damaged(sample):
-                with timed():
-                    cloud = clouds.load(*require(sample, "points"))
-                    cloud = cloud.pick(grid_index(cloud, voxel))
-                encoded = move(cloud, pose_at(sample.get("meta"), pose)) if pose else cloud
-                x = prepare.collate([prepare.columns(centred(encoded))]).to(network.device)
-                features.append(embed_tokens(network, x, space=space).cpu())
-                shown.append(cloud)
+    wanted = {"points", *(["meta"] if pose else [])}
+    shown = list(islice(prepared(open_source(data), wanted, partial(_cloud, voxel=voxel, pose=pose)), count))
     if not shown:
         raise no_samples_error("the data has no whole cloud")
-    colors = principal_colors(torch.cat(features))
+    with evaluating(network):
+        features = [encoded(network, centred(upright), space=space) for _, upright in shown]
+    colors = np.split(principal_colors(torch.cat(features)), np.cumsum([len(cloud) for cloud, _ in shown])[:-1])
     row = []
-    for cloud, part in zip(shown, np.split(colors, np.cumsum([len(cloud) for cloud in shown])[:-1]), strict=True):
+    for (cloud, _), part in zip(shown, colors, strict=True):
         seen = look_down(cloud.xyz if up == "-y" else cloud.xyz[:, [0, 2, 1]] * (1, -1, 1))
         row.append(dots(on_canvas(seen, side), seen[:, 2], part, side))
     yield "pca", tiles([row[start : start + 3] for start in range(0, len(row), 3)])
+
+
+def _cloud(sample: Sample, *, voxel: float, pose: str | None) -> tuple[clouds.Cloud, clouds.Cloud]:
+    """Returns a thinned cloud, and as it is brought upright."""
+    cloud = clouds.load(*require(sample, "points"))
+    cloud = cloud.pick(grid_index(cloud, voxel))
+    return cloud, move(cloud, pose_at(sample.get("meta"), pose)) if pose else cloud
 
 
 def principal_colors(features: Tensor) -> NDArray[np.uint8]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from mmssl.data.timer import timed
 from mmssl.evals.parts.annotated import VOID, Annotated, annotated
 from mmssl.evals.parts.needs import require_encoder
 from mmssl.evals.parts.propagation import carried, cells_of
-from mmssl.evals.parts.report import no_samples_error, require, skip_damaged
+from mmssl.evals.parts.report import no_samples_error, require
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.propagate import SEEING, side
 from mmssl.plots.canvas import Pixels, blend, label_colors, scaled, tiles
-from mmssl.types import Trained, evaluating
+from mmssl.plots.samples import prepared
+from mmssl.types import Sample, Trained, evaluating
 
 SIDE = 160  # of one frame, in pixels
 
@@ -48,26 +50,29 @@ def plot(
     columns: frames of a sheet.
     """
     network, drawn = require_encoder(trained, encoder, space=space, modalities=SEEING), 0
-    for sample in open_source(data).samples({"video", "masks", "meta"}):
-        if drawn == count:
-            return
-        rows: tuple[list[Pixels], list[Pixels]] | None = None
-        with skip_damaged(sample), evaluating(network):
-            require(sample, "video")
-            with timed():
-                clip = annotated(sample, size=side(network, size))
-            if clip.masks is not None and ((clip.masks[0] > 0) & (clip.masks[0] != VOID)).any():
-                cells = cells_of(network, clip.frames, space=space, window=window, grayscale=grayscale).cpu()
-                rows = _painted(clip, cells)
-        if rows is None:
-            continue
+    make = partial(_clip, size=side(network, size))
+    clips = filter(_has_objects, prepared(open_source(data), {"video", "masks", "meta"}, make))
+    for drawn, clip in enumerate(islice(clips, count), 1):
+        with evaluating(network):
+            cells = cells_of(network, clip.frames, space=space, window=window, grayscale=grayscale).cpu()
+        rows = _painted(clip, cells)
         shown = np.linspace(0, len(rows[0]) - 1, min(columns, len(rows[0]))).round().astype(int)
         titles = [[f"{name} {i}" for i in shown] for name in ("carried", "true")]
-        yield f"propagate-{drawn:02d}", tiles([[row[i] for i in shown] for row in rows], titles=titles)
-        yield f"propagate-{drawn:02d}-film", [tiles([pair]) for pair in zip(*rows, strict=True)]
-        drawn += 1
+        name = f"propagate-{drawn - 1:02d}"
+        yield name, tiles([[row[i] for i in shown] for row in rows], titles=titles)
+        yield f"{name}-film", [tiles([pair]) for pair in zip(*rows, strict=True)]
     if not drawn:
         raise no_samples_error("the data has no video with masks")
+
+
+def _clip(sample: Sample, *, size: int) -> Annotated:
+    require(sample, "video")
+    return annotated(sample, size=size)
+
+
+def _has_objects(clip: Annotated) -> bool:
+    """Tells whether there is anything to carry from the first frame."""
+    return clip.masks is not None and bool(((clip.masks[0] > 0) & (clip.masks[0] != VOID)).any())
 
 
 def _painted(clip: Annotated, cells: torch.Tensor) -> tuple[list[Pixels], list[Pixels]]:

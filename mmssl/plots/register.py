@@ -1,26 +1,26 @@
-"""Two scans of a scene side by side, lines between match_classes points: right ones green, wrong ones red."""
+"""Two scans of a scene side by side, lines between matched points: right ones green, wrong ones red."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mmssl.data.timer import timed
+from mmssl.evals.parts.descriptors import encoded
 from mmssl.evals.parts.needs import require_encoder
-from mmssl.evals.parts.report import skip_damaged
+from mmssl.evals.parts.report import no_samples_error
 from mmssl.evals.parts.source import open_source
-from mmssl.nn.packed import embed_tokens
 from mmssl.plots.canvas import Pixels, tiles
+from mmssl.plots.samples import prepared
 from mmssl.plots.scatter import dots, look_down, on_canvas
-from mmssl.transforms.pairs import POSES, fixed_scans, move, nearest_features, posed_pair, right_pairs
-from mmssl.types import Trained, evaluating
+from mmssl.transforms.pairs import POSES, Scan, fixed_scans, move, nearest_features, posed_pair, right_pairs
+from mmssl.types import Sample, Trained, evaluating
 
 RIGHT, WRONG, GREY = (40, 160, 60), (215, 60, 50), 150
 
@@ -52,22 +52,26 @@ def plot(
     lines: how many of the matches that are nearest both ways are drawn, the same share of right ones as among all.
     side: of each cloud's image, in pixels.
     """
-    source = open_source(data)
-    network = require_encoder(trained, encoder, space=space, modalities=("points",))
-    prepare: Any = network.preprocess
+    network, shown = require_encoder(trained, encoder, space=space, modalities=("points",)), 0
     wanted = {"points", "points_b", *(["meta"] if poses else [])}
-    with torch.inference_mode(), evaluating(network):
-        for number, sample in enumerate(islice(source.samples(wanted), count)):
-            with skip_damaged(sample):
-                with timed():
-                    scans = fixed_scans(sample, poses=poses, voxel=voxel, points=5000, rotation=rotation)
-                columns = [prepare.collate([prepare.columns(scan.cloud)]).to(network.device) for scan in scans]
-                found = [embed_tokens(network, x, space=space).cpu() for x in columns]
-                pairs = nearest_features(found[0], found[1], mutual=True)
-                right = right_pairs(pairs, scans[0].place, scans[1].place, threshold)
-                camera = np.linalg.inv(posed_pair(sample, poses)[0][1])  # both are drawn as the first camera saw them
-                seen = [look_down(move(replace(s.cloud, xyz=s.place), camera).xyz) for s in scans]
-                yield f"register_{number}", drawn(seen, pairs.numpy(), right, lines=lines, side=side)
+    pairs = prepared(open_source(data), wanted, partial(_pair, poses=poses, voxel=voxel, rotation=rotation))
+    for shown, (scans, camera) in enumerate(islice(pairs, count), 1):
+        with evaluating(network):
+            one, two = (encoded(network, scan.cloud, space=space) for scan in scans)
+        matches = nearest_features(one, two, mutual=True)
+        right = right_pairs(matches, scans[0].place, scans[1].place, threshold)
+        seen = [look_down(move(replace(s.cloud, xyz=s.place), camera).xyz) for s in scans]
+        yield f"register_{shown - 1}", drawn(seen, matches.numpy(), right, lines=lines, side=side)
+    if not shown:
+        raise no_samples_error("the data has no whole pair of clouds")
+
+
+def _pair(
+    sample: Sample, *, poses: tuple[str, str] | None, voxel: float, rotation: Literal["none", "vertical", "any"]
+) -> tuple[tuple[Scan, Scan], NDArray[np.floating]]:
+    """Returns two scans, and what takes their common frame to that of the first camera."""
+    scans = fixed_scans(sample, poses=poses, voxel=voxel, points=5000, rotation=rotation)
+    return scans, np.linalg.inv(posed_pair(sample, poses)[0][1])
 
 
 def drawn(

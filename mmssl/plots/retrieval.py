@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -10,13 +11,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from mmssl.data.shards import Source
-from mmssl.data.timer import timed
 from mmssl.evals.parts.needs import require_encoder
-from mmssl.evals.parts.report import no_samples_error, require, skip_damaged
+from mmssl.evals.parts.report import no_samples_error, require
 from mmssl.evals.parts.source import open_source
 from mmssl.modalities import image
 from mmssl.plots.canvas import Pixels, heat
+from mmssl.plots.samples import prepared
 from mmssl.transforms.image import opened
 from mmssl.types import Encoder, Sample, Trained
 
@@ -43,8 +43,8 @@ def plot(
         require_encoder(trained, name, space=space)
     rows, columns = modalities if modalities[1] != "text" else modalities[::-1]
     prepare = {name: trained.encoders[name].preprocess for name in modalities}
-    source = open_source(data)
-    found = list(islice(_prepared(source, prepare, count), count))
+    samples = prepared(open_source(data), prepare, partial(_items, prepare=prepare), spread=count)
+    found = list(islice(samples, count))
     if not found:
         raise no_samples_error(f"the data has no sample with a whole {rows} and {columns}")
     embedded = {key: _embedded(trained.encoders[key], [items[key] for _, items in found], space) for key in prepare}
@@ -52,14 +52,10 @@ def plot(
     yield f"{rows}-{columns}", _laid_out((embedded[rows] @ embedded[columns].T).numpy(), *sides)
 
 
-def _prepared(source: Source, prepare: dict[str, Any], count: int) -> Iterator[tuple[Sample, dict[str, Any]]]:
-    """Yields whole samples that are spread over the set, more than are needed, and of each what the encoders take."""
-    for sample in source.samples(prepare, world=max(1, (source.count or 0) // (2 * count))):
-        with skip_damaged(sample):
-            require(sample, *prepare)
-            with timed():
-                items = {name: prepare[name](sample[name]) for name in prepare}
-            yield sample, items
+def _items(sample: Sample, *, prepare: dict[str, Any]) -> tuple[Sample, dict[str, Any]]:
+    """Returns a sample, and what the encoders take of it."""
+    require(sample, *prepare)
+    return sample, {name: prepare[name](sample[name]) for name in prepare}
 
 
 def _embedded(encoder: Encoder, items: list[Any], space: str) -> torch.Tensor:

@@ -108,6 +108,16 @@ def test_classes_that_the_training_set_lacks_count_as_any() -> None:
     assert found["accuracy"].value == pytest.approx(4 / 5) and found["NMI"].n == 25
 
 
+def test_the_accuracy_of_each_class_is_by_hand() -> None:
+    """Near axis 0 lie three ants and a cat, near axis 1 an ant and two bees, near axis 2 three cats and both yaks."""
+    where = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 2, 2])
+    y = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3])  # the training set has no yak
+    asked = Embedded(torch.eye(8)[where], y, names={0: "ant", 1: "bee", 2: "cat", 3: "yak"})
+    found = judged(Cluster(**SETS), blobs(30, 3, spread=0.1), asked)
+    assert found["accuracy"].parts == pytest.approx({"ant": 3 / 4, "bee": 1, "cat": 3 / 4, "yak": 0})
+    assert found["NMI"].parts is None and found["ARI"].parts is None
+
+
 def test_features_are_centred_reduced_and_of_unit_length() -> None:
     generator = torch.Generator().manual_seed(0)
     widths = torch.tensor([9.0, 7, 5, 0.5, 0.3, 0.2, 0.1, 0.05])

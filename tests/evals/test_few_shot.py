@@ -25,19 +25,46 @@ def spread(known: Embedded, asked: Embedded) -> tuple[Embedded, Embedded]:
 
 def test_with_every_class_and_example_an_episode_is_the_nearest_centroid_of_simpleshot() -> None:
     known, asked = spread(blobs(12, 4, spread=2.5), blobs(20, 4, spread=2.5, seed=1))
+    asked.names = {0: "ant", 1: "bee", 2: "cat", 3: "dog"}
     found = judged(FewShot(**SETS, ways=4, shots=(3,), queries=5, episodes=7), known, asked)["4-way/3-shot"]
     mean = sum(known.x) / 12
     rows = [(x - mean) / (x - mean).norm() for x in known.x]
-    right = 0
+    right, of_class = 0, dict.fromkeys(asked.names.values(), 0.0)
     for x, y in zip(asked.x, asked.y.tolist(), strict=True):
         query = (x - mean) / (x - mean).norm()
         centroids = [sum(row for row, c in zip(rows, known.y, strict=True) if c == number) / 3 for number in range(4)]
         distances = [float((query - centroid).norm()) for centroid in centroids]
         right += distances.index(min(distances)) == y
+        of_class[asked.names[y]] += (distances.index(min(distances)) == y) / 5
     assert 6 < right < 19
     assert found.value == pytest.approx(right / 20)
     assert (found.low, found.high) == (pytest.approx(right / 20), pytest.approx(right / 20))  # all episodes are alike
     assert (found.chance, found.n) == (0.25, 7)
+    assert found.parts == pytest.approx(of_class) and len(set(of_class.values())) > 2
+
+
+def test_a_class_is_right_in_its_own_share_of_the_episodes_in_which_it_is_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Queries of the third class lie by the first one's examples, so they are wrong wherever that is drawn as well."""
+    known = Embedded(torch.eye(4).repeat(3, 1), torch.arange(4).repeat(3))  # of the fourth there are no queries
+    x = torch.eye(4)[[0, 1, 0, 1]] + 0.1 * torch.eye(4)[[0, 1, 2, 1]]
+    asked = Embedded(
+        x, torch.tensor([0, 1, 2, 4]), names={0: "ant", 1: "bee", 2: "cat", 4: "yak"}
+    )  # of yaks no example
+    probe, pairs = FewShot(**SETS, ways=2, shots=(2,), episodes=50, seed=3), list[tuple[int, ...]]()
+    answers = probe.answers
+
+    def noted(support: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        pairs.extend(tuple(sorted(row)) for row in support[:, :, 0].argmax(dim=2).tolist())
+        return answers(support, queries)
+
+    monkeypatch.setattr(probe, "answers", noted)
+    found = judged(probe, known, asked)["2-way/2-shot"]
+    without, beside = pairs.count((1, 2)), pairs.count((0, 2))
+    assert (
+        without and beside and found.parts == pytest.approx({"ant": 1, "bee": 1, "cat": without / (without + beside)})
+    )
 
 
 def tian(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -134,7 +161,8 @@ def test_where_a_class_has_few_queries_each_is_asked_about_so_many(monkeypatch: 
 def test_classes_without_enough_examples_or_without_a_query_are_not_drawn() -> None:
     known = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3])
     asked = torch.tensor([1, 0, 1, 2, 4, 4])  # 3 has no query, 4 no example
-    examples, queries = _by_class(known, asked, ways=2, shots=2)
+    classes, examples, queries = _by_class(known, asked, ways=2, shots=2)
+    assert classes.tolist() == [0, 1]
     assert examples.tolist() == [[0, 1, -1], [2, 3, 4]] and queries.tolist() == [[1, -1], [0, 2]]
     assert len(_by_class(known, asked, ways=3, shots=1)[0]) == 3
     with pytest.raises(UserError, match="3 classes with 2 examples each; the data has 2 such classes"):

@@ -17,13 +17,14 @@ from torch.nn import functional as F
 
 from mmssl.encoders import create_encoder
 from mmssl.evals import finetune
-from mmssl.evals.finetune import Classifier, Finetune, Tuning, _tell_damaged, finetuned
+from mmssl.evals.finetune import Classifier, Finetune, _tell_damaged, finetuned
 from mmssl.evals.parts.labelled import Embedded, Labelled
 from mmssl.evals.parts.report import reporting
 from mmssl.nn.head import Projection
 from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Encoder, Features, Preprocess, Trained
 
+SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
 STILL = {"crop_scale": (1.0, 1.0), "flip": 0.0, "workers": 0}  # the whole image, as it is
 
 
@@ -39,7 +40,7 @@ def small() -> Encoder:
     return encoder
 
 
-def expected(encoder: Encoder, x: Tensor, y: Tensor, classes: int, tuning: Tuning) -> tuple[Encoder, nn.Linear]:
+def expected(encoder: Encoder, x: Tensor, y: Tensor, classes: int, tuning: Finetune) -> tuple[Encoder, nn.Linear]:
     """AdamW written with torch's own optimizer, one group for each weight; the batch is all there is."""
     mine = copy.deepcopy(encoder).requires_grad_(True).train()
     linear = nn.Linear(16, classes)
@@ -70,9 +71,9 @@ def test_it_is_adamw_with_rates_by_layer_on_the_samples_that_have_a_label(sets: 
     encoder = small().requires_grad_(False)
     before = copy.deepcopy(encoder.state_dict())
     labels = {2: 1, 3: 0, 7: 2, 11: 1, 16: 0, 19: 2}
-    tuning = Tuning(epochs=20, batch=6, lr=0.02, weight_decay=0.5, layer_decay=0.6, **STILL)
+    tuning = Finetune(**SETS, epochs=20, batch=6, lr=0.02, weight_decay=0.5, layer_decay=0.6, **STILL)
     with torch.no_grad():  # as evaluations are
-        found = finetuned(encoder, sets.train, labels, tuning)
+        found = finetuned(encoder, sets.train, labels, tuning, epochs=tuning.epochs)
     pictures = [sample["image"] for sample in sets.train.samples({"image"})]
     x = torch.stack([encoder.preprocess(pictures[number]) for number in labels])
     mine, linear = expected(encoder, x, torch.tensor(list(labels.values())), 3, tuning)
@@ -108,8 +109,10 @@ def test_options_reach_the_loader_the_view_and_the_steps(sets: Labelled, monkeyp
     monkeypatch.setattr(finetune, "_tell_damaged", lambda loader: None)
     monkeypatch.setattr(finetune, "_steps", lambda *given: steps.append(given))
     encoder = small()
-    tuning = Tuning(epochs=3, batch=4, crop_scale=(0.3, 0.4), flip=0.2, workers=2, seed=8, weight_decay=0.3, lr=0.5)
-    finetuned(encoder, sets.train, {4: 1, 9: 0, 5: 1, 6: 1, 7: 0}, tuning)
+    tuning = Finetune(
+        **SETS, epochs=3, batch=4, crop_scale=(0.3, 0.4), flip=0.2, workers=2, seed=8, weight_decay=0.3, lr=0.5
+    )
+    finetuned(encoder, sets.train, {4: 1, 9: 0, 5: 1, 6: 1, 7: 0}, tuning, epochs=tuning.epochs)
     (given,) = shown
     assert given["source"].numbers == {4, 5, 6, 7, 9} and given["source"].source is sets.train
     view = given["view"]
@@ -122,29 +125,29 @@ def test_options_reach_the_loader_the_view_and_the_steps(sets: Labelled, monkeyp
     assert numbers.tolist() == [-1, -1, -1, -1, 1, 1, 1, 0, -1, 0]
     assert optimizer.param_groups[-1]["weight_decay"] == 0.3 and optimizer.param_groups[-1]["lr"] == 0.5
     assert model.linear.out_features == 2
-    finetuned(encoder, sets.train, {4: 1, 9: 0}, tuning)
+    finetuned(encoder, sets.train, {4: 1, 9: 0}, tuning, epochs=tuning.epochs)
     assert shown[1]["batch"] == 2  # no more than there are
     monkeypatch.setattr("mmssl.dist.world", lambda: 4)
     monkeypatch.setattr("mmssl.dist.rank", lambda: 3)
     monkeypatch.setattr("mmssl.dist.total", lambda x: 4 * x)
-    finetuned(encoder, sets.train, {4: 1, 9: 0}, tuning)
+    finetuned(encoder, sets.train, {4: 1, 9: 0}, tuning, epochs=tuning.epochs)
     assert (shown[2]["batch"], shown[2]["rank"], shown[2]["world"]) == (1, 3, 4)
-    finetuned(encoder, sets.train, dict.fromkeys(range(20), 0), Tuning(batch=13, workers=0))
+    finetuned(encoder, sets.train, dict.fromkeys(range(20), 0), Finetune(**SETS, batch=13, workers=0), epochs=5)
     assert shown[3]["batch"] == 3  # of 13, for each of four processes
 
 
 def test_processes_average_gradients_and_what_they_counted(sets: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes that see the same: the mean of two equal shares is each share, and so are the weights."""
     labels = {number: number % 2 for number in range(6)}
-    tuning = Tuning(epochs=2, batch=6, lr=0.02, **STILL)
-    alone = finetuned(small(), sets.train, labels, tuning)
+    tuning = Finetune(**SETS, epochs=2, batch=6, lr=0.02, **STILL)
+    alone = finetuned(small(), sets.train, labels, tuning, epochs=tuning.epochs)
     summed: list[int] = []
     monkeypatch.setattr("mmssl.dist.world", lambda: 2)
     monkeypatch.setattr("mmssl.dist.total", lambda x: (summed.append(x.numel()), 2 * x)[1])
     monkeypatch.setattr("mmssl.dist.gather_objects", lambda value: [value])
     real = finetune.Loader
     monkeypatch.setattr(finetune, "Loader", lambda *a, **o: real(*a, **{**o, "rank": 0, "world": 1, "batch": 6}))
-    both = finetuned(small(), sets.train, labels, tuning)
+    both = finetuned(small(), sets.train, labels, tuning, epochs=tuning.epochs)
     for (name, one), other in zip(both.state_dict().items(), alone.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, msg=name)
     grads = [weight.numel() for weight in alone.parameters()]
@@ -158,7 +161,7 @@ def test_processes_draw_apart(sets: Labelled, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(finetune, "_tell_damaged", lambda loader: None)
     for seed, rank in ((3, 0), (3, 1), (4, 0), (3, 0)):
         monkeypatch.setattr("mmssl.dist.rank", lambda rank=rank: rank)
-        finetuned(small(), sets.train, {0: 0, 1: 1}, Tuning(seed=seed, **STILL))
+        finetuned(small(), sets.train, {0: 0, 1: 1}, Finetune(**SETS, seed=seed, **STILL), epochs=5)
     torch.manual_seed(4)
     nn.Linear(16, 2)  # what the classifier draws first
     assert torch.equal(seen[0], seen[3]) and torch.equal(seen[1], seen[2]) and not torch.equal(seen[0], seen[1])
@@ -200,12 +203,12 @@ def test_judging_uses_all_labels_and_the_copy(sets: Labelled, tmp_path: Path, mo
             assert rows.of == "the copy"
             return torch.tensor([0, 1, 5, 4, 0])
 
-    monkeypatch.setattr(finetune, "finetuned", lambda *given: (seen.append(given), Tuned())[1])
+    monkeypatch.setattr(finetune, "finetuned", lambda *given, epochs: (seen.append((*given, epochs)), Tuned())[1])
     rows = SimpleNamespace(of="the copy", per_class=lambda right: {"a": 1.0})
     monkeypatch.setattr(probe.sets, "test_rows", lambda encoder: rows if encoder == "the copy" else None)
     encoder = small()
     found = dict(probe.run(Trained({"image": encoder})))
-    assert seen == [(encoder, probe.sets.train, {number: number % 2 for number in range(20)}, probe.tuning)]
+    assert seen == [(encoder, probe.sets.train, {number: number % 2 for number in range(20)}, probe, 3)]
     assert list(found) == ["top1"] and found["top1"].value == pytest.approx(2 / 5)
     assert found["top1"].chance == pytest.approx(3 / 5 / 2)  # of two classes ranks 4 and 5 are those of strangers
     monkeypatch.setattr(probe.sets, "labels", lambda: {number: number % 8 for number in range(20)})

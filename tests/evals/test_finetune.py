@@ -13,7 +13,7 @@ from probing import sides
 from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
-from mmssl.evals.finetune import Finetune, Tuning, finetuned
+from mmssl.evals.finetune import Finetune, finetuned
 from mmssl.evals.parts.labelled import Labelled
 from mmssl.evals.semi_supervised import SemiSupervised, few, picked
 from mmssl.optim.groups import layer_groups, layers
@@ -49,8 +49,9 @@ def test_the_same_seed_gives_the_same_weights(shards: dict[str, dict[str, Any]])
     assert list(labels.values()) == [number % 2 for number in range(40)]
     small()
     global_state = torch.get_rng_state()
-    one, two = (finetuned(small(), sets.train, labels, Tuning(**FEW)) for _ in range(2))
-    other = finetuned(small(), sets.train, labels, Tuning(**{**FEW, "seed": 1}))
+    one, two, other = (
+        finetuned(small(), sets.train, labels, Finetune(**shards, **FEW, seed=seed), epochs=3) for seed in (0, 0, 1)
+    )
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not torch.equal(one.linear.weight, other.linear.weight)
     assert torch.equal(torch.get_rng_state(), global_state)

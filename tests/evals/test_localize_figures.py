@@ -103,7 +103,7 @@ def test_maps_are_measured_beside_those_of_another_sound_the_centre_and_chance()
     moments = [moment(5, 5, 1), moment(5, 5), moment(3, 7)]
     clips = torch.tensor([4, 4, 9])
     found = measure(judge, moments, clips, seed=3)
-    assert judge.frames == [[1, 0, 0]] * 2 and torch.equal(found["sample"], clips)
+    assert judge.frames == [[1, 0, 0]] * 2
     assert found["map/pointing"].tolist() == [1.0, 1.0, 0.0]
     assert found["other/pointing"].tolist() == [0.0, 0.0, 0.0], "clip 9 hears 5, clip 4 hears 3"
     truth, shape = torch.stack([m.truth for m in moments]), torch.zeros(3, 4, 4)
@@ -123,6 +123,7 @@ def test_maps_are_measured_beside_those_of_another_sound_the_centre_and_chance()
 def test_figures_are_by_hand_each_clip_once(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {
         "sample": torch.tensor([2, 2, 7]),
+        "key": ["bell", "bell", "drum"],
         "map/iou": torch.tensor([0.5, 0.4, 0.9]),
         "centre/iou": torch.tensor([0.1, 0.6, 0.7]),
         "random/iou": torch.tensor([[0.5, 0.1], [0.6, 0.7], [0.0, 0.2]]),
@@ -156,6 +157,16 @@ def test_figures_are_by_hand_each_clip_once(monkeypatch: pytest.MonkeyPatch) -> 
         if chance is not None:
             assert found[name].chance == pytest.approx(chance, abs=1e-6), name
     assert found["pointing"].n == 2 and found["other_sound/pointing"].n == 1
+    parts = {
+        "cIoU@0.5": {"bell": 0.5, "drum": 1},
+        "AUC": {"bell": (0.525 + 0.425) / 2, "drum": 0.925},
+        "same_area/cIoU@0.5": {"bell": 0.5, "drum": 0},
+        "same_area/AUC": {"bell": (1 + 0.225) / 2, "drum": 0.325},
+        "pointing": {"bell": 0.5, "drum": 1},
+        "other_sound/pointing": {"bell": 0.5},
+    }
+    for name, expected in parts.items():
+        assert found[name].parts == pytest.approx(expected, abs=1e-6), name
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, samples: list[Any], **options: Any) -> list[Any]:
@@ -163,12 +174,13 @@ def asked(monkeypatch: pytest.MonkeyPatch, samples: list[Any], **options: Any) -
 
     def note(judge: Any, moments: list[Moment], clips: Tensor, *, seed: int) -> Any:
         told.append((len(moments), clips.tolist(), seed))
-        return {"sample": clips}
+        return {"map": clips}
 
     monkeypatch.setattr(localize, "measure", note)
     give(monkeypatch, "mmssl.evals.localize", samples)
     made = Localize(data={}, **options)
-    list(made._measured(localize.Comparer(subject("video", Knows("video")), "avol")))
+    for row in made._measured(localize.Comparer(subject("video", Knows("video")), "avol")):
+        assert torch.equal(row["sample"], row["map"]) and row["key"] == [str(n) for n in row["sample"].tolist()]
     return told
 
 

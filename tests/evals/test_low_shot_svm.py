@@ -93,20 +93,30 @@ def test_each_draw_has_k_examples_of_every_class_none_of_them_held_out(monkeypat
     assert not torch.equal(seen[0][0], first[1])
 
 
-def test_accuracy_is_averaged_over_draws_and_the_interval_knows_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fitted(x: Tensor, y: Tensor, classes: int, *, cost: float) -> Tensor:
-        """Three draws: the first answers class 0 throughout, the second class 1, the third by the side."""
-        weight = torch.zeros(3, 3, 2)
-        weight[0, 2, 0], weight[1, 2, 1] = 1.0, 1.0
-        weight[2, 0, 1] = 1.0
-        return weight
+def fitted(x: Tensor, y: Tensor, classes: int, *, cost: float) -> Tensor:
+    """Three draws: the first answers class 0 throughout, the second class 1, the third by the side."""
+    weight = torch.zeros(3, 3, 2)
+    weight[0, 2, 0], weight[1, 2, 1] = 1.0, 1.0
+    weight[2, 0, 1] = 1.0
+    return weight
 
+
+def test_accuracy_is_averaged_over_draws_and_the_interval_knows_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(low_shot_svm, "squared_hinge", fitted)
     x, y = torch.tensor([[1.0, 0], [1.0, 0], [-1.0, 0], [1.0, 0]]), torch.tensor([1, 1, 0, 1])
     known = Embedded(torch.cat([x] * 3), torch.cat([y] * 3))
     found = judged(LowShotSVM(**SETS, shots=(1,), draws=3, costs=(1.0,)), known, Embedded(x, y))["1-shot"]
     assert found.value == pytest.approx((1 / 4 + 3 / 4 + 1) / 3)
     assert found.low < 0.45 and found.high == pytest.approx(1.0, abs=0.1) and found.n == 4
+
+
+def test_the_accuracy_of_each_class_is_averaged_over_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(low_shot_svm, "squared_hinge", fitted)
+    x, y = torch.tensor([[1.0, 0], [-1.0, 0], [1.0, 0], [1.0, 0], [1.0, 0]]), torch.tensor([0, 0, 1, 1, 2])
+    known = Embedded(torch.cat([x[:4]] * 3), torch.cat([y[:4]] * 3))
+    asked = Embedded(x, y, names={0: "ant", 1: "bee", 2: "yak"})
+    found = judged(LowShotSVM(**SETS, shots=(1,), draws=3, costs=(1.0,)), known, asked)["1-shot"]
+    assert found.parts == pytest.approx({"ant": (1 + 0 + 1 / 2) / 3, "bee": (0 + 1 + 1) / 3, "yak": 0})
 
 
 def test_a_class_with_too_few_examples_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

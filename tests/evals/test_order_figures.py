@@ -105,7 +105,7 @@ def test_rows_hold_what_was_asked_and_answered(monkeypatch: pytest.MonkeyPatch) 
     views = [torch.rand(3, 3, 4, 5, 6)]
     orders = torch.tensor([[[0, 1, 2, 3]], [[3, 1, 0, 2]], [[2, 3, 1, 0]]])
     batch = Batch({"video": views}, torch.tensor([0, 1, 2]), {"order": orders})
-    turns = [(torch.tensor([4, 5, 9]), batch), (torch.tensor([4, 5, 9]), batch)]
+    turns = [({"sample": torch.tensor([4, 5, 9]), "key": ["d", "e", "i"]}, batch)] * 2
     give(monkeypatch, "mmssl.evals.order", [])
     monkeypatch.setattr(order, "show", lambda *a, **options: told.append((a[1], options)) or iter(turns))
     said = {"correct": torch.tensor([1.0, 0, 1])}
@@ -114,7 +114,7 @@ def test_rows_hold_what_was_asked_and_answered(monkeypatch: pytest.MonkeyPatch) 
     rows = Order(data={}, rounds=5, seed=7, batch=6)._rows(trained, ordered(trained, "opn"))
     assert told == [("opn", {"seed": 7, "rounds": 5, "batch": 6})]
     assert rows["sample"].tolist() == [4, 4, 5, 5, 9, 9] and rows["target"].tolist() == [0, 0, 1, 1, 2, 2]
-    assert rows["correct"].tolist() == [1, 1, 0, 0, 1, 1]
+    assert rows["correct"].tolist() == [1, 1, 0, 0, 1, 1] and rows["key"] == ["d", "d", "e", "e", "i", "i"]
     torch.testing.assert_close(rows["statistics"][::2], statistics(batch.views)["video"])
     for name, vectors in described(trained.encoders["video"], batch).items():
         far = (vectors[..., None, :] - vectors[:, :, None]).norm(dim=-1)  # (B, 1, T, T)
@@ -125,8 +125,9 @@ def test_rows_hold_what_was_asked_and_answered(monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(rows["near_chance"][::2], chance)
 
 
-ROWS = {
+ROWS: dict[str, Any] = {
     "sample": torch.tensor([1, 1, 2, 3]),
+    "key": ["run", "run", "jump", "swim"],
     "target": torch.tensor([0, 1, 0, 1]),
     "statistics": torch.rand(4, 2),
     "correct": torch.tensor([1.0, 0, 1, 1]),
@@ -138,7 +139,7 @@ ROWS = {
 }
 
 
-def judged(monkeypatch: pytest.MonkeyPatch, rows: dict[str, Tensor]) -> dict[str, Any]:
+def judged(monkeypatch: pytest.MonkeyPatch, rows: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {}
 
     def linear(features: Tensor, labels: Tensor, *, groups: Tensor) -> Tensor:
@@ -167,6 +168,15 @@ def test_figures_are_by_hand_each_clip_once(monkeypatch: pytest.MonkeyPatch) -> 
     for name, expected in by_hand.items():
         score = found[name]
         assert (score.value, score.chance, score.trivial, score.n) == pytest.approx(expected), name
+    parts = {
+        "accuracy": {"run": 0.5, "jump": 1, "swim": 1},
+        "chain/pixels": {"run": 0.5, "jump": 0, "swim": 1},
+        "chain/features": {"run": 0, "jump": 1, "swim": 1},
+        "nearest": {"run": 0.75, "jump": 0, "swim": 0.25},
+        "ambiguous/accuracy": {"run": 0, "jump": 1},
+        "ambiguous/nearest": {"run": 1, "jump": 0},
+    }
+    assert {name: score.parts for name, score in found.items()} == parts
     clear = judged(monkeypatch, {**ROWS, "by_pixels": torch.ones(4)})
     assert list(clear) == list(by_hand)[:4]
 

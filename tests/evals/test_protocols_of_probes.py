@@ -11,12 +11,13 @@ from probing import blobs, judged
 from mmssl.errors import UserError
 from mmssl.evals.cluster import Cluster
 from mmssl.evals.few_shot import FewShot
-from mmssl.evals.finetune import Finetune, Tuning
+from mmssl.evals.finetune import Finetune
 from mmssl.evals.knn import KNN
 from mmssl.evals.linear import Linear
 from mmssl.evals.low_shot_svm import LowShotSVM
 from mmssl.evals.parts.labelled import Embedded
 from mmssl.evals.semi_supervised import SemiSupervised
+from mmssl.options import check_options, describe
 from mmssl.transforms.image import Crop, Flip
 from mmssl.views.template import Views
 
@@ -55,27 +56,38 @@ def test_labels_of_the_test_set_change_what_is_right_and_no_answer(
     assert total == pytest.approx(1.0)
 
 
+SETTING = {"label": "label", "encoder": None, "baselines": True, "limit": None}
+PROBE = {**SETTING, "space": None}
 DEFAULTS: dict[type, dict[str, Any]] = {
-    KNN: {"k": (5, 20, 200), "temperature": 0.07},  # Wu et al., CVPR 2018, section 3.4: 200 and 0.07
+    KNN: {**PROBE, "k": (5, 20, 200), "temperature": 0.07},  # Wu et al., CVPR 2018, section 3.4: 200 and 0.07
     Linear: {
+        **PROBE,
         "layers": (),
         "solver": "lbfgs",
         "decays": (1e-4, 1e-3, 1e-2, 1e-1),
         "rates": (0.003, 0.01, 0.03, 0.1, 0.3),
         "epochs": 30,
         "batch": 256,
-        "space": None,
     },
     # Wang et al., 2019 (SimpleShot), section 4: 5 ways, 1 and 5 shots, 15 queries
-    FewShot: {"ways": 5, "shots": (1, 5), "queries": 15, "episodes": 2000, "classifier": "centroid", "seed": 0},
+    FewShot: {
+        **PROBE,
+        "ways": 5,
+        "shots": (1, 5),
+        "queries": 15,
+        "episodes": 2000,
+        "classifier": "centroid",
+        "seed": 0,
+    },
     # Goyal et al., ICCV 2019, section 5.2: 1 to 96 examples, 5 draws
     LowShotSVM: {
+        **PROBE,
         "shots": (1, 2, 4, 8, 16, 32, 64, 96),
         "draws": 5,
         "costs": (0.01, 0.1, 1.0, 10.0, 100.0),
         "seed": 0,
     },
-    Cluster: {"clusters": None, "pca": 256, "restarts": 3, "iterations": 50},  # Caron et al., ECCV 2018: 256
+    Cluster: {**PROBE, "clusters": None, "pca": 256, "restarts": 3, "iterations": 50},  # Caron et al., ECCV 2018: 256
 }
 FINETUNE = {  # He et al., CVPR 2022, table 9: decay 0.05, layer decay 0.75
     "batch": 128,
@@ -87,11 +99,10 @@ FINETUNE = {  # He et al., CVPR 2022, table 9: decay 0.05, layer decay 0.75
     "workers": 1,
     "seed": 0,
 }
-PROBE = {"label": "label", "encoder": None, "baselines": True, "limit": None}
-DEFAULTS[Finetune] = {**PROBE, "epochs": 5, **FINETUNE}
+DEFAULTS[Finetune] = {**SETTING, "epochs": 5, **FINETUNE}
 # Chen et al., ICML 2020, appendix B.5: 60 epochs for 1%, 30 for 10%
 DEFAULTS[SemiSupervised] = {
-    **PROBE,
+    **SETTING,
     "fractions": (0.01, 0.1),
     "protocols": ("linear", "finetune"),
     "epochs": (60, 30),
@@ -108,11 +119,25 @@ def test_defaults(kind: type) -> None:
     assert (probe.sets.label, probe.encoder, probe.baselines, probe.places) == ("label", None, True, ("pooled",))
 
 
-def test_defaults_of_tuning() -> None:
-    tuning = Tuning()
-    assert {name: getattr(tuning, name) for name in FINETUNE} == FINETUNE and tuning.epochs == 5
-    assert tuning.view == Views(1, image=[Crop(scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)), Flip(p=0.5)])
-    assert Tuning(crop_scale=(0.5, 0.6), flip=0.1).view == Views(1, image=[Crop(scale=(0.5, 0.6)), Flip(p=0.1)])
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_types_and_texts_are_known_wherever_an_option_is_declared(kind: type) -> None:
+    found = {option.name: option for option in describe(kind)}
+    assert set(found) == {"train", "data", *DEFAULTS[kind]} and all(option.text for option in found.values())
+    assert (found["train"].hint, found["label"].hint, found["limit"].hint) == (dict[str, Any], str, int | None)
+    assert check_options(kind, {**SETS, "limit": 3.0}) == {**SETS, "limit": 3}
+    for wrong, told in (({"limit": "x"}, "limit is 'x'"), ({"label": 1}, "label is 1"), ({"lable": "x"}, "'label'")):
+        with pytest.raises(UserError, match=told):
+            check_options(kind, {**SETS, **wrong})
+    with pytest.raises(UserError, match="needs the option 'train'"):
+        check_options(kind, {"data": SETS["data"]})
+
+
+def test_what_is_shown_in_fine_tuning() -> None:
+    whole = Views(1, image=[Crop(scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)), Flip(p=0.5)])
+    for kind in (Finetune, SemiSupervised):
+        assert kind(**SETS).view == whole
+        made = kind(**SETS, crop_scale=(0.5, 0.6), flip=0.1)
+        assert made.view == Views(1, image=[Crop(scale=(0.5, 0.6)), Flip(p=0.1)])
 
 
 GOOD_AND_WRONG: list[tuple[type, dict[str, Any], dict[str, Any], str]] = [
@@ -149,6 +174,7 @@ GOOD_AND_WRONG: list[tuple[type, dict[str, Any], dict[str, Any], str]] = [
     (SemiSupervised, {"fractions": (0.5,), "epochs": (1,)}, {"fractions": (0.1, 0.0)}, "fractions"),
     (SemiSupervised, {"protocols": ("linear",)}, {"protocols": ()}, "at least one way"),
     (SemiSupervised, {"epochs": (1, 1)}, {"epochs": (1, 1, 1)}, "as many epochs"),
+    (SemiSupervised, {"epochs": (1, 2)}, {"epochs": (1, 0)}, "each at least 1"),
     (SemiSupervised, {"epochs": (1, 2)}, {"fractions": (), "epochs": ()}, "fractions"),
     (SemiSupervised, {"lr": 1e-9}, {"lr": 0.0}, "lr 0.0"),
 ]
@@ -167,16 +193,16 @@ def test_options_reach_their_places() -> None:
     assert (probe.baselines, probe.places) == (False, ("clip",))
     assert Linear(**SETS, layers=("stem", "pooled")).places == ("stem", "pooled")
     assert Linear(**SETS, space="clip").places == ("clip",)
-    assert Linear(**SETS, decays=(0.1, 3.0, 1.0)).solver.settings == (3.0, 1.0, 0.1)
-    sgd: Any = Linear(**SETS, solver="sgd", rates=(0.5, 0.2), epochs=4, batch=9).solver
+    assert Linear(**SETS, decays=(0.1, 3.0, 1.0)).made_solver().settings == (3.0, 1.0, 0.1)
+    sgd: Any = Linear(**SETS, solver="sgd", rates=(0.5, 0.2), epochs=4, batch=9).made_solver()
     assert (sgd.settings, sgd.epochs, sgd.batch) == ((0.2, 0.5), 4, 9)
     tuning = {"epochs": 7, "batch": 9, "lr": 0.1, "weight_decay": 0.2, "layer_decay": 0.3, "workers": 0, "seed": 4}
     tuning |= {"crop_scale": (0.4, 0.5), "flip": 0.6}
     common: dict[str, Any] = {"label": "kind", "encoder": "video", "baselines": False}
     made = Finetune(**SETS, **common, **tuning)
     assert (made.sets.label, made.encoder, made.baselines) == ("kind", "video", False)
-    assert made.tuning == Tuning(**tuning)
+    assert {name: getattr(made, name) for name in tuning} == tuning
     semi = SemiSupervised(**SETS, **common, **{**tuning, "epochs": (7, 8)}, fractions=(0.2, 0.3), protocols=("linear",))
     assert (semi.sets.label, semi.encoder, semi.baselines) == ("kind", "video", False)
-    assert semi.tunings == {0.2: Tuning(**tuning), 0.3: Tuning(**{**tuning, "epochs": 8})}
-    assert (semi.protocols, semi.seed) == (("linear",), 4)
+    assert {name: getattr(semi, name) for name in tuning} == {**tuning, "epochs": (7, 8)}
+    assert (semi.protocols, semi.fractions) == (("linear",), (0.2, 0.3))

@@ -177,11 +177,13 @@ def test_figures_stand_beside_chance_and_the_best_of_what_is_not_learnt(monkeypa
         "feature_match_recall": [1.0, 1.0],
         "chance/feature_match_recall": [0.0, 1.0],
     }
-    monkeypatch.setattr(Register, "_table", lambda self, ways: {name: torch.tensor(row) for name, row in rows.items()})
+    table = {name: torch.tensor(row) for name, row in rows.items()}
+    monkeypatch.setattr(Register, "_table", lambda self, ways: (["kitchen", "hall"], table))
     found = written(dict(made(monkeypatch).run(Trained({"points": Places()}))))
     assert list(found) == [name for name in rows if not name.startswith("chance/")]
     for name, score in found.items():
         assert score.value == pytest.approx(np.mean(rows[name])) and score.n == 2
+        assert score.parts == pytest.approx(dict(zip(("kitchen", "hall"), rows[name], strict=True)))
     assert found["hit_ratio"].chance == pytest.approx(0.01) and found["fpfh/hit_ratio"].chance == pytest.approx(0.01)
     assert found["feature_match_recall"].chance == 0.5
     for name in ("hit_ratio", "random_init/hit_ratio"):
@@ -198,7 +200,7 @@ def test_each_way_describes_a_scan_as_it_says(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(register, "coordinates", lambda xyz, *, rotation: (rotation, xyz))
     monkeypatch.setattr(register, "local_shape", lambda xyz: xyz + 1)
     monkeypatch.setattr(Register, "_unlearnt", lambda self, encoder: encoder)
-    monkeypatch.setattr(Register, "_table", lambda self, ways: told.update(ways) or {})
+    monkeypatch.setattr(Register, "_table", lambda self, ways: told.update(ways) or ([], {}))
     encoder = Places()
     encoder.spaces["half"] = Halved()
     list(made(monkeypatch, fpfh=True, voxel=0.3, rotation="vertical").run(Trained({"points": encoder})))
@@ -226,8 +228,9 @@ def test_scans_are_taken_as_told_and_shared_out(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(register, "fixed_scans", lambda sample, **o: told.append(o) or sample["__number__"])
     shown: dict[str, Any] = {"poses": None, "voxel": 0.2, "points": 7, "rotation": "none"}
     judge = made(monkeypatch, pairs(6), limit=5, **shown)
-    assert list(judge._scans()) == [(n, number) for n, number in enumerate((0, 1, 2, 3, 5))] and told == [shown] * 5
-    assert list(judge._scans(rank=1, world=2)) == [(1, 1), (3, 3)]
+    places = [(one.place, one.value) for one in judge._scans()]
+    assert places == [(n, number) for n, number in enumerate((0, 1, 2, 3, 5))] and told == [shown] * 5
+    assert [(one.place, one.value) for one in judge._scans(rank=1, world=2)] == [(1, 1), (3, 3)]
     assert len(list(made(monkeypatch, pairs(6), poses=None)._scans())) == 6
     assert judge._wanted() == {"points", "points_b"}
     assert made(monkeypatch)._wanted() == {"points", "points_b", "meta"}
@@ -240,11 +243,13 @@ def test_scans_are_taken_as_told_and_shared_out(monkeypatch: pytest.MonkeyPatch)
 def test_rows_of_all_processes_are_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = made(monkeypatch, pairs(3), poses=None)
     monkeypatch.setattr(Register, "_judge", lambda self, a, b, ways: {"x": len(a.cloud.xyz) + ways})
-    monkeypatch.setattr(dist, "gather_objects", lambda mine: [[(4, {"x": 4})], mine, [(3, {"x": 3})]])
-    assert judge._table(10)["x"].tolist() == [19.0, 19.0, 19.0, 3.0, 4.0]  # type: ignore[arg-type]
+    monkeypatch.setattr(dist, "gather_objects", lambda mine: [[(4, "e", {"x": 4})], mine, [(3, "d", {"x": 3})]])
+    keys, table = judge._table(10)  # type: ignore[arg-type]
+    assert keys == ["0", "1", "2", "d", "e"] and table["x"].tolist() == [19.0, 19.0, 19.0, 3.0, 4.0]
     monkeypatch.setattr(dist, "world", lambda: 2)
     monkeypatch.setattr(dist, "rank", lambda: 1)
-    assert judge._table(10)["x"].tolist() == [19.0, 3.0, 4.0]  # type: ignore[arg-type]
+    keys, table = judge._table(10)  # type: ignore[arg-type]
+    assert keys == ["1", "d", "e"] and table["x"].tolist() == [19.0, 3.0, 4.0]
     monkeypatch.setattr(dist, "gather_objects", lambda mine: [mine] if isinstance(mine, tuple) else [[]])
     with reporting(), pytest.raises(UserError, match="no whole pair of clouds with poses"):
         judge._table(10)  # type: ignore[arg-type]

@@ -48,11 +48,14 @@ def test_a_picture_may_have_several_texts_any_of_which_counts(
     owners = [0, 0, 0, 1, 2, 3, 3, 4]
     by_image = [plain_rank(x, n, texts, owners) for n, x in enumerate(pictures)]
     by_text = [plain_rank(x, owners[n], pictures, list(range(5))) for n, x in enumerate(texts)]
-    names = [f"{a}-{b}/{f}" for a, b in (order, order[::-1]) for f in ("R@1", "R@2", "median_rank")]
-    assert list(found) == names
+    assert list(found) == [f"{a}-{b}/{f}" for a, b in (order, order[::-1]) for f in ("R@1", "R@2", "median_rank")]
     for name, ranks in (("image-text", by_image), ("text-image", by_text)):
         values = [found[f"{name}/{f}"].value for f in ("R@1", "R@2", "median_rank")]
         assert values == pytest.approx(figures(ranks, (1, 2))) and found[f"{name}/R@1"].n == len(ranks)
+    names = {"image-text": ["0", "1", "2", "3", "4"], "text-image": ["0/0", "0/1", "0/2", "1", "2", "3/0", "3/1", "4"]}
+    for name, ranks in (("image-text", by_image), ("text-image", by_text)):
+        expected_parts = {key: rank + 1 for key, rank in zip(names[name], ranks, strict=True)}
+        assert found[f"{name}/median_rank"].parts == expected_parts and found[f"{name}/R@1"].parts is None
     right = [3, 1, 1, 2, 1]
     for cut in (1, 2):
         expected = np.mean([1 - math.comb(8 - n, cut) / math.comb(8, cut) for n in right])

@@ -13,7 +13,7 @@ from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals import semi_supervised
-from mmssl.evals.finetune import Finetune, Tuning
+from mmssl.evals.finetune import Finetune, FineTuning
 from mmssl.evals.linear import probe
 from mmssl.evals.parts.labelled import Embedded, Labelled
 from mmssl.evals.parts.solvers import LBFGS
@@ -101,8 +101,8 @@ def test_fine_tuning_is_given_the_share_and_its_epochs(monkeypatch: pytest.Monke
             assert rows is asked
             return torch.tensor([0] * 7 + [1] * 3)
 
-    def finetuned(encoder: Any, source: Any, labels: dict[int, int], tuning: Tuning) -> Tuned:
-        seen.append((encoder, source, labels, tuning))
+    def finetuned(encoder: Any, source: Any, labels: dict[int, int], tuning: FineTuning, *, epochs: int) -> Tuned:
+        seen.append((encoder, source, labels, tuning, epochs))
         return Tuned()
 
     monkeypatch.setattr(semi_supervised, "finetuned", finetuned)
@@ -117,10 +117,9 @@ def test_fine_tuning_is_given_the_share_and_its_epochs(monkeypatch: pytest.Monke
     assert list(found) == [f"{share}%/{way}/top1" for share in (10, 25) for way in ("finetune", "linear")]
     assert found["10%/finetune/top1"].value == pytest.approx(0.7) and found["10%/finetune/top1"].chance == 0.5
     assert seen == [
-        (encoder, "the training set", few(sets.labels(), share, seed=5), Tuning(epochs=n, seed=5, lr=0.1))
-        for share, n in ((0.1, 6), (0.25, 3))
+        (encoder, "the training set", few(sets.labels(), share, seed=5), semi, n) for share, n in ((0.1, 6), (0.25, 3))
     ]
-    assert [len(labels) for _, _, labels, _ in seen] == [4, 10]
+    assert [len(labels) for _, _, labels, *_ in seen] == [4, 10]
 
 
 def test_rows_are_picked_by_number() -> None:

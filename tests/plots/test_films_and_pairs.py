@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,35 +159,6 @@ def test_a_matrix_has_a_cell_for_each_pair(monkeypatch: pytest.MonkeyPatch) -> N
         assert (pixels[:48, :260] == 255).all()
 
 
-@pytest.mark.parametrize(("samples", "count", "world"), [(None, 3, 1), (5, 3, 1), (12, 3, 2), (40, 3, 6)])
-def test_pairs_and_moments_are_spread_over_the_set(
-    samples: int | None, count: int, world: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that from twice as many as are needed some may be damaged."""
-    asked: list[int] = []
-    source = give(monkeypatch, "mmssl.plots.retrieval", [])
-    monkeypatch.setattr(Given, "count", samples)
-    monkeypatch.setattr(source, "samples", lambda wanted, *, world: asked.append(world) or iter(()))
-    list(retrieval._prepared(source, {}, count))
-    list(localize._moments(source, Sounds(), count))  # type: ignore[arg-type]
-    assert asked == [world, world]
-
-
-class Sounds:
-    reads = ("image",)
-
-    def __call__(self, sample: Any) -> list[Any]:
-        if sample["image"] is None:
-            raise DamagedError("none")
-        return [sample["image"]] * 2
-
-
-def test_every_moment_of_a_sample_is_taken_and_damaged_samples_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = give(monkeypatch, "mmssl.plots.localize", [{"image": n} for n in (1, None, 2)])
-    monkeypatch.setattr(Given, "count", 3)
-    assert list(localize._moments(source, Sounds(), 2)) == [1, 1, 2, 2]  # type: ignore[arg-type]
-
-
 def test_items_are_drawn_by_kind() -> None:
     wide = Image.fromarray(np.random.randint(0, 256, (12, 24, 3), dtype=np.uint8))
     cell = retrieval._drawn("image", wide)
@@ -255,13 +227,17 @@ def test_rows_are_the_frame_its_map_that_of_another_clip_and_the_truth(monkeypat
     assert defaults(localize.plot) == expected and "truth" in inspect.signature(localize.plot).parameters
     moments, told = [moment(n) for n in range(4)], list[Any]()
     monkeypatch.setattr(localize, "Comparer", Hears)
+    sounding = SimpleNamespace(reads=("image",))
     monkeypatch.setattr(
-        localize, "Sounding", lambda preprocess, visual, truth: told.append((preprocess, visual, truth))
+        localize, "Sounding", lambda preprocess, visual, truth: told.append((preprocess, visual, truth)) or sounding
     )
     monkeypatch.setattr(localize, "open_source", lambda data: data)
-    monkeypatch.setattr(localize, "_moments", lambda source, sounding, count: told.append(count) or iter(moments))
+    monkeypatch.setattr(
+        localize, "prepared", lambda *a, spread: told.append((*a, spread)) or iter([moments[:1], moments[1:]])
+    )
     found = list(localize.plot(Trained({}), data={}, task="mine", truth="boxes", count=3, per_picture=2))
-    assert told == [({"video": None}, "video", "boxes"), 3] and Hears.done == ["mine", "maps", [0, 1, 2], [0, 1, 2]]
+    assert told == [({"video": None}, "video", "boxes"), ({}, ("image",), sounding, 3)]
+    assert Hears.done == ["mine", "maps", [0, 1, 2], [0, 1, 2]]
     assert [name for name, _ in found] == ["maps-0", "maps-1"]
     rows = []
     for n in range(3):

@@ -155,7 +155,9 @@ def test_without_a_whole_cloud_there_is_one_clear_error(monkeypatch: pytest.Monk
     give(monkeypatch, "mmssl.plots.pca", [{"points": None}])
     with pytest.raises(UserError, match="the data has no whole cloud"):
         list(pca.plot(trained(), data={}))
-    give(monkeypatch, "mmssl.plots.register", [])
+    give(monkeypatch, "mmssl.plots.register", [{"points": Cloud(np.zeros((3, 3))), "points_b": None, "meta": {}}])
+    with pytest.raises(UserError, match="the data has no whole pair of clouds"):
+        list(register.plot(trained(), data={}))
     for module in (pca, register):
         with pytest.raises(UserError, match="no space 'nope'"):
             list(module.plot(trained(), data={}, space="nope"))
@@ -245,7 +247,7 @@ def test_both_scans_are_drawn_as_the_first_camera_saw_them(monkeypatch: pytest.M
     monkeypatch.setattr(register, "drawn", lambda *a, **o: told.append((a, o)) or a)
     options: Any = {"voxel": 1e-6, "rotation": "none", "lines": 7, "side": 33}
     found = list(register.plot(trained(), data={}, count=3, **options))
-    assert [name for name, _ in found] == ["register_0", "register_2"]
+    assert [name for name, _ in found] == ["register_0", "register_1"]
     assert source.asked == [{"points", "points_b", "meta"}]
     for ((seen, pairs, right), how), sample in zip(told, (samples[0], samples[2]), strict=True):
         assert how == {"lines": 7, "side": 33}

@@ -1,4 +1,4 @@
-"""Point features that nothing has learnt, and registration from matches."""
+"""Features of a cloud's points, those of an encoder and such that nothing has learnt, and registration from matches."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmssl.errors import UserError
+from mmssl.modalities.points import Cloud
+from mmssl.nn.packed import embed_tokens
+from mmssl.types import Encoder
 
 Array = NDArray[np.floating]
 ITERATIONS = 50_000
@@ -27,6 +30,17 @@ def open3d() -> ModuleType:
         ) from None
     found: ModuleType = open3d
     return found
+
+
+def encoded(encoder: Encoder, cloud: Cloud, *, space: str | None) -> Tensor:
+    """Describes each point of a cloud by what an encoder of points makes of it (N, D), of unit length, on the CPU.
+
+    space: the task whose embedding of points is used; without it the tokens themselves.
+    """
+    prepare: Any = encoder.preprocess
+    x = prepare.collate([prepare.columns(cloud)]).to(encoder.device)
+    with torch.inference_mode():
+        return embed_tokens(encoder, x, space=space).cpu()
 
 
 def coordinates(xyz: Array, *, rotation: str) -> Tensor:

@@ -151,8 +151,11 @@ def _spell(source: Source) -> str:
     return source.shards[0] + (", ..." if len(source.shards) > 1 else "")
 
 
-class Probe(Declared):
+@dataclass(kw_only=True, eq=False)
+class Classification(Declared):
     """An evaluation of an encoder on labelled sets, with the raw input and random weights beside it.
+
+    A subclass is a dataclass too, whose fields are further options.
 
     train: shards with labels to learn from.
     data: shards with labels to judge on; classes meet as evals/parts/classes.py says.
@@ -161,23 +164,18 @@ class Probe(Declared):
     baselines: also judge the raw input, which becomes the trivial figure, and the encoder with random weights; in a
         run that trains they are judged once.
     limit: samples of each set at most, drawn from a fixed seed.
-    space: the task whose embedding is used; without it pooled features.
     """
 
-    def __init__(
-        self,
-        *,
-        train: dict[str, Any],
-        data: dict[str, Any],
-        label: str = "label",
-        encoder: str | None = None,
-        space: str | None = None,
-        baselines: bool = True,
-        limit: int | None = None,
-    ) -> None:
-        self.sets = Labelled(train, data, label=label, limit=limit)
-        self.encoder, self.baselines = encoder, baselines
-        self.places: tuple[str, ...] = (space or POOLED,)
+    train: dict[str, Any]
+    data: dict[str, Any]
+    label: str = "label"
+    encoder: str | None = None
+    baselines: bool = True
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        self.sets = Labelled(self.train, self.data, label=self.label, limit=self.limit)
+        self.places: tuple[str, ...] = (POOLED,)  # what of the encoder is read
         self.floors: dict[str, list[tuple[str, Score]]] = {}  # architecture -> the baselines' figures
 
     def needs(self, trained: Trained) -> Needs:
@@ -210,6 +208,20 @@ class Probe(Declared):
                 for name, score in self.judge(rival, common(rival, self.places))
             ]
         return self.floors[what]
+
+
+@dataclass(kw_only=True, eq=False)
+class Probe(Classification):
+    """A Classification on frozen features.
+
+    space: the task whose embedding is used; without it pooled features.
+    """
+
+    space: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.places = (self.space or POOLED,)
 
 
 def common(rival: Encoder, places: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +14,17 @@ from mmssl import dist
 from mmssl.data.collate import collate
 from mmssl.data.in_workers import Made
 from mmssl.data.plan import seed_of
+from mmssl.data.seeds import seeded
 from mmssl.data.shards import Source
 from mmssl.errors import DamagedError
 from mmssl.evals.parts.report import no_samples_error, skip_sample
+from mmssl.evals.parts.score import bootstrap, named
 from mmssl.evals.parts.stream import prepared_groups
-from mmssl.types import Batch, Loss, Sample, Trained, View, evaluating
+from mmssl.types import Batch, Loss, Sample, Score, Trained, View, evaluating
 
-Answers = dict[str, Tensor]
+Answers = dict[str, Any]
+"""Name -> rows of samples: tensors (N, ...), or lists of N texts. `sample` is each one's place in the set, `key` its
+`__key__`."""
 
 
 def answer(trained: Trained, task: str, batch: Batch) -> Loss:
@@ -43,8 +44,8 @@ def ask_some(trained: Trained, task: str, source: Source, *, batches: int = 8) -
 
 def show(
     trained: Trained, task: str, source: Source, *, seed: int = 0, batch: int = 32, rounds: int = 1, **changed: Any
-) -> Iterator[tuple[Tensor, Batch]]:
-    """Yields this process's share of the batches as the task sees them, and the samples' numbers (B,).
+) -> Iterator[tuple[Answers, Batch]]:
+    """Yields `sample` and `key` of this process's share of the samples, and the batches of them as the task sees them.
 
     Each sample is shown `rounds` times; one that cannot be shown is left out. changed: options of the View.
     Batches are cut before they are shared out, so that they are the same on any number of processes.
@@ -56,12 +57,12 @@ def show(
     make = partial(_shown, view=view, seed=seed, rounds=rounds)
     for turn, several in prepared_groups(source, view.reads, make, size=batch):
         for round_ in range(rounds):
-            shown = [(one.place, made) for one in several if (made := _or_left_out(one, round_))]
+            shown = [(one, made) for one in several if (made := _or_left_out(one, round_))]
             if shown:
                 views = collate([made for _, made in shown], view).to(device)
                 with seeded(seed_of(seed, round_, "batch", turn), device):
                     views = view.on_device(views)
-                yield torch.tensor([number for number, _ in shown]), views
+                yield rows_of([one for one, _ in shown]), views
 
 
 def _shown(sample: Sample, *, view: View, seed: int, rounds: int) -> list[Sample | DamagedError]:
@@ -88,34 +89,38 @@ def _or_left_out(one: Made[list[Sample | DamagedError]], round_: int) -> Sample 
     return shown
 
 
+def rows_of(samples: Sequence[Made[Any]]) -> Answers:
+    """Returns which samples rows are of."""
+    return {"sample": torch.tensor([one.place for one in samples]), "key": [one.about["__key__"] for one in samples]}
+
+
 def gathered(found: Sequence[Answers]) -> Answers:
     """Concatenates every process's rows, by name, and sorts them by `sample`."""
-    everywhere = [{k: v.cpu() for k, v in part.items()} for part in found]
+    everywhere = [{k: v if isinstance(v, list) else v.cpu() for k, v in part.items()} for part in found]
     parts = [part for share in dist.gather_objects(everywhere) for part in share]
     if not parts:
         raise no_samples_error("the evaluation data has no sample that the task can be asked about")
-    rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    order = rows["sample"].argsort(stable=True)
-    return {name: values[order] for name, values in rows.items()}
+    order = torch.cat([part["sample"] for part in parts]).argsort(stable=True)
+    return {name: _joined([part[name] for part in parts], order) for name in parts[0]}
+
+
+def _joined(parts: Sequence[Tensor] | Sequence[list[str]], order: Tensor) -> Tensor | list[str]:
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)[order]  # type: ignore[arg-type]
+    texts = list(itertools.chain.from_iterable(parts))
+    return [texts[place] for place in order.tolist()]
 
 
 def per_group(values: Tensor, groups: Tensor) -> Tensor:
     """Averages rows (N,) of each group: (G,)."""
-    number = groups.unique(return_inverse=True)[1]
-    total = torch.zeros(int(number.max()) + 1).index_add(0, number, values.float())
-    return total / number.bincount()
+    kinds, number = groups.unique(return_inverse=True)
+    return torch.zeros(len(kinds)).index_add(0, number, values.float()) / number.bincount()
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Draws from a seed, and gives random, numpy and torch their states back afterwards."""
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
+def sample_score(
+    values: Tensor, samples: Tensor, keys: Mapping[int, str], *, chance: float, trivial: float | None
+) -> Score:
+    """Scores rows (N,) of samples (N,), each sample once; what each reaches is kept under its key."""
+    means = per_group(values, samples)
+    parts = named((keys[number] for number in samples.unique().tolist()), means.tolist())
+    return bootstrap(means, chance=chance, trivial=trivial, parts=parts)

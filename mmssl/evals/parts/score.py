@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -43,6 +44,16 @@ def bootstrap(
         found.append(reduce(values[torch.randint(len(values), shape, generator=generator)]))
     low, high = torch.cat(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
     return Score(float(reduce(values)), low, high, chance, len(values), trivial, parts)
+
+
+def named(names: Iterable[str], values: Iterable[float]) -> dict[str, float]:
+    """Returns name -> value, for a score's parts; a key that another shard has too is told apart by a number."""
+    found: dict[str, float] = {}
+    times: Counter[str] = Counter()
+    for name, value in zip(names, values, strict=True):
+        times[name] += 1
+        found[name if times[name] == 1 else f"{name} ({times[name]})"] = value
+    return found
 
 
 def _of_draws(values: Tensor, *, chance: float, trivial: float | None, seed: int) -> Score:

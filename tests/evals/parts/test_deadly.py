@@ -88,5 +88,5 @@ def test_a_task_is_asked_about_the_others(tmp_path: Path) -> None:
     trained = Trained({"image": encoder}, {"task": Pretext(Objective({"image": encoder}), Ends, {})})
     source = Judge({"knn": {"train": (node := pictures(tmp_path / "a", 5)), "data": node}}).evaluations["knn"]
     with reporting() as report:
-        numbers = [n.tolist() for n, _ in show(trained, "task", source.sets.test, batch=3)]  # type: ignore[attr-defined]
+        numbers = [which["sample"].tolist() for which, _ in show(trained, "task", source.sets.test, batch=3)]  # type: ignore[attr-defined]
     assert numbers == [[0, 1], [3, 4]] and report.counts() == {WAYS["exit"][1]: 1}

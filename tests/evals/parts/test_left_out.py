@@ -184,7 +184,7 @@ def test_masks_and_tasks_leave_it_out(sets: dict[str, Any], tmp_path: Path) -> N
     trained = Trained({"image": encoder}, {"task": Pretext(Objective({"image": encoder}), view, {})})
     with reporting() as report:
         source = KNN(**sets).sets.test
-        rows = gathered([{"sample": numbers} for numbers, _ in show(trained, "task", source, batch=5, rounds=2)])
+        rows = gathered([which for which, _ in show(trained, "task", source, batch=5, rounds=2)])
     assert rows["sample"].unique().numel() == 10 and len(rows["sample"]) == 20
     assert sum(report.counts().values()) == 2
 
@@ -236,4 +236,4 @@ def test_a_view_that_shows_nothing_is_damaged(sets: dict[str, Any]) -> None:
     encoder = create_encoder("convnet", **SMALL)
     trained = Trained({"image": encoder}, {"task": Pretext(Objective({"image": encoder}), Nothing, {})})
     with reporting(), pytest.raises(UserError, match=r"asked about; left out 12 samples: .*a view without image \(1"):
-        gathered([{"sample": n} for n, _ in show(trained, "task", KNN(**sets).sets.test)])
+        gathered([which for which, _ in show(trained, "task", KNN(**sets).sets.test)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import random
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from mmssl import dist
 from mmssl.data.plan import seed_of
 from mmssl.errors import DamagedError, UserError
-from mmssl.evals.parts.pretext import answer, gathered, per_group, seeded, show
+from mmssl.evals.parts.pretext import answer, gathered, per_group, sample_score, show
 from mmssl.evals.parts.report import reporting
 from mmssl.types import Batch, Encoder, Features, Loss, Objective, Preprocess, Pretext, Trained, View
 
@@ -68,7 +69,7 @@ class Numbers(Given):
     """Eight samples; asked for what the view reads."""
 
     def __init__(self) -> None:
-        super().__init__([{"plain": n} for n in range(8)])
+        super().__init__([{"plain": n, "__key__": f"clip {n}"} for n in range(8)])
 
     def open(self, entry: Any, wanted: Any) -> Any:
         assert wanted == ("plain",)
@@ -96,8 +97,9 @@ def shown(**options: Any) -> tuple[dict[tuple[int, int], list[float]], list[Any]
         batches = list(show(trained(), "task", Numbers(), **options))  # type: ignore[arg-type]
     assert report.counts()["the third"] == 1
     found: dict[tuple[int, int], list[float]] = {}
-    for numbers, batch in batches:
-        for number, row in zip(numbers.tolist(), batch.views["plain"][0].tolist(), strict=True):
+    for which, batch in batches:
+        assert which["key"] == [f"clip {number}" for number in which["sample"].tolist()]
+        for number, row in zip(which["sample"].tolist(), batch.views["plain"][0].tolist(), strict=True):
             found[number, sum(number == other for other, _ in found)] = row
     return found, batches
 
@@ -105,8 +107,8 @@ def shown(**options: Any) -> tuple[dict[tuple[int, int], list[float]], list[Any]
 def test_each_sample_is_shown_so_often_each_time_from_a_seed_of_its_own() -> None:
     found, batches = shown(rounds=2, batch=3, seed=5)
     assert sorted(found) == [(number, round_) for number in (0, 1, 2, 4, 5, 6, 7) for round_ in range(2)]
-    assert [numbers.tolist() for numbers, _ in batches] == [[0, 1, 2]] * 2 + [[4, 5]] * 2 + [[6, 7]] * 2
-    assert all(numbers.dtype == torch.long for numbers, _ in batches)
+    assert [which["sample"].tolist() for which, _ in batches] == [[0, 1, 2]] * 2 + [[4, 5]] * 2 + [[6, 7]] * 2
+    assert all(which["sample"].dtype == torch.long for which, _ in batches)
     for (number, round_), row in found.items():
         seed = seed_of(5, round_, number)
         random.seed(seed), np.random.seed(seed % 2**32), torch.manual_seed(seed)
@@ -129,7 +131,8 @@ def test_defaults() -> None:
 def test_options_of_the_view_may_be_changed() -> None:
     assert shown(shift=0.5)[0][2, 0][0] == 2.5
     with reporting() as report:
-        rows = [n for numbers, _ in show(trained(shift=1.0), "task", Numbers(), empty=4) for n in numbers.tolist()]  # type: ignore[arg-type]
+        batches = show(trained(shift=1.0), "task", Numbers(), empty=4)  # type: ignore[arg-type]
+        rows = [number for which, _ in batches for number in which["sample"].tolist()]
     assert rows == [0, 1, 2, 5, 6, 7] and report.counts() == {"the third": 1, "a view without plain": 1}
 
 
@@ -140,9 +143,8 @@ def test_processes_share_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     for rank in range(2):
         monkeypatch.setattr("mmssl.dist.rank", lambda rank=rank: rank)
         with reporting():
-            parts.append(
-                [(numbers.tolist(), batch) for numbers, batch in show(trained(), "task", Numbers(), batch=2, rounds=2)]
-            )  # type: ignore[arg-type]
+            batches = show(trained(), "task", Numbers(), batch=2, rounds=2)  # type: ignore[arg-type]
+            parts.append([(which["sample"].tolist(), batch) for which, batch in batches])
     assert [numbers for numbers, _ in parts[0]] == [[0, 1]] * 2 + [[4, 5]] * 2
     assert [numbers for numbers, _ in parts[1]] == [[2]] * 2 + [[6, 7]] * 2
     for part in parts:
@@ -152,15 +154,16 @@ def test_processes_share_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_answers_of_all_processes_are_put_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = [{"sample": torch.tensor([4, 1]), "right": torch.tensor([0.4, 0.1])}]
+    mine = [{"sample": torch.tensor([4, 1]), "right": torch.tensor([0.4, 0.1]), "key": ["four", "one"]}]
     theirs = [
-        {"sample": torch.tensor([0, 1]), "right": torch.tensor([0.0, 0.15])},
-        {"sample": torch.tensor([2]), "right": torch.tensor([0.2])},
+        {"sample": torch.tensor([0, 1]), "right": torch.tensor([0.0, 0.15]), "key": ["zero", "one again"]},
+        {"sample": torch.tensor([2]), "right": torch.tensor([0.2]), "key": ["two"]},
     ]
     monkeypatch.setattr("mmssl.dist.gather_objects", lambda value: [value, theirs])
     found = gathered(mine)
     assert found["sample"].tolist() == [0, 1, 1, 2, 4]
     assert found["right"].tolist() == pytest.approx([0, 0.1, 0.15, 0.2, 0.4])  # of equals the first comes first
+    assert found["key"] == ["zero", "one", "one again", "two", "four"]
     monkeypatch.setattr("mmssl.dist.gather_objects", lambda value: [value])
     with reporting(), pytest.raises(UserError, match="no sample that the task can be asked about"):
         gathered([])
@@ -169,20 +172,9 @@ def test_answers_of_all_processes_are_put_in_order(monkeypatch: pytest.MonkeyPat
 def test_rows_are_averaged_by_group() -> None:
     values, groups = torch.tensor([1, 0, 4, 2, 6]), torch.tensor([7, 3, 7, 9, 3])
     assert per_group(values, groups).tolist() == [3.0, 2.5, 2.0]
-
-
-def test_a_seed_leaves_the_generators_as_they_were() -> None:
-    def states() -> tuple[Any, ...]:
-        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-
-    before = states()
-    with pytest.raises(KeyError), seeded(2**40 + 3):
-        first = random.random(), np.random.rand(), float(torch.rand(1))
-        raise KeyError
-    assert states() == before
-    with seeded(2**40 + 3):
-        assert (random.random(), np.random.rand(), float(torch.rand(1))) == first
-    with seeded(2**40 + 4):
-        assert all(
-            a != b for a, b in zip((random.random(), np.random.rand(), float(torch.rand(1))), first, strict=True)
-        )
+    keys = {3: "c", 7: "g", 9: "c", 11: "none of these"}
+    found = sample_score(values, groups, keys, chance=0.25, trivial=None)
+    assert (found.value, found.chance, found.trivial, found.n) == (2.5, 0.25, None, 3)
+    assert found.parts == {"c": 3.0, "g": 2.5, "c (2)": 2.0}
+    none = sample_score(values[:0], groups[:0], keys, chance=0.25, trivial=0.5)
+    assert math.isnan(none.value) and none.parts == {}

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from mmssl.evals.parts.score import bootstrap
+from mmssl.evals.parts.score import bootstrap, named
 
 SEEDS = range(3)  # the ends of an interval over 1,000 resamples jitter; their mean does so less
 
@@ -80,3 +80,9 @@ def test_of_nothing_there_is_no_figure() -> None:
     found = bootstrap(torch.zeros(0), chance=0.5, trivial=0.1)
     assert all(math.isnan(value) for value in (found.value, found.low, found.high))
     assert (found.chance, found.n, found.trivial) == (0.5, 0, 0.1)
+
+
+def test_keys_that_several_shards_have_are_told_apart() -> None:
+    assert named(["a", "b", "a", "a"], [0.5, 1, 0, 0.25]) == {"a": 0.5, "b": 1, "a (2)": 0, "a (3)": 0.25}
+    with pytest.raises(ValueError, match="shorter"):
+        named(["a", "b"], [0.5])
