@@ -125,7 +125,22 @@ def random_scale(cloud: Cloud, *, scale: tuple[float, float] = (0.8, 1.25)) -> C
 
 def grid_index(cloud: Cloud, voxel: float) -> np.ndarray:
     """Returns the sorted index of one point, the first, of each cube of `voxel` metres."""
-    return np.sort(np.unique(np.floor(cloud.xyz / voxel).astype(np.int64), axis=0, return_index=True)[1])
+    keys = cell_keys(np.floor(cloud.xyz / voxel))
+    order = np.argsort(keys)
+    ascending = keys[order]
+    starts = np.flatnonzero(np.r_[True, ascending[1:] != ascending[:-1]])
+    return np.sort(np.minimum.reduceat(order, starts))
+
+
+def cell_keys(cells: np.ndarray) -> np.ndarray:
+    """Returns an int64 for each row of whole numbers (N, 3), equal for equal rows: one sorts faster than three."""
+    columns = np.ascontiguousarray(cells.T, dtype=np.int64)
+    sides = [int(column.max()) - int(column.min()) + 1 for column in columns]
+    if math.prod(sides) >= 2**63:  # a point in the wild, kilometres away: cells by rank need less room
+        columns = np.stack([np.unique(column, return_inverse=True)[1] for column in columns])
+        sides = [int(column.max()) + 1 for column in columns]
+    x, y, z = columns - columns.min(axis=1, keepdims=True)
+    return (x * sides[1] + y) * sides[2] + z
 
 
 def crop_index(cloud: Cloud, share: float) -> np.ndarray:

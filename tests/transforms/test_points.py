@@ -142,8 +142,11 @@ def test_one_point_the_first_of_each_cube_is_kept() -> None:
     assert points.grid_index(Cloud(xyz), 0.5).tolist() == [0, 1, 3, 5]
     assert points.grid_index(Cloud(xyz), 0.25).tolist() == [0, 1, 2, 3, 5]
     assert points.grid_index(Cloud(xyz), 5.0).tolist() == [0, 3]
-    cells = {tuple(np.floor(place / 0.7).tolist()) for place in cloud().xyz}
-    assert len(points.grid_index(cloud(), 0.7)) == len(cells)
+    for given in (cloud(), Cloud(np.r_[cloud().xyz, [[3e9, -2e9, 1e9], [3e9, -2e9, 1e9]]])):  # cells beyond int64
+        cells = [tuple(np.floor(place / 0.7).astype(np.int64).tolist()) for place in given.xyz]
+        firsts = [number for number, cell in enumerate(cells) if cell not in cells[:number]]
+        assert points.grid_index(given, 0.7).tolist() == firsts
+        assert 100 < len(firsts) < len(given)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.1, 5), (0.5, 25), (0.93, 46), (1.0, 50), (0.0, 1), (1.5, 50)])
