@@ -129,6 +129,7 @@ def test_a_gpu_is_asked_for_few_kernels(kernel: int, stride: Literal[1, 2]) -> N
     """Whatever the kernel's size, where there is one gather for each offset there are hundreds; and no wait."""
     sites, conv = occupied(0.4), SparseConv(8, 8, kernel, stride=stride)
     x = torch.randn(len(sites), 8, requires_grad=True)
+    sites.coarser()
     with Kernels() as searching:
         rules = sites.rules(kernel, stride)
         assert rules.columns is not None and rules.turned.columns is not None
