@@ -160,7 +160,7 @@ def test_an_unknown_variant_is_named() -> None:
 
 
 def outcome(device: str, precision: torch.dtype | None) -> list[Tensor]:
-    """Returns tokens, and the gradients behind them, of a small network on fixed clouds, in float32 or by autocast."""
+    """Returns tokens and the gradient of all weights of a small network, in float32 or by autocast."""
     torch.manual_seed(0)
     network = create_encoder("sparse_unet:tiny", voxel=0.2).to(device)
     x = network.preprocess.collate([torch.rand(300, 3), torch.rand(200, 3)]).to(device)
@@ -168,16 +168,17 @@ def outcome(device: str, precision: torch.dtype | None) -> list[Tensor]:
         tokens = network(x).tokens
     assert tokens is not None and tokens.dtype == (precision or torch.float32)
     tokens.float().square().mean().backward()
-    return [tokens.detach().float().cpu(), *(p.grad.cpu() for p in network.parameters() if p.grad is not None)]
+    gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+    assert len(gradients) == len(list(network.parameters()))
+    return [tokens.detach().float().cpu(), torch.cat(gradients).cpu()]
 
 
 def check_alike(found: list[Tensor], expected: list[Tensor], most: float) -> None:
-    assert len(found) == len(expected) > 20
     for mine, reference in zip(found, expected, strict=True):
-        assert float((mine - reference).norm()) <= most * float(reference.norm()) + 1e-6
+        assert float((mine - reference).norm()) <= most * float(reference.norm())
 
 
-@pytest.mark.parametrize(("precision", "most"), [(None, 1e-4), (torch.bfloat16, 0.4)])  # sums cancel
+@pytest.mark.parametrize(("precision", "most"), [(None, 1e-4), (torch.bfloat16, 0.2)])
 def test_the_way_of_a_gpu_gives_the_same(
     precision: torch.dtype | None, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +188,6 @@ def test_the_way_of_a_gpu_gives_the_same(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize(("precision", "most"), [(None, 1e-2), (torch.bfloat16, 0.4)])  # sums cancel
+@pytest.mark.parametrize(("precision", "most"), [(None, 1e-2), (torch.bfloat16, 0.2)])
 def test_a_gpu_gives_the_same(precision: torch.dtype | None, most: float) -> None:
     check_alike(outcome("cuda", precision), outcome("cpu", None), most)
