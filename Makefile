@@ -27,9 +27,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/pip install --quiet -e '.[bench,points]'
 	$(BIN)/python tools/bench/clip_loss.py
 	$(BIN)/python tools/bench/sparse_unet.py --octree
+	$(BIN)/python tools/bench/point_pairs.py
 
 # which single mistakes in the code no test notices: make mutate FILES="mmssl/losses mmssl/trainer.py"
 FILES ?= mmssl/losses

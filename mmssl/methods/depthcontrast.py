@@ -16,7 +16,7 @@ from mmssl.losses.infonce import info_nce
 from mmssl.nn.ema import ema_update
 from mmssl.nn.head import Projection
 from mmssl.objectives.queue import Queue
-from mmssl.transforms.points import Centre, Crop, Hole, Jitter, Mirror, Rotate, Scale
+from mmssl.transforms.point_steps import Centre, Crop, Hole, Jitter, Mirror, Rotate, Scale
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Spaces, reading
 from mmssl.views.template import Views
 

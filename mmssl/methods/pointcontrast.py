@@ -14,7 +14,7 @@ from mmssl.losses.hardest import hardest_negative, is_known, positive_margin
 from mmssl.losses.infonce import info_nce
 from mmssl.nn.head import Cells
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Ragged, Spaces
-from mmssl.views.cloud_pair import CloudPair
+from mmssl.views import cloud_pair
 
 
 class PointContrast(Objective):
@@ -135,4 +135,4 @@ def answers(a: Tensor, b: Tensor, picked: Tensor, pairs: Tensor, sample: Tensor,
     return torch.bincount(asked, right, samples) / torch.bincount(asked, minlength=samples)
 
 
-method = Method(CloudPair, PointContrast)
+method = Method(cloud_pair.view, PointContrast)

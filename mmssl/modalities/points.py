@@ -32,6 +32,7 @@ class Cloud:
     color: other numbers than those are 8-bit up to 255, or else 16-bit (LAS), whose high byte is kept.
     dropped: how many points were left out since their coordinates, colour or normal are not finite, as depth
         cameras have them where nothing came back.
+    finite: which of the points that were given these are, a mask; None for all. What is aligned with points needs it.
     Raises DamagedError where no point is left, and for shapes and colours that cannot be.
     """
 
@@ -39,6 +40,7 @@ class Cloud:
     color: np.ndarray | None = None
     normal: np.ndarray | None = None
     dropped: int = field(default=0, kw_only=True)
+    finite: np.ndarray | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         parts = {"coordinates": self.xyz, "colours": self.color, "normals": self.normal}
@@ -52,6 +54,7 @@ class Cloud:
         if not all(part.all() for part in finite):
             kept = np.all(np.concatenate(finite, axis=1), axis=1)
             self.dropped += len(kept) - int(kept.sum())
+            self.finite = kept if self.finite is None else self.finite
             given = {name: part[kept] for name, part in given.items()}
         if not len(given["coordinates"]):
             raise DamagedError("a cloud without points", f"{self.dropped} are not finite" if self.dropped else "")

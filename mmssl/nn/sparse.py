@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from mmssl.errors import UserError
 from mmssl.nn.voxels import Rulebook, Sites
+
+ELEMENTS = 2**28  # of gathered inputs at a time on a GPU
 
 Backend = Literal["auto", "torch", "spconv"]
 
@@ -42,7 +46,9 @@ class SparseConv(nn.Module):
         if self.kernel == 1 and self.stride == 1:
             return x @ weight[0]
         rules = sites.rules(self.kernel, self.stride, transposed=self.transposed)
-        return _spconv(x, weight, rules) if self.spconv and x.is_cuda else _Convolve.apply(x, weight, rules)
+        if not x.is_cuda:
+            return _Pairs.apply(x, weight, rules)
+        return _spconv(x, weight, rules) if self.spconv else _Columns.apply(x, weight, rules)
 
 
 def choose_backend(network: nn.Module, backend: Backend) -> None:
@@ -58,8 +64,11 @@ def choose_backend(network: nn.Module, backend: Backend) -> None:
             part.spconv = backend != "torch" and installed
 
 
-class _Convolve(torch.autograd.Function):
-    """For each step of the rules: gather, multiply, add. Nothing but the input is kept for the backward pass."""
+class _Pairs(torch.autograd.Function):
+    """For each step of the rules: gather, multiply, add. Nothing but the input is kept for the backward pass.
+
+    It multiplies only what is there, and in pieces that fit a CPU's cache.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:
@@ -113,16 +122,61 @@ def _add(total: Tensor, index: Tensor, rows: Tensor) -> None:
     total.index_add_(0, index, rows.to(total.dtype))
 
 
+class _Columns(torch.autograd.Function):
+    """Gathers the inputs of each output side by side, zeros where there is none, and multiplies once.
+
+    Few kernels are launched, the host never waits, and no sum depends on the order of threads: for a GPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.rules = rules
+        return _product(x, weight, rules)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        rules: Rulebook = ctx.rules
+        to_x, to_weight = ctx.needs_input_grad[:2]
+        grad_x = _product(grad, weight.transpose(1, 2), rules.turned) if to_x else None
+        grad_weight = None
+        if to_weight:
+            parts = [columns.t() @ grad[rows] for columns, rows in _columns(x, rules)]
+            grad_weight = (parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)).view_as(weight)
+        return grad_x, grad_weight, None
+
+
+def _product(x: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:
+    """Takes rows (N, C) by a kernel (offsets, C, D) to (M, D)."""
+    kernel = weight.reshape(-1, weight.shape[2])
+    parts = [columns @ kernel for columns, _ in _columns(x, rules)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _columns(x: Tensor, rules: Rulebook) -> Iterator[tuple[Tensor, slice]]:
+    """Yields the inputs of outputs side by side (M, offsets * C), and which outputs these are, in pieces."""
+    size = len(rules.table)
+    padded = F.pad(x, (0, 0, 0, 1))
+    rows = max(1, ELEMENTS // (size * x.shape[1]))
+    for start in range(0, max(rules.rows, 1), rows):
+        index = rules.columns[start * size : (start + rows) * size]
+        yield padded.index_select(0, index).view(-1, size * x.shape[1]), slice(start, start + rows)
+
+
 def _spconv(x: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:
     """Lets spconv's kernels gather, multiply and add by the same rules, in float32."""
-    if not rules.steps:
-        return _Convolve.apply(x, weight, rules)
+    if not any(len(inputs) for inputs, _ in rules.pairs):
+        return _Columns.apply(x, weight, rules)
     from spconv.core import ConvAlgo
     from spconv.pytorch import functional
 
-    pairs, counts = rules.table
+    counts = torch.tensor([len(inputs) for inputs, _ in rules.pairs], dtype=torch.int32, device=x.device)
+    sides = [pad_sequence([pair[side] for pair in rules.pairs], True, -1) for side in (0, 1)]
+    pairs = torch.stack(sides).int()  # (2, offsets, longest), -1 behind
     convolve = functional.indice_conv if rules.centre is None else functional.indice_subm_conv
-    kernel = weight.permute(2, 0, 1).float().contiguous()  # (outputs, kernel ** 3, inputs)
+    kernel = weight.permute(2, 0, 1).float().contiguous()  # (outputs, offsets, inputs)
     with torch.autocast(x.device.type, enabled=False):
         return convolve(x.float(), kernel, pairs, counts, rules.rows, ConvAlgo.Native).to(x.dtype)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -24,33 +23,51 @@ Step = tuple[int, Tensor, Tensor]
 class Rulebook:
     """Which input voxel each offset of a kernel joins to which output voxel.
 
-    steps: (offset, inputs (P,), outputs (P,)), no voxel twice in one step. size: the kernel's number of offsets.
-    rows: how many outputs there are. centre: the offset that joins every voxel to itself and is in no step; None
-    between two grids.
+    table: (offsets, outputs) int64, the input, or the number of inputs where there is none; no input twice in a row.
+    inputs: how many there are.
+    centre: the offset that joins every voxel to itself; None between two grids.
     """
 
-    steps: list[Step]
-    size: int
-    rows: int
+    table: Tensor
+    inputs: int
     centre: int | None = None
 
-    @cached_property
-    def table(self) -> tuple[Tensor, Tensor]:
-        """Inputs and outputs of every offset, (2, size, longest) int32 and -1 behind, and their numbers (size,)."""
-        counts = [0] * self.size
-        for offset, inputs, _ in self.steps:
-            counts[offset] += len(inputs)
-        pairs = self.steps[0][1].new_full((2, self.size, max(counts)), -1, dtype=torch.int32)
-        filled = [0] * self.size
-        for offset, inputs, outputs in self.steps:
-            place = slice(filled[offset], filled[offset] + len(inputs))
-            pairs[0, offset, place], pairs[1, offset, place] = inputs.int(), outputs.int()
-            filled[offset] = place.stop
-        return pairs, torch.tensor(counts, dtype=torch.int32, device=pairs.device)
+    @property
+    def rows(self) -> int:
+        """How many outputs there are."""
+        return self.table.shape[1]
 
-    def turned(self, rows: int) -> Rulebook:
-        """Returns the rules, between two grids, of the transposed convolution, which has this many outputs."""
-        return Rulebook([(offset, outputs, inputs) for offset, inputs, outputs in self.steps], self.size, rows)
+    @cached_property
+    def turned(self) -> Rulebook:
+        """The rules from the outputs to the inputs."""
+        table = self.table.new_full((len(self.table), self.inputs + 1), self.rows)
+        table.scatter_(1, self.table, torch.arange(self.rows, device=table.device).expand_as(self.table))
+        return Rulebook(table[:, :-1], self.rows, self.centre)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """The inputs of each output, offset by offset, (outputs * offsets,)."""
+        return self.table.t().reshape(-1)
+
+    @cached_property
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Inputs (P,) and outputs (P,) of each offset, none for the centre."""
+        hit = self.table < self.inputs
+        if self.centre is not None:
+            hit[self.centre] = False
+        counts, found = hit.sum(1).tolist(), hit.flatten().nonzero()[:, 0]
+        inputs, outputs = self.table.flatten().index_select(0, found), found.remainder(self.rows)
+        return list(zip(inputs.split(counts), outputs.split(counts), strict=True))
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The pairs in pieces of at most CHUNK: offset, inputs, outputs."""
+        return [
+            (offset, inputs, outputs)
+            for offset, pair in enumerate(self.pairs)
+            for inputs, outputs in zip(*(side.split(CHUNK) for side in pair), strict=True)
+            if len(inputs)
+        ]
 
 
 class Sites:
@@ -104,23 +121,22 @@ class Sites:
         wanted = (kernel, stride, transposed)
         if wanted not in self._rules:
             if transposed:
-                self._rules[wanted] = self.rules(kernel, stride).turned(len(self))
+                self._rules[wanted] = self.rules(kernel, stride).turned
             else:
                 self._rules[wanted] = self._within(kernel) if stride == 1 else self._between(kernel)
         return self._rules[wanted]
 
     def _within(self, kernel: int) -> Rulebook:
-        centre = kernel**3 // 2
-        steps = []
-        for offset, inputs, outputs in _match(self.keys, self.keys, _offsets(kernel)[:centre]):
-            steps += [(offset, inputs, outputs), (kernel**3 - 1 - offset, outputs, inputs)]
-        return Rulebook(steps, kernel**3, len(self), centre)
+        """Searches for the offsets before the centre; those behind it join the same pairs the other way."""
+        centre, count = kernel**3 // 2, len(self)
+        before = Rulebook(_match(self.keys, self.keys, kernel, kernel**2 // 2 + 1)[:centre], count)
+        own = torch.arange(count, device=self.keys.device)[None]
+        return Rulebook(torch.cat([before.table, own, before.turned.table.flip(0)]), count, centre)
 
     def _between(self, kernel: int) -> Rulebook:
-        coarse = self.coarser()
-        coords = coarse.coords
+        coords = self.coarser().coords
         coords[:, 1:] *= 2
-        return Rulebook(_match(self.keys, _pack(coords), _offsets(kernel)), kernel**3, len(coarse))
+        return Rulebook(_match(self.keys, _pack(coords), kernel, kernel**2), len(self))
 
 
 def _pack(coords: Tensor) -> Tensor:
@@ -132,35 +148,19 @@ def _halved(coords: Tensor) -> Tensor:
     return torch.cat([coords[:, :1], coords[:, 1:] >> 1], dim=1)
 
 
-def _offsets(kernel: int) -> list[int]:
-    """Returns what each cell of a kernel adds to a key, the last axis fastest."""
-    cells = range(-(kernel // 2), kernel // 2 + 1) if kernel % 2 else range(kernel)
-    return [(x << 2 * BITS) + (y << BITS) + z for x, y, z in product(cells, repeat=3)]
+def _match(keys: Tensor, starts: Tensor, kernel: int, lines: int) -> Tensor:
+    """Finds start + offset among the N ascending keys, (lines * kernel, starts); N where there is none.
 
-
-def _match(keys: Tensor, starts: Tensor, offsets: list[int]) -> list[Step]:
-    """Finds start + offset among the ascending keys: steps of (offset's number, index of key, index of start)."""
-    places, hits = [], []
-    place = before = None
-    for offset in offsets:
-        wanted = starts + offset
-        if place is None or before is None or offset != before + 1:  # else z + 1 follows z, and needs no search
-            place = torch.searchsorted(keys, wanted)
+    The offsets of a line along the last axis follow each other, so that one search finds all of them.
+    """
+    first = -(kernel // 2) if kernel % 2 else 0
+    cells = torch.arange(first, first + kernel, device=keys.device)
+    offsets = ((cells[:, None] << 2 * BITS) + (cells << BITS)).flatten()[:lines] + first
+    wanted = starts + offsets[:, None]
+    place = torch.searchsorted(keys, wanted)
+    found = []
+    for _ in range(kernel):
         hit = keys[place.clamp(max=len(keys) - 1)] == wanted
-        places.append(place)
-        hits.append(hit)
-        place, before = place + hit, offset
-    return _steps(places, hits)
-
-
-def _steps(places: list[Tensor], hits: list[Tensor]) -> list[Step]:
-    if not places:
-        return []
-    table = torch.stack(hits)  # (offsets, starts)
-    counts = table.sum(1).tolist()
-    inputs, outputs = torch.stack(places)[table], table.nonzero()[:, 1]
-    steps = []
-    for offset, pair in enumerate(zip(inputs.split(counts), outputs.split(counts), strict=True)):
-        size = max(len(pair[0]), 1) if table.is_cuda else CHUNK
-        steps += [(offset, *part) for part in zip(*(side.split(size) for side in pair), strict=True) if len(part[0])]
-    return steps
+        found.append(place.where(hit, len(keys)))
+        place, wanted = place + hit, wanted + 1
+    return torch.stack(found, dim=1).flatten(0, 1)

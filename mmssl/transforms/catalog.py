@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmssl.transforms import audio, color, geometry, image, points, rand_augment
+from mmssl.transforms import audio, color, geometry, image, point_steps, rand_augment
 from mmssl.transforms.base import Step, step_name
 
 COLORS: list[type[Step]] = [color.ColorJitter, color.Grayscale, color.Blur, color.Solarize]
@@ -11,13 +11,9 @@ STEPS: dict[str, list[type[Step]]] = {
     "video": [image.Crop, image.Flip, *COLORS],
     "audio": [audio.Speed, audio.Gain, audio.Noise, audio.TimeMask],
     "points": [
-        points.Crop,
-        points.Hole,
-        points.Centre,
-        points.Rotate,
-        points.Mirror,
-        points.Scale,
-        points.Jitter,
+        *(point_steps.Crop, point_steps.Hole, point_steps.Voxels),
+        *(point_steps.Centre, point_steps.Rotate, point_steps.Mirror, point_steps.Scale, point_steps.Jitter),
+        *(point_steps.FeatureNoise, point_steps.FeatureDrop),
     ],
     "text": [],
 }

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mmssl.errors import DamagedError
 from mmssl.modalities import image as pictures
+from mmssl.modalities.points import Cloud
 from mmssl.numerics.geometry import apply, inverse
 from mmssl.transforms.base import Frame
 from mmssl.types import Ragged
@@ -22,7 +23,8 @@ Kind = Literal["boxes", "keypoints", "mask", "depth", "flow", "normals", "labels
 keypoints: (n, 2) x, y in pixels from the image's corner, so that its first pixel's middle is at (0.5, 0.5).
 mask: (H, W) whole numbers, or a palette image. depth: (H, W); 0, or what is not finite, was not measured, and is 0 in
 views. flow: (H, W, 2) x, y in pixels. normals: (H, W, 3) of the camera's frame. labels: one value for each point of a
-cloud. Of videos all hold for the whole clip. In views, fields of several channels are (C, H, W).
+cloud, also for those that are not finite. Of videos all hold for the whole clip. In views, fields of several channels
+are (C, H, W).
 """
 CHANNELS: dict[str, tuple[int, ...]] = {"mask": (), "depth": (), "flow": (2,), "normals": (3,)}
 COLUMNS = {"boxes": 4, "keypoints": 2}
@@ -43,11 +45,12 @@ def moved(kind: Kind, value: Any, frame: Frame) -> Tensor | Ragged:
     return Ragged.pack([_rows(kind, rows, places, (frame.size, frame.size))])
 
 
-def labels_of(value: Any, points: int, index: np.ndarray) -> Ragged:
-    """Returns the labels of some of a cloud's points, by their index."""
+def labels_of(value: Any, cloud: Cloud, index: np.ndarray) -> Ragged:
+    """Returns the labels of some of a cloud's points, by their index, of one for each point as it was read."""
     array = _numbers("labels", value)
-    _check_shape("labels", array, (points, *array.shape[1:]))  # points that are not finite were dropped
-    labels = torch.from_numpy(array[index])
+    finite = np.ones(len(cloud), bool) if cloud.finite is None else cloud.finite
+    _check_shape("labels", array, (len(finite), *array.shape[1:]))
+    labels = torch.from_numpy(array[finite][index])
     return Ragged.pack([labels.float() if array.dtype.kind == "f" else labels.long()])
 
 

@@ -117,14 +117,14 @@ def near_pairs(a: Array, b: Array, radius: float) -> NDArray[np.int64]:
     """Returns the index (M, 2) of every point of a (N, 3) and of b (N', 3) that lie within a radius, sorted."""
     from scipy.spatial import cKDTree
 
-    found = cKDTree(a).sparse_distance_matrix(cKDTree(b), radius, output_type="ndarray")
-    pairs = np.stack([found["i"], found["j"]], axis=1).astype(np.int64)
-    return pairs[np.lexsort(pairs.T[::-1])]
+    trees = [cKDTree(xyz, balanced_tree=False, compact_nodes=False) for xyz in (a, b)]  # made faster, asked once
+    found = trees[0].sparse_distance_matrix(trees[1], radius, output_type="ndarray")
+    return np.stack(np.divmod(np.sort(found["i"] * len(b) + found["j"]), len(b)), axis=1)
 
 
 def overlap(pairs: NDArray[np.int64], a: int, b: int) -> float:
     """Returns the share of points that have a match (M, 2), in the cloud (of a and of b points) where it is less."""
-    return min(len(np.unique(pairs[:, 0])) / a, len(np.unique(pairs[:, 1])) / b)
+    return min(np.bincount(pairs[:, side], minlength=count).astype(bool).mean() for side, count in enumerate((a, b)))
 
 
 def nearest_features(a: Tensor, b: Tensor, *, mutual: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""Point clouds: what an encoder is shown, and the random operations that views are made of."""
+"""Point clouds: what an encoder is shown, and the operations that the steps of views are made of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ from torch import Tensor
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import FAR, Cloud
-from mmssl.schema import Positive, at_least
-from mmssl.transforms.base import Chance, Step, chance, check_range, one
+from mmssl.schema import Positive
 from mmssl.types import Preprocess, Ragged
 
 RADII = (0.1, 0.2, 0.4)  # m, of local shape
@@ -82,14 +81,6 @@ class PointsPreprocess(Preprocess):
         return torch.zeros(1, 3 + sum(WIDTH[name] for name in self.features))
 
 
-def thinned(shown: Placed, points: int | None) -> Placed:
-    """Draws at most this many points, without repetition."""
-    count = len(shown.cloud)
-    if points is None or count <= points:
-        return shown
-    return shown.pick(np.random.choice(count, points, replace=False))
-
-
 def random_rotation(*, axis: Literal["vertical", "any"] = "vertical") -> np.ndarray:
     """Draws a rotation (3, 3): about z, or uniform over all of them (Shoemake, Graphics Gems III, 1992)."""
     if axis == "vertical":
@@ -118,14 +109,29 @@ def jitter(cloud: Cloud, *, sigma: float = 0.01) -> Cloud:
     return replace(cloud, xyz=cloud.xyz + sigma * noise)
 
 
-def random_scale(cloud: Cloud, *, scale: tuple[float, float] = (0.8, 1.25)) -> Cloud:
+def scaled(cloud: Cloud, factor: float) -> Cloud:
     """Makes a cloud larger or smaller about the origin."""
-    return replace(cloud, xyz=cloud.xyz * np.float32(random.uniform(*scale)))
+    return replace(cloud, xyz=cloud.xyz * np.float32(factor))
 
 
 def grid_index(cloud: Cloud, voxel: float) -> np.ndarray:
     """Returns the sorted index of one point, the first, of each cube of `voxel` metres."""
-    return np.sort(np.unique(np.floor(cloud.xyz / voxel).astype(np.int64), axis=0, return_index=True)[1])
+    keys = cell_keys(np.floor(cloud.xyz / voxel))
+    order = np.argsort(keys)
+    ascending = keys[order]
+    starts = np.flatnonzero(np.r_[True, ascending[1:] != ascending[:-1]])
+    return np.sort(np.minimum.reduceat(order, starts))
+
+
+def cell_keys(cells: np.ndarray) -> np.ndarray:
+    """Returns an int64 for each row of whole numbers (N, 3), equal for equal rows: one sorts faster than three."""
+    columns = np.ascontiguousarray(cells.T, dtype=np.int64)
+    sides = [int(column.max()) - int(column.min()) + 1 for column in columns]
+    if math.prod(sides) >= 2**63:  # a point in the wild, kilometres away: cells by rank need less room
+        columns = np.stack([np.unique(column, return_inverse=True)[1] for column in columns])
+        sides = [int(column.max()) + 1 for column in columns]
+    x, y, z = columns - columns.min(axis=1, keepdims=True)
+    return (x * sides[1] + y) * sides[2] + z
 
 
 def crop_index(cloud: Cloud, share: float) -> np.ndarray:
@@ -189,167 +195,3 @@ def local_shape(xyz: np.ndarray) -> np.ndarray:
 
 def _outer(xyz: np.ndarray) -> np.ndarray:
     return (xyz[:, :, None] * xyz[:, None, :]).reshape(len(xyz), 9)
-
-
-@dataclass(slots=True)
-class Placed:
-    """A cloud in the making of a view: which points of the source remain, and the map (4, 4) from there to the view."""
-
-    cloud: Cloud
-    index: np.ndarray
-    to_view: np.ndarray
-
-    @staticmethod
-    def whole(cloud: Cloud) -> Placed:
-        return Placed(cloud, np.arange(len(cloud)), np.eye(4))
-
-    def pick(self, index: np.ndarray) -> Placed:
-        """Keeps some of the points."""
-        return Placed(self.cloud.pick(index), self.index[index], self.to_view)
-
-    def place(self, columns: Tensor) -> Tensor:
-        """Returns the map (3, 4) back to the source of points as they were laid out, maybe shifted: columns (N, C)."""
-        step = np.eye(4)
-        step[:3, 3] = columns[0, :3].numpy() - self.cloud.xyz[0]
-        return torch.from_numpy(np.linalg.inv(step @ self.to_view)[:3].astype(np.float32))
-
-    def moved(self, cloud: Cloud, matrix: np.ndarray, shift: np.ndarray | float = 0.0) -> Placed:
-        """Returns the cloud after points were taken by a matrix (3, 3) and then a shift (3,)."""
-        step = np.eye(4)
-        step[:3, :3], step[:3, 3] = matrix, shift
-        return Placed(cloud, self.index, step @ self.to_view)
-
-
-class OnCloud(Step):
-    """A step on a point cloud in a data worker. selects: whether all it does is to choose points."""
-
-    modalities: ClassVar[tuple[str, ...]] = ("points",)
-    selects: ClassVar[bool] = False
-
-    def __call__(self, shown: Placed) -> Placed:
-        raise NotImplementedError
-
-
-@dataclass(kw_only=True)
-class Crop(OnCloud):
-    """Keeps the points nearest to a random one.
-
-    share: range of the share of points that is kept.
-    """
-
-    selects: ClassVar[bool] = True
-    share: tuple[float, float] = (0.5, 1.0)
-
-    def __post_init__(self) -> None:
-        check_range("crop.share", self.share, 0.01, 1.0)
-
-    def __call__(self, shown: Placed) -> Placed:
-        return shown.pick(crop_index(shown.cloud, random.uniform(*self.share)))
-
-    def varies(self) -> bool:
-        return self.share[0] < 1
-
-
-@dataclass(kw_only=True)
-class Hole(OnCloud):
-    """Drops the points nearest to a random one.
-
-    share: of the points.
-    """
-
-    selects: ClassVar[bool] = True
-    share: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share < 1:
-            raise UserError(f"hole.share is {self.share}; expected a share from 0 to below 1")
-
-    def __call__(self, shown: Placed) -> Placed:
-        if not self.share or len(shown.cloud) < 2:
-            return shown
-        return shown.pick(np.delete(np.arange(len(shown.cloud)), crop_index(shown.cloud, self.share)))
-
-    def varies(self) -> bool:
-        return self.share > 0
-
-
-@dataclass(kw_only=True)
-class Centre(OnCloud):
-    """Moves the mean of the points to the origin."""
-
-    def __call__(self, shown: Placed) -> Placed:
-        return shown.moved(centred(shown.cloud), np.eye(3), -mean(shown.cloud))
-
-    def varies(self) -> bool:
-        return False
-
-
-@dataclass(kw_only=True)
-class Rotate(OnCloud):
-    """Turns the points about the origin.
-
-    axis: about the vertical, or any way.
-    """
-
-    axis: Literal["vertical", "any"] = "vertical"
-
-    def __call__(self, shown: Placed) -> Placed:
-        turn = random_rotation(axis=self.axis)
-        return shown.moved(rotate(shown.cloud, turn), turn)
-
-
-@dataclass(kw_only=True)
-class Mirror(OnCloud):
-    """Flips x, and likewise y.
-
-    p: the probability of either.
-    """
-
-    p: Chance = 0.5
-
-    def __call__(self, shown: Placed) -> Placed:
-        for axis in (0, 1):
-            if chance(one(self.p)):
-                sign = np.where(np.arange(3) == axis, -1.0, 1.0)
-                shown = shown.moved(mirror(shown.cloud, axis=axis), np.diag(sign))
-        return shown
-
-    def varies(self) -> bool:
-        return 0 < one(self.p) < 1
-
-
-@dataclass(kw_only=True)
-class Scale(OnCloud):
-    """Makes the cloud larger or smaller about the origin.
-
-    factor: range of the factor.
-    """
-
-    factor: tuple[float, float] = (0.8, 1.25)
-
-    def __post_init__(self) -> None:
-        check_range("scale.factor", self.factor, 0.01, 100.0)
-
-    def __call__(self, shown: Placed) -> Placed:
-        factor = np.float32(random.uniform(*self.factor))
-        cloud = replace(shown.cloud, xyz=shown.cloud.xyz * factor)
-        return shown.moved(cloud, np.eye(3) * factor)
-
-    def varies(self) -> bool:
-        return self.factor[0] < self.factor[1]
-
-
-@dataclass(kw_only=True)
-class Jitter(OnCloud):
-    """Moves every point by Gaussian noise.
-
-    sigma: its deviation in metres.
-    """
-
-    sigma: Annotated[float, at_least(0)] = 0.01
-
-    def __call__(self, shown: Placed) -> Placed:
-        return replace(shown, cloud=jitter(shown.cloud, sigma=self.sigma)) if self.sigma else shown
-
-    def varies(self) -> bool:
-        return self.sigma > 0

@@ -12,10 +12,10 @@ from torch import Tensor
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
-from mmssl.transforms import fields, image, points, text, video
+from mmssl.transforms import fields, image, text, video
 from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice
 from mmssl.transforms.image import Crop
-from mmssl.transforms.points import OnCloud, Placed
+from mmssl.transforms.point_steps import OnCloud, OnFeatures, Placed, thinned
 from mmssl.types import Batch, Preprocess, Sample, View
 from mmssl.views.checks import Steps, check_fields, check_keys, check_sample, check_steps, check_views, window
 from mmssl.views.device import DeviceSteps
@@ -234,23 +234,36 @@ class Composed(View):
         return samples
 
     def _points(self, key: str, raw: Any, _moment: float, steps: Steps, sample: Sample, shown: Sample) -> None:
-        keys = [each for each in self.preprocess if self._field(each) == self._field(key)]
-        view = Placed.whole(clouds.load(raw))
-        count = len(view.index)
-        choosing = [step for step in steps if isinstance(step, OnCloud) and step.selects]
-        moving = [step for step in steps if isinstance(step, OnCloud) and not step.selects]
-        for step in choosing:
+        cloud = clouds.load(raw)
+        self.add_cloud(key, self.stepped(key, Placed.whole(cloud), steps), steps, {**sample, "points": cloud}, shown)
+
+    def stepped(self, key: str, view: Placed, steps: Steps) -> Placed:
+        """Takes a cloud through its steps; behind the last that chooses points it is thinned for a lone encoder."""
+        own = [step for step in steps if isinstance(step, OnCloud)]
+        chosen = 1 + max((number for number, step in enumerate(own) if step.selects), default=-1)
+        for step in own[:chosen]:
             view = step(view)
-        view = points.thinned(view, self.prepare[key].points) if len(keys) == 1 else view
-        for step in moving:
+        view = thinned(view, self.prepare[key].points) if len(self._sharing(key)) == 1 else view
+        for step in own[chosen:]:
             view = step(view)
-        for each in keys:
-            mine = points.thinned(view, self.prepare[each].points)
+        return view
+
+    def _sharing(self, key: str) -> list[str]:
+        """Returns the keys that are shown the same cloud."""
+        return [each for each in self.preprocess if self._field(each) == self._field(key)]
+
+    def add_cloud(self, key: str, view: Placed, steps: Steps, sample: Sample, shown: Sample) -> None:
+        """Adds a view of a sample's cloud for each encoder that reads it, its place, and the labels of its points."""
+        for each in self._sharing(key):
+            mine = thinned(view, self.prepare[each].points)
             columns = self.prepare[each].columns(mine.cloud)
+            for step in steps:
+                if isinstance(step, OnFeatures):
+                    columns[:, 3:] = step(columns[:, 3:])
             shown.setdefault(each, []).append(columns)
             shown["places"].setdefault(each, []).append(mine.place(columns))
             for name in self.moving(each):
-                labels = fields.labels_of(given(sample, name), count, mine.index)
+                labels = fields.labels_of(given(sample, name), sample["points"], mine.index)
                 shown["fields"].setdefault(each, {}).setdefault(name, []).append(labels)
 
     def _text(self, key: str, raw: Any, _moment: float, _steps: Steps, _sample: Sample, shown: Sample) -> None:

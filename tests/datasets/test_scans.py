@@ -15,7 +15,7 @@ from PIL import Image
 from mmssl.data.shards import Source
 from mmssl.transforms.pairs import move
 from mmssl.transforms.points import PointsPreprocess
-from mmssl.views.cloud_pair import CloudPair
+from mmssl.views import cloud_pair
 
 FRAMES = 30
 
@@ -78,7 +78,7 @@ def test_pairs(scans: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.C
             assert 0.3 <= sample["meta"]["overlap"] <= 1
             left = sample["points"].xyz[:, 0].min()
             assert left > (15 - 32) / 60 * 2, "where nothing was measured, there is no point"
-        view = CloudPair({"points": PointsPreprocess()}, voxel=0.05, min_points=50)
+        view = cloud_pair.view({"points": PointsPreprocess()}, points={"voxels": {"size": 0.05}}, min_points=50)
         assert (view(found[0])["extra"]["matches"] >= 0).any()
     assert len(frames["train"]) > 3
     assert max(frames["train"]) + 4 < min(frames["test"])

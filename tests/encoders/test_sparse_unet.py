@@ -13,6 +13,7 @@ from mmssl.encoders import create_encoder
 from mmssl.encoders.sparse_unet import mean_of
 from mmssl.errors import UserError
 from mmssl.modalities.points import Cloud
+from mmssl.nn import sparse
 from mmssl.types import Encoder, Ragged
 
 SMALL: dict[str, Any] = {"planes": (8, 12, 12, 8), "voxel": 0.2}
@@ -156,3 +157,37 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 def test_an_unknown_variant_is_named() -> None:
     with pytest.raises(UserError, match="did you mean 'res16unet34c'"):
         create_encoder("sparse_unet:res16unet34")
+
+
+def outcome(device: str, precision: torch.dtype | None) -> list[Tensor]:
+    """Returns tokens and the gradient of all weights of a small network, in float32 or by autocast."""
+    torch.manual_seed(0)
+    network = create_encoder("sparse_unet:tiny", voxel=0.2).to(device)
+    x = network.preprocess.collate([torch.rand(300, 3), torch.rand(200, 3)]).to(device)
+    with torch.autocast(device, precision, enabled=precision is not None):
+        tokens = network(x).tokens
+    assert tokens is not None and tokens.dtype == (precision or torch.float32)
+    tokens.float().square().mean().backward()
+    gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+    assert len(gradients) == len(list(network.parameters()))
+    return [tokens.detach().float().cpu(), torch.cat(gradients).cpu()]
+
+
+def check_alike(found: list[Tensor], expected: list[Tensor], most: float) -> None:
+    for mine, reference in zip(found, expected, strict=True):
+        assert float((mine - reference).norm()) <= most * float(reference.norm())
+
+
+@pytest.mark.parametrize(("precision", "most"), [(None, 1e-4), (torch.bfloat16, 0.2)])
+def test_the_way_of_a_gpu_gives_the_same(
+    precision: torch.dtype | None, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = outcome("cpu", None)
+    monkeypatch.setattr(sparse, "_Pairs", sparse._Columns)
+    check_alike(outcome("cpu", precision), expected, most)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(("precision", "most"), [(None, 1e-2), (torch.bfloat16, 0.2)])
+def test_a_gpu_gives_the_same(precision: torch.dtype | None, most: float) -> None:
+    check_alike(outcome("cuda", precision), outcome("cpu", None), most)

@@ -16,7 +16,7 @@ from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.methods.depthcontrast import DepthContrast, method
 from mmssl.modalities.points import Cloud
-from mmssl.transforms import points
+from mmssl.transforms import point_steps, points
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.types import Batch, View
 
@@ -143,8 +143,9 @@ def test_defaults_are_the_papers() -> None:
         "across": 0.5, "norm": False,
     }  # fmt: skip
     steps = [
-        points.Crop(share=(0.5, 1.0)), points.Hole(share=0.2), points.Centre(), points.Rotate(axis="vertical"),
-        points.Mirror(p=0.5), points.Scale(factor=(0.8, 1.2)), points.Jitter(sigma=0.0),
+        point_steps.Crop(share=(0.5, 1.0)), point_steps.Hole(share=0.2), point_steps.Centre(),
+        point_steps.Rotate(axis="vertical"), point_steps.Mirror(p=0.5), point_steps.Scale(factor=(0.8, 1.2)),
+        point_steps.Jitter(sigma=0.0),
     ]  # fmt: skip
     assert method.view({"points": PointsPreprocess()}).steps["points"] == [steps] * 2
 
@@ -157,7 +158,7 @@ def view(**options: Any) -> View:
 
 def seen_of(cloud: Cloud, **options: Any) -> Cloud:
     """What one view shows of a cloud."""
-    shown = points.Placed.whole(cloud)
+    shown = point_steps.Placed.whole(cloud)
     for step in view(**options).steps["points"][0]:
         shown = step(shown)
     return shown.cloud

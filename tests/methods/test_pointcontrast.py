@@ -15,7 +15,7 @@ from mmssl.encoders import create_encoder
 from mmssl.methods import pointcontrast
 from mmssl.methods.pointcontrast import PointContrast, answers, at_most, method, one_each, packed_pairs
 from mmssl.types import Batch, Encoder, Features, Method, Ragged
-from mmssl.views.cloud_pair import CloudPair
+from mmssl.views import cloud_pair
 
 sys.path.insert(0, str(Path(__file__).parent))
 import settings
@@ -247,7 +247,7 @@ def test_defaults_are_the_papers() -> None:
     """Xie et al., ECCV 2020, and its code: 32 numbers, temperature 0.07, 4096 queries, 1024 positives, 256 candidates,
     margins 0.1 and 1.4 (as FCGF, Choy et al., ICCV 2019).
     """
-    assert method == Method(CloudPair, PointContrast)
+    assert method == Method(cloud_pair.view, PointContrast)
     assert defaults(PointContrast) == {
         "embed_dim": 32, "loss": "info_nce", "temperature": 0.07, "queries": 4096, "positives": 1024,
         "candidates": 256, "positive_margin": 0.1, "negative_margin": 1.4,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -48,14 +50,18 @@ def dense_convolution(conv: SparseConv, x: Tensor, sites: Sites) -> Tensor:
 
 
 def check_equal(conv: SparseConv, sites: Sites) -> None:
+    """As a CPU computes it, and as a GPU does."""
     conv = conv.double()
     rows = len(sites.coarser() if conv.transposed else sites)
     x = torch.randn(rows, conv.weight.shape[1], dtype=torch.float64, requires_grad=True)
-    ours, dense = conv(x, sites), dense_convolution(conv, x, sites)
-    torch.testing.assert_close(ours, dense)
-    toward = torch.randn_like(ours)
-    for mine, reference in zip(*(torch.autograd.grad(y, (x, conv.weight), toward) for y in (ours, dense)), strict=True):
-        torch.testing.assert_close(mine, reference)
+    rules = sites.rules(conv.kernel, conv.stride, transposed=conv.transposed)
+    ours = [conv(x, sites), sparse._Columns.apply(x, conv.weight, rules)]
+    dense = dense_convolution(conv, x, sites)
+    toward = torch.randn_like(dense)
+    expected = torch.autograd.grad(dense, (x, conv.weight), toward)
+    for found in ours:
+        torch.testing.assert_close(found, dense)
+        torch.testing.assert_close(torch.autograd.grad(found, (x, conv.weight), toward), expected)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.3, 0.02])
@@ -71,6 +77,7 @@ def test_long_lists_of_pairs_are_taken_in_pieces(
     kernel: int, stride: int, transposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(voxels, "CHUNK", 7)
+    monkeypatch.setattr(sparse, "ELEMENTS", 9 * 3 * kernel**3)  # nine outputs at a time
     sites = occupied(0.5)
     check_equal(SparseConv(3, 4, kernel, stride=stride, transposed=transposed), sites)
     assert max(len(inputs) for _, inputs, _ in sites.rules(kernel, stride, transposed=transposed).steps) == 7
@@ -82,27 +89,57 @@ def test_single_precision_stays_within_1e5() -> None:
     torch.testing.assert_close(conv(x, sites), dense_convolution(conv, x, sites), atol=1e-5, rtol=1e-5)
 
 
-class Products(TorchDispatchMode):
-    """Counts products of matrices."""
+class Kernels(TorchDispatchMode):
+    """Counts the operations of which a GPU launches a kernel each, by name; views and empty memory cost none."""
 
-    count = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_)
+        if not func.is_view and "empty" not in func.__name__:
+            self.names[func.overloadpacket.__name__] += 1
         return func(*args, **(kwargs or {}))
+
+    @property
+    def products(self) -> int:
+        return self.names["mm"] + self.names["addmm_"]
+
+
+WAYS = ["_Pairs", "_Columns"]
 
 
 @pytest.mark.parametrize(("to_x", "to_weight"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_only_asked_gradients_are_made(to_x: bool, to_weight: bool, stride: Literal[1, 2]) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_only_asked_gradients_are_made(way: str, to_x: bool, to_weight: bool, stride: Literal[1, 2]) -> None:
     sites, conv = occupied(0.4), SparseConv(2, 2, stride=stride).requires_grad_(to_weight)
     x = torch.randn(len(sites), 2, requires_grad=to_x)
-    loss = conv(x, sites).sum()
-    with Products() as products:
+    rules = sites.rules(3, stride)
+    loss = getattr(sparse, way).apply(x, conv.weight, rules).sum()
+    with Kernels() as kernels:
         loss.backward()
     assert (x.grad is not None, conv.weight.grad is not None) == (to_x, to_weight)
-    once = len(sites.rules(3, stride).steps) + (stride == 1)  # the centre is no step
-    assert products.count == once * (to_x + to_weight)
+    once = len(rules.steps) + (stride == 1) if way == "_Pairs" else 1  # the centre is no step
+    assert kernels.products == once * (to_x + to_weight)
+
+
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (5, 1), (2, 2)])
+def test_a_gpu_is_asked_for_few_kernels(kernel: int, stride: Literal[1, 2]) -> None:
+    """Whatever the kernel's size, where there is one gather for each offset there are hundreds; and no wait."""
+    sites, conv = occupied(0.4), SparseConv(8, 8, kernel, stride=stride)
+    x = torch.randn(len(sites), 8, requires_grad=True)
+    sites.coarser()
+    with Kernels() as searching:
+        rules = sites.rules(kernel, stride)
+        assert rules.columns is not None and rules.turned.columns is not None
+    with Kernels() as forward:
+        y = sparse._Columns.apply(x, conv.weight, rules)
+    with Kernels() as backward:
+        y.backward(torch.ones_like(y))
+    for kernels, most in ((searching, 60), (forward, 4), (backward, 12)):
+        assert kernels.names.total() <= most, kernels.names
+        assert not kernels.names.keys() & {"nonzero", "_local_scalar_dense"}, "the host would wait"
 
 
 def test_clouds_of_a_batch_do_not_meet() -> None:
@@ -135,7 +172,8 @@ def test_weights_begin_as_he_and_others_say_for_the_fan_out(kernel: int, outputs
     assert weight.mean().abs() < 0.02 * weight.std()
 
 
-def test_sums_are_in_float32_at_least() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_sums_are_in_float32_at_least(way: str) -> None:
     """One and 2^-9 a hundred times over: in bfloat16 a sum would stay at 1."""
     sites = Sites.of(torch.tensor([[0, x, y, z] for x in range(3) for y in range(3) for z in range(3)]))[0]
     conv = SparseConv(1, 1).to(torch.bfloat16)
@@ -143,7 +181,7 @@ def test_sums_are_in_float32_at_least() -> None:
         conv.weight.fill_(2**-9)
         conv.weight[13] = 1
     x = torch.ones(27, 1, dtype=torch.bfloat16, requires_grad=True)
-    y = conv(x, sites)
+    y = getattr(sparse, way).apply(x, conv.weight, sites.rules(3))
     assert y.dtype == torch.bfloat16 and y[13].item() == pytest.approx(1 + 26 / 512, abs=0.004)
     y[13].backward()
     assert x.grad is not None and x.grad.dtype == torch.bfloat16 and x.grad[0].item() == 2**-9
@@ -215,19 +253,24 @@ class OnGpu(Tensor):
     is_cuda = True  # type: ignore[assignment]
 
 
-def test_spconv_is_asked_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(sparse, "_spconv", lambda *given: asked.append(given) or given[0])
+def test_each_device_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
     sites, conv = occupied(0.3), SparseConv(3, 3)
     here = torch.randn(len(sites), 3)
     there = here.as_subclass(OnGpu)
-    conv(there, sites)
-    conv.spconv = True
-    conv(here, sites)
-    assert asked == []
-    conv(there, sites)
-    ((x, weight, rules),) = asked
-    assert x is there and weight is conv.weight and rules is sites.rules(3)
+
+    def ask(name: str, x: Tensor, weight: Tensor, rules: Any) -> Tensor:
+        assert weight is conv.weight and rules is sites.rules(3)
+        asked.append(name)
+        return x
+
+    for name in WAYS:
+        monkeypatch.setattr(sparse, name, SimpleNamespace(apply=partial(ask, name)))
+    monkeypatch.setattr(sparse, "_spconv", partial(ask, "_spconv"))
+    for conv.spconv in (False, True):
+        for x in (here, there):
+            assert conv(x, sites) is x
+    assert asked == ["_Pairs", "_Columns", "_Pairs", "_spconv"]
 
 
 @pytest.mark.parametrize("kernel, stride, transposed", [(3, 1, False), (2, 2, False), (2, 2, True)])
@@ -264,12 +307,49 @@ def test_spconv_is_given_the_rules_as_its_functions_read_them(
     torch.testing.assert_close(sparse._spconv(x[:2], one.weight, far.rules(3)), x[:2] @ one.weight[13])
 
 
-@pytest.mark.skipif(not (find_spec("spconv") and torch.cuda.is_available()), reason="needs spconv and CUDA")
-@pytest.mark.parametrize("kernel, stride, transposed", KINDS)
-def test_spconv_equals_plain_pytorch(kernel: int, stride: int, transposed: bool) -> None:
+def on_cuda(kernel: int, stride: Literal[1, 2], transposed: bool) -> tuple[SparseConv, Tensor, Sites]:
     sites = Sites(occupied(0.4).keys.cuda())
     conv = SparseConv(16, 32, kernel, stride=stride, transposed=transposed).cuda()
-    x = torch.randn(len(sites.coarser() if transposed else sites), 16, device="cuda", requires_grad=True)
+    return (
+        conv,
+        torch.randn(len(sites.coarser() if transposed else sites), 16, device="cuda", requires_grad=True),
+        sites,
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kernel, stride, transposed", KINDS)
+def test_a_gpu_equals_a_cpu(kernel: int, stride: Literal[1, 2], transposed: bool, dtype: torch.dtype) -> None:
+    conv, x, sites = on_cuda(kernel, stride, transposed)
+    answers = []
+    for device in ("cuda", "cpu"):
+        place, y = Sites(sites.keys.to(device)), x.detach().to(device, dtype).requires_grad_()
+        own = conv.to(device, dtype)
+        out = own(y, place)
+        answers.append([z.cpu() for z in (out, *torch.autograd.grad(out.square().sum(), (y, own.weight)))])
+    for mine, expected in zip(*answers, strict=True):
+        scale = 1e-9 if dtype == torch.float64 else 0.05 * float(expected.abs().max())
+        torch.testing.assert_close(mine, expected, atol=scale, rtol=1e-9 if dtype == torch.float64 else 0.05)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_a_convolution_never_waits_for_the_device() -> None:
+    conv, x, sites = on_cuda(3, 1, False)
+    for quiet in (False, True):  # the first step may set things up
+        torch.cuda.set_sync_debug_mode("error" if quiet else "default")
+        try:
+            with torch.autocast("cuda", torch.bfloat16):
+                conv(x, Sites(sites.keys)).sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not (find_spec("spconv") and torch.cuda.is_available()), reason="needs spconv and CUDA")
+@pytest.mark.parametrize("kernel, stride, transposed", KINDS)
+def test_spconv_equals_plain_pytorch(kernel: int, stride: Literal[1, 2], transposed: bool) -> None:
+    conv, x, sites = on_cuda(kernel, stride, transposed)
     answers = []
     for backend in ("torch", "spconv"):
         choose_backend(conv, backend)

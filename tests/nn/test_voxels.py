@@ -42,11 +42,12 @@ def test_a_kernel_joins_the_voxels_that_lie_so_far_apart(kernel: int, stride: in
     else:
         assert rules.centre is None
     assert joined(rules) == expected
-    assert (rules.size, rules.rows) == (kernel**3, len(outputs))
+    assert (len(rules.table), rules.inputs, rules.rows) == (kernel**3, len(sites), len(outputs))
     if stride == 2:
         back = sites.rules(kernel, stride, transposed=True)
         assert joined(back) == {(offset, output, input_) for offset, input_, output in expected}
-        assert (back.size, back.rows, back.centre) == (kernel**3, len(sites), None)
+        assert (len(back.table), back.inputs, back.rows) == (kernel**3, len(outputs), len(sites))
+        assert back.centre is None
 
 
 def test_coarser_voxels_are_those_of_twice_the_size() -> None:
@@ -94,13 +95,21 @@ def test_the_last_voxel_of_the_last_cloud_has_room() -> None:
     assert sites.coarser().coords.tolist() == [[0, 0, 0, 0], [2**15 - 1, *[SPAN // 2 - 1] * 3]]
 
 
-def test_the_table_holds_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (5, 1), (2, 2), (3, 2)])
+def test_table_pairs_and_steps_say_the_same(kernel: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxels, "CHUNK", 5)
-    rules = occupied(0.4).rules(3)
-    pairs, counts = rules.table
-    assert pairs.dtype == counts.dtype == torch.int32 and pairs.shape == (2, 27, counts.max())
-    for offset in range(27):
-        joined = [step[1:] for step in rules.steps if step[0] == offset]
-        for side in (0, 1):
-            listed = [int(i) for pair in joined for i in pair[side]]
-            assert pairs[side, offset].tolist() == listed + [-1] * (int(counts.max()) - len(listed))
+    rules = occupied(0.4).rules(kernel, stride)
+    for made in (rules, rules.turned):
+        assert max(len(step[1]) for step in made.steps) == 5
+        table = made.table.clone()
+        if made.centre is not None:
+            assert table[made.centre].tolist() == list(range(made.rows))
+            table[made.centre] = made.inputs
+        assert made.columns.view(made.rows, -1).T.tolist() == made.table.tolist()
+        listed = [(n, int(i), int(o)) for n, pair in enumerate(made.pairs) for i, o in zip(*pair, strict=True)]
+        assert {*listed} == joined(made)
+        for offset, input_, output in listed:
+            assert table[offset, output] == input_
+            table[offset, output] = made.inputs
+        assert (table == made.inputs).all()
+    assert {(n, o, i) for n, i, o in joined(rules)} == joined(rules.turned)

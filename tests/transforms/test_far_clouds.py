@@ -18,7 +18,7 @@ from mmssl.modalities.points import Cloud
 from mmssl.transforms import points
 from mmssl.transforms.pairs import fixed_scans, move
 from mmssl.transforms.points import PointsPreprocess
-from mmssl.views.cloud_pair import CloudPair
+from mmssl.views import cloud_pair
 from mmssl.views.single import view as single
 
 MM = 1e-3
@@ -87,7 +87,7 @@ def test_operations() -> None:
     for found, expected in (
         (points.rotate(Cloud(world), turn), world @ turn.astype(float).T),
         (points.mirror(Cloud(world), axis=0), world * [-1, 1, 1]),
-        (points.random_scale(Cloud(world), scale=(2, 2)), world * 2),
+        (points.scaled(Cloud(world), 2), world * 2),
     ):
         assert np.abs(found.xyz - expected).max() < MM / 10
     assert 0.005 < (points.jitter(Cloud(world), sigma=0.01).xyz - world).std() < 0.02
@@ -141,14 +141,8 @@ def scans(kind: str) -> dict[str, object]:
 def test_pairs_meet(kind: str, rotation: str) -> None:
     """Points that match are the same ones of the room, and no match is lost."""
     options = {"poses": None} if kind == "far scans" else {}
-    made = CloudPair(
-        {"points": PointsPreprocess(None)},
-        voxel=MM / 100,
-        radius=10,
-        overlap=0.1,
-        rotation=rotation,
-        **options,  # type: ignore[arg-type]
-    )
+    steps = {"voxels": {"size": MM / 100}} | ({"centre": None, "rotate": None} if rotation == "none" else {})
+    made = cloud_pair.view({"points": PointsPreprocess(None)}, points=steps, radius=10.0, overlap=0.1, **options)
     shown = made(scans(kind))
     matches = shown["extra"]["matches"].numpy()
     matches = matches[matches[:, 0] >= 0]
@@ -183,7 +177,8 @@ def test_dropped_points_are_noted() -> None:
     assert prepare.take_notes() == {"points that are not finite": 7}
     assert not prepare.take_notes()
     prepare.points = None
-    CloudPair({"points": prepare}, voxel=0.01, overlap=0.1, poses=None)({"points": xyz, "points_b": local()})
+    view = cloud_pair.view({"points": prepare}, points={"voxels": {"size": 0.01}}, overlap=0.1, poses=None)
+    view({"points": xyz, "points_b": local()})
     assert prepare.take_notes() == {"points that are not finite": 7}
     assert PointsPreprocess(**prepare.config()) == prepare
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from mmssl.errors import DamagedError
 from mmssl.modalities import image as pictures
+from mmssl.modalities.points import Cloud
 from mmssl.numerics.geometry import apply, cell_centers, inverse
 from mmssl.transforms import fields
 from mmssl.transforms.base import Frame
@@ -282,10 +283,14 @@ def test_no_boxes_are_no_rows() -> None:
 
 def test_labels_of_a_cloud_go_with_its_points() -> None:
     index = np.array([3, 0, 0])
-    assert fields.labels_of([5, 6, 7, 8], 4, index).values.tolist() == [8, 5, 5]
-    assert fields.labels_of(np.array([0.5, 1, 1, 2], np.float64), 4, index).values.dtype == torch.float32
+    four, five = (Cloud(np.ones((count, 3))) for count in (4, 5))
+    assert fields.labels_of([5, 6, 7, 8], four, index).values.tolist() == [8, 5, 5]
+    assert fields.labels_of(np.array([0.5, 1, 1, 2], np.float64), four, index).values.dtype == torch.float32
     with pytest.raises(DamagedError, match=r"labels of a wrong shape: expected \(5,\), found \(4,\)"):
-        fields.labels_of([5, 6, 7, 8], 5, index)
+        fields.labels_of([5, 6, 7, 8], five, index)
+    xyz = np.ones((6, 3))
+    xyz[[0, 3]] = np.nan
+    assert fields.labels_of([4, 5, 6, 7, 8, 9], Cloud(xyz), index).values.tolist() == [9, 5, 5]
 
 
 def test_a_frame_is_the_same_part_at_another_size() -> None:

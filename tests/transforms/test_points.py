@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities.points import FAR, Cloud
 from mmssl.transforms import points
-from mmssl.transforms.points import Placed, PointsPreprocess
+from mmssl.transforms.point_steps import FeatureDrop, FeatureNoise, Placed, Scale, Voxels, thinned
+from mmssl.transforms.points import PointsPreprocess
 
 AXES = np.eye(3, dtype=np.float32)
 
@@ -99,11 +100,12 @@ def test_jitter_is_gaussian_for_each_coordinate() -> None:
 
 def test_scale_is_uniform_and_one_for_the_whole_cloud() -> None:
     given = cloud(20)
-    for bounds, options in (((0.8, 1.25), {}), ((2.0, 3.0), {"scale": (2.0, 3.0)})):
-        ratios = np.stack([points.random_scale(given, **options).xyz / given.xyz for _ in range(1000)])
+    for bounds, options in (((0.8, 1.25), {}), ((2.0, 3.0), {"factor": (2.0, 3.0)})):
+        step = Scale(**options)
+        ratios = np.stack([step(Placed.whole(given)).cloud.xyz / given.xyz for _ in range(1000)])
         assert np.ptp(ratios, axis=(1, 2)).max() < 1e-5
         assert stats.kstest(ratios[:, 0, 0], "uniform", (bounds[0], bounds[1] - bounds[0])).pvalue > 1e-3
-    same_but_place(points.random_scale(given), given)
+    same_but_place(points.scaled(given, 0.7), given)
 
 
 def test_centring_leaves_what_is_no_place() -> None:
@@ -119,7 +121,7 @@ def test_a_subsample_draws_each_point_as_often_and_none_twice() -> None:
     given = cloud(10)
     drawn: Counter[int] = Counter()
     for _ in range(1000):
-        shown = points.thinned(Placed.whole(given), 4)
+        shown = thinned(Placed.whole(given), 4)
         found = shown.cloud
         rows = [int(np.flatnonzero((given.xyz == one).all(1))[0]) for one in found.xyz]
         assert len(set(rows)) == 4
@@ -131,8 +133,8 @@ def test_a_subsample_draws_each_point_as_often_and_none_twice() -> None:
     assert all(330 < count < 470 for count in drawn.values()), drawn
     whole = Placed.whole(given)
     for enough in (10, 11, None):
-        assert points.thinned(whole, enough) is whole
-    assert len(points.thinned(whole, 9).cloud) == 9
+        assert thinned(whole, enough) is whole
+    assert len(thinned(whole, 9).cloud) == 9
 
 
 def test_one_point_the_first_of_each_cube_is_kept() -> None:
@@ -142,8 +144,26 @@ def test_one_point_the_first_of_each_cube_is_kept() -> None:
     assert points.grid_index(Cloud(xyz), 0.5).tolist() == [0, 1, 3, 5]
     assert points.grid_index(Cloud(xyz), 0.25).tolist() == [0, 1, 2, 3, 5]
     assert points.grid_index(Cloud(xyz), 5.0).tolist() == [0, 3]
-    cells = {tuple(np.floor(place / 0.7).tolist()) for place in cloud().xyz}
-    assert len(points.grid_index(cloud(), 0.7)) == len(cells)
+    for given in (cloud(), Cloud(np.r_[cloud().xyz, [[3e9, -2e9, 1e9], [3e9, -2e9, 1e9]]])):  # cells beyond int64
+        cells = [tuple(np.floor(place / 0.7).astype(np.int64).tolist()) for place in given.xyz]
+        firsts = [number for number, cell in enumerate(cells) if cell not in cells[:number]]
+        assert points.grid_index(given, 0.7).tolist() == firsts
+        assert 100 < len(firsts) < len(given)
+
+
+def test_steps_on_voxels_and_features() -> None:
+    given = Placed.whole(cloud())
+    kept = Voxels(size=0.7)(given)
+    assert kept.index.tolist() == points.grid_index(cloud(), 0.7).tolist()
+    assert np.array_equal(kept.cloud.xyz, cloud().xyz[kept.index]) and np.array_equal(kept.to_view, np.eye(4))
+    features = torch.rand(5000, 6)
+    noise = (FeatureNoise(sigma=0.2)(features) - features) / 0.2
+    assert stats.kstest(noise.numpy().ravel(), "norm").pvalue > 1e-3
+    dropped = [FeatureDrop(p=0.3)(features[:1]) for _ in range(1000)]
+    assert {tuple(x[0].tolist()) for x in dropped} == {tuple(features[0].tolist()), (1.0,) * 6}
+    assert sum(bool((x == 1).all()) for x in dropped) == pytest.approx(300, abs=60)
+    assert not any(step.varies() for step in (Voxels(), FeatureNoise(), FeatureDrop(p=0.5)))
+    assert [FeatureDrop(p=(0.1, 0.9)).of_view(view, 2) for view in (0, 1)] == [FeatureDrop(p=0.1), FeatureDrop(p=0.9)]
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.1, 5), (0.5, 25), (0.93, 46), (1.0, 50), (0.0, 1), (1.5, 50)])

@@ -11,7 +11,7 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import audio as sounds
 from mmssl.modalities.points import Cloud
 from mmssl.modalities.video import Frames
-from mmssl.transforms import audio, points, text, video
+from mmssl.transforms import audio, point_steps, points, text, video
 
 
 def clip(count=40, fps=10.0, height=8, width=12):
@@ -98,14 +98,14 @@ def test_rotations_are_rotations(axis):
 
 
 def test_point_operations():
-    thin = points.thinned(points.Placed.whole(cloud()), 20)
+    thin = point_steps.thinned(point_steps.Placed.whole(cloud()), 20)
     few = thin.cloud
-    assert len(few) == 20 and len(np.unique(few.xyz, axis=0)) == 20 and points.thinned(thin, 99) is thin
+    assert len(few) == 20 and len(np.unique(few.xyz, axis=0)) == 20 and point_steps.thinned(thin, 99) is thin
     turned = points.rotate(few, points.random_rotation(axis="any"))
     assert np.allclose(np.linalg.norm(turned.xyz, axis=1), np.linalg.norm(few.xyz, axis=1), atol=1e-4)
     assert np.allclose((turned.xyz * turned.normal).sum(1), (few.xyz * few.normal).sum(1), atol=1e-4)
     assert 0.005 < (points.jitter(few, sigma=0.01).xyz - few.xyz).std() < 0.02
-    assert np.allclose(points.random_scale(few, scale=(2, 2)).xyz, 2 * few.xyz)
+    assert np.allclose(points.scaled(few, 2).xyz, 2 * few.xyz)
 
 
 def tokenizer():

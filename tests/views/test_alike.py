@@ -25,8 +25,7 @@ from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Ragged, Transform
-from mmssl.views import byol, infomin, simclr, single, swav
-from mmssl.views.cloud_pair import CloudPair
+from mmssl.views import byol, cloud_pair, infomin, simclr, single, swav
 from mmssl.views.template import Views
 
 
@@ -145,11 +144,12 @@ def test_small_crops_and_clouds_alike_are_refused() -> None:
         swav.view(of("image"), **alike).check()
     swav.view(of("image"), **alike | {"small": {"views": 2} | still(grayscale={"p": 0.5})}).check()
     swav.view(of("image"), **alike | {"small": {"views": 1} | still()}).check()
-    whole: dict[str, Any] = {"pair": "crops", "crop": (1.0, 1.0), "rotation": "none"}
-    with pytest.raises(UserError, match="two views of points apart"):
-        CloudPair(of("points"), **whole).check()
-    for changed in ({"crop": (0.5, 0.8)}, {"rotation": "any"}, {"jitter": 0.01}, {"pair": "posed"}):
-        CloudPair(of("points"), **whole | changed).check()
+    whole: dict[str, Any] = {"pair": "crops", "crop": (1.0, 1.0), "points": {"rotate": None}}
+    with pytest.raises(UserError, match="2 views of points apart"):
+        cloud_pair.view(of("points"), **whole).check()
+    turned, moved = {"points": {"rotate": {"axis": "any"}}}, {"points": {"rotate": None, "jitter": {"sigma": 0.01}}}
+    for changed in ({"crop": (0.5, 0.8)}, turned, moved, {"pair": "posed"}):
+        cloud_pair.view(of("points"), **whole | changed).check()
 
 
 def film(seconds: float) -> Frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities.points import Cloud
 from mmssl.transforms.points import PointsPreprocess
-from mmssl.types import Sample
-from mmssl.views.cloud_pair import CloudPair
+from mmssl.types import Sample, View
+from mmssl.views import cloud_pair
 
 
 def line(count: int = 120, step: float = 1.0) -> Cloud:
@@ -21,9 +22,13 @@ def line(count: int = 120, step: float = 1.0) -> Cloud:
     return Cloud(xyz, np.arange(count, dtype=np.uint8)[:, None].repeat(3, 1), np.tile([0.0, 0, 1], (count, 1)))
 
 
-def view(points: int | None = None, **options: Any) -> CloudPair:
-    given = {"poses": None, "voxel": 0.5, "radius": 0.5, "feature_noise": 0.0, "rotation": "none", "min_points": 10}
-    return CloudPair({"points": PointsPreprocess(points, ("color", "normal"))}, **given | options)
+def view(points: int | None = None, *, rotation: str = "none", voxel: float = 0.5, **options: Any) -> View:
+    """The view of pairs with options of its own, and of its steps."""
+    own = {"jitter": "sigma", "feature_noise": "sigma", "feature_drop": "p"}
+    steps: dict[str, Any] = {name: {own[name]: options.pop(name, 0.0)} for name in own} | {"voxels": {"size": voxel}}
+    steps |= {"centre": None, "rotate": None} if rotation == "none" else {"rotate": {"axis": rotation}}
+    given = {"poses": None, "radius": 0.5, "min_points": 10} | options
+    return cloud_pair.view({"points": PointsPreprocess(points, ("color", "normal"))}, points=steps, **given)
 
 
 def pair(**changed: Any) -> Sample:
@@ -105,7 +110,7 @@ def test_jitter_and_noise_are_drawn_for_each_view() -> None:
 
 
 def test_features_are_dropped_by_chance() -> None:
-    shown = [cloud for _ in range(150) for cloud in view(drop_features=0.3)(pair())["points"]]
+    shown = [cloud for _ in range(150) for cloud in view(feature_drop=0.3)(pair())["points"]]
     dropped = [bool((cloud[:, 3:] == 1).all()) for cloud in shown]
     assert np.mean(dropped) == pytest.approx(0.3, abs=0.08)
     for cloud, drop in zip(shown, dropped, strict=True):
@@ -157,11 +162,13 @@ def test_points_are_thinned_by_voxels_and_then_at_random() -> None:
 
 
 def test_what_it_reads_and_shows() -> None:
-    posed: Any = {"preprocess": {"points": PointsPreprocess(None)}}
-    assert CloudPair(**posed).reads == ("points", "points_b", "meta")
-    assert CloudPair(**posed, poses=None).reads == ("points", "points_b")
-    assert CloudPair(**posed, pair="crops").reads == ("points",)
-    assert CloudPair(**posed).shows == {"points": 2}
+    made = partial(cloud_pair.view, {"points": PointsPreprocess(None)})
+    assert made().reads == ("points", "points_b", "meta")
+    assert made(poses=None).reads == ("points", "points_b")
+    assert made(pair="crops").reads == ("points",)
+    assert made(fields={"part": "labels"}).reads == ("points", "part", "points_b", "part_b", "meta")
+    assert made(pair="crops", fields={"part": "labels"}).reads == ("points", "part")
+    assert made().shows == {"points": 2}
     absent = view(matches=3)({})
     assert absent["extra"]["matches"].tolist() == [[-1, -1]] * 3
 
@@ -178,3 +185,44 @@ def test_bounds() -> None:
     ):
         with pytest.raises(UserError, match=list(options)[-1]):
             view(**options)
+    with pytest.raises(UserError, match="radius is in voxels, but the view of points has no step voxels"):
+        cloud_pair.view({"points": PointsPreprocess()}, points={"voxels": None})
+
+
+@pytest.mark.parametrize("kind", ["posed", "crops"])
+def test_labels_and_places_follow_the_points(kind: str) -> None:
+    """Of two scans that differ in length and in what is not finite; their places are in one frame."""
+    scans = [np.r_[line(count).xyz, np.full((3, 3), np.nan)][::-1] for count in (120, 110)]
+    sample: Sample = {"points": scans[0], "part": np.arange(123)}
+    sample |= {"points_b": scans[1], "part_b": np.arange(113) + 1000}
+    pose = np.eye(4)
+    pose[:3] = [[0, -1, 0, 5], [1, 0, 0, 6], [0, 0, 1, 7]]
+    options: dict[str, Any] = {
+        "poses": ("a", "b"),
+        "fields": {"part": "labels"},
+        "min_points": 60,
+        "scale": (0.5, 0.5),
+        "crop": (0.8, 0.8),
+    }
+    made = cloud_pair.view(
+        {"points": PointsPreprocess(60)},
+        pair=kind,
+        points={"voxels": {"size": 0.4}},
+        radius=0.1,
+        overlap=0.1,
+        **options,
+    )
+    shown = made({**sample, "meta": {"a": pose.tolist(), "b": pose.tolist()}})
+    common = scans[0] @ pose[:3, :3].T + pose[:3, 3] if kind == "posed" else scans[0]
+    parts = []
+    for x, place, labels in zip(
+        shown["points"], shown["places"]["points"], shown["fields"]["points"]["part"], strict=True
+    ):
+        number = labels.values.numpy()
+        assert len(number) == len(x) == 60
+        rows = number - 1000 + 10 if kind == "posed" and number.max() > 1000 else number
+        found = x[:, :3] @ place[:, :3].T + place[:, 3]
+        np.testing.assert_allclose(found, common[rows], atol=1e-4)
+        parts.append(rows)
+    pairs = matches(shown)
+    assert len(pairs) > 10 and (parts[0][pairs[:, 0]] == parts[1][pairs[:, 1]]).all()

@@ -12,8 +12,8 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.modalities.points import Cloud
 from mmssl.transforms.pairs import move
 from mmssl.transforms.points import PointsPreprocess, random_rotation
-from mmssl.types import Sample
-from mmssl.views.cloud_pair import CloudPair
+from mmssl.types import Sample, View
+from mmssl.views import cloud_pair
 
 
 def room(count: int = 1500) -> np.ndarray:
@@ -38,8 +38,12 @@ def scans(**changed: Any) -> Sample:
     return {"points": a, "points_b": b, "meta": meta, **changed}
 
 
-def view(points: int | None = None, features: tuple[str, ...] = (), **options: Any) -> CloudPair:
-    return CloudPair({"points": PointsPreprocess(points=points, features=features)}, **{"voxel": 0.08, **options})
+def view(points: int | None = None, features: tuple[str, ...] = (), **options: Any) -> View:
+    steps = {"voxels": {"size": 0.08}} | options.pop("steps", {})
+    return cloud_pair.view({"points": PointsPreprocess(points, features)}, points=steps, **options)
+
+
+UNTURNED = cloud_pair.GUARDS["independent rotations"]["points"]
 
 
 def rigidly_apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -56,7 +60,9 @@ def matched(shown: Sample) -> tuple[np.ndarray, np.ndarray]:
     return shown["points"][0][pairs[:, 0], :3].numpy(), shown["points"][1][pairs[:, 1], :3].numpy()
 
 
-@pytest.mark.parametrize("options", [{}, {"pair": "crops"}, {"rotation": "vertical"}, {"scale": (0.9, 1.1)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"pair": "crops"}, {"steps": {"rotate": {"axis": "vertical"}}}, {"scale": (0.9, 1.1)}]
+)
 def test_matches_are_the_same_place(options: dict[str, Any]) -> None:
     made = view(**options)
     shown = made({key: value for key, value in scans().items() if key in made.reads})
@@ -70,7 +76,7 @@ def test_matches_are_the_same_place(options: dict[str, Any]) -> None:
 
 
 def test_every_pair_within_the_radius_is_a_match() -> None:
-    shown = view(rotation="none", radius=1.0)(scans())
+    shown = view(steps=UNTURNED, radius=1.0)(scans())
     a, b = (cloud.numpy() for cloud in shown["points"])
     near = np.linalg.norm(a[:, None] - b[None], axis=2) <= 0.08
     pairs = {tuple(pair) for pair in shown["extra"]["matches"].tolist() if pair[0] >= 0}
@@ -101,17 +107,17 @@ def test_the_guards_hide_place_height_and_colour() -> None:
     assert means.abs().max() < 0.25, "thinning after centring moves the mean a little"
     a, b = matched(shown)
     assert np.abs(a - b).mean() > 0.3
-    off = view(**CloudPair.guards["independent rotations"])(scans())
+    off = view(steps=UNTURNED)(scans())
     assert np.abs(np.subtract(*matched(off))).max() <= 1.5 * 0.08
     color = np.full((1500, 3), 100, dtype=np.uint8)
     sample = scans()
     sample["points"] = sample["points_b"] = Cloud(sample["points"].xyz, color)
     sample["meta"]["points_b"] = sample["meta"]["points_a"]
-    kept = view(features=("color",), feature_noise=0.0)(sample)["points"][0][:, 3:]
+    kept = view(features=("color",), steps={"feature_noise": {"sigma": 0.0}})(sample)["points"][0][:, 3:]
     torch.testing.assert_close(kept, torch.full_like(kept, 100 / 255))
     noisy = view(features=("color",))(sample)["points"][0][:, 3:]
     assert 0.005 < noisy.std() < 0.02
-    assert (view(features=("color",), drop_features=1.0)(sample)["points"][1][:, 3:] == 1).all()
+    assert (view(features=("color",), steps={"feature_drop": {"p": 1.0}})(sample)["points"][1][:, 3:] == 1).all()
 
 
 SHEAR, MIRROR, WIDE = np.eye(4), np.diag([1, 1, -1, 1]), np.eye(3)
@@ -154,7 +160,7 @@ def test_pairs_that_cannot_be_used() -> None:
         assert caught.value.reason == reason
     with pytest.raises(DamagedError, match="without points: 1500 are not finite"):
         view()(scans(points=np.full_like(room(), np.inf)))
-    with pytest.raises(UserError, match="voxel is 0"):
-        view(voxel=0.0)
+    with pytest.raises(UserError, match="points.voxels: size is 0.0"):
+        view(steps={"voxels": {"size": 0.0}})
     with pytest.raises(UserError, match="crop is"):
         view(pair="crops", crop=(0.9, 0.5))

@@ -18,7 +18,7 @@ from mmssl.methods import cpc, exemplar, jigsaw
 from mmssl.modalities.audio import Audio, Waveform
 from mmssl.modalities.points import Cloud
 from mmssl.modalities.video import Frames
-from mmssl.transforms import audio, color, image, points
+from mmssl.transforms import audio, color, image, point_steps
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.base import Geometric, chances
 from mmssl.transforms.color import ColorJitter, Grayscale
@@ -336,8 +336,8 @@ BOUNDS: list[tuple[Any, str, str, float, float]] = [  # step, option, how errors
     (image.Crop, "scale", "crop.scale", 0.01, 1.0),
     (image.Crop, "ratio", "crop.ratio", 0.1, 10.0),
     (audio.Speed, "factor", "speed.factor", 0.1, 10.0),
-    (points.Scale, "factor", "scale.factor", 0.01, 100.0),
-    (points.Crop, "share", "crop.share", 0.01, 1.0),
+    (point_steps.Scale, "factor", "scale.factor", 0.01, 100.0),
+    (point_steps.Crop, "share", "crop.share", 0.01, 1.0),
     (color.Blur, "sigma", "blur.sigma", 0.01, 100.0),
 ]
 
@@ -409,7 +409,7 @@ def test_a_geometric_step_of_ones_own_is_applied_with_and_without_a_crop() -> No
 
 STRANGE: list[tuple[str, Any, str]] = [
     ("image", audio.Gain(), "gain is no step for image; it works on audio"),
-    ("video", points.Jitter(), "jitter is no step for video; it works on points"),
+    ("video", point_steps.Jitter(), "jitter is no step for video; it works on points"),
     ("audio", image.Flip(), "flip is no step for audio; it works on image and video"),
     ("points", image.Crop(), "crop is no step for points; .* by view.points.crop=null"),
     ("text", image.Crop(), "crop is no step for text"),

@@ -37,7 +37,6 @@ from mmssl.transforms.pairs import POSES
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Method, Preprocess, Ragged, Sample, View, merged
-from mmssl.views.cloud_pair import CloudPair
 from mmssl.views.composed import Composed
 from mmssl.views.ordered import Ordered
 from mmssl.views.template import Views
@@ -58,9 +57,9 @@ MODALITIES = [  # what a view is tried on: the first of these that it takes
 SMALL = {"side": SIZE, "crop": 48, "search": 1.0, "motion": "differences"}
 EVEN = {"image": {"blur": {"p": 0.5}, "solarize": {"p": 0.5}}}
 BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others show, of a template by its name
-    CloudPair: [
-        {"voxel": 0.1, "min_points": 10, "matches": 40},
-        {"voxel": 0.1, "min_points": 10, "pair": "crops", "crop": (0.3, 0.5), "overlap": 0.0},
+    "cloud_pair.view": [
+        {"points": {"voxels": {"size": 0.1}}, "min_points": 10, "matches": 40},
+        {"points": {"voxels": {"size": 0.1}}, "min_points": 10, "pair": "crops", "crop": (0.3, 0.5), "overlap": 0.0},
     ],
     Ordered: [SMALL],
     Verified: [SMALL | {"span": (0.3, 0.4), "outside": (0.1, 0.2)}],
@@ -143,7 +142,15 @@ CASES = [(kind, option[0]) for kind, options in OPTIONS.items() for option in op
 
 def test_views_and_their_options_are_found() -> None:
     found = {kind if isinstance(kind, str) else kind.__name__ for kind in OPTIONS}
-    assert {"single.view", "simclr.view", "swav.view", "jigsaw.method", "CloudPair", "Shuffled", "GrayClip"} <= found
+    assert {
+        "single.view",
+        "simclr.view",
+        "swav.view",
+        "jigsaw.method",
+        "cloud_pair.view",
+        "Shuffled",
+        "GrayClip",
+    } <= found
     assert {("swav.view", "small.image.crop.size"), ("catalog.audio", "audio.time_mask.share")} <= {*CASES}
     assert {("synchronised.shifted", "apart"), ("jigsaw.method", "puzzle.gap"), ("mae.view", "image.flip.p")} <= {
         *CASES

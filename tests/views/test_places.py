@@ -21,7 +21,7 @@ from mmssl.modalities import video as clips
 from mmssl.modalities.points import Cloud
 from mmssl.numerics.color import as_unit
 from mmssl.numerics.geometry import apply, cell_centers
-from mmssl.transforms import points as steps_of_clouds
+from mmssl.transforms import point_steps as steps_of_clouds
 from mmssl.transforms import rand_augment
 from mmssl.transforms.base import OnDevice
 from mmssl.transforms.geometry import Rotate
@@ -269,12 +269,15 @@ def test_points_are_where_they_claim_and_keep_their_labels(far: float, tolerance
                 assert len(set(mine.tolist())) == len(mine) <= 0.8 * len(raw) + 1
 
 
-def test_points_that_were_dropped_leave_their_labels_behind_as_damage() -> None:
+def test_points_that_were_dropped_take_their_labels_with_them() -> None:
     xyz = np.random.default_rng(0).normal(size=(20, 3))
     xyz[3] = np.nan
     view = Views(1, fields={"number": "labels"})({"points": PointsPreprocess(16)})
-    with pytest.raises(DamagedError, match=r"labels of a wrong shape: expected \(19,\), found \(20,\)"):
-        view({"points": Cloud(xyz), "number": np.arange(20)})
+    made = view({"points": Cloud(xyz), "number": np.arange(20)})
+    numbers = made["fields"]["points"]["number"][0].values.numpy()
+    np.testing.assert_allclose(made["points"][0].numpy(), xyz[numbers], atol=1e-6)
+    with pytest.raises(DamagedError, match=r"labels of a wrong shape: expected \(20,\), found \(19,\)"):
+        view({"points": Cloud(xyz), "number": np.arange(19)})
     with pytest.raises(DamagedError, match="a sample without number"):
         view({"points": Cloud(xyz)})
 

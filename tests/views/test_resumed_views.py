@@ -48,6 +48,9 @@ STEPS: dict[str, dict[str, Any]] = {  # by modality; those that a view has not a
         "mirror": {"p": 0.5},
         "scale": {"factor": (0.8, 1.2)},
         "jitter": {"sigma": 0.01},
+        "voxels": {"size": 0.1},
+        "feature_noise": {"sigma": 0.1},
+        "feature_drop": {"p": 0.5},
     },
 }
 DRAWING: dict[str, Any] = {  # of View classes
@@ -70,7 +73,7 @@ SHOWN: dict[str, tuple[str, ...]] = {  # by file; the rest show images
     "beit": ("image", "image_tokenizer"),
 }
 OWN: dict[str, dict[str, Any]] = {
-    "cloud_pair": {"pair": "crops", "crop": (0.7, 0.9), "voxel": 0.5, "min_points": 10, "overlap": 0.1},
+    "cloud_pair": {"pair": "crops", "crop": (0.7, 0.9), "min_points": 10, "overlap": 0.1},
     "single": {"views": 2},
     "avts": {"hard": 1.0, "easy_until": 0.6},
     "shuffle_and_learn": {"span": (0.4, 1.0), "outside": (0.2, 0.6)},

@@ -1,26 +1,28 @@
 """Measures the sparse U-Net, forward and backward, of mmssl and of ocnn on the same voxels, as a ratio.
 
-python tools/bench/sparse_unet.py [--voxels 20000] [--rounds 7] [--threads 2] [--octree] [--points scan.ply]
+python tools/bench/sparse_unet.py [--voxels 20000] [--rounds 7] [--device cpu] [--octree] [--points scan.ply]
 
 Compared are Res16UNet34C and ocnn's UNet in its default plan without its two-layer header: the same stages, widths and
 blocks, but ocnn's steps down already widen, for which it has 3% more parameters (and 1% more arithmetic). Each goes
 from one channel of ones to 96 per voxel, from points to gradients, with the search for neighbours.
 ocnn runs on non-empty octree nodes, the same convolutions as ours; with --octree also as it comes, on all nodes.
+Times are processor time on one core; on CUDA, with autocast to bfloat16, that of a host that waits for the device.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
-import ocnn
 import torch
+from timing import Row, compare, show
 from torch import Tensor, nn
 
 from mmssl.encoders import create_encoder
 from mmssl.modalities import points
+
+BOUND = {"cpu": "matrix products", "cuda": "launches"}
 
 
 def room(count: int, size: float) -> Tensor:
@@ -45,7 +47,8 @@ def cells(xyz: Tensor, size: float, count: int) -> Tensor:
 def ours(voxels: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Returns the network and what runs it on voxels of one metre."""
     network = create_encoder("sparse_unet:res16unet34c", voxel=1.0)
-    x = network.preprocess.collate([voxels + 0.5])
+    network.to(voxels.device)
+    x = network.preprocess.collate([voxels.cpu() + 0.5]).to(voxels.device)
 
     def run() -> Tensor:
         tokens = network(x).tokens
@@ -57,55 +60,63 @@ def ours(voxels: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
 
 def theirs(voxels: Tensor, nempty: bool) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Returns the network and what runs it on an octree whose finest cells are the voxels."""
-    network = ocnn.models.UNet(1, 96, nempty=nempty)
+    import ocnn
+
+    network = ocnn.models.UNet(1, 96, nempty=nempty).to(voxels.device)
     network.header = nn.Identity()
     depth = int(voxels.max() + 1).bit_length()
     xyz = (voxels + 0.5) / 2 ** (depth - 1) - 1
 
     def run() -> Tensor:
-        octree = ocnn.octree.Octree(depth)
-        octree.build_octree(ocnn.octree.Points(xyz, features=torch.ones(len(xyz), 1)))
+        octree = ocnn.octree.Octree(depth, device=voxels.device)
+        octree.build_octree(ocnn.octree.Points(xyz, features=torch.ones_like(xyz[:, :1])))
         octree.construct_all_neigh()
         return network(octree.get_input_feature("F", nempty), octree, depth)
 
     return network, run
 
 
-def seconds(network: nn.Module, run: Callable[[], Tensor]) -> float:
-    """Returns the time of one forward and backward."""
+def step(network: nn.Module, run: Callable[[], Tensor], device: str) -> None:
+    """One forward and backward."""
     network.zero_grad()
-    began = time.perf_counter()
-    run().square().mean().backward()
-    return time.perf_counter() - began
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        out = run()
+    out.float().square().mean().backward()
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def rows(device: str = "cpu", *, voxels: Tensor | None = None, octree: bool = False, rounds: int = 5) -> Iterator[Row]:
+    """Yields Res16UNet34C on voxels (N, 3), of a room where none are given, beside ocnn on the same."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sizes = (20_000,) if device == "cpu" else (20_000, 100_000)
+    for shown in [voxels] if voxels is not None else [cells(room(size, 0.025), 0.025, size) for size in sizes]:
+        placed = shown.to(device)
+        work = f"Res16UNet34C, {len(shown):,} voxels, forward and backward" + (", bf16" if device == "cuda" else "")
+        mine = partial(step, *ours(placed), device)
+        for nempty in (True, False) if octree else (True,):
+            peer = partial(step, *theirs(placed, nempty), device)
+            against = "ocnn" if nempty else "ocnn on all octree nodes"
+            yield compare(work, mine, peer, against=against, bound_by=BOUND[device], rounds=rounds)
 
 
 def main() -> None:
-    """Prints the medians and minima of rounds taken in turn, and their ratios."""
+    """Prints the rows."""
     command = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    command.add_argument("--voxels", type=int, default=20_000)
+    command.add_argument("--voxels", type=int, help="how many; 20,000 on a CPU")
     command.add_argument("--rounds", type=int, default=7)
-    command.add_argument("--threads", type=int, default=2)
+    command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     command.add_argument("--points", help="a scan (ply, pcd, npz, npy) instead of the made room")
     command.add_argument("--voxel", type=float, default=0.025, help="metres")
     command.add_argument("--octree", action="store_true", help="also ocnn on all octree nodes, its default")
     options = command.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    xyz = torch.from_numpy(points.load(options.points).xyz) if options.points else room(options.voxels, options.voxel)
-    voxels = cells(xyz, options.voxel, options.voxels)
-    peers = {"mmssl": ours(voxels), "voxels": theirs(voxels, True)}
-    if options.octree:
-        peers["octree"] = theirs(voxels, False)
-    sizes = [sum(p.numel() for p in network.parameters()) for network, _ in peers.values()]
-    print(f"{len(voxels)} voxels, {options.threads} threads; parameters: mmssl {sizes[0]:,}, ocnn {sizes[1]:,}")
-    times = [[seconds(*peer) for peer in peers.values()] for _ in range(options.rounds + 1)][1:]
-    columns = dict(zip(peers, zip(*times, strict=True), strict=True))
-    for name, how in (("median", statistics.median), ("minimum", min)):
-        mine, *others = (how(column) for column in columns.values())
-        print(f"{name}: mmssl {mine:.2f} s", end="")
-        for peer, other in zip(list(peers)[1:], others, strict=True):
-            print(f", ocnn on {peer} {other:.2f} s ({other / mine:.2f} times)", end="")
-        print()
+    voxels = None
+    if options.points or options.voxels:
+        count = options.voxels or 20_000
+        xyz = torch.from_numpy(points.load(options.points).xyz) if options.points else room(count, options.voxel)
+        voxels = cells(xyz, options.voxel, count)
+    show(rows(options.device, voxels=voxels, octree=options.octree, rounds=options.rounds))
 
 
 if __name__ == "__main__":
