@@ -1,7 +1,7 @@
 """Sums over the scores of queries and keys, with their gradients, made a tile at a time: never the whole matrix.
 
-Forward and backward each compute the products of a block of queries and a block of keys, use them and drop them, so
-that four products are made in place of three, but memory grows with B + N and each tile stays in the cache.
+Forward and backward each compute the products of a block of queries and a block of keys, use them and drop them: four
+products in place of three, but memory grows with B + N and not with B N, and a tile stays in the cache.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from mmssl.numerics.missing import MISSING
 
-SIDE = {"cpu": 512, "cuda": 4096}  # of a tile: 1 MB stays in a core's cache; a GPU needs work for all of its cores
+SIDE = {"cpu": 1024, "cuda": 4096}  # of a tile: 4 MB stay in a CPU's cache; a GPU needs work for all of its cores
+KEPT = 2**20  # scores, 4 MB, up to which they are kept for the backward: a quarter fewer products, and memory to spare
+LARGE = 80.0  # exp of it is finite in float32
 
 
 class At(NamedTuple):
@@ -91,16 +94,16 @@ def _add_at(x: Tensor, numbers: Tensor | None, at: At, value: Tensor | float) ->
 
 
 class Sum(Protocol):
-    """Sums over tiles of scores, and what these sums' gradients make of a tile."""
+    """Sums over tiles of scores, and their gradients; a tile that is given may be overwritten."""
 
     def add(self, x: Tensor, at: At) -> None:
-        """Takes a tile, which it may overwrite."""
+        """Takes a tile."""
 
     def totals(self) -> tuple[Tensor, ...]:
         """Returns the sums, after all tiles."""
 
     def slope(self, x: Tensor, at: At, totals: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> Tensor:
-        """Returns the gradient with respect to a tile, which it may overwrite."""
+        """Returns the gradient with respect to a tile."""
 
 
 class _Running:
@@ -110,10 +113,10 @@ class _Running:
         self.peak, self.total = like.new_full(shape, MISSING), like.new_zeros(shape)
 
     def add(self, x: Tensor, where: tuple[slice, slice], dim: int) -> None:
-        """Takes a tile summed over a dim, and overwrites it."""
+        """Takes a tile, to be summed over a dim."""
         peak, total = self.peak[where], self.total[where]
         top = torch.maximum(peak, x.amax(dim))
-        total.mul_(peak.sub_(top).exp_()).add_(x.sub_(top.unsqueeze(dim)).exp_().sum(dim))
+        total.mul_(peak.sub_(top).exp_()).add_(torch.sub(x, top.unsqueeze(dim)).exp_().sum(dim))
         peak.copy_(top)
 
     def log(self) -> Tensor:
@@ -143,7 +146,7 @@ class LogSums:
             self.positive.add(x.masked_fill(~right, MISSING), where, 2)
             x.masked_fill_(right, MISSING)
         if self.columns is not None:
-            self.columns.add(x.clone(), (at.group, at.columns), 1)
+            self.columns.add(x, (at.group, at.columns), 1)
         self.rows.add(x, where, 2)
 
     def totals(self) -> tuple[Tensor, ...]:
@@ -151,20 +154,22 @@ class LogSums:
         return *(self.linear.new_zeros(0) if part is None else part.log() for part in parts), self.linear
 
     def slope(self, x: Tensor, at: At, totals: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> Tensor:
-        def share(scores: Tensor, number: int, where: tuple[slice, slice], dim: int) -> Tensor:
-            total, grad = (of[number][where].unsqueeze(dim) for of in (totals, grads))
-            return scores.sub_(total).exp_().mul_(grad)
-
-        where = at.group, at.rows
+        where, column = (at.group, at.rows), (at.group, at.columns)
         if self.positive is not None:
             right = self.pairs.positives(x, at)
-            pulled = share(x.masked_fill(~right, MISSING), 2, where, 2)
+            pulled = _share(x.masked_fill(~right, MISSING), totals[2][where], 2).mul_(grads[2][where].unsqueeze(2))
             pulled += torch.where(right, grads[3][where].unsqueeze(2), 0.0)
-            return share(x.masked_fill_(right, MISSING), 0, where, 2).add_(pulled)
+            x = x.masked_fill_(right, MISSING)
+            return pulled.addcmul_(_share(x, totals[0][where], 2), grads[0][where].unsqueeze(2))
+        pushed = _share(x, totals[0][where], 2).mul_(grads[0][where].unsqueeze(2))
         if self.columns is None:
-            return share(x, 0, where, 2)
-        other = share(x.clone(), 1, (at.group, at.columns), 1)
-        return share(x, 0, where, 2).add_(other)
+            return pushed
+        return pushed.addcmul_(_share(x, totals[1][column], 1), grads[1][column].unsqueeze(1))
+
+
+def _share(x: Tensor, log_sum: Tensor, dim: int) -> Tensor:
+    """What part each score's exp is of the sum over a dim."""
+    return torch.sub(x, log_sum.unsqueeze(dim)).exp_()
 
 
 class Softplus:
@@ -176,7 +181,7 @@ class Softplus:
     def add(self, x: Tensor, at: At) -> None:
         if self.pairs.positive is not None:
             x = torch.where(self.pairs.positives(x, at), -x, x)
-        self.sums[at.group, at.rows] += softplus_(x).sum(2)
+        self.sums[at.group, at.rows] += softplus(x).sum(2)
 
     def totals(self) -> tuple[Tensor, ...]:
         return (self.sums,)
@@ -187,17 +192,17 @@ class Softplus:
         return x.mul_(grads[0][at.group, at.rows].unsqueeze(2))
 
 
-def softplus_(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), in place, as max(x, 0) + log1p(exp(-|x|)); on a CPU 2 times faster than torch's.
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), with x overwritten; on a CPU 3 times faster than torch's, which has no vectorised log1p there.
 
-    torch has no vectorised log1p there. log(w) + (u - (w - 1)) / w, w = 1 + u rounded, is exact to the second order.
+    With w = 1 + u rounded, log(1 + u) is log(w) + (u - (w - 1)) / w but for a term of second order.
     """
-    if x.is_cuda:
-        return torch.nn.functional.softplus(x)
-    u = x.abs().neg_().exp_()
+    if x.is_cuda or x.amax() > LARGE:
+        return F.softplus(x)
+    u = x.exp_()
     w = u + 1
-    u.sub_(w - 1).div_(w)
-    return x.clamp_(min=0).add_(u).add_(w.log_())
+    rest = u.sub_(w - 1)
+    return torch.log(w).addcdiv_(rest, w)
 
 
 def precise(x: Tensor) -> torch.dtype:
@@ -248,6 +253,7 @@ class _Tiled(torch.autograd.Function):
         ctx: Any, how: Sum, pairs: Pairs, half: bool, queries: Tensor, keys: Tensor, scale: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, ...]:
         ctx.how, ctx.pairs, ctx.product, dtype = how, pairs, _Product(half), precise(queries)
+        ctx.kept = [] if len(queries) * queries.shape[1] * keys.shape[1] <= KEPT else None
         own = queries.new_zeros(0 if pairs.own is None else (*queries.shape[:2], pairs.own.shape[2]), dtype=dtype)
         with torch.autocast(queries.device.type, enabled=False):
             for group, rows, tiles in _tiles(queries, keys):
@@ -258,7 +264,10 @@ class _Tiled(torch.autograd.Function):
                         column, inside = found
                         mine = x.gather(2, column.expand(len(x), -1, -1))
                         own[group, rows] = torch.where(inside, mine, own[group, rows])
-                    how.add(pairs.mask(x, at), at)
+                    x = pairs.mask(x, at)
+                    if ctx.kept is not None:
+                        ctx.kept.append(x.clone())
+                    how.add(x, at)
             totals = how.totals()
         ctx.save_for_backward(queries, keys, scale, bias, *totals)
         return *totals, own
@@ -269,6 +278,7 @@ class _Tiled(torch.autograd.Function):
         queries, keys, scale, bias, *totals = ctx.saved_tensors
         for_queries, for_keys, for_scale, for_bias = ctx.needs_input_grad[3:]
         how, pairs, product, dtype = ctx.how, ctx.pairs, ctx.product, precise(queries)
+        kept = None if ctx.kept is None else iter(ctx.kept)
         to_queries = torch.empty_like(queries) if for_queries else None
         to_keys = keys.new_zeros(keys.shape, dtype=dtype) if for_keys else None
         to_scale, to_bias = torch.zeros(2, dtype=dtype, device=scale.device).unbind()
@@ -278,7 +288,7 @@ class _Tiled(torch.autograd.Function):
                 q, pulled = raw * scale, torch.zeros_like(raw)
                 for at in tiles:
                     k = keys[group, at.columns].to(dtype)
-                    x = pairs.mask(_scores(product, q, k, bias), at)
+                    x = pairs.mask(_scores(product, q, k, bias), at) if kept is None else next(kept).clone()
                     x = how.slope(x, at, totals, grads[:-1])
                     if pairs.own is not None:
                         _add_at(x, pairs.own, at, grads[-1][group, rows])
