@@ -116,12 +116,11 @@ class Bank(SampleRows):
         contrast = Contrast(queries, others, 1 / temperature, own=self.rows[index])
         return Scores(contrast, self._log_z(contrast, present), len(self.rows))
 
-    @torch.no_grad()
     def _log_z(self, contrast: Contrast, present: Tensor) -> Tensor:
         """Returns the logarithm of the normaliser: n times the mean of exp(score), of the first batch's noise."""
         if not self.log_z.isinf():
             return self.log_z.clone()
-        sums = contrast.log_sums.others.double().exp()[present]
+        sums = contrast.log_sums.others.detach().double().exp()[present]
         count, total = dist.total(torch.stack([present.sum(), sums.sum()]))
         if not count:
             return torch.zeros_like(self.log_z)
