@@ -265,7 +265,7 @@ def test_no_matrix_of_all_scores_is_ever_made(name: str, monkeypatch: pytest.Mon
     }
     with Largest() as noted:
         losses[name]().sum().backward()
-    assert noted.elements == (6 if name == "nt_xent" else 3) * rows, "no more than the inputs have; a matrix has 6,400"
+    assert noted.elements <= 6 * rows, "no more than the inputs have; a matrix has 6,400"
 
 
 def test_tiles_of_small_problems_are_kept_and_their_products_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
