@@ -70,7 +70,7 @@ def seconds(loss: Loss, given: list[Tensor]) -> float:
 def extra(name: str, peer: int, batch: int, dim: int, device: str, half: bool) -> float:
     """Returns the MB that a forward and backward need at most beside inputs and gradients, in this process."""
     given = inputs(batch, dim, device)
-    loss, small = losses(half=half)[name][peer], inputs(8, dim, device)
+    loss, small = losses(half=half)[name][peer], inputs(512, dim, device)
     torch.autograd.grad(loss(*small), small, allow_unused=True)  # what libraries allocate once
     gradients = 2 * batch * dim * 4
     if device == "cpu":
