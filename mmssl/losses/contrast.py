@@ -2,101 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from mmssl import dist
-from mmssl.numerics.missing import MISSING
-
-HELD = 2**25  # logits held at a time by `chunked`; beyond, they are computed again for the gradient
+from mmssl.losses.tiles import LogSums, Pairs, Softplus, Sum, precise, tiled
 
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
     """Queries and the keys that each is compared with, by dot product over the temperature; losses take it whole.
 
+    Losses read sums over the keys, made a tile at a time, so that the scores (B, N) are never held at once.
+
     queries: (..., B, D), of unit length where cosine is meant, as are all keys.
     keys: (..., N, D), compared with every query: those of a batch, a queue, a memory bank, prototypes.
     scale: 1 / temperature.
-    positives: (B,) the number of each query's positive key, or (..., B, N) bool where there may be several; by default
-        key i is query i's, and where there are own keys none is.
+    positives: (..., B) the number of each query's positive key, or (..., B, N) bool where there may be several; by
+        default key i is query i's, and where there are own keys none is.
+    labels: (..., B) of the queries and (..., N) of the keys, in place of positives: of the same label is positive.
     own: (B, D), or (B, P, D) for several, positive keys that no other query is compared with; or (B, P) int, the
         numbers of keys. Each is told from the other keys, but not from a query's further own ones.
     keep: (N,) or (..., B, N) bool, the keys that count; by default all.
     exclude: (B,) the number of a key that does not count for this query, such as the query itself.
+    half: whether queries and keys are rounded to bfloat16 to be multiplied, for speed on a GPU; sums stay float32.
     """
 
     queries: Tensor
     keys: Tensor
     scale: Tensor | float = 1.0
     positives: Tensor | None = None
+    labels: tuple[Tensor, Tensor] | None = None
     own: Tensor | None = None
     keep: Tensor | None = None
     exclude: Tensor | None = None
-
-    @property
-    def logits(self) -> Tensor:
-        """Scores of the keys (..., B, N), float32; MISSING where one does not count, or is an own one."""
-        return self._scored[0]
-
-    @property
-    def own_logits(self) -> Tensor:
-        """Scores of the own keys (B, P), float32."""
-        return self._scored[1]
-
-    @cached_property
-    def _scored(self) -> tuple[Tensor, Tensor]:
-        logits, own = scores(self.queries, self.keys, self.scale), self.own
-        if own is None:
-            own_logits = logits.new_zeros(len(logits), 0)
-        elif not own.is_floating_point():
-            own_logits = logits.gather(1, own)
-            logits = logits.scatter(1, own, MISSING)  # not in place, for the line above keeps them
-        elif own.ndim == 3:
-            own_logits = scores(self.queries[:, None], own, self.scale)[:, 0]
-        else:  # one each: faster than by `scores`
-            own_logits = self.scale * (self.queries.float() * own.float()).sum(dim=1, keepdim=True)
-        if self.keep is not None:
-            logits = logits.masked_fill_(~self.keep, MISSING)
-        if self.exclude is not None:
-            logits = logits.scatter_(1, self.exclude[:, None], MISSING)
-        return logits, own_logits
+    half: bool = False
 
     @property
     def targets(self) -> Tensor:
-        """The positives, also where they are the default: (B,) numbers or (..., B, N) bool."""
-        return torch.arange(len(self.queries), device=self.queries.device) if self.positives is None else self.positives
+        """The numbers of the positive keys (..., B), also where they are the default."""
+        rows = self.queries.shape[-2]
+        return torch.arange(rows, device=self.queries.device) if self.positives is None else self.positives
+
+    @property
+    def many(self) -> bool:
+        """Whether positives are given by a mask or by labels, so that a query may have any number of them."""
+        return self.labels is not None or (self.positives is not None and self.positives.dtype == torch.bool)
+
+    @property
+    def counting(self) -> Tensor | None:
+        """Which queries' positives (..., B), given by number, are among the keys that count; None for all."""
+        if self.keep is None or self.own is not None:
+            return None
+        targets = self.targets
+        return self.keep[targets] if self.keep.ndim == 1 else self.keep.gather(-1, targets[..., None])[..., 0]
 
     @cached_property
-    def matches(self) -> Tensor:
-        """Which keys are positive and count (..., B, N) bool."""
-        chosen = self.targets
-        if chosen.dtype != torch.bool:
-            chosen = torch.zeros_like(self.logits, dtype=torch.bool).scatter_(1, chosen[:, None], True)
-        return chosen if self.keep is None and self.exclude is None else chosen & (self.logits.detach() > MISSING)
+    def log_sums(self) -> LogSummed:
+        """Sums over each query's keys, for InfoNCE and its kin."""
+        return self._log_sums(columns=False)
+
+    @cached_property
+    def log_sums_both_ways(self) -> LogSummed:
+        """Sums over each query's keys and, from the same products, over each key's queries, those of this process."""
+        return self._log_sums(columns=True)
+
+    def _log_sums(self, *, columns: bool) -> LogSummed:
+        queries, keys = _grouped(self.queries, 2), _grouped(self.keys, 2)
+        pairs = self._pairs(self.counting if columns else None)
+        how = LogSums(queries, keys, pairs, columns=columns)
+        others, other_way, positive, linear, own = self._tiled(how, pairs, queries, keys)
+        lead = self.queries.shape[:-1]
+        own = self._own_scores() if pairs.own is None else own.view(*lead, own.shape[-1])
+        known, best = None, own.detach().amax(-1) if how.positive is None else how.positive.peak.view(lead)
+        if how.positive is not None:
+            known = Positives(*(x.view(lead) for x in (positive, linear, how.count)))
+        correct = best > how.rows.peak.view(lead)
+        return LogSummed(others.view(lead), own, other_way.view(*lead[:-1], -1) if columns else None, known, correct)
+
+    def softplus_sums(self, bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+        """Returns sums of log(1 + exp(score + bias)) over other keys (..., B), and own keys' score + bias (..., B, P).
+
+        Of positives given by a mask or by labels the negative score is taken.
+        """
+        queries, keys, pairs = _grouped(self.queries, 2), _grouped(self.keys, 2), self._pairs()
+        sums, own = self._tiled(Softplus(queries, pairs), pairs, queries, keys, bias)
+        lead = self.queries.shape[:-1]
+        return sums.view(lead), self._own_scores() + bias if pairs.own is None else own.view(*lead, own.shape[-1])
 
     def correct(self) -> Tensor:
-        """Returns whether a positive key has the highest score of all (B,) bool."""
-        logits = self.logits.detach()  # kept with its gradient, for the loss
-        if self.own is not None:
-            return self.own_logits.detach().amax(dim=1) > logits.amax(dim=1)
-        nearest, targets = logits.argmax(dim=1), self.targets
-        return self.matches.gather(1, nearest[:, None])[:, 0] if targets.dtype == torch.bool else nearest == targets
+        """Returns whether a positive key has a higher score than all others (..., B) bool."""
+        counting, correct = None if self.many else self.counting, self.log_sums.correct
+        return correct if counting is None else correct & counting
+
+    def _tiled(
+        self, how: Sum, pairs: Pairs, queries: Tensor, keys: Tensor, bias: Tensor | float | None = None
+    ) -> tuple[Tensor, ...]:
+        return tiled(how, pairs, queries, keys, scale=self.scale, bias=bias, half=self.half)
+
+    def _pairs(self, asking: Tensor | None = None) -> Pairs:
+        """Tells the keys of the tiles' groups; positives by number are own ones."""
+        own = self.own
+        if own is None and not self.many:
+            own = self.targets[..., None]
+        positive: Tensor | tuple[Tensor, Tensor] | None = None
+        if self.labels is not None:
+            positive = _grouped(self.labels[0], 1), _grouped(self.labels[1], 1)
+        elif self.many and self.positives is not None:
+            positive = _grouped(self.positives, 2)
+        keep = self.keep
+        return Pairs(
+            own=None if own is None or own.is_floating_point() else _grouped(own, 2),
+            exclude=None if self.exclude is None else _grouped(self.exclude[..., None], 2),
+            keep=None if keep is None else _grouped(keep[None] if keep.ndim == 1 else keep, 2),
+            asking=None if asking is None else _grouped(asking[..., None], 2),
+            positive=positive,
+        )
+
+    def _own_scores(self) -> Tensor:
+        """Scores (B, P) of own keys that are given as such."""
+        if self.own is None or not self.own.is_floating_point():
+            return self.queries.new_zeros(*self.queries.shape[:-1], 0, dtype=precise(self.queries))
+        own, dtype = self.own if self.own.ndim == 3 else self.own[:, None], precise(self.queries)
+        return self.scale * (self.queries.to(dtype)[:, None] * own.to(dtype)).sum(dim=2)
 
 
-def scores(queries: Tensor, keys: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-    """Returns scale q.k of queries (..., B, D) and keys (..., N, D), float32 under autocast too: (..., B, N).
+def _grouped(x: Tensor, last: int) -> Tensor:
+    """Makes one of all dimensions but these last ones."""
+    return x.reshape(-1, *x.shape[x.ndim - last :])
 
-    Scores of all losses come from here: a faster kernel has this one place, and those who read Contrast.logits.
+
+class Positives(NamedTuple):
+    """Sums over positive keys that count (..., B): logarithm of that of exp(score), plain sum of scores, how many."""
+
+    log_sum: Tensor
+    scores: Tensor
+    number: Tensor
+
+
+class LogSummed(NamedTuple):
+    """Logarithms of sums of exp(score) over keys that are not positive, and what belongs to those that are.
+
+    others: (..., B) over keys that are neither own nor positive.
+    own: (..., B, P) scores of own keys, or of the positive by number.
+    other_way: (..., N) of each key over the queries that count and that it is not own to; None where not asked for.
+    positive: sums over positives given by a mask or labels.
+    correct: (..., B) bool, whether the best of the positives has a higher score than all others.
     """
-    with torch.autocast(queries.device.type, enabled=False):
-        return (scale * queries.float()) @ keys.float().mT  # the scale first, which is less to multiply
+
+    others: Tensor
+    own: Tensor
+    other_way: Tensor | None
+    positive: Positives | None
+    correct: Tensor
 
 
 class Gathered(NamedTuple):
@@ -127,15 +189,3 @@ def in_batch(queries: Tensor, keys: Tensor, *, scale: Tensor | float, present: T
     """
     everywhere = gathered(keys, present)
     return Contrast(queries, everywhere.rows, scale, positives=everywhere.own, keep=everywhere.keep)
-
-
-def chunked(part: Callable[..., Tensor], *rows: Tensor, keys: int) -> Tensor:
-    """Joins what `part` makes of rows (B, N, ...), so few at a time that at most HELD logits are held at once.
-
-    keys: how many each row is compared with.
-    """
-    size = max(1, HELD // (len(rows[0]) * keys))
-    if size >= rows[0].shape[1]:
-        return part(*rows)
-    parts = zip(*(x.split(size, dim=1) for x in rows), strict=True)
-    return torch.cat([checkpoint(part, *each, use_reentrant=False) for each in parts], dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmssl.losses.contrast import scores
+from mmssl.losses.tiles import nearest
 
 
 def positive_margin(queries: Tensor, keys: Tensor, *, margin: float = 0.1) -> Tensor:
@@ -32,10 +32,10 @@ def hardest_negative(
     """
     if not len(candidates):
         return queries.float().sum(dim=1) * 0, torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
+    number = nearest(queries, candidates)  # (P,)
     with torch.autocast(queries.device.type, enabled=False):
-        nearest = scores(queries.detach(), candidates.detach()).argmax(dim=1)  # (P,)
-        distance = ((queries.float() - candidates[nearest].float()).square().sum(dim=1) + 1e-7).sqrt()
-    counts = ~is_known(query_id, candidate_id[nearest], known)
+        distance = ((queries.float() - candidates[number].float()).square().sum(dim=1) + 1e-7).sqrt()
+    counts = ~is_known(query_id, candidate_id[number], known)
     return (margin - distance).clamp(min=0).square(), counts
 
 

@@ -6,25 +6,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmssl import dist
 from mmssl.losses.contrast import Contrast
 
 
 def info_nce(contrast: Contrast) -> Tensor:
-    """Cross-entropy of finding each query's positives among all keys, one loss per query (B,), float32.
+    """Cross-entropy of finding each query's positives among all keys, one loss per query (..., B), float32.
 
     With several positives among the keys it is the mean over them of -log p, as in SupCon's L_out (Khosla et al.,
     NeurIPS 2020). Own keys are each told from all the others, but not from one another (one: MoCo, He et al., CVPR
     2020). A query without any positive that counts gives 0.
     van den Oord et al., 2018 (CPC); one direction of CLIP (Radford et al., ICML 2021).
     """
-    logits = contrast.logits
-    if contrast.own is not None:
-        return F.softplus(logits.logsumexp(dim=1, keepdim=True) - contrast.own_logits).mean(dim=1)
-    positives = contrast.targets
-    if positives.dtype == torch.bool:
-        log_p = torch.where(contrast.matches, logits - logits.logsumexp(dim=1, keepdim=True), 0.0)
-        return -log_p.sum(dim=1) / contrast.matches.sum(dim=1).clamp(min=1)
-    losses = F.cross_entropy(logits, positives, reduction="none")
-    if contrast.keep is None:
-        return losses
-    return torch.where(contrast.keep.expand_as(logits).gather(1, positives[:, None])[:, 0], losses, 0.0)
+    sums = contrast.log_sums
+    if sums.positive is not None:
+        log_sum, scores, number = sums.positive
+        losses = torch.logaddexp(sums.others, log_sum) - scores / number.clamp(min=1)
+        return torch.where(number > 0, losses, 0.0)
+    return _counted(contrast, _told(sums.own, sums.others))
+
+
+def info_nce_both_ways(contrast: Contrast) -> tuple[Tensor, Tensor]:
+    """Returns `info_nce` of finding each query's positive key, and each such key's query, from the same products.
+
+    For positives by number: other queries, of all processes, are not the key's; a sample whose key does not count is
+    no candidate as a query either. Both (B,), float32. Radford et al., ICML 2021 (CLIP).
+    """
+    sums, other_way = contrast.log_sums_both_ways, contrast.log_sums_both_ways.other_way
+    assert other_way is not None
+    if dist.world() > 1:
+        other_way = dist.gather_with_grad(other_way[None]).logsumexp(dim=0)  # over the queries of every process
+    losses = (_told(sums.own, others) for others in (sums.others, other_way[contrast.targets]))
+    one, other = (_counted(contrast, loss) for loss in losses)
+    return one, other
+
+
+def _told(own: Tensor, others: Tensor) -> Tensor:
+    """-log of each own key's share of it and the others; as softplus, exact where that is almost 1."""
+    return F.softplus(others[..., None] - own).mean(dim=-1)
+
+
+def _counted(contrast: Contrast, losses: Tensor) -> Tensor:
+    counting = contrast.counting
+    return losses if counting is None else torch.where(counting, losses, 0.0)

@@ -42,6 +42,7 @@ def local_global(
 
 def _jsd(contrast: Contrast, negatives: Tensor) -> Tensor:
     """Minus the bound, from this many negatives each: those that do not count add nothing to the sum."""
-    matching = math.log(2) - F.softplus(-contrast.own_logits).mean(dim=1)
-    others = F.softplus(contrast.logits).sum(dim=1) / negatives.clamp(min=1) - math.log(2) * (negatives > 0)
+    sums, own = contrast.softplus_sums()
+    matching = math.log(2) - F.softplus(-own).mean(dim=1)
+    others = sums / negatives.clamp(min=1) - math.log(2) * (negatives > 0)
     return others - matching

@@ -19,7 +19,6 @@ def nce(contrast: Contrast, log_z: Tensor | float, samples: int) -> Tensor:
     log_z: logarithm of what exp of a query's scores of all samples sums to.
     samples: how many there are.
     """
-    noise = contrast.logits
-    shift = log_z + math.log(noise.shape[1] / samples)
-    known = F.logsigmoid(contrast.own_logits - shift).sum(dim=1)
-    return -known - F.logsigmoid(shift - noise).sum(dim=1)
+    shift = log_z + math.log(len(contrast.keys) / samples)
+    noise, own = contrast.softplus_sums(-shift)
+    return noise + F.softplus(-own).sum(dim=1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from mmssl.losses.contrast import Contrast
-from mmssl.losses.infonce import info_nce
+from mmssl.losses.infonce import info_nce_both_ways
 from mmssl.nn.temperature import LogitScale
 from mmssl.objectives.joint_space import JointSpace
 from mmssl.types import Encoder, Method
@@ -39,8 +39,8 @@ class CLIP(JointSpace):
             encoders, scale=scale, embed_dim=embed_dim, hidden=hidden, pairs=pairs, intra_modal=intra_modal
         )
 
-    def cost(self, contrast: Contrast) -> Tensor:
-        return info_nce(contrast)
+    def costs(self, contrast: Contrast) -> tuple[Tensor, ...]:
+        return info_nce_both_ways(contrast)
 
 
 method = Method(single.view, CLIP)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mmssl import dist
 from mmssl.losses.contrast import in_batch
-from mmssl.losses.infonce import info_nce
+from mmssl.losses.infonce import info_nce_both_ways
 from mmssl.nn.head import Leading
 from mmssl.objectives.multi_view import MultiView
 from mmssl.types import Batch, Encoder, Features, Loss, Method, Spaces
@@ -39,8 +39,7 @@ class DirectCLR(MultiView):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         one, other = (self.head(Features(pooled)) for pooled in self.pooled(encoders, batch)[:2])
         present = self.present(batch)
-        ways = ((one, other), (other, one))
-        losses = [info_nce(in_batch(*way, scale=1 / self.temperature, present=present)) for way in ways]
+        losses = info_nce_both_ways(in_batch(one, other, scale=1 / self.temperature, present=present))
         return Loss(dist.mean((losses[0] + losses[1]) / 2, present), embeddings={self.key: one.detach()})
 
     def spaces(self) -> Spaces:

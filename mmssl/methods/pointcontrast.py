@@ -12,6 +12,7 @@ from mmssl import dist
 from mmssl.losses.contrast import Contrast
 from mmssl.losses.hardest import hardest_negative, is_known, positive_margin
 from mmssl.losses.infonce import info_nce
+from mmssl.losses.tiles import nearest
 from mmssl.nn.head import Cells
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Ragged, Spaces
 from mmssl.views import cloud_pair
@@ -129,8 +130,8 @@ def answers(a: Tensor, b: Tensor, picked: Tensor, pairs: Tensor, sample: Tensor,
     """Returns for what share of a sample's queries the nearest of all keys here is a match; NaN without any, (B,)."""
     if not len(picked):
         return a.new_full((samples,), torch.nan)
-    nearest = (a[picked[:, 0]] @ b[picked[:, 1]].T).argmax(dim=1)
-    right = is_known(picked[:, 0], picked[nearest, 1], pairs).to(a.dtype)
+    number = nearest(a[picked[:, 0]], b[picked[:, 1]])
+    right = is_known(picked[:, 0], picked[number, 1], pairs).to(a.dtype)
     asked = sample[picked[:, 0]]
     return torch.bincount(asked, right, samples) / torch.bincount(asked, minlength=samples)
 

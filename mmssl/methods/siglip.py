@@ -23,8 +23,6 @@ class SigLIP(JointSpace):
     max_scale: ceiling of the scale.
     """
 
-    both_ways = False  # the sum over all pairs is the same from either side
-
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
@@ -40,8 +38,8 @@ class SigLIP(JointSpace):
         super().__init__(encoders, scale=start, embed_dim=embed_dim, hidden=hidden, pairs=pairs)
         self.bias = torch.nn.Parameter(torch.tensor(bias))
 
-    def cost(self, contrast: Contrast) -> Tensor:
-        return pairwise_sigmoid(contrast, bias=self.bias)
+    def costs(self, contrast: Contrast) -> tuple[Tensor, ...]:
+        return (pairwise_sigmoid(contrast, bias=self.bias),)  # the sum over all pairs is the same from either side
 
 
 method = Method(single.view, SigLIP)

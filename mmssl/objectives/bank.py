@@ -114,16 +114,17 @@ class Bank(SampleRows):
         drawn = torch.Generator().manual_seed(int(self.writes))  # the same on every process
         others = self.rows[torch.randint(len(self.rows), (noise,), generator=drawn).to(self.rows.device)]
         contrast = Contrast(queries, others, 1 / temperature, own=self.rows[index])
-        return Scores(contrast, self._log_z(contrast.logits.detach(), present), len(self.rows))
+        return Scores(contrast, self._log_z(contrast, present), len(self.rows))
 
-    def _log_z(self, scores: Tensor, present: Tensor) -> Tensor:
-        """Returns the logarithm of the normaliser: n times the mean of exp(scores), those (B, m) of the first batch."""
+    def _log_z(self, contrast: Contrast, present: Tensor) -> Tensor:
+        """Returns the logarithm of the normaliser: n times the mean of exp(score), of the first batch's noise."""
         if not self.log_z.isinf():
             return self.log_z.clone()
-        count, total = dist.total(torch.stack([present.sum(), scores.double().exp().sum(dim=1)[present].sum()]))
+        sums = contrast.log_sums.others.detach().double().exp()[present]
+        count, total = dist.total(torch.stack([present.sum(), sums.sum()]))
         if not count:
             return torch.zeros_like(self.log_z)
-        found = (total / (count * scores.shape[1])).log() + math.log(len(self.rows))
+        found = (total / (count * len(contrast.keys))).log() + math.log(len(self.rows))
         if self.training:
             self.log_z.copy_(found)
         return found.to(self.log_z.dtype)

@@ -24,10 +24,11 @@ AGAIN = "_again"  # marks a modality's second view
 class Pair:
     """One modality of the local samples against another, or another view of itself, of every process's.
 
+    names: of the pair, and of the pair the other way.
     valid: (B,) bool, samples that have both modalities.
     """
 
-    name: str
+    names: tuple[str, str]
     contrast: Contrast
     valid: Tensor
 
@@ -44,8 +45,6 @@ class JointSpace(Objective):
     intra_modal: weight of matching each modality's first view with its second as well, which the View must then show
         (Morgado et al., CVPR 2021: AVID's joint form); 0 matches across modalities only.
     """
-
-    both_ways = True
 
     def __init__(
         self,
@@ -70,8 +69,8 @@ class JointSpace(Objective):
         )
         self.scale, self.intra_modal = scale, intra_modal
 
-    def cost(self, contrast: Contrast) -> Tensor:
-        """Returns one loss per query (B,)."""
+    def costs(self, contrast: Contrast) -> tuple[Tensor, ...]:
+        """Returns one loss per sample (B,), asked from the queries' side, and from the keys' where the method does."""
         raise NotImplementedError
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
@@ -92,23 +91,24 @@ class JointSpace(Objective):
         """Returns the mean over the pairs that any sample has, and each one's loss, NaN where no sample has it."""
         losses, logs, there = [], {}, []
         for pair in pairs:
-            losses.append(dist.mean(self.cost(pair.contrast), pair.valid))
             assert pair.contrast.keep is not None
-            there.append(pair.contrast.keep.any())
-            logs[f"loss_{pair.name}"] = losses[-1].detach().where(there[-1], torch.nan)
+            for name, cost in zip(pair.names, self.costs(pair.contrast), strict=False):
+                losses.append(dist.mean(cost, pair.valid))
+                there.append(pair.contrast.keep.any())
+                logs[f"loss_{name}"] = losses[-1].detach().where(there[-1], torch.nan)
         return torch.stack(losses).sum() / torch.stack(there).sum().clamp(min=1), logs
 
     def _match(
         self, pairs: Sequence[tuple[str, str]], embeddings: Mapping[str, Tensor], batch: Batch
     ) -> Iterator[Pair]:
-        """Yields every pair of embeddings, in both directions or in the one that it is written in."""
-        scale, everywhere = self.scale(), {name: gathered(x) for name, x in embeddings.items()}
+        """Yields every pair of embeddings, in the direction that it is written in."""
+        keys = {b for _, b in pairs}
+        scale, everywhere = self.scale(), {name: gathered(x) for name, x in embeddings.items() if name in keys}
         for a, b in pairs:
             valid = batch.present(a) & batch.present(b.removesuffix(AGAIN))
-            keep = dist.gather(valid)
-            for query, key in ((a, b), (b, a))[: 1 + self.both_ways]:
-                rows, own, _ = everywhere[key]
-                yield Pair(f"{query}-{key}", Contrast(embeddings[query], rows, scale, own, keep=keep), valid)
+            rows, own, _ = everywhere[b]
+            contrast = Contrast(embeddings[a], rows, scale, own, keep=dist.gather(valid))
+            yield Pair((f"{a}-{b}", f"{b}-{a}"), contrast, valid)
 
     def check_view(self, view: View) -> None:
         for name in self.uses if self.intra_modal else ():

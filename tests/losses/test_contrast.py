@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmssl.losses import contrast
-from mmssl.losses.contrast import Contrast, chunked, gathered, in_batch, scores
+from mmssl.losses.contrast import Contrast, gathered, in_batch
 from mmssl.losses.infonce import info_nce
 from mmssl.losses.nt_xent import nt_xent
-from mmssl.numerics.missing import MISSING
 
 HERE = torch.ones(5, dtype=torch.bool)
 
@@ -101,18 +99,12 @@ def test_absent_samples_give_no_gradient_and_none_present_no_loss() -> None:
     assert not none.any() and all(g.isfinite().all() for g in torch.autograd.grad(none.sum(), [queries, keys]))
 
 
-def test_scores_are_scaled_products_of_every_query_and_key() -> None:
-    queries, keys = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
-    expected = torch.stack(
-        [torch.stack([(2.5 * k * q[:, None]).sum(2) for k in [keys[b]]])[0] for b, q in enumerate(queries)]
-    )
-    torch.testing.assert_close(scores(queries, keys, 2.5), expected)
-    torch.testing.assert_close(scores(queries[0], keys[0], torch.tensor(2.5)), expected[0])
-    torch.testing.assert_close(scores(queries[0], keys[0]), expected[0] / 2.5)
+def scores(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    return torch.stack([torch.stack([(q * k).sum() for k in keys]) for q in queries])
 
 
 @pytest.mark.parametrize("by_query", [False, True])
-def test_keys_that_do_not_count_are_missing_in_logits_matches_and_gradient(by_query: bool) -> None:
+def test_keys_that_do_not_count_are_in_no_sum_and_get_no_gradient(by_query: bool) -> None:
     queries, keys = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
     keep = torch.tensor([True, False, True, True, True])
     if by_query:
@@ -120,33 +112,44 @@ def test_keys_that_do_not_count_are_missing_in_logits_matches_and_gradient(by_qu
     exclude = torch.tensor([0, 4, 3])
     counts = keep.expand(3, 5).clone()
     counts[range(3), exclude] = False
-    made = Contrast(queries, keys, 2.0, positives=~torch.eye(3, 5).bool(), keep=keep, exclude=exclude)
-    plain = 2 * torch.stack([torch.stack([(q * k).sum() for k in keys]) for q in queries])
-    torch.testing.assert_close(made.logits, plain.where(counts, torch.tensor(MISSING)))
-    assert torch.equal(made.matches, counts & ~torch.eye(3, 5).bool())
-    pairs = [torch.autograd.grad((x * counts).sum(), [queries, keys], retain_graph=True) for x in (made.logits, plain)]
-    for mine, theirs in zip(*pairs, strict=True):
+    positive = torch.tensor([[True, False, False, True, True], [True, True, False, False, True], [False] * 5])
+    made = Contrast(queries, keys, 2.0, positives=positive, keep=keep, exclude=exclude).log_sums
+    plain, right = 2 * scores(queries, keys), positive & counts
+    others = torch.stack([row[mask].exp().sum().log() for row, mask in zip(plain, counts & ~positive, strict=True)])
+    if by_query:  # the second query's only key is positive, and excluded or not kept are its others
+        assert (counts & ~positive)[1].sum() == 0 and made.others[1] < -1e29
+    some = (counts & ~positive).any(dim=1)
+    torch.testing.assert_close(made.others[some], others[some])
+    assert made.positive is not None
+    assert torch.equal(made.positive.number, right.sum(1).float())
+    torch.testing.assert_close(made.positive.scores, (plain * right).sum(1))
+    pairs = [torch.autograd.grad(x[some].sum(), [queries, keys], retain_graph=True) for x in (made.others, others)]
+    pairs += [torch.autograd.grad(x.sum(), [queries, keys]) for x in (made.positive.scores, (plain * right).sum(1))]
+    for mine, theirs in zip(pairs[0] + pairs[2], pairs[1] + pairs[3], strict=True):
         torch.testing.assert_close(mine, theirs)
-    one = Contrast(queries, keys, 2.0, positives=HERE.expand(3, 5), exclude=exclude)
-    assert (one.logits == MISSING).nonzero().tolist() == [[0, 0], [1, 4], [2, 3]]
-    assert torch.equal(one.matches, one.logits > MISSING)
 
 
 def test_positives_by_number_by_default_and_own_keys() -> None:
     queries, keys = torch.randn(3, 4), torch.randn(5, 4)
+    plain = 3 * scores(queries, keys)
     assert Contrast(queries, keys).targets.tolist() == [0, 1, 2]
-    assert torch.equal(Contrast(queries, keys).matches, torch.eye(3, 5).bool())
-    some = Contrast(
-        queries, keys, positives=torch.tensor([4, 0, 0]), keep=torch.tensor([True, True, True, True, False])
-    )
-    assert some.matches.nonzero().tolist() == [[1, 0], [2, 0]]
+    torch.testing.assert_close(Contrast(queries, keys, 3.0).log_sums.own, plain.diagonal()[:, None])
+    some = Contrast(queries, keys, positives=torch.tensor([4, 0, 0]), keep=torch.arange(5) < 4)
+    assert some.counting is not None and some.counting.tolist() == [False, True, True]
     own = torch.randn(3, 2, 4)
     expected = torch.stack([torch.stack([3 * q @ k for k in mine]) for q, mine in zip(queries, own, strict=True)])
-    torch.testing.assert_close(Contrast(queries, keys, 3.0, own=own).own_logits, expected)
-    torch.testing.assert_close(Contrast(queries, keys, 3.0, own=own[:, 1]).own_logits, expected[:, 1:])
-    numbered = Contrast(queries, keys, 3.0, own=torch.tensor([[1, 4], [0, 1], [3, 2]]))
-    torch.testing.assert_close(numbered.own_logits[0], torch.stack([3 * queries[0] @ keys[i] for i in (1, 4)]))
-    assert (numbered.logits == MISSING).nonzero().tolist() == [[0, 1], [0, 4], [1, 0], [1, 1], [2, 2], [2, 3]]
+    torch.testing.assert_close(Contrast(queries, keys, 3.0, own=own).log_sums.own, expected)
+    torch.testing.assert_close(Contrast(queries, keys, 3.0, own=own[:, 1]).log_sums.own, expected[:, 1:])
+    torch.testing.assert_close(Contrast(queries, keys, 3.0, own=own[:, 1]).log_sums.others, plain.logsumexp(1))
+    places = [[1, 4], [0, 1], [3, 2]]
+    numbered = Contrast(queries, keys, 3.0, own=torch.tensor(places))
+    others = [[0, 2, 3], [2, 3, 4], [0, 1, 4]]
+    for row, (mine, rest) in enumerate(zip(places, others, strict=True)):
+        torch.testing.assert_close(numbered.log_sums.own[row], plain[row, mine])
+        torch.testing.assert_close(numbered.log_sums.others[row], plain[row, rest].logsumexp(0))
+    sums, biased = numbered.softplus_sums(-1.5)
+    torch.testing.assert_close(biased, numbered.log_sums.own - 1.5)
+    torch.testing.assert_close(sums[1], torch.log1p((plain[1, others[1]] - 1.5).exp()).sum())
 
 
 def test_own_keys_are_told_from_the_others_and_not_from_one_another() -> None:
@@ -181,19 +184,3 @@ def test_rows_of_one_process_are_its_own() -> None:
     found = gathered(rows)
     assert torch.equal(found.rows, rows.float()) and found.own.tolist() == [0, 1, 2, 3, 4] and found.keep is None
     assert gathered(rows, HERE).keep is HERE
-
-
-def test_what_is_made_in_chunks_equals_what_is_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, w = torch.randn(2, 7, 3, requires_grad=True), torch.randn(3, requires_grad=True)
-    seen: list[int] = []
-
-    def part(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        seen.append(rows.shape[1])
-        return (rows * w).sum(dim=2) * labels
-
-    labels = torch.arange(14.0).view(2, 7)
-    whole = torch.autograd.grad(chunked(part, x, labels, keys=10).square().sum(), [x, w])
-    monkeypatch.setattr(contrast, "HELD", 60)
-    parts = torch.autograd.grad(chunked(part, x, labels, keys=10).square().sum(), [x, w])
-    torch.testing.assert_close(parts, whole)
-    assert seen[0] == 7 and sorted(seen[1:]) == [1, 1, 3, 3, 3, 3], "made again for the gradient"

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmssl.losses import contrast
+from mmssl.losses import pointer, tiles
 from mmssl.losses.pointer import pointed, pointer_nll
 
 
@@ -34,9 +34,10 @@ def plain(
     return torch.stack(losses).view(len(queries), -1)
 
 
-@pytest.mark.parametrize("held", [2**25, 20], ids=["at once", "in parts"])
-def test_equals_the_formula_in_value_and_gradient(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast, "HELD", held)
+@pytest.mark.parametrize("side", [1024, 2, 4, 5], ids=str)
+def test_equals_the_formula_in_value_and_gradient(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tiles.SIDE, "cpu", side)
+    monkeypatch.setattr(tiles, "KEPT", 0)
     queries, keys, known, truth = made()
     found = []
     for loss in (pointer_nll, plain):
@@ -95,12 +96,9 @@ class Held(TorchDispatchMode):
     [(2**25, [90]), (90, [90]), (89, [72, 18]), (36, [36, 36, 18]), (35, [18] * 5), (1, [18] * 5)],
 )
 def test_no_more_similarities_are_held_than_said(held: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert contrast.HELD == 2**25
-    monkeypatch.setattr(contrast, "HELD", held)
-    queries, keys, known, truth = made()
-    with Held() as noted:
-        pointer_nll(queries.requires_grad_(), keys, known, truth, scale=1.0)
-    assert noted.sizes == sizes
+    assert pointer.HELD == 2**25
+    monkeypatch.setattr(pointer, "HELD", held)
+    queries, keys, known, _ = made()
     with Held() as noted:
         pointed(queries, keys, F.one_hot(known, 3), scale=1.0)
     assert noted.sizes == sizes

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.losses.contrast import Contrast, gathered, in_batch
-from mmssl.losses.infonce import info_nce
+from mmssl.losses.infonce import info_nce, info_nce_both_ways
 from mmssl.losses.local_global import local_global
 from mmssl.losses.nt_xent import nt_xent
 from mmssl.losses.sigmoid import pairwise_sigmoid
@@ -80,9 +80,18 @@ def sigmoid(a: Tensor, b: Tensor, here: Tensor) -> Tensor:
     return pairwise_sigmoid(in_batch(a, b, scale=3.0, present=here), bias=-2.0)
 
 
+def second_way(a: Tensor, b: Tensor, here: Tensor) -> Tensor:
+    return info_nce_both_ways(in_batch(a, b, scale=3.0, present=here))[1]
+
+
 LOSSES: dict[str, tuple[Rows, Callable[[Tensor, Tensor, Tensor, int], Tensor]]] = {
     "one way": (lambda a, b, here: info_nce(in_batch(a, b, scale=3.0, present=here)), batch_plain),
     "both ways": (both_ways, lambda a, b, here, i: (batch_plain(a, b, here, i) + batch_plain(b, a, here, i)) / 2),
+    "the other way": (second_way, lambda a, b, here, i: batch_plain(b, a, here, i)),
+    "both from one product": (
+        lambda a, b, here: sum(info_nce_both_ways(in_batch(a, b, scale=3.0, present=here))) / 2,
+        lambda a, b, here, i: (batch_plain(a, b, here, i) + batch_plain(b, a, here, i)) / 2,
+    ),
     "several positives": (several, several_plain),
     "nt_xent": (lambda a, b, here: nt_xent(a, b, temperature=1 / 3, present=here), nt_xent_plain),
     "sigmoid": (sigmoid, sigmoid_plain),

@@ -10,11 +10,16 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.losses.nce import nce
-from mmssl.objectives.bank import Bank, SampleRows, counted, reserve
+from mmssl.objectives.bank import Bank, SampleRows, Scores, counted, reserve
 from mmssl.objectives.queue import Queue
 from mmssl.parallel import equal_everywhere
 
 HERE = torch.ones(3, dtype=torch.bool)
+
+
+def logits(scores: Scores) -> torch.Tensor:
+    """The noise's scores (B, m)."""
+    return scores.contrast.scale * scores.contrast.queries.float() @ scores.contrast.keys.T
 
 
 def filled(samples: int = 6, dim: int = 3, momentum: float = 0.5) -> Bank:
@@ -54,15 +59,15 @@ def test_the_normaliser_is_estimated_once_from_those_present() -> None:
     absent = bank.scores(queries, index, noise=20, temperature=0.5, present=torch.zeros(3, dtype=torch.bool))
     assert bank.log_z.isinf() and nce(*absent).isfinite().all()
     first = bank.scores(queries, index, noise=20, temperature=0.5, present=present)
-    torch.testing.assert_close(first.contrast.own_logits[:, 0], (queries * bank.rows[index]).sum(1) / 0.5)
-    torch.testing.assert_close(first.log_z, (50 * first.contrast.logits[present].exp().mean()).log())
+    torch.testing.assert_close(first.contrast.log_sums.own[:, 0], (queries * bank.rows[index]).sum(1) / 0.5)
+    torch.testing.assert_close(first.log_z, (50 * logits(first)[present].exp().mean()).log())
     again = bank.scores(-queries, index, noise=20, temperature=0.5, present=present)
     assert torch.equal(again.log_z, first.log_z)
-    torch.testing.assert_close(again.contrast.logits, -first.contrast.logits)
+    torch.testing.assert_close(logits(again), -logits(first))
     bank.note(index, queries, present)
     bank.write()
     assert not torch.allclose(
-        bank.scores(queries, index, noise=20, temperature=0.5, present=present).contrast.logits, first.contrast.logits
+        logits(bank.scores(queries, index, noise=20, temperature=0.5, present=present)), logits(first)
     )
 
 
@@ -157,15 +162,12 @@ def test_each_write_brings_another_draw_which_is_the_same_everywhere() -> None:
         torch.manual_seed(writes)  # the draw does not depend on it
         found = bank.scores(queries, index, noise=20, temperature=0.5, present=HERE)
         drawn = torch.randint(50, (20,), generator=torch.Generator().manual_seed(writes))
-        torch.testing.assert_close(found.contrast.logits, queries @ bank.rows[drawn].T / 0.5)
+        torch.testing.assert_close(logits(found), queries @ bank.rows[drawn].T / 0.5)
         torch.testing.assert_close(
-            found.contrast.own_logits[:, 0], torch.stack([queries[i] @ bank.rows[index[i]] for i in range(3)]) / 0.5
+            found.contrast.log_sums.own[:, 0], torch.stack([queries[i] @ bank.rows[index[i]] for i in range(3)]) / 0.5
         )
-        assert (
-            found.contrast.own_logits[:, 0].requires_grad
-            and found.contrast.logits.requires_grad
-            and not found.log_z.requires_grad
-        )
+        sums = found.contrast.log_sums
+        assert sums.own.requires_grad and sums.others.requires_grad and not found.log_z.requires_grad
         bank.note(index, queries, HERE)
         bank.write()
 
@@ -204,13 +206,13 @@ def test_scores_are_not_lowered_to_half_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = bank.scores(queries, index, **options)
         torch.testing.assert_close(found[1:], expected[1:], rtol=1e-6, atol=1e-6)
-        for part in ("own_logits", "logits"):
-            mine, theirs = (getattr(x.contrast, part) for x in (found, expected))
+        for part in ("own", "others"):
+            mine, theirs = (getattr(x.contrast.log_sums, part) for x in (found, expected))
             torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
     half = queries.bfloat16()
     found = bank.scores(half, index, **options)
-    torch.testing.assert_close(found.contrast.logits, bank.scores(half.float(), index, **options).contrast.logits)
-    assert found.contrast.own_logits[:, 0].dtype == torch.float32
+    torch.testing.assert_close(logits(found), logits(bank.scores(half.float(), index, **options)))
+    assert found.contrast.log_sums.own[:, 0].dtype == torch.float32
 
 
 def test_all_rows_of_an_objective_are_made_at_once_in_their_order() -> None:

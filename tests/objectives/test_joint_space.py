@@ -29,10 +29,13 @@ class Distance(JointSpace):
     """Costs whatever lies between a query and its key, and remembers what it was asked."""
 
     asked: list[Contrast]
+    both_ways = True
 
-    def cost(self, contrast: Contrast) -> Tensor:
+    def costs(self, contrast: Contrast) -> tuple[Tensor, ...]:
         self.asked.append(contrast)
-        return contrast.scale * (contrast.queries - 2 * contrast.keys[contrast.positives]).square().sum(1)
+        query, key = contrast.queries, contrast.keys[contrast.positives]
+        ways = ((query, key), (key, query))[: 1 + self.both_ways]
+        return tuple(contrast.scale * (a - 2 * b).square().sum(1) for a, b in ways)
 
 
 def encoders(keys: tuple[str, ...] = KEYS) -> dict[str, Any]:
@@ -95,11 +98,11 @@ def test_what_a_method_is_given_of_a_pair() -> None:
     of = encoders(("image", "text"))
     objective, batch = made(of), shown(1)
     objective(of, batch)
-    one, other = objective.asked
-    assert torch.equal(one.queries, other.keys) and torch.equal(other.queries, one.keys)
-    for contrast in (one, other):
-        assert contrast.positives.tolist() == [0, 1, 2, 3, 4]
-        assert contrast.keep.tolist() == [True, False, True, False, True]
+    (contrast,) = objective.asked
+    for key, rows in (("image", contrast.queries), ("text", contrast.keys)):
+        assert torch.equal(rows, objective.heads[key](of[key](batch.views[key][0])))
+    assert contrast.positives.tolist() == [0, 1, 2, 3, 4]
+    assert contrast.keep.tolist() == [True, False, True, False, True]
 
 
 def test_keys_are_those_of_every_process(monkeypatch: pytest.MonkeyPatch) -> None:

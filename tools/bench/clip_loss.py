@@ -1,14 +1,22 @@
-"""Measures CLIP's loss, forward and backward, of mmssl and of open_clip on the same embeddings, as a ratio.
+"""Measures CLIP's and SigLIP's losses, forward and backward, beside open_clip's on the same embeddings.
 
-python tools/bench/clip_loss.py [--batch 2048] [--dim 512] [--rounds 7] [--device cpu]
+python tools/bench/clip_loss.py [--batches 1024 4096] [--dim 512] [--rounds 7] [--device cpu] [--half]
+
+Rounds are taken in turn, in CPU time on a CPU; a ratio is the median of the rounds', with their quartiles. Memory is
+what a process of its own needs at most beside inputs and gradients, as Linux tells it.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from open_clip.loss import ClipLoss, SigLipLoss
@@ -16,53 +24,117 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.losses.contrast import Contrast
-from mmssl.losses.infonce import info_nce
+from mmssl.losses.infonce import info_nce_both_ways
 from mmssl.losses.sigmoid import pairwise_sigmoid
 
-
-def clip(x: Tensor, y: Tensor, scale: Tensor, _bias: Tensor) -> Tensor:
-    """Both directions of InfoNCE."""
-    return (info_nce(Contrast(x, y, scale)).mean() + info_nce(Contrast(y, x, scale)).mean()) / 2
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # embeddings of both sides, scale, bias
 
 
-def siglip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """The pairwise sigmoid loss."""
-    return pairwise_sigmoid(Contrast(x, y, scale), bias=bias).mean()
+def losses(*, half: bool) -> dict[str, tuple[Loss, Loss]]:
+    """Returns of each name our loss and open_clip's."""
+
+    def clip(x: Tensor, y: Tensor, scale: Tensor, _bias: Tensor) -> Tensor:
+        one, other = info_nce_both_ways(Contrast(x, y, scale, half=half))
+        return (one.mean() + other.mean()) / 2
+
+    def siglip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        return pairwise_sigmoid(Contrast(x, y, scale, half=half), bias=bias).mean()
+
+    def low(x: Tensor) -> Tensor:
+        return x.bfloat16() if half else x  # as under autocast
+
+    return {
+        "InfoNCE": (clip, lambda x, y, scale, _bias: ClipLoss()(low(x), low(y), low(scale))),
+        "SigLIP": (siglip, lambda x, y, scale, bias: SigLipLoss()(low(x), low(y), low(scale), low(bias))),
+    }
 
 
-PEERS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "clip": (clip, lambda x, y, scale, _bias: ClipLoss()(x, y, scale)),
-    "siglip": (siglip, lambda x, y, scale, bias: SigLipLoss()(x, y, scale, bias)),
-}
+def inputs(batch: int, dim: int, device: str) -> list[Tensor]:
+    """Returns embeddings of unit length, scale and bias, with gradients."""
+    torch.manual_seed(0)
+    embeddings = [F.normalize(torch.randn(batch, dim, device=device), dim=1) for _ in "xy"]
+    given = [*embeddings, torch.tensor(10.0, device=device), torch.tensor(-10.0, device=device)]
+    return [leaf.requires_grad_() for leaf in given]
 
 
-def seconds(loss: Callable[..., Tensor], given: list[Tensor]) -> float:
+def seconds(loss: Loss, given: list[Tensor]) -> float:
     """Returns the time of one forward and backward."""
-    synchronize = torch.cuda.synchronize if given[0].is_cuda else lambda: None
-    synchronize()
-    began = time.perf_counter()
+    clock, wait = (time.perf_counter, torch.cuda.synchronize) if given[0].is_cuda else (time.process_time, lambda: None)
+    wait()
+    began = clock()
     torch.autograd.grad(loss(*given), given, allow_unused=True)
-    synchronize()
-    return time.perf_counter() - began
+    wait()
+    return clock() - began
+
+
+def extra(name: str, peer: int, batch: int, dim: int, device: str, half: bool) -> float:
+    """Returns the MB that a forward and backward need at most beside inputs and gradients, in this process."""
+    given = inputs(batch, dim, device)
+    loss, small = losses(half=half)[name][peer], inputs(512, dim, device)
+    torch.autograd.grad(loss(*small), small, allow_unused=True)  # what libraries allocate once
+    gradients = 2 * batch * dim * 4
+    if device == "cpu":
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        torch.autograd.grad(loss(*given), given, allow_unused=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return (peak - pages * resource.getpagesize() - gradients) / 2**20
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    torch.autograd.grad(loss(*given), given, allow_unused=True)
+    return (torch.cuda.max_memory_allocated() - before - gradients) / 2**20
+
+
+def extra_apart(*given: Any) -> float:
+    """Returns `extra` of a process of its own, since a process's peak never falls."""
+    folder = str(Path(__file__).parent)
+    call = f"import sys; sys.path.append({folder!r}); import clip_loss; print(clip_loss.extra(*{given!r}))"
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return float(done.stdout)
+
+
+def rows(
+    batches: Sequence[int] = (1024, 4096, 32768),
+    dim: int = 512,
+    rounds: int = 7,
+    device: str = "cpu",
+    half: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Yields a row of time and one of memory for each loss and batch: ratio is the peer's figure over ours."""
+    for batch in batches:
+        for name, pair in losses(half=half).items():
+            given = inputs(batch, dim, device)
+            turns = 2 if batch > 16384 and device == "cpu" else rounds
+            times = [[seconds(loss, given) for loss in pair] for _ in range(turns + 1)][1:]
+            ratios = sorted(peer / ours for ours, peer in times)
+            ours, peer = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
+            work = f"{name} B = {batch:,}, D = {dim}{', bf16' if half else ''}"
+            spread = (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4])
+            row = {"work": f"{work}: time", "ours": ours, "peer": peer, "ratio": statistics.median(ratios)}
+            yield {
+                **row,
+                "bound": "matmul: four products, three where 2**20 scores suffice",
+                "unit": "ms",
+                "spread": spread,
+            }
+            ours, peer = (extra_apart(name, which, batch, dim, device, half) for which in (0, 1))
+            row = {"work": f"{work}: memory", "ours": ours, "peer": peer, "ratio": peer / max(ours, 1e-3)}
+            yield {**row, "bound": "tiles of 1,024 by 1,024", "unit": "MB", "spread": None}
 
 
 def main() -> None:
-    """Prints the medians of rounds taken in turn, and their ratio."""
+    """Prints the rows."""
     command = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    command.add_argument("--batch", type=int, default=2048)
+    command.add_argument("--batches", type=int, nargs="+", default=[1024, 4096])
     command.add_argument("--dim", type=int, default=512)
     command.add_argument("--rounds", type=int, default=7)
     command.add_argument("--device", default="cpu")
-    options = command.parse_args()
-    embeddings = [F.normalize(torch.randn(options.batch, options.dim, device=options.device), dim=1) for _ in "xy"]
-    given = [*embeddings, torch.tensor(10.0, device=options.device), torch.tensor(-10.0, device=options.device)]
-    given = [leaf.requires_grad_() for leaf in given]
-    for name, (ours, theirs) in PEERS.items():
-        difference = (ours(*given) - theirs(*given)).abs().item()
-        times = [(seconds(ours, given), seconds(theirs, given)) for _ in range(options.rounds + 1)][1:]
-        mine, peers = (statistics.median(column) for column in zip(*times, strict=True))
-        print(f"{name:>6}: mmssl {mine * 1e3:.0f} ms, open_clip {peers * 1e3:.0f} ms, ratio {mine / peers:.2f}", end="")
-        print(f"; losses differ by {difference:.1e}")
+    command.add_argument("--half", action="store_true", help="both multiply in bfloat16")
+    for row in rows(**vars(command.parse_args())):
+        spread = "" if row["spread"] is None else " ({:.2f} to {:.2f})".format(*row["spread"])
+        figures = f"mmssl {row['ours']:.0f}, open_clip {row['peer']:.0f} {row['unit']}"
+        print(f"{row['work']}: {figures}, ratio {row['ratio']:.2f}{spread}", flush=True)
 
 
 if __name__ == "__main__":
