@@ -168,7 +168,7 @@ def framed(image: Image.Image, frame: Frame, *, interpolation: Interpolation = "
     across, down = image.width / frame.width, image.height / frame.height
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
     if interpolation in FAST and width * height > SMALL and all(float(edge).is_integer() for edge in box):
-        return _scaled(image.crop(tuple(map(int, box))), frame, interpolation)
+        return _scaled(image.crop(box), frame, interpolation)
     cut = image.resize((frame.size, frame.size), FILTERS[interpolation], box=box)
     return to_tensor(cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if frame.mirrored else cut)
 
