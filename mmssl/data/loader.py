@@ -18,14 +18,18 @@ from mmssl.errors import UserError
 from mmssl.schema import Count, Positive, at_least, at_most
 from mmssl.types import Batch, View
 
+ORDER = 2  # of what comes out of the shuffle buffer: another number is another order, of which draws are no place
+LAYOUT = ("batch", "world", "workers", "order")  # under which a state continues bit-exactly
+
 _WorkerBatches = Crew[WorkerBatch] | Generator[WorkerBatch, None, None]
 
 
-class _Losses(TypedDict, total=False):
+class _Later(TypedDict, total=False):
     lost: list[tuple[Count, Count, Count, Count, str]]  # place and reason of what ended its worker
+    order: Count  # ORDER
 
 
-class LoaderState(_Losses):
+class LoaderState(_Later):
     """Where a loader stands: `Loader.state`."""
 
     epoch: Count
@@ -110,14 +114,15 @@ class Loader:
         )
 
     def _fresh(self, plan: Plan) -> dict[str, Any]:
-        layout = {"batch": self.batch, "world": self.world, "workers": plan.workers}
+        layout = {"batch": self.batch, "world": self.world, "workers": plan.workers, "order": ORDER}
         return {"epoch": plan.epoch, "base": plan.base, "batches": 0, "draws": [0] * plan.workers, **layout}
 
     def epoch(self, number: int, resume: dict[str, Any] | None = None) -> Iterator[Batch]:
         """Yields the epoch's batches, or with a state those that were not yet delivered when it was taken.
 
         A state continues bit-exactly under the same batch, world and workers, on the rank that took it. If one of
-        these changed, as many samples as were left are drawn from a fresh shuffle (some may come a second time).
+        these changed, or the state is of an earlier mmssl that shuffled otherwise, as many samples as were left are
+        drawn from a fresh shuffle (some may come a second time).
         """
         if resume is None:
             plan = self._plan(number)
@@ -137,7 +142,7 @@ class Loader:
         self._tally = Report.from_plain(resume["report"])
         plan = self._plan(number, resume["base"])
         state = self._fresh(plan)
-        if all(resume[key] == state[key] for key in ("batch", "world", "workers")):
+        if all(resume.get(key) == state[key] for key in LAYOUT):
             self._lost = Lost({tuple(place): reason for *place, reason in resume.get("lost", ())})
             return plan, {**state, "batches": resume["batches"], "draws": list(resume["draws"])}
         plan = self._plan(number, resume["base"] + resume["batches"] * resume["batch"] * resume["world"])

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from mmssl.data.header import Header, read_header
 from mmssl.data.unpack import CHUNK, PADDING, unpacked
 from mmssl.limits import limit
 
 BROKEN = (OSError, EOFError, tarfile.TarError)
 BLOCK = tarfile.BLOCKSIZE
+ZEROS = bytes(BLOCK)
 HEADER = 2**20  # bytes of a long name, or of extended attributes, that are held
 NAME = 4096  # bytes of a name, the longest that a system opens
 META = re.compile(r"__[^/]*__($|/)")  # what webdataset skips
@@ -48,6 +50,7 @@ class Tar:
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.at, self.whole = file, 0, False
         self.left = 0  # bytes up to the next header
+        self.largest = limit("member_bytes")
         self.end = file.seek(0, io.SEEK_END) if file.seekable() else None
         if self.end is not None:
             file.seek(0)
@@ -56,13 +59,13 @@ class Tar:
         """Yields each file; `read` is for the latest. Raises one of BROKEN where bytes are missing or do not unpack."""
         common = dict[str, str]()
         told = dict[str, str]()  # of the next file, by the headers before it
-        while (found := self._header()) is not None:
-            info, holes = found
-            self.left = _padded(info.size)
-            if info.type in LONG or info.type in PAX:
-                (common if info.type == tarfile.XGLTYPE else told).update(self._told(info))
+        while (header := self._header()) is not None:
+            self.left = _padded(header.size)
+            if header.type in LONG or header.type in PAX:
+                (common if header.type == tarfile.XGLTYPE else told).update(self._told(header))
             else:
-                yield from self._member(info, holes, {**common, **told})
+                if (member := self._member(header, {**common, **told} if common else told)) is not None:
+                    yield member
                 told = {}
             self._skip()
 
@@ -73,46 +76,47 @@ class Tar:
         self.left -= member.size
         return data
 
-    def _header(self) -> tuple[tarfile.TarInfo, int] | None:
-        """Returns the next header, and whether a map of holes follows; None at the end, or where there is no header."""
+    def _header(self) -> Header | None:
+        """Returns the next header; None at the end, or where there is no header."""
         block = self.file.read(BLOCK)
         start, self.at = self.at, self.at + len(block)
-        if len(block) == BLOCK and not block.strip(b"\0"):
+        if block == ZEROS:
             self.whole = self._only_zeros()
             return None
         try:
-            info = tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+            header = read_header(block)
         except tarfile.HeaderError:
             if not start:
                 raise
             return None
-        return None if info.size < 0 else (info, block[482] if info.type == tarfile.GNUTYPE_SPARSE else 0)
+        return None if header.size < 0 else header
 
-    def _member(self, info: tarfile.TarInfo, holes: int, told: dict[str, str]) -> Iterator[Member]:
-        """Yields the file of a header, if it is one, and sets what there is to skip."""
-        size = _whole(told["size"]) if "size" in told else info.size
-        has_data = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
+    def _member(self, header: Header, told: dict[str, str]) -> Member | None:
+        """Returns the file of a header, if it is one, and sets what there is to skip."""
+        size = _whole(told["size"]) if "size" in told else header.size
+        has_data = header.is_file or header.type not in tarfile.SUPPORTED_TYPES
         self.left = _padded(size) if has_data else 0
-        while holes:  # one block of their map after another
-            holes = self._take(BLOCK)[504]
-        if not info.isreg():
-            return
-        name = told.get("path", info.name)
-        sparse = info.type == tarfile.GNUTYPE_SPARSE or "holes" in told
-        fault = SPARSE if sparse else LARGE if size > limit("member_bytes") else ""
-        if "long" in told or len(name.encode("utf-8", "surrogateescape")) > NAME:
+        maps = header.maps
+        while maps:  # one block of the holes' map after another
+            maps = self._take(BLOCK)[504]
+        if not header.is_file:
+            return None
+        name = told.get("path", header.name)
+        sparse = header.type == tarfile.GNUTYPE_SPARSE or "holes" in told
+        fault = SPARSE if sparse else LARGE if size > self.largest else ""
+        if "long" in told or (4 * len(name) > NAME and len(name.encode("utf-8", "surrogateescape")) > NAME):
             name, fault = f"{name[:100]}~{name[-100:]}", LONG_NAME  # still a file of some sample
-        yield Member(name, self.at, size, fault)
+        return Member(name, self.at, size, fault)
 
-    def _told(self, info: tarfile.TarInfo) -> dict[str, str]:
+    def _told(self, header: Header) -> dict[str, str]:
         """Returns what a header before a file's own says of it; no more of it is read than HEADER."""
-        if info.size > HEADER:
+        if header.size > HEADER:
             return {"long": ""}
-        data = self._take(info.size)
-        self.left -= info.size
-        if info.type in LONG:
+        data = self._take(header.size)
+        self.left -= header.size
+        if header.type in LONG:
             name = data.partition(b"\0")[0].decode(tarfile.ENCODING, "surrogateescape")
-            return {"path": name} if info.type == tarfile.GNUTYPE_LONGNAME else {}
+            return {"path": name} if header.type == tarfile.GNUTYPE_LONGNAME else {}
         return dict(_records(data))
 
     def _take(self, size: int) -> bytes:

@@ -20,6 +20,7 @@ from mmssl.data.collate import collate
 from mmssl.data.plan import Plan, Segment, seed_of
 from mmssl.data.report import IN_A_ROW, Report
 from mmssl.data.shards import Source
+from mmssl.data.shuffle import Shuffle
 from mmssl.data.tar import LOST, Entry
 from mmssl.data.timer import timed
 from mmssl.data.watch import Place, Watch
@@ -27,7 +28,6 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.types import Batch, Sample, View
 
 T = TypeVar("T")
-OVERHEAD = 500  # bytes that Python needs to hold an entry besides its data
 
 
 @dataclass(slots=True)
@@ -73,15 +73,16 @@ class Stream:
 
     def run(self, place: int, watch: Watch) -> Iterator[WorkerBatch]:
         """Yields what the process makes that comes at this place from now on; raises UserError."""
-        plan, done, draws = self.plan, self.done, self.draws
-        before = 0
+        plan, done = self.plan, self.done
+        worker = (place + done) % plan.workers
+        slot, draws = _Slot(self, plan, worker, watch), self.draws[worker]
         while True:
-            # worker_batches are taken from the processes in turn, so what came before tells which slot this one plays
-            worker = (place - before + done) % plan.workers
-            yield from _Slot(self, plan, worker, watch).run(done, draws[worker])
-            before += plan.batches - done
+            # worker_batches are taken from the processes in turn, so what came before tells which slot comes next
+            worker = (worker - plan.batches) % plan.workers
             plan = dataclasses.replace(plan, epoch=plan.epoch + 1, base=0, batches=self.full)
-            done, draws = 0, [0] * plan.workers
+            following = _Slot(self, plan, worker, watch)
+            yield from slot.run(done, draws, following.shuffle)
+            slot, done, draws = following, 0, 0
 
 
 class _Slot:
@@ -92,13 +93,24 @@ class _Slot:
         self.slot = stream.rank * plan.workers + worker
         self.tally = Report()
         self.in_a_row = 0
+        self.empty = 0  # passes in a row without a sample
         self.lengths: list[int] = []  # of the whole shards that this slot has read
+        self.shuffle = Shuffle(
+            self._passes(),
+            count=plan.batch * plan.batches_of(worker),
+            limit=stream.shuffle_bytes,
+            order=random.Random(seed_of(plan.seed, plan.epoch, plan.base, "order", self.slot)),
+            at_once=plan.epoch == 0 or plan.base > 0,
+        )
 
-    def run(self, done: int, draws: int) -> Iterator[WorkerBatch]:
-        """Yields the slot's batches after the first `done` of its rank, for which it had made `draws` draws."""
+    def run(self, done: int, draws: int, following: Shuffle) -> Iterator[WorkerBatch]:
+        """Yields the slot's batches after the first `done` of its rank, for which it had made `draws` draws.
+
+        following: what this process draws in the next epoch.
+        """
         plan, stream = self.plan, self.stream
         left = plan.batches_of(self.worker) - len(range(self.worker, done, plan.workers))
-        entries = itertools.islice(enumerate(self._entries()), draws, None) if left else iter(())
+        entries = itertools.islice(enumerate(self.shuffle.run(following)), draws, None) if left else iter(())
         since = Report()
         for _ in range(left):
             samples: list[Sample] = []
@@ -157,28 +169,24 @@ class _Slot:
             collate_alone(shown, partial(collate, view=view))
         return shown
 
-    def _entries(self) -> Iterator[Entry]:
-        """Yields the slot's samples, still encoded, in an order that depends on the plan alone."""
-        plan = self.plan
-        order = random.Random(seed_of(plan.seed, plan.epoch, plan.base, "order", self.slot))
-        empty = 0
-        for segments in plan.passes(self.slot):
-            empty += 1
-            for entry in shuffled(self._read(segments), self.stream.shuffle_bytes, order):
-                empty = 0 if entry.key else empty
-                yield entry
-            if empty > 2 * plan.shards:  # by then it has had its turn at every shard, nearly surely
+    def _passes(self) -> Iterator[Iterator[Entry]]:
+        """Yields the slot's samples, still encoded, pass after pass, which are read in this order."""
+        for segments in self.plan.passes(self.slot):
+            yield self._read(segments)
+            if self.empty > 2 * self.plan.shards:  # by then it has had its turn at every shard, nearly surely
                 raise UserError(
-                    f"worker {self.slot} of {plan.slots} (ranks x workers) finds no samples left for it in "
-                    f"{plan.shards} shards; use fewer workers"
+                    f"worker {self.slot} of {self.plan.slots} (ranks x workers) finds no samples left for it in "
+                    f"{self.plan.shards} shards; use fewer workers"
                 )
 
     def _read(self, segments: Iterable[Segment]) -> Iterator[Entry]:
         """Yields samples in the plan's order; a broken shard of unknown length misses as many as the others had."""
         source, wanted = self.stream.source, self.stream.view.reads
+        self.empty += 1
         for part in segments:
             given, broken = 0, False
             for entry in source.entries(part.shard, start=part.start, stop=part.stop, step=part.step):
+                self.empty = 0 if entry.key else self.empty
                 broken = part.stop is None and entry.fault in LOST
                 missing = int(statistics.median(self.lengths or [0])) - given if broken else 1
                 yield from itertools.repeat(source.keep(entry, wanted), max(1, missing))
@@ -190,26 +198,6 @@ def collate_alone(sample: T, collate: Callable[[list[T]], Any]) -> None:
     """Collates one sample for nothing, so that if this ends the process it is known by which; leaves no trace."""
     with _own_generators():
         copy.deepcopy(collate)([sample])
-
-
-def shuffled(entries: Iterable[Entry], limit: float, order: random.Random) -> Iterator[Entry]:
-    """Yields entries in random order out of a buffer of at most `limit` bytes."""
-    buffer: list[Entry] = []
-    held = 0
-    for entry in entries:
-        buffer.append(entry)
-        held += entry.size + OVERHEAD
-        while held > limit:
-            held -= (out := _pick(buffer, order)).size + OVERHEAD
-            yield out
-    while buffer:
-        yield _pick(buffer, order)
-
-
-def _pick(buffer: list[Entry], order: random.Random) -> Entry:
-    place = order.randrange(len(buffer))
-    buffer[place], buffer[-1] = buffer[-1], buffer[place]
-    return buffer.pop()
 
 
 def _seed(seed: int) -> None:

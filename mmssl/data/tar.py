@@ -114,7 +114,7 @@ def _grouped(members: Iterable[Member], take: Callable[[Member], T], twins: list
 
     Of files that bear one name the first counts, and the others are noted. Behind a fault nothing more is taken.
     """
-    seen = _Seen()
+    seen, largest = _Seen(), limit("sample_bytes")
     group: Group[T] = Group("")
     for member in members:
         base, extension = base_and_field(member.name)
@@ -127,7 +127,7 @@ def _grouped(members: Iterable[Member], take: Callable[[Member], T], twins: list
         group.weight += BLOCK + (0 if member.fault else member.size)
         if extension in group.names:
             twins.append(member.name)
-        elif group.weight > limit("sample_bytes"):
+        elif group.weight > largest:
             group.fault = group.fault or LARGE_SAMPLE
         else:
             group.names.add(extension)
@@ -148,7 +148,7 @@ class _Seen:
     def __init__(self) -> None:
         self.fields: dict[str, frozenset[str]] = {}
         self.kinds: dict[frozenset[str], frozenset[str]] = {}  # one set for the many keys with the same fields
-        self.bytes = 0
+        self.bytes, self.most = 0, limit("shard_names")
 
     def judged(self, group: Group[T]) -> Group[T]:
         """Notes a group's fields, and whether they belong to a sample that came before.
@@ -162,7 +162,8 @@ class _Seen:
             group.fault = group.fault or TORN
         new_kind = sum(map(len, now)) + OVERHEAD * len(now) if now not in self.kinds else 0
         self.bytes += len(group.key) + OVERHEAD + new_kind
-        check("shard_names", self.bytes, NAMES)
+        if self.bytes > self.most:
+            check("shard_names", self.bytes, NAMES)
         self.fields[group.key] = self.kinds.setdefault(now, now)
         return group
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -24,6 +25,8 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+FAST = ("bilinear", "bicubic")  # those that torch knows as well
+SMALL = 128**2  # pixels of a box below which Pillow takes less time than the call of torch
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 # Images whose longer side would be more than this many times what is shown are cut before they are scaled, which rounds
 # otherwise than scaling first, as torchvision does.
@@ -105,7 +108,7 @@ def opened(raw: Any, *, time: float | None = None) -> Image.Image:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """Returns uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))  # in torch 1.7 times slower
 
 
 @dataclass(kw_only=True)
@@ -164,8 +167,17 @@ def framed(image: Image.Image, frame: Frame, *, interpolation: Interpolation = "
     image = pictures.pixels(image, min_size=needed)
     across, down = image.width / frame.width, image.height / frame.height
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    if interpolation in FAST and width * height > SMALL and all(float(edge).is_integer() for edge in box):
+        return _scaled(image.crop(box), frame, interpolation)
     cut = image.resize((frame.size, frame.size), FILTERS[interpolation], box=box)
     return to_tensor(cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if frame.mirrored else cut)
+
+
+def _scaled(cut: Image.Image, frame: Frame, interpolation: str) -> Tensor:
+    """Scales as Pillow does, up to 2 of 255, in a third of its time where the processor has AVX2."""
+    x = torch.from_numpy(np.array(cut)).permute(2, 0, 1)[None]
+    x = F.interpolate(x, (frame.size, frame.size), mode=interpolation, antialias=True)[0]
+    return x.flip(2).contiguous() if frame.mirrored else x.contiguous()
 
 
 def random_box(

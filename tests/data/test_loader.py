@@ -18,8 +18,6 @@ from numbered import drawn, loader, number_set, numbers, write_tar
 
 from mmssl.data.plan import Plan
 from mmssl.data.shards import Source
-from mmssl.data.stream import shuffled
-from mmssl.data.tar import Entry
 from mmssl.errors import UserError
 
 LAYOUTS = [(1, 0), (1, 3), (2, 2), (3, 4)]
@@ -147,6 +145,19 @@ def test_resume_with_another_layout(tmp_path: Path, world: int, workers: int, ba
         again = loader(shards, batch=batch, workers=workers, rank=rank, world=world)
         assert drawn(again.epoch(0, resume=state)) == drawn(rest), "and that can be resumed exactly"
         assert len(list(again.epoch(1))) == len(again)
+
+
+def test_a_state_of_another_order_draws_what_is_left_from_a_fresh_shuffle(tmp_path: Path) -> None:
+    """Its draws are of the order before the first samples came out while the buffer fills."""
+    own = loader(number_set(tmp_path / "a", [40]), batch=4, workers=0)
+    batches = own.epoch(0)
+    for _ in range(3):
+        next(batches)
+    state = {key: value for key, value in own.state().items() if key != "order"}
+    again = loader(own.source, batch=4, workers=0)
+    found = numbers(again.epoch(0, resume=state))
+    assert (again.state()["base"], again.state()["batches"]) == (12, 7)
+    assert len(set(found)) == 28 and found != numbers(batches)
 
 
 def test_resume_opens_nothing_again(tmp_path: Path) -> None:
@@ -330,16 +341,6 @@ def test_more_workers_than_samples_of_unknown_number(tmp_path: Path) -> None:
     own = loader([f"pipe:cat {shards}/000.tar"], batch=1, workers=3, epoch_samples=3)
     with pytest.raises(UserError, match=r"worker 2 of 3 .* finds no samples"):
         list(own.epoch(0))
-
-
-def test_shuffle_buffer_is_bounded_in_bytes() -> None:
-    taken = itertools.count(1)
-    entries = (Entry(str(next(taken)), "", {"txt": bytes(500)}) for _ in range(1000))
-    order = shuffled(entries, 100_000, random.Random(0))
-    first = next(order)
-    assert next(taken) == 102, "a hundred of 1000 bytes each are held, not more"
-    keys = [first.key, *(entry.key for entry in order)]
-    assert sorted(map(int, keys)) == [n for n in range(1, 1002) if n != 102][:1000]
 
 
 def test_a_state_of_another_epoch_is_refused(tmp_path: Path) -> None:

@@ -118,6 +118,29 @@ def test_a_crop_is_the_box_as_pil_scales_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert asked[-1] == (70, 50, {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)})
 
 
+@pytest.mark.parametrize("way", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("box", [(20, 10, 260, 190), (0, 0, 300, 200)])
+@pytest.mark.parametrize("size", [64, 300])
+def test_a_large_box_is_scaled_as_pil_scales_what_was_cut(
+    way: Interpolation, box: tuple[int, int, int, int], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 2 of 255, in few places: torch rounds its weights to 16 bits."""
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    picture, (left, top, width, height) = Image.fromarray(noise), box
+    monkeypatch.setattr(image, "random_box", lambda *_, **__: box)
+    cut = picture.crop((left, top, left + width, top + height))
+    expected = np.asarray(cut.resize((size, size), Image.Resampling[way.upper()])).astype(int)
+    frame = Frame(300, 200, size)
+    for mirrored in (False, True):
+        Crop().draw(frame)
+        frame.mirrored = mirrored
+        found = framed(picture, frame, interpolation=way)
+        assert found.dtype == torch.uint8 and found.is_contiguous()
+        off = np.abs(found.permute(1, 2, 0).numpy().astype(int) - (expected[:, ::-1] if mirrored else expected))
+        assert off.max() <= 2 and off.mean() < 0.02
+        frame = Frame(300, 200, size)
+
+
 @pytest.mark.parametrize(("box", "needed"), [((0, 0, 400, 300), 32), ((10, 20, 150, 100), 96), ((0, 0, 100, 299), 96)])
 def test_a_jpeg_is_decoded_as_large_as_the_box_needs_and_cut_at_its_own_scale(
     box: tuple[int, int, int, int], needed: int, monkeypatch: pytest.MonkeyPatch
