@@ -50,7 +50,10 @@ def _base(factory: type) -> type:
 
 def hints_of(factory: Any) -> dict[str, Any]:
     """Returns the types of the parameters."""
-    own = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    fields = is_dataclass(factory)  # whose inherited ones are named in the module of their own class
+    own = typing.get_type_hints(
+        factory.__init__ if inspect.isclass(factory) and not fields else factory, include_extras=True
+    )
     return {**hints_of(_base(factory)), **own} if _hands_on(factory) else own
 
 

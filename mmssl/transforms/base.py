@@ -46,6 +46,11 @@ class Step(Transform):
         """Whether chance decides what it does."""
         return True
 
+    @property
+    def chance(self) -> float | None:
+        """What guessing the target gets right, where it makes one."""
+        return None
+
 
 def one(probability: Chance) -> float:
     """Returns the probability of a step that is one view's."""
@@ -158,11 +163,6 @@ class OnBatch(Step):
 
     def check(self, preprocess: Mapping[str, Preprocess]) -> None:
         """Raises UserError where the encoders' inputs do not suit it."""
-
-    @property
-    def chance(self) -> float | None:
-        """What guessing the target gets right, where it makes one."""
-        return None
 
 
 class OnWaveform(Step):
