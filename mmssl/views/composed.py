@@ -90,11 +90,13 @@ class Composed(View):
         check_keys(template.changed_keys, self.prepare)
         check_steps(self.steps, self.prepare)
         check_fields(self.aligned, template.modalities, self.leader, self.prepare)
-        for key, views in self.steps.items():
-            for steps in views if self.prepare[key].modality in VISUAL else ():
-                shown = replace(self.prepare[key], size=self.side(key, steps))
-                for step in self.after:
-                    step.check({**self.prepare, key: shown})
+        sides = {
+            key: [self.side(key, steps) for steps in views]
+            for key, views in self.steps.items()
+            if self.prepare[key].modality in VISUAL
+        }
+        for step in self.after:
+            step.check(self.prepare | {key: replace(self.prepare[key], size=side) for key, (side, *_) in sides.items()})
 
     def _on_batch(self) -> DeviceSteps:
         """Returns what a batch goes through on the accelerator."""
