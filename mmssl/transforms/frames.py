@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from mmssl.errors import DamagedError
 from mmssl.schema import Positive, above, at_least, below
-from mmssl.transforms.base import Step
-from mmssl.transforms.video import Clip, VideoPreprocess
+from mmssl.transforms.base import Frame, Step
+from mmssl.transforms.video import Clip, VideoPreprocess, framed
 
 
 @dataclass(kw_only=True)
@@ -49,6 +50,14 @@ class OnFrames(Step):
 
     def __call__(self, frames: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+def filmed(pictures: np.ndarray, frame: Frame, steps: Sequence[Any]) -> Tensor:
+    """Returns what a frame shows of images (T, H, W, 3), changed by the steps on frames: uint8 (3, T, size, size)."""
+    x = framed(pictures, frame)
+    for step in steps:
+        x = step(x) if isinstance(step, OnFrames) else x
+    return x
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmssl.errors import DamagedError, UserError
 from mmssl.schema import Positive, above, at_least
 from mmssl.transforms.base import Step
+from mmssl.transforms.frames import Window
 from mmssl.transforms.motion import Motion, busiest_box, draw_window, motion_maps
 from mmssl.transforms.video import Clip, VideoPreprocess
 
@@ -133,6 +134,14 @@ class OrderedFrames(Step):
             corners.append(round(min(max(corner, 0), room - crop)))
         left, top = corners
         return picture[top : top + crop, left : left + crop]
+
+
+def windowed(prepare: Any, views: Sequence[Sequence[Any]]) -> Any:
+    """Returns the preprocessing of the frames that steps choose; UserError where views would have other windows."""
+    every = [step for steps in views for step in steps if isinstance(step, Window | OrderedFrames)]
+    if any(step != every[0] for step in every):
+        raise UserError(f"views of one video have windows of their own, {every}; expected the same for all")
+    return every[0].reads(prepare) if every else prepare
 
 
 def orders(frames: int) -> list[tuple[int, ...]]:

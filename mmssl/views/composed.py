@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +15,13 @@ from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
 from mmssl.transforms import fields, image, points, text, video
 from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice, Step
-from mmssl.transforms.frames import OnFrames, Window
+from mmssl.transforms.frames import Window, filmed
 from mmssl.transforms.image import Crop
-from mmssl.transforms.ordered import OrderedFrames
+from mmssl.transforms.ordered import OrderedFrames, windowed
 from mmssl.transforms.points import OnCloud, Placed
 from mmssl.types import Batch, Preprocess, Sample, View
 from mmssl.views.checks import Steps, check_fields, check_keys, check_sample, check_steps, check_views, window
-from mmssl.views.device import DeviceSteps
+from mmssl.views.device import DeviceSteps, followers
 from mmssl.views.template import Views
 
 VISUAL = ("image", "video")
@@ -43,14 +42,14 @@ class Composed(View):
         self.aligned: dict[str, fields.Kind] = dict(template.fields)
         self.steps = {key: template.steps(key, each.modality) for key, each in self.prepare.items()}
         self.tasks = self._tasks()
-        self.prepare |= {key: read(self.prepare[key], steps) for key, steps in self.steps.items()}
+        self.prepare |= {key: windowed(self.prepare[key], steps) for key, steps in self.steps.items()}
         self.leader = self._leader()
         for key in self.aligned.keys() & self.prepare.keys():  # it moves with the leader, by no steps of its own
             self.steps[key] = [[] for _ in self.steps.get(self.leader, ())]
         self.shows = {key: len(steps) for key, steps in self.steps.items()}
         self.groups = dict(template.group_sizes())
         self.reads = tuple(dict.fromkeys([*(self._field(key) for key in self.prepare), *self.aligned]))
-        self.followers = self._followers()
+        self.followers = followers({key: self._field(key) for key in self.prepare if self._is_seen(key)})
         for key in self.followers:
             del self.preprocess[key]
         self._check(template)
@@ -68,32 +67,24 @@ class Composed(View):
                 found[key], self.steps[key] = task, [steps] * task.shape[0]
         return found
 
+    def _is_seen(self, key: str) -> bool:
+        """Tells whether a key shows images or videos by steps of its own."""
+        return self.prepare[key].modality in VISUAL and key not in self.aligned
+
     def _leader(self) -> str:
         """Returns the key with which aligned fields move: the first of an image, or else of a video.
 
         Frames whose order is asked about are each cut at a place of its own, with which nothing moves.
         """
-        own = {key: p.modality for key, p in self.prepare.items() if key not in self.aligned.keys() | self.tasks.keys()}
-        return next((key for modality in VISUAL for key in own if own[key] == modality), "")
-
-    def _followers(self) -> dict[str, str]:
-        """Returns key -> the first key that reads the same images or videos, from which the device makes its own."""
-        leaders: dict[str, str] = {}
-        found: dict[str, str] = {}
-        for key, prepare in self.prepare.items():
-            if prepare.modality in VISUAL and key not in self.aligned:
-                leader = leaders.setdefault(self._field(key), key)
-                found |= {} if leader == key else {key: leader}
-        return found
+        own = [key for key in self.prepare if self._is_seen(key) and key not in self.tasks]
+        return min(own, key=lambda key: VISUAL.index(self.prepare[key].modality), default="")
 
     def _check(self, template: Views) -> None:
         check_keys(template.changed_keys, self.prepare)
         check_steps(self.steps, self.prepare)
         check_fields(self.aligned, template.modalities, self.leader, self.prepare)
         sides = {
-            key: [self.side(key, steps) for steps in views]
-            for key, views in self.steps.items()
-            if self.prepare[key].modality in VISUAL
+            key: [self.side(key, steps) for steps in self.steps[key]] for key in self.prepare if self._is_seen(key)
         }
         for step in self.after:
             step.check(self.prepare | {key: replace(self.prepare[key], size=side) for key, (side, *_) in sides.items()})
@@ -318,22 +309,6 @@ class Composed(View):
 def is_cropped(steps: Steps) -> bool:
     """Tells whether a random part of an image or video is cut out."""
     return any(isinstance(step, Crop) for step in steps)
-
-
-def read(prepare: Any, views: Sequence[Steps]) -> Any:
-    """Returns the preprocessing of the frames that steps choose; UserError where views would have other windows."""
-    every = [step for steps in views for step in steps if isinstance(step, Window | OrderedFrames)]
-    if any(step != every[0] for step in every):
-        raise UserError(f"views of one video have windows of their own, {every}; expected the same for all")
-    return every[0].reads(prepare) if every else prepare
-
-
-def filmed(pictures: np.ndarray, frame: Frame, steps: Steps) -> Tensor:
-    """Returns what a frame shows of images (T, H, W, 3), changed by the steps on frames: uint8 (3, T, size, size)."""
-    x = video.framed(pictures, frame)
-    for step in steps:
-        x = step(x) if isinstance(step, OnFrames) else x
-    return x
 
 
 def given(sample: Sample, name: str) -> Any:

@@ -81,6 +81,15 @@ class DeviceSteps:
             values[number] = fields.warped(kind, values[number], change, shape)
 
 
+def followers(fields: Mapping[str, str]) -> dict[str, str]:
+    """Returns key -> the first key that reads the same images or videos, from which the device makes its own.
+
+    fields: key -> what it reads of a sample.
+    """
+    first = {field: key for key, field in reversed(list(fields.items()))}
+    return {key: first[field] for key, field in fields.items() if first[field] != key}
+
+
 def follow(key: str, leader: str, side: int, batch: Batch) -> None:
     """Gives an encoder the views of another that reads the same, at its own size."""
     batch.views[key] = [resized(x, side) for x in batch.views[leader]]
