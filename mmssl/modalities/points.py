@@ -32,6 +32,7 @@ class Cloud:
     color: other numbers than those are 8-bit up to 255, or else 16-bit (LAS), whose high byte is kept.
     dropped: how many points were left out since their coordinates, colour or normal are not finite, as depth
         cameras have them where nothing came back.
+    kept: the numbers, among all that were given, of those that are left (N,), where some were left out.
     Raises DamagedError where no point is left, and for shapes and colours that cannot be.
     """
 
@@ -39,6 +40,7 @@ class Cloud:
     color: np.ndarray | None = None
     normal: np.ndarray | None = None
     dropped: int = field(default=0, kw_only=True)
+    kept: np.ndarray | None = field(default=None, init=False, compare=False)
 
     def __post_init__(self) -> None:
         parts = {"coordinates": self.xyz, "colours": self.color, "normals": self.normal}
@@ -50,9 +52,10 @@ class Cloud:
         with np.errstate(over="ignore"):  # what float32 cannot hold is no place
             finite = [np.isfinite(part.astype(np.float32, copy=False)) for part in given.values()]
         if not all(part.all() for part in finite):
-            kept = np.all(np.concatenate(finite, axis=1), axis=1)
-            self.dropped += len(kept) - int(kept.sum())
-            given = {name: part[kept] for name, part in given.items()}
+            there = np.all(np.concatenate(finite, axis=1), axis=1)
+            self.kept = np.flatnonzero(there)
+            self.dropped += len(there) - len(self.kept)
+            given = {name: part[self.kept] for name, part in given.items()}
         if not len(given["coordinates"]):
             raise DamagedError("a cloud without points", f"{self.dropped} are not finite" if self.dropped else "")
         self.xyz = _precise(given["coordinates"])

@@ -157,6 +157,13 @@ class OnBatch(Step):
         """Returns the changed batch."""
         raise NotImplementedError
 
+    def maps(self, key: str, place: Tensor) -> list[Tensor]:
+        """Returns for each view that it makes of a key's only one the map (B, 2, 3), in 0 to 1, back to that one.
+
+        None where it says none; then places, and what moves with the images, are left out. place: the view's.
+        """
+        return []
+
     def side(self, preprocess: Mapping[str, Preprocess]) -> int | None:
         """Returns the side in pixels that images must have for it, or None where any will do."""
         return None

@@ -22,7 +22,8 @@ Kind = Literal["boxes", "keypoints", "mask", "depth", "flow", "normals", "labels
 keypoints: (n, 2) x, y in pixels from the image's corner, so that its first pixel's middle is at (0.5, 0.5).
 mask: (H, W) whole numbers, or a palette image. depth: (H, W); 0, or what is not finite, was not measured, and is 0 in
 views. flow: (H, W, 2) x, y in pixels. normals: (H, W, 3) of the camera's frame. labels: one value for each point of a
-cloud. Of videos all hold for the whole clip. In views, fields of several channels are (C, H, W).
+cloud. Of videos all hold for the whole clip. In views, fields of several channels are (C, H, W), and 0 where a step
+shows what lies outside the image, as Rotate does in the corners.
 """
 CHANNELS: dict[str, tuple[int, ...]] = {"mask": (), "depth": (), "flow": (2,), "normals": (3,)}
 COLUMNS = {"boxes": 4, "keypoints": 2}
@@ -44,9 +45,9 @@ def moved(kind: Kind, value: Any, frame: Frame) -> Tensor | Ragged:
 
 
 def labels_of(value: Any, points: int, index: np.ndarray) -> Ragged:
-    """Returns the labels of some of a cloud's points, by their index."""
+    """Returns the labels of some of a cloud's points, by their index among all that it was given with."""
     array = _numbers("labels", value)
-    _check_shape("labels", array, (points, *array.shape[1:]))  # points that are not finite were dropped
+    _check_shape("labels", array, (points, *array.shape[1:]))
     labels = torch.from_numpy(array[index])
     return Ragged.pack([labels.float() if array.dtype.kind == "f" else labels.long()])
 

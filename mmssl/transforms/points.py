@@ -201,7 +201,7 @@ class Placed:
 
     @staticmethod
     def whole(cloud: Cloud) -> Placed:
-        return Placed(cloud, np.arange(len(cloud)), np.eye(4))
+        return Placed(cloud, np.arange(len(cloud)) if cloud.kept is None else cloud.kept, np.eye(4))
 
     def pick(self, index: np.ndarray) -> Placed:
         """Keeps some of the points."""

@@ -261,8 +261,8 @@ class Composed(View):
 
     def _points(self, key: str, raw: Any, _moment: float, steps: Steps, sample: Sample, shown: Sample) -> None:
         keys = [each for each in self.preprocess if self._field(each) == self._field(key)]
-        view = Placed.whole(clouds.load(raw))
-        count = len(view.index)
+        cloud = clouds.load(raw)
+        view, count = Placed.whole(cloud), len(cloud) + (cloud.dropped if cloud.kept is not None else 0)
         choosing = [step for step in steps if isinstance(step, OnCloud) and step.selects]
         moving = [step for step in steps if isinstance(step, OnCloud) and not step.selects]
         for step in choosing:
