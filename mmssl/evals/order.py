@@ -17,8 +17,9 @@ from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.trivial import linear_answers, statistics
 from mmssl.evals.parts.untrained import WithUntrained
 from mmssl.objectives.frame_order import each_frame
+from mmssl.transforms.ordered import OrderedFrames
 from mmssl.types import Batch, Encoder, Score, Trained
-from mmssl.views.ordered import Ordered
+from mmssl.views.composed import Composed
 
 
 class Order(WithUntrained):
@@ -51,7 +52,8 @@ class Order(WithUntrained):
         self.shown = {"seed": seed, "rounds": rounds, "batch": batch}
 
     def needs(self, trained: Trained) -> Needs:
-        return Needs(task=self.task, data={"data": (self.source, ordered(trained, self.task).reads)})
+        ordered(trained, self.task)
+        return Needs(task=self.task, data={"data": (self.source, ("video",))})
 
     def warm(self, fresh: Trained) -> None:
         ask_some(fresh, self.task, self.source)
@@ -61,8 +63,8 @@ class Order(WithUntrained):
         nearest: how often a frame's nearest other frame in the encoder's features is its neighbour in time; and
         ambiguous/accuracy, ambiguous/nearest: on motion-ambiguous clips, where the chain of raw pixels is wrong.
         """
-        view = ordered(trained, self.task)
-        rows = self._rows(trained, view)
+        asked = ordered(trained, self.task)
+        rows = self._rows(trained, asked)
         clip, hard = rows["sample"], rows["by_pixels"] == 0
         keys = dict(zip(clip.tolist(), rows["key"], strict=True))
         linear = linear_answers(rows["statistics"], rows["target"], groups=clip)
@@ -72,16 +74,16 @@ class Order(WithUntrained):
             return sample_score(rows[right][where], clip[where], keys, chance=chance, trivial=mean)
 
         everywhere = torch.ones_like(hard)
-        yield "accuracy", score("correct", view.chance, linear, everywhere)
-        yield "chain/pixels", score("by_pixels", view.chance, linear, everywhere)
-        yield "chain/features", score("by_features", view.chance, linear, everywhere)
+        yield "accuracy", score("correct", asked.chance, linear, everywhere)
+        yield "chain/pixels", score("by_pixels", asked.chance, linear, everywhere)
+        yield "chain/features", score("by_features", asked.chance, linear, everywhere)
         yield "nearest", score("near_features", float(rows["near_chance"].mean()), rows["near_pixels"], everywhere)
         if hard.any():
-            yield "ambiguous/accuracy", score("correct", view.chance, linear, hard)
+            yield "ambiguous/accuracy", score("correct", asked.chance, linear, hard)
             near_chance = float(rows["near_chance"][hard].mean())
             yield "ambiguous/nearest", score("near_features", near_chance, rows["near_pixels"], hard)
 
-    def _rows(self, trained: Trained, view: Ordered) -> Answers:
+    def _rows(self, trained: Trained, asked: OrderedFrames) -> Answers:
         found = []
         for which, batch in show(trained, self.task, self.source, **self.shown):
             assert batch.target is not None
@@ -89,18 +91,18 @@ class Order(WithUntrained):
             row["statistics"] = torch.cat(list(statistics(batch.views).values()), dim=1)
             for name, vectors in described(trained.encoders["video"], batch).items():
                 distances = torch.cdist(vectors, vectors).cpu()  # (B, V, T, T)
-                row[f"by_{name}"] = (view.by_nearness(distances) == batch.target.cpu()).float()
+                row[f"by_{name}"] = (asked.by_nearness(distances) == batch.target.cpu()).float()
                 row[f"near_{name}"], row["near_chance"] = nearest_in_time(distances, batch.extra["order"].cpu())
             found.append(row)
         return gathered(found)
 
 
-def ordered(trained: Trained, task: str) -> Ordered:
-    """Returns the view of a task about the order of frames; UserError for another."""
+def ordered(trained: Trained, task: str) -> OrderedFrames:
+    """Returns what a task asks about the order of frames; UserError for one that asks something else."""
     view = trained.task(task).show(trained.encoders)
-    if not isinstance(view, Ordered):
+    if not (isinstance(view, Composed) and "video" in view.tasks):
         raise UserError(f"{task!r} is not about the order of frames; name a task of opn or shuffle_and_learn")
-    return view
+    return view.tasks["video"]
 
 
 def described(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:

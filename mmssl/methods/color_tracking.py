@@ -2,99 +2,58 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl import dist
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import UserError
 from mmssl.losses.pointer import pointed, pointer_nll
 from mmssl.nn.head import Cells, Dilated
 from mmssl.nn.temperature import LogitScale
 from mmssl.numerics.color import gray, lab
 from mmssl.numerics.kmeans import kmeans, nearest
-from mmssl.transforms import image, video
-from mmssl.types import (
-    Batch,
-    Encoder,
-    Epoch,
-    Features,
-    Head,
-    Loss,
-    Method,
-    Objective,
-    Preprocess,
-    Sample,
-    Spaces,
-    View,
-)
+from mmssl.schema import Positive
+from mmssl.transforms.base import OnBatch
+from mmssl.transforms.frames import Colorful, Window
+from mmssl.transforms.image import Crop, Flip
+from mmssl.types import Batch, Encoder, Epoch, Features, Head, Loss, Method, Objective, Spaces
+from mmssl.views.template import Views
 
 LEARN_BATCHES = 1000  # at most, for the clusters of colour
 
 
-class GrayClip(View):
-    """Shows a few frames of a clip without their colour, and adds the colour that each cell had.
+@dataclass(kw_only=True)
+class CellColors(OnBatch):
+    """Takes the colour of a video away, and adds a and b of Lab of each cell as `colors` (B, T, 2, h, w).
 
-    Raises DamagedError for a clip shorter than the frames take, and for one without colour.
-
-    references: frames to copy from, before the target.
-    fps: how close all frames lie.
     cell: side, in pixels, of the squares whose colour is averaged.
-    size: side of the frames in pixels, by default what the encoder reads.
-    crop_scale: range of the share of the area of a random square.
-    flip: the probability of mirroring.
-    min_chroma: spread of the channels, 0 to 255, that a hundredth of the pixels must exceed.
     gray: off, the network sees colour and need not track.
     """
 
-    guards: Mapping[str, Mapping[str, Any]] = {"grey": {"gray": False}}
+    single = True
+    cell: Positive = 8
+    gray: bool = True
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        references: int = 3,
-        fps: float = 6.0,
-        cell: int = 8,
-        size: int | None = None,
-        crop_scale: tuple[float, float] = (0.5, 1.0),
-        flip: float = 0.5,
-        min_chroma: float = 12.0,
-        gray: bool = True,
-    ) -> None:
-        super().__init__(preprocess)
-        given: Any = preprocess["video"]
-        self.clip = replace(given, size=size or given.size, frames=references + 1, fps=fps, seconds=None)
-        if self.clip.size % cell:
-            raise UserError(f"frames of {self.clip.size} pixels do not divide into cells of {cell}; set view.cell")
-        self.preprocess["video"] = self.clip
-        self.cell, self.flip, self.min_chroma, self.gray = cell, flip, min_chroma, gray
-        self.crop_scale = image.check_range("crop_scale", crop_scale, 0.01, 1.0)
+    def check(self, preprocess: Mapping[str, Any]) -> None:
+        size = preprocess["video"].size
+        if size % self.cell:
+            raise UserError(
+                f"frames of {size} pixels do not divide into cells of {self.cell}; set view.cell_colors.cell"
+            )
 
-    def __call__(self, sample: Sample) -> Sample:
-        if sample.get("video") is None:
-            return {}
-        clip, span = self.clip.opened(sample["video"]), self.clip.span
-        if clip.duration < span - 0.5 / self.clip.fps:  # its last frame may be shown for less
-            raise DamagedError("a clip shorter than the window", f"{clip.duration:.2f} s, expected {span:.2f} s")
-        times = self.clip.times(clip, random.uniform(0, max(0.0, clip.duration - span)))
-        pictures = video.random_crop(clip, times, self.clip.size, scale=self.crop_scale, ratio=(1.0, 1.0))
-        if np.percentile(np.ptp(pictures, axis=3), 99) < self.min_chroma:
-            raise DamagedError("a clip without colour")
-        return {"video": [video.to_tensor(video.flip(pictures) if image.chance(self.flip) else pictures)]}
-
-    def on_device(self, batch: Batch) -> Batch:
-        """Adds `colors` (B, T, 2, h, w), a and b of Lab averaged over each cell, and takes the colour away."""
+    def on_batch(self, batch: Batch) -> Batch:
         (clip,) = batch.views["video"]
-        colors = F.avg_pool2d(lab(clip)[:, 1:].transpose(1, 2).flatten(0, 1), self.cell).unflatten(0, (len(clip), -1))
-        return Batch({"video": [gray(clip) if self.gray else clip]}, None, {**batch.extra, "colors": colors})
+        colors = F.avg_pool2d(lab(clip)[:, 1:].transpose(1, 2).flatten(0, 1), self.cell)
+        batch.extra["colors"] = colors.unflatten(0, (len(clip), -1))
+        if self.gray:
+            batch.views["video"] = [gray(clip)]
+        return batch
 
 
 class ColorTracking(Objective):
@@ -193,4 +152,7 @@ class ColorTracking(Objective):
         return {"video": self.head}
 
 
-method = Method(GrayClip, ColorTracking)
+STEPS = [Window(frames=4, fps=6.0), Crop(scale=(0.5, 1.0), ratio=(1.0, 1.0)), Flip(), Colorful()]
+GUARDS = {"grey": {"cell_colors": {"gray": False}}}
+
+method = Method(Views(1, guards=GUARDS, video=STEPS, after=[CellColors()]), ColorTracking)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from mmssl.errors import UserError
 from mmssl.objectives.frame_order import classified, each_frame, layers
-from mmssl.transforms.image import check_range
-from mmssl.transforms.video import to_tensor
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample
-from mmssl.views.ordered import Ordered, path_lengths
+from mmssl.schema import at_least
+from mmssl.transforms.base import check_range
+from mmssl.transforms.ordered import OrderedFrames, Question, path_lengths
+from mmssl.types import Batch, Encoder, Loss, Method, Objective
+from mmssl.views.ordered import ordered
 
 
-class Odd(Ordered):
+@dataclass(kw_only=True)
+class OddSequence(OrderedFrames):
     """Shows sequences of frames of one moving window; all but one are in order, and the target is which is not.
 
     The odd one is neither forward nor backward.
@@ -28,43 +30,31 @@ class Odd(Ordered):
     window: range of the seconds that a sequence's frames are drawn from, every one its own.
     """
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        sequences: int = 6,
-        frames: int = 6,
-        window: tuple[float, float] = (1.0, 2.0),
-        search: float = 5.0,
-        crop: int = 227,
-        **shared: Any,
-    ) -> None:
-        super().__init__(preprocess, search=search, crop=crop, **shared)
-        if sequences < 2 or frames < 3:
-            raise UserError(f"{sequences} sequences of {frames} frames have no odd one; expected at least 2 of 3")
-        self.sequences, self.frames = sequences, frames
-        self.window = check_range("window", window, 0.0, math.inf)
-        self.shows = {"video": sequences}
+    sequences: Annotated[int, at_least(2)] = 6
+    frames: Annotated[int, at_least(3)] = 6
+    window: tuple[float, float] = (1.0, 2.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("window", self.window, 0.0, math.inf)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.sequences, self.frames
 
     @property
     def chance(self) -> float:
         """All sequences are equally often the odd one."""
         return 1 / self.sequences
 
-    def __call__(self, sample: Sample) -> Sample:
-        steps = max(self.frames - 1, self.steps(self.window))
-        taken = self.take(sample["video"], range(steps + 1))
+    def ask(self) -> Question:
+        offsets = range(max(self.frames - 1, self.steps(self.window)) + 1)
+        views = [sorted(random.sample(offsets, self.frames)) for _ in range(self.sequences)]
         odd = random.randrange(self.sequences)
-        views, order = [], []
-        for number in range(self.sequences):
-            times = sorted(random.sample(range(steps + 1), self.frames))
-            if number == odd:
-                forward = times.copy()
-                while times in (forward, forward[::-1]):
-                    random.shuffle(times)
-            views.append(to_tensor(taken[times]))
-            order.append(torch.tensor(times).argsort().argsort())
-        return {"video": views, "target": torch.tensor(odd), "extra": {"order": torch.stack(order)}}
+        forward = views[odd].copy()
+        while views[odd] in (forward, forward[::-1]):
+            random.shuffle(views[odd])
+        return Question(offsets, views, odd)
 
     def by_nearness(self, distances: Tensor) -> Tensor:
         """Says the sequence whose frames, as shown, lie furthest beyond the shortest path through them."""
@@ -109,4 +99,4 @@ class OddOneOut(Objective):
         return classified(self.answer(differences)[..., 0], batch.target, batch.present("video"))
 
 
-method = Method(Odd, OddOneOut)
+method = Method(ordered(OddSequence()), OddOneOut)

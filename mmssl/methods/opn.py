@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from itertools import combinations
-from typing import Any
+from dataclasses import dataclass
+from itertools import accumulate, combinations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmssl.objectives.frame_order import classified, each_frame, layers, related
-from mmssl.transforms.image import check_range
-from mmssl.transforms.video import to_tensor
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample
-from mmssl.views.ordered import Ordered, orders, path_lengths
+from mmssl.schema import Positive
+from mmssl.transforms.base import check_range
+from mmssl.transforms.ordered import OrderedFrames, Question, orders, path_lengths
+from mmssl.types import Batch, Encoder, Loss, Method, Objective
+from mmssl.views.ordered import ordered
 
 FRAMES = 4
 ORDERS = orders(FRAMES)  # 12 ways to sort what is shown: a video run backwards looks the same, so both share one
 PARTS = {(0, 1): 0, (2, 3): 0, (1, 2): 1, (0, 2): 2, (1, 3): 2, (0, 3): 3}  # which moments a pair is of, either way
 
 
-class Shuffled(Ordered):
+@dataclass(kw_only=True)
+class ShuffledFrames(OrderedFrames):
     """Shows four frames of a moving window in random order; the target is which of the 12 ways sorts them.
 
     Forward and backward in time are one way. (The authors' code makes a sequence and its mirror image one class
@@ -32,31 +33,21 @@ class Shuffled(Ordered):
     gap: range of the seconds from one frame to the next.
     """
 
+    shape = (1, FRAMES)
     chance = 1 / len(ORDERS)
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        gap: tuple[float, float] = (0.1, 0.3),
-        search: float = 5.0,
-        crop: int = 80,
-        **shared: Any,
-    ) -> None:
-        super().__init__(preprocess, search=search, crop=crop, **shared)
-        self.gap = check_range("gap", gap, 0.0, math.inf)
+    gap: tuple[float, float] = (0.1, 0.3)
+    crop: Positive = 80
 
-    def __call__(self, sample: Sample) -> Sample:
-        offsets = np.cumsum([0, *(self.steps(self.gap) for _ in range(FRAMES - 1))]).tolist()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("gap", self.gap, 0.0, math.inf)
+
+    def ask(self) -> Question:
+        offsets = [0, *accumulate(self.steps(self.gap) for _ in range(FRAMES - 1))]
         order = random.sample(range(FRAMES), FRAMES)
-        frames = self.take(sample["video"], offsets)[order]
         places = tuple(order.index(moment) for moment in range(FRAMES))  # where the first, the second, ... is shown
-        target = ORDERS.index(min(places, places[::-1]))
-        return {
-            "video": [to_tensor(frames)],
-            "target": torch.tensor(target),
-            "extra": {"order": torch.tensor([order])},
-        }
+        return Question(offsets, [order], ORDERS.index(min(places, places[::-1])))
 
     def by_nearness(self, distances: Tensor) -> Tensor:
         """Takes the shortest path through the frames for their order in time."""
@@ -104,4 +95,4 @@ class OPN(Objective):
         return classified(scores, batch.target, batch.present("video"))
 
 
-method = Method(Shuffled, OPN)
+method = Method(ordered(ShuffledFrames()), OPN)

@@ -46,7 +46,10 @@ class ShuffledPatches(OnDevice):
             raise UserError(f"a grid of {self.grid} with cells of {self.cell} holds no patches of {self.patch} pixels")
 
     def side(self, given: int) -> int:
-        return self.grid * (self.cell or round(given * 85 / 224))
+        cell = self.cell or round(given * 85 / 224)
+        if not 0 < (self.patch or 1) <= cell:
+            raise UserError(f"patch is {self.patch}; expected at most a cell's side, {cell} of {given} pixels")
+        return self.grid * cell
 
     def on_device(self, x: Tensor) -> Tensor:
         cell = x.shape[-1] // self.grid

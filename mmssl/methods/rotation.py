@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.nn.mlp import mlp
-from mmssl.numerics.geometry import compose
 from mmssl.objectives.multi_view import MultiView
 from mmssl.transforms.base import OnBatch
 from mmssl.transforms.image import Crop, Flip
@@ -26,7 +25,7 @@ TURNS = 4
 class QuarterTurns(OnBatch):
     """Shows an image in all four quarter turns, in this order; the target (B, 4) is the turn of each view.
 
-    There is no guard to let down: turns by a quarter move pixels and change none.
+    What moves with the image turns too. There is no guard to let down: turns by a quarter move pixels and change none.
     """
 
     single = True
@@ -39,10 +38,10 @@ class QuarterTurns(OnBatch):
         (picture,) = batch.views["image"]
         batch.views["image"] = [picture.rot90(turn, (2, 3)) for turn in range(TURNS)]
         batch.target = torch.arange(TURNS, device=picture.device).expand(len(picture), -1)
-        if "image" in batch.places:
-            (place,) = batch.places["image"]
-            batch.places["image"] = [compose(quarter_turns(place, turn), place) for turn in range(TURNS)]
         return batch
+
+    def maps(self, key: str, place: Tensor) -> list[Tensor]:
+        return [quarter_turns(place, turn) for turn in range(TURNS)] if key == "image" else []
 
 
 def quarter_turns(like: Tensor, turn: int) -> Tensor:

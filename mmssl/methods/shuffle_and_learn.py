@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mmssl.errors import UserError
 from mmssl.objectives.frame_order import classified, each_frame, layers, related
-from mmssl.transforms.image import chance, check_range
-from mmssl.transforms.video import to_tensor
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Preprocess, Sample
-from mmssl.views.ordered import Ordered, path_lengths
+from mmssl.schema import above, below
+from mmssl.transforms.base import chance, check_range
+from mmssl.transforms.ordered import OrderedFrames, Question, path_lengths
+from mmssl.types import Batch, Encoder, Loss, Method, Objective
+from mmssl.views.ordered import ordered
 
 
-class Verified(Ordered):
+@dataclass(kw_only=True)
+class OrderVerification(OrderedFrames):
     """Shows three frames of a<b<c<d<e: (b, c, d) is in order, 1; (b, a, d) and (b, e, d) are not, 0; all also reversed.
 
     positives: the share of samples in order.
@@ -28,46 +30,33 @@ class Verified(Ordered):
         (c, b, d) or (b, d, c).
     """
 
-    guards: Mapping[str, Mapping[str, Any]] = {"fixed_ends": {"fixed_ends": False}, **Ordered.guards}
+    guards: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fixed_ends": {"fixed_ends": False}, **OrderedFrames.guards}
+    shape = (1, 3)
 
-    def __init__(
-        self,
-        preprocess: Mapping[str, Preprocess],
-        *,
-        positives: float = 0.25,
-        span: tuple[float, float] = (0.6, 2.4),
-        outside: tuple[float, float] = (0.6, 1.2),
-        fixed_ends: bool = True,
-        search: float = 10.0,
-        crop: int = 227,
-        **shared: Any,
-    ) -> None:
-        super().__init__(preprocess, search=search, crop=crop, **shared)
-        if not 0 < positives < 1:
-            raise UserError(f"positives is {positives}; expected a share between 0 and 1")
-        self.positives, self.fixed_ends = positives, fixed_ends
-        self.span = check_range("span", span, 0.0, math.inf)
-        self.outside = check_range("outside", outside, 0.0, math.inf)
+    positives: Annotated[float, above(0), below(1)] = 0.25
+    span: tuple[float, float] = (0.6, 2.4)
+    outside: tuple[float, float] = (0.6, 1.2)
+    fixed_ends: bool = True
+    search: Annotated[float, above(0)] = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("span", self.span, 0.0, math.inf)
+        check_range("outside", self.outside, 0.0, math.inf)
 
     @property
     def chance(self) -> float:
         """The more frequent answer's share."""
         return max(self.positives, 1 - self.positives)
 
-    def __call__(self, sample: Sample) -> Sample:
+    def ask(self) -> Question:
         before, inside, after = self.steps(self.outside), max(2, self.steps(self.span)), self.steps(self.outside)
         middle = random.randint(1, inside - 1) if self.random_times else inside // 2
         offsets = [0, before, before + middle, before + inside, before + inside + after]  # a, b, c, d, e
         in_order = chance(self.positives)
         wrong = [(1, 0, 3), (1, 4, 3)] if self.fixed_ends else [(2, 1, 3), (1, 3, 2)]
         order = (1, 2, 3) if in_order else random.choice(wrong)
-        order = order[::-1] if chance(0.5) else order
-        frames = self.take(sample["video"], offsets)[list(order)]
-        return {
-            "video": [to_tensor(frames)],
-            "target": torch.tensor(int(in_order)),
-            "extra": {"order": torch.tensor([order]).argsort().argsort()},
-        }
+        return Question(offsets, [order[::-1] if chance(0.5) else order], int(in_order))
 
     def by_nearness(self, distances: Tensor) -> Tensor:
         """Says yes where the ends lie furthest apart."""
@@ -116,4 +105,4 @@ class ShuffleAndLearn(Objective):
         return classified(self.answer(joint), batch.target, batch.present("video"))
 
 
-method = Method(Verified, ShuffleAndLearn)
+method = Method(ordered(OrderVerification()), ShuffleAndLearn)

@@ -14,8 +14,8 @@ from mmssl.evals.parts.pretext import answer, show
 from mmssl.evals.parts.report import no_samples_error
 from mmssl.evals.parts.source import open_source
 from mmssl.plots.canvas import Pixels, scaled, tiles
+from mmssl.transforms.ordered import orders
 from mmssl.types import Trained
-from mmssl.views.ordered import orders
 
 RIGHT, WRONG, BORDER, SIDE = (60, 170, 75), (230, 60, 50), 4, 96  # colours; pixels
 

@@ -46,6 +46,11 @@ class Step(Transform):
         """Whether chance decides what it does."""
         return True
 
+    @property
+    def chance(self) -> float | None:
+        """What guessing the target gets right, where it makes one."""
+        return None
+
 
 def one(probability: Chance) -> float:
     """Returns the probability of a step that is one view's."""
@@ -152,17 +157,19 @@ class OnBatch(Step):
         """Returns the changed batch."""
         raise NotImplementedError
 
+    def maps(self, key: str, place: Tensor) -> list[Tensor]:
+        """Returns for each view that it makes of a key's only one the map (B, 2, 3), in 0 to 1, back to that one.
+
+        None where it says none; then places, and what moves with the images, are left out. place: the view's.
+        """
+        return []
+
     def side(self, preprocess: Mapping[str, Preprocess]) -> int | None:
         """Returns the side in pixels that images must have for it, or None where any will do."""
         return None
 
     def check(self, preprocess: Mapping[str, Preprocess]) -> None:
         """Raises UserError where the encoders' inputs do not suit it."""
-
-    @property
-    def chance(self) -> float | None:
-        """What guessing the target gets right, where it makes one."""
-        return None
 
 
 class OnWaveform(Step):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from mmssl.transforms import audio, color, geometry, image, point_steps, rand_augment
+from mmssl.transforms import audio, color, frames, geometry, image, point_steps, rand_augment
 from mmssl.transforms.base import Step, step_name
 
 COLORS: list[type[Step]] = [color.ColorJitter, color.Grayscale, color.Blur, color.Solarize]
 STEPS: dict[str, list[type[Step]]] = {
     "image": [image.Crop, image.Flip, *COLORS, geometry.Rotate, rand_augment.RandAugment],
-    "video": [image.Crop, image.Flip, *COLORS],
+    "video": [
+        frames.Window,
+        image.Crop,
+        image.Flip,
+        *COLORS,
+        frames.Colorful,
+        frames.SplitChannels,
+        frames.Level,
+    ],
     "audio": [audio.Speed, audio.Gain, audio.Noise, audio.TimeMask],
     "points": [
         *(point_steps.Crop, point_steps.Hole, point_steps.Voxels),

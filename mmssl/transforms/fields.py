@@ -24,7 +24,7 @@ keypoints: (n, 2) x, y in pixels from the image's corner, so that its first pixe
 mask: (H, W) whole numbers, or a palette image. depth: (H, W); 0, or what is not finite, was not measured, and is 0 in
 views. flow: (H, W, 2) x, y in pixels. normals: (H, W, 3) of the camera's frame. labels: one value for each point of a
 cloud, also for those that are not finite. Of videos all hold for the whole clip. In views, fields of several channels
-are (C, H, W).
+are (C, H, W), and 0 where a step shows what lies outside the image, as Rotate does in the corners.
 """
 CHANNELS: dict[str, tuple[int, ...]] = {"mask": (), "depth": (), "flow": (2,), "normals": (3,)}
 COLUMNS = {"boxes": 4, "keypoints": 2}

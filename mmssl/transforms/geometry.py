@@ -59,7 +59,7 @@ def rotate(x: Tensor, *, degrees: float) -> tuple[Tensor, Tensor]:
 
 @dataclass(kw_only=True)
 class Rotate(OnDevice):
-    """Turns images, filling the corners by mirroring.
+    """Turns images, filling the corners by mirroring; there, what moves with them is 0: background, not measured.
 
     degrees: the most, either way.
     """

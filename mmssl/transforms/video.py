@@ -15,7 +15,7 @@ from mmssl.errors import UserError
 from mmssl.modalities import video as clips
 from mmssl.schema import Positive, above, below
 from mmssl.transforms.base import Frame
-from mmssl.transforms.image import FILTERS, Crop, Interpolation, random_box
+from mmssl.transforms.image import FILTERS, Crop, Interpolation
 from mmssl.types import Preprocess
 
 Clip = clips.Video | clips.Frames
@@ -93,23 +93,6 @@ def resized(pictures: np.ndarray, size: int, *, interpolation: Interpolation = "
         return pictures
     scaled = (Image.fromarray(picture).resize((size, size), FILTERS[interpolation]) for picture in pictures)
     return np.stack([np.asarray(picture) for picture in scaled])
-
-
-def random_crop(
-    clip: Clip,
-    times: list[float],
-    size: int,
-    *,
-    scale: tuple[float, float] = (0.5, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> np.ndarray:
-    """Takes the images shown at some times and cuts one random box, the same in all: uint8 (T, size, size, 3).
-
-    scale: the box's share of the image's area. ratio: its width over its height.
-    """
-    pictures = clip.frames(times, min_size=needed_side(Crop(scale=scale, ratio=ratio), size))
-    left, top, width, height = random_box(pictures.shape[2], pictures.shape[1], scale=scale, ratio=ratio)
-    return resized(np.ascontiguousarray(pictures[:, top : top + height, left : left + width]), size)
 
 
 def framed(pictures: np.ndarray, frame: Frame) -> Tensor:

@@ -51,7 +51,7 @@ def check_fields(aligned: Mapping[str, Kind], own: Container[str], leader: str, 
     clouds = any(each.modality == "points" for each in prepare.values())
     for name, kind in aligned.items():
         if not (clouds if kind == "labels" else leader):
-            needed = "points" if kind == "labels" else "an image or video"
+            needed = "points" if kind == "labels" else "an image or video whose frames keep their place"
             raise UserError(f"view.fields.{name} moves with {needed}, but the task shows {', '.join(prepare)}")
         if name in own:
             raise UserError(f"the view has steps for {name}, which moves with {leader}; leave them out")

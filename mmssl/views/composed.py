@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
 from mmssl.transforms import fields, image, text, video
-from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice
+from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice, Step
+from mmssl.transforms.frames import Window, filmed
 from mmssl.transforms.image import Crop
+from mmssl.transforms.ordered import OrderedFrames, windowed
 from mmssl.transforms.point_steps import OnCloud, OnFeatures, Placed, thinned
 from mmssl.types import Batch, Preprocess, Sample, View
 from mmssl.views.checks import Steps, check_fields, check_keys, check_sample, check_steps, check_views, window
-from mmssl.views.device import DeviceSteps
+from mmssl.views.device import DeviceSteps, followers
 from mmssl.views.template import Views
 
 VISUAL = ("image", "video")
@@ -35,16 +38,18 @@ class Composed(View):
         super().__init__(preprocess)
         self.guards = template.guards
         self.after: list[OnBatch] = list(template.after)
-        self.prepare: Mapping[str, Any] = dict(preprocess)
+        self.prepare: dict[str, Any] = dict(preprocess)
         self.aligned: dict[str, fields.Kind] = dict(template.fields)
         self.steps = {key: template.steps(key, each.modality) for key, each in self.prepare.items()}
+        self.tasks = self._tasks()
+        self.prepare |= {key: windowed(self.prepare[key], steps) for key, steps in self.steps.items()}
         self.leader = self._leader()
         for key in self.aligned.keys() & self.prepare.keys():  # it moves with the leader, by no steps of its own
             self.steps[key] = [[] for _ in self.steps.get(self.leader, ())]
         self.shows = {key: len(steps) for key, steps in self.steps.items()}
         self.groups = dict(template.group_sizes())
         self.reads = tuple(dict.fromkeys([*(self._field(key) for key in self.prepare), *self.aligned]))
-        self.followers = self._followers()
+        self.followers = followers({key: self._field(key) for key in self.prepare if self._is_seen(key)})
         for key in self.followers:
             del self.preprocess[key]
         self._check(template)
@@ -54,30 +59,35 @@ class Composed(View):
         """Returns the field of a sample that a key's encoder reads."""
         return key if key in self.aligned else self.prepare[key].field
 
-    def _leader(self) -> str:
-        """Returns the key with which aligned fields move: the first of an image, or else of a video."""
-        own = {key: self.prepare[key].modality for key in self.prepare if key not in self.aligned}
-        return next((key for modality in VISUAL for key in own if own[key] == modality), "")
-
-    def _followers(self) -> dict[str, str]:
-        """Returns key -> the first key that reads the same images or videos, from which the device makes its own."""
-        leaders: dict[str, str] = {}
-        found: dict[str, str] = {}
-        for key, prepare in self.prepare.items():
-            if prepare.modality in VISUAL and key not in self.aligned:
-                leader = leaders.setdefault(self._field(key), key)
-                found |= {} if leader == key else {key: leader}
+    def _tasks(self) -> dict[str, OrderedFrames]:
+        """Returns what asks about the order of frames, by key, and gives each of its views the same steps."""
+        found = {}
+        for key, (steps, *_) in self.steps.items():
+            for task in (step for step in steps if isinstance(step, OrderedFrames)):
+                found[key], self.steps[key] = task, [steps] * task.shape[0]
         return found
 
+    def _is_seen(self, key: str) -> bool:
+        """Tells whether a key shows images or videos by steps of its own."""
+        return self.prepare[key].modality in VISUAL and key not in self.aligned
+
+    def _leader(self) -> str:
+        """Returns the key with which aligned fields move: the first of an image, or else of a video.
+
+        Frames whose order is asked about are each cut at a place of its own, with which nothing moves.
+        """
+        own = [key for key in self.prepare if self._is_seen(key) and key not in self.tasks]
+        return min(own, key=lambda key: VISUAL.index(self.prepare[key].modality), default="")
+
     def _check(self, template: Views) -> None:
-        for step in self.after:
-            step.check(self.prepare)
         check_keys(template.changed_keys, self.prepare)
         check_steps(self.steps, self.prepare)
         check_fields(self.aligned, template.modalities, self.leader, self.prepare)
-        for key, views in self.steps.items():
-            for steps in views if self.prepare[key].modality in VISUAL else ():
-                self.side(key, steps)
+        sides = {
+            key: [self.side(key, steps) for steps in self.steps[key]] for key in self.prepare if self._is_seen(key)
+        }
+        for step in self.after:
+            step.check(self.prepare | {key: replace(self.prepare[key], size=side) for key, (side, *_) in sides.items()})
 
     def _on_batch(self) -> DeviceSteps:
         """Returns what a batch goes through on the accelerator."""
@@ -96,7 +106,8 @@ class Composed(View):
     @property
     def chance(self) -> float | None:
         """What guessing the target gets right."""
-        return next((step.chance for step in self.after if step.chance is not None), None)
+        asking: list[Step] = [*self.after, *self.tasks.values()]
+        return next((step.chance for step in asking if step.chance is not None), None)
 
     def check(self) -> None:
         own = {key: steps for key, steps in self.steps.items() if key not in self.aligned}
@@ -145,6 +156,9 @@ class Composed(View):
             "text": self._text,
         }
         show = every.get(self.prepare[key].modality)
+        if key in self.tasks:
+            self._asked(key, raw, shown)
+            return
         for moment, steps in zip(moments, self.steps[key], strict=False):
             if show is None:
                 shown.setdefault(key, []).append(self._other(key, raw, steps))
@@ -172,6 +186,9 @@ class Composed(View):
         span = clip.duration if prepare.span is None else prepare.span
         start = max(0.0, moment - span / 2) if prepare.span else 0.0
         crop = next((step for step in steps if isinstance(step, Crop)), None)
+        for step in steps:
+            if isinstance(step, Window):
+                step.check(clip)
         pictures = clip.frames(prepare.times(clip, start), min_size=video.needed_side(crop, size) if crop else size)
         height, width = pictures.shape[1:3]
         frame = self._framed(key, width, height, steps)
@@ -179,7 +196,16 @@ class Composed(View):
         place = torch.zeros(3, 4)
         place[:2, [0, 1, 3]] = torch.from_numpy(source.place)
         place[2, 2:] = torch.tensor([span, start])
-        self._add(key, video.framed(pictures, frame), place, source, sample, shown)
+        self._add(key, filmed(pictures, frame, steps), place, source, sample, shown)
+
+    def _asked(self, key: str, clip: Any, shown: Sample) -> None:
+        """Adds the views in which a task shows frames, the right answer, and when each frame comes."""
+        question, steps = self.tasks[key].ask(), self.steps[key][0]
+        pictures = self.tasks[key].take(clip, question.offsets)
+        frame = self._framed(key, pictures.shape[2], pictures.shape[1], steps)
+        frames = filmed(pictures, frame, steps)
+        shown[key] = [frames[:, list(view)] for view in question.views]
+        shown["target"], shown["extra"] = torch.tensor(question.target), {"order": question.order}
 
     def _framed(self, key: str, width: int, height: int, steps: Steps) -> Frame:
         """Draws which part of a source is shown; of all of it where there is a crop, of what is judged where not."""
@@ -279,9 +305,8 @@ class Composed(View):
     def blank_places(self, modality: str) -> list[Tensor]:
         """Returns identities, where the View says places."""
         axes = {"image": 2, "video": 3, "points": 3}.get(self.prepare[modality].modality, 0)
-        return (
-            [torch.eye(axes, axes + 1) for _ in self.steps[modality]] if axes and modality not in self.aligned else []
-        )
+        placed = axes and modality not in self.aligned.keys() | self.tasks.keys()
+        return [torch.eye(axes, axes + 1) for _ in self.steps[modality]] if placed else []
 
     def blank_fields(self, modality: str) -> dict[str, list[Any]]:
         """Returns zeros, and no rows, of each field that moves with its views and is no encoder's."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,9 +43,21 @@ class DeviceSteps:
         for key, (leader, side) in self.followers.items():
             follow(key, leader, side, batch)
         for step in self.after:
+            self._spread(step, batch)
             batch = step.on_batch(batch)
             forget_places(batch)
         return batch
+
+    def _spread(self, step: OnBatch, batch: Batch) -> None:
+        """Gives each view that a step makes of a key's only one its place, and what moves with it."""
+        for key in self.steps.keys() & batch.places.keys():
+            place, shape = batch.places[key][0], batch.views[key][0].shape[-2:]
+            changes = step.maps(key, place)
+            if not changes:
+                continue
+            batch.places[key] = [compose(change, place) for change in changes]
+            for values, kind in self._moved(key, batch):
+                values[:] = [fields.warped(kind, values[0], change, (shape[0], shape[1])) for change in changes]
 
     def _change(self, key: str, batch: Batch) -> None:
         """Changes all views of a modality; where any changes, all are floats."""
@@ -76,9 +88,22 @@ class DeviceSteps:
         """Composes a view's place, and moves what moves with it, as its images moved."""
         if key in batch.places:
             batch.places[key][number] = compose(change, batch.places[key][number])
-        for name, kind in self.moving[key].items():
-            values = batch.views[name] if name in self.inputs else batch.fields[key][name]
+        for values, kind in self._moved(key, batch):
             values[number] = fields.warped(kind, values[number], change, shape)
+
+    def _moved(self, key: str, batch: Batch) -> Iterator[tuple[list[Any], fields.Kind]]:
+        """Yields the values, of each view, of what moves with a key's images, and its kind."""
+        for name, kind in self.moving[key].items():
+            yield batch.views[name] if name in self.inputs else batch.fields[key][name], kind
+
+
+def followers(fields: Mapping[str, str]) -> dict[str, str]:
+    """Returns key -> the first key that reads the same images or videos, from which the device makes its own.
+
+    fields: key -> what it reads of a sample.
+    """
+    first = {field: key for key, field in reversed(list(fields.items()))}
+    return {key: first[field] for key, field in fields.items() if first[field] != key}
 
 
 def follow(key: str, leader: str, side: int, batch: Batch) -> None:

@@ -15,9 +15,10 @@ from mmssl.errors import UserError
 from mmssl.evals import order
 from mmssl.evals.order import Order, described, nearest_in_time, ordered
 from mmssl.evals.parts.trivial import statistics
+from mmssl.transforms.ordered import OrderedFrames
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Batch, Encoder, Features, Loss, Objective, Pretext, Trained
-from mmssl.views.ordered import Ordered
+from mmssl.views.ordered import ordered as shown_by
 from mmssl.views.single import view as single_view
 
 
@@ -25,13 +26,11 @@ def test_defaults() -> None:
     assert defaults(Order) == {"task": "opn", "rounds": 3, "seed": 0, "batch": 32, **PLAIN}
 
 
-class Chained(Ordered):
+class Chained(OrderedFrames):
     """Takes the nearest frame of the first for the answer."""
 
     chance = 0.3
-
-    def __init__(self, preprocess: Any) -> None:
-        super().__init__(preprocess, search=1.0, crop=8)
+    shape = (1, 4)
 
     def by_nearness(self, distances: Tensor) -> Tensor:
         return distances[:, 0, 0, 1:].argmin(dim=1)
@@ -51,9 +50,9 @@ class Means(Encoder):
         return Features(x.float().mean((2, 3, 4))[:, :2] * self.weight)
 
 
-def subject(view: Any = Chained) -> Trained:
+def subject(view: Any = None) -> Trained:
     encoders: dict[str, Encoder] = {"video": Means()}
-    return Trained(encoders, {"opn": Pretext(Objective(encoders), view, {})})
+    return Trained(encoders, {"opn": Pretext(Objective(encoders), view or shown_by(Chained()), {})})
 
 
 def test_frames_are_described_by_pixels_about_their_mean_and_by_features() -> None:

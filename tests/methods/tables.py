@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from itertools import cycle
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -83,20 +82,8 @@ def answered(found: Loss, scores: Tensor, target: Tensor, have: Tensor, modules:
     assert found.embeddings == {} and not found.logs["accuracy"].requires_grad
 
 
-def taking(view: Any, **steps: int | list[int]) -> list[list[int]]:
-    """Has a view of ordered frames take numbers for images, and its options last so many steps.
-
-    steps: of each option, by name; a list's are taken one after the other. Returns the offsets that it will have asked
-    for: frame number i of those is an image full of i.
-    """
-    asked: list[list[int]] = []
+def lasting(task: Any, **steps: int | list[int]) -> Any:
+    """Has the options of a task about order last so many steps, by name; a list's are taken one after the other."""
     left = {name: iter(found) if isinstance(found, list) else cycle([found]) for name, found in steps.items()}
-
-    def take(raw: Any, offsets: Any) -> np.ndarray:
-        assert raw == "clip"
-        asked.append(list(offsets))
-        return np.arange(len(asked[-1]), dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
-
-    view.steps = lambda seconds: next(left[next(name for name in left if getattr(view, name) is seconds)])
-    view.take = take
-    return asked
+    task.steps = lambda seconds: next(left[next(name for name in left if getattr(task, name) is seconds)])
+    return task

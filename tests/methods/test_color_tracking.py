@@ -16,13 +16,16 @@ from mmssl.data.collate import collate
 from mmssl.encoders import create_encoder
 from mmssl.errors import DamagedError, UserError
 from mmssl.methods import color_tracking
-from mmssl.methods.color_tracking import ColorTracking, GrayClip, method
+from mmssl.methods.color_tracking import CellColors, ColorTracking, method
 from mmssl.modalities import video
 from mmssl.modalities.video import Frames
 from mmssl.nn.head import Cells, Dilated
 from mmssl.numerics.color import lab
+from mmssl.transforms.frames import Colorful, Window
+from mmssl.transforms.image import Crop, Flip
 from mmssl.transforms.video import VideoPreprocess
-from mmssl.types import Batch, Features, Method
+from mmssl.types import Batch, Features, View
+from mmssl.views.template import Views
 
 sys.path.insert(0, str(Path(__file__).parent))
 from by_hand import epoch
@@ -40,26 +43,29 @@ def clip(frames: int = 30, *, fps: float = 12.0) -> Frames:
     return Frames(pictures, fps)
 
 
-def view(**options: Any) -> GrayClip:
+STILL = {"crop": {"scale": (1.0, 1.0)}, "flip": None}
+
+
+def view(*, gray: bool = True, **video: Any) -> View:
     encoder = create_encoder("frames", image=CONVNET, frames=8)
-    return GrayClip({"video": encoder.preprocess}, cell=4, **options)
+    return method.view({"video": encoder.preprocess}, video=video, cell_colors={"cell": 4, "gray": gray})
 
 
-def shown(*clips: Any, **options: Any) -> Batch:
-    seen = view(**options)
+def shown(*clips: Any, gray: bool = True, **video: Any) -> Batch:
+    seen = view(gray=gray, **video)
     return seen.on_device(collate([seen({"video": one}) for one in clips], seen))
 
 
 def test_the_network_sees_grey_frames_and_the_target_is_the_colour_of_cells() -> None:
-    made = shown(clip(), clip(), crop_scale=(1.0, 1.0), flip=0.0)
+    made = shown(clip(), clip(), **STILL)
     (seen,) = made.views["video"]
     assert seen.shape == (2, 3, 4, 16, 16) and seen.dtype == torch.uint8
     assert torch.equal(seen[:, 0], seen[:, 1]) and torch.equal(seen[:, 0], seen[:, 2])
     assert made.extra["colors"].shape == (2, 4, 2, 4, 4)
     torch.manual_seed(0)
-    (raw,) = shown(clip(), crop_scale=(1.0, 1.0), flip=0.0, gray=False).views["video"]
+    (raw,) = shown(clip(), **STILL, gray=False).views["video"]
     assert not torch.equal(raw[:, 0], raw[:, 2]), "the guard is down"
-    colored = view(crop_scale=(1.0, 1.0), flip=0.0, gray=False)
+    colored = view(**STILL, gray=False)
     two = colored.on_device(Batch({"video": [raw]}))
     expected = lab(raw)[0, 1:, 2, 4:8, 8:12].mean(dim=(1, 2))  # the third frame's cell (1, 2)
     torch.testing.assert_close(two.extra["colors"][0, 2, :, 1, 2], expected)
@@ -88,7 +94,7 @@ def test_clips_that_are_short_or_grey_are_damaged(coded: bool) -> None:
 
 def test_options_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="do not divide into cells of 5"):
-        GrayClip({"video": create_encoder("frames", image=CONVNET).preprocess}, cell=5)
+        method.view({"video": VideoPreprocess(size=16)}, cell_colors={"cell": 5})
 
 
 def test_the_loss_is_the_mean_over_the_cells_that_references_can_answer() -> None:
@@ -116,7 +122,7 @@ def test_the_loss_is_the_mean_over_the_cells_that_references_can_answer() -> Non
 def test_clusters_are_learnt_from_the_stream_of_whole_samples_and_saved() -> None:
     encoders = {"video": create_encoder("frames", image=CONVNET)}
     objective = ColorTracking(encoders, clusters=2, width=8, learn_from=60)
-    made = shown(clip(), clip(), crop_scale=(1.0, 1.0))
+    made = shown(clip(), clip(), crop={"scale": (1.0, 1.0)})
     made.extra["colors"][1] = 99.0
     made.extra["video_present"] = torch.tensor([True, False])
     taken = []
@@ -244,20 +250,19 @@ def test_defaults() -> None:
     """Vondrick et al., ECCV 2018: three references at 6 frames a second, 16 clusters, 64 numbers, 3D convolutions of
     256. Temperature, crops, flips and the bound on colour are this project's own.
     """
-    assert method == Method(GrayClip, ColorTracking)
     assert defaults(ColorTracking) == {
         "clusters": 16, "head": "dilated", "embed_dim": 64, "width": 256, "temperature": 0.1, "learn_from": 50_000
     }  # fmt: skip
-    assert defaults(GrayClip) == {
-        "references": 3, "fps": 6.0, "cell": 8, "size": None, "crop_scale": (0.5, 1.0), "flip": 0.5,
-        "min_chroma": 12.0, "gray": True,
-    }  # fmt: skip
-    assert GrayClip.guards == {"grey": {"gray": False}} and color_tracking.LEARN_BATCHES == 1000
+    steps = [Window(frames=4, fps=6.0), Crop(scale=(0.5, 1.0), ratio=(1.0, 1.0)), Flip(p=0.5), Colorful(chroma=12.0)]
+    guards = {"grey": {"cell_colors": {"gray": False}}}
+    assert method.view == Views(1, video=steps, after=[CellColors(cell=8, gray=True)], guards=guards)
+    assert method.objective is ColorTracking and color_tracking.LEARN_BATCHES == 1000
 
 
-def of_size(size: int = 16, **options: Any) -> GrayClip:
-    given = {"cell": 4, "crop_scale": (1.0, 1.0), "flip": 0.0, "fps": 4.0, **options}
-    return GrayClip({"video": VideoPreprocess(size=size, frames=9, seconds=5.0)}, **given)
+def of_size(size: int = 16, *, cell: int = 4, gray: bool = True, **video: Any) -> View:
+    given = STILL | {"window": {"fps": 4.0}} | video
+    preprocess = {"video": VideoPreprocess(size=size, frames=9, seconds=5.0)}
+    return method.view(preprocess, video=given, cell_colors={"cell": cell, "gray": gray})
 
 
 def placed(frames: int, *, side: int = 16) -> Frames:
@@ -268,56 +273,30 @@ def placed(frames: int, *, side: int = 16) -> Frames:
 
 
 def test_the_frames_are_neighbours_at_the_rate_from_anywhere_in_the_clip() -> None:
-    view, starts = of_size(references=2), set()
-    assert view.clip == VideoPreprocess(size=16, frames=3, fps=4.0) and view.preprocess["video"] is view.clip
+    view, starts = of_size(window={"frames": 3, "fps": 4.0}), set()
     for _ in range(60):
         (seen,) = view({"video": placed(8)})["video"]
         moments = (seen[2, :, 0, 0] // 10).tolist()
         assert moments == [moments[0], moments[0] + 1, moments[0] + 2]
         starts.add(moments[0])
     assert starts == {0, 1, 2, 3, 4, 5}
-    (seen,) = of_size(references=2, fps=2.0)({"video": placed(6)})["video"]
+    (seen,) = of_size(window={"frames": 3, "fps": 2.0})({"video": placed(6)})["video"]
     assert (seen[2, :, 0, 0] // 10).tolist() == [1, 3, 5], "the middles of three halves of a second"
 
 
 def test_one_square_is_cut_from_all_frames() -> None:
     seen = set()
     for _ in range(30):
-        (video,) = of_size(size=8, crop_scale=(0.25, 0.25))({"video": placed(4)})["video"]
+        (video,) = of_size(size=8, crop={"scale": (0.25, 0.25)})({"video": placed(4)})["video"]
         assert video.shape == (3, 4, 8, 8)
         left, top = int(video[0, 0, 0, 0]) // 16, int(video[1, 0, 0, 0]) // 16
         assert (video[0] // 16 == torch.arange(left, left + 8)).all()
         assert (video[1] // 16 == torch.arange(top, top + 8)[:, None]).all()
         seen.add((left, top))
     assert len(seen) > 10
-    (mirrored,) = of_size(flip=1.0)({"video": placed(4)})["video"]
+    (mirrored,) = of_size(flip={"p": 1.0})({"video": placed(4)})["video"]
     assert (mirrored[0] // 16 == torch.arange(15, -1, -1)).all()
     assert (mirrored[1] // 16 == torch.arange(16)[:, None]).all()
-    assert GrayClip({"video": VideoPreprocess(size=16)}, cell=4, size=8).clip.size == 8
-
-
-@pytest.mark.parametrize(
-    ("coloured", "spread", "shown"), [(256, 12, True), (256, 11, False), (5, 12, True), (1, 255, False)]
-)
-def test_a_hundredth_of_the_pixels_must_have_colour(coloured: int, spread: int, shown: bool) -> None:
-    pictures = np.zeros((4, 256, 3), dtype=np.uint8)
-    pictures[:, :coloured, 1] = spread
-    clip = Frames(pictures.reshape(4, 16, 16, 3), 4.0)
-    if shown:
-        assert "video" in of_size()({"video": clip})
-    else:
-        with pytest.raises(DamagedError, match="without colour"):
-            of_size()({"video": clip})
-        assert "video" in of_size(min_chroma=0.0)({"video": clip})
-
-
-def test_half_a_frame_may_lack() -> None:
-    """Four frames at 6 a second last 0.667 s; seven at 12 last 0.583 s, and six 0.5 s."""
-    view()({"video": clip(7)})
-    with pytest.raises(DamagedError) as found:
-        view()({"video": clip(6)})
-    assert found.value.reason == "a clip shorter than the window"
-    assert "0.50 s, expected 0.67 s" in str(found.value)
 
 
 def test_grey_is_luma_and_colours_are_those_of_cells_before() -> None:
@@ -335,11 +314,9 @@ def test_grey_is_luma_and_colours_are_those_of_cells_before() -> None:
     assert torch.equal(of_size(size=8, gray=False).on_device(Batch({"video": [film]})).views["video"][0], film)
 
 
-def test_bounds_of_the_views_options() -> None:
-    of_size(crop_scale=(0.01, 1.0))
+def test_sides_divide_into_cells_also_where_the_crop_says_them() -> None:
     of_size(size=12)
-    for wrong in ((0.009, 1.0), (0.5, 1.01), (0.6, 0.5)):
-        with pytest.raises(UserError, match="crop_scale is"):
-            of_size(crop_scale=wrong)
-    with pytest.raises(UserError, match="frames of 14 pixels do not divide into cells of 4"):
-        of_size(size=14)
+    of_size(size=14, crop={"size": 12})
+    for size, crop in ((14, {}), (12, {"size": 14})):
+        with pytest.raises(UserError, match="frames of 14 pixels do not divide into cells of 4"):
+            of_size(size=size, crop=crop)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.errors import UserError
-from mmssl.methods.odd_one_out import Odd, OddOneOut, method
+from mmssl.methods.odd_one_out import OddOneOut, OddSequence, method
+from mmssl.transforms.ordered import OrderedFrames
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Batch, Method
-from mmssl.views.ordered import Ordered
+from mmssl.views.ordered import ordered
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tables import Table, answered, defaults, films, present, quarters, taking
+from tables import Table, answered, defaults, films, lasting, present, quarters
 
 
 @pytest.mark.parametrize("cells", [None, 2])
@@ -49,41 +50,33 @@ def test_the_answer_is_what_a_sequence_differs_by_from_the_others(cells: int | N
     assert made.uses == ("video",)
 
 
-def view(**options: Any) -> Odd:
-    return Odd({"video": VideoPreprocess(size=8)}, **options)
-
-
 def test_every_sequence_has_its_own_times_and_one_is_out_of_order() -> None:
-    shown = view(sequences=4, frames=3)
-    asked = taking(shown, window=5)
-    odd, times, orders = Counter[int](), Counter[int](), Counter[Any]()
+    task = lasting(OddSequence(sequences=4, frames=3), window=5)
+    odd, times, orders, alike = Counter[int](), Counter[int](), Counter[Any](), 0
     for _ in range(300):
-        made = shown({"video": "clip"})
-        sequences = [video[0, :, 0, 0].tolist() for video in made["video"]]
-        assert len(sequences) == 4 and all(video.shape == (3, 3, 1, 1) for video in made["video"])
-        assert made["extra"]["order"].tolist() == [[sorted(s).index(t) for t in s] for s in sequences]
+        made = task.ask()
+        sequences = [list(view) for view in made.views]
+        assert list(made.offsets) == [0, 1, 2, 3, 4, 5] and len(sequences) == 4
+        assert made.order.tolist() == [[sorted(s).index(t) for t in s] for s in sequences]
         for number, sequence in enumerate(sequences):
             assert len(set(sequence)) == 3
             times.update(sequence)
             rank = tuple(sorted(sequence).index(t) for t in sequence)
-            if number == made["target"]:
+            if number == made.target:
                 orders[rank] += 1
             else:
                 assert rank == (0, 1, 2)
-        odd[int(made["target"])] += 1
-        assert len({tuple(sorted(sequence)) for sequence in sequences}) > 1
-    assert asked == [[0, 1, 2, 3, 4, 5]] * 300
+        odd[made.target] += 1
+        alike += len({tuple(sorted(sequence)) for sequence in sequences}) == 1
     assert set(odd) == {0, 1, 2, 3} and max(odd.values()) < 105, "about 75 each"
+    assert alike < 3, "one in 8000"
     assert set(times) == {0, 1, 2, 3, 4, 5}
     assert set(orders) == {(0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1)}, "neither forward nor backward"
 
 
 def test_a_short_window_still_has_room_for_all_frames() -> None:
-    shown = view(frames=4)
-    asked = taking(shown, window=[1, 3, 4])
-    for _ in range(3):
-        shown({"video": "clip"})
-    assert [len(offsets) for offsets in asked] == [4, 4, 5]
+    task = lasting(OddSequence(frames=4), window=[1, 3, 4])
+    assert [len(task.ask().offsets) for _ in range(3)] == [4, 4, 5]
 
 
 def test_nearness_says_the_longest_way_for_its_length() -> None:
@@ -91,24 +84,25 @@ def test_nearness_says_the_longest_way_for_its_length() -> None:
     places = torch.tensor([[[0.0, 9.5, 9.0], [0.0, 1.0, 0.8], [2.0, 2.0, 2.0]]])
     places = torch.cat([places, places[:, [1, 2, 0]]])
     distances = (places[..., :, None] - places[..., None, :]).abs()
-    assert view().by_nearness(distances).tolist() == [1, 0]
+    assert OddSequence().by_nearness(distances).tolist() == [1, 0]
 
 
 def test_defaults_are_the_papers() -> None:
     """Fernando et al., CVPR 2017: six sequences of six frames of 227 pixels, fc6 of 4096, fc7 of 128."""
-    assert method == Method(Odd, OddOneOut)
+    assert method == Method(ordered(OddSequence()), OddOneOut)
     assert defaults(OddOneOut) == {"frames": 6, "widths": (4096, 128), "dropout": 0.5, "cells": None}
-    assert defaults(Odd) == {"sequences": 6, "frames": 6, "window": (1.0, 2.0), "search": 5.0, "crop": 227}
-    made = view(fps=10.0, search=3.0, crop=70, sequences=4)
-    assert isinstance(made, Ordered) and (made.search, made.crop, made.fps) == (3.0, 70, 10.0)
-    assert made.shows == {"video": 4} and made.chance == 0.25
+    assert defaults(OddSequence) == defaults(OrderedFrames) | {"sequences": 6, "frames": 6, "window": (1.0, 2.0)}
+    assert defaults(OrderedFrames)["search"] == 5.0 and defaults(OrderedFrames)["crop"] == 227
+    made = OddSequence(sequences=4, frames=5)
+    assert made.shape == (4, 5) and made.chance == 0.25
+    assert ordered(made)({"video": VideoPreprocess(8)}).shows == {"video": 4}
 
 
 def test_what_has_no_odd_one_is_refused() -> None:
-    view(sequences=2, frames=3, window=(0.0, 0.0))
+    OddSequence(sequences=2, frames=3, window=(0.0, 0.0))
     for wrong in ({"sequences": 1}, {"frames": 2}):
-        with pytest.raises(UserError, match="have no odd one"):
-            view(**wrong)
+        with pytest.raises(UserError, match="expected int of at least"):
+            method.view.changed({"video": {"odd_sequence": wrong}})  # type: ignore[attr-defined]
     for window in ((-0.1, 0.3), (0.3, 0.2)):
         with pytest.raises(UserError, match="window is"):
-            view(window=window)
+            OddSequence(window=window)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.errors import UserError
-from mmssl.methods.opn import OPN, ORDERS, Shuffled, method
-from mmssl.transforms.video import VideoPreprocess
+from mmssl.methods.opn import OPN, ORDERS, ShuffledFrames, method
+from mmssl.transforms.ordered import OrderedFrames
 from mmssl.types import Batch, Method
-from mmssl.views.ordered import Ordered
+from mmssl.views.ordered import ordered
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tables import Table, answered, defaults, films, present, quarters, taking
+from tables import Table, answered, defaults, films, lasting, present, quarters
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -81,21 +81,15 @@ def test_ways_to_sort_are_permutations_up_to_their_reverse() -> None:
     assert {*ORDERS, *(way[::-1] for way in ORDERS)} == set(permutations(range(4)))
 
 
-def view(**options: Any) -> Shuffled:
-    return Shuffled({"video": VideoPreprocess(size=8)}, **options)
-
-
 def test_frames_lie_gaps_apart_and_are_shown_in_every_order() -> None:
-    shown, seen = view(), Counter[Any]()
-    asked = taking(shown, gap=[3, 5, 2] * 480)
+    task, seen = lasting(ShuffledFrames(), gap=[3, 5, 2] * 480), Counter[Any]()
     for _ in range(480):
-        made = shown({"video": "clip"})
-        order = made["video"][0][0, :, 0, 0].tolist()
-        assert made["video"][0].shape == (3, 4, 1, 1) and made["extra"]["order"].tolist() == [order]
-        in_time = [order[place] for place in ORDERS[int(made["target"])]]
+        made = task.ask()
+        (order,) = made.views
+        assert made.offsets == [0, 3, 8, 10] and made.order.tolist() == [order]
+        in_time = [order[place] for place in ORDERS[made.target]]
         assert in_time in ([0, 1, 2, 3], [3, 2, 1, 0])
         seen[tuple(order)] += 1
-    assert asked == [[0, 3, 8, 10]] * 480
     assert len(seen) == 24 and max(seen.values()) < 45, "about 20 each"
 
 
@@ -104,21 +98,19 @@ def test_nearness_names_the_shortest_path() -> None:
     times = torch.stack([times, times.flip(0)], dim=1)  # a second view, which is not asked about
     distances = (times[..., :, None] - times[..., None, :]).abs()
     sorted_ = [(1, 3, 0, 2), (2, 0, 1, 3)]  # where the first, the second, ... is shown
-    assert view().by_nearness(distances).tolist() == [ORDERS.index(min(way, way[::-1])) for way in sorted_]
+    assert ShuffledFrames().by_nearness(distances).tolist() == [ORDERS.index(min(way, way[::-1])) for way in sorted_]
 
 
 def test_defaults_are_the_papers() -> None:
     """Lee et al., ICCV 2017, sections 3.2 and 4: crops of 80, four frames; fc6 1024, fc7 512, dropout a half."""
-    assert method == Method(Shuffled, OPN)
+    assert method == Method(ordered(ShuffledFrames()), OPN)
     assert defaults(OPN) == {"widths": (1024, 512), "dropout": 0.5, "cells": None, "tied": False}
-    assert defaults(Shuffled) == {"gap": (0.1, 0.3), "search": 5.0, "crop": 80}
-    made = view(fps=10.0, search=3.0, crop=70)
-    assert isinstance(made, Ordered) and (made.search, made.crop, made.fps) == (3.0, 70, 10.0)
-    assert made.chance == pytest.approx(1 / 12)
+    assert defaults(ShuffledFrames) == defaults(OrderedFrames) | {"gap": (0.1, 0.3), "crop": 80}
+    assert ShuffledFrames().chance == pytest.approx(1 / 12) and ShuffledFrames().shape == (1, 4)
 
 
 def test_gaps_ascend_from_nothing_on() -> None:
-    view(gap=(0.0, 0.0))
+    ShuffledFrames(gap=(0.0, 0.0))
     for wrong in ((-0.1, 0.3), (0.3, 0.2)):
         with pytest.raises(UserError, match="gap is"):
-            view(gap=wrong)
+            ShuffledFrames(gap=wrong)

@@ -120,6 +120,9 @@ def test_the_objective_says_how_many_patches_there_are() -> None:
     encoders["image"].preprocess = PICTURES["image"]
     view = Pretext(PIRL(encoders, patches=4), method.view, {}).show(encoders)
     assert view.blanks("image")[1].shape == (3, 24, 24)
+    with pytest.raises(UserError, match="patch is 4; expected at most a cell's side, 3 of 8 pixels"):
+        method.view({"image": ImagePreprocess(8)}, patches={"image": {"shuffled_patches": {"patch": 4}}})
+    method.view({"image": ImagePreprocess(8)}, patches={"image": {"shuffled_patches": {"patch": 3}}})
     with pytest.raises(UserError, match=r"shuffled_patches\.grid is 3, but the objective makes it 2"):
         wrong = {"patches": {"image": {"shuffled_patches": {"grid": 3}}}}
         Pretext(PIRL(encoders, patches=4), method.view, wrong).show(encoders)

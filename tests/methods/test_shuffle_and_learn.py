@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.errors import UserError
-from mmssl.methods.shuffle_and_learn import ShuffleAndLearn, Verified, method
-from mmssl.transforms.video import VideoPreprocess
+from mmssl.methods.shuffle_and_learn import OrderVerification, ShuffleAndLearn, method
+from mmssl.transforms.ordered import OrderedFrames
 from mmssl.types import Batch, Method
-from mmssl.views.ordered import Ordered
+from mmssl.views.ordered import ordered
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tables import Table, answered, defaults, films, present, quarters, taking
+from tables import Table, answered, defaults, films, lasting, present, quarters
 
 
 def through(layers: nn.Sequential, x: Tensor) -> Tensor:
@@ -60,20 +60,16 @@ def test_the_answer_is_of_three_frames_side_by_side(tied: bool, cells: int | Non
     assert made.uses == ("video",) and made.answer.out_features == 2
 
 
-def view(**options: Any) -> Verified:
-    return Verified({"video": VideoPreprocess(size=8)}, **options)
-
-
-def draw(shown: Verified, number: int) -> tuple[Counter[Any], Counter[Any]]:
-    """How often frames were shown in order, and in a wrong one, by which of a, b, c, d, e they were."""
-    right, wrong = Counter[Any](), Counter[Any]()
+def draw(task: OrderVerification, number: int) -> tuple[Counter[Any], Counter[Any], list[Any]]:
+    """How often frames are shown in order, and in a wrong one, by which of a, b, c, d, e they are; and their times."""
+    right, wrong, times = Counter[Any](), Counter[Any](), []
     for _ in range(number):
-        made = shown({"video": "clip"})
-        order = tuple(made["video"][0][0, :, 0, 0].tolist())
-        assert made["video"][0].shape == (3, 3, 1, 1)
-        assert made["extra"]["order"].tolist() == [[sorted(order).index(moment) for moment in order]]
-        (right if made["target"] == 1 else wrong)[order] += 1
-    return right, wrong
+        made = task.ask()
+        (order,) = made.views
+        assert made.order.tolist() == [[sorted(order).index(moment) for moment in order]]
+        (right if made.target == 1 else wrong)[tuple(order)] += 1
+        times.append(made.offsets)
+    return right, wrong, times
 
 
 @pytest.mark.parametrize(
@@ -81,9 +77,8 @@ def draw(shown: Verified, number: int) -> tuple[Counter[Any], Counter[Any]]:
     [(True, {(1, 0, 3), (1, 4, 3), (3, 0, 1), (3, 4, 1)}), (False, {(2, 1, 3), (1, 3, 2), (3, 1, 2), (2, 3, 1)})],
 )
 def test_frames_in_order_and_in_each_wrong_one(fixed_ends: bool, orders: set[tuple[int, ...]]) -> None:
-    shown = view(positives=0.6, fixed_ends=fixed_ends)
-    asked = taking(shown, outside=[2, 4] * 600, span=7)
-    right, wrong = draw(shown, 600)
+    task = lasting(OrderVerification(positives=0.6, fixed_ends=fixed_ends), outside=[2, 4] * 600, span=7)
+    right, wrong, asked = draw(task, 600)
     assert set(right) == {(1, 2, 3), (3, 2, 1)} and 0.54 < right.total() / 600 < 0.66
     assert all(0.4 < count / right.total() < 0.6 for count in right.values())
     assert set(wrong) == orders and all(0.15 < count / wrong.total() < 0.35 for count in wrong.values())
@@ -93,9 +88,7 @@ def test_frames_in_order_and_in_each_wrong_one(fixed_ends: bool, orders: set[tup
 
 
 def test_without_random_times_c_is_in_the_middle_and_always_between() -> None:
-    shown = view(random_times=False)
-    asked = taking(shown, outside=1, span=[9, 1])
-    draw(shown, 2)
+    _, _, asked = draw(lasting(OrderVerification(random_times=False), outside=1, span=[9, 1]), 2)
     assert asked == [[0, 1, 5, 10, 11], [0, 1, 2, 3, 4]]
 
 
@@ -103,35 +96,34 @@ def test_nearness_says_yes_where_the_ends_lie_furthest_apart() -> None:
     places = torch.tensor([[0.0, 1.0, 3.0], [1.0, 0.0, 3.0], [0.0, 3.0, 2.0], [1.0, 1.0, 1.0]])
     places = torch.stack([places, places.flip(1).roll(1, 1)], dim=1)  # a second view, which is not asked about
     distances = (places[..., :, None] - places[..., None, :]).abs()
-    assert view().by_nearness(distances).tolist() == [1, 0, 0, 1]
+    assert OrderVerification().by_nearness(distances).tolist() == [1, 0, 0, 1]
 
 
 def test_defaults() -> None:
     """Misra et al., ECCV 2016: crops of 227, fc6 and fc7 of 4096, dropout a half, a quarter in order."""
-    assert method == Method(Verified, ShuffleAndLearn)
+    assert method == Method(ordered(OrderVerification()), ShuffleAndLearn)
     assert defaults(ShuffleAndLearn) == {
         "widths": (4096, 4096), "hidden": (), "dropout": 0.5, "cells": None, "tied": False
     }  # fmt: skip
-    assert defaults(Verified) == {
+    assert defaults(OrderVerification) == defaults(OrderedFrames) | {
         "positives": 0.25, "span": (0.6, 2.4), "outside": (0.6, 1.2), "fixed_ends": True, "search": 10.0, "crop": 227
     }  # fmt: skip
-    made = view(fps=10.0, search=3.0, crop=70)
-    assert isinstance(made, Ordered) and (made.search, made.crop, made.fps) == (3.0, 70, 10.0)
-    assert Verified.guards == {**Ordered.guards, "fixed_ends": {"fixed_ends": False}}
-    assert view(positives=0.3).chance == pytest.approx(0.7) and view(positives=0.8).chance == pytest.approx(0.8)
+    assert OrderVerification.guards == {**OrderedFrames.guards, "fixed_ends": {"fixed_ends": False}}
+    assert OrderVerification().shape == (1, 3)
+    assert [OrderVerification(positives=p).chance for p in (0.3, 0.8)] == pytest.approx([0.7, 0.8])
 
 
 @pytest.mark.parametrize("name", ["span", "outside"])
 def test_times_ascend_from_nothing_on(name: str) -> None:
-    assert getattr(view(**{name: (0.0, 0.0)}), name) == (0.0, 0.0)
+    assert getattr(OrderVerification(**{name: (0.0, 0.0)}), name) == (0.0, 0.0)
     for wrong in ((-0.1, 0.3), (0.3, 0.2)):
         with pytest.raises(UserError, match=f"{name} is"):
-            view(**{name: wrong})
+            OrderVerification(**{name: wrong})
 
 
 def test_both_answers_must_occur() -> None:
-    view(positives=0.01)
-    view(positives=0.99)
+    for right in (0.01, 0.99):
+        method.view.changed({"video": {"order_verification": {"positives": right}}})  # type: ignore[attr-defined]
     for wrong in (0.0, 1.0):
-        with pytest.raises(UserError, match="expected a share between 0 and 1"):
-            view(positives=wrong)
+        with pytest.raises(UserError, match="positives is .*; expected float above 0 and below 1"):
+            method.view.changed({"video": {"order_verification": {"positives": wrong}}})  # type: ignore[attr-defined]

@@ -40,15 +40,6 @@ def test_video_shapes():
         video.VideoPreprocess(fps=1, seconds=1)
 
 
-def test_a_video_crop_is_the_same_in_all_pictures():
-    rows, columns = np.mgrid[0:60, 0:80]
-    still = np.stack([np.stack([rows, columns, rows], -1).astype(np.uint8)] * 3)
-    crop = video.random_crop(Frames(still, 3.0), [0.1, 0.5, 0.9], 20, scale=(0.2, 0.5))
-    assert crop.shape == (3, 20, 20, 3) and (crop[0] == crop[1]).all() and (crop[0] == crop[2]).all()
-    assert int(crop[0, -1, 0, 0]) - int(crop[0, 0, 0, 0]) < 50
-    assert np.array_equal(video.flip(crop), crop[:, :, ::-1])
-
-
 def test_audio_is_the_middle_padded():
     prepare = audio.AudioPreprocess(100, 2.0)
     assert prepare(np.linspace(0, 0.5, 501)).tolist() == pytest.approx((np.arange(150, 350) / 1000).tolist(), abs=2e-3)

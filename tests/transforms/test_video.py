@@ -15,7 +15,9 @@ from PIL import Image
 from mmssl.errors import UserError
 from mmssl.modalities.video import Frames
 from mmssl.transforms import video
+from mmssl.transforms.image import Crop
 from mmssl.transforms.video import VideoPreprocess
+from mmssl.views.template import Views
 
 
 def places(height: int, width: int, count: int = 1) -> np.ndarray:
@@ -102,13 +104,20 @@ def test_scaling_is_pils(way: Any) -> None:
     assert video.resized(pictures, 9).shape == (2, 9, 9, 3)
 
 
+def cropped(clip: Frames, size: int, **options: Any) -> np.ndarray:
+    """Returns a random crop of all images of a clip: (T, size, size, 3)."""
+    made = Views(1, video=[Crop(**options)])({"video": VideoPreprocess(size, frames=len(clip.pictures))})
+    found: np.ndarray = made({"video": clip})["video"][0].permute(1, 2, 3, 0).numpy()
+    return found
+
+
 def test_a_crop_is_one_box_of_all_pictures() -> None:
     """The box is read off the image: at its own size nothing is interpolated."""
-    clip, starts, times = Frames(places(40, 40, 3), 3.0), set(), [0.1, 0.9, 0.5]
+    clip, starts = Frames(places(40, 40, 3), 3.0), set()
     for _ in range(300):
-        cut = video.random_crop(clip, times, 20, scale=(0.25, 0.25), ratio=(1.0, 1.0))
+        cut = cropped(clip, 20, scale=(0.25, 0.25), ratio=(1.0, 1.0))
         assert cut.shape == (3, 20, 20, 3)
-        assert cut[:, 0, 0, 2].tolist() == [0, 2, 1]
+        assert cut[:, 0, 0, 2].tolist() == [0, 1, 2]
         left, top = (int(cut[0, 0, 0, channel]) for channel in (0, 1))
         assert (cut[..., 0] == np.arange(left, left + 20)).all()
         assert (cut[..., 1] == np.arange(top, top + 20)[:, None]).all()
@@ -127,11 +136,14 @@ def box_of(cut: np.ndarray, size: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize(
     ("options", "scale", "ratio"),
-    [({}, (0.5, 1.0), (3 / 4, 4 / 3)), ({"scale": (0.1, 0.3), "ratio": (1.5, 2.0)}, (0.1, 0.3), (1.5, 2.0))],
+    [
+        ({"scale": (0.5, 1.0)}, (0.5, 1.0), (3 / 4, 4 / 3)),
+        ({"scale": (0.1, 0.3), "ratio": (1.5, 2.0)}, (0.1, 0.3), (1.5, 2.0)),
+    ],
 )
 def test_crops_have_their_area_and_shape(options: Any, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
     clip = Frames(places(240, 250), 1.0)
-    boxes = np.array([box_of(video.random_crop(clip, [0.0], 32, **options), 32) for _ in range(150)])
+    boxes = np.array([box_of(cropped(clip, 32, **options), 32) for _ in range(150)])
     area, shape = boxes[:, 0] * boxes[:, 1] / (240 * 250), boxes[:, 0] / boxes[:, 1]
     assert [area.min(), area.max()] == pytest.approx(scale, abs=0.05)
     assert [shape.min(), shape.max()] == pytest.approx(ratio, rel=0.06)
@@ -151,15 +163,8 @@ def test_pictures_are_decoded_no_larger_than_the_narrowest_box_needs(
     scale: tuple[float, float], ratio: tuple[float, float], narrowest: float
 ) -> None:
     clip = Asked(places(8, 8), 1.0)
-    video.random_crop(clip, [0.0], 10, scale=scale, ratio=ratio)
-    assert clip.asked == ([0.0], math.ceil(10 / narrowest))  # type: ignore[attr-defined]
-
-
-def test_the_box_that_is_drawn_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(video, "random_box", lambda *size, **how: asked.append((*size, how)) or (0, 0, 40, 40))
-    video.random_crop(Frames(places(50, 70), 1.0), [0.0], 40)
-    assert asked == [(70, 50, {"scale": (0.5, 1.0), "ratio": (3 / 4, 4 / 3)})]
+    cropped(clip, 10, scale=scale, ratio=ratio)
+    assert clip.asked == ([0.5], math.ceil(10 / narrowest))  # type: ignore[attr-defined]
 
 
 def test_films_are_mirrored_left_and_right() -> None:
@@ -189,6 +194,6 @@ def test_one_or_several_clips() -> None:
 def test_crops_follow_the_seed() -> None:
     clip = Frames(places(40, 40), 1.0)
     random.seed(1)
-    first = video.random_crop(clip, [0.0], 8)
+    first = cropped(clip, 8)
     random.seed(1)
-    assert np.array_equal(video.random_crop(clip, [0.0], 8), first)
+    assert np.array_equal(cropped(clip, 8), first)

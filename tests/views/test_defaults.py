@@ -10,8 +10,7 @@ import pytest
 
 from mmssl import names
 from mmssl.transforms.base import step_name
-from mmssl.types import Method, View, ViewTemplate
-from mmssl.views.ordered import Ordered
+from mmssl.types import Method, ViewTemplate
 from mmssl.views.template import Views
 
 Steps = list[tuple[str, dict[str, Any]]]
@@ -58,6 +57,14 @@ SYNCHRONISED = {
     "grid": 0.04,  # Arandjelovic & Zisserman, ECCV 2018, section 3.2: frames of 25 a second
     "negatives_on_grid": True,
 }
+TAKEN = {"fps": 25.0, "side": 256, "jitter": 5, "random_times": True, "motion": "differences"}
+
+
+def ordered(name: str, **options: Any) -> dict[str, Any]:
+    """Lee et al., ICCV 2017, section 3.1; each guard is on."""
+    return {"views": 1, "video": [(name, TAKEN | options), *FLIP, ("split_channels", {}), ("level", {})]}
+
+
 DAMAGE = {"masked": 0.0, "noise": 0.0, "salt": 0.0}
 TEMPLATES: dict[str, dict[str, Any]] = {
     "single.view": {"views": 1, "image": square(0.9)},  # our own: captions name sides and colours
@@ -105,6 +112,12 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     # Bao et al., ICLR 2022: run_beit_pretraining.py, whose crops are of 8% on
     "beit.method": {"views": 1, "image": crop(0.08) + FLIP + jitter(1.0, 0.4, 0.4, 0.4, 0.0), "seed": {}},
     "cmc.method": {"views": 1, "image": crop(0.2) + FLIP},  # Tian et al., ECCV 2020: train_CMC.py
+    # Vondrick et al., ECCV 2018: three references and a target at 6 frames a second; crops and the rest are our own
+    "color_tracking.method": {
+        "views": 1,
+        "video": [("window", {"frames": 4, "fps": 6.0}), *square(0.5), *FLIP, ("colorful", {"chroma": 12.0})],
+        "cell_colors": {"cell": 8, "gray": True},
+    },
     "colorization.method": PLAIN | {"lightness": {"cell": 4, "gray": True}},  # Zhang et al., ECCV 2016: 56 of 224
     # van den Oord et al., 2018, section 3.3: 7 x 7 patches of 64 pixels that overlap by 32, of which 60 are shown
     "cpc.method": {
@@ -141,6 +154,9 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         "puzzle": {"permutations": 1000, "patch": 64, "gap": 7, "shift": 2, "level": True},
     },
     "npid.method": {"views": 1, "image": crop(0.2) + MOCO},  # Wu et al., CVPR 2018: main.py
+    # Fernando et al., CVPR 2017
+    "odd_one_out.method": ordered("odd_sequence", sequences=6, frames=6, window=(1.0, 2.0), search=5.0, crop=227),
+    "opn.method": ordered("shuffled_frames", gap=(0.1, 0.3), search=5.0, crop=80),
     "pic.method": {"views": 1, "image": crop(0.08) + STRONG},  # Cao et al., NeurIPS 2020: SimCLR's
     # Misra & van der Maaten, CVPR 2020: nine patches, of an image of which 60% on are kept
     "pirl.method": {
@@ -157,24 +173,15 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     },
     "rotation.method": PLAIN | {"quarter_turns": {}},
     "sela.method": {"views": 1, "image": crop(0.08) + MOCO},  # Asano et al., ICLR 2020
+    # Misra et al., ECCV 2016
+    "shuffle_and_learn.method": ordered(
+        "order_verification",
+        positives=0.25, span=(0.6, 2.4), outside=(0.6, 1.2), fixed_ends=True, search=10.0, crop=227,
+    ),
     "simmim.method": {"views": 1, "image": crop(0.67) + FLIP, "seed": {}},  # Xie et al., CVPR 2022: data_simmim.py
     "split_brain.method": PLAIN | {"halves": {"cell": 4, "split": True}},
     "super_resolution.method": PLAIN | {"shrink": {"factor": 4, "enlarge": True}},
 }  # fmt: skip
-CLASSES: dict[type[View], dict[str, Any]] = {
-    # Lee et al., ICCV 2017, section 3.1; each guard is on
-    Ordered: {
-        "fps": 25.0,
-        "side": 256,
-        "jitter": 5,
-        "mirror": 0.5,
-        "split": True,
-        "level": True,
-        "random_times": True,
-        "motion": "differences",
-    },
-}
-
 SHARED: dict[str, set[str]] = {  # the methods that show what a file of views/ says, and say nothing themselves
     "single.view": {"clip.method", "dim.method", "siglip.method"},
     "simclr.view": {"directclr.method", "simclr.method", "simclr.v2"},
@@ -225,12 +232,6 @@ def test_what_templates_show(name: str) -> None:
     assert described((VIEWS | METHODS)[name]) == TEMPLATES[name]
 
 
-@pytest.mark.parametrize("kind", CLASSES)
-def test_defaults_of_classes(kind: type[View]) -> None:
-    known = names.options_of(kind).values()
-    assert {p.name: p.default for p in known if p.default is not p.empty} == CLASSES[kind]
-
-
 def test_every_view_stands_here() -> None:
     """Those of methods that are classes are tested with their methods."""
     assert VIEWS.keys() == SHARED.keys()
@@ -241,8 +242,24 @@ def test_every_view_stands_here() -> None:
         assert {method for method, view in METHODS.items() if view is VIEWS[name]} == methods
 
 
+def ordered_guards(name: str) -> dict[str, Any]:
+    return {
+        "channel_splitting": {"video": {"split_channels": None}},
+        "level": {"video": {"level": None}},
+        "jitter": {"video": {name: {"jitter": 0}}},
+        "random_times": {"video": {name: {"random_times": False}}},
+    }
+
+
 GUARDS: dict[str, dict[str, Any]] = {
     "cloud_pair.view": {"independent rotations": {"points": {"centre": None, "rotate": None}}},
+    "color_tracking.method": {"grey": {"cell_colors": {"gray": False}}},
+    "odd_one_out.method": ordered_guards("odd_sequence"),
+    "opn.method": ordered_guards("shuffled_frames"),
+    "shuffle_and_learn.method": {
+        **ordered_guards("order_verification"),
+        "fixed_ends": {"video": {"order_verification": {"fixed_ends": False}}},
+    },
     "synchronised.view": {"time_grid": {"negatives_on_grid": False}},
     "synchronised.shifted": {"time_grid": {"negatives_on_grid": False}},
     "colorization.method": {"grey": {"lightness": {"gray": False}}},
@@ -267,15 +284,3 @@ def test_guards_of_templates_are_options_that_are_up() -> None:
             for down in template.guards.values():
                 changed = template.changed(down)
                 assert (described(changed), changed.options) != (described(template), template.options)
-
-
-def test_guards_of_classes_are_options_that_are_up() -> None:
-    for kind, defaults in CLASSES.items():
-        for down in kind.guards.values():
-            assert down.items() - defaults.items() == down.items(), kind
-    assert Ordered.guards == {
-        "channel_splitting": {"split": False},
-        "level": {"level": False},
-        "jitter": {"jitter": 0},
-        "random_times": {"random_times": False},
-    }

@@ -22,9 +22,6 @@ from PIL import Image
 from mmssl import names
 from mmssl.data.collate import collate
 from mmssl.errors import DamagedError, UserError
-from mmssl.methods.odd_one_out import Odd
-from mmssl.methods.opn import Shuffled
-from mmssl.methods.shuffle_and_learn import Verified
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.points import Cloud
 from mmssl.modalities.video import Frames
@@ -38,7 +35,6 @@ from mmssl.transforms.points import PointsPreprocess
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Method, Preprocess, Ragged, Sample, View, merged
 from mmssl.views.composed import Composed
-from mmssl.views.ordered import Ordered
 from mmssl.views.template import Views
 
 SIZE, FPS = 64, 25
@@ -61,10 +57,12 @@ BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others sho
         {"points": {"voxels": {"size": 0.1}}, "min_points": 10, "matches": 40},
         {"points": {"voxels": {"size": 0.1}}, "min_points": 10, "pair": "crops", "crop": (0.3, 0.5), "overlap": 0.0},
     ],
-    Ordered: [SMALL],
-    Verified: [SMALL | {"span": (0.3, 0.4), "outside": (0.1, 0.2)}],
-    Odd: [SMALL | {"window": (0.4, 0.5), "sequences": 3, "frames": 3}],
-    Shuffled: [SMALL],
+    "shuffle_and_learn.method": [
+        {"video": {"order_verification": SMALL | {"span": (0.3, 0.4), "outside": (0.1, 0.2), "crop": 32}}}
+    ],
+    "odd_one_out.method": [{"video": {"odd_sequence": SMALL | {"window": (0.4, 0.5), "sequences": 3, "frames": 3}}}],
+    "opn.method": [{"video": {"shuffled_frames": SMALL}}],
+    "color_tracking.method": [{"cell_colors": {"cell": 4}}],
     "synchronised.view": [{"grid": 0.1}],
     "synchronised.shifted": [{"hard": 0.5, "super_hard": 0.25, "easy_until": 0.5, "apart": 0.2}],
     "jigsaw.method": [{"puzzle": {"permutations": 5, "patch": 4, "gap": 3, "shift": 1}}],
@@ -148,8 +146,8 @@ def test_views_and_their_options_are_found() -> None:
         "swav.view",
         "jigsaw.method",
         "cloud_pair.view",
-        "Shuffled",
-        "GrayClip",
+        "opn.method",
+        "color_tracking.method",
     } <= found
     assert {("swav.view", "small.image.crop.size"), ("catalog.audio", "audio.time_mask.share")} <= {*CASES}
     assert {("synchronised.shifted", "apart"), ("jigsaw.method", "puzzle.gap"), ("mae.view", "image.flip.p")} <= {
@@ -346,9 +344,10 @@ def test_every_step_can_be_left_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [
-    "autoencoder.method", "beit.method", "cmc.method", "colorization.method", "cpc.method", "inpainting.method",
-    "jigsaw.method", "mae.view", "pirl.method", "relative_position.method", "rotation.method", "simmim.method",
-    "split_brain.method", "super_resolution.method", "synchronised.view", "synchronised.shifted",
+    "autoencoder.method", "beit.method", "cmc.method", "color_tracking.method", "colorization.method", "cpc.method",
+    "inpainting.method", "jigsaw.method", "mae.view", "odd_one_out.method", "opn.method", "pirl.method",
+    "relative_position.method", "rotation.method", "shuffle_and_learn.method", "simmim.method", "split_brain.method",
+    "super_resolution.method", "synchronised.view", "synchronised.shifted",
 ])  # fmt: skip
 def test_where_the_task_is_on_one_view_their_number_is_no_option(name: str) -> None:
     with pytest.raises(UserError, match="views is 2; this task makes its views of 1 itself"):

@@ -29,7 +29,7 @@ from mmssl.transforms.image import Crop, Flip, ImagePreprocess
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.transforms.rand_augment import RandAugment, Warp
 from mmssl.transforms.video import VideoPreprocess
-from mmssl.types import Batch
+from mmssl.types import Batch, Preprocess
 from mmssl.views import simclr, swav
 from mmssl.views.template import Views
 
@@ -161,6 +161,75 @@ def test_quarter_turns_are_where_they_claim() -> None:
         agree(x, place, WIDE, least=1)
 
 
+def test_what_moves_with_an_image_turns_with_it_by_quarters() -> None:
+    """Dense fields as np.rot90 turns them; boxes, points and vectors by hand: against the clock, x goes to side - y."""
+    rng, side = np.random.default_rng(0), 12
+    fields = {
+        "mask": rng.integers(0, 5, (side, side)),
+        "depth": rng.uniform(1, 2, (side, side)).astype(np.float32),
+        "flow": rng.normal(size=(side, side, 2)).astype(np.float32),
+        "normals": rng.normal(size=(side, side, 3)).astype(np.float32),
+        "boxes": np.array([[1, 2, 5, 3], [0, 4, 12, 12]], np.float32),
+        "keypoints": np.array([[0.5, 0.5], [3.0, 9.5]], np.float32),
+    }
+    still = {"crop": None, "flip": None}
+    kinds = {name: name for name in fields}
+    view = rotation.method.view({"image": ImagePreprocess(side)}, image=still, fields=kinds)
+    batch = shown(view, [{"image": picture(side, side), **fields}] * 2)
+    found = batch.fields["image"]
+    turns = {0: lambda x, y: (x, y), 1: lambda x, y: (y, side - x), 2: lambda x, y: (side - x, side - y)}
+    turns[3] = lambda x, y: (side - y, x)
+    for turn in range(4):
+        assert found["mask"][turn][1].equal(torch.from_numpy(np.rot90(fields["mask"], turn).copy()))
+        depth = np.rot90(fields["depth"], turn)
+        np.testing.assert_allclose(found["depth"][turn][1].numpy(), depth, rtol=1e-5)
+        x, y = (np.rot90(fields["flow"][..., axis], turn) for axis in (0, 1))
+        turned = {0: (x, y), 1: (y, -x), 2: (-x, -y), 3: (-y, x)}[turn]
+        np.testing.assert_allclose(found["flow"][turn][1].numpy(), np.stack(turned), rtol=1e-5, atol=1e-5)
+        x, y, z = (np.rot90(fields["normals"][..., axis], turn) for axis in (0, 1, 2))
+        turned = {0: (x, y, z), 1: (y, -x, z), 2: (-x, -y, z), 3: (-y, x, z)}[turn]
+        np.testing.assert_allclose(found["normals"][turn][1].numpy(), np.stack(turned), rtol=1e-5, atol=1e-5)
+        points = [turns[turn](*point) for point in fields["keypoints"]]
+        np.testing.assert_allclose(found["keypoints"][turn].split()[1].numpy(), points, atol=1e-5)
+        corners = [[turns[turn](a, b), turns[turn](c, d)] for a, b, c, d in fields["boxes"]]
+        boxes = [[*np.min(pair, axis=0), *np.max(pair, axis=0)] for pair in corners]
+        np.testing.assert_allclose(found["boxes"][turn].split()[1].numpy(), boxes, atol=1e-5)
+
+
+class Depth(Preprocess):
+    """Depth as it is, (1, H, W)."""
+
+    modality = "depth"
+
+    def __call__(self, raw: Any) -> Tensor:
+        return torch.as_tensor(raw)[None]
+
+    def blank(self) -> Tensor:
+        return torch.zeros(1, 8, 8)
+
+
+def test_encoders_of_what_moves_are_shown_every_quarter_turn() -> None:
+    preprocess = {"image": ImagePreprocess(8), "depth": Depth()}
+    made = rotation.method.view(preprocess, image={"crop": None, "flip": None}, fields={"depth": "depth"})
+    depth = np.arange(64, dtype=np.float32).reshape(8, 8) + 1
+    batch = shown(made, [{"image": picture(8, 8), "depth": depth}])
+    for turn, x in enumerate(batch.views["depth"]):
+        np.testing.assert_allclose(x[0].squeeze().numpy(), np.rot90(depth, turn), rtol=1e-5)
+    assert len(batch.views["depth"]) == len(batch.views["image"]) == 4
+
+
+def test_corners_that_a_turn_fills_are_nothing_in_what_moves() -> None:
+    """A square turned by 45 degrees leaves corners of (sqrt(2) - 1)**2 of its area; the image has them mirrored."""
+    view = Views(1, image=[Rotate(degrees=60.0)], fields={"mask": "mask"})({"image": ImagePreprocess(64)})
+    empty = 0.0
+    for _ in range(20):
+        batch = shown(view, [{"image": Image.new("RGB", (64, 64), (200,) * 3), "mask": np.full((64, 64), 7)}])
+        (mask,) = batch.fields["image"]["mask"]
+        assert set(mask.unique().tolist()) <= {0, 7} and batch.views["image"][0].min() > 0.78
+        empty = max(empty, float((mask == 0).float().mean()))
+    assert empty == pytest.approx((2**0.5 - 1) ** 2, abs=0.02)
+
+
 def test_papers_views_have_places() -> None:
     """With colours changed, only how many there are can be told."""
     for view in (simclr.view, swav.view):
@@ -269,15 +338,21 @@ def test_points_are_where_they_claim_and_keep_their_labels(far: float, tolerance
                 assert len(set(mine.tolist())) == len(mine) <= 0.8 * len(raw) + 1
 
 
-def test_points_that_were_dropped_take_their_labels_with_them() -> None:
-    xyz = np.random.default_rng(0).normal(size=(20, 3))
-    xyz[3] = np.nan
-    view = Views(1, fields={"number": "labels"})({"points": PointsPreprocess(16)})
-    made = view({"points": Cloud(xyz), "number": np.arange(20)})
-    numbers = made["fields"]["points"]["number"][0].values.numpy()
-    np.testing.assert_allclose(made["points"][0].numpy(), xyz[numbers], atol=1e-6)
-    with pytest.raises(DamagedError, match=r"labels of a wrong shape: expected \(20,\), found \(19,\)"):
-        view({"points": Cloud(xyz), "number": np.arange(19)})
+def test_labels_follow_the_points_that_are_kept() -> None:
+    """Those that are not finite are dropped before any step, and their labels with them."""
+    xyz = np.random.default_rng(0).normal(size=(60, 3))
+    xyz[[3, 17, 40], [0, 1, 2]] = np.nan, np.inf, 1e39
+    steps = [steps_of_clouds.Crop(share=(0.5, 0.9)), steps_of_clouds.Hole(share=0.1)]
+    view = Views(2, points=steps, fields={"number": "labels"})({"points": PointsPreprocess(40)})
+    for _ in range(10):
+        seen = view({"points": Cloud(xyz), "number": np.arange(60)})
+        parts = zip(seen["points"], seen["places"]["points"], seen["fields"]["points"]["number"], strict=True)
+        for x, place, numbers in parts:
+            assert len(x) == len(numbers.values) > 10 and not {3, 17, 40} & set(numbers.values.tolist())
+            found = apply(place[None], x[None, :, :3])[0]
+            np.testing.assert_allclose(found.numpy(), xyz[numbers.values.numpy()], atol=1e-5)
+    with pytest.raises(DamagedError, match=r"labels of a wrong shape: expected \(60,\), found \(57,\)"):
+        view({"points": Cloud(xyz), "number": np.arange(57)})
     with pytest.raises(DamagedError, match="a sample without number"):
         view({"points": Cloud(xyz)})
 

@@ -21,7 +21,7 @@ from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder
 from mmssl.modalities.video import encode
 from mmssl.transforms.base import step_name
-from mmssl.types import Batch, Method, Preprocess, Ragged
+from mmssl.types import Batch, Method, Preprocess, Ragged, merged
 from mmssl.views.template import Views
 
 IMAGE: dict[str, Any] = {
@@ -54,15 +54,12 @@ STEPS: dict[str, dict[str, Any]] = {  # by modality; those that a view has not a
     },
 }
 DRAWING: dict[str, Any] = {  # of View classes
-    "crop_scale": (0.3, 0.9),
-    "flip": 0.5,
-    "random_times": True,
     "feature_noise": 0.1,
     "hard": 1.0,
     "easy_until": 0.6,
 }
 ALL = ("image", "video", "audio", "points", "text")
-FILMS = ("color_tracking", "odd_one_out", "opn", "shuffle_and_learn", "ordered", "motion")
+FILMS = ("color_tracking", "odd_one_out", "opn", "shuffle_and_learn")
 SHOWN: dict[str, tuple[str, ...]] = {  # by file; the rest show images
     **dict.fromkeys(FILMS, ("video",)),
     **dict.fromkeys(("avts", "synchronised"), ("video", "audio")),
@@ -76,7 +73,7 @@ OWN: dict[str, dict[str, Any]] = {
     "cloud_pair": {"pair": "crops", "crop": (0.7, 0.9), "min_points": 10, "overlap": 0.1},
     "single": {"views": 2},
     "avts": {"hard": 1.0, "easy_until": 0.6},
-    "shuffle_and_learn": {"span": (0.4, 1.0), "outside": (0.2, 0.6)},
+    "shuffle_and_learn": {"video": {"order_verification": {"span": (0.4, 1.0), "outside": (0.2, 0.6)}}},
 }
 
 
@@ -103,7 +100,7 @@ def drawing(name: str, keys: Sequence[str]) -> dict[str, Any]:
             for each in fields(step):  # those of several views stay as they are
                 if isinstance(getattr(step, each.name), tuple) and each.name == "p":
                     options[key].pop(step_name(type(step)), None)
-    return options | own
+    return merged(options, own)
 
 
 @pytest.fixture(scope="module")

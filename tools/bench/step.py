@@ -67,7 +67,7 @@ def run(shards: str) -> recipe.Recipe:
     data = {"shards": shards, "workers": 0, "epoch_samples": 10_000}
     picture = {"name": "convnet", "image_size": 16, "widths": [4, 8], "depths": [1, 1]}
     cut = {"crop": [0.9, 1.0], "min_points": 10}
-    looked = {"fps": FPS, "side": 64, "crop": 56, "jitter": 2, "gap": [0.16, 0.32]}
+    looked = {"video": {"shuffled_frames": {"fps": FPS, "side": 64, "crop": 56, "jitter": 2, "gap": [0.16, 0.32]}}}
     never = 10**9
     return recipe.check(
         {

@@ -12,16 +12,18 @@ import pytest
 import torch
 
 from mmssl.errors import DamagedError, UserError
-from mmssl.methods.odd_one_out import Odd
-from mmssl.methods.opn import ORDERS, Shuffled
-from mmssl.methods.shuffle_and_learn import Verified
+from mmssl.methods.odd_one_out import OddSequence
+from mmssl.methods.opn import ORDERS, ShuffledFrames
+from mmssl.methods.shuffle_and_learn import OrderVerification
 from mmssl.modalities.video import Frames
+from mmssl.transforms.base import step_name
+from mmssl.transforms.motion import draw_window, flow_length, motion_maps
+from mmssl.transforms.ordered import orders
 from mmssl.transforms.video import VideoPreprocess
-from mmssl.views.motion import draw_window, flow_length, motion_maps
-from mmssl.views.ordered import orders
+from mmssl.views.ordered import ordered
 
 SIZE = 64
-PLAIN = {"split": False, "level": False, "jitter": 0, "mirror": 0.0, "fps": 25.0, "side": SIZE, "crop": SIZE}
+PLAIN = {"jitter": 0, "fps": 25.0, "side": SIZE, "crop": SIZE}
 
 
 @cache
@@ -39,12 +41,15 @@ def moments(video: torch.Tensor) -> list[int]:
     return [int((frame > 125).any(dim=0).int().argmax()) for frame in video[0]]
 
 
-def view(kind: type, **options: Any) -> Any:
-    return kind({"video": VideoPreprocess(size=SIZE)}, **{**PLAIN, **options})
+def view(kind: type, *, steps: dict[str, Any] | None = None, **options: Any) -> Any:
+    """A task's view, whose frames no other step changes than these."""
+    off = {"flip": None, "split_channels": None, "level": None}
+    given = {"video": {step_name(kind): {**PLAIN, **options}, **off, **(steps or {})}}
+    return ordered(kind())({"video": VideoPreprocess(size=SIZE)}, **given)
 
 
 def test_four_frames_are_shuffled_and_the_target_names_their_order() -> None:
-    shown, seen, gaps = view(Shuffled), Counter(), set()
+    shown, seen, gaps = view(ShuffledFrames), Counter(), set()
     for _ in range(200):
         sample = shown({"video": clip()})
         (video,) = sample["video"]
@@ -69,7 +74,7 @@ def test_there_are_half_as_many_orders_as_permutations() -> None:
 def test_every_frame_shows_one_channel_of_its_own() -> None:
     chosen = set()
     for _ in range(8):
-        (video,) = view(Shuffled, split=True)({"video": clip()})["video"]
+        (video,) = view(ShuffledFrames, steps={"split_channels": {}})({"video": clip()})["video"]
         assert (video == video[:1]).all()
         brightest = [int(frame[0].max()) for frame in video.unbind(1)]
         assert set(brightest) <= {250, 189, 0}
@@ -80,21 +85,21 @@ def test_every_frame_shows_one_channel_of_its_own() -> None:
 def test_frames_are_cut_a_few_pixels_apart_unless_the_guard_is_down() -> None:
     floors = set()
     for _ in range(4):
-        (video,) = view(Shuffled, jitter=3, crop=48)({"video": clip()})["video"]
+        (video,) = view(ShuffledFrames, jitter=3, crop=48)({"video": clip()})["video"]
         starts = {int(frame[2, 0, 0]) for frame in video.unbind(1)}  # blue tells the column
         floors.add(len(starts))
-        (video,) = view(Shuffled, crop=48)({"video": clip()})["video"]
+        (video,) = view(ShuffledFrames, crop=48)({"video": clip()})["video"]
         assert len({int(frame[2, 0, 0]) for frame in video.unbind(1)}) == 1
     assert max(floors) > 1
 
 
 def test_each_cut_is_off_by_up_to_the_jitter_either_way() -> None:
     picture = np.stack([*np.mgrid[:SIZE, :SIZE], np.zeros((SIZE, SIZE))], axis=2).astype(np.uint8)
-    cuts = [view(Shuffled, jitter=3, crop=48)._cut(picture, (32, 34), 48) for _ in range(200)]
+    cuts = [view(ShuffledFrames, jitter=3, crop=48).tasks["video"]._cut(picture, (32, 34), 48) for _ in range(200)]
     assert {cut.shape for cut in cuts} == {(48, 48, 3)}
     assert {int(cut[0, 0, 0]) for cut in cuts} == set(range(7, 14))  # rows about 34 - 24
     assert {int(cut[0, 0, 1]) for cut in cuts} == set(range(5, 12))  # columns about 32 - 24
-    edge = [view(Shuffled, jitter=3, crop=48)._cut(picture, (0, 64), 48) for _ in range(200)]
+    edge = [view(ShuffledFrames, jitter=3, crop=48).tasks["video"]._cut(picture, (0, 64), 48) for _ in range(200)]
     assert {int(cut[0, 0, 1]) for cut in edge} == set(range(7)) and {int(cut[0, 0, 0]) for cut in edge} == {
         *range(10, 17)
     }
@@ -104,7 +109,7 @@ def test_each_cut_is_off_by_up_to_the_jitter_either_way() -> None:
 def test_all_frames_of_a_clip_are_mirrored_or_none(mirror: float, expected: set[bool]) -> None:
     seen = set()
     for _ in range(12):
-        (video,) = view(Shuffled, mirror=mirror)({"video": clip()})["video"]
+        (video,) = view(ShuffledFrames, steps={"flip": {"p": mirror}})({"video": clip()})["video"]
         floor = video[2, :, 0].int()  # blue, which grows to the right
         turned = {bool(row[0] > row[-1]) for row in floor}
         assert len(turned) == 1
@@ -116,19 +121,21 @@ def test_levelled_frames_have_one_brightness_and_contrast() -> None:
     shown = clip()
     fading = Frames((shown.pictures * np.linspace(1, 0.3, 52)[:, None, None, None]).astype(np.uint8), 25.0)
     for level, spread in ((True, 3.0), (False, None)):
-        (video,) = view(Shuffled, level=level, gap=(0.4, 0.4))({"video": fading})["video"]
+        (video,) = view(ShuffledFrames, steps={"level": {} if level else None}, gap=(0.4, 0.4))({"video": fading})[
+            "video"
+        ]
         means = video.float().mean((0, 2, 3))
         assert (means.max() - means.min() < spread) if spread else (means.max() - means.min() > 5)
 
 
 def test_without_random_times_the_window_begins_with_the_file() -> None:
     for _ in range(3):
-        (video,) = view(Shuffled, random_times=False)({"video": clip()})["video"]
+        (video,) = view(ShuffledFrames, random_times=False)({"video": clip()})["video"]
         assert sorted(moments(video)) == [0, 8, 16, 24] or sorted(moments(video)) == [0, 7, 14, 21]
 
 
 def test_verification_keeps_both_ends_and_only_the_middle_decides() -> None:
-    shown, answers = view(Verified, span=(0.4, 0.6), outside=(0.2, 0.4)), []
+    shown, answers = view(OrderVerification, span=(0.4, 0.6), outside=(0.2, 0.4)), []
     for _ in range(200):
         sample = shown({"video": clip()})
         first, middle, last = moments(sample["video"][0])
@@ -146,7 +153,7 @@ def test_verification_keeps_both_ends_and_only_the_middle_decides() -> None:
 
 
 def test_without_fixed_ends_the_wrong_orders_end_elsewhere() -> None:
-    shown = view(Verified, span=(0.4, 0.6), outside=(0.2, 0.4), fixed_ends=False, positives=0.01)
+    shown = view(OrderVerification, span=(0.4, 0.6), outside=(0.2, 0.4), fixed_ends=False, positives=0.01)
     distances = []
     for _ in range(30):
         first, middle, last = moments(shown({"video": clip()})["video"][0])
@@ -156,7 +163,7 @@ def test_without_fixed_ends_the_wrong_orders_end_elsewhere() -> None:
 
 
 def test_one_sequence_is_odd() -> None:
-    shown = view(Odd, sequences=3, frames=4, window=(0.5, 0.8))
+    shown = view(OddSequence, sequences=3, frames=4, window=(0.5, 0.8))
     for _ in range(40):
         sample = shown({"video": clip()})
         times = [moments(video) for video in sample["video"]]
@@ -169,7 +176,11 @@ def test_one_sequence_is_odd() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [(Shuffled, {}), (Verified, {"span": (0.4, 0.6), "outside": (0.2, 0.4)}), (Odd, {"window": (0.5, 0.8)})],
+    [
+        (ShuffledFrames, {}),
+        (OrderVerification, {"span": (0.4, 0.6), "outside": (0.2, 0.4)}),
+        (OddSequence, {"window": (0.5, 0.8)}),
+    ],
 )
 def test_where_near_means_near_in_time_nearness_answers(kind: type, options: dict[str, Any]) -> None:
     shown = view(kind, **options)
@@ -177,10 +188,10 @@ def test_where_near_means_near_in_time_nearness_answers(kind: type, options: dic
         sample = shown({"video": clip()})
         times = torch.tensor([moments(video) for video in sample["video"]]).float()
         distances = (times[:, :, None] - times[:, None]).abs()
-        assert shown.by_nearness(distances[None])[0] == sample["target"]
+        assert shown.tasks["video"].by_nearness(distances[None])[0] == sample["target"]
 
 
-@pytest.mark.parametrize("kind", [Shuffled, Verified, Odd])
+@pytest.mark.parametrize("kind", [ShuffledFrames, OrderVerification, OddSequence])
 def test_a_still_or_short_clip_is_damaged(kind: type) -> None:
     still = Frames(np.tile(clip(1).pictures, (200, 1, 1, 1)), 25.0)
     with pytest.raises(DamagedError) as found:
@@ -195,7 +206,7 @@ def test_the_crop_is_where_it_moves() -> None:
     pictures = np.random.default_rng(0).integers(0, 120, (1, 120, 200, 3), dtype=np.uint8).repeat(40, axis=0)
     for time in range(40):
         pictures[time, 70:80, 150 + time // 2 : 160 + time // 2] = 255
-    shown = view(Shuffled, side=120, crop=60)
+    shown = view(ShuffledFrames, side=120, crop=60)
     for _ in range(5):
         (video,) = shown({"video": Frames(pictures, 25.0)})["video"]
         assert ((video > 250).all(dim=0).flatten(1).sum(dim=1) > 60).all()
@@ -222,19 +233,20 @@ def test_the_flow_of_a_shifted_wave_is_its_shift() -> None:
 
 def test_options_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="expected a crop within the image"):
-        view(Shuffled, crop=80)
+        view(ShuffledFrames, crop=80)
     with pytest.raises(UserError, match="fps is 0"):
-        view(Shuffled, fps=0.0)
-    with pytest.raises(UserError, match="expected a share between 0 and 1"):
-        view(Verified, positives=1.0)
-    with pytest.raises(UserError, match="have no odd one"):
-        view(Odd, sequences=1)
+        view(ShuffledFrames, fps=0.0)
+    with pytest.raises(UserError, match="positives is 1.0; expected float above 0 and below 1"):
+        view(OrderVerification, positives=1.0)
+    with pytest.raises(UserError, match="sequences is 1; expected int of at least 2"):
+        view(OddSequence, sequences=1)
     with pytest.raises(UserError, match="gap is"):
-        view(Shuffled, gap=(0.3, 0.1))
+        view(ShuffledFrames, gap=(0.3, 0.1))
 
 
 def test_every_guard_can_be_let_down() -> None:
-    for kind in (Shuffled, Verified, Odd):
-        for down in kind.guards.values():
-            view(kind, **down)
+    for kind in (ShuffledFrames, OrderVerification, OddSequence):
+        template = ordered(kind())
+        for down in template.guards.values():
+            template({"video": VideoPreprocess(size=SIZE)}, **down)
     assert len(orders(3)) == 3

@@ -11,12 +11,11 @@ import torch
 from scipy import stats
 
 from mmssl.errors import DamagedError, UserError
-from mmssl.methods.opn import Shuffled
+from mmssl.methods.opn import ShuffledFrames
 from mmssl.modalities.video import Frames
-from mmssl.transforms.video import VideoPreprocess
-from mmssl.views import ordered
-from mmssl.views.motion import busiest_box, draw_window, flow_length, motion_maps
-from mmssl.views.ordered import leveled, one_channel, orders, path_lengths
+from mmssl.transforms import ordered
+from mmssl.transforms.motion import busiest_box, draw_window, flow_length, motion_maps
+from mmssl.transforms.ordered import orders, path_lengths
 
 
 def uniform(values: Any, low: float, high: float) -> bool:
@@ -111,32 +110,32 @@ def test_more_motion_counts_and_the_nearer_to_the_middle_the_more() -> None:
     assert x * 20 == pytest.approx(9.5)
 
 
-OPTIONS: dict[str, Any] = {"search": 2.0, "crop": 8, "fps": 10.0, "side": 16, "jitter": 0, "mirror": 0.0}
+OPTIONS: dict[str, Any] = {"search": 2.0, "crop": 8, "fps": 10.0, "side": 16, "jitter": 0}
 
 
-def view(**options: Any) -> Shuffled:
-    return Shuffled({"video": VideoPreprocess(8)}, **{**OPTIONS, **options})
+def task(**options: Any) -> ShuffledFrames:
+    return ShuffledFrames(**{**OPTIONS, **options})
 
 
 def test_steps_are_of_the_grid() -> None:
-    made = view()
+    made = task()
     drawn = [made.steps((0.2, 0.5)) for _ in range(600)]
     assert np.bincount(drawn).tolist()[:2] == [0, 0]
     np.testing.assert_allclose(np.bincount(drawn)[2:] / 600, [1 / 6, 1 / 3, 1 / 3, 1 / 6], atol=0.06)
     assert made.steps((0.0, 0.0)) == 1
-    assert {view(random_times=False).steps((0.2, 0.5)) for _ in range(9)} == {5}
+    assert {task(random_times=False).steps((0.2, 0.5)) for _ in range(9)} == {5}
 
 
 @pytest.mark.parametrize(
     ("duration", "search", "steps", "count"), [(4.0, 2.0, 5, 20), (1.0, 2.0, 5, 10), (4.0, 0.1, 5, 6)]
 )
 def test_times_of_the_grid(duration: float, search: float, steps: int, count: int) -> None:
-    fixed = view(random_times=False, search=search)._times(duration, steps)
+    fixed = task(random_times=False, search=search)._times(duration, steps)
     assert fixed == pytest.approx([(i + 0.5) / 10 for i in range(count)])
     within = min(count, round((duration - 0.2) * 10))
     starts = []
     for _ in range(200):
-        times = view(search=search)._times(duration, steps)
+        times = task(search=search)._times(duration, steps)
         assert len(times) == within
         assert np.diff(times) == pytest.approx([0.1] * (within - 1))
         assert times[0] >= 0.1 - 1e-9
@@ -149,7 +148,7 @@ def test_times_of_the_grid(duration: float, search: float, steps: int, count: in
 
 @pytest.mark.parametrize(("random_times", "shortest"), [(True, 0.8), (False, 0.6)])
 def test_the_shortest_clip(random_times: bool, shortest: float) -> None:
-    made = view(random_times=random_times)
+    made = task(random_times=random_times)
     assert len(made._times(shortest, 5)) == 6
     with pytest.raises(DamagedError, match=f"{shortest - 0.02:.2f} s, expected {shortest:.2f} s"):
         made._times(shortest - 0.02, 5)
@@ -162,14 +161,14 @@ PLACES = np.stack(np.broadcast_arrays(np.arange(30), np.arange(20)[:, None], 0),
     ("centre", "corner"), [((15, 10), (11, 6)), ((0, 0), (0, 0)), ((30, 20), (22, 12)), ((15.4, 10.6), (11, 7))]
 )
 def test_cuts_lie_about_their_centre_and_within(centre: tuple[float, float], corner: tuple[int, int]) -> None:
-    cut = view()._cut(PLACES, centre, 8)
+    cut = task()._cut(PLACES, centre, 8)
     assert cut.shape == (8, 8, 3)
     assert cut[0, 0, :2].tolist() == list(corner)
 
 
 @pytest.mark.parametrize(("centre", "low"), [((15, 10), (9, 4)), ((0, 0), (0, 0)), ((99, 99), (18, 8))])
 def test_cuts_are_off_by_the_jitter_each_way_on_its_own(centre: tuple[float, float], low: tuple[int, int]) -> None:
-    corners = [tuple(view(jitter=2)._cut(PLACES, centre, 8)[0, 0, :2].tolist()) for _ in range(400)]
+    corners = [tuple(task(jitter=2)._cut(PLACES, centre, 8)[0, 0, :2].tolist()) for _ in range(400)]
     assert set(corners) == {(low[0] + x, low[1] + y) for x in range(5) for y in range(5)}
 
 
@@ -180,10 +179,7 @@ def test_a_crop_is_anywhere_about_the_busiest_place_the_same_for_all_frames(monk
     monkeypatch.setattr(ordered, "motion_maps", lambda pictures, measure: asked.append(measure) or torch.ones(3, 2, 2))
     wide = np.zeros((20, 160, 200, 3), np.uint8)
     wide[..., 0], wide[..., 1] = np.arange(200), np.arange(160)[:, None]
-    made = Shuffled(
-        {"video": VideoPreprocess(80)},
-        **OPTIONS | {"side": 160, "crop": 80, "split": False, "level": False, "motion": "flow"},
-    )
+    made = task(side=160, crop=80, motion="flow")
     found = []
     for _ in range(150):
         frames = made.take(Frames(wide, 10.0), [0, 1, 2])
@@ -196,53 +192,6 @@ def test_a_crop_is_anywhere_about_the_busiest_place_the_same_for_all_frames(monk
     assert asked[:2] == ["flow", (2, 1.25 * 80 / 160)]
 
 
-@pytest.mark.parametrize("share", [0.2, 1.0])
-def test_all_frames_are_mirrored_together(share: float) -> None:
-    slope = np.arange(16, dtype=np.uint8)[:, None].repeat(3, 1)[None, None].repeat(16, 1).repeat(20, 0) * 10
-    slope[:, 8:9] += (np.arange(20, dtype=np.uint8) * 5)[:, None, None, None]
-    made = view(mirror=share, split=False, level=False)
-    ways = []
-    for _ in range(150):
-        frames = made.take(Frames(slope, 10.0), [0, 2]).astype(int)
-        falls = frames[:, 0, 0, 0] > frames[:, 0, -1, 0]
-        assert falls.all() or not falls.any()
-        ways.append(bool(falls[0]))
-    assert np.mean(ways) == pytest.approx(share, abs=0.1)
-
-
-def test_one_channel_is_shown_three_times() -> None:
-    frame = np.random.default_rng(0).integers(0, 255, (4, 5, 3), dtype=np.uint8)
-    seen = set()
-    for _ in range(60):
-        shown = one_channel(frame)
-        (channel,) = (c for c in range(3) if (shown == frame[..., c : c + 1]).all())
-        seen.add(channel)
-    assert seen == {0, 1, 2}
-    assert shown.shape == frame.shape
-
-
-def test_levelled_frames_by_hand() -> None:
-    frame = np.array([[10, 20], [30, 40]], np.uint8)[..., None].repeat(3, 2)
-    away = np.array([[-15, -5], [5, 15]]) / np.sqrt(125)
-    assert leveled(frame)[..., 0].tolist() == np.floor(128 + 50 * away).astype(int).tolist()
-    assert leveled(np.full((2, 2, 3), 7, np.uint8)).tolist() == [[[128] * 3] * 2] * 2
-    spike = np.zeros((20, 20, 3), np.uint8)
-    spike[0, 0] = 255
-    assert leveled(spike).max() == 255
-    faint = np.full((2, 2, 3), 7, np.uint8)
-    faint[0, 0] = 8
-    assert leveled(faint)[0, 0, 0] == 128 + 37, "noise is not blown up: the deviation counts as 1 at least"
-
-
-def test_each_frame_is_split_and_levelled_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ordered, "one_channel", lambda frame: frame * 0 + 3)
-    monkeypatch.setattr(ordered, "leveled", lambda frame: frame + 1)
-    clip = Frames(np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), dtype=np.uint8), 10.0)
-    for split, level, expected in ((True, False, 3), (True, True, 4)):
-        assert (view(split=split, level=level).take(clip, [0, 1]) == expected).all()
-    assert (view(split=False, level=True).take(clip, [0, 1]) != 4).any()
-
-
 def test_ways_and_paths_by_hand() -> None:
     assert orders(3) == [(0, 1, 2), (0, 2, 1), (1, 0, 2)]
     assert len(orders(4)) == 12
@@ -251,11 +200,8 @@ def test_ways_and_paths_by_hand() -> None:
     assert lengths.tolist() == [[1 + 4, 5 + 4, 1 + 5]] * 2
 
 
-@pytest.mark.parametrize("name", ["fps", "search", "side", "crop"])
-def test_what_cannot_be(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} is 0; expected more than 0"):
-        view(**{name: 0})
-    view(crop=16)
+def test_what_cannot_be() -> None:
+    task(crop=16)
     with pytest.raises(UserError, match="crop is 17 of side 16"):
-        view(crop=17)
+        task(crop=17)
     random.seed(0)
