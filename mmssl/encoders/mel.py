@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from mmssl.errors import UserError
 
+CACHED = 2**18  # samples whose spectra, some ten times as large, stay in a processor's cache
+
 
 def sizes(sample_rate: int, window: float, hop: float, fft: int | None) -> tuple[int, int, int]:
     """Returns samples per window, per hop and of the transform, by default the power of two that holds the window."""
@@ -41,13 +43,18 @@ class LogMel(nn.Module):
         self.length, self.hop, self.n_fft = sizes(sample_rate, window, hop, fft)
         filters = melscale_fbanks(self.n_fft // 2 + 1, low, high or sample_rate / 2, mels, sample_rate, norm="slaney")
         self.register_buffer("window", torch.hann_window(self.length), persistent=False)
-        self.register_buffer("filters", filters, persistent=False)  # (bins, mels)
+        # (2 bins, mels): what sums power over a band sums squares of real and imaginary parts as well
+        self.register_buffer("filters", filters.repeat_interleave(2, dim=0), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            waves = torch.stft(x.float(), self.n_fft, self.hop, self.length, self.window, return_complex=True)
-            power = waves[..., :-1].abs().square()  # (B, bins, samples // hop)
-            return torch.log(self.filters.T @ power + 1e-6)
+            size = max(1, CACHED // x.shape[1]) if x.device.type == "cpu" else max(1, len(x))
+            return torch.cat([self._log_power(part) for part in x.float().split(size)])
+
+    def _log_power(self, x: Tensor) -> Tensor:
+        waves = torch.stft(x, self.n_fft, self.hop, self.length, self.window, return_complex=True)
+        parts = torch.view_as_real(waves.transpose(1, 2)[:, :-1]).flatten(2)  # (B, samples // hop, 2 bins)
+        return torch.log(parts.square() @ self.filters + 1e-6).transpose(1, 2)
 
 
 class LogLinear(nn.Module):

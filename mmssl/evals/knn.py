@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.evals.parts.classes import chance
 from mmssl.evals.parts.labelled import Probe
 from mmssl.evals.parts.score import bootstrap
+from mmssl.numerics.neighbors import nearest
 from mmssl.types import Encoder, Score
 
-HELD = 2**26  # similarities held at a time
+HELD = 2**24  # sums of weights held at a time
 
 
 @dataclass(kw_only=True, eq=False)
@@ -40,24 +40,29 @@ class KNN(Probe):
         """Yields k<number>."""
         train, test = self.sets.read(encoder, places)[places[0]]
         x, y, z = (part.to(encoder.device) for part in (train.x, train.y, test.x))
-        for k in self.k:
-            right = vote(x, y, z, k=k, temperature=self.temperature).cpu() == test.y
+        answers = votes(x, y, z, ks=self.k, temperature=self.temperature)
+        for k, answer in zip(self.k, answers, strict=True):
+            right = answer.cpu() == test.y
             yield f"k{k}", bootstrap(right, chance=chance(test.y, int(train.y.max()) + 1), parts=test.per_class(right))
 
 
-def vote(train: Tensor, labels: Tensor, test: Tensor, *, k: int, temperature: float) -> Tensor:
-    """Returns the class (M,) that the k nearest of train (N, D), with labels (N,), give to each of test (M, D).
+def votes(train: Tensor, labels: Tensor, test: Tensor, *, ks: Sequence[int], temperature: float) -> list[Tensor]:
+    """Returns, for each k, the class (M,) that the k nearest of train (N, D), with labels (N,), give to test (M, D).
 
-    Similarities are worked out in parts, so that memory does not grow with N times M.
+    One search serves every k. Of equally similar samples the earlier counts as nearer, and of classes with as much
+    weight the lower one wins.
     """
-    train, test = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
-    k, classes = min(k, len(train)), int(labels.max()) + 1
-    found = []
-    for part in test.split(max(1, HELD // len(train))):
-        near, place = (part @ train.T).topk(k, dim=1)
-        weights = ((near - near[:, :1]) / temperature).exp()
-        found.append(weights.new_zeros(len(part), classes).scatter_add_(1, labels[place], weights).argmax(dim=1))
-    return torch.cat(found)
+    near, places = nearest(train, test, max(ks))
+    weights, classes = ((near - near[:, :1]) / temperature).exp(), int(labels.max()) + 1
+    size = max(1, HELD // classes)
+    parts = list(zip(weights.split(size), labels[places].split(size), strict=True))
+    return [torch.cat([_elected(*part, classes=classes, k=k) for part in parts]) for k in ks]
+
+
+def _elected(weights: Tensor, labels: Tensor, *, classes: int, k: int) -> Tensor:
+    """Returns the class of the largest sum of weights over the first k of neighbours (M, K)."""
+    ballot = weights.new_zeros(len(weights), classes)
+    return ballot.scatter_add_(1, labels[:, :k], weights[:, :k]).argmax(dim=1)
 
 
 evaluation = KNN

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
-from mmssl.encoders import create_encoder
+from mmssl.encoders import create_encoder, mel
 from mmssl.encoders.mel import LogMel
 from mmssl.types import Ragged
 
@@ -69,10 +69,16 @@ def test_pointnet_turns_each_cloud_by_its_matrix_none_at_first() -> None:
     torch.testing.assert_close(encoder(x).tokens, encoder.layers(torch.cat([xyz[:4] @ turns[0], xyz[4:] @ turns[1]])))
 
 
-def test_log_mel_is_torchaudios() -> None:
-    x = sounds(2)
+@pytest.mark.parametrize("held", [2**18, 1, 30_000])
+def test_log_mel_is_torchaudios(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mel, "CACHED", held)
+    x = sounds(3)
     made = LogMel(RATE, 40, window=0.025, hop=0.01, low=60.0, high=None)
     torch.testing.assert_close(made(x), log_mel(x, 40, low=60.0), atol=1e-4, rtol=1e-4)
+    x.requires_grad_()
+    (ours,) = torch.autograd.grad(made(x).square().sum(), x)
+    (theirs,) = torch.autograd.grad(log_mel(x, 40, low=60.0).square().sum(), x)
+    torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-3)
 
 
 @pytest.mark.parametrize("normalize", ["example", "fixed"])

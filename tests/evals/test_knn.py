@@ -14,7 +14,7 @@ from probing import judged
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.evals import knn
-from mmssl.evals.knn import KNN, vote
+from mmssl.evals.knn import KNN, votes
 from mmssl.evals.linear import tops
 from mmssl.evals.parts.labelled import Embedded
 from mmssl.modalities import image
@@ -25,19 +25,31 @@ def test_the_vote_is_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     known, asked = torch.randn(50, 6, generator=generator), torch.randn(30, 6, generator=generator)
     labels = torch.randint(4, (50,), generator=generator)
-    expected = []
+    expected: dict[int, list[int]] = {7: [], 2: [], 99: []}
     for query in asked:
         cosines = torch.nn.functional.cosine_similarity(query[None], known)
-        weights = [0.0] * 4
-        for place in cosines.argsort(descending=True)[:7].tolist():
-            weights[int(labels[place])] += math.exp(cosines[place].item() / 0.1)
-        expected.append(max(range(4), key=weights.__getitem__))
-    assert vote(known, labels, asked, k=7, temperature=0.1).tolist() == expected
-    monkeypatch.setattr(knn, "HELD", 100)
-    assert vote(known, labels, asked, k=7, temperature=0.1).tolist() == expected
+        for k, answers in expected.items():
+            weights = [0.0] * 4
+            for place in cosines.argsort(descending=True)[:k].tolist():
+                weights[int(labels[place])] += math.exp(cosines[place].item() / 0.1)
+            answers.append(max(range(4), key=weights.__getitem__))
+    ks = tuple(expected)
+    for held in (knn.HELD, 9):
+        monkeypatch.setattr(knn, "HELD", held)
+        found = votes(known, labels, asked, ks=ks, temperature=0.1)
+        assert [answer.tolist() for answer in found] == list(expected.values())
     cosines = torch.nn.functional.cosine_similarity(asked[:, None], known[None, :3], dim=2)
     nearest = labels[cosines.argmax(dim=1)]  # at so low a temperature it alone counts
-    assert torch.equal(vote(known[:3], labels[:3], asked, k=7, temperature=1e-3), nearest)
+    assert torch.equal(votes(known[:3], labels[:3], asked, ks=(7,), temperature=1e-3)[0], nearest)
+
+
+def test_one_search_serves_all_ks_and_of_equals_the_earlier_is_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = []
+    real = knn.nearest
+    monkeypatch.setattr(knn, "nearest", lambda *given: (searched.append(given[2]), real(*given))[1])
+    known, labels = torch.ones(40, 2), torch.tensor([3] + [1] * 2 + [2] * 37)
+    found = votes(known, labels, torch.ones(1, 2), ks=(1, 3, 40, 2), temperature=0.1)
+    assert [answer.tolist() for answer in found] == [[3], [1], [2], [1]] and searched == [40]
 
 
 @pytest.fixture

@@ -36,11 +36,11 @@ def test_logistic_regression_is_at_its_optimum(monkeypatch: pytest.MonkeyPatch) 
         return F.cross_entropy(x @ w[:-1] + w[-1], y) + 0.01 * w[:-1].square().sum()
 
     expected = reference(x, y, loss=loss, shape=(5, 3))
-    found = logistic(x, y, 3, decay=0.01)
+    found = logistic(x, y, 3, decay=0.01, tolerance=1e-9)
     torch.testing.assert_close(found[:-1], expected[:-1], atol=2e-3, rtol=0)
     monkeypatch.setattr(solvers, "HELD", 30)
-    torch.testing.assert_close(logistic(x, y, 3, decay=0.01), found, atol=1e-4, rtol=0)
-    soft = logistic(x, F.one_hot(y, 3).double(), 3, decay=0.01)
+    torch.testing.assert_close(logistic(x, y, 3, decay=0.01, tolerance=1e-9), found, atol=1e-4, rtol=0)
+    soft = logistic(x, F.one_hot(y, 3).double(), 3, decay=0.01, tolerance=1e-9)
     torch.testing.assert_close(soft, found, atol=1e-4, rtol=0)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from probing import blobs, judged, reference
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,7 +37,7 @@ def test_logistic_regression_of_soft_labels(held: int, monkeypatch: pytest.Monke
     x, y = rows.x.double(), torch.rand(30, 3, generator=torch.Generator().manual_seed(0)).double()
     y /= y.sum(dim=1, keepdim=True)
     expected = reference(x, y, loss=penalised(0.02), shape=(5, 3), steps=5)
-    found = logistic(x, y, 3, decay=0.02, iterations=200)
+    found = logistic(x, y, 3, decay=0.02, iterations=200, tolerance=1e-12)
     torch.testing.assert_close(found[:-1], expected[:-1], atol=1e-4, rtol=0)
     torch.testing.assert_close(found[-1] - found[-1].mean(), expected[-1] - expected[-1].mean(), atol=1e-4, rtol=0)
 
@@ -53,11 +56,52 @@ def test_each_decay_has_its_own_optimum_and_starts_where_the_last_one_ended(monk
     assert starts[0] is None and torch.equal(starts[1], found[0]) and torch.equal(starts[2], found[1])
     assert found.shape == (3, 5, 3)
     for weight, decay in zip(found, (1.0, 0.1, 0.01), strict=True):
-        expected = reference(x, y, loss=penalised(decay), shape=(5, 3), steps=5)
-        torch.testing.assert_close(weight[:-1], expected[:-1], atol=1e-3, rtol=0)
-    begun = real(x, y, 3, decay=0.01, start=torch.ones(5, 3).double(), iterations=1)
-    assert (begun - 1).abs().max() < (begun - expected).abs().max(), "one iteration from the start is near it"
+        loss = penalised(decay)
+        expected = reference(x, y, loss=loss, shape=(5, 3), steps=5)
+        assert -1e-9 < float(loss(x, y, weight) - loss(x, y, expected)) < 1e-6
+    few, labels, loss = x[:3], y[:3], penalised(0.1)  # fewer rows than columns
+    expected = reference(few, labels, loss=loss, shape=(5, 3), steps=5)
+    assert -1e-9 < loss(few, labels, LBFGS((0.1,)).fit(few, labels, 3, (0.1,))[0]) - loss(few, labels, expected) < 1e-6
+    expected, loss = reference(x, y, loss=penalised(0.01), shape=(5, 3), steps=5), penalised(0.01)
+    cold, warm = (real(x, y, 3, decay=0.01, start=start, iterations=1) for start in (None, expected))
+    assert loss(x, y, warm) - loss(x, y, expected) < 1e-9 < 1e-3 < loss(x, y, cold) - loss(x, y, expected)
     assert torch.equal(torch.ones(2), minimise(lambda w: (w.sum() * 0, w * 0), torch.ones(2), iterations=3))
+
+
+@pytest.mark.parametrize("decay", [1e-4, 1e-2])
+def test_correlated_features_are_fitted_to_within_the_tolerance(decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, in few steps, beside SciPy's solver in float64; one column is there twice, and none has mean 0."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(400) % 4
+    x = torch.randn(400, 20, generator=generator) + torch.randn(4, 20, generator=generator)[y]
+    x = x @ (torch.eye(20) + 3) + 1
+    x[:, 1] = x[:, 0]
+    x, truth = x / x.std(dim=0), F.one_hot(y, 4).numpy()
+    rows = x.double().numpy()
+
+    def loss(flat: Any) -> Any:
+        weight = flat.reshape(21, 4)
+        log_p = log_softmax(rows @ weight[:-1] + weight[-1], axis=1)
+        off = (np.exp(log_p) - truth) / len(rows)
+        slope = np.vstack([rows.T @ off + 2 * decay * weight[:-1], off.sum(axis=0)[None]])
+        return -(truth * log_p).sum() / len(rows) + decay * (weight[:-1] ** 2).sum(), slope.ravel()
+
+    least = minimize(loss, np.zeros(84), jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 2000}).fun
+    calls: list[int] = []
+    real = solvers.penalised_cross_entropy
+    monkeypatch.setattr(solvers, "penalised_cross_entropy", lambda *given: (calls.append(1), real(*given))[1])
+    found = {t: logistic(x, y, 4, decay=decay, tolerance=t).double().numpy() for t in (1e-6, 1e-2)}
+    above = {tolerance: loss(weight)[0] - least for tolerance, weight in found.items()}
+    assert -1e-7 < above[1e-6] < 2e-6 < above[1e-2] < 2e-2
+    assert len(calls) < 40, "without the change of coordinates it takes more than 100"
+    twice = logistic(x, y, 4, decay=decay, products=solvers.mean_products(x))
+    np.testing.assert_array_equal(twice.double().numpy(), found[1e-6])
+
+
+def test_mean_products_are_those_of_the_rows_with_a_one() -> None:
+    rows = torch.tensor([[1.0, 2.0], [3.0, -4.0]])
+    expected = torch.tensor([[5.0, -5, 2], [-5, 10, -1], [2, -1, 1]], dtype=torch.double)
+    assert torch.equal(solvers.mean_products(rows), expected)
 
 
 def test_the_weights_of_svms_lie_in_the_span_of_few_rows() -> None:
