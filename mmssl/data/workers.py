@@ -19,6 +19,7 @@ if sys.platform == "linux":
 
 STOPS = [signal.SIGTERM] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGUSR1]  # they end a job
 PRELOAD = [
+    "mmssl.data.server",
     "mmssl.data.stream",
     "mmssl.data.full_pass",
     "mmssl.views.single",

@@ -165,6 +165,29 @@ def test_workers_end_when_the_process_they_work_for_is_killed_also_stuck_ones(tm
     assert len(set(pids)) == 2 and not left
 
 
+OWN = """
+import multiprocessing, time
+from mmssl.data.workers import start_context
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    start_context()  # starts the server
+    process = multiprocessing.Process(target=time.sleep, args=(600,))
+    process.start()
+    process.terminate()
+    process.join(60)
+    print(process.exitcode)
+    process.kill()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no server there")
+def test_a_process_of_ones_own_ends_of_sigterm_beside_the_server_of_workers(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    done = subprocess.run([sys.executable, str(tmp_path / "own.py")], capture_output=True, text=True)
+    assert done.stdout == f"{-signal.SIGTERM}\n", done.stderr
+
+
 def runs(pid: int) -> bool:
     """Tells whether a process is there and has not ended, though nobody may have asked for its exit code yet."""
     try:
