@@ -226,11 +226,11 @@ def _slices(length: int, size: int) -> Iterator[slice]:
 class _Product:
     """Products of blocks (G, b, D) and (G, n, D), in float32, or with factors rounded to bfloat16 and float32 sums."""
 
-    def __init__(self, half: bool) -> None:
-        self.half = half
+    def __init__(self, bf16: bool) -> None:
+        self.bf16 = bf16
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        if not self.half:
+        if not self.bf16:
             return torch.bmm(a, b)
         a, b = a.bfloat16(), b.bfloat16()
         if a.is_cuda:
@@ -239,7 +239,7 @@ class _Product:
 
     def add(self, total: Tensor, a: Tensor, b: Tensor) -> None:
         """Adds a product to a total."""
-        if self.half:
+        if self.bf16:
             total += self(a, b)
         else:
             total.baddbmm_(a, b)
@@ -250,9 +250,9 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, how: Sum, pairs: Pairs, half: bool, queries: Tensor, keys: Tensor, scale: Tensor, bias: Tensor | None
+        ctx: Any, how: Sum, pairs: Pairs, bf16: bool, queries: Tensor, keys: Tensor, scale: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, ...]:
-        ctx.how, ctx.pairs, ctx.product, dtype = how, pairs, _Product(half), precise(queries)
+        ctx.how, ctx.pairs, ctx.product, dtype = how, pairs, _Product(bf16), precise(queries)
         ctx.kept = [] if len(queries) * queries.shape[1] * keys.shape[1] <= KEPT else None
         own = queries.new_zeros(0 if pairs.own is None else (*queries.shape[:2], pairs.own.shape[2]), dtype=dtype)
         with torch.autocast(queries.device.type, enabled=False):
@@ -319,17 +319,17 @@ def tiled(
     *,
     scale: Tensor | float,
     bias: Tensor | float | None = None,
-    half: bool = False,
+    bf16: bool = False,
 ) -> tuple[Tensor, ...]:
     """Returns the sums of scale q.k + bias of queries (G, B, D) and keys (G, N, D), and own keys' scores (G, B, P).
 
     In float32, or float64 where the queries are; with exact gradients of queries, keys, scale and bias.
 
     how: which sums, of these queries and keys.
-    half: whether factors are rounded to bfloat16, for speed on a GPU; sums stay float32.
+    bf16: whether factors are rounded to bfloat16, for speed on a GPU; sums stay float32.
     """
     made = (queries.new_full((), x, dtype=precise(queries)) if isinstance(x, int | float) else x for x in (scale, bias))
-    return _Tiled.apply(how, pairs, half, queries, keys, *made)
+    return _Tiled.apply(how, pairs, bf16, queries, keys, *made)
 
 
 @torch.no_grad()
