@@ -102,7 +102,7 @@ class Sum(Protocol):
     def totals(self) -> tuple[Tensor, ...]:
         """Returns the sums, after all tiles."""
 
-    def slope(self, x: Tensor, at: At, totals: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> Tensor:
+    def slope(self, x: Tensor, at: At, grads: tuple[Tensor, ...]) -> Tensor:
         """Returns the gradient with respect to a tile."""
 
 
@@ -118,6 +118,14 @@ class _Running:
         top = torch.maximum(peak, x.amax(dim))
         total.mul_(peak.sub_(top).exp_()).add_(torch.sub(x, top.unsqueeze(dim)).exp_().sum(dim))
         peak.copy_(top)
+
+    def slope(self, x: Tensor, where: tuple[slice, slice], dim: int, grad: Tensor) -> Tensor:
+        """Returns the gradient with respect to a tile, of that of the logarithms.
+
+        Less the largest score, over the rest of the sum, since the rounding of its logarithm would be in every share.
+        """
+        peak, weight = self.peak[where].unsqueeze(dim), (grad[where] / self.total[where]).unsqueeze(dim)
+        return torch.sub(x, peak).exp_().mul_(weight)
 
     def log(self) -> Tensor:
         return self.peak + self.total.log()
@@ -153,23 +161,17 @@ class LogSums:
         parts = (self.rows, self.columns, self.positive)
         return *(self.linear.new_zeros(0) if part is None else part.log() for part in parts), self.linear
 
-    def slope(self, x: Tensor, at: At, totals: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> Tensor:
-        where, column = (at.group, at.rows), (at.group, at.columns)
+    def slope(self, x: Tensor, at: At, grads: tuple[Tensor, ...]) -> Tensor:
+        where = at.group, at.rows
         if self.positive is not None:
             right = self.pairs.positives(x, at)
-            pulled = _share(x.masked_fill(~right, MISSING), totals[2][where], 2).mul_(grads[2][where].unsqueeze(2))
+            pulled = self.positive.slope(x.masked_fill(~right, MISSING), where, 2, grads[2])
             pulled += torch.where(right, grads[3][where].unsqueeze(2), 0.0)
-            x = x.masked_fill_(right, MISSING)
-            return pulled.addcmul_(_share(x, totals[0][where], 2), grads[0][where].unsqueeze(2))
-        pushed = _share(x, totals[0][where], 2).mul_(grads[0][where].unsqueeze(2))
+            return pulled.add_(self.rows.slope(x.masked_fill_(right, MISSING), where, 2, grads[0]))
+        pushed = self.rows.slope(x, where, 2, grads[0])
         if self.columns is None:
             return pushed
-        return pushed.addcmul_(_share(x, totals[1][column], 1), grads[1][column].unsqueeze(1))
-
-
-def _share(x: Tensor, log_sum: Tensor, dim: int) -> Tensor:
-    """What part each score's exp is of the sum over a dim."""
-    return torch.sub(x, log_sum.unsqueeze(dim)).exp_()
+        return pushed.add_(self.columns.slope(x, (at.group, at.columns), 1, grads[1]))
 
 
 class Softplus:
@@ -186,7 +188,7 @@ class Softplus:
     def totals(self) -> tuple[Tensor, ...]:
         return (self.sums,)
 
-    def slope(self, x: Tensor, at: At, totals: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> Tensor:
+    def slope(self, x: Tensor, at: At, grads: tuple[Tensor, ...]) -> Tensor:
         right = None if self.pairs.positive is None else self.pairs.positives(x, at)
         x = x.sigmoid_() if right is None else x.sigmoid_().sub_(right.to(x.dtype))
         return x.mul_(grads[0][at.group, at.rows].unsqueeze(2))
@@ -269,13 +271,13 @@ class _Tiled(torch.autograd.Function):
                         ctx.kept.append(x.clone())
                     how.add(x, at)
             totals = how.totals()
-        ctx.save_for_backward(queries, keys, scale, bias, *totals)
+        ctx.save_for_backward(queries, keys, scale, bias)
         return *totals, own
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, scale, bias, *totals = ctx.saved_tensors
+        queries, keys, scale, bias = ctx.saved_tensors
         for_queries, for_keys, for_scale, for_bias = ctx.needs_input_grad[3:]
         how, pairs, product, dtype = ctx.how, ctx.pairs, ctx.product, precise(queries)
         kept = None if ctx.kept is None else iter(ctx.kept)
@@ -289,7 +291,7 @@ class _Tiled(torch.autograd.Function):
                 for at in tiles:
                     k = keys[group, at.columns].to(dtype)
                     x = pairs.mask(_scores(product, q, k, bias), at) if kept is None else next(kept).clone()
-                    x = how.slope(x, at, totals, grads[:-1])
+                    x = how.slope(x, at, grads[:-1])
                     if pairs.own is not None:
                         _add_at(x, pairs.own, at, grads[-1][group, rows])
                     if for_queries or for_scale:
