@@ -29,7 +29,7 @@ class Contrast:
         numbers of keys. Each is told from the other keys, but not from a query's further own ones.
     keep: (N,) or (..., B, N) bool, the keys that count; by default all.
     exclude: (B,) the number of a key that does not count for this query, such as the query itself.
-    half: whether queries and keys are rounded to bfloat16 to be multiplied, for speed on a GPU; sums stay float32.
+    bf16: whether queries and keys are rounded to bfloat16 to be multiplied, for speed on a GPU; sums stay float32.
     """
 
     queries: Tensor
@@ -40,7 +40,7 @@ class Contrast:
     own: Tensor | None = None
     keep: Tensor | None = None
     exclude: Tensor | None = None
-    half: bool = False
+    bf16: bool = False
 
     @property
     def targets(self) -> Tensor:
@@ -102,7 +102,7 @@ class Contrast:
     def _tiled(
         self, how: Sum, pairs: Pairs, queries: Tensor, keys: Tensor, bias: Tensor | float | None = None
     ) -> tuple[Tensor, ...]:
-        return tiled(how, pairs, queries, keys, scale=self.scale, bias=bias, half=self.half)
+        return tiled(how, pairs, queries, keys, scale=self.scale, bias=bias, bf16=self.bf16)
 
     def _pairs(self, asking: Tensor | None = None) -> Pairs:
         """Tells the keys of the tiles' groups; positives by number are own ones."""

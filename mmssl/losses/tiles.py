@@ -102,7 +102,7 @@ class Sum(Protocol):
     def totals(self) -> tuple[Tensor, ...]:
         """Returns the sums, after all tiles."""
 
-    def slope(self, x: Tensor, at: At, totals: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> Tensor:
+    def slope(self, x: Tensor, at: At, grads: tuple[Tensor, ...]) -> Tensor:
         """Returns the gradient with respect to a tile."""
 
 
@@ -118,6 +118,14 @@ class _Running:
         top = torch.maximum(peak, x.amax(dim))
         total.mul_(peak.sub_(top).exp_()).add_(torch.sub(x, top.unsqueeze(dim)).exp_().sum(dim))
         peak.copy_(top)
+
+    def slope(self, x: Tensor, where: tuple[slice, slice], dim: int, grad: Tensor) -> Tensor:
+        """Returns the gradient with respect to a tile, of that of the logarithms.
+
+        Less the largest score, over the rest of the sum, since the rounding of its logarithm would be in every share.
+        """
+        peak, weight = self.peak[where].unsqueeze(dim), (grad[where] / self.total[where]).unsqueeze(dim)
+        return torch.sub(x, peak).exp_().mul_(weight)
 
     def log(self) -> Tensor:
         return self.peak + self.total.log()
@@ -153,23 +161,17 @@ class LogSums:
         parts = (self.rows, self.columns, self.positive)
         return *(self.linear.new_zeros(0) if part is None else part.log() for part in parts), self.linear
 
-    def slope(self, x: Tensor, at: At, totals: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> Tensor:
-        where, column = (at.group, at.rows), (at.group, at.columns)
+    def slope(self, x: Tensor, at: At, grads: tuple[Tensor, ...]) -> Tensor:
+        where = at.group, at.rows
         if self.positive is not None:
             right = self.pairs.positives(x, at)
-            pulled = _share(x.masked_fill(~right, MISSING), totals[2][where], 2).mul_(grads[2][where].unsqueeze(2))
+            pulled = self.positive.slope(x.masked_fill(~right, MISSING), where, 2, grads[2])
             pulled += torch.where(right, grads[3][where].unsqueeze(2), 0.0)
-            x = x.masked_fill_(right, MISSING)
-            return pulled.addcmul_(_share(x, totals[0][where], 2), grads[0][where].unsqueeze(2))
-        pushed = _share(x, totals[0][where], 2).mul_(grads[0][where].unsqueeze(2))
+            return pulled.add_(self.rows.slope(x.masked_fill_(right, MISSING), where, 2, grads[0]))
+        pushed = self.rows.slope(x, where, 2, grads[0])
         if self.columns is None:
             return pushed
-        return pushed.addcmul_(_share(x, totals[1][column], 1), grads[1][column].unsqueeze(1))
-
-
-def _share(x: Tensor, log_sum: Tensor, dim: int) -> Tensor:
-    """What part each score's exp is of the sum over a dim."""
-    return torch.sub(x, log_sum.unsqueeze(dim)).exp_()
+        return pushed.add_(self.columns.slope(x, (at.group, at.columns), 1, grads[1]))
 
 
 class Softplus:
@@ -186,7 +188,7 @@ class Softplus:
     def totals(self) -> tuple[Tensor, ...]:
         return (self.sums,)
 
-    def slope(self, x: Tensor, at: At, totals: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> Tensor:
+    def slope(self, x: Tensor, at: At, grads: tuple[Tensor, ...]) -> Tensor:
         right = None if self.pairs.positive is None else self.pairs.positives(x, at)
         x = x.sigmoid_() if right is None else x.sigmoid_().sub_(right.to(x.dtype))
         return x.mul_(grads[0][at.group, at.rows].unsqueeze(2))
@@ -226,11 +228,11 @@ def _slices(length: int, size: int) -> Iterator[slice]:
 class _Product:
     """Products of blocks (G, b, D) and (G, n, D), in float32, or with factors rounded to bfloat16 and float32 sums."""
 
-    def __init__(self, half: bool) -> None:
-        self.half = half
+    def __init__(self, bf16: bool) -> None:
+        self.bf16 = bf16
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        if not self.half:
+        if not self.bf16:
             return torch.bmm(a, b)
         a, b = a.bfloat16(), b.bfloat16()
         if a.is_cuda:
@@ -239,7 +241,7 @@ class _Product:
 
     def add(self, total: Tensor, a: Tensor, b: Tensor) -> None:
         """Adds a product to a total."""
-        if self.half:
+        if self.bf16:
             total += self(a, b)
         else:
             total.baddbmm_(a, b)
@@ -250,9 +252,9 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, how: Sum, pairs: Pairs, half: bool, queries: Tensor, keys: Tensor, scale: Tensor, bias: Tensor | None
+        ctx: Any, how: Sum, pairs: Pairs, bf16: bool, queries: Tensor, keys: Tensor, scale: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, ...]:
-        ctx.how, ctx.pairs, ctx.product, dtype = how, pairs, _Product(half), precise(queries)
+        ctx.how, ctx.pairs, ctx.product, dtype = how, pairs, _Product(bf16), precise(queries)
         ctx.kept = [] if len(queries) * queries.shape[1] * keys.shape[1] <= KEPT else None
         own = queries.new_zeros(0 if pairs.own is None else (*queries.shape[:2], pairs.own.shape[2]), dtype=dtype)
         with torch.autocast(queries.device.type, enabled=False):
@@ -269,13 +271,13 @@ class _Tiled(torch.autograd.Function):
                         ctx.kept.append(x.clone())
                     how.add(x, at)
             totals = how.totals()
-        ctx.save_for_backward(queries, keys, scale, bias, *totals)
+        ctx.save_for_backward(queries, keys, scale, bias)
         return *totals, own
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, scale, bias, *totals = ctx.saved_tensors
+        queries, keys, scale, bias = ctx.saved_tensors
         for_queries, for_keys, for_scale, for_bias = ctx.needs_input_grad[3:]
         how, pairs, product, dtype = ctx.how, ctx.pairs, ctx.product, precise(queries)
         kept = None if ctx.kept is None else iter(ctx.kept)
@@ -289,7 +291,7 @@ class _Tiled(torch.autograd.Function):
                 for at in tiles:
                     k = keys[group, at.columns].to(dtype)
                     x = pairs.mask(_scores(product, q, k, bias), at) if kept is None else next(kept).clone()
-                    x = how.slope(x, at, totals, grads[:-1])
+                    x = how.slope(x, at, grads[:-1])
                     if pairs.own is not None:
                         _add_at(x, pairs.own, at, grads[-1][group, rows])
                     if for_queries or for_scale:
@@ -319,17 +321,17 @@ def tiled(
     *,
     scale: Tensor | float,
     bias: Tensor | float | None = None,
-    half: bool = False,
+    bf16: bool = False,
 ) -> tuple[Tensor, ...]:
     """Returns the sums of scale q.k + bias of queries (G, B, D) and keys (G, N, D), and own keys' scores (G, B, P).
 
     In float32, or float64 where the queries are; with exact gradients of queries, keys, scale and bias.
 
     how: which sums, of these queries and keys.
-    half: whether factors are rounded to bfloat16, for speed on a GPU; sums stay float32.
+    bf16: whether factors are rounded to bfloat16, for speed on a GPU; sums stay float32.
     """
     made = (queries.new_full((), x, dtype=precise(queries)) if isinstance(x, int | float) else x for x in (scale, bias))
-    return _Tiled.apply(how, pairs, half, queries, keys, *made)
+    return _Tiled.apply(how, pairs, bf16, queries, keys, *made)
 
 
 @torch.no_grad()

@@ -33,10 +33,17 @@ class CLIP(JointSpace):
         learn_temperature: bool = True,
         max_scale: float = 100.0,
         intra_modal: float = 0.0,
+        bf16: bool = False,
     ) -> None:
         scale = LogitScale(start=1 / temperature, ceiling=max_scale, learn=learn_temperature)
         super().__init__(
-            encoders, scale=scale, embed_dim=embed_dim, hidden=hidden, pairs=pairs, intra_modal=intra_modal
+            encoders,
+            scale=scale,
+            embed_dim=embed_dim,
+            hidden=hidden,
+            pairs=pairs,
+            intra_modal=intra_modal,
+            bf16=bf16,
         )
 
     def costs(self, contrast: Contrast) -> tuple[Tensor, ...]:

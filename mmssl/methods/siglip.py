@@ -33,9 +33,10 @@ class SigLIP(JointSpace):
         scale: float = 10.0,
         bias: float = -10.0,
         max_scale: float = 100.0,
+        bf16: bool = False,
     ) -> None:
         start = LogitScale(start=scale, ceiling=max_scale)
-        super().__init__(encoders, scale=start, embed_dim=embed_dim, hidden=hidden, pairs=pairs)
+        super().__init__(encoders, scale=start, embed_dim=embed_dim, hidden=hidden, pairs=pairs, bf16=bf16)
         self.bias = torch.nn.Parameter(torch.tensor(bias))
 
     def costs(self, contrast: Contrast) -> tuple[Tensor, ...]:

@@ -44,6 +44,7 @@ class JointSpace(Objective):
     pairs: which modalities to match, by default every two of the run's encoders.
     intra_modal: weight of matching each modality's first view with its second as well, which the View must then show
         (Morgado et al., CVPR 2021: AVID's joint form); 0 matches across modalities only.
+    bf16: whether embeddings are rounded to bfloat16 to be compared, for speed on a GPU; sums stay float32.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class JointSpace(Objective):
         hidden: Sequence[int],
         pairs: Sequence[tuple[str, str]] | None,
         intra_modal: float = 0.0,
+        bf16: bool = False,
     ) -> None:
         super().__init__(encoders)
         self.pairs = [(a, b) for a, b in pairs or combinations(encoders, 2)]
@@ -67,7 +69,7 @@ class JointSpace(Objective):
         self.heads = nn.ModuleDict(
             {name: Projection(encoders[name].dim, out=embed_dim, hidden=hidden) for name in self.uses}
         )
-        self.scale, self.intra_modal = scale, intra_modal
+        self.scale, self.intra_modal, self.bf16 = scale, intra_modal, bf16
 
     def costs(self, contrast: Contrast) -> tuple[Tensor, ...]:
         """Returns one loss per sample (B,), asked from the queries' side, and from the keys' where the method does."""
@@ -107,7 +109,7 @@ class JointSpace(Objective):
         for a, b in pairs:
             valid = batch.present(a) & batch.present(b.removesuffix(AGAIN))
             rows, own, _ = everywhere[b]
-            contrast = Contrast(embeddings[a], rows, scale, own, keep=dist.gather(valid))
+            contrast = Contrast(embeddings[a], rows, scale, own, keep=dist.gather(valid), bf16=self.bf16)
             yield Pair((f"{a}-{b}", f"{b}-{a}"), contrast, valid)
 
     def check_view(self, view: View) -> None:

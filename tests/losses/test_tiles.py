@@ -292,16 +292,16 @@ def test_softplus_is_exact_over_all_scores() -> None:
         torch.testing.assert_close(softplus(values.clone()).double(), expected, rtol=3e-7, atol=1e-37)
 
 
-def test_half_rounds_what_is_multiplied_and_sums_in_float32() -> None:
+def test_bf16_rounds_what_is_multiplied_and_sums_in_float32() -> None:
     q, k, s, b = leaves(torch.float32, 20.0)
     exact = [x.detach().bfloat16().double() for x in (q * s, k)]
     expected = F.cross_entropy(exact[0] @ exact[1].T, PLACES, reduction="none").float()
-    found = info_nce(Contrast(q, k, s, PLACES, half=True))
+    found = info_nce(Contrast(q, k, s, PLACES, bf16=True))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(found, info_nce(Contrast(q, k, s, PLACES)), rtol=1e-4, atol=1e-5)
-    for loss in (lambda half: info_nce(Contrast(q, k, s, PLACES, half=half)),
-                 lambda half: pairwise_sigmoid(Contrast(q, k, s, PLACES, half=half), bias=b)):  # fmt: skip
-        grads = [torch.autograd.grad(loss(half).sum(), (q, k, s)) for half in (True, False)]
+    for loss in (lambda bf16: info_nce(Contrast(q, k, s, PLACES, bf16=bf16)),
+                 lambda bf16: pairwise_sigmoid(Contrast(q, k, s, PLACES, bf16=bf16), bias=b)):  # fmt: skip
+        grads = [torch.autograd.grad(loss(bf16).sum(), (q, k, s)) for bf16 in (True, False)]
         for rough, fine in zip(*grads, strict=True):
             assert rough.dtype == torch.float32 and not torch.equal(rough, fine)
             torch.testing.assert_close(rough, fine, rtol=0.05, atol=0.02 * float(fine.abs().max()))

@@ -69,7 +69,7 @@ def test_defaults_are_the_papers() -> None:
     assert method == Method(single_view, CLIP)
     assert defaults(CLIP) == {
         "embed_dim": 512, "hidden": (), "pairs": None, "temperature": 0.07, "learn_temperature": True,
-        "max_scale": 100.0, "intra_modal": 0.0,
+        "max_scale": 100.0, "intra_modal": 0.0, "bf16": False,
     }  # fmt: skip
 
 

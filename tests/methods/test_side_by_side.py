@@ -31,7 +31,8 @@ def test_two_processes_equal_one(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     for (key, one), *both in zip(whole.named_parameters(), *(half.parameters() for half in halves), strict=True):
         if one.grad is not None:
             summed = sum(p.grad for p in both if p.grad is not None)
-            torch.testing.assert_close(summed, one.grad, rtol=1e-5, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+            rounding = max(1e-5, 1e-6 * float(one.grad.abs().max()))  # an element may be a sum of larger terms
+            torch.testing.assert_close(summed, one.grad, rtol=1e-5, atol=rounding, msg=lambda m, k=key: f"{k}: {m}")
     whole.objectives[name].after_step(whole.encoders, 0.5)
     side_by_side(lambda rank: halves[rank].objectives[name].after_step(halves[rank].encoders, 0.5), monkeypatch)
     for half in halves:

@@ -105,6 +105,14 @@ def test_what_a_method_is_given_of_a_pair() -> None:
     assert contrast.keep.tolist() == [True, False, True, False, True]
 
 
+def test_what_is_multiplied_is_rounded_where_asked_for() -> None:
+    of = encoders(("image", "text"))
+    for bf16 in (False, True):
+        objective = made(of, bf16=bf16)
+        objective(of, shown(1))
+        assert objective.asked[0].bf16 is bf16
+
+
 def test_keys_are_those_of_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the second of two processes sees it, whose first has the same rows in another order."""
     monkeypatch.setattr(dist, "rank", lambda: 1)

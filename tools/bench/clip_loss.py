@@ -1,6 +1,6 @@
 """Measures CLIP's and SigLIP's losses, forward and backward, beside open_clip's on the same embeddings.
 
-python tools/bench/clip_loss.py [--batches 1024 4096] [--dim 512] [--rounds 7] [--device cpu] [--half]
+python tools/bench/clip_loss.py [--batches 1024 4096] [--dim 512] [--rounds 7] [--device cpu] [--bf16]
 
 Rounds are taken in turn, in CPU time on a CPU; a ratio is the median of the rounds', with their quartiles. Memory is
 what a process of its own needs at most beside inputs and gradients, as Linux tells it.
@@ -9,7 +9,6 @@ what a process of its own needs at most beside inputs and gradients, as Linux te
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,18 +29,18 @@ from mmssl.losses.sigmoid import pairwise_sigmoid
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # embeddings of both sides, scale, bias
 
 
-def losses(*, half: bool) -> dict[str, tuple[Loss, Loss]]:
+def losses(*, bf16: bool) -> dict[str, tuple[Loss, Loss]]:
     """Returns of each name our loss and open_clip's."""
 
     def clip(x: Tensor, y: Tensor, scale: Tensor, _bias: Tensor) -> Tensor:
-        one, other = info_nce_both_ways(Contrast(x, y, scale, half=half))
+        one, other = info_nce_both_ways(Contrast(x, y, scale, bf16=bf16))
         return (one.mean() + other.mean()) / 2
 
     def siglip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        return pairwise_sigmoid(Contrast(x, y, scale, half=half), bias=bias).mean()
+        return pairwise_sigmoid(Contrast(x, y, scale, bf16=bf16), bias=bias).mean()
 
     def low(x: Tensor) -> Tensor:
-        return x.bfloat16() if half else x  # as under autocast
+        return x.bfloat16() if bf16 else x  # as under autocast
 
     return {
         "InfoNCE": (clip, lambda x, y, scale, _bias: ClipLoss()(low(x), low(y), low(scale))),
@@ -67,17 +66,22 @@ def seconds(loss: Loss, given: list[Tensor]) -> float:
     return clock() - began
 
 
-def extra(name: str, peer: int, batch: int, dim: int, device: str, half: bool) -> float:
+def resident(which: str) -> float:
+    """Returns the MB of memory that this process has (VmRSS), or had at most (VmHWM, which getrusage may inherit)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which)) / 1024
+
+
+def extra(name: str, peer: int, batch: int, dim: int, device: str, bf16: bool) -> float:
     """Returns the MB that a forward and backward need at most beside inputs and gradients, in this process."""
     given = inputs(batch, dim, device)
-    loss, small = losses(half=half)[name][peer], inputs(512, dim, device)
+    loss, small = losses(bf16=bf16)[name][peer], inputs(512, dim, device)
     torch.autograd.grad(loss(*small), small, allow_unused=True)  # what libraries allocate once
     gradients = 2 * batch * dim * 4
     if device == "cpu":
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        before = resident("VmRSS")
         torch.autograd.grad(loss(*given), given, allow_unused=True)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return (peak - pages * resource.getpagesize() - gradients) / 2**20
+        return resident("VmHWM") - before - gradients / 2**20
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     torch.autograd.grad(loss(*given), given, allow_unused=True)
@@ -99,17 +103,17 @@ def rows(
     dim: int = 512,
     rounds: int = 7,
     device: str = "cpu",
-    half: bool = False,
+    bf16: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yields a row of time and one of memory for each loss and batch: ratio is the peer's figure over ours."""
     for batch in batches:
-        for name, pair in losses(half=half).items():
+        for name, pair in losses(bf16=bf16).items():
             given = inputs(batch, dim, device)
             turns = 2 if batch > 16384 and device == "cpu" else rounds
             times = [[seconds(loss, given) for loss in pair] for _ in range(turns + 1)][1:]
             ratios = sorted(peer / ours for ours, peer in times)
             ours, peer = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
-            work = f"{name} B = {batch:,}, D = {dim}{', bf16' if half else ''}"
+            work = f"{name} B = {batch:,}, D = {dim}{', bf16' if bf16 else ''}"
             spread = (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4])
             row = {"work": f"{work}: time", "ours": ours, "peer": peer, "ratio": statistics.median(ratios)}
             yield {
@@ -118,7 +122,7 @@ def rows(
                 "unit": "ms",
                 "spread": spread,
             }
-            ours, peer = (extra_apart(name, which, batch, dim, device, half) for which in (0, 1))
+            ours, peer = (extra_apart(name, which, batch, dim, device, bf16) for which in (0, 1))
             row = {"work": f"{work}: memory", "ours": ours, "peer": peer, "ratio": peer / max(ours, 1e-3)}
             yield {**row, "bound": "tiles of 1,024 by 1,024", "unit": "MB", "spread": None}
 
@@ -130,7 +134,7 @@ def main() -> None:
     command.add_argument("--dim", type=int, default=512)
     command.add_argument("--rounds", type=int, default=7)
     command.add_argument("--device", default="cpu")
-    command.add_argument("--half", action="store_true", help="both multiply in bfloat16")
+    command.add_argument("--bf16", action="store_true", help="both multiply in bfloat16")
     for row in rows(**vars(command.parse_args())):
         spread = "" if row["spread"] is None else " ({:.2f} to {:.2f})".format(*row["spread"])
         figures = f"mmssl {row['ours']:.0f}, open_clip {row['peer']:.0f} {row['unit']}"
