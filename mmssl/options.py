@@ -28,16 +28,32 @@ class Option:
 
 
 def options_of(factory: Any) -> dict[str, inspect.Parameter]:
-    """Returns the keyword-only parameters of a function or class: its options."""
+    """Returns the keyword-only parameters of a function or class: its options.
+
+    A class whose constructor takes `**rest`, to hand on to its base, has the base's options as well.
+    """
     parameters = inspect.signature(factory).parameters.values()
-    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    own = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return {**options_of(_base(factory)), **own} if _hands_on(factory) else own
+
+
+def _hands_on(factory: Any) -> bool:
+    kinds = {p.kind for p in inspect.signature(factory).parameters.values()}
+    return inspect.isclass(factory) and inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _base(factory: type) -> type:
+    """Returns the class behind the one whose constructor this is."""
+    line = factory.__mro__
+    return line[next(i for i, kind in enumerate(line) if "__init__" in vars(kind)) + 1]
 
 
 def hints_of(factory: Any) -> dict[str, Any]:
     """Returns the types of the parameters; those of a dataclass's fields are read where each field stands."""
     fielded = inspect.isclass(factory) and "__dataclass_fields__" in vars(factory)
     source = factory.__init__ if inspect.isclass(factory) and not fielded else factory
-    return typing.get_type_hints(source, include_extras=True)
+    own = typing.get_type_hints(source, include_extras=True)
+    return {**hints_of(_base(factory)), **own} if _hands_on(factory) else own
 
 
 def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "", see: str = "") -> dict[str, Any]:

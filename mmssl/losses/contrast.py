@@ -133,7 +133,7 @@ class Contrast:
 
 def _grouped(x: Tensor, last: int) -> Tensor:
     """Makes one of all dimensions but these last ones."""
-    return x.reshape(-1, *x.shape[x.ndim - last :])
+    return x.flatten(0, -last - 1) if x.ndim > last else x[None]
 
 
 class Positives(NamedTuple):
