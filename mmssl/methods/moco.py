@@ -59,7 +59,7 @@ class MoCo(MultiView):
         (pooled,) = pooled_views(encoders[self.key], [asked], len(present))
         queries = F.normalize(self.head.project(pooled), dim=1)
         keys = F.normalize(self.teacher([shown], len(present))[0], dim=1)
-        self.queue.note(keys[present])
+        self.queue.note(keys, present)
         contrast = Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
         correct = contrast.correct().float().masked_fill(~present, torch.nan)
         return Loss(
