@@ -261,7 +261,7 @@ def test_statistics_are_finite_and_one_for_each_channel(options: dict[str, tuple
 
 @pytest.mark.parametrize("pool", ["mean", "last"])
 def test_causal_text_needs_no_mask_so_that_flash_attention_takes_it(pool: str) -> None:
-    """Its padding stands on the right, where no real token looks: pooled features and gradients are those with a mask."""
+    """Padding stands on the right, where no real token looks: features and gradients are those with a mask."""
     encoder = create_encoder("transformer", causal=True, pool=pool, **SMALL)
     assert isinstance(encoder, TextTransformer)
     words = Ragged(torch.tensor([[5, 4, 7, 3], [8, 9, 2, 2]]), torch.tensor([4, 2]), padded=True)
