@@ -44,7 +44,8 @@ class LARS(torch.optim.Optimizer):
 
     def _update(self, weights: list[Tensor], group: dict[str, Any], *, matrices: bool) -> None:
         """Moves weights of one kind, by calls for all of them where there is one."""
-        bad, keep, memory = self.found_inf, 1.0, group["momentum"]
+        bad, memory = self.found_inf, group["momentum"]
+        keep: Tensor | float = 1.0
         updates = [weight.grad for weight in weights if weight.grad is not None]
         if bad is not None:
             updates = [torch.where(bad > 0, 0.0, update) for update in updates]
