@@ -2,10 +2,10 @@
 
     python tools/bench/training.py [--device cpu] [--only simclr] [--batch 16] [--rounds 5] [--compile]
 
-A step: what changes on the device, forward, loss, backward, optimizer, moving averages. On a CPU both sides
-see the same number of pictures without colour changes, channels last, and processor seconds count; on a GPU ours
-includes its colour changes, both compute in bf16, and images a second count. Peers: lightly's heads and losses on timm's
-network (SimCLR), open_clip's model and loss (CLIP); DINO has none.
+A step: changes on the device, forward, loss, backward, optimizer, moving averages. On a CPU both sides see as many
+pictures, without changes of colour, channels last, and processor seconds count; on a GPU ours includes its changes of
+colour, both compute in bf16, and images a second count. Peers: lightly's head and loss on timm's network (SimCLR),
+open_clip's model and loss (CLIP); DINO has none.
 """
 
 from __future__ import annotations
