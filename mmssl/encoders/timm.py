@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmssl.errors import UserError, did_you_mean
@@ -49,9 +50,10 @@ class Timm(Encoder):
         )
         mean, std = (data["mean"], data["std"]) if in_channels == 3 else (None, None)
         self.normalize = pixel_normalize(in_channels, mean, std)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Features:
-        features = self.model.forward_features(self.normalize(x))
+        features = self.model.forward_features(self.normalize(x).contiguous(memory_format=torch.channels_last))
         pooled = self.model.forward_head(features, pre_logits=True)
         return Features(pooled, *self._tokens(features))
 

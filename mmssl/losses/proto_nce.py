@@ -18,12 +18,17 @@ def proto_nce(
     own, this many prototypes drawn at random are compared, None for all. Returns (B,), float32.
     Li et al., ICLR 2021 (PCL).
     """
+    keep = None
     if negatives is not None and negatives < len(prototypes):
         drawn = torch.randperm(len(prototypes), device=queries.device)[:negatives]
-        compared, place = torch.cat([labels, drawn]).unique(return_inverse=True)
-        prototypes, concentration, labels = prototypes[compared], concentration[compared], place[: len(labels)]
+        compared = torch.cat([labels, drawn])
+        places = torch.arange(len(compared), device=queries.device)
+        first = places.new_full((len(prototypes),), len(places))
+        first = first.scatter_reduce_(0, compared, places, "amin")[compared]  # of those that are compared twice
+        keep = first == places
+        prototypes, concentration, labels = prototypes[compared], concentration[compared], first[: len(labels)]
     scaled = prototypes.float() / concentration.float()[:, None]
-    return info_nce(Contrast(queries, scaled, positives=labels))
+    return info_nce(Contrast(queries, scaled, positives=labels, keep=keep))
 
 
 def concentrations(distances: Tensor, labels: Tensor, clusters: int, *, temperature: float, smoothing: float) -> Tensor:

@@ -41,9 +41,11 @@ class BarlowTwins(MultiView):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         present = self.present(batch)
         one, other = (self.head.project(pooled) for pooled in self.pooled(encoders, batch)[:2])
-        rows = [dist.gather_rows(x[present])[0] for x in (one, other)]
-        dist.note(len(rows[0]) if len(rows[0]) > 1 else 0, one.device)
-        agreement, redundancy = barlow(*rows)
+        everywhere = dist.gather(present)
+        first, second = (dist.gather_with_grad(x) for x in (one, other))
+        count = everywhere.sum()
+        dist.note(count.where(count > 1, 0).float(), one.device)
+        agreement, redundancy = barlow(first, second, everywhere)
         total = agreement + self.redundancy * redundancy
         logs = {"agreement": agreement.detach(), "redundancy": redundancy.detach()}
         return Loss(total, logs, {self.key: one.detach()})

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.nn.probe import grid_of
-from mmssl.objectives.masking import blockwise_mask, token_encoder
+from mmssl.numerics.constants import counts
+from mmssl.objectives.masking import blockwise_mask, first_hidden, pick, token_encoder
 from mmssl.transforms.color import ColorJitter
 from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Batch, Encoder, Loss, Method, Objective
@@ -56,14 +57,16 @@ class BEiT(Objective):
         mask = blockwise_mask(batch.extra["seed"], patches.grid, ratio=self.ratio, least=self.block)
         features = encoder.encode_tokens(encoder.tokenize(patches, mask=mask, mask_token=self.mask_token))
         assert features.tokens is not None, "encoders of tokens return tokens"
-        codes = self._codes(encoders[TOKENIZER], batch)[mask]  # (M,)
-        logits = self.head(features.tokens[mask]).float()  # (M, K)
+        places, hidden = first_hidden(mask, round(mask.shape[1] * self.ratio))  # (B, n)
+        codes = self._codes(encoders[TOKENIZER], batch).gather(1, places)
+        logits = self.head(pick(features.tokens, places)).float()  # (B, n, K)
         present = batch.present("image") & batch.present(TOKENIZER)
-        counted = present[:, None].expand_as(mask)[mask]
-        total = dist.mean(F.cross_entropy(logits, codes, reduction="none"), counted)
-        right = torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, (logits.argmax(1) == codes).float())
-        correct = (right.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).masked_fill(~present, torch.nan)
-        logs = {"correct": correct.nanmean(), "commonest": _commonest(codes[counted])}
+        counted = hidden & present[:, None]
+        total = dist.mean(F.cross_entropy(logits.mT, codes, reduction="none"), counted)
+        right = ((logits.argmax(dim=2) == codes) & hidden).sum(dim=1)
+        correct = (right / hidden.sum(dim=1).clamp(min=1)).masked_fill(~present, torch.nan)
+        commonest = counts(codes.flatten(), logits.shape[2], counted.flatten()).max() / counted.sum().clamp(min=1)
+        logs = {"correct": correct.nanmean(), "commonest": commonest}  # how often naming always that one would be right
         return Loss(total, logs, {"image": features.pooled.detach()}, {"correct": correct})
 
     @torch.no_grad()
@@ -72,11 +75,6 @@ class BEiT(Objective):
         named = tokenizer(batch.views[TOKENIZER][0]).tokens
         assert named is not None, "its grid was looked at"
         return named.argmax(dim=2)
-
-
-def _commonest(codes: Tensor) -> Tensor:
-    """Returns the share of the commonest code: how often naming always that one would be right."""
-    return torch.bincount(codes, minlength=1).max() / max(len(codes), 1)
 
 
 COLORS = ColorJitter(p=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0)

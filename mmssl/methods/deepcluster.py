@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.nn.head import Projection
+from mmssl.numerics.constants import counts
 from mmssl.numerics.kmeans import kmeans, most_similar, nearest, spherical_kmeans
 from mmssl.numerics.monitors import assignment_entropy
 from mmssl.numerics.whiten import pca_whiten
@@ -157,9 +158,9 @@ class DeepClusterV2(MultiView):
         kept = embedded.detach().split(len(present))
         for bank, new in zip(self.memories, kept, strict=False):
             bank.note(batch.extra["index"], new, present)
-        counts = torch.bincount(labels.clamp(min=0)[:, 0], minlength=self.clusters[0])
+        sizes = counts(labels[:, 0].clamp(min=0), self.clusters[0])
         logs = {
-            "assignment_entropy": assignment_entropy(counts),
+            "assignment_entropy": assignment_entropy(sizes),
             "chance_loss": torch.tensor(sum(log(k) for k in self.clusters) / len(self.clusters)),
         }
         return Loss(total, logs, {self.key: kept[0]})

@@ -71,7 +71,7 @@ class DepthContrast(Objective):
             keys = {key: self.teacher_heads[key](self.teachers[key](batch.views[key][1])) for key in self.uses}
         valid = torch.stack([batch.present(key) for key in self.uses]).all(dim=0)
         for key, rows in keys.items():
-            self.queue(key).note(rows[valid])
+            self.queue(key).note(rows, valid)
         losses, weights, found = {}, {}, []
         for a in self.uses:
             for b in self.uses:

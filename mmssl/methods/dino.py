@@ -93,9 +93,9 @@ class DINO(MultiView):
             student_temperature=self.student_temperature,
             teacher_temperature=self.temperature,
         )
-        seen = torch.cat([scores[present] for scores in targets])
-        self.taught.add(torch.cat([seen.sum(dim=0), seen.new_full((1,), len(seen))])[None])
-        shares = ((seen - self.centre) / self.temperature).softmax(dim=1).mean(dim=0)
+        seen, there = torch.cat(targets), present.repeat(len(targets))[:, None]
+        self.taught.add(torch.cat([seen.where(there, 0.0).sum(dim=0), there.sum()[None]])[None])
+        shares = ((seen - self.centre) / self.temperature).softmax(dim=1).where(there, 0.0).sum(dim=0)
         logs = {"assignment_entropy": assignment_entropy(shares), "teacher_temperature": self.temperature.clone()}
         return Loss(dist.mean(losses, present), logs, {self.key: embedded[0].detach()})
 
@@ -105,8 +105,8 @@ class DINO(MultiView):
         ema_update(self.teacher_prototypes, self.prototypes, decay=decay)
         for sums in self.taught.take():  # (parts, K + 1)
             total = dist.total(sums.sum(dim=0))
-            if total[-1] > 0:
-                self.centre.lerp_(total[:-1] / total[-1], 1 - self.memory)
+            share = torch.where(total[-1] > 0, 1 - self.memory, 0.0)
+            self.centre.lerp_(total[:-1] / total[-1].clamp(min=1), share)
         self._arrive(progress)
 
     def _arrive(self, progress: float) -> None:

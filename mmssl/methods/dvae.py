@@ -79,7 +79,8 @@ class DVAE(MultiView):
         error = (outside(mean.float().sigmoid()) - x).square().mean((1, 2, 3))
         logs = {"nll": drawn, "kl": uneven, "error": error}
         logs = {name: dist.mean(value.detach(), present) for name, value in logs.items()}
-        used = log_q.detach().exp()[present].mean((0, 1))
+        shares = log_q.detach().exp().mean(dim=1).where(present[:, None], 0.0)
+        used = shares.sum(dim=0) / present.sum().clamp(min=1)
         logs |= {"temperature": self.temperature.clone(), "codes_used": (-(used * (used + 1e-12).log()).sum()).exp()}
         return Loss(total, logs, {self.key: features.pooled.detach()})
 

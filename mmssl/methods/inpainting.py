@@ -16,6 +16,7 @@ from mmssl.nn.adversary import Adversary
 from mmssl.nn.decoder import Decoder
 from mmssl.nn.normalize import IMAGENET_MEAN
 from mmssl.numerics.color import as_unit
+from mmssl.numerics.constants import constant
 from mmssl.transforms.base import OnBatch
 from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Batch, Encoder, Loss, Method, Objective
@@ -43,7 +44,7 @@ class Holes(OnBatch):
     def on_batch(self, batch: Batch) -> Batch:
         whole = as_unit(batch.views["image"][0])
         holes = self._holes(whole)
-        mean = whole.new_tensor(IMAGENET_MEAN)[:, None, None]
+        mean = constant(IMAGENET_MEAN, whole.device)[:, None, None]
         batch.views["image"] = [torch.where(holes > 0, mean, whole), whole]
         batch.extra["holes"] = holes
         return batch

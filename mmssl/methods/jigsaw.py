@@ -65,7 +65,8 @@ class Puzzle(OnBatch):
     def on_batch(self, batch: Batch) -> Batch:
         (picture,) = batch.views["image"]
         batch.target = torch.randint(len(self.orders), (len(picture),), device=picture.device)
-        order = self.orders.to(picture.device)[batch.target]  # (B, 9)
+        self.orders = self.orders.to(picture.device)  # once
+        order = self.orders[batch.target]  # (B, 9)
         patches = self._patches(picture)
         shuffled = patches.gather(1, order[:, :, None, None, None].expand(-1, -1, *patches.shape[2:]))
         batch.views["image"] = list(shuffled.unbind(1))

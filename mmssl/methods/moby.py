@@ -64,7 +64,7 @@ class MoBY(MultiView):
         queries = [F.normalize(self.predictor(x).float(), dim=1) for x in embedded]
         keys = [F.normalize(x, dim=1) for x in self.teacher(self.views(batch)[:2], len(present))]
         for queue, rows in zip(self.queues, keys, strict=True):
-            cast("Queue", queue).note(rows[present])
+            cast("Queue", queue).note(rows, present)
         losses, found = [], []
         for mine, other, queue in zip(queries, reversed(keys), reversed(self.queues), strict=True):
             contrast = Contrast(mine, cast("Queue", queue).rows, 1 / self.temperature, own=other)

@@ -12,6 +12,7 @@ from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.infonce import info_nce
 from mmssl.losses.proto_nce import concentrations, proto_nce
+from mmssl.numerics.constants import counts
 from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.numerics.monitors import assignment_entropy
 from mmssl.objectives.clustering import Labels, agreed, by_number, survey
@@ -102,11 +103,11 @@ class PCL(MomentumContrast):
         instance = dist.mean(info_nce(contrast), present)
         labels = self.labels.of(batch)
         clustered = dist.mean(self._among_clusters(queries, labels.clamp(min=0)), present & (labels[:, 0] >= 0))
-        counts = torch.bincount(labels[labels[:, 0] >= 0, 0], minlength=self.clusters[0])
+        sizes = counts(labels[:, 0].clamp(min=0), self.clusters[0], labels[:, 0] >= 0)
         logs = {
             "loss_instance": instance.detach(),
             "loss_clusters": clustered.detach(),
-            "assignment_entropy": assignment_entropy(counts),
+            "assignment_entropy": assignment_entropy(sizes),
         }
         return Loss(instance + clustered, logs, {self.key: queries.detach()})
 

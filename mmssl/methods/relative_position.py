@@ -13,6 +13,7 @@ from mmssl.errors import UserError
 from mmssl.nn.mlp import mlp
 from mmssl.nn.normalize import IMAGENET_MEAN
 from mmssl.numerics.color import as_unit
+from mmssl.numerics.constants import constant
 from mmssl.objectives.frame_order import classified
 from mmssl.objectives.multi_view import MultiView
 from mmssl.transforms.base import OnBatch
@@ -21,7 +22,7 @@ from mmssl.transforms.patches import cut
 from mmssl.types import Batch, Encoder, Loss, Method
 from mmssl.views.template import Views
 
-MIDDLE, AROUND = 4, (0, 1, 2, 3, 5, 6, 7, 8)  # of a grid of 3 x 3, row by row
+MIDDLE, AROUND = 4, 8  # of a grid of 3 x 3, row by row: the place of one patch, and how many others there are
 MAGENTA_GREEN = (-1.0, 2.0, -1.0)  # the axis of colour along which lenses spread an edge
 
 
@@ -51,7 +52,7 @@ class Neighbors(OnBatch):
 
     @property
     def chance(self) -> float:
-        return 1 / len(AROUND)
+        return 1 / AROUND
 
     def side(self, preprocess: Mapping[str, Any]) -> int:
         return 3 * self.patch + 2 * self.gap + 2 * self.jitter
@@ -60,8 +61,8 @@ class Neighbors(OnBatch):
         (picture,) = batch.views["image"]
         cell = self.patch + 2 * self.jitter
         patches = cut(picture, cell=cell, stride=self.patch + self.gap, side=self.patch)  # (B, 9, 3, P, P)
-        batch.target = torch.randint(len(AROUND), (len(picture),), device=picture.device)
-        which = torch.tensor(AROUND).to(picture.device, non_blocking=True)[batch.target]
+        batch.target = torch.randint(AROUND, (len(picture),), device=picture.device)
+        which = batch.target + (batch.target >= MIDDLE)
         pair = patches[:, MIDDLE], patches[torch.arange(len(picture), device=picture.device), which]
         recolor = {"drop": drop_colors, "project": project_colors, "keep": lambda x: x}[self.color]
         batch.views["image"] = [recolor(patch) for patch in pair]
@@ -74,13 +75,13 @@ def drop_colors(x: Tensor) -> Tensor:
     kept = torch.arange(3, device=x.device) == torch.randint(3, (len(x), 1), device=x.device)
     kept = kept[:, :, None, None]  # (B, 3, 1, 1)
     deviation = (x.std((2, 3), keepdim=True) * kept).sum(dim=1, keepdim=True)
-    mean = x.new_tensor(IMAGENET_MEAN)[:, None, None]
+    mean = constant(IMAGENET_MEAN, x.device)[:, None, None]
     return torch.where(kept, x, mean + deviation / 100 * torch.randn_like(x))
 
 
 def project_colors(x: Tensor) -> Tensor:
     """Takes from colours (B, 3, H, W) their part along the axis from magenta to green; grey stays as it is."""
-    axis = torch.tensor(MAGENTA_GREEN).to(x.device, non_blocking=True)
+    axis = constant(MAGENTA_GREEN, x.device)
     matrix = torch.eye(3, device=x.device) - torch.outer(axis, axis) / axis.square().sum()
     return torch.einsum("dc,bchw->bdhw", matrix, as_unit(x))
 
@@ -95,7 +96,7 @@ class RelativePosition(MultiView):
 
     def __init__(self, encoders: Mapping[str, Encoder], *, hidden: Sequence[int] = (4096, 4096)) -> None:
         super().__init__(encoders, encoder="image")
-        self.answer = mlp((2 * self.dim, *hidden, len(AROUND)), bias=True)
+        self.answer = mlp((2 * self.dim, *hidden, AROUND), bias=True)
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         pair = self.pooled(encoders, batch)[:2]

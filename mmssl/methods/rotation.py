@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.nn.mlp import mlp
+from mmssl.numerics.constants import constant
 from mmssl.objectives.multi_view import MultiView
 from mmssl.transforms.base import OnBatch
 from mmssl.transforms.image import Crop, Flip
@@ -46,8 +47,8 @@ class QuarterTurns(OnBatch):
 
 def quarter_turns(like: Tensor, turn: int) -> Tensor:
     """Returns the maps (B, 2, 3), in 0 to 1, from an image turned against the clock to what it was."""
-    rows = [[[1, 0, 0], [0, 1, 0]], [[0, -1, 1], [1, 0, 0]], [[-1, 0, 1], [0, -1, 1]], [[0, 1, 0], [-1, 0, 1]]]
-    return torch.tensor(rows[turn], dtype=like.dtype).to(like.device, non_blocking=True).expand(len(like), -1, -1)
+    maps = ((1, 0, 0), (0, 1, 0)), ((0, -1, 1), (1, 0, 0)), ((-1, 0, 1), (0, -1, 1)), ((0, 1, 0), (-1, 0, 1))
+    return constant(maps, like.device)[turn].to(like.dtype).expand(len(like), -1, -1)
 
 
 class Rotation(MultiView):

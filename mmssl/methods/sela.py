@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
+from mmssl.numerics.constants import counts
 from mmssl.numerics.monitors import assignment_entropy
 from mmssl.numerics.sinkhorn import sinkhorn
 from mmssl.objectives.clustering import Labels, by_number, survey
@@ -77,16 +78,16 @@ class SeLa(MultiView):
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         labels = self.labels.of(batch)  # (B, heads)
-        counts = self.present(batch) & (labels[:, 0] >= 0)
+        known = self.present(batch) & (labels[:, 0] >= 0)
         views = pooled_views(encoders[self.key], self.views(batch, least=1), len(labels))
         scores = self.classifiers(torch.cat(views)).float().unflatten(1, (-1, self.clusters)).mT  # (V B, K, heads)
         sought = labels.clamp(min=0).repeat(len(views), 1)
         losses = F.cross_entropy(scores, sought, reduction="none").mean(dim=1).unflatten(0, (len(views), -1))
         correct = (scores.argmax(dim=1) == sought).float().mean(dim=1).unflatten(0, (len(views), -1)).mean(dim=0)
-        logs = {"accuracy": correct.masked_fill(~counts, torch.nan).nanmean(), "labelings": self.labelled}
+        logs = {"accuracy": correct.masked_fill(~known, torch.nan).nanmean(), "labelings": self.labelled}
         logs["chance_loss"] = torch.tensor(log(self.clusters))
-        logs["assignment_entropy"] = assignment_entropy(torch.bincount(labels[counts, 0], minlength=self.clusters))
-        return Loss(dist.mean(losses.mean(dim=0), counts), logs, {self.key: views[0].detach()})
+        logs["assignment_entropy"] = assignment_entropy(counts(sought[: len(labels), 0], self.clusters, known))
+        return Loss(dist.mean(losses.mean(dim=0), known), logs, {self.key: views[0].detach()})
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         self.done.fill_(progress)

@@ -15,6 +15,7 @@ from mmssl.errors import UserError
 from mmssl.losses.swapped import swapped_prediction
 from mmssl.nn.head import Projection
 from mmssl.nn.prototypes import Prototypes
+from mmssl.numerics.constants import counts
 from mmssl.numerics.monitors import assignment_entropy
 from mmssl.numerics.sinkhorn import sinkhorn
 from mmssl.objectives.multi_view import MultiView
@@ -79,9 +80,9 @@ class SwAV(MultiView):
         assigned = [self._assign(number, scores[number], present) for number in range(self.assign)]
         total = dist.mean(swapped_prediction(scores, assigned, temperature=self.temperature), present)
         for queue, view in zip(self.queues, views, strict=False):
-            cast("Queue", queue).note(view[present])
+            cast("Queue", queue).note(view, present)
         # Sinkhorn's assignments are even whatever happens, so what the scores alone would choose is watched.
-        chosen = torch.bincount(scores[0].argmax(dim=1)[present], minlength=scores[0].shape[1])
+        chosen = counts(scores[0].argmax(dim=1), scores[0].shape[1], present)
         logs = {
             "assignment_entropy": assignment_entropy(chosen),
             "chance_loss": torch.tensor(log(scores[0].shape[1])),
@@ -92,10 +93,10 @@ class SwAV(MultiView):
     def _assign(self, number: int, scores: Tensor, present: Tensor) -> Tensor:
         """Returns the assignments (B, K) of a view, made together with its queue."""
         rows = len(scores)
-        if self.queues and self.done >= self.queue_from:
+        if self.queues:
             waiting = cast("Queue", self.queues[number]).rows[dist.rank() :: dist.world()]
             scores = torch.cat([scores, self.prototypes(waiting)])
-            present = torch.cat([present, waiting.any(dim=1)])
+            present = torch.cat([present, waiting.any(dim=1) & (self.done >= self.queue_from)])
         return sinkhorn(scores, epsilon=self.epsilon, iterations=self.iterations, present=present)[:rows]
 
     @torch.no_grad()

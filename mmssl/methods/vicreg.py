@@ -45,9 +45,11 @@ class VICReg(MultiView):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         present = self.present(batch)
         one, other = (self.head.project(pooled) for pooled in self.pooled(encoders, batch)[:2])
-        rows = [dist.gather_rows(x[present])[0] for x in (one, other)]
-        dist.note(len(rows[0]) if len(rows[0]) > 1 else 0, one.device)
-        terms = vicreg(*rows)
+        everywhere = dist.gather(present)
+        first, second = (dist.gather_with_grad(x) for x in (one, other))
+        count = everywhere.sum()
+        dist.note(count.where(count > 1, 0).float(), one.device)
+        terms = vicreg(first, second, everywhere)
         named = dict(zip(self.weights, terms, strict=True))
         total = torch.stack([weight * named[name] for name, weight in self.weights.items()]).sum()
         return Loss(total, {name: term.detach() for name, term in named.items()}, {self.key: one.detach()})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmssl.errors import UserError
 from mmssl.nn.blocks import Blocks
-from mmssl.nn.positions import sincos
+from mmssl.nn.positions import sincos_on
 from mmssl.types import Features
 
 
@@ -41,6 +41,6 @@ class MaskedDecoder(nn.Module):
         width = tokens.shape[2]
         x = self.mask_token.to(tokens.dtype).expand(len(seen), prod(grid), -1)
         x = x.scatter(1, seen[:, :, None].expand(-1, -1, width), tokens[:, 1:])
-        x = x + sincos(width, grid).to(x, non_blocking=True)
+        x = x + sincos_on(width, tuple(grid), x.device).to(x.dtype)
         x = self.norm(self.blocks(torch.cat([tokens[:, :1], x], dim=1)))[:, 1:]
         return self.predict(x).float()

@@ -30,7 +30,8 @@ class Normalize(nn.Module):
         shape = (-1, *(1,) * (x.ndim - 2))
         scale = 255.0 if x.dtype == torch.uint8 else 1.0
         mean, std = self.mean.float(), self.std.float()
-        return (x.float() - (mean * scale).view(shape)) * (1 / (std * scale)).view(shape)
+        x = x if x.dtype == torch.uint8 else x.float()  # bytes become floats within the subtraction
+        return (x - (mean * scale).view(shape)).mul_((1 / (std * scale)).view(shape))
 
 
 def pixel_normalize(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalize:

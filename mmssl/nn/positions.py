@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -26,3 +27,10 @@ def sincos(dim: int, grid: Sequence[int]) -> Tensor:
         return torch.cat([angles.sin(), angles.cos()], dim=1).float()
     within = sincos(dim // 2, grid[1:]).repeat(grid[0], 1)
     return torch.cat([within, sincos(dim // 2, grid[:1]).repeat_interleave(prod(grid[1:]), dim=0)], dim=1)
+
+
+@lru_cache(maxsize=64)
+def sincos_on(dim: int, grid: tuple[int, ...], device: torch.device) -> Tensor:
+    """Returns `sincos` on a device, copied there once; shared, so nobody may change it."""
+    with torch.inference_mode(False):  # or a gradient could not be taken through it later
+        return sincos(dim, grid).to(device)

@@ -31,8 +31,19 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
 
 def inverse(place: Tensor) -> Tensor:
     """Returns the maps (B, D, D + 1) backwards; each must have one."""
-    matrix = torch.linalg.inv_ex(place[:, :, :-1]).inverse  # which does not wait for the device to look for errors
+    matrix = inverted(place[:, :, :-1])
     return torch.cat([matrix, -_product(matrix, place[:, :, -1:])], dim=2)
+
+
+def inverted(matrix: Tensor) -> Tensor:
+    """Returns the inverses of matrices (B, D, D), D 2 or 3, by their cofactors: a few launches on a device, no wait."""
+    if matrix.shape[1] == 2:
+        (a, b), (c, d) = (row.unbind(1) for row in matrix.unbind(1))
+        cofactors = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2)
+        return cofactors / (a * d - b * c)[:, None, None]
+    one, two, three = matrix.unbind(1)
+    columns = [torch.linalg.cross(*rows) for rows in ((two, three), (three, one), (one, two))]
+    return torch.stack(columns, dim=2) / (one * columns[0]).sum(dim=1)[:, None, None]
 
 
 def _product(one: Tensor, other: Tensor) -> Tensor:

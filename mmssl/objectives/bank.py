@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.losses.contrast import Contrast
+from mmssl.numerics.constants import sent
 from mmssl.objectives.accumulated import Accumulated
 
 
@@ -83,6 +84,16 @@ class Bank(SampleRows):
         self.register_buffer("log_z", torch.tensor(torch.inf))  # infinite until a batch tells
         self.register_buffer("writes", torch.zeros((), dtype=torch.long))
         self.noted = Accumulated()
+        self._unread()
+
+    def _unread(self) -> None:
+        """Forgets what training knows of the two numbers, so that it does not wait for the device at every step."""
+        self._written: int | None = None
+        self._asked = self._estimated = False  # of the normaliser, and by a step that counts
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._unread()
 
     def reserve(self, samples: int | None) -> None:
         super().reserve(samples)
@@ -90,7 +101,7 @@ class Bank(SampleRows):
 
     def note(self, index: Tensor, new: Tensor, present: Tensor) -> None:
         """Keeps embeddings (B, dim) of the samples index (B,) that are present, in training, until `write`."""
-        self.noted.add(index[present], new[present])
+        self.noted.add(index, new, present)
 
     @torch.no_grad()
     def write(self) -> None:
@@ -98,26 +109,34 @@ class Bank(SampleRows):
         noted = self.noted.take()
         if not noted:
             return
-        index, new = (dist.gather(rows) for rows in noted)
-        seen, place = index.unique(return_inverse=True)
-        order = torch.arange(len(index), device=index.device)
-        last = torch.zeros_like(seen).scatter_reduce_(0, place, order, "amax")
-        moved = self.momentum * self.rows[seen] + (1 - self.momentum) * new[last].to(self.rows.dtype)
-        self.rows[seen] = F.normalize(moved, dim=1)
+        index, new, present = (dist.gather(rows) for rows in noted)
+        last, there = _last(index, present)
+        moved = self.momentum * self.rows[index] + (1 - self.momentum) * new[last].to(self.rows.dtype)
+        self.rows[index] = torch.where(there[:, None], F.normalize(moved, dim=1), self.rows[index])
+        self._written = self._count() + 1
         self.writes += 1
+        if self._asked:
+            self._asked, self._estimated = False, bool(self.log_z.isfinite())
+
+    def _count(self) -> int:
+        """Returns how often the bank was written; training reads it once."""
+        return int(self.writes) if self._written is None or not self.training else self._written
 
     def scores(self, queries: Tensor, index: Tensor, *, noise: int, temperature: float, present: Tensor) -> Scores:
         """Compares queries (B, dim) with their samples' rows and with `noise` random rows, one draw for all processes.
 
         The normaliser is estimated on the first batch, from the queries that are present, and stays as it is.
         """
-        drawn = torch.Generator().manual_seed(int(self.writes))  # the same on every process
-        others = self.rows[torch.randint(len(self.rows), (noise,), generator=drawn).to(self.rows.device)]
+        drawn = torch.Generator().manual_seed(self._count())  # the same on every process
+        others = self.rows[sent(torch.randint(len(self.rows), (noise,), generator=drawn), self.rows.device)]
         contrast = Contrast(queries, others, 1 / temperature, own=self.rows[index])
         return Scores(contrast, self._log_z(contrast, present), len(self.rows))
 
     def _log_z(self, contrast: Contrast, present: Tensor) -> Tensor:
         """Returns the logarithm of the normaliser: n times the mean of exp(score), of the first batch's noise."""
+        if self.training and self._estimated:
+            return self.log_z.clone()
+        self._asked = self.training
         if not self.log_z.isinf():
             return self.log_z.clone()
         sums = contrast.log_sums.others.detach().double().exp()[present]
@@ -128,3 +147,17 @@ class Bank(SampleRows):
         if self.training:
             self.log_z.copy_(found)
         return found.to(self.log_z.dtype)
+
+
+def _last(index: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Finds where each of samples index (n,) stands the last time that it is present (n,) bool, and whether it is ever.
+
+    By sorting, so that how many different ones there are need not be known.
+    """
+    order = present.byte().argsort(stable=True)
+    order = order[index[order].argsort(stable=True)]  # by sample, the present ones behind, the last at the end
+    sorted_index, places = index[order], torch.arange(len(index), device=index.device)
+    ends = torch.cat([sorted_index[1:] != sorted_index[:-1], present.new_ones(1)])
+    end = torch.where(ends, places, len(index)).flip(0).cummin(dim=0).values.flip(0)
+    last = torch.empty_like(order).index_copy_(0, order, order[end])
+    return last, present[last]

@@ -76,6 +76,15 @@ def blockwise_mask(seeds: Tensor, grid: Sequence[int], *, ratio: float, least: i
     return mask.flatten(1)
 
 
+def first_hidden(mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Returns the places of hidden tokens, and which of them are hidden: both (B, most), for masks (B, N) of no more.
+
+    So the work is of one size, however many each mask hides.
+    """
+    places = mask.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return places, mask.gather(1, places)
+
+
 def pick(tokens: Tensor, places: Tensor) -> Tensor:
     """Returns the tokens (B, n, D) at places (B, n), of tokens (B, N, D)."""
     return tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2]))

@@ -47,7 +47,10 @@ class Matching(Objective):
         present = batch.present(self.visual) & batch.present("audio")
         kind = batch.extra.get("kind", torch.zeros_like(present, dtype=torch.long))
         seen = encoders[self.visual](batch.views[self.visual][0])
-        own, offered = _hear(encoders["audio"], batch.views["audio"], kind)
+        if "kind" in batch.extra:
+            own, offered = _hear(encoders["audio"], batch.views["audio"], kind)
+        else:
+            own = offered = encoders["audio"](batch.views["audio"][0]).pooled.float()
         following, others = next_present(present)
         wrong = torch.where((kind > 0)[:, None], offered, dist.gather_with_grad(offered)[following])
         asked = present & (others | (kind > 0))
@@ -77,8 +80,8 @@ def next_present(present: Tensor) -> tuple[Tensor, Tensor]:
     Returns its place in the gathered batch (B,), and whether it is another sample (B,); absent ones have no meaning.
     """
     everywhere = dist.gather(present)
-    there = everywhere.nonzero()[:, 0]
-    following = torch.zeros(len(everywhere), dtype=torch.long, device=present.device)
-    following[there] = there.roll(-1)
+    rows, places = len(everywhere), torch.arange(2 * len(everywhere), device=present.device)
+    there = torch.where(everywhere.repeat(2), places, 2 * rows)
+    following = there.flip(0).cummin(dim=0).values.flip(0)[1 : rows + 1] % rows
     mine = torch.arange(len(present), device=present.device) + dist.rank() * len(present)
     return following[mine], following[mine] != mine

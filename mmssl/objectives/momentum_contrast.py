@@ -59,7 +59,7 @@ class MomentumContrast(MultiView):
         (pooled,) = pooled_views(encoders[self.key], [asked], len(present))
         queries = F.normalize(self.head.project(pooled), dim=1)
         keys = self.taught(shown, len(present))
-        self.queue.note(keys[present])
+        self.queue.note(keys, present)
         return Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
 
     def taught(self, view: Tensor, samples: int) -> Tensor:

@@ -28,19 +28,25 @@ class Queue(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.long))  # where the oldest stands
         self.noted = Accumulated()
 
-    def note(self, new: Tensor) -> None:
-        """Keeps new embeddings (n, dim), in training, until `write`."""
-        self.noted.add(new)
+    def note(self, new: Tensor, present: Tensor | None = None) -> None:
+        """Keeps new embeddings (n, dim), in training, until `write`; of all, those that are present (n,) bool."""
+        self.noted.add(new, new.new_ones(len(new), dtype=torch.bool) if present is None else present)
 
     def write(self) -> None:
         """Puts what all processes noted in place of the oldest."""
-        for new in self.noted.take():
-            self.push(new)
+        noted = self.noted.take()
+        if noted:
+            self.push(*noted)
 
     @torch.no_grad()
-    def push(self, new: Tensor) -> None:
-        """Puts every process's new embeddings (n, dim), n of any size, in place of the oldest."""
-        everywhere = dist.gather(new)[-len(self.rows) :]
-        places = (self.place + torch.arange(len(everywhere), device=new.device)) % len(self.rows)
-        self.rows[places] = everywhere.to(self.rows.dtype)
-        self.place.copy_((self.place + len(everywhere)) % len(self.rows))
+    def push(self, new: Tensor, present: Tensor) -> None:
+        """Puts every process's new embeddings (n, dim) that are present (n,) bool in place of the oldest.
+
+        How many there are stays on the device: absent ones, sorted to the front, write what stood there already.
+        """
+        everywhere, there = dist.gather(new), dist.gather(present)
+        kept = there.byte().argsort(stable=True)[-len(self.rows) :]
+        there = there[kept][:, None]
+        places = (self.place + torch.arange(len(kept), device=new.device) - (~there).sum()) % len(self.rows)
+        self.rows[places] = torch.where(there, everywhere[kept].to(self.rows.dtype), self.rows[places])
+        self.place.copy_((self.place + there.sum()) % len(self.rows))

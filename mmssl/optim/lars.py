@@ -36,25 +36,30 @@ class LARS(torch.optim.Optimizer):
         """Makes one step."""
         assert closure is None, "LARS evaluates no closure"
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, weight.grad, group)
+            trained = [weight for weight in group["params"] if weight.grad is not None]
+            for matrices in (True, False):
+                weights = [weight for weight in trained if (weight.ndim >= 2) == matrices]
+                if weights:
+                    self._update(weights, group, matrices=matrices)
 
-    def _update(self, weight: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        update = grad
-        if weight.ndim >= 2:
-            update = grad + group["weight_decay"] * weight
-            sizes, steps = weight.norm(), update.norm()
-            trusted = group["trust"] * sizes / steps
-            update = update * torch.where((sizes > 0) & (steps > 0), trusted, 1.0)
-        momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-        moved = momentum * group["momentum"] + update
-        if self.found_inf is not None:
-            moved = torch.where(self.found_inf > 0, momentum, moved)
-        momentum.copy_(moved)
-        factor = 1.0 if self.found_inf is None else 1.0 - self.found_inf
-        rate = group["lr"] * (1.0 if weight.ndim >= 2 else self.vectors)
-        weight.sub_(rate * factor * momentum)
+    def _update(self, weights: list[Tensor], group: dict[str, Any], *, matrices: bool) -> None:
+        """Moves weights of one kind, by calls for all of them where there is one."""
+        bad, memory = self.found_inf, group["momentum"]
+        keep: Tensor | float = 1.0
+        updates = [weight.grad for weight in weights if weight.grad is not None]
+        if bad is not None:
+            updates = [torch.where(bad > 0, 0.0, update) for update in updates]
+            keep, memory = 1.0 - bad, torch.where(bad > 0, 1.0, memory)
+        if matrices:
+            updates = list(torch._foreach_add(updates, weights, alpha=group["weight_decay"]))
+            sizes, steps = (torch.stack(torch._foreach_norm(each)) for each in (weights, updates))
+            ratios = keep * torch.where((sizes > 0) & (steps > 0), group["trust"] * sizes / steps, 1.0)
+            updates = list(torch._foreach_mul(updates, list(ratios.unbind())))
+        momenta = [self.state[weight].setdefault("momentum", torch.zeros_like(weight)) for weight in weights]
+        torch._foreach_mul_(momenta, memory)
+        torch._foreach_add_(momenta, updates)
+        moves = momenta if bad is None else torch._foreach_mul(momenta, keep)
+        torch._foreach_add_(weights, moves, alpha=-group["lr"] * (1.0 if matrices else self.vectors))
 
 
 def optimizer(

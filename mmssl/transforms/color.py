@@ -17,10 +17,12 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.numerics.color import LUMA, as_unit
+from mmssl.numerics.constants import constant, sent
 from mmssl.schema import at_least, at_most
 from mmssl.transforms.base import Chance, OnDevice, check_range, one
 
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+FROM_YIQ = tuple(map(tuple, torch.tensor(YIQ).inverse().tolist()))
 Affine = tuple[Tensor, Tensor]  # matrix (B, 3, 3) and shift (B, 3): colour -> matrix colour + shift
 
 
@@ -79,7 +81,7 @@ class Grayscale(Linear):
     p: Chance = 0.2
 
     def affine(self, mean: Tensor) -> Affine:
-        luma = torch.tensor(LUMA).to(mean.device, non_blocking=True).expand(3, 3)
+        luma = constant(LUMA, mean.device).expand(3, 3)
         gray = torch.rand(len(mean), device=mean.device) < one(self.p)
         matrix = torch.where(gray[:, None, None], luma, torch.eye(3, device=mean.device))
         return matrix, torch.zeros_like(mean)
@@ -157,7 +159,7 @@ def _jitter(mean: Tensor, most: tuple[float, float, float, float]) -> Affine:
     rows, device = len(mean), mean.device
     draws = torch.rand(4, rows, device=device) * 2 - 1
     factors = [1 + most[i] * draws[i] for i in range(3)]
-    luma = torch.tensor(LUMA).to(device, non_blocking=True)
+    luma = constant(LUMA, device)
     gray = luma.expand(3, 3)
     eye = torch.eye(3, device=device)
     linear = {
@@ -180,7 +182,7 @@ def _jitter(mean: Tensor, most: tuple[float, float, float, float]) -> Affine:
 
 def _turns(angles: Tensor) -> Tensor:
     """Returns matrices (B, 3, 3) that turn the hue by angles (B,), and leave brightness as it is."""
-    there, back = torch.stack([torch.tensor(YIQ), torch.tensor(YIQ).inverse()]).to(angles.device, non_blocking=True)
+    there, back = constant(YIQ, angles.device), constant(FROM_YIQ, angles.device)
     cos, sin, none = angles.cos(), angles.sin(), torch.zeros_like(angles)
     turn = torch.stack([none + 1, none, none, none, cos, -sin, none, sin, cos], dim=1).view(-1, 3, 3)
     return back @ turn @ there
@@ -189,7 +191,7 @@ def _turns(angles: Tensor) -> Tensor:
 def blur(x: Tensor, *, share: float, sigma: tuple[float, float] = (0.1, 2.0)) -> Tensor:
     """Blurs a share of images or videos (B, 3, ..., H, W) with Gaussians of random width, cut at H / 20."""
     x = as_unit(x)
-    rows = (torch.rand(len(x)) < share).nonzero()[:, 0].to(x.device, non_blocking=True)  # known without waiting
+    rows = sent((torch.rand(len(x)) < share).nonzero()[:, 0], x.device)  # drawn where their number is known
     if not len(rows):
         return x
     reach = max(1, round(x.shape[-2] / 20))

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from mmssl.errors import DamagedError
 from mmssl.modalities import image as pictures
 from mmssl.modalities.points import Cloud
-from mmssl.numerics.geometry import apply, inverse
+from mmssl.numerics.constants import constant
+from mmssl.numerics.geometry import apply, inverse, inverted
 from mmssl.transforms.base import Frame
 from mmssl.types import Ragged
 
@@ -93,7 +94,7 @@ def _rows(kind: Kind, rows: Tensor, places: Tensor, shape: tuple[int, int]) -> T
 
 def _sides(shape: tuple[int, int], like: Tensor) -> Tensor:
     """Returns width and height of a shape (H, W)."""
-    return torch.tensor(shape[::-1], dtype=like.dtype).to(like.device, non_blocking=True)
+    return constant((float(shape[1]), float(shape[0])), like.device)
 
 
 def _dense(kind: Kind, array: np.ndarray, frame: Frame) -> Tensor:
@@ -155,7 +156,7 @@ def warped(kind: Kind, value: Any, change: Tensor, shape: tuple[int, int]) -> An
 def _turned(kind: Kind, vectors: Tensor, change: Tensor, shape: tuple[int, int]) -> Tensor:
     """Takes vectors (B, 2, H, W) of the images before to what is shown now: by the maps' inverse, in pixels."""
     scale = _sides(shape, change)
-    back = torch.linalg.inv_ex(change[:, :, :2] * (scale[:, None] / scale)).inverse
+    back = inverted(change[:, :, :2] * (scale[:, None] / scale))
     if kind == "normals":  # they keep their length
         back = back / torch.linalg.det(back).abs().sqrt()[:, None, None]
     return torch.einsum("bij,bjhw->bihw", back, vectors)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.numerics.color import as_unit
+from mmssl.numerics.constants import constant
 from mmssl.schema import at_least
 from mmssl.transforms.base import OnDevice
 
@@ -30,7 +31,7 @@ def warp(x: Tensor, matrix: Tensor, *, fill: float | None = None) -> Tensor:
 def _in_shape(matrix: Tensor, shape: Sequence[int]) -> Tensor:
     """Returns the maps as pixels of a shape (H, W) have them: they turn, and do not skew, where W is not H."""
     height, width = shape
-    stretch = torch.tensor([[1.0, height / width], [width / height, 1.0]]).to(matrix.device, non_blocking=True)
+    stretch = constant(((1.0, height / width), (width / height, 1.0)), matrix.device)
     return torch.cat([matrix[:, :, :2] * stretch, matrix[:, :, 2:]], dim=2)
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.numerics.color import LUMA, as_unit
+from mmssl.numerics.constants import constant, sent
 from mmssl.numerics.geometry import compose
 from mmssl.transforms.base import OnDevice
 from mmssl.transforms.geometry import rotation, unit_map, warp
@@ -53,11 +54,12 @@ def rand_augment(
     x = as_unit(x)
     place = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
     for _ in range(operations):
-        chosen = torch.randint(len(OPERATIONS), (len(x),), device=x.device)
-        chosen = chosen.masked_fill(torch.rand(len(x), device=x.device) >= share, -1)
+        chosen = torch.randint(len(OPERATIONS), (len(x),))  # on the host, which so knows how many there are of each
+        chosen = chosen.masked_fill(torch.rand(len(x)) >= share, -1)
         strength = ((magnitude + spread * torch.randn(len(x), device=x.device)) / 10).clamp(0, 1)
-        for number, change in enumerate(OPERATIONS.values()):
-            rows = (chosen == number).nonzero()[:, 0]
+        many = torch.bincount(chosen + 1, minlength=1 + len(OPERATIONS)).tolist()
+        _, *each = sent(chosen.argsort(stable=True), x.device).split(many)
+        for rows, change in zip(each, OPERATIONS.values(), strict=True):
             if not len(rows):
                 continue
             if isinstance(change, Warp):
@@ -79,7 +81,7 @@ def _signed(strength: Tensor) -> Tensor:
 
 
 def _gray(x: Tensor) -> Tensor:
-    return torch.einsum("bchw,c->bhw", x, x.new_tensor(LUMA))[:, None]
+    return torch.einsum("bchw,c->bhw", x, constant(LUMA, x.device).to(x.dtype))[:, None]
 
 
 def auto_contrast(x: Tensor, _strength: Tensor) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -254,3 +257,36 @@ def test_codes_have_a_block_in_each_group(options: dict[str, int]) -> None:
 def test_statistics_are_finite_and_one_for_each_channel(options: dict[str, tuple[float, ...]]) -> None:
     with pytest.raises(UserError, match="expected (one for each of 3 channels|as many finite numbers, std above 0)"):
         create_encoder("vit", image_size=16, patch_size=8, width=16, depth=1, heads=2, **options)
+
+
+@pytest.mark.parametrize("pool", ["mean", "last"])
+def test_causal_text_needs_no_mask_so_that_flash_attention_takes_it(pool: str) -> None:
+    """Padding stands on the right, where no real token looks: features and gradients are those with a mask."""
+    encoder = create_encoder("transformer", causal=True, pool=pool, **SMALL)
+    assert isinstance(encoder, TextTransformer)
+    words = Ragged(torch.tensor([[5, 4, 7, 3], [8, 9, 2, 2]]), torch.tensor([4, 2]), padded=True)
+    attend, asked = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(*args: Any, is_causal: bool = False, masked: bool = False) -> torch.Tensor:
+        asked.append((args[3], is_causal))
+        if not masked:
+            return attend(*args, is_causal=is_causal)
+        allowed = words.mask[:, None, None] & torch.ones(4, 4, dtype=torch.bool).tril()
+        return attend(*args[:3], allowed)
+
+    found = []
+    for masked in (False, True):
+        with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", partial(watched, masked=masked)):
+            pooled = encoder(words).pooled
+        found.append([pooled, *torch.autograd.grad(pooled.square().sum(), list(encoder.parameters()))])
+    torch.testing.assert_close(found[0], found[1])
+    assert set(asked) == {(None, True)}
+
+
+def test_timm_convolves_with_channels_last() -> None:
+    """The layout that convolutions compute in, so that none has to turn its input."""
+    encoder, seen = create_encoder("timm:resnet18", image_size=32), []
+    assert isinstance(encoder, Timm)
+    encoder.model.conv1.register_forward_pre_hook(lambda module, given: seen.extend([given[0], module.weight]))
+    found = encoder(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    assert found.grid == (1, 1) and all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)

@@ -80,7 +80,7 @@ def test_swav_assigns_with_the_queue_once_it_is_due() -> None:
     scores, present = torch.randn(4, 5) * 0.3, torch.ones(4, dtype=torch.bool)
     alone = sinkhorn(scores, epsilon=0.05, iterations=3)
     new = F.normalize(torch.randn(7, 8), dim=1)
-    objective.queues[0].push(new)
+    objective.queues[0].push(new, torch.ones(7, dtype=torch.bool))
     torch.testing.assert_close(objective._assign(0, scores, present), alone)
     objective.done.fill_(0.3)
     together = torch.cat([scores, objective.prototypes(new).detach()])

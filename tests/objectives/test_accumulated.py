@@ -36,7 +36,7 @@ def test_a_queue_takes_what_was_noted_in_all_parts() -> None:
     noted.note(rows[1:7])
     assert torch.equal(noted.rows, pushed.rows)
     noted.write()
-    pushed.push(rows)
+    pushed.push(rows, torch.ones(7, dtype=torch.bool))
     assert torch.equal(noted.rows, pushed.rows) and noted.place == pushed.place == 7
     noted.write()
     assert noted.place == 7
