@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from pictures import small
 from side_by_side import Row, tell
+from small_pictures import Plain
 
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.data.writer import build_from
 from mmssl.transforms.image import ImagePreprocess
-from mmssl.views.single import single
 
 
 def picture(number: int) -> dict[str, bytes]:
@@ -36,7 +36,7 @@ def rows(*, count: int = 20_000, batch: int = 64, shuffle_mb: float = 64) -> Ite
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as home:
         build_from(picture, count, Path(home) / "set", shard_samples=count)
-        view = single({"image": ImagePreprocess(size=32)})
+        view = Plain({"image": ImagePreprocess(size=32)})
         loader = Loader(Source(shards=f"{home}/set"), view, batch=batch, workers=0, shuffle_mb=shuffle_mb)
         for epoch in range(2):
             times, before = [], time.process_time()
