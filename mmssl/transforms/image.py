@@ -54,8 +54,11 @@ class ImagePreprocess(Preprocess):
         if max(width, height) > LONGEST * self.size:  # scaled whole, a line of pixels would take gigabytes
             box = _source_box(image.size, (width, height), (left, top, left + self.size, top + self.size))
             return to_tensor(image.resize((self.size, self.size), FILTERS[self.interpolation], box=box))
-        image = image.resize((width, height), FILTERS[self.interpolation])
-        return to_tensor(image.crop((left, top, left + self.size, top + self.size)))
+        if image.size != (width, height):
+            image = image.resize((width, height), FILTERS[self.interpolation])
+        if (width, height) != (self.size, self.size):
+            image = image.crop((left, top, left + self.size, top + self.size))
+        return to_tensor(image)
 
     @property
     def _target(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
 import sys
@@ -47,8 +48,8 @@ def row(
     }
 
 
-def taken(batches: Iterable[Any], count: int) -> int:
-    """Takes batches until they hold this many samples; returns how many they did, once their workers have ended."""
+def taken(batches: Iterable[Any], count: float = math.inf) -> int:
+    """Takes batches up to this many samples; returns how many they held, once their workers have ended."""
     seen, source = 0, iter(batches)
     for batch in source:
         seen += len(batch)

@@ -9,10 +9,10 @@ DataLoader; each is opened, brought to uint8 (3, 32, 32) and stacked. Webdataset
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import webdataset
@@ -39,37 +39,27 @@ class Plain(View):
         return {"image": [self.preprocess["image"](sample["image"])]}
 
 
-def ours(shard: Path, count: int) -> Callable[[], int]:
-    """Returns what makes an epoch's batches of mmssl."""
-
-    def work() -> int:
-        view = Plain({"image": ImagePreprocess(size=32)})
-        loader = Loader(Source(shards=str(shard)), view, batch=BATCH, workers=0)
-        return taken((batch.views["image"][0] for batch in loader.epoch(0)), count)
-
-    return work
+def ours(shard: Path) -> Callable[[], int]:
+    """Returns what makes the batches of mmssl's next epoch."""
+    view = Plain({"image": ImagePreprocess(size=32)})
+    loader = Loader(Source(shards=str(shard)), view, batch=BATCH, workers=0)
+    epochs = itertools.count()
+    return lambda: taken(batch.views["image"][0] for batch in loader.epoch(next(epochs)))
 
 
-def by_webdataset(shard: Path, count: int) -> Callable[[], int]:
-    """Returns what makes as many of webdataset."""
+def by_webdataset(shard: Path) -> Callable[[], int]:
+    """Returns what makes an epoch's of webdataset."""
     tensor = PILToTensor()
-
-    def work() -> int:
-        data = webdataset.WebDataset(str(shard), shardshuffle=False).shuffle(5000).decode("pil").to_tuple("jpg;jpeg")
-        batched = data.map(lambda sample: tensor(sample[0])).batched(BATCH, collation_fn=torch.stack, partial=False)
-        return taken(DataLoader(batched, batch_size=None), count)
-
-    return work
+    data = webdataset.WebDataset(str(shard), shardshuffle=False).shuffle(5000).decode("pil").to_tuple("jpg;jpeg")
+    batched = data.map(lambda sample: tensor(sample[0])).batched(BATCH, collation_fn=torch.stack, partial=False)
+    return lambda: taken(DataLoader(batched, batch_size=None))
 
 
-def by_image_folder(folder: Path, count: int) -> Callable[[], int]:
-    """Returns what makes as many of a folder of pictures, in random order."""
-
-    def work() -> int:
-        data = DataLoader(ImageFolder(str(folder), PILToTensor()), batch_size=BATCH, shuffle=True, drop_last=True)
-        return taken((pictures for pictures, _ in data), count)
-
-    return work
+def by_image_folder(folder: Path) -> Callable[[], int]:
+    """Returns what makes an epoch's of a folder of pictures."""
+    data = ImageFolder(str(folder), PILToTensor())
+    batches = DataLoader(data, batch_size=BATCH, shuffle=True, drop_last=True)
+    return lambda: taken(pictures for pictures, _ in batches)
 
 
 def unpack(shard: Path, folder: Path) -> None:
@@ -94,13 +84,9 @@ def rows(*, count: int = 5000, rounds: int = 5, shards: str = "") -> Iterator[Ro
         if not shards:
             pack(shard, count)
         unpack(shard, Path(home) / "folder")
-        most = count - BATCH
-        mine = ours(shard, most)
-        peers: list[tuple[str, Any]] = [
-            ("webdataset", by_webdataset(shard, most)),
-            ("ImageFolder", by_image_folder(Path(home) / "folder", most)),
-        ]
-        for name, theirs in peers:
+        mine = ours(shard)
+        peers = {"webdataset": by_webdataset(shard), "ImageFolder": by_image_folder(Path(home) / "folder")}
+        for name, theirs in peers.items():
             yield row(f"pictures of 32 pixels to batches / {name}", mine, theirs, bound=BOUND, rounds=rounds)
 
 
