@@ -19,18 +19,25 @@ test: $(READY)
 
 # what only a CUDA device can tell
 test-cuda: $(READY)
-	MMSSL_TEST_CUDA=1 $(BIN)/python -m pytest tests/test_cuda.py tests/data/test_crew.py tests/data/test_workers.py tests/nn/test_sparse.py
+	MMSSL_TEST_CUDA=1 $(BIN)/python -m pytest tests/test_cuda.py tests/data/test_crew.py tests/data/test_workers.py tests/nn/test_sparse.py tests/encoders/test_sparse_unet.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)
-	$(BIN)/pip install --quiet -e '.[bench,points]'
-	$(BIN)/python tools/bench/clip_loss.py
-	$(BIN)/python tools/bench/sparse_unet.py --octree
-	$(BIN)/python tools/bench/point_pairs.py
+# docs/performance.md: make bench, make bench DEVICE=cuda, make bench ONLY="knn video"
+DEVICE ?= cpu
+bench: .venv-bench/.ready
+	.venv-bench/bin/python tools/bench/report.py --device $(DEVICE) $(if $(ONLY),--only $(ONLY))
+
+# the peers, beside the packages of .venv
+.venv-bench/.ready: $(READY)
+	$(PYTHON) -m venv .venv-bench
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > .venv-bench/beside
+	.venv-bench/bin/python -c "import shutil, site; shutil.copy('.venv-bench/beside', site.getsitepackages()[0] + '/beside.pth')"
+	.venv-bench/bin/pip install --quiet -e '.[bench]'
+	touch $@
 
 # which single mistakes in the code no test notices: make mutate FILES="mmssl/losses mmssl/trainer.py"
 FILES ?= mmssl/losses
