@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from beside import Row, tell
 from pictures import small
-from side_by_side import Row, tell
 from small_pictures import Plain
 
 from mmssl.data.loader import Loader

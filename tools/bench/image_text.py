@@ -19,9 +19,9 @@ from unittest import mock
 import open_clip
 import torch
 import webdataset
+from beside import Row, row, taken, tell
 from open_clip_train import data
 from pictures import photograph
-from side_by_side import Row, row, taken, tell
 
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source

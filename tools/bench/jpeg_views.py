@@ -17,10 +17,10 @@ from typing import Any
 
 import open_clip
 import torch
+from beside import Row, row, tell
 from lightly.transforms import DINOTransform, SimCLRTransform
 from pictures import once, photograph
 from PIL import Image
-from side_by_side import Row, row, tell
 
 from mmssl.data.collate import collate
 from mmssl.methods.clip import method as clip

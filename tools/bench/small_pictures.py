@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 import webdataset
+from beside import Row, row, taken, tell
 from pictures import small
-from side_by_side import Row, row, taken, tell
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import PILToTensor
