@@ -110,7 +110,10 @@ def _pyav(data: bytes | Path, times: list[float], min_size: int | None) -> Shown
 
 
 def _decord(data: bytes | Path, times: list[float], min_size: int | None) -> Shown:
-    """decord is quick on sound files; it can spin for ever on damaged ones, so it is never the default.
+    """The other reader, never the default: it can spin for ever on damaged files, and it is the slower one.
+
+    It reads all packets when it opens a file, and decodes each image on the way to a wanted one, of which PyAV leaves
+    out some. tools/bench/video.py measures both.
 
     PyAV reads what it gets wrong: it does not mirror, scales to the header's size, and counts images that an edit
     list cuts off.
