@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,11 @@ REORDER = 0.2
 # Without an index, a jump over this many seconds is worth a seek; the first one sooner, since some formats read their
 # index then.
 FAR, FIRST_FAR = 5.0, 1.0
+# An image is decoded if a time lies this many images before it or after its end: rates vary, and stamps are rounded.
+SLACK = 0.5
+# Decoders that obey for each packet whether it may be left out; dav1d asks but once. For as many packets as these
+# hold back, they then tell a wrong decoding time.
+LEAVING_OUT, DELAY = ("h264",), 16
 # Program streams stamp packs of images, so that after a seek an image may get the stamp of another.
 NO_SEEKING = ("mpeg",)
 # Quarter turns counterclockwise: whether rows and columns change places, and which way both then run.
@@ -31,19 +37,33 @@ class LostError(Exception):
     """A seek led nowhere: the file's index or its time stamps are not to be trusted."""
 
 
-class Player:
-    """Shows the image of each time asked for, in ascending order."""
+class LeftOutError(Exception):
+    """An image is wanted that was left out, or images may be shown at other times than their packets say."""
 
-    def __init__(self, container: Any, *, seeking: bool, min_size: int | None) -> None:
+
+class Player:
+    """Shows the image of each time asked for, in ascending order.
+
+    only: the times that will be asked for, ascending; what no image leans on and none of them shows is not decoded.
+        Raises LeftOutError where that leads astray.
+    """
+
+    def __init__(
+        self, container: Any, *, seeking: bool, min_size: int | None, only: Sequence[float] | None = None
+    ) -> None:
         self.container = container
         self.seeking = seeking and container.format.name not in NO_SEEKING
         self.stream = media.track(container, "video", NO_PICTURES)
+        self.only = only if self.stream.codec_context.name in LEAVING_OUT else None
         self.zero, self.step = media.zero(container), media.step_of(self.stream)
         self.convert, self.far = _converter(), FIRST_FAR
         self.read, self.most = 0, media.promised(container, self.stream) / self.step  # packets
         self.decoding: Iterator[Any] = iter(())
         self.shown: Any = None
+        self.since = math.nan  # when the shown one began
         self.picture: np.ndarray | None = None  # the shown one, converted
+        self.passed: list[float] = []  # when images begin that may not have been decoded
+        self.highest, self.left = -math.inf, -DELAY  # the last begin of a packet; the packet that was left out last
         self.coming: Any = None
         self.starts: float = math.nan  # when the coming one is shown
         self._play()
@@ -64,8 +84,10 @@ class Player:
         if self.seeking and self._worth_a_jump(time):
             self._jump(time)
         while self.coming is not None and self.starts <= time + EPS:
-            self.shown, self.picture = self.coming, None
+            self.shown, self.since, self.picture = self.coming, self.starts, None
             self._pull()
+        if any(self.since + EPS < begins <= time + EPS for begins in self.passed):
+            raise LeftOutError
         if self.picture is None:
             self.picture = self._rgb(self.shown if self.shown is not None else self.coming)
         return self.picture
@@ -74,21 +96,40 @@ class Player:
         """Decodes on from where the container stands; only stamps say where that is."""
         self.decoding, self.clock = media.decoded(self._packets(), self.stream), media.Clock()
         self.shown = self.coming = self.picture = None
-        self.starts = math.nan
+        self.starts = self.since = math.nan
+        self.passed, self.highest, self.left = [], -math.inf, -DELAY
         self._pull()
 
     def _packets(self) -> Iterator[Any]:
         for packet in self.container.demux(self.stream):
             self.read += 1
+            if self.only is not None:
+                self._choose(packet, self.only)
             yield packet
+
+    def _choose(self, packet: Any, only: Sequence[float]) -> None:
+        """Lets the decoder leave out an image that no other leans on, unless one of the times may show it."""
+        if packet.size and (packet.pts is None or packet.is_corrupt or _lacks_order(packet)):
+            raise LeftOutError
+        begins = float(packet.pts * self.stream.time_base) - self.zero if packet.size else math.inf
+        following = bisect_left(only, begins - SLACK * self.step)
+        is_wanted = following < len(only) and only[following] < begins + (1 + SLACK) * self.step
+        leave_out = begins < self.highest and not is_wanted  # true stamps of such an image are below an earlier one's
+        self.stream.codec_context.skip_frame = "NONREF" if leave_out else "DEFAULT"
+        self.highest = max(self.highest, begins)
+        if leave_out:
+            self.left = self.read
+            self.passed.append(begins)
 
     def _pull(self) -> None:
         self.coming = next(self.decoding, None)
         if self.coming is not None:
             stamp = self.clock(self.coming, self.stream)
             self.starts = self.starts + self.step if stamp is None else stamp - self.zero
-            if self.seeking and _lacks_order(self.coming):
+            if self.seeking and self.read - self.left > DELAY and _lacks_order(self.coming):
                 raise LostError
+            if self.only is not None and (self.clock.faults[0] or self.coming.is_corrupt):
+                raise LeftOutError
 
     def _has_index(self) -> bool:
         return len(getattr(self.stream, "index_entries", ())) > 1
@@ -137,9 +178,11 @@ class Player:
         return np.ascontiguousarray(upright[::down, ::across])
 
 
-def _lacks_order(frame: Any) -> bool:
-    """Says whether an image was decoded later than it is shown: the file has decoding times in place of others."""
-    return frame.pts is not None and frame.dts is not None and frame.dts > frame.pts
+def _lacks_order(image: Any) -> bool:
+    """Says whether an image, a frame or packet, is decoded later than it is shown: the file has decoding times in
+    place of others.
+    """
+    return image.pts is not None and image.dts is not None and image.dts > image.pts
 
 
 def _orientation(frame: Any) -> tuple[bool, int, int]:

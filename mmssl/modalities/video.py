@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -20,7 +19,7 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.limits import check
 from mmssl.modalities import container as media
 from mmssl.modalities.audio import add_track
-from mmssl.modalities.playback import NO_PICTURES, LostError, Player, fitted
+from mmssl.modalities.playback import NO_PICTURES, LeftOutError, LostError, Player, fitted
 
 EXTENSIONS = ("mp4", "m4v", "mkv", "webm", "avi", "mov", "mpg", "mpeg")
 
@@ -95,17 +94,26 @@ def _check_clip(count: int, *sides: int) -> None:
 
 
 def _pyav(data: bytes | Path, times: list[float], min_size: int | None) -> Shown:
-    """Seeks first; a file whose index misleads is played from its start."""
-    for seeking in (True, False):
-        with media.opened(data) as container, suppress(LostError):
-            player = Player(container, seeking=seeking, min_size=min_size)
-            _check_clip(len(times), *player.size)
-            return {time: player.at(time) for time in times}, player.source
-    raise AssertionError("playing from the start never gets lost")
+    """Seeks and decodes no more than it must; a file whose rate or index misleads is played whole, from its start."""
+    seeking = True
+    only: list[float] | None = times
+    while True:
+        with media.opened(data) as container:
+            try:
+                player = Player(container, seeking=seeking, min_size=min_size, only=only)
+                _check_clip(len(times), *player.size)
+                return {time: player.at(time) for time in times}, player.source
+            except LeftOutError:
+                only = None
+            except LostError:
+                seeking, only = False, None
 
 
 def _decord(data: bytes | Path, times: list[float], min_size: int | None) -> Shown:
-    """decord is quick on sound files; it can spin for ever on damaged ones, so it is never the default.
+    """The other reader, never the default: it can spin for ever on damaged files, and it is the slower one.
+
+    It reads all packets when it opens a file, and decodes each image on the way to a wanted one, of which PyAV leaves
+    out some. tools/bench/video.py measures both.
 
     PyAV reads what it gets wrong: it does not mirror, scales to the header's size, and counts images that an edit
     list cuts off.

@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+from contextlib import suppress
 from fractions import Fraction
 from itertools import takewhile
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from mmssl.modalities import container as media
 from mmssl.modalities import video
-from mmssl.modalities.playback import Player
+from mmssl.modalities.playback import LeftOutError, Player
 
 FPS, COUNT = 25, 250
 MPEG = {"g": "16", "bf": "2", "b": "2M"}
@@ -126,6 +127,44 @@ def test_a_seek_finds_the_picture(kind):
     for times in samples():
         expected = [int(time * FPS + 1e-4) for time in times]
         assert [number(p) for p in clip.frames(times)] == expected, times
+
+
+def decoded(data, times, monkeypatch, **options):
+    """Returns the numbers of the images shown, and how many were decoded for it."""
+    plain, count = media.decoded, []
+    with media.opened(data) as container, monkeypatch.context() as patch:
+        patch.setattr(media, "decoded", lambda *given: (count.append(f) or f for f in plain(*given)))
+        player = Player(container, seeking=True, min_size=None, **options)
+        return [number(player.at(time)) for time in times], len(count)
+
+
+@pytest.mark.parametrize("kind", ["h264 mp4", "h264 open groups, matroska"])
+def test_what_no_image_leans_on_is_left_out(kind, monkeypatch):
+    data = made(*FILMS[kind])
+    times = [4 + index / 4 for index in range(9)]
+    shown, few = decoded(data, times, monkeypatch, only=times)
+    expected, every = decoded(data, times, monkeypatch)
+    assert shown == expected == [int(time * FPS + 1e-4) for time in times]
+    assert few < 0.85 * every
+    dense = [4 + index / FPS for index in range(40)]
+    assert decoded(data, dense, monkeypatch, only=dense)[0] == list(range(100, 140))
+
+
+def test_an_image_that_stays_long_is_not_left_out():
+    """Every 40 images the last one stays for 11 times as long, so that none of the times lies near its start."""
+
+    def pause(packet):
+        packet.pts, packet.dts = (stamp + 10 * (stamp // 40) for stamp in (packet.pts, packet.dts))
+
+    clip, left_out = video.Video(film("libx264", "mp4", {"g": "16"}, change=pause)), 0
+    for turn in range(5):
+        times = [(50 * turn + 46.5) / FPS]
+        assert [number(p) for p in clip.frames(times)] == [40 * turn + 39]
+        with media.opened(clip.data) as container, suppress(LeftOutError):
+            left_out += 1
+            Player(container, seeking=True, min_size=None, only=times).at(times[0])
+            left_out -= 1
+    assert left_out, "at least one of them is an image on which no other leans"
 
 
 def played(data):

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from open_clip.loss import ClipLoss, SigLipLoss
+from timing import show
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -115,15 +116,28 @@ def rows(
             ours, peer = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
             work = f"{name} B = {batch:,}, D = {dim}{', bf16' if bf16 else ''}"
             spread = (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4])
-            row = {"work": f"{work}: time", "ours": ours, "peer": peer, "ratio": statistics.median(ratios)}
+            row = {
+                "work": f"{work}: time",
+                "against": "open_clip",
+                "ours": ours,
+                "peer": peer,
+                "ratio": statistics.median(ratios),
+            }
             yield {
                 **row,
+                "work": f"{work}: time",
                 "bound": "matmul: four products, three where 2**20 scores suffice",
                 "unit": "ms",
                 "spread": spread,
             }
             ours, peer = (extra_apart(name, which, batch, dim, device, bf16) for which in (0, 1))
-            row = {"work": f"{work}: memory", "ours": ours, "peer": peer, "ratio": peer / max(ours, 1e-3)}
+            row = {
+                "work": f"{work}: memory",
+                "against": "open_clip",
+                "ours": ours,
+                "peer": peer,
+                "ratio": peer / max(ours, 1e-3),
+            }
             yield {**row, "bound": "tiles of 1,024 by 1,024", "unit": "MB", "spread": None}
 
 
@@ -135,10 +149,7 @@ def main() -> None:
     command.add_argument("--rounds", type=int, default=7)
     command.add_argument("--device", default="cpu")
     command.add_argument("--bf16", action="store_true", help="both multiply in bfloat16")
-    for row in rows(**vars(command.parse_args())):
-        spread = "" if row["spread"] is None else " ({:.2f} to {:.2f})".format(*row["spread"])
-        figures = f"mmssl {row['ours']:.0f}, open_clip {row['peer']:.0f} {row['unit']}"
-        print(f"{row['work']}: {figures}, ratio {row['ratio']:.2f}{spread}", flush=True)
+    show(rows(**vars(command.parse_args())))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from beside import Row, tell
 from pictures import small
 from small_pictures import Plain
+from timing import Row, show
 
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
@@ -46,7 +46,8 @@ def rows(*, count: int = 20_000, batch: int = 64, shuffle_mb: float = 64) -> Ite
             usual = statistics.median(times)
             spread = (min(times[1:]) / times[0], max(times[1:]) / times[0])
             yield {
-                "work": f"the first batch of epoch {epoch} / the epoch's median batch",
+                "work": f"the first batch of epoch {epoch}",
+                "against": "its median batch",
                 "ours": times[0],
                 "peer": usual,
                 "ratio": usual / times[0],
@@ -61,4 +62,4 @@ if __name__ == "__main__":
     command.add_argument("--count", type=int, default=20_000)
     command.add_argument("--batch", type=int, default=64)
     command.add_argument("--shuffle-mb", type=float, default=64)
-    tell(rows(**vars(command.parse_args())))
+    show(rows(**vars(command.parse_args())))

@@ -21,7 +21,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as td
-from loader import random_picture
+from pictures import small
 from sparse_unet import cells, ours, room
 from timing import Row, show
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -92,7 +92,7 @@ def losses(device: str) -> Iterator[Row]:
 def voxels(device: str) -> Iterator[Row]:
     """Res16UNet34C, forward and backward."""
     for count in VOXELS[device]:
-        network, run = ours(cells(room(count, 0.025), 0.025, count))
+        _, run = ours(cells(room(count, 0.025), 0.025, count).to(device))
         taken = seconds(lambda run=run: run().square().mean().backward(), device, 1)
         yield row(f"Res16UNet34C, {count:,} voxels", taken * 1e3, "ms")
 
@@ -116,13 +116,18 @@ class Plain(View):
 
 
 def loaders() -> Iterator[Row]:
-    """Images of 64 pixels to batches of 64: by the number of shards, then of data workers, in the clock's time."""
+    """Images of 32 pixels to batches of 64: by the number of shards, then of data workers, in the clock's time."""
     with tempfile.TemporaryDirectory() as folder:
         for count in SHARDS:
-            build_from(random_picture, SAMPLES, Path(folder) / f"{count}", shard_samples=SAMPLES // count)
+            build_from(picture, SAMPLES, Path(folder) / f"{count}", shard_samples=SAMPLES // count)
             yield row(f"loader, {count:,} shards of {SAMPLES // count:,}", rate(f"{folder}/{count}", 0), "samples/s")
         for workers in WORKERS:
             yield row(f"loader, {workers} data workers", rate(f"{folder}/{SHARDS[1]}", workers), "samples/s")
+
+
+def picture(number: int) -> dict[str, bytes]:
+    """Makes one of a hundred images."""
+    return {"jpg": small(number % 100)}
 
 
 def rate(shards: str, workers: int) -> float:
@@ -154,9 +159,10 @@ def megabytes(ranks: int) -> float:
         network.register_comm_hook(None, exchanged)
         with counting(counted):
             images, words = F.normalize(network(torch.rand(256, 3, 32, 32)).pooled, dim=1), torch.randn(256, 192)
-            both = info_nce(in_batch(images, words, scale=10.0)).mean() + info_nce(
-                in_batch(words, images, scale=10.0)
-            ).mean()
+            both = (
+                info_nce(in_batch(images, words, scale=10.0)).mean()
+                + info_nce(in_batch(words, images, scale=10.0)).mean()
+            )
             both.backward()
     finally:
         td.destroy_process_group()

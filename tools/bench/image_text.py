@@ -19,9 +19,9 @@ from unittest import mock
 import open_clip
 import torch
 import webdataset
-from beside import Row, row, taken, tell
 from open_clip_train import data
 from pictures import photograph
+from timing import Row, compare, show, taken
 
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
@@ -113,8 +113,8 @@ def rows(*, count: int = 512, rounds: int = 3, workers: Sequence[int] = (0, 1, 2
         build_from(sample, count, Path(home), shard_samples=count // shards)
         for number in workers:
             mine, theirs = ours(Path(home), number, count), by_open_clip(Path(home), number, count, shards)
-            work = f"image-text shards to batches, {number} workers / open_clip"
-            yield row(work, mine, theirs, bound=BOUND, rounds=rounds)
+            work = f"image-text shards to batches, {number} workers"
+            yield compare(work, mine, theirs, against="open_clip", bound_by=BOUND, rounds=rounds, per_sample=True)
 
 
 if __name__ == "__main__":
@@ -122,4 +122,4 @@ if __name__ == "__main__":
     command.add_argument("--count", type=int, default=512)
     command.add_argument("--rounds", type=int, default=3)
     command.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    tell(rows(**vars(command.parse_args())))
+    show(rows(**vars(command.parse_args())))

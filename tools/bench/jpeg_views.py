@@ -17,10 +17,10 @@ from typing import Any
 
 import open_clip
 import torch
-from beside import Row, row, tell
 from lightly.transforms import DINOTransform, SimCLRTransform
 from pictures import once, photograph
 from PIL import Image
+from timing import Row, compare, show
 
 from mmssl.data.collate import collate
 from mmssl.methods.clip import method as clip
@@ -69,6 +69,7 @@ def rows(*, pictures: int = 32, rounds: int = 5) -> Iterator[Row]:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     data = once(photograph, pictures)
+    given: dict[str, Any] = {"rounds": rounds, "per_sample": True}
     for name, method, transform in (
         ("two SimCLR views", simclr, SimCLRTransform(input_size=SIZE)),
         ("DINO's 2 + 8 crops", dino, DINOTransform()),
@@ -77,14 +78,14 @@ def rows(*, pictures: int = 32, rounds: int = 5) -> Iterator[Row]:
         for how, colors in (("colours on the CPU", True), ("the worker's part", False)):
             bound = "decoding, resizing and changing colours" if colors else DECODING
             ours = viewed(method, data, colors=colors)
-            yield row(f"{name} from 110 KB JPEGs, {how} / lightly", ours, theirs, bound=bound, rounds=rounds)
+            yield compare(f"{name} from 110 KB JPEGs, {how}", ours, theirs, against="lightly", bound_by=bound, **given)
     crop = peer(open_clip.image_transform(SIZE, is_train=True), data)
     ours = viewed(clip, data, colors=False)
-    yield row("one CLIP crop from 110 KB JPEGs / open_clip", ours, crop, bound=DECODING, rounds=rounds)
+    yield compare("one CLIP crop from 110 KB JPEGs", ours, crop, against="open_clip", bound_by=DECODING, **given)
 
 
 if __name__ == "__main__":
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--pictures", type=int, default=32)
     command.add_argument("--rounds", type=int, default=5)
-    tell(rows(**vars(command.parse_args())))
+    show(rows(**vars(command.parse_args())))

@@ -22,19 +22,21 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
 # script -> devices that it measures on
 SCRIPTS = {
-    "views": ("cpu",),
-    "loader": ("cpu",),
+    "jpeg_views": ("cpu",),
+    "image_text": ("cpu",),
+    "small_pictures": ("cpu",),
+    "first_batch": ("cpu",),
     "video": ("cpu",),
     "log_mel": ("cpu",),
     "point_pairs": ("cpu",),
     "knn": ("cpu",),
     "probe": ("cpu",),
-    "contrast": ("cpu", "cuda"),
+    "clip_loss": ("cpu", "cuda"),
     "training": ("cpu", "cuda"),
     "sparse_unet": ("cpu", "cuda"),
     "growth": ("cpu", "cuda"),
 }
-RUN = "import json, {0}\nfor row in {0}.rows({1!r}): print('ROW', json.dumps(row), flush=True)"
+RUN = "import json, {0}\nfor row in {0}.rows({1}): print('ROW', json.dumps(row), flush=True)"
 
 
 def machine(device: str) -> str:
@@ -53,8 +55,8 @@ def _lines(path: str) -> list[str]:
 
 def measure(script: str, device: str) -> list[dict[str, Any]]:
     """Runs a script, and prints and returns its rows as they come."""
-    rows = []
-    command = [sys.executable, "-c", RUN.format(script, device)]
+    rows, given = [], f"device={device!r}" if "cuda" in SCRIPTS[script] else ""
+    command = [sys.executable, "-c", RUN.format(script, given)]
     with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 import webdataset
-from beside import Row, row, taken, tell
 from pictures import small
+from timing import Row, compare, show, taken
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import PILToTensor
@@ -84,10 +84,10 @@ def rows(*, count: int = 5000, rounds: int = 5, shards: str = "") -> Iterator[Ro
         if not shards:
             pack(shard, count)
         unpack(shard, Path(home) / "folder")
-        mine = ours(shard)
+        mine, work = ours(shard), "images of 32 pixels, a tar to batches"
         peers = {"webdataset": by_webdataset(shard), "ImageFolder": by_image_folder(Path(home) / "folder")}
         for name, theirs in peers.items():
-            yield row(f"pictures of 32 pixels to batches / {name}", mine, theirs, bound=BOUND, rounds=rounds)
+            yield compare(work, mine, theirs, against=name, bound_by=BOUND, rounds=rounds, per_sample=True)
 
 
 if __name__ == "__main__":
@@ -95,4 +95,4 @@ if __name__ == "__main__":
     command.add_argument("--count", type=int, default=5000)
     command.add_argument("--rounds", type=int, default=5)
     command.add_argument("--shards", default="", help="a tar of JPEGs of 32 pixels in place of made ones")
-    tell(rows(**vars(command.parse_args())))
+    show(rows(**vars(command.parse_args())))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import resource
 import statistics
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,14 +20,16 @@ def compare(
     bound: Callable[[], object] | None = None,
     bound_by: str = "",
     rounds: int = 7,
+    per_sample: bool = False,
 ) -> Row:
-    """Returns the medians of rounds taken in turn, in milliseconds of processor time of the process, after one more.
+    """Returns the medians of rounds taken in turn, in milliseconds of processor time, after one more.
 
     ratio: of the peer to ours, the median of the rounds; spread: their smallest and largest. bound: what no exact
-    solution can do without, timed in the same rounds, and bound_by its name.
+    solution can do without, timed in the same rounds, and bound_by its name. per_sample: calls return how many samples
+    they made, and figures are of one.
     """
     calls = [ours, peer, *([bound] if bound else [])]
-    times = [[_milliseconds(call) for call in calls] for _ in range(rounds + 1)][1:]
+    times = [[_milliseconds(call, per_sample) for call in calls] for _ in range(rounds + 1)][1:]
     middle = [statistics.median(column) for column in zip(*times, strict=True)]
     ratios = sorted(round_[1] / round_[0] for round_ in times)
     return {
@@ -36,22 +39,41 @@ def compare(
         "peer": middle[1],
         "ratio": statistics.median(ratios),
         "spread": (ratios[0], ratios[-1]),
-        "bound": f"{bound_by}: {middle[2]:.0f} ms" if bound else bound_by,
-        "unit": "ms",
+        "bound": f"{bound_by}: {middle[2]:.3g} ms" if bound else bound_by,
+        "unit": "ms/sample" if per_sample else "ms",
     }
 
 
-def _milliseconds(call: Callable[[], object]) -> float:
-    began = time.process_time()
-    call()
-    return (time.process_time() - began) * 1e3
+def cpu() -> float:
+    """Returns the processor time (s) of this process and of those that it started and that have ended."""
+    uses = [resource.getrusage(which) for which in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+def _milliseconds(call: Callable[[], object], per_sample: bool) -> float:
+    began = cpu()
+    made = call()
+    return (cpu() - began) * 1e3 / (int(made) if per_sample and isinstance(made, int) else 1)
+
+
+def taken(batches: Iterable[Any], count: float = math.inf) -> int:
+    """Takes batches up to this many samples; returns how many they held, once their workers have ended."""
+    seen, source = 0, iter(batches)
+    for batch in source:
+        seen += len(batch)
+        if seen >= count:
+            break
+    if hasattr(source, "close"):
+        source.close()
+    elif hasattr(source, "_shutdown_workers"):  # of a DataLoader, which has no public name for it
+        source._shutdown_workers()
+    return seen
 
 
 def show(rows: Iterable[Row]) -> None:
     """Prints rows as they come."""
     for row in rows:
-        low, high = row["spread"]
-        figures = f"{row['ours']:.0f} {row['unit']}, {row['against']} {row['peer']:.0f} {row['unit']}"
-        print(
-            f"{row['work']}: {figures}, ratio {row['ratio']:.2f} ({low:.2f} to {high:.2f}); {row['bound']}", flush=True
-        )
+        spread = "({:.2f} to {:.2f})".format(*row["spread"]) if row.get("spread") else ""
+        peer = f", {row['against']} {row['peer']:.4g} {row['unit']}, ratio {row['ratio']:.2f} {spread}"
+        beside = peer if row.get("ratio") is not None else ""
+        print(f"{row['work']}: {row['ours']:.4g} {row['unit']}{beside}; {row['bound']}", flush=True)
