@@ -80,7 +80,7 @@ def _inside(numbers: Tensor | None, at: At) -> tuple[Tensor, Tensor] | None:
         return None
     width, column = at.columns.stop - at.columns.start, _part(numbers, at.group)[:, at.rows] - at.columns.start
     inside = (column >= 0) & (column < width)
-    if not inside.is_cuda and not inside.any():  # to ask a GPU would mean to wait for it
+    if inside.is_cpu and not inside.any():  # to ask a GPU would mean to wait for it
         return None
     return column.clamp(0, width - 1), inside
 
@@ -199,7 +199,7 @@ def softplus(x: Tensor) -> Tensor:
 
     With w = 1 + u rounded, log(1 + u) is log(w) + (u - (w - 1)) / w but for a term of second order.
     """
-    if x.is_cuda or x.amax() > LARGE:
+    if not x.is_cpu or x.amax() > LARGE:
         return F.softplus(x)
     u = x.exp_()
     w = u + 1

@@ -124,8 +124,9 @@ def test_two_processes_equal_one(name: str, under_ddp: dict[str, Any]) -> None:
     expected = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
     assert expected.keys() == found["gradients"].keys()
     for key, gradient in expected.items():
+        rounding = max(1e-5, 1e-6 * float(gradient.abs().max()))  # an element may be a sum of larger terms
         torch.testing.assert_close(
-            found["gradients"][key], gradient, rtol=1e-5, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}"
+            found["gradients"][key], gradient, rtol=1e-5, atol=rounding, msg=lambda m, k=key: f"{k}: {m}"
         )
     for key, value in model.objectives[name].state_dict().items():
         torch.testing.assert_close(found["state"][key], value)
