@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-HELD = 2**25  # similarities held at a time
+HELD = 2**24  # similarities held at a time: fresh memory costs time
 TILE = 4096  # rows of the bank that one product reads: what it writes stays in the processor's cache
 GROUP = 16  # columns whose largest value stands for them
 
@@ -21,7 +20,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     bank, queries = bank.float(), F.normalize(queries.float(), dim=1)
     scale = 1 / bank.norm(dim=1).clamp(min=1e-12)  # a normalised copy of a large bank costs as much as the search
     width = -(-len(bank) // GROUP) * GROUP
-    held = _room(min(len(queries), max(1, HELD // width)), width, bank.device)
+    held = bank.new_empty(min(len(queries), max(1, HELD // width)), width)
     held[:, len(bank) :] = -torch.inf
     found = []
     for part in queries.split(len(held)):
@@ -57,10 +56,3 @@ def _in_order(values: Tensor, least: Tensor, k: int) -> Tensor:
     wanted = above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= k - above.sum(dim=1, keepdim=True)))
     places = wanted.nonzero()[:, 1].view(-1, k)
     return places.gather(1, values.gather(1, places).argsort(dim=1, descending=True, stable=True))
-
-
-def _room(rows: int, columns: int, device: torch.device) -> Tensor:
-    """Returns memory for float32 (rows, columns). NumPy asks Linux for large pages, torch for a fault every 4 KB."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.empty((rows, columns), dtype=np.float32))
-    return torch.empty(rows, columns, device=device)
