@@ -34,8 +34,8 @@ from mmssl.data.shards import Source
 from mmssl.data.writer import build_from
 from mmssl.encoders import create_encoder
 from mmssl.evals.knn import votes
-from mmssl.losses.contrast import in_batch
-from mmssl.losses.infonce import info_nce
+from mmssl.losses.contrast import Contrast, in_batch
+from mmssl.losses.infonce import info_nce, info_nce_both_ways
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Sample, View
 
@@ -83,8 +83,8 @@ def losses(device: str) -> Iterator[Row]:
         pair = [F.normalize(torch.randn(batch, 512, device=device), dim=1).requires_grad_() for _ in "ab"]
 
         def step(one: torch.Tensor, other: torch.Tensor) -> None:
-            both = [info_nce(in_batch(a, b, scale=10.0)).mean() for a, b in ((one, other), (other, one))]
-            torch.autograd.grad(sum(both), (one, other))
+            both = torch.stack(info_nce_both_ways(Contrast(one, other, 10.0)))
+            torch.autograd.grad(both.mean(), (one, other))
 
         yield row(f"CLIP's loss, B = {batch:,}", seconds(lambda pair=pair: step(*pair), device) * 1e3, "ms")
 

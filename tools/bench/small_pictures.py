@@ -29,7 +29,7 @@ from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Sample, View
 
 BATCH = 128
-BOUND = "Pillow opening and decoding a JPEG"
+BOUND = "decoding a JPEG by libjpeg"
 
 
 class Plain(View):
