@@ -37,6 +37,12 @@ class Report:
         self.damaged.update(other.damaged)
         self.notes.update(other.notes)
 
+    def draw(self, shard: str, reason: str | None) -> None:
+        """Counts one draw, and for what reason it is unusable, None where it is not."""
+        self.drawn += 1
+        if reason is not None:
+            self.damaged[reason, shard] += 1
+
     def check(self, *, most: float, of: int, known: Collection[str] = (), complete: bool = False) -> None:
         """Raises UserError if more than the ratio `most` of the draws was unusable.
 

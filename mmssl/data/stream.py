@@ -127,8 +127,7 @@ class _Slot:
 
     def _try(self, entry: Entry, draw: int, since: Report) -> list[Sample]:
         """Returns the viewed sample, or nothing if it is unusable; raises UserError if too many are."""
-        now = Report(drawn=1)
-        place = (self.plan.epoch, self.plan.base, self.worker, draw)
+        place, reason = (self.plan.epoch, self.plan.base, self.worker, draw), None
         try:
             if place in self.stream.lost:
                 raise DamagedError(self.stream.lost[place])
@@ -138,11 +137,10 @@ class _Slot:
         except DamagedError as error:
             if self.stream.strict:
                 raise UserError(f"{entry.key or 'a shard'} of {entry.shard} is unusable: {error}") from None
-            now.damaged[error.reason, entry.shard] += 1
-            shown = []
+            shown, reason = [], error.reason
             self.in_a_row += bool(entry.key)  # the samples of a lost shard come all in a row
-        since.add(now)
-        self.tally.add(now)
+        since.draw(entry.shard, reason)
+        self.tally.draw(entry.shard, reason)
         if not shown:
             stream = self.stream
             self.tally.check(most=stream.max_damaged, of=stream.whole, known=stream.source.broken)

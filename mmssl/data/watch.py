@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,17 +31,20 @@ class Watch:
     def __init__(self, tell: Callable[[Any], None] | None = None, *, careful: int = 0) -> None:
         self.alone, self.careful, self._tell = tell is None, careful, tell
 
-    @contextmanager
-    def over(self, place: Place, name: str) -> Iterator[None]:
+    def over(self, place: Place, name: str) -> AbstractContextManager[None]:
         """Wraps the making of the sample at a place; DamagedError where it takes too long in the main process."""
-        if self.careful and self._tell:
-            self._tell((place, name))
-        try:
-            with timer.timed():
-                yield
-        finally:
-            if self.careful and self._tell:
-                self._tell(None)
+        tell = self._tell if self.careful else None
+        return _told(tell, place, name) if tell else timer.timed()
+
+
+@contextmanager
+def _told(tell: Callable[[Any], None], place: Place, name: str) -> Iterator[None]:
+    tell((place, name))
+    try:
+        with timer.timed():
+            yield
+    finally:
+        tell(None)
 
 
 @dataclass

@@ -55,7 +55,7 @@ TURNS = {
 
 
 def decode(data: bytes, extension: str = "") -> Image.Image:
-    """Opens an image, whose pixels are decoded later but for small JPEGs'; the bytes say what it is, not the extension."""
+    """Opens an image; the bytes say what it is, whatever the extension claims. Only small JPEGs are decoded at once."""
     small = small_jpeg.read(data)
     return _guarded(lambda: _opened(io.BytesIO(data))) if small is None else small
 

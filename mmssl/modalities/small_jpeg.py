@@ -1,8 +1,9 @@
 """Small baseline JPEGs, decoded in one call of Pillow: opening a file by its plugin takes as long as 32 x 32 pixels do.
 
-Pillow's decoder writes as many values a row as the file's own header says, so what is handed to it must be of that very
-size. Only files are taken of which libjpeg cannot read the header otherwise: segments without a gap, of the lengths that
-they must have, one frame and one scan of all colours. Every other file, and any that does not decode, goes the long way.
+Pillow's decoder writes as many values a row as the file's own header says, so the image that it fills must be of that
+very size. Only files are taken whose header libjpeg cannot read otherwise: segments without a gap, of the lengths that
+they must have, one frame and one scan of all colours. Every other file, and any that does not decode, goes the long
+way, through Pillow's plugin.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ def read(data: bytes) -> Image.Image | None:
     mode, (width, height) = frame
     if not 0 < width * height <= min(PIXELS, limit("picture_pixels")) or max(width, height) > limit("picture_side"):
         return None
+    image: Any
     try:
-        image: Any = Image.frombytes(mode, (width, height), data, "jpeg", mode, "")
+        image = Image.frombytes(mode, (width, height), data, "jpeg", mode, "")
     except Exception:  # the long way tells what is wrong
         return None
     image.format, image.fp = "JPEG", io.BytesIO(data)
-    return image  # type: ignore[no-any-return]
+    return image
 
 
 def is_read(image: Image.Image) -> bool:
@@ -52,8 +54,8 @@ def _frame(data: bytes) -> tuple[str, tuple[int, int]] | None:
         body = at + 4
         at += 2 + length
         if marker == SCAN:
-            plain = layers and length == 6 + 2 * layers and data[body] == layers
-            return found if plain and at <= len(data) else None
+            whole = at <= len(data) and length == 6 + 2 * layers and data[body] == layers
+            return found if whole else None
         if marker == FRAME:
             layers = data[body + 5] if body + 5 < len(data) else 0
             if found or layers not in MODES or length != 8 + 3 * layers or data[body] != 8:
