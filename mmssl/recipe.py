@@ -225,8 +225,8 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
         for key in keys:
             if key not in encoders:
                 raise UserError(f"train.{name} names {shortened(key)}; {did_you_mean(key, encoders)}")
-    asked = fit(tree.get("evals") or {}, dict[str, Any], "evals")
-    evals = {key: _evaluation(node, key, trust_code) for key, node in asked.items()}
+    nodes = fit(tree.get("evals") or {}, dict[str, Any], "evals")
+    evals = {key: _evaluation(node, key, trust_code) for key, node in nodes.items()}
     return Recipe(_run_name(tree.get("name", "run")), encoders, checked_tasks, optim, train, evals, tree)
 
 
@@ -316,8 +316,8 @@ def _task(node: dict[str, Any], where: str, *, default: str, trust_code: bool) -
             raise UserError(f"{where}.method has no part {shortened(key)}; {did_you_mean(key, ('view', 'objective'))}")
     task.method = {"name": name, **parts}
     see, at = names.spelled("methods", name), f"{where}.method"
-    asked = names.check_options(method.objective, parts.get("objective", {}), where=f"{at}.objective", see=see)
-    task.objective = method.objective, asked
+    options = names.check_options(method.objective, parts.get("objective", {}), where=f"{at}.objective", see=see)
+    task.objective = method.objective, options
     view = fit(parts.get("view") or {}, dict[str, Any], f"{at}.view")
     task.view = _shown_by(method.view, view, f"{at}.view", see, trust_code)
     return task

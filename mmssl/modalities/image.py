@@ -30,7 +30,7 @@ from PIL.JpegImagePlugin import jpeg_factory
 
 from mmssl.errors import DamagedError, UserError
 from mmssl.limits import check, limit
-from mmssl.modalities import read_file
+from mmssl.modalities import read_file, small_jpeg
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
 
@@ -55,8 +55,9 @@ TURNS = {
 
 
 def decode(data: bytes, extension: str = "") -> Image.Image:
-    """Opens an image without decoding its pixels; the bytes say what it is, whatever the extension claims."""
-    return _guarded(lambda: _opened(io.BytesIO(data)))
+    """Opens an image, whose pixels are decoded later but for small JPEGs'; the bytes say what it is, not the extension."""
+    small = small_jpeg.read(data)
+    return _guarded(lambda: _opened(io.BytesIO(data))) if small is None else small
 
 
 def _opened(stream: io.BytesIO) -> Image.Image:
@@ -138,6 +139,8 @@ def pixels(image: Image.Image, *, min_size: int | None = None) -> Image.Image:
     The given image stays unread, so several crops may each decode at the scale they need.
     Raises DamagedError for images that are truncated or damaged.
     """
+    if small_jpeg.is_read(image) and (min_size is None or min(image.size) < 2 * min_size):
+        return image
     return _guarded(lambda: _pixels(image, min_size))
 
 

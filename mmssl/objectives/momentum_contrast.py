@@ -55,10 +55,10 @@ class MomentumContrast(MultiView):
 
         Those of samples that are present are noted for the queue.
         """
-        (asked, shown), present = self.views(batch)[:2], self.present(batch)
-        (pooled,) = pooled_views(encoders[self.key], [asked], len(present))
+        (query_view, key_view), present = self.views(batch)[:2], self.present(batch)
+        (pooled,) = pooled_views(encoders[self.key], [query_view], len(present))
         queries = F.normalize(self.head.project(pooled), dim=1)
-        keys = self.taught(shown, len(present))
+        keys = self.taught(key_view, len(present))
         self.queue.note(keys, present)
         return Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
 

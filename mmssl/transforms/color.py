@@ -23,6 +23,7 @@ from mmssl.transforms.base import Chance, OnDevice, check_range, one
 
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 FROM_YIQ = tuple(map(tuple, torch.tensor(YIQ).inverse().tolist()))
+TINY = 1e-12  # weights below are 0: processors take many times as long for products below 1e-38
 Affine = tuple[Tensor, Tensor]  # matrix (B, 3, 3) and shift (B, 3): colour -> matrix colour + shift
 
 
@@ -140,14 +141,21 @@ class Solarize(OnDevice):
 
 def recolored(x: Tensor, steps: Sequence[Linear]) -> Tensor:
     """Changes the colours of (B, 3, ...) by several steps in one pass."""
-    x = as_unit(x)
-    flat = x.flatten(2)  # (B, 3, P)
-    mean = flat.mean(dim=2)
+    scale, parts = 255 if x.dtype == torch.uint8 else 1, _parts(x)
+    mean = torch.cat([part.float().flatten(2).mean(dim=2) for part in parts]) / scale
     matrix, shift = torch.eye(3, device=x.device).expand(len(x), 3, 3), torch.zeros_like(mean)
     for step in steps:
         change, more = step.affine(mean)
         matrix, shift, mean = change @ matrix, _moved(change, shift) + more, _moved(change, mean) + more
-    return torch.baddbmm(shift[:, :, None].to(x.dtype), matrix.to(x.dtype), flat).clamp_(0, 1).view_as(x)
+    made = torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
+    for part, m, s, out in zip(parts, *(_parts(y) for y in (matrix / scale, shift[:, :, None], made)), strict=True):
+        torch.baddbmm(s, m, part.float().flatten(2), out=out.flatten(2)).clamp_(0, 1)
+    return made
+
+
+def _parts(x: Tensor) -> tuple[Tensor, ...]:
+    """Splits a batch by image on a CPU, so that what is computed on the way stays in the cache, and not on a GPU."""
+    return x.split(1 if x.device.type == "cpu" else max(1, len(x)))
 
 
 def _moved(matrix: Tensor, colors: Tensor) -> Tensor:
@@ -197,7 +205,7 @@ def blur(x: Tensor, *, share: float, sigma: tuple[float, float] = (0.1, 2.0)) ->
     reach = max(1, round(x.shape[-2] / 20))
     widths = torch.empty(len(rows), 1, device=x.device).uniform_(*sigma)
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device) / widths).square())
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).to(x.dtype)
+    kernel = F.threshold(kernel / kernel.sum(dim=1, keepdim=True), TINY, 0.0).to(x.dtype)
     picked = x[rows].flatten(1, -3)  # (b, C, H, W)
     kernel = kernel.repeat_interleave(picked.shape[1], dim=0)[:, None]  # (b C, 1, K): each channel on its own
     wide = F.pad(picked.flatten(0, 1)[None], (reach,) * 4, mode="reflect")
@@ -209,5 +217,7 @@ def blur(x: Tensor, *, share: float, sigma: tuple[float, float] = (0.1, 2.0)) ->
 def solarize(x: Tensor, *, share: float, threshold: float = 0.5) -> Tensor:
     """Inverts what is brighter than the threshold in a share of images (B, 3, ...)."""
     x = as_unit(x)
-    chosen = (torch.rand(len(x), device=x.device) < share).view(-1, *(1,) * (x.ndim - 1))
-    return torch.where(chosen & (x >= threshold), 1 - x, x)
+    chosen = torch.rand(len(x), device=x.device) < share
+    least = torch.where(chosen, threshold, torch.inf).view(-1, *(1,) * (x.ndim - 1))
+    inverted = torch.ge(x, least, out=torch.empty_like(x))  # 1 or 0: no branch that a CPU would have to guess
+    return inverted.sub_(x).abs_()

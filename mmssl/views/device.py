@@ -66,7 +66,7 @@ class DeviceSteps:
             return
         made: list[Tensor] = []
         for number, (x, steps) in enumerate(zip(batch.views[key], active, strict=True)):
-            made += self._changed(key, number, as_unit(x), steps, batch)
+            made += self._changed(key, number, x, steps, batch)
         batch.views[key] = made
         forget_places(batch)
 
@@ -82,6 +82,7 @@ class DeviceSteps:
             if made.ndim > x.ndim:
                 parts, made = made.shape[1], made.flatten(0, 1)
             x = made
+        x = as_unit(x)
         return list(x.unflatten(0, (-1, parts)).unbind(1)) if parts else [x]
 
     def _move(self, key: str, number: int, change: Tensor, shape: tuple[int, int], batch: Batch) -> None:
@@ -129,7 +130,11 @@ def in_passes(steps: Sequence[OnDevice]) -> Iterator[Callable[[Tensor], Tensor |
         if linear:
             yield partial(recolored, steps=cast("list[Linear]", list(same)))
         else:
-            yield from (step.on_device for step in same)
+            yield from (partial(_on_floats, step) for step in same)
+
+
+def _on_floats(step: OnDevice, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    return step.on_device(as_unit(x))
 
 
 def resized(x: Tensor, size: int) -> Tensor:

@@ -194,6 +194,26 @@ def test_a_blur_reaches_a_twentieth_of_the_height(height: int, width: int, reach
     assert found.any(0).sum() == 2 * reach + 1
 
 
+def test_a_blur_makes_no_denormal_numbers() -> None:
+    """Products with weights below 1e-38, of narrow Gaussians far from the middle, took most of its time."""
+    dots = torch.zeros(100, 3, 101, 101)
+    dots[:, :, 50, 50] = 1 / 255
+    found = color.blur(dots, share=1.0, sigma=(0.1, 1.0))
+    assert found[found > 0].min() > torch.finfo(torch.float32).tiny
+    torch.testing.assert_close(found.sum((2, 3)), torch.full((100, 3), 1 / 255))
+
+
+def test_pictures_of_bytes_are_changed_as_their_floats() -> None:
+    x = torch.randint(0, 256, (5, 3, 3, 9, 7), dtype=torch.uint8)
+    found = []
+    for given in (x, x.float() / 255, x.transpose(3, 4).contiguous().transpose(3, 4)):
+        torch.manual_seed(6)
+        found.append(recolored(given, [ColorJitter(p=0.8), Grayscale(p=0.4)]))
+    assert (found[0] - x.float() / 255).abs().max() > 0.1
+    for each in found[1:]:
+        torch.testing.assert_close(each, found[0], atol=1e-6, rtol=0)
+
+
 def test_frames_of_a_film_are_blurred_alike_and_not_into_each_other() -> None:
     film = torch.rand(4, 3, 5, 24, 24)
     torch.manual_seed(2)

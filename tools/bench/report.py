@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -57,7 +58,8 @@ def measure(script: str, device: str) -> list[dict[str, Any]]:
     """Runs a script, and prints and returns its rows as they come."""
     rows, given = [], f"device={device!r}" if "cuda" in SCRIPTS[script] else ""
     command = [sys.executable, "-c", RUN.format(script, given)]
-    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") if device == "cpu" else {}
+    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True, env=os.environ | one) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("ROW "):
