@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from mmssl.data.tar import Entry
@@ -52,18 +53,15 @@ class Shuffle:
                 after.read(room, self._left) if self._left else following.read(room)
 
             start, self._at_once = spare if self._at_once else self._limit, False
-            self._left -= len(self._now.ready)
-            yield from shuffled(
-                self._counted(), self._limit, self._order, start=start, ahead=self._now, meanwhile=read_on
-            )
+            yield from shuffled(self._counted(), self._limit, self._order, start=start, meanwhile=read_on)
             if self._left:
                 self._now = after
-        for entries in itertools.chain((self._now.rest, after.rest), (later.rest for later in self._passes)):
+        for entries in itertools.chain((self._now, after), self._passes):
             yield from shuffled(entries, spare, self._order, start=spare)
 
     def _counted(self) -> Iterator[Entry]:
         """Yields of the present pass as many as the epoch still needs."""
-        for entry in itertools.islice(self._now.rest, self._left):
+        for entry in itertools.islice(self._now, self._left):
             self._left -= 1
             yield entry
 
@@ -74,17 +72,14 @@ def shuffled(
     order: random.Random,
     *,
     start: float,
-    ahead: _Ahead | None = None,
     meanwhile: Callable[[int], None] = lambda held: None,
 ) -> Iterator[Entry]:
     """Yields entries in random order out of a buffer of at most `limit` bytes.
 
     start: bytes that it holds when the first comes out; READS are then read for each, until it is full.
-    ahead: what was read before, of no more bytes than `start`; it is taken out of it.
     meanwhile: called with the bytes that are left, each time that one comes out and none is read in its place.
     """
-    buffer, held = ahead.take() if ahead else ([], 0)
-    most = start
+    buffer, held, most = list[Entry](), 0, start
     for entry in entries:
         buffer.append(entry)
         held += _weight(entry)
@@ -98,24 +93,21 @@ def shuffled(
         yield out
 
 
-class _Ahead:
-    """Samples, of which some are read before they are asked for (`ready`) and the `rest` is not."""
+class _Ahead(Iterator[Entry]):
+    """Samples, of which some are read before they are asked for."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        self.rest, self.ready, self._held = iter(entries), list[Entry](), 0
+        self._rest, self._ready, self._held = iter(entries), deque[Entry](), 0
 
-    def take(self) -> tuple[list[Entry], int]:
-        """Hands over what was read, and how many bytes that is."""
-        ready, held = self.ready, self._held
-        self.ready, self._held = [], 0
-        return ready, held
+    def __next__(self) -> Entry:
+        return self._ready.popleft() if self._ready else next(self._rest)
 
     def read(self, room: float, most: int) -> None:
         """Reads a few more, up to so many, as long as they are of fewer bytes than there is room for."""
-        for entry in itertools.islice(self.rest, READS if self._held < room and len(self.ready) < most else 0):
-            self.ready.append(entry)
+        for entry in itertools.islice(self._rest, READS if self._held < room and len(self._ready) < most else 0):
+            self._ready.append(entry)
             self._held += _weight(entry)
-            if self._held >= room or len(self.ready) >= most:
+            if self._held >= room or len(self._ready) >= most:
                 return
 
 

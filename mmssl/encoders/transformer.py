@@ -68,9 +68,7 @@ class TextTransformer(Encoder):
         """Encodes token ids (B, L), padded on the right; of a plain tensor see TextPreprocess.words."""
         words = self.preprocess.words(x)
         tokens = self.embedding(words.values) + self.positions[: words.values.shape[1]]
-        mask = (
-            None if self.causal else words.mask
-        )  # padded on the right, where no word looks that sees only earlier ones
+        mask = None if self.causal else words.mask  # what pads stands behind all words, where a causal one never looks
         tokens = self.norm(self.blocks(tokens, mask=mask, causal=self.causal))
         return Features(pool_words(tokens, words, self.pool), tokens, lengths=words.lengths)
 

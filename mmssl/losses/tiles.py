@@ -110,7 +110,7 @@ class _Running:
     """Logarithms of sums of exp, over tiles, each with the largest score so far taken out."""
 
     def __init__(self, like: Tensor, *shape: int) -> None:
-        self.peak, self.total = like.new_full(shape, MISSING), like.new_zeros(shape)
+        self.peak, self.total = like.new_full(shape, -torch.inf), like.new_zeros(shape)
 
     def add(self, x: Tensor, where: tuple[slice, slice], dim: int) -> None:
         """Takes a tile, to be summed over a dim."""

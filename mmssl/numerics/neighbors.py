@@ -52,7 +52,7 @@ def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _in_order(values: Tensor, least: Tensor, k: int) -> Tensor:
     """Returns the places (M, k) of all values (M, N) above the k-th largest (M, 1) and of the first that equal it."""
-    above, equal = values > least, values == least
+    above, equal = ~(values <= least), values == least  # NaN stands above all, as topk has it
     wanted = above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= k - above.sum(dim=1, keepdim=True)))
     places = wanted.nonzero()[:, 1].view(-1, k)
     return places.gather(1, values.gather(1, places).argsort(dim=1, descending=True, stable=True))

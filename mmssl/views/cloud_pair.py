@@ -16,7 +16,17 @@ from mmssl.modalities.points import Cloud
 from mmssl.transforms import points
 from mmssl.transforms.base import check_range
 from mmssl.transforms.pairs import POSES, move, near_pairs, overlap, posed_pair
-from mmssl.transforms.point_steps import Centre, FeatureDrop, FeatureNoise, Jitter, Placed, Rotate, Voxels, together
+from mmssl.transforms.point_steps import (
+    Centre,
+    FeatureDrop,
+    FeatureNoise,
+    Jitter,
+    Placed,
+    Rotate,
+    Voxels,
+    thinned,
+    together,
+)
 from mmssl.types import Preprocess, Sample
 from mmssl.views.checks import Steps
 from mmssl.views.composed import Composed
@@ -107,6 +117,7 @@ class CloudPair(Composed):
     def _view(self, start: Placed, steps: Steps) -> tuple[Placed, np.ndarray]:
         """Returns what the steps make of a cloud, and where its points lay before (N, 3)."""
         view = self.stepped("points", replace(start, index=np.arange(len(start.cloud))), steps)
+        view = thinned(view, self.prepare["points"].points)  # also where further encoders read the clouds
         if len(view.cloud) < self.min_points:
             raise DamagedError("a cloud with too few points", f"{len(view.cloud)}, expected {self.min_points}")
         return replace(view, index=start.index[view.index]), start.cloud.xyz[view.index]

@@ -30,7 +30,7 @@ class Reads:
             yield Entry(str(number), "", {"txt": bytes(500)})
 
 
-def shuffle(reads: Reads, *, count: int, held: int, at_once: bool = False, seed: int = 0) -> Shuffle:
+def shuffle(reads: Reads, *, count: int, held: float, at_once: bool = False, seed: int = 0) -> Shuffle:
     return Shuffle(reads.passes(), count=count, limit=WEIGHT * held, order=random.Random(seed), at_once=at_once)
 
 
@@ -108,3 +108,15 @@ def test_what_replaces_damaged_samples_is_shuffled_and_bounded_too() -> None:
     assert len(set(found)) == 60 and found != sorted(found)
     kept = reads.count + other.count - 160
     assert 320 - 320 * START < kept <= 320 + 1
+
+
+def test_samples_larger_than_the_spare_room_come_in_the_same_order_whatever_was_read_before() -> None:
+    """What was read while the epoch before emptied may be more than the buffer by a part of one sample."""
+    held = 4.5
+    before, reads, again = Reads(10, 10), Reads(40, 40, first=100), Reads(40, 40, first=100)
+    following = shuffle(reads, count=40, held=held)
+    numbers(itertools.islice(shuffle(before, count=10, held=held, at_once=True).run(following), 10))
+    assert reads.count == 5, "of 4219 bytes that the buffers may spare"
+    last = shuffle(Reads(10, 10), count=10, held=held)
+    found = [numbers(itertools.islice(each.run(last), 40)) for each in (following, shuffle(again, count=40, held=held))]
+    assert found[0] == found[1]

@@ -222,6 +222,7 @@ def test_nothing_that_counts_is_zero_without_gradient_and_a_graph_serves_twice(
         info_nce(Contrast(q, k, s, keep=none)),
         info_nce(Contrast(q, k, s, SEVERAL, keep=none)),
         torch.cat(info_nce_both_ways(Contrast(q, k[:B], s, keep=none[:B]))),
+        torch.cat(info_nce_both_ways(Contrast(q[:1], k[:1], s, keep=none[:1]))),
         pairwise_sigmoid(Contrast(q, k, s, keep=none), bias=b),
         pairwise_sigmoid(Contrast(q, k, s, SEVERAL, keep=none), bias=b),
         local_global(k[:10].view(5, 2, D), q[:5] * s, present=none[:5]),

@@ -54,3 +54,9 @@ def test_half_precision_is_searched_in_float32() -> None:
     similar, places = nearest(bank, bank, 1)
     assert similar.dtype == torch.float32 and places[:, 0].tolist() == list(range(30))
     torch.testing.assert_close(similar, torch.ones(30, 1), atol=1e-6, rtol=0)
+
+
+def test_a_row_that_is_not_a_number_is_no_error_where_others_are_equal() -> None:
+    bank = torch.eye(4).repeat(10, 1)
+    bank[3] = torch.nan
+    assert nearest(bank, torch.eye(4)[:1], 3)[1].tolist() == [[3, 0, 4]]

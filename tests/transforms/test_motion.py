@@ -1,4 +1,4 @@
-"""Maps of motion, windows and boxes, worked out by hand; and how Ordered times, cuts and changes its frames."""
+"""Maps of motion, windows and boxes, worked out by hand; and how OrderedFrames takes and cuts its frames."""
 
 from __future__ import annotations
 

@@ -101,6 +101,13 @@ def test_matches_are_padded_and_cut_at_random_and_points_are_limited() -> None:
     assert (lacking["extra"]["matches"] == -1).all()
 
 
+def test_matches_are_of_the_points_that_are_shown_beside_another_encoder_too() -> None:
+    both = {"points": PointsPreprocess(300), "other": PointsPreprocess(200)}
+    shown = cloud_pair.view(both, points={"voxels": {"size": 0.08}})(scans())
+    assert [len(cloud) for key in both for cloud in shown[key]] == [300, 300, 200, 200]
+    assert rigidly_apart(*matched(shown)) < 1.5 * 0.08 * 1.5
+
+
 def test_the_guards_hide_place_height_and_colour() -> None:
     shown = view()(scans())
     means = torch.stack([cloud.mean(0) for cloud in shown["points"]])
