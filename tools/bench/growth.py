@@ -24,7 +24,6 @@ import torch.distributed as td
 from pictures import small
 from sparse_unet import cells, ours, room
 from timing import Row, show
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -152,10 +151,13 @@ def megabytes(ranks: int) -> float:
         encoder = create_encoder("vit:tiny", image_size=32, patch_size=16)
         network = DistributedDataParallel(encoder)
 
-        def exchanged(state: object, bucket: Any) -> Any:
+        def exchanged(state: object, bucket: td.GradBucket) -> torch.futures.Future[torch.Tensor]:
             counted.append(bucket.buffer().nbytes)
-            return allreduce_hook(state, bucket)
+            done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+            done.set_result(bucket.buffer())
+            return done
 
+        exchanged.__annotations__.clear()  # DDP refuses those that are text
         network.register_comm_hook(None, exchanged)
         with counting(counted):
             images, words = F.normalize(network(torch.rand(256, 3, 32, 32)).pooled, dim=1), torch.randn(256, 192)

@@ -51,8 +51,11 @@ def named(names: Iterable[str], values: Iterable[float]) -> dict[str, float]:
     found: dict[str, float] = {}
     times: Counter[str] = Counter()
     for name, value in zip(names, values, strict=True):
-        times[name] += 1
-        found[name if times[name] == 1 else f"{name} ({times[name]})"] = value
+        key = name
+        while key in found:
+            times[name] += 1
+            key = f"{name} ({times[name] + 1})"
+        found[key] = value
     return found
 
 

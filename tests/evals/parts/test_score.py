@@ -84,5 +84,6 @@ def test_of_nothing_there_is_no_figure() -> None:
 
 def test_keys_that_several_shards_have_are_told_apart() -> None:
     assert named(["a", "b", "a", "a"], [0.5, 1, 0, 0.25]) == {"a": 0.5, "b": 1, "a (2)": 0, "a (3)": 0.25}
+    assert named(["a (2)", "a", "a"], [0.5, 1, 0]) == {"a (2)": 0.5, "a": 1, "a (3)": 0}
     with pytest.raises(ValueError, match="shorter"):
         named(["a", "b"], [0.5])
