@@ -74,6 +74,9 @@ def test_blur_is_torchvisions(films: bool) -> None:
     found = color.blur(x, share=1.0, sigma=(1.5, 1.5))
     torch.testing.assert_close(found, T.gaussian_blur(x, [5, 5], [1.5, 1.5]), atol=1e-5, rtol=1e-5)
     assert color.blur(x, share=0.0).equal(x)
+    large = torch.rand(2, 3, 130, 75)  # more lines than one product makes, and not a multiple of them
+    found = color.blur(large, share=1.0, sigma=(2.5, 2.5))
+    torch.testing.assert_close(found, T.gaussian_blur(large, [13, 13], [2.5, 2.5]), atol=1e-5, rtol=1e-5)
     many = torch.rand(200, 3, 8, 8)
     blurred = (color.blur(many, share=0.3) != many).flatten(1).any(1)
     assert 30 <= blurred.sum() <= 90
