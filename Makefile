@@ -32,10 +32,10 @@ bench: .venv-bench/.ready
 	.venv-bench/bin/python tools/bench/report.py --device $(DEVICE) $(if $(ONLY),--only $(ONLY))
 
 # the peers, beside the packages of .venv
+PACKAGES := "import site; print(site.getsitepackages()[0])"
 .venv-bench/.ready: $(READY)
 	$(PYTHON) -m venv .venv-bench
-	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > .venv-bench/beside
-	.venv-bench/bin/python -c "import shutil, site; shutil.copy('.venv-bench/beside', site.getsitepackages()[0] + '/beside.pth')"
+	$(BIN)/python -c $(PACKAGES) > "$$(.venv-bench/bin/python -c $(PACKAGES))/beside.pth"
 	.venv-bench/bin/pip install --quiet -e '.[bench]'
 	touch $@
 

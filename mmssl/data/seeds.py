@@ -1,4 +1,4 @@
-"""What is drawn in the main process follows from a seed alone, and changes nothing that is drawn elsewhere."""
+"""What is drawn follows from a seed alone, and in the main process changes nothing that is drawn elsewhere."""
 
 from __future__ import annotations
 
@@ -12,24 +12,36 @@ import torch
 CPU = torch.device("cpu")
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
-    """Draws from a seed, and gives random, numpy and torch, on the CPU and the device, their states back afterwards.
+def seed_all(seed: int, device: torch.device = CPU) -> None:
+    """Seeds random, numpy and torch, on the CPU and the device; torch.manual_seed looks for every other as well."""
+    for each in _generators(device):
+        each.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
-    It costs a tenth of a millisecond; torch.manual_seed looks for every other device as well.
-    """
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or 0])
+
+@contextmanager
+def restored(device: torch.device = CPU) -> Iterator[None]:
+    """Gives random, numpy and torch, on the CPU and the device, their states back afterwards."""
+    generators = _generators(device)
     states, python, numpy = [each.get_state() for each in generators], random.getstate(), np.random.get_state()
     try:
-        for each in generators:
-            each.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
         yield
     finally:
         for each, state in zip(generators, states, strict=True):
             each.set_state(state)
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
+    """Draws from a seed, and gives all their states back afterwards; it costs a tenth of a millisecond."""
+    with restored(device):
+        seed_all(seed, device)
+        yield
+
+
+def _generators(device: torch.device) -> list[torch.Generator]:
+    on_device = [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []
+    return [torch.default_generator, *on_device]

@@ -8,17 +8,17 @@ import itertools
 import random
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from mmssl.data.collate import collate
 from mmssl.data.plan import Plan, Segment, seed_of
 from mmssl.data.report import IN_A_ROW, Report
+from mmssl.data.seeds import restored, seed_all
 from mmssl.data.shards import Source
 from mmssl.data.shuffle import Shuffle
 from mmssl.data.tar import LOST, Entry
@@ -114,7 +114,7 @@ class _Slot:
         since = Report()
         for _ in range(left):
             samples: list[Sample] = []
-            with _own_generators() if self.watch.alone else nullcontext():
+            with restored() if self.watch.alone else nullcontext():
                 while len(samples) < plan.batch:
                     draw, entry = next(entries)
                     samples += self._try(entry, draw, since)
@@ -150,7 +150,7 @@ class _Slot:
 
     def _show(self, entry: Entry, draw: int) -> Sample:
         """Decodes and views one sample with generators that depend on its place in the plan alone."""
-        _seed(seed_of(self.plan.seed, self.plan.epoch, self.plan.base, self.slot, draw))
+        seed_all(seed_of(self.plan.seed, self.plan.epoch, self.plan.base, self.slot, draw))
         view = self.stream.view
         sample = self.stream.source.open(entry, view.reads)
         try:
@@ -194,24 +194,5 @@ class _Slot:
 
 def collate_alone(sample: T, collate: Callable[[list[T]], Any]) -> None:
     """Collates one sample for nothing, so that if this ends the process it is known by which; leaves no trace."""
-    with _own_generators():
+    with restored():
         copy.deepcopy(collate)([sample])
-
-
-def _seed(seed: int) -> None:
-    """Seeds the generators that Views draw from; on the CPU only, for workers must not touch a GPU."""
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-
-
-@contextmanager
-def _own_generators() -> Iterator[None]:
-    """Gives this process its random state back afterwards."""
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before[0])
-        random.setstate(before[1])
-        np.random.set_state(before[2])

@@ -47,12 +47,13 @@ def start_context() -> BaseContext:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        from multiprocessing.forkserver import ensure_running
+        from multiprocessing import forkserver, resource_tracker
 
         context.set_forkserver_preload(PRELOAD)
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # what it starts with blocked does not end it
-        ensure_running()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        resource_tracker.ensure_running()  # started with the server, it would unblock SIGTERM before
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # what it starts with blocked does not end it
+        forkserver.ensure_running()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

@@ -32,27 +32,6 @@ class MoCo(MomentumContrast):
     momentum: of the teacher's moving average.
     """
 
-    def __init__(
-        self,
-        encoders: Mapping[str, Encoder],
-        *,
-        embed_dim: int = 128,
-        hidden: Sequence[int] | None = None,
-        temperature: float = 0.07,
-        queue: int = 65536,
-        momentum: float = 0.999,
-        encoder: str | None = None,
-    ) -> None:
-        super().__init__(
-            encoders,
-            embed_dim=embed_dim,
-            hidden=hidden,
-            temperature=temperature,
-            queue=queue,
-            momentum=momentum,
-            encoder=encoder,
-        )
-
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         contrast, present = self.contrast(encoders, batch), self.present(batch)
         correct = contrast.correct().float().masked_fill(~present, torch.nan)

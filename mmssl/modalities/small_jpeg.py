@@ -2,8 +2,8 @@
 
 Pillow's decoder writes as many values a row as the file's own header says, so the image that it fills must be of that
 very size. Only files are taken whose header libjpeg cannot read otherwise: segments without a gap, of the lengths that
-they must have, one frame and one scan of all colours. Every other file, and any that does not decode, goes the long
-way, through Pillow's plugin.
+they must have, one frame and one scan of all colours. Every other file, and any that does not decode, is left
+to Pillow's plugin.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read(data: bytes) -> Image.Image | None:
     image: Any
     try:
         image = Image.frombytes(mode, (width, height), data, "jpeg", mode, "")
-    except Exception:  # the long way tells what is wrong
+    except Exception:  # the plugin tells what is wrong
         return None
     image.format, image.fp = "JPEG", io.BytesIO(data)
     return image

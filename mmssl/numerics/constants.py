@@ -11,13 +11,13 @@ from torch import Tensor
 
 @lru_cache(maxsize=256)
 def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
-    """Returns a float32 tensor of nested tuples on a device, copied there once; shared, so nobody may change it."""
+    """Returns a float32 tensor of nested tuples on a device, copied there once; shared, so not to be changed."""
     with torch.inference_mode(False):  # or a gradient could not be taken through it later
         return torch.tensor(values, dtype=torch.float32).to(device)
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
-    """Returns what lies on the host on a device; to a GPU it goes by page-locked memory, so that nobody waits."""
+    """Returns what lies on the host on a device; a GPU copies it from page-locked memory without a wait."""
     return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
 

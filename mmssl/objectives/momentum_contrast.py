@@ -36,12 +36,12 @@ class MomentumContrast(MultiView):
         self,
         encoders: Mapping[str, Encoder],
         *,
-        embed_dim: int,
-        hidden: Sequence[int] | None,
-        temperature: float,
-        queue: int,
-        momentum: float,
-        encoder: str | None,
+        embed_dim: int = 128,
+        hidden: Sequence[int] | None = None,
+        temperature: float = 0.07,
+        queue: int = 65536,
+        momentum: float = 0.999,
+        encoder: str | None = None,
     ) -> None:
         super().__init__(encoders, encoder=encoder)
         layers = (self.dim,) * self.depth if hidden is None else hidden

@@ -21,7 +21,8 @@ from unittest import mock
 
 import torch
 import torch.distributed as td
-from pictures import small
+from first_batch import picture
+from small_pictures import Plain
 from sparse_unet import cells, ours, room
 from timing import Row, show
 from torch.nn import functional as F
@@ -36,7 +37,6 @@ from mmssl.evals.knn import votes
 from mmssl.losses.contrast import Contrast, in_batch
 from mmssl.losses.infonce import info_nce, info_nce_both_ways
 from mmssl.transforms.image import ImagePreprocess
-from mmssl.types import Sample, View
 
 BATCHES = {"cpu": (1024, 4096, 16_384), "cuda": (1024, 4096, 16_384, 65_536, 131_072)}
 BANKS = (10_000, 100_000, 400_000)
@@ -107,13 +107,6 @@ def banks() -> Iterator[Row]:
         yield row(f"kNN, bank of {count:,}", taken * 1e3, "ms")
 
 
-class Plain(View):
-    """Shows each image once, as its encoder wants it."""
-
-    def __call__(self, sample: Sample) -> Sample:
-        return {"image": [self.preprocess["image"](sample["image"])]}
-
-
 def loaders() -> Iterator[Row]:
     """Images of 32 pixels to batches of 64: by the number of shards, then of data workers, in the clock's time."""
     with tempfile.TemporaryDirectory() as folder:
@@ -122,11 +115,6 @@ def loaders() -> Iterator[Row]:
             yield row(f"loader, {count:,} shards of {SAMPLES // count:,}", rate(f"{folder}/{count}", 0), "samples/s")
         for workers in WORKERS:
             yield row(f"loader, {workers} data workers", rate(f"{folder}/{SHARDS[1]}", workers), "samples/s")
-
-
-def picture(number: int) -> dict[str, bytes]:
-    """Makes one of a hundred images."""
-    return {"jpg": small(number % 100)}
 
 
 def rate(shards: str, workers: int) -> float:

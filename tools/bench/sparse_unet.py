@@ -98,7 +98,7 @@ def rows(device: str = "cpu", *, voxels: Tensor | None = None, octree: bool = Fa
         for nempty in (True, False) if octree else (True,):
             peer = partial(step, *theirs(placed, nempty), device)
             against = "ocnn" if nempty else "ocnn on all octree nodes"
-            yield compare(work, mine, peer, against=against, bound_by=BOUND[device], rounds=rounds)
+            yield compare(work, mine, peer, against=against, bound_by=BOUND[device], rounds=rounds, device=device)
 
 
 def main() -> None:

@@ -1,12 +1,15 @@
-"""What the measurements of this folder share: ours and a peer timed in turn, by processor time, as a ratio."""
+"""What the measurements of this folder share: ours and a peer timed in turn, as a ratio."""
 
 from __future__ import annotations
 
 import math
 import resource
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
+
+import torch
 
 Row = dict[str, Any]
 
@@ -21,15 +24,16 @@ def compare(
     bound_by: str = "",
     rounds: int = 7,
     per_sample: bool = False,
+    device: str = "cpu",
 ) -> Row:
-    """Returns the medians of rounds taken in turn, in milliseconds of processor time, after one more.
+    """Returns medians of rounds taken in turn, after one more: ms of processor time, or of the clock's on CUDA.
 
     ratio: of the peer to ours, the median of the rounds; spread: their smallest and largest. bound: what no exact
     solution can do without, timed in the same rounds, and bound_by its name. per_sample: calls return how many samples
     they made, and figures are of one.
     """
     calls = [ours, peer, *([bound] if bound else [])]
-    times = [[_milliseconds(call, per_sample) for call in calls] for _ in range(rounds + 1)][1:]
+    times = [[_milliseconds(call, per_sample, device) for call in calls] for _ in range(rounds + 1)][1:]
     middle = [statistics.median(column) for column in zip(*times, strict=True)]
     ratios = sorted(round_[1] / round_[0] for round_ in times)
     return {
@@ -50,10 +54,13 @@ def cpu() -> float:
     return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
-def _milliseconds(call: Callable[[], object], per_sample: bool) -> float:
-    began = cpu()
+def _milliseconds(call: Callable[[], object], per_sample: bool, device: str) -> float:
+    clock, wait = (time.perf_counter, torch.cuda.synchronize) if device == "cuda" else (cpu, lambda: None)
+    wait()
+    began = clock()
     made = call()
-    return (cpu() - began) * 1e3 / (int(made) if per_sample and isinstance(made, int) else 1)
+    wait()
+    return (clock() - began) * 1e3 / (int(made) if per_sample and isinstance(made, int) else 1)
 
 
 def taken(batches: Iterable[Any], count: float = math.inf) -> int:
