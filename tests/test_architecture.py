@@ -11,7 +11,21 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mmssl"
 LEVELS = [
-    {"errors", "limits", "schema", "files", "lock", "types", "peers", "dist", "stopping", "options", "names", "trial"},
+    {
+        "errors",
+        "console",
+        "limits",
+        "schema",
+        "files",
+        "lock",
+        "types",
+        "peers",
+        "dist",
+        "stopping",
+        "options",
+        "names",
+        "trial",
+    },
     {"modalities", "numerics", "optim"},
     {"nn", "losses"},
     {"transforms"},
@@ -22,6 +36,7 @@ LEVELS = [
     {"trainer", "plot", "explain"},
     {"loop"},
     {"demo", "doctor"},
+    {"verbs"},
     {"cli", "__main__"},
 ]
 # Inside a level these may see each other, in this direction only.

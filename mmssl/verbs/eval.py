@@ -1,0 +1,50 @@
+"""Judges a run, or any encoder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmssl.console import Verbs, add_limits, add_trust, say
+from mmssl.errors import UserError
+
+
+def add(verbs: Verbs) -> None:
+    p = verbs.add_parser(
+        "eval",
+        help="judge a run by its recipe's evaluations, or any encoder on shards with labels",
+        description="With --train and --data, judges any encoder by protocols that learn from labels; without, runs "
+        "the evaluations of a run's recipe again.",
+    )
+    p.add_argument(
+        "folder", metavar="PATH", help="a run; with --train also an encoder's folder, timm:NAME, a transformers folder"
+    )
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="such as evals.knn.k=[5], or linear.solver=sgd")
+    p.add_argument("--only", nargs="+", metavar="NAME", help="of the recipe's evaluations these only")
+    p.add_argument("--train", metavar="SHARDS", help="labelled shards to learn from")
+    p.add_argument("--data", metavar="SHARDS", help="labelled shards to judge on")
+    p.add_argument("--protocol", metavar="NAMES", help="evaluations, with commas between (default knn,linear)")
+    p.add_argument("--out", type=Path, help="JSON file for the figures (default eval.json in the folder)")
+    add_trust(p)
+    add_limits(p)
+    p.set_defaults(run=run)
+
+
+def run(a: argparse.Namespace) -> None:
+    from mmssl.judge import evaluate, table
+
+    if not (a.train or a.data):
+        if a.protocol or a.out:
+            raise UserError("--protocol and --out go with --train SHARDS and --data SHARDS; say on what to judge")
+        say(table(evaluate(a.folder, a.overrides, evals=a.only, trust_code=a.trust_code)))
+        return
+    if not (a.train and a.data) or a.only:
+        raise UserError("--train SHARDS and --data SHARDS go together, with --protocol in place of --only")
+    from mmssl.judge import judge_encoder
+
+    protocols = (a.protocol or "knn,linear").split(",")
+    scores, file = judge_encoder(
+        a.folder, protocols, a.overrides, train=a.train, data=a.data, out=a.out, trust_code=a.trust_code
+    )
+    say(table(scores))
+    say(f"written to {file}")

@@ -1,0 +1,73 @@
+"""Writes, checks and looks into shards."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmssl.console import Verbs, add_limits, say
+
+
+def add(verbs: Verbs) -> None:
+    p = verbs.add_parser("shards", help="write, check and look into shards")
+    actions = p.add_subparsers(required=True, metavar="ACTION")
+    build = actions.add_parser("build", help="make shards; an interrupted build goes on where it stopped")
+    build.add_argument("source", help="a folder per class, a CSV/TSV/Parquet/JSONL manifest, or other shards")
+    build.add_argument("out", help="folder for the shards and their index.json")
+    build.add_argument("--shard-samples", type=int, default=1000, help="samples a shard at most (default 1000)")
+    build.add_argument("--shard-mb", type=float, default=256, help="size of a shard at most (default 256)")
+    build.add_argument(
+        "--columns", "--column", nargs="+", action="extend", metavar="KEY=COLUMN", help="columns of a manifest"
+    )
+    build.add_argument("--shuffle", action=argparse.BooleanOptionalAction, help="default: all but shards")
+    build.add_argument("--seed", type=int, default=0, help="of the shuffle (default 0)")
+    build.add_argument("--workers", type=int, help="processes (default: one a core)")
+    build.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
+    add_limits(build)
+    build.set_defaults(run=_run_build)
+    for name, run, what in (
+        ("verify", _run_verify, "check checksums and counts"),
+        ("show", _run_show, "say what is in"),
+    ):
+        action = actions.add_parser(name, help=what)
+        action.add_argument("folder")
+        add_limits(action)
+        action.set_defaults(run=run)
+        if name == "verify":
+            action.add_argument("--decode", action="store_true", help="open every sample as well")
+
+
+def _run_build(a: argparse.Namespace) -> None:
+    from mmssl.data.manifest import parse_columns
+    from mmssl.data.writer import build, summary
+
+    index = build(
+        a.source,
+        a.out,
+        columns=parse_columns(a.columns or ()),
+        shuffle=a.shuffle,
+        seed=a.seed,
+        shard_samples=a.shard_samples,
+        shard_mb=a.shard_mb,
+        workers=a.workers,
+        strict=a.strict,
+    )
+    say(f"{a.out}: {summary(index)}")
+
+
+def _run_verify(a: argparse.Namespace) -> int:
+    from mmssl.data.index import INDEX
+    from mmssl.data.writer import verify
+
+    problems = verify(a.folder, decode=a.decode)
+    for problem in problems:
+        say(problem)
+    remark = "" if (Path(a.folder) / INDEX).is_file() else f"; without {INDEX} nothing tells whether any is missing"
+    say(f"{len(problems)} problems" if problems else f"all shards are whole{remark}")
+    return 2 if problems else 0
+
+
+def _run_show(a: argparse.Namespace) -> None:
+    from mmssl.data.writer import show
+
+    say(show(a.folder))

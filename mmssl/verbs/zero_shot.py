@@ -1,0 +1,39 @@
+"""Classifies images by the names of classes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmssl.console import Verbs, add_limits, add_trust, say
+
+
+def add(verbs: Verbs) -> None:
+    p = verbs.add_parser("zero-shot", help="classify images by the names of classes")
+    p.add_argument("folder", metavar="RUN")
+    p.add_argument("--images", required=True, help="a folder of images, or shards")
+    p.add_argument("--classes", required=True, help="a file with one class a line")
+    p.add_argument("--templates", help="a file with one prompt a line, {} where the class goes")
+    p.add_argument("--space", default="clip", help="the task whose embedding is used (default clip)")
+    p.add_argument("--out", type=Path, help="write the predictions as CSV instead of printing them")
+    add_trust(p)
+    add_limits(p)
+    p.set_defaults(run=run)
+
+
+def run(a: argparse.Namespace) -> None:
+    from mmssl.classify import zero_shot
+    from mmssl.judge import table
+
+    found = zero_shot(a.folder, a.images, a.classes, a.templates, space=a.space, trust_code=a.trust_code)
+    if a.out:
+        found.write(a.out)
+        say(f"{len(found.rows)} predictions written to {a.out}")
+    else:
+        for key, name, similarity in found.rows:
+            say(f"{key}\t{name}\t{similarity:.4f}")
+    for line in (*(f"skipped {key}: {why}" for key, why in found.skipped), *found.notes):
+        say(line, file=sys.stderr)
+    if found.scores:
+        say(table(found.scores))
