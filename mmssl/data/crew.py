@@ -56,7 +56,10 @@ class Crew(Generic[T]):
         if self._device is None:
             return self._row.take()
         coming, self._next = self._next or _pinned(self._row, self._device), None
-        made = coming.result()
+        try:
+            made = coming.result()
+        finally:
+            del coming  # else its error and this frame would keep each other, and with them the workers
         self._next = _pinned(self._row, self._device)
         return made
 
@@ -197,20 +200,22 @@ def _portable(error: Exception) -> Any:
 
 def _pinned(row: _Row[T], device: int) -> Future[T]:
     """Returns what comes next, in page-locked memory, as soon as another thread has it."""
+    coming: Future[T] = Future()
+    threading.Thread(target=_pin, args=(row, device, coming), daemon=True).start()
+    return coming
+
+
+def _pin(row: _Row[T], device: int, coming: Future[T]) -> None:
     import torch
 
-    coming: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            torch.cuda.set_device(device)
-            torch.set_num_threads(1)  # of this thread: copying must not take the cores of the rest
-            coming.set_result(row.take().pin_memory())  # type: ignore[attr-defined]
-        except BaseException as error:
-            coming.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return coming
+    try:
+        torch.cuda.set_device(device)
+        torch.set_num_threads(1)  # of this thread: copying must not take the cores of the rest
+        coming.set_result(row.take().pin_memory())  # type: ignore[attr-defined]
+    except BaseException as error:
+        coming.set_exception(error)
+    finally:
+        del coming  # as above
 
 
 def _device() -> int | None:

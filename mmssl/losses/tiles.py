@@ -6,8 +6,13 @@ products in place of three, but memory grows with B + N and not with B N, and a 
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -106,6 +111,19 @@ class Sum(Protocol):
         """Returns the gradient with respect to a tile."""
 
 
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    """Returns the kernels that can take a tile, if any can; on a CPU only in Triton's interpreter."""
+    place = x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    if not (place and x.dtype == torch.float32 and x.is_contiguous() and _installed()):
+        return None
+    return importlib.import_module("mmssl.losses.kernels")
+
+
 class _Running:
     """Logarithms of sums of exp, over tiles, each with the largest score so far taken out."""
 
@@ -115,6 +133,9 @@ class _Running:
     def add(self, x: Tensor, where: tuple[slice, slice], dim: int) -> None:
         """Takes a tile, to be summed over a dim."""
         peak, total = self.peak[where], self.total[where]
+        if kernels := _kernels(x):
+            kernels.add_log_sums(x, peak, total, dim)
+            return
         top = torch.maximum(peak, x.amax(dim))
         total.mul_(peak.sub_(top).exp_()).add_(torch.sub(x, top.unsqueeze(dim)).exp_().sum(dim))
         peak.copy_(top)
@@ -124,8 +145,12 @@ class _Running:
 
         Less the largest score, over the rest of the sum, since the rounding of its logarithm would be in every share.
         """
-        peak, weight = self.peak[where].unsqueeze(dim), (grad[where] / self.total[where]).unsqueeze(dim)
+        peak, weight = (part.unsqueeze(dim) for part in self.share(where, grad))
         return torch.sub(x, peak).exp_().mul_(weight)
+
+    def share(self, where: tuple[slice, slice], grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the largest scores, and what exp of the rest is multiplied by."""
+        return self.peak[where], grad[where] / self.total[where]
 
     def log(self) -> Tensor:
         return self.peak + self.total.log()
@@ -168,10 +193,12 @@ class LogSums:
             pulled = self.positive.slope(x.masked_fill(~right, MISSING), where, 2, grads[2])
             pulled += torch.where(right, grads[3][where].unsqueeze(2), 0.0)
             return pulled.add_(self.rows.slope(x.masked_fill_(right, MISSING), where, 2, grads[0]))
+        below = at.group, at.columns
+        if kernels := _kernels(x):
+            shares = None if self.columns is None else self.columns.share(below, grads[1])
+            return kernels.slope_of_log_sums(x, self.rows.share(where, grads[0]), shares)
         pushed = self.rows.slope(x, where, 2, grads[0])
-        if self.columns is None:
-            return pushed
-        return pushed.add_(self.columns.slope(x, (at.group, at.columns), 1, grads[1]))
+        return pushed if self.columns is None else pushed.add_(self.columns.slope(x, below, 1, grads[1]))
 
 
 class Softplus:
@@ -234,10 +261,14 @@ class _Product:
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         if not self.bf16:
             return torch.bmm(a, b)
-        a, b = a.bfloat16(), b.bfloat16()
+        a, b = self.factor(a), self.factor(b)
         if a.is_cuda:
             return torch.bmm(a, b, out_dtype=torch.float32)
         return torch.bmm(a.float(), b.float())  # a CPU's bfloat16 products would be rounded to bfloat16 as well
+
+    def factor(self, x: Tensor) -> Tensor:
+        """Returns a block as it is multiplied, for one that is used twice."""
+        return x.bfloat16() if self.bf16 else x
 
     def add(self, total: Tensor, a: Tensor, b: Tensor) -> None:
         """Adds a product to a total."""
@@ -294,12 +325,13 @@ class _Tiled(torch.autograd.Function):
                     x = how.slope(x, at, grads[:-1])
                     if pairs.own is not None:
                         _add_at(x, pairs.own, at, grads[-1][group, rows])
+                    if for_bias:
+                        to_bias += x.sum()
+                    x = product.factor(x)
                     if for_queries or for_scale:
                         product.add(pulled, x, k)
                     if to_keys is not None:
                         product.add(to_keys[group, at.columns], x.mT, q)
-                    if for_bias:
-                        to_bias += x.sum()
                 if for_scale:
                     to_scale += (raw * pulled).sum()
                 if to_queries is not None:

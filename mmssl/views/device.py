@@ -8,6 +8,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -65,8 +66,9 @@ class DeviceSteps:
         if not any(active):
             return
         made: list[Tensor] = []
-        for number, (x, steps) in enumerate(zip(batch.views[key], active, strict=True)):
-            made += self._changed(key, number, x, steps, batch)
+        with torch.autocast(batch.views[key][0].device.type, enabled=False):  # bfloat16 would round colours
+            for number, (x, steps) in enumerate(zip(batch.views[key], active, strict=True)):
+                made += self._changed(key, number, x, steps, batch)
         batch.views[key] = made
         forget_places(batch)
 

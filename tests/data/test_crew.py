@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import gc
 import multiprocessing
 import os
 import time
@@ -252,3 +253,17 @@ def test_batches_are_in_pinned_memory_one_ahead(tmp_path: Path) -> None:
     found = list(own.epoch(0))
     assert all(batch.views["text"][0].is_pinned() for batch in found)
     assert drawn(found) == drawn(spared.epoch(0))
+
+
+def test_workers_end_with_their_crew_where_batches_are_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("mmssl.data.crew._device", lambda: 0)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
+    monkeypatch.setattr("mmssl.types.Batch.pin_memory", lambda batch: batch)
+    shards = number_set(tmp_path / "a", [24])
+    before = multiprocessing.active_children()
+    gc.disable()  # which would end what only keeps itself
+    try:
+        own, spared = (list(killing(shards, {7: "kill"}, spared=spared).epoch(0)) for spared in (False, True))
+        assert drawn(own) == drawn(spared) and multiprocessing.active_children() == before
+    finally:
+        gc.enable()
