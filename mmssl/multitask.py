@@ -66,3 +66,10 @@ class MultiTask(nn.Module):
                 losses[task].rows = torch.stack(counts).amax()
         total = torch.stack([self.weights[task] * loss.total for task, loss in losses.items()]).sum()
         return total, losses
+
+
+def compile_encoders(model: nn.Module) -> None:
+    """Has torch.compile make all encoders of a model faster when they are first called, those of teachers too."""
+    for part in model.modules():
+        if isinstance(part, Encoder):
+            part.compile()

@@ -16,7 +16,7 @@ from mmssl import checkpoint, dist, names, parallel
 from mmssl.assembly import assemble, pretexts
 from mmssl.errors import UserError
 from mmssl.judge import Judge
-from mmssl.multitask import MultiTask
+from mmssl.multitask import MultiTask, compile_encoders
 from mmssl.nn.ema import ema_update
 from mmssl.numerics.monitors import Alarm, monitors
 from mmssl.objectives.empty_batches import EmptyBatches, measured
@@ -74,8 +74,7 @@ class Trainer:
         if state is not None:
             self._restore(state)
         if options.compile:
-            for encoder in self.model.encoders.values():
-                encoder.compile()
+            compile_encoders(self.model)
         self.wrapped = parallel.wrap(self.model)
 
     def _try_step(self) -> None:

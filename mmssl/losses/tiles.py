@@ -6,12 +6,9 @@ products in place of three, but memory grows with B + N and not with B N, and a 
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
+from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mmssl.numerics.kernels import has_kernels
 from mmssl.numerics.missing import MISSING
 
 SIDE = {"cpu": 1024, "cuda": 4096}  # of a tile: 4 MB stay in a CPU's cache; a GPU needs work for all of its cores
@@ -111,17 +109,10 @@ class Sum(Protocol):
         """Returns the gradient with respect to a tile."""
 
 
-@cache
-def _installed() -> bool:
-    return find_spec("triton") is not None
-
-
 def _kernels(x: Tensor) -> ModuleType | None:
-    """Returns the kernels that can take a tile, if any can; on a CPU only in Triton's interpreter."""
-    place = x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    if not (place and x.dtype == torch.float32 and x.is_contiguous() and _installed()):
-        return None
-    return importlib.import_module("mmssl.losses.kernels")
+    """Returns the kernels that can take a tile, if any can."""
+    usable = x.is_contiguous() and has_kernels(x, torch.float32)
+    return import_module("mmssl.losses.kernels") if usable else None
 
 
 class _Running:

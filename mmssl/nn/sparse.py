@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -14,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmssl.errors import UserError
 from mmssl.nn.voxels import Rulebook, Sites
+from mmssl.numerics.kernels import has_kernels
 
 ELEMENTS = 2**28  # of gathered inputs at a time on a GPU
 
@@ -42,13 +45,15 @@ class SparseConv(nn.Module):
         weight: Tensor = self.weight
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight = x.to(dtype), weight.to(dtype)
+            x = x.to(dtype)
         if self.kernel == 1 and self.stride == 1:
-            return x @ weight[0]
+            return x @ weight[0].to(x.dtype)
         rules = sites.rules(self.kernel, self.stride, transposed=self.transposed)
-        if not x.is_cuda:
-            return _Pairs.apply(x, weight, rules)
-        return _spconv(x, weight, rules) if self.spconv else _Columns.apply(x, weight, rules)
+        if self.spconv and x.is_cuda:
+            return _spconv(x, weight.to(x.dtype), rules)
+        if has_kernels(x, torch.float32, torch.bfloat16, torch.float16):
+            return _Gathered.apply(x, weight, rules)
+        return (_Columns if x.is_cuda else _Pairs).apply(x, weight.to(x.dtype), rules)
 
 
 def choose_backend(network: nn.Module, backend: Backend) -> None:
@@ -122,10 +127,35 @@ def _add(total: Tensor, index: Tensor, rows: Tensor) -> None:
     total.index_add_(0, index, rows.to(total.dtype))
 
 
+class _Gathered(torch.autograd.Function):
+    """By Triton's kernels, in the input's type; the gradient for the weights is float32 throughout."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:
+        kernels, x, cast = _kernels(), x.contiguous(), weight.to(x.dtype)
+        ctx.save_for_backward(x, cast)
+        ctx.rules, ctx.dtype = rules, weight.dtype
+        return kernels.product(x, cast, rules.table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        kernels, (x, weight), rules, grad = _kernels(), ctx.saved_tensors, ctx.rules, grad.contiguous()
+        to_x, to_weight = ctx.needs_input_grad[:2]
+        grad_x = kernels.product(grad, weight.transpose(1, 2), rules.turned.table) if to_x else None
+        grad_weight = kernels.weight_gradient(x, grad, rules.table).to(ctx.dtype) if to_weight else None
+        return grad_x, grad_weight, None
+
+
+def _kernels() -> ModuleType:
+    return import_module("mmssl.nn.sparse_kernels")
+
+
 class _Columns(torch.autograd.Function):
     """Gathers the inputs of each output side by side, zeros where there is none, and multiplies once.
 
-    Few kernels are launched, the host never waits, and no sum depends on the order of threads: for a GPU.
+    Few kernels are launched, the host never waits, and no sum depends on the order of threads: for a GPU without
+    Triton, and for float64.
     """
 
     @staticmethod

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
-import gc
 import multiprocessing
 import os
 import time

@@ -9,6 +9,7 @@ what a process of its own needs at most beside inputs and gradients, as Linux te
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce_both_ways
 from mmssl.losses.sigmoid import pairwise_sigmoid
+from mmssl.losses.tiles import SIDE
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # embeddings of both sides, scale, bias
 
@@ -104,10 +106,14 @@ def rows(
     dim: int = 512,
     rounds: int = 7,
     device: str = "cpu",
-    bf16: bool = False,
+    bf16: bool | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yields a row of time and one of memory for each loss and batch: ratio is the peer's figure over ours."""
-    for batch in batches:
+    """Yields a row of time and one of memory for each loss and batch: ratio is the peer's figure over ours.
+
+    bf16: whether both multiply in bfloat16; None: on CUDA once each way.
+    """
+    ways = (False, True) if bf16 is None and device == "cuda" else (bool(bf16),)
+    for batch, bf16 in itertools.product(batches, ways):
         for name, pair in losses(bf16=bf16).items():
             given = inputs(batch, dim, device)
             turns = 2 if batch > 16384 and device == "cpu" else rounds
@@ -130,7 +136,8 @@ def rows(
                 "unit": "ms",
                 "spread": spread,
             }
-            ours, peer = (extra_apart(name, which, batch, dim, device, bf16) for which in (0, 1))
+            memory = extra_apart if device == "cpu" else extra
+            ours, peer = (memory(name, which, batch, dim, device, bf16) for which in (0, 1))
             row = {
                 "work": f"{work}: memory",
                 "against": "open_clip",
@@ -138,7 +145,7 @@ def rows(
                 "peer": peer,
                 "ratio": peer / max(ours, 1e-3),
             }
-            yield {**row, "bound": "tiles of 1,024 by 1,024", "unit": "MB", "spread": None}
+            yield {**row, "bound": f"tiles of {SIDE[device]:,} by {SIDE[device]:,}", "unit": "MB", "spread": None}
 
 
 def main() -> None:
@@ -148,7 +155,7 @@ def main() -> None:
     command.add_argument("--dim", type=int, default=512)
     command.add_argument("--rounds", type=int, default=7)
     command.add_argument("--device", default="cpu")
-    command.add_argument("--bf16", action="store_true", help="both multiply in bfloat16")
+    command.add_argument("--bf16", action="store_true", help="both multiply in bfloat16", default=None)
     show(rows(**vars(command.parse_args())))
 
 

@@ -91,7 +91,7 @@ def losses(device: str) -> Iterator[Row]:
 def voxels(device: str) -> Iterator[Row]:
     """Res16UNet34C, forward and backward."""
     for count in VOXELS[device]:
-        _, run = ours(cells(room(count, 0.025), 0.025, count).to(device))
+        _, run = ours(cells(room(count, 0.025).to(device), 0.025, count))
         taken = seconds(lambda run=run: run().square().mean().backward(), device, 1)
         yield row(f"Res16UNet34C, {count:,} voxels", taken * 1e3, "ms")
 

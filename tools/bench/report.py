@@ -35,6 +35,7 @@ SCRIPTS = {
     "clip_loss": ("cpu", "cuda"),
     "training": ("cpu", "cuda"),
     "sparse_unet": ("cpu", "cuda"),
+    "small_run": ("cuda",),
     "growth": ("cpu", "cuda"),
 }
 RUN = "import json, {0}\nfor row in {0}.rows({1}): print('ROW', json.dumps(row), flush=True)"

@@ -69,11 +69,11 @@ def unpack(shard: Path, folder: Path) -> None:
         (folder / "class" / f"{number}.jpg").write_bytes(next(iter(entry.fields.values())))
 
 
-def pack(shard: Path, count: int) -> None:
+def pack(shard: Path, count: int, make: Callable[[int], bytes] = small) -> None:
     """Writes a tar of pictures."""
     with webdataset.TarWriter(str(shard), encoder=False) as tar:
         for number in range(count):
-            tar.write({"__key__": f"{number:06d}", "jpg": small(number)})
+            tar.write({"__key__": f"{number:06d}", "jpg": make(number)})
 
 
 def rows(*, count: int = 5000, rounds: int = 5, shards: str = "") -> Iterator[Row]:

@@ -91,7 +91,9 @@ def rows(device: str = "cpu", *, voxels: Tensor | None = None, octree: bool = Fa
     torch.set_num_threads(1)
     torch.manual_seed(0)
     sizes = (20_000,) if device == "cpu" else (20_000, 100_000)
-    for shown in [voxels] if voxels is not None else [cells(room(size, 0.025), 0.025, size) for size in sizes]:
+    for shown in (
+        [voxels] if voxels is not None else [cells(room(size, 0.025).to(device), 0.025, size) for size in sizes]
+    ):
         placed = shown.to(device)
         work = f"Res16UNet34C, {len(shown):,} voxels, forward and backward" + (", bf16" if device == "cuda" else "")
         mine = partial(step, *ours(placed), device)

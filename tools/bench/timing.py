@@ -81,6 +81,7 @@ def show(rows: Iterable[Row]) -> None:
     """Prints rows as they come."""
     for row in rows:
         spread = "({:.2f} to {:.2f})".format(*row["spread"]) if row.get("spread") else ""
-        peer = f", {row['against']} {row['peer']:.4g} {row['unit']}, ratio {row['ratio']:.2f} {spread}"
-        beside = peer if row.get("ratio") is not None else ""
+        beside = ""
+        if row.get("ratio") is not None:
+            beside = f", {row['against']} {row['peer']:.4g} {row['unit']}, ratio {row['ratio']:.2f} {spread}"
         print(f"{row['work']}: {row['ours']:.4g} {row['unit']}{beside}; {row['bound']}", flush=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmssl import names
 from mmssl.encoders import create_encoder
-from mmssl.multitask import MultiTask
+from mmssl.multitask import MultiTask, compile_encoders
 from mmssl.optim.groups import param_groups
 from mmssl.types import Batch, Ragged
 
@@ -83,8 +84,7 @@ def ours(row: Row, batch: int, device: torch.device, *, compiled: bool) -> Step:
     view = method.view({key: encoder.preprocess for key, encoder in encoders.items()})
     pictures = shown(row, batch, device)
     if compiled:
-        for encoder in encoders.values():
-            encoder.compile()
+        compile_encoders(model)
 
     def loss() -> Tensor:
         given = Batch({key: list(views) for key, views in pictures.views.items()})
@@ -166,13 +166,21 @@ CUDA = [
 
 
 def rows(
-    device: str = "cpu", *, batch: int | None = None, rounds: int = 5, only: str = "", compiled: bool = False
+    device: str = "cpu", *, batch: int | None = None, rounds: int = 5, only: str = "", compiled: bool | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yields what was measured: work, ours, peer, ratio (above 1 ours is faster), its spread, bound, unit."""
+    """Yields what was measured: work, ours, peer, ratio (above 1 ours is faster), its spread, bound, unit.
+
+    compiled: our encoders; None: on a GPU once each way.
+    """
     place = torch.device(device)
-    for row in CUDA if place.type == "cuda" else CPU:
-        if only in row.method:
-            yield measured(row, batch or row.batch, place, rounds, compiled=compiled)
+    ways = (False, True) if compiled is None and place.type == "cuda" else (bool(compiled),)
+    for compile_ in ways:
+        for row in CUDA if place.type == "cuda" else CPU:
+            if only in row.method:
+                yield measured(row, batch or row.batch, place, rounds, compiled=compile_)
+                gc.collect()
+                torch._dynamo.reset()
+                torch.cuda.empty_cache()
 
 
 def measured(row: Row, batch: int, device: torch.device, rounds: int, *, compiled: bool) -> dict[str, Any]:
@@ -181,8 +189,8 @@ def measured(row: Row, batch: int, device: torch.device, rounds: int, *, compile
     if row.peer is not None:
         model, loss = row.peer(row, batch, device)
         steps["peer"] = stepping(model, lambda: loss(model), device)
-    with FlopCounterMode(display=False) as counter:  # the first step of ours
-        steps["ours"]()
+    with FlopCounterMode(display=False) as counter:  # of a step that is not compiled, which it could not see into
+        (ours(row, batch, device, compiled=False) if compiled else steps["ours"])()
     found: dict[str, list[float]] = {side: [] for side in steps}
     for number in range(rounds + 2):
         for side, step in steps.items():
