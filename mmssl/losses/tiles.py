@@ -50,16 +50,16 @@ class Pairs:
     asking: Tensor | None = None
     positive: Tensor | tuple[Tensor, Tensor] | None = None
 
-    def mask(self, x: Tensor, at: At) -> Tensor:
-        """Sets to MISSING, in place, the scores of a tile that no sum counts."""
+    def mask(self, x: Tensor, at: At, own: Tensor | None = None) -> Tensor:
+        """Sets to MISSING, in place, the scores of a tile that no sum counts; own keys go into own (G, b, P)."""
         if self.keep is not None:
             keep = _part(self.keep, at.group)
             keep = keep[..., at.columns] if keep.shape[1] == 1 else keep[:, at.rows, at.columns]
             x.masked_fill_(~keep, MISSING)
         if self.asking is not None:
             x.masked_fill_(~_part(self.asking, at.group)[:, at.rows], MISSING)
-        for numbers in (self.own, self.exclude):
-            _add_at(x, numbers, at, MISSING)  # a score is less than its rounding
+        for numbers, into in ((self.own, own), (self.exclude, None)):
+            _take(x, numbers, at, into)
         return x
 
     def positives(self, x: Tensor, at: At) -> Tensor:
@@ -88,9 +88,22 @@ def _inside(numbers: Tensor | None, at: At) -> tuple[Tensor, Tensor] | None:
     return column.clamp(0, width - 1), inside
 
 
+def _take(x: Tensor, numbers: Tensor | None, at: At, into: Tensor | None) -> None:
+    """Sets to MISSING the scores of the keys of these numbers (G, b, P), after they went where they are wanted."""
+    if numbers is not None and (kernels := _kernels(x)):
+        kernels.take(x, _part(numbers, at.group)[:, at.rows], at.columns.start, into)
+    elif found := _inside(numbers, at):
+        column, inside = found[0].expand(len(x), -1, -1), found[1]
+        if into is not None:
+            into.copy_(torch.where(inside, x.gather(2, column), into))
+        _add_at(x, numbers, at, MISSING)  # a score is less than its rounding
+
+
 def _add_at(x: Tensor, numbers: Tensor | None, at: At, value: Tensor | float) -> None:
     """Adds to the scores of the keys of these numbers, in place."""
-    if found := _inside(numbers, at):
+    if isinstance(value, Tensor) and numbers is not None and (kernels := _kernels(x, torch.bfloat16)):
+        kernels.put(x, _part(numbers, at.group)[:, at.rows], at.columns.start, value)
+    elif found := _inside(numbers, at):
         column, inside = found
         added = torch.where(inside, value, 0.0).to(x.dtype)
         x.scatter_add_(2, column.expand(len(x), -1, -1), added.expand(len(x), -1, -1))
@@ -109,9 +122,9 @@ class Sum(Protocol):
         """Returns the gradient with respect to a tile."""
 
 
-def _kernels(x: Tensor) -> ModuleType | None:
-    """Returns the kernels that can take a tile, if any can."""
-    usable = x.is_contiguous() and has_kernels(x, torch.float32)
+def _kernels(x: Tensor, *dtypes: torch.dtype) -> ModuleType | None:
+    """Returns the kernels that can take a tile, of float32 or these types, if any can."""
+    usable = x.is_contiguous() and has_kernels(x, torch.float32, *dtypes)
     return import_module("mmssl.losses.kernels") if usable else None
 
 
@@ -280,15 +293,12 @@ class _Tiled(torch.autograd.Function):
         ctx.kept = [] if len(queries) * queries.shape[1] * keys.shape[1] <= KEPT else None
         own = queries.new_zeros(0 if pairs.own is None else (*queries.shape[:2], pairs.own.shape[2]), dtype=dtype)
         with torch.autocast(queries.device.type, enabled=False):
+            factors = ctx.product.factor(keys.to(dtype))
             for group, rows, tiles in _tiles(queries, keys):
-                q = queries[group, rows].to(dtype) * scale
+                q = ctx.product.factor(queries[group, rows].to(dtype) * scale)
                 for at in tiles:
-                    x = _scores(ctx.product, q, keys[group, at.columns].to(dtype), bias)
-                    if found := _inside(pairs.own, at):
-                        column, inside = found
-                        mine = x.gather(2, column.expand(len(x), -1, -1))
-                        own[group, rows] = torch.where(inside, mine, own[group, rows])
-                    x = pairs.mask(x, at)
+                    x = _scores(ctx.product, q, factors[group, at.columns], bias)
+                    x = pairs.mask(x, at, own[group, rows] if pairs.own is not None else None)
                     if ctx.kept is not None:
                         ctx.kept.append(x.clone())
                     how.add(x, at)
@@ -307,18 +317,21 @@ class _Tiled(torch.autograd.Function):
         to_keys = keys.new_zeros(keys.shape, dtype=dtype) if for_keys else None
         to_scale, to_bias = torch.zeros(2, dtype=dtype, device=scale.device).unbind()
         with torch.autocast(queries.device.type, enabled=False):
+            factors = product.factor(keys.to(dtype))
             for group, rows, tiles in _tiles(queries, keys):
                 raw = queries[group, rows].to(dtype)
-                q, pulled = raw * scale, torch.zeros_like(raw)
+                q, pulled = product.factor(raw * scale), torch.zeros_like(raw)
                 for at in tiles:
-                    k = keys[group, at.columns].to(dtype)
+                    k = factors[group, at.columns]
                     x = pairs.mask(_scores(product, q, k, bias), at) if kept is None else next(kept).clone()
                     x = how.slope(x, at, grads[:-1])
+                    if not for_bias:
+                        x = product.factor(x)  # own keys' scores are missing there, so that nothing is lost beside them
                     if pairs.own is not None:
                         _add_at(x, pairs.own, at, grads[-1][group, rows])
                     if for_bias:
                         to_bias += x.sum()
-                    x = product.factor(x)
+                        x = product.factor(x)
                     if for_queries or for_scale:
                         product.add(pulled, x, k)
                     if to_keys is not None:

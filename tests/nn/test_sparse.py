@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from functools import partial
@@ -19,6 +20,7 @@ from mmssl.errors import UserError
 from mmssl.nn import sparse, voxels
 from mmssl.nn.sparse import RowNorm, SparseConv, choose_backend
 from mmssl.nn.voxels import Sites
+from mmssl.numerics import kernels
 
 SIDE, CLOUDS = 8, 2
 KINDS = [(k, 1, False) for k in (1, 3, 5)] + [(k, 2, turned) for k in (1, 2, 3) for turned in (False, True)]
@@ -137,9 +139,9 @@ def test_a_gpu_is_asked_for_few_kernels(kernel: int, stride: Literal[1, 2]) -> N
         y = sparse._Columns.apply(x, conv.weight, rules)
     with Kernels() as backward:
         y.backward(torch.ones_like(y))
-    for kernels, most in ((searching, 60), (forward, 4), (backward, 12)):
-        assert kernels.names.total() <= most, kernels.names
-        assert not kernels.names.keys() & {"nonzero", "_local_scalar_dense"}, "the host would wait"
+    for counted, most in ((searching, 60), (forward, 4), (backward, 12)):
+        assert counted.names.total() <= most, counted.names
+        assert not counted.names.keys() & {"nonzero", "_local_scalar_dense"}, "the host would wait"
 
 
 def test_clouds_of_a_batch_do_not_meet() -> None:
@@ -264,13 +266,14 @@ def test_each_device_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(name)
         return x
 
-    for name in WAYS:
+    for name in (*WAYS, "_Gathered"):
         monkeypatch.setattr(sparse, name, SimpleNamespace(apply=partial(ask, name)))
     monkeypatch.setattr(sparse, "_spconv", partial(ask, "_spconv"))
-    for conv.spconv in (False, True):
+    for conv.spconv, triton in itertools.product((False, True), repeat=2):
+        monkeypatch.setattr(kernels, "_installed", lambda triton=triton: triton)
         for x in (here, there):
             assert conv(x, sites) is x
-    assert asked == ["_Pairs", "_Columns", "_Pairs", "_spconv"]
+    assert asked == ["_Pairs", "_Columns", "_Pairs", "_Gathered", *["_Pairs", "_spconv"] * 2]
 
 
 @pytest.mark.parametrize("kernel, stride, transposed", [(3, 1, False), (2, 2, False), (2, 2, True)])
