@@ -21,6 +21,7 @@ from mmssl.numerics.constants import constant, sent
 from mmssl.schema import at_least, at_most
 from mmssl.transforms.base import Chance, OnDevice, check_range, one
 
+EYE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 FROM_YIQ = tuple(map(tuple, torch.tensor(YIQ).inverse().tolist()))
 TINY = 1e-12  # weights below are 0: processors take many times as long for products below 1e-38
@@ -163,33 +164,28 @@ def _parts(x: Tensor, pixels: int) -> tuple[Tensor, ...]:
 
 
 def _moved(matrix: Tensor, colors: Tensor) -> Tensor:
-    return torch.einsum("bij,bj->bi", matrix, colors)
+    return (matrix @ colors[:, :, None])[:, :, 0]
 
 
 def _jitter(mean: Tensor, most: tuple[float, float, float, float]) -> Affine:
     """Draws each image's four changes and their order; mean (B, 3) is its mean colour, which contrast turns on."""
     rows, device = len(mean), mean.device
     draws = torch.rand(4, rows, device=device) * 2 - 1
-    factors = [1 + most[i] * draws[i] for i in range(3)]
-    luma = constant(LUMA, device)
-    gray = luma.expand(3, 3)
-    eye = torch.eye(3, device=device)
-    linear = {
-        0: factors[0][:, None, None] * eye,
-        2: factors[2][:, None, None] * eye + (1 - factors[2])[:, None, None] * gray,
-        3: _turns(draws[3] * most[3] * 2 * math.pi),
-    }
-    matrix, shift = eye.expand(rows, 3, 3), mean.new_zeros(rows, 3)
+    brightness, contrast, saturation = (1 + most[i] * draws[i, :, None, None] for i in range(3))
+    luma, eye = constant((LUMA,), device), constant(EYE, device)
+    hue = _turns(draws[3] * most[3] * 2 * math.pi)
+    changes = torch.stack([brightness * eye, contrast * eye, saturation * eye + (1 - saturation) * luma, hue], dim=1)
     orders = torch.rand(rows, 4, device=device).argsort(dim=1)
-    for turn in range(4):
-        which = orders[:, turn]
-        middle = (torch.einsum("bij,bj->bi", matrix, mean) + shift) @ luma  # (B,) mean brightness by now
-        step = factors[1][:, None, None] * eye
-        for number, change in linear.items():
-            step = torch.where((which == number)[:, None, None], change, step)
-        offset = torch.where(which == 1, (1 - factors[1]) * middle, 0.0)
-        matrix, shift = step @ matrix, torch.einsum("bij,bj->bi", step, shift) + offset[:, None]
-    return matrix, shift
+    ordered = changes.gather(1, orders[:, :, None, None].expand(-1, -1, 3, 3))  # (B, 4, 3, 3)
+    kept = torch.where(orders == 1, 1 - contrast[:, :, 0], 0.0)[:, :, None, None]  # of the mean brightness by then
+    affine = eye.expand(rows, 3, 3)
+    affine = torch.cat([affine, torch.zeros_like(affine[:, :, :1])], dim=2)  # (B, 3, 4), the shift last
+    color = torch.cat([mean, torch.ones_like(mean[:, :1])], dim=1)[:, :, None]
+    for step, share in zip(ordered.unbind(1), kept.unbind(1), strict=True):
+        brightness = luma @ affine @ color  # (B, 1, 1)
+        affine = step @ affine
+        affine[:, :, 3:] += share * brightness
+    return affine[:, :, :3], affine[:, :, 3]
 
 
 def _turns(angles: Tensor) -> Tensor:

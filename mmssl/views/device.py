@@ -67,25 +67,28 @@ class DeviceSteps:
             return
         made: list[Tensor] = []
         with torch.autocast(batch.views[key][0].device.type, enabled=False):  # bfloat16 would round colours
-            for number, (x, steps) in enumerate(zip(batch.views[key], active, strict=True)):
-                made += self._changed(key, number, x, steps, batch)
+            for numbers in _alike(batch.views[key], active):
+                made += self._changed(key, numbers, active[numbers[0]], batch)
         batch.views[key] = made
         forget_places(batch)
 
-    def _changed(self, key: str, number: int, x: Tensor, steps: Sequence[OnDevice], batch: Batch) -> list[Tensor]:
-        """Returns a view (B, 3, ...) changed by steps, or the views (B, 3, ...) that a step made of it."""
-        parts = 0
+    def _changed(self, key: str, numbers: Sequence[int], steps: Sequence[OnDevice], batch: Batch) -> list[Tensor]:
+        """Returns views (B, 3, ...) changed by the same steps, in one pass, or the views that a step made of each."""
+        parts, views = 0, [batch.views[key][number] for number in numbers]
+        shape = (views[0].shape[-2], views[0].shape[-1])
+        x: Tensor = views[0] if len(views) == 1 else torch.cat(views)
         for change in in_passes(steps):
             made = change(x)
             if isinstance(made, tuple):
                 made, place = made
                 if not parts:  # where views of a view lie is not kept
-                    self._move(key, number, place, (x.shape[-2], x.shape[-1]), batch)
+                    for number, part in zip(numbers, place.chunk(len(numbers)), strict=True):
+                        self._move(key, number, part, shape, batch)
             if made.ndim > x.ndim:
                 parts, made = made.shape[1], made.flatten(0, 1)
             x = made
-        x = as_unit(x)
-        return list(x.unflatten(0, (-1, parts)).unbind(1)) if parts else [x]
+        each = as_unit(x).chunk(len(numbers))
+        return [view for y in each for view in (y.unflatten(0, (-1, parts)).unbind(1) if parts else [y])]
 
     def _move(self, key: str, number: int, change: Tensor, shape: tuple[int, int], batch: Batch) -> None:
         """Composes a view's place, and moves what moves with it, as its images moved."""
@@ -98,6 +101,19 @@ class DeviceSteps:
         """Yields the values, of each view, of what moves with a key's images, and its kind."""
         for name, kind in self.moving[key].items():
             yield batch.views[name] if name in self.inputs else batch.fields[key][name], kind
+
+
+def _alike(views: Sequence[Tensor], steps: Sequence[Sequence[OnDevice]]) -> list[list[int]]:
+    """Returns the numbers of views, in order, those together that follow each other and change alike."""
+    groups: list[list[int]] = []
+    for number, x in enumerate(views):
+        before = groups[-1][0] if groups else number
+        alike = (x.shape, x.dtype, steps[number]) == (views[before].shape, views[before].dtype, steps[before])
+        if groups and alike and steps[number]:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
 
 
 def followers(fields: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mmssl.errors import UserError
-from mmssl.transforms import rand_augment
+from mmssl.methods import dino
+from mmssl.transforms import color, rand_augment
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Batch
@@ -52,12 +53,12 @@ def test_infomin_changes_pictures_on_the_device() -> None:
 
 def test_rand_augment_comes_last_on_floats_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    place = torch.eye(2, 3).expand(2, 2, 3)
+    place = torch.eye(2, 3).expand(4, 2, 3)
     monkeypatch.setattr(rand_augment, "rand_augment", lambda x, **how: (x + 2, calls.append(how) or place))
     options = {"rand_augment": None, "solarize": {"p": 1.0}}  # left out, so that it is added behind solarize
     view = infomin.view(PREPROCESS, image=QUIET | {"rand_augment": {"operations": 3, "magnitude": 4.0}})
     view.on_device(Batch({"image": [torch.zeros(2, 3, 4, 4)] * 2}))
-    assert calls == [{"operations": 3, "magnitude": 4.0}] * 2
+    assert calls == [{"operations": 3, "magnitude": 4.0}]  # both views at once
     last = infomin.view.changed({"image": QUIET | options}).changed({"image": {"rand_augment": {}}})(PREPROCESS)
     batch = last.on_device(Batch({"image": [torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)]}))
     assert [x.unique().tolist() for x in batch.views["image"]] == [[2.0], [2.0]], "solarized, and then changed"
@@ -76,3 +77,17 @@ def test_only_the_second_of_byols_views_is_solarized() -> None:
     white = torch.full((4, 3, 28, 28), 255, dtype=torch.uint8)
     first, second = view.on_device(Batch({"image": [white, white]})).views["image"]
     assert (first == 1).all() and (second == 0).all()
+
+
+def test_views_that_change_alike_change_in_one_pass_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    solarize = color.solarize
+    monkeypatch.setattr(color, "solarize", lambda x, **options: (taken.append(len(x)), solarize(x, **options))[1])
+    steps = {"image": QUIET | {"solarize": {"p": 1.0}}}
+    view = dino.method.view(PREPROCESS, **steps, small=steps)
+    sizes = [8] * 2 + [4] * 8
+    views = [torch.full((2, 3, side, side), 200 + number, dtype=torch.uint8) for number, side in enumerate(sizes)]
+    changed = view.on_device(Batch({"image": list(views)})).views["image"]
+    assert taken == [4, 16]
+    for number, (x, side) in enumerate(zip(changed, sizes, strict=True)):
+        torch.testing.assert_close(x, torch.full((2, 3, side, side), 1 - (200 + number) / 255))
