@@ -34,6 +34,16 @@ KINDS = {  # classes of mmssl.types that names of a room stand for; those of the
     "transforms": "Transform",
 }
 FOLDERS = {"heads": ("nn", "methods"), "views": ("views", "methods")}  # of mmssl that hold such; else the room alone
+LISTED = {  # what `list_names` lists
+    "encoders": "Networks that make features of images, videos, sounds, point clouds or texts.",
+    "methods": "Self-supervised methods: what the network is shown, and what it is asked.",
+    "evals": "Evaluations of a run or of any encoder (mmssl eval).",
+    "views": "Views that several methods share: augmentations as lists of steps.",
+    "optim": "Optimizers.",
+    "plots": "Plots of what a run has learnt (mmssl plot RUN NAME).",
+    "datasets": "Datasets whose shards are made by mmssl prepare NAME.",
+    "configs": "Recipes (mmssl train NAME, mmssl show NAME, mmssl new NAME FILE).",
+}
 TRUST = "pass trust_code=True, on the command line --trust-code, if you trust where it comes from"
 
 
@@ -72,13 +82,18 @@ def list_names(room: str) -> dict[str, str]:
         files = sorted(folder.glob("*/*.yaml"))
         return {f"{f.parent.name}/{f.stem}": _first_line(f.read_text()).lstrip("# ") for f in files}
     if room not in EXPORTS:
-        raise UserError(f"nothing is listed under {room!r}; {did_you_mean(room, [*EXPORTS, 'datasets', 'configs'])}")
+        raise UserError(f"nothing is listed under {room!r}; {did_you_mean(room, LISTED)}")
     found = {}
     for file in sorted(folder.glob("*.py")):
         tree = ast.parse(file.read_text())
         if EXPORTS[room] in _top_level_names(tree):
             found[file.stem] = _first_line(ast.get_docstring(tree) or "")
     return found
+
+
+def recipe_names() -> list[str]:
+    """Returns the names of the shipped recipes, reading none."""
+    return sorted(f"{file.parent.name}/{file.stem}" for file in home("configs").glob("*/*.yaml"))
 
 
 def list_variants(room: str, name: str) -> dict[str, str]:

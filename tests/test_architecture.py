@@ -54,6 +54,7 @@ ALLOWED = {
     ("options", "schema"),
     ("options", "types"),
     ("names", "types"),
+    ("console", "types"),
     ("schema", "errors"),
     ("schema", "limits"),
     ("limits", "errors"),
