@@ -26,7 +26,7 @@ SHOWN = {  # figure -> what it tells a newcomer
 
 
 def demo(*, data: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Score]]:
-    """Makes the shards of datasets/bounce once, trains the five tasks on them, and returns the results: words, scores."""
+    """Makes the shards of datasets/bounce once, trains five tasks on them; returns results as text and as scores."""
     began = time.perf_counter()
     print(f"1/2 the toy world, in {data}", flush=True)
     if prepare("bounce", [str(data)]):

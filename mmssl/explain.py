@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmssl import names
+from mmssl import names, own
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
@@ -74,7 +74,7 @@ def told(found: Mapping[str, Any]) -> str:
 def _place(name: str, room: str | None) -> tuple[str, str]:
     """Returns the room of a name, and the name in it."""
     head, slash, tail = name.partition("/")
-    if room is None and slash and head in names.EXPORTS:
+    if room is None and slash and head in names.EXPORTS and not own.is_file(name):
         room, name = head, tail
     rooms = [room] if room else names.rooms_of(name)
     if not rooms and names.is_path(name):
@@ -101,7 +101,12 @@ def _check_variant(room: str, name: str) -> None:
 def _about(room: str, name: str, found: Any) -> str:
     head, _, tail = name.partition(":")
     variants = names.list_variants(room, head) if room in names.rooms_of(name) else {}
-    return variants.get(tail) or names.list_names(room).get(head) or (inspect.getdoc(found) or "").partition("\n")[0]
+    return variants.get(tail) or names.list_names(room).get(head) or _first_line(found)
+
+
+def _first_line(found: Any) -> str:
+    """Returns what the docstring begins with; of a method, its objective's."""
+    return (inspect.getdoc(found.objective if isinstance(found, Method) else found) or "").partition("\n")[0]
 
 
 def _section(factory: Any, title: str = "", prefix: str = "") -> dict[str, Any]:
