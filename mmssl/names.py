@@ -220,7 +220,8 @@ def resolve(room: str, name: str, *, trust_code: bool = True) -> tuple[Any, str 
     named = bool(tail) and not tail.startswith("_") and hasattr(module, tail)
     attribute = tail if named and (is_path(name) or _holds(room, module, tail)) else EXPORTS.get(room, "")
     if not hasattr(module, attribute):
-        raise UserError(f"{shortened(name)}: the module {shortened(head)} has no {shortened(tail or attribute)}")
+        where = f"file {head}" if own.is_file(name) else f"module {module.__name__}"
+        raise UserError(f"{shortened(name)}: the {where} has no {shortened(tail or attribute)}")
     if not _holds(room, module, attribute):
         kind = f"mmssl.types.{KINDS[room]}" if room in KINDS else "function that makes one"
         raise UserError(f"{shortened(name)} is none of the {room}; expected a {kind}")
