@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmssl.console import Answer, Verbs, add_json, add_limits, add_trust, plain, say
+from mmssl.console import Answer, Verbs, add_json, add_limits, add_trust, complete, plain, say
+from mmssl.evals.parts.templates import SETS
 
 
 def add(verbs: Verbs) -> None:
@@ -14,7 +15,8 @@ def add(verbs: Verbs) -> None:
     p.add_argument("folder", metavar="RUN")
     p.add_argument("--images", required=True, help="a folder of images, or shards")
     p.add_argument("--classes", required=True, help="a file with one class a line")
-    p.add_argument("--templates", help="a file with one prompt a line, {} where the class goes")
+    about = f"a file with one prompt a line, {{}} where the class goes, or a set: {', '.join(SETS)} (default short)"
+    complete(p.add_argument("--templates", metavar="FILE|SET", help=about), lambda: SETS, files=True)
     p.add_argument("--space", default="clip", help="the task whose embedding is used (default clip)")
     p.add_argument("--out", type=Path, help="write the predictions as CSV instead of printing them")
     add_json(p)
