@@ -235,14 +235,15 @@ def test_an_untrusted_file_is_not_run(mine: Path) -> None:
     marker = mine.with_name("marker")
     mine.write_text(f"open({str(marker)!r}, 'w')\n{MINE}")
     hidden = own._module_of(mine)
-    for name in (str(mine), f"{mine}:Net", f"{hidden}:Net"):
+    for name in (str(mine), f"{mine}:Net", f"{hidden}:Net", "mmssl.py:Net", "mmssl.encoders.py", "mmssl/own.py"):
         for room in ("encoders", "heads", "methods", "evals", "views", "optim", "plots"):
             with pytest.raises(UserError, match="outside mmssl"):
                 names.resolve(room, name, trust_code=False)
     assert not marker.exists()
 
 
-def test_a_changed_file_is_imported_again_and_a_copy_is_not(mine: Path) -> None:
+def test_a_changed_file_is_imported_again_and_a_copy_is_not(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     first = own.load(str(mine))
     assert own.load(f"{mine}:Net") is first
     copy = mine.with_name("copy.py")

@@ -60,14 +60,29 @@ def test_help_of_prepare(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--held-out SHARE" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["list"], ["--help"], ["list", "optim", "--json"], ["prepare", "emoji", "--help"]])
-def test_a_closed_pipe_ends_a_verb_quietly(words: list[str]) -> None:
+def unread(*words: str, cwd: Path | None = None) -> tuple[int, str]:
+    """Runs Python with a stdout that nobody reads; returns the exit code and what stands on stderr."""
     reads, writes = os.pipe()
     os.close(reads)
-    command = [sys.executable, "-m", "mmssl", *words]
-    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True)
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run([sys.executable, *words], stdout=writes, stderr=subprocess.PIPE, text=True, env=env, cwd=cwd)
     os.close(writes)
-    assert (done.returncode, done.stderr) == (0, "")
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", [["list"], ["--help"], ["list", "optim", "--json"], ["prepare", "--help"]])
+def test_a_closed_pipe_ends_a_verb_quietly(words: list[str]) -> None:
+    assert unread("-m", "mmssl", *words) == (0, "")
+
+
+def test_a_dataset_is_made_to_its_end_where_nobody_reads_of_it(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    more = "print('a line' * 10)\n" * 3000  # more than a pipe holds
+    (tmp_path / "x" / "prepare.py").write_text(f"{more}open('made', 'w')\nraise SystemExit(3)")
+    known = "from pathlib import Path; prepare.list_names = lambda room: ['x']; prepare.home = lambda room: Path('.')"
+    code = f"from mmssl import prepare; {known}; raise SystemExit(prepare.prepare('x', []))"
+    assert unread("-c", code, cwd=tmp_path) == (3, "")
+    assert (tmp_path / "made").exists()
 
 
 def test_an_explanation_as_json(capsys: pytest.CaptureFixture[str]) -> None:
