@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mmssl import names
+from mmssl import names, own
 from mmssl.encoders import create_encoder, refuse_fetching
 from mmssl.errors import UserError, as_user_error, did_you_mean
 from mmssl.files import naming, sync, sync_folder, write_atomically
@@ -111,7 +111,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def save_encoder(encoder: Encoder, path: str | Path) -> None:
-    """Writes an encoder's folder: model.safetensors, config.json and what its preprocessing needs."""
+    """Writes an encoder's folder: model.safetensors, config.json, what its preprocessing needs, own code of files."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
@@ -126,6 +126,9 @@ def save_encoder(encoder: Encoder, path: str | Path) -> None:
         "preprocess": encoder.preprocess.config(),
         "spaces": {task: {"kind": _kind(head), **head.config()} for task, head in encoder.spaces.items()},
     }
+    config, code = own.gathered(config)
+    for place, data in code.items():
+        write_atomically(folder / place, data)
     save_weights(weights, folder / "model.safetensors")
     encoder.save_files(folder)
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
@@ -226,7 +229,7 @@ def read_config(folder: Path) -> Config:
 
 def _build(folder: Path, config: Config, *, trust_code: bool) -> Encoder:
     """Builds the encoder of a config.json, and its heads, without their weights."""
-    node, where = config["encoder"], str(folder / "config.json")
+    node, where = own.located(config["encoder"], folder), str(folder / "config.json")
     if not trust_code:
         refuse_fetching(node["name"], node["options"])
     encoder = create_encoder(node["name"], where=where, trust_code=trust_code, **node["options"])
@@ -239,7 +242,7 @@ def _build(folder: Path, config: Config, *, trust_code: bool) -> Encoder:
     encoder.preprocess.field = config.get("field", "")
     encoder.spaces.clear()
     for task, head in config["spaces"].items():
-        encoder.spaces[task] = _build_head(head, trust_code=trust_code)
+        encoder.spaces[task] = _build_head(own.located(head, folder), trust_code=trust_code)
     with suppress(NotImplementedError):
         encoder.preprocess.blank()  # takes as much as what an input becomes
     return encoder
@@ -260,7 +263,7 @@ def _restore_preprocess(preprocess: Preprocess, values: Mapping[str, Any], *, wh
 def _kind(head: Head) -> str:
     """Names a head's class: plainly if it is mmssl's own, else by its path."""
     home = type(head).__module__
-    return type(head).__name__ if home == HEADS else f"{home}:{type(head).__name__}"
+    return type(head).__name__ if home == HEADS else own.name_of(type(head)) or f"{home}:{type(head).__name__}"
 
 
 def _build_head(node: Mapping[str, Any], *, trust_code: bool) -> Head:

@@ -23,7 +23,7 @@ from mmssl.data.tar import Entry
 from mmssl.data.user_files import check_file, files_of
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.parts.classes import Label, chance, class_of, match_classes, number_classes, number_listed
-from mmssl.evals.parts.classifier import embedded_prompts, read_classes, read_templates
+from mmssl.evals.parts.classifier import embedded_with_plain, read_classes, read_templates
 from mmssl.evals.parts.needs import require_encoder
 from mmssl.evals.parts.report import reporting, require, usable
 from mmssl.evals.parts.score import bootstrap
@@ -67,7 +67,8 @@ def zero_shot(
 ) -> Predictions:
     """Classifies a folder of images or shards with a run's encoders.
 
-    classes, templates: a list or a file with one per line. Where images lie in folders named as classes, or shards
+    classes, templates: a list or a file with one per line; templates also a set by its name (short, plain, photo,
+    imagenet80). Where images lie in folders named as classes, or shards
     have labels, accuracy is scored as well, by the rule of evals/parts/classes.py; where no label is a class it is not,
     and a note says so. Unreadable images are skipped and listed, hidden files passed over. trust_code: allow the run
     to name code outside mmssl.
@@ -77,7 +78,7 @@ def zero_shot(
         require_encoder(trained, modality, space=space)
     encoder, names = trained.encoders["image"], read_classes(classes)
     several = read_templates(templates)
-    prompts = embedded_prompts(trained.encoders["text"], names, several, space=space)
+    prompts, plain = embedded_with_plain(trained.encoders["text"], names, several, space=space)
     weights = F.normalize(prompts.mean(dim=0), dim=1)
     found, embedded, labels = Predictions(), list[Tensor](), list[Label | None]()
     folder = Path(images).is_dir() and not _has_shards(Path(images))
@@ -92,7 +93,7 @@ def zero_shot(
     found.skipped = [(key or shard, reason) for (shard, key, _), reason in report.left_out.items()]
     if not found.rows and not found.skipped:
         raise UserError(f"{images} holds no images; expected {', '.join(IMAGES)} or shards")
-    _score(found, embedded, labels, dict(zip(several, prompts, strict=True)), names, where=images)
+    _score(found, embedded, labels, dict(zip(several, prompts, strict=True)), plain, names, where=images)
     return found
 
 
@@ -135,11 +136,15 @@ def _score(
     embedded: list[Tensor],
     labels: list[Label | None],
     prompts: dict[str, Tensor],
+    plain: Tensor,
     names: list[str],
     *,
     where: str,
 ) -> None:
-    """Adds accuracy over the images that have a label, or a note why there is none; prompts: template -> (C, D)."""
+    """Adds accuracy over the images that have a label, or a note why there is none.
+
+    prompts: template -> (C, D). plain: of the class names alone.
+    """
     labelled = [(x, label) for x, label in zip(embedded, labels, strict=True) if label is not None]
     if not labelled:
         return
@@ -156,7 +161,7 @@ def _score(
         found.scores["top1"] = bootstrap(ranks < 1, chance=chance(numbers, len(names)))
         if len(names) > 5:
             found.scores["top5"] = bootstrap(ranks < 5, chance=chance(numbers, len(names), guesses=5))
-        warn_of_templates(x, numbers, prompts, found.scores["top1"])
+        warn_of_templates(x, numbers, prompts, found.scores["top1"], plain)
     found.notes += report.warnings
 
 

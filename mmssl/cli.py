@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import io
@@ -11,22 +12,32 @@ import sys
 from collections.abc import Sequence
 
 from mmssl import limits
-from mmssl.console import say
+from mmssl.console import Answer, drop_output, say
 from mmssl.errors import UserError, describe
 
 # in the order of `mmssl --help`
-VERBS = ("train", "eval", "zero_shot", "plot", "demo", "list", "explain", "prepare", "shards", "doctor")
+VERBS = (
+    *("train", "eval", "zero_shot", "plot", "demo", "list", "explain", "show", "new", "prepare", "shards", "doctor"),
+    "completion",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; a user's mistake is one line and exit code 2."""
-    arguments = parse(argv)
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # a process of torchrun's
     if several:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its pages on lost connections; we say that in a line
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of another encoding
-    code = _run(arguments)
+    code = 0
+    try:
+        try:
+            code = _run(parse(argv))
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # a pipe that was closed is known now, and not as Python ends
+    except BrokenPipeError:
+        drop_output()
     if several:
         from mmssl import dist
 
@@ -38,7 +49,14 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         if getattr(arguments, "limits", None):
             limits.set_limits(",".join(arguments.limits))
-        return int(arguments.run(arguments) or 0)
+        as_json = getattr(arguments, "json", False)
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            answer: Answer | int | None = arguments.run(arguments)
+        if not isinstance(answer, Answer):
+            return answer or 0
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first answers for all
+            answer.tell(as_json=as_json)
+        return answer.code
     except UserError as error:
         say(f"mmssl: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -46,9 +64,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return 130
     except SystemExit as end:  # a run that a signal stopped
         return int(end.code or 0)
-    except BrokenPipeError:  # what reads it, such as `head`, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             raise  # not of a file
@@ -59,6 +76,10 @@ def _run(arguments: argparse.Namespace) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses a command line; key=value overrides may stand anywhere among the options."""
     top = parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how the line may go on (`mmssl completion`)
+        import argcomplete
+
+        argcomplete.autocomplete(top)
     arguments, rest = top.parse_known_args(argv)
     overrides = [word for word in rest if "=" in word and not word.startswith("-") and hasattr(arguments, "overrides")]
     if unknown := [word for word in rest if word not in overrides]:

@@ -11,6 +11,7 @@ from mmssl.errors import UserError
 from mmssl.judge import read_scores, table
 from mmssl.loop import train
 from mmssl.prepare import prepare
+from mmssl.types import Score
 
 RECIPE = "cross_modal/five"
 SHOWN = {  # figure -> what it tells a newcomer
@@ -24,8 +25,8 @@ SHOWN = {  # figure -> what it tells a newcomer
 }
 
 
-def demo(*, data: Path, out: Path, overrides: Sequence[str] = ()) -> None:
-    """Makes the shards of datasets/bounce once, trains the five tasks on them, and prints the table of results."""
+def demo(*, data: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Score]]:
+    """Makes the shards of datasets/bounce once, trains five tasks on them; returns results as text and as scores."""
     began = time.perf_counter()
     print(f"1/2 the toy world, in {data}", flush=True)
     if prepare("bounce", [str(data)]):
@@ -35,11 +36,13 @@ def demo(*, data: Path, out: Path, overrides: Sequence[str] = ()) -> None:
     train(RECIPE, [*shards(data), *overrides], out=out, resume=True)
     scores = read_scores(out)
     found = {f"{title}  [{key}]": scores[key] for key, title in SHOWN.items() if key in scores}
-    print(
-        f"\nOn scenes that training never saw; shape and colour in compositions that it never saw.\n\n{table(found)}\n"
+    text = (
+        "\nOn scenes that training never saw; shape and colour in compositions that it never saw.\n\n"
+        f"{table(found)}\n\n"
+        "trivial: what an answer without learning reaches, best of those measured; results.json holds the rest.\n"
+        f"world {made - began:.0f} s, training {time.perf_counter() - made:.0f} s; everything is in {out}"
     )
-    print("trivial: what an answer without learning reaches, best of those measured; results.json holds the rest.")
-    print(f"world {made - began:.0f} s, training {time.perf_counter() - made:.0f} s; everything is in {out}")
+    return text, scores
 
 
 def shards(data: Path) -> list[str]:

@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -135,14 +135,13 @@ def _shared_memory() -> Finding:
     return Finding("shared memory", free > 256, f"{free:.0f} MB free", "docker run --shm-size=8g", needed=False)
 
 
-def report() -> int:
-    """Prints every finding; returns 0 when all that is needed is well, else 1."""
-    broken = 0
-    for f in diagnose():
+def report(findings: Iterable[Finding]) -> tuple[str, int]:
+    """Returns every finding in words, and how many of what is needed are broken."""
+    lines, broken = [], 0
+    for f in findings:
         mark = "ok" if f.well else ("BROKEN" if f.needed else "absent")
-        print(f"{mark:7} {f.what:15} {f.found}")
+        lines.append(f"{mark:7} {f.what:15} {f.found}")
         if not f.well and f.mend:
-            print(f"{'':7} {'':15} -> {f.mend}")
+            lines.append(f"{'':7} {'':15} -> {f.mend}")
         broken += f.needed and not f.well
-    print(f"{broken} broken" if broken else "all that is needed is well")
-    return 1 if broken else 0
+    return "\n".join([*lines, f"{broken} broken" if broken else "all that is needed is well"]), broken

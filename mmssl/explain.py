@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmssl import names
+from mmssl import names, own
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
@@ -25,7 +26,12 @@ WIDTH = 100
 
 
 def explain(name: str, room: str | None = None) -> str:
-    """Returns all that there is to say of what a name stands for.
+    """Returns all that there is to say of what a name stands for, in words; see `explanation`."""
+    return told(explanation(name, room))
+
+
+def explanation(name: str, room: str | None = None) -> dict[str, Any]:
+    """Returns all that there is to say of what a name stands for, as plain values.
 
     name: of a method, view, encoder, evaluation, optimizer or plot, with a variant or without, or `train`,
         `task` or `data`.
@@ -33,22 +39,42 @@ def explain(name: str, room: str | None = None) -> str:
     Raises UserError for a name that nothing or more than one thing has.
     """
     if room is None and name in NODES:
-        return "\n".join(line for node in NODES[name] for line in _section(node, f"{name}: ")).strip()
+        return {"name": name, "sections": [_section(node, f"{name}: ") for node in NODES[name]]}
     room, name = _place(name, room)
     found, variant = names.resolve(room, name)
     _check_variant(room, name)
-    lines = [f"{room}/{name}: {_about(room, name, found)}"]
     if isinstance(found, Method):
-        lines += _section(found.objective, "objective: ", "objective.") + _section(found.view, "view: ", "view.")
+        sections = [_section(found.objective, "objective: ", "objective."), _section(found.view, "view: ", "view.")]
     else:
-        lines += _section(found) + [line for kind in ANY.get(room, ()) for line in _section(kind)]
-    return "\n".join(lines + _variants(room, name, variant) + _recipes(room, name))
+        sections = [_section(kind) for kind in (found, *ANY.get(room, ()))]
+    return {
+        "name": name,
+        "room": room,
+        "about": _about(room, name, found),
+        "sections": sections,
+        "variants": _variants(room, name, variant),
+        "recipes": _recipes(room, name),
+    }
+
+
+def told(found: Mapping[str, Any]) -> str:
+    """Says in words what `explanation` found."""
+    lines = [f"{found['room']}/{found['name']}: {found['about']}"] if "room" in found else []
+    for section in found["sections"]:
+        options = [line for option in section["options"] for line in _lines(option)]
+        lines += ["", section["about"], *(options or ["  no options"])]
+    if variants := found.get("variants"):
+        lines += ["", "variants:", *(f"  {name}  {line}".rstrip() for name, line in variants.items())]
+    if recipes := found.get("recipes"):
+        named = {key: f" ({', '.join(others)})" if others else "" for key, others in recipes.items()}
+        lines += ["", "recipes:", *(f"  {key}{others}" for key, others in named.items())]
+    return "\n".join(lines).strip()
 
 
 def _place(name: str, room: str | None) -> tuple[str, str]:
     """Returns the room of a name, and the name in it."""
     head, slash, tail = name.partition("/")
-    if room is None and slash and head in names.EXPORTS:
+    if room is None and slash and head in names.EXPORTS and not own.is_file(name):
         room, name = head, tail
     rooms = [room] if room else names.rooms_of(name)
     if not rooms and names.is_path(name):
@@ -75,16 +101,20 @@ def _check_variant(room: str, name: str) -> None:
 def _about(room: str, name: str, found: Any) -> str:
     head, _, tail = name.partition(":")
     variants = names.list_variants(room, head) if room in names.rooms_of(name) else {}
-    return variants.get(tail) or names.list_names(room).get(head) or (inspect.getdoc(found) or "").partition("\n")[0]
+    return variants.get(tail) or names.list_names(room).get(head) or _first_line(found)
 
 
-def _section(factory: Any, title: str = "", prefix: str = "") -> list[str]:
-    """Returns a headline, and every option of a function or class on lines of its own."""
+def _first_line(found: Any) -> str:
+    """Returns what the docstring begins with; of a method, its objective's."""
+    return (inspect.getdoc(found.objective if isinstance(found, Method) else found) or "").partition("\n")[0]
+
+
+def _section(factory: Any, title: str = "", prefix: str = "") -> dict[str, Any]:
+    """Returns a headline, and every option of a function or class."""
     about = (inspect.getdoc(factory) or "").partition("\n")[0]
     fixed = LOADER_FIXED if factory is Loader else ()
     options = [option for option in (*_variant(factory), *describe(factory, prefix)) if option.name not in fixed]
-    lines = [line for option in options for line in _option(option)]
-    return ["", f"{title}{about}", *(lines or ["  no options"])]
+    return {"about": f"{title}{about}", "options": [_option(option) for option in options]}
 
 
 def _variant(factory: Any) -> Iterator[Option]:
@@ -93,10 +123,26 @@ def _variant(factory: Any) -> Iterator[Option]:
         yield Option("variant", hints_of(factory)["variant"], parameter.default, texts_of(factory).get("variant", ""))
 
 
-def _option(option: Option) -> list[str]:
-    default = "" if option.default is REQUIRED else f" = {_plain(option.default)}"
-    text = textwrap.wrap(option.text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return [f"  {option.name}: {spell(option.hint)}{default}{'' if default else ', required'}", *text]
+def _option(option: Option) -> dict[str, Any]:
+    """Returns an option as plain values; `default` is missing where the option is required."""
+    default = {} if option.default is REQUIRED else {"default": _value(option.default)}
+    return {"name": option.name, "type": spell(option.hint), **default, "text": option.text}
+
+
+def _value(value: Any) -> Any:
+    """Returns a default as JSON has it; what JSON has not, infinity too, by its name."""
+    if isinstance(value, list | tuple):
+        return [_value(inner) for inner in value]
+    if isinstance(value, Mapping):
+        return {key: _value(inner) for key, inner in value.items()}
+    finite = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if finite else str(value)
+
+
+def _lines(option: Mapping[str, Any]) -> list[str]:
+    default = f" = {_plain(option['default'])}" if "default" in option else ", required"
+    text = textwrap.wrap(option["text"], WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return [f"  {option['name']}: {option['type']}{default}", *text]
 
 
 def _plain(value: Any) -> str:
@@ -110,20 +156,18 @@ def _plain(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value) if value != "" else '""'
 
 
-def _variants(room: str, name: str, variant: str | None) -> list[str]:
-    """Returns what else the name stands for, where it was given without a variant."""
+def _variants(room: str, name: str, variant: str | None) -> dict[str, str]:
+    """Returns what else the name stands for, where it was given without a variant, a line for each."""
     if variant or ":" in name or room not in names.rooms_of(name):
-        return []
-    lines = [f"  {name}:{key}  {line}".rstrip() for key, line in names.list_variants(room, name).items()]
-    return ["", "variants:", *lines] if lines else []
+        return {}
+    return {f"{name}:{key}": line for key, line in names.list_variants(room, name).items()}
 
 
-def _recipes(room: str, name: str) -> list[str]:
-    """Returns which shipped recipes name it, and with which variant where it was asked for without one."""
+def _recipes(room: str, name: str) -> dict[str, list[str]]:
+    """Returns which shipped recipes name it, and with which variants where it was asked for without one."""
     found = {}
     for key, uses in names.recipes().items():
         named = [used for place, used in uses if place == room and name in (used, used.partition(":")[0])]
         if named:
-            others = sorted({*named} - {name})
-            found[key] = f"{key} ({', '.join(others)})" if others else key
-    return ["", "recipes:", *(f"  {line}" for line in found.values())] if found else []
+            found[key] = sorted({*named} - {name})
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmssl import checkpoint, dist, names, recipe
+from mmssl import checkpoint, dist, names, own, recipe
 from mmssl.errors import UserError, as_user_error, did_you_mean
 from mmssl.evals.parts.memory import remembering
 from mmssl.evals.parts.report import Report, reporting, warn
@@ -206,15 +206,16 @@ def plan(
     """Returns a node for each protocol; UserError for an option that none of them has."""
     nodes: dict[str, dict[str, Any]] = {}
     known: dict[str, set[str]] = {}
-    for name in protocols:
-        kind, _ = names.resolve("evals", name, trust_code=trust_code)
+    for spelled in protocols:
+        kind, _ = names.resolve("evals", spelled, trust_code=trust_code)
+        name = own.title(spelled)
         known[name] = set(names.options_of(kind))
         if not {"train", "data"} <= known[name]:
             raise UserError(
                 f"{name!r} learns from no labels; with --train and --data go knn, linear, finetune and the like"
             )
         sets = {key: {"shards": shards, **(tree.get(DATA) or {})} for key, shards in (("train", train), ("data", data))}
-        nodes[name] = {"name": name, **sets}
+        nodes[name] = {"name": spelled, **sets}
     every = {*nodes, MODEL, DATA, *set().union(*known.values())}
     for key, value in tree.items():
         takers = [name for name, options in known.items() if key in options]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import shlex
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypedDict, TypeGuard
 
+from mmssl import own
 from mmssl.errors import UserError, did_you_mean
 from mmssl.options import check_options as check_options
 from mmssl.options import options_of as options_of
@@ -34,6 +36,16 @@ KINDS = {  # classes of mmssl.types that names of a room stand for; those of the
     "transforms": "Transform",
 }
 FOLDERS = {"heads": ("nn", "methods"), "views": ("views", "methods")}  # of mmssl that hold such; else the room alone
+LISTED = {  # what `list_names` lists
+    "encoders": "Networks that make features of images, videos, sounds, point clouds or texts.",
+    "methods": "Self-supervised methods: what the network is shown, and what it is asked.",
+    "evals": "Evaluations of a run or of any encoder (mmssl eval).",
+    "views": "Views that several methods share: augmentations as lists of steps.",
+    "optim": "Optimizers.",
+    "plots": "Plots of what a run has learnt (mmssl plot RUN NAME).",
+    "datasets": "Datasets whose shards are made by mmssl prepare NAME.",
+    "configs": "Recipes (mmssl train NAME, mmssl show NAME, mmssl new NAME FILE).",
+}
 TRUST = "pass trust_code=True, on the command line --trust-code, if you trust where it comes from"
 
 
@@ -72,13 +84,18 @@ def list_names(room: str) -> dict[str, str]:
         files = sorted(folder.glob("*/*.yaml"))
         return {f"{f.parent.name}/{f.stem}": _first_line(f.read_text()).lstrip("# ") for f in files}
     if room not in EXPORTS:
-        raise UserError(f"nothing is listed under {room!r}; {did_you_mean(room, [*EXPORTS, 'datasets', 'configs'])}")
+        raise UserError(f"nothing is listed under {room!r}; {did_you_mean(room, LISTED)}")
     found = {}
     for file in sorted(folder.glob("*.py")):
         tree = ast.parse(file.read_text())
         if EXPORTS[room] in _top_level_names(tree):
             found[file.stem] = _first_line(ast.get_docstring(tree) or "")
     return found
+
+
+def recipe_names() -> list[str]:
+    """Returns the names of the shipped recipes, reading none."""
+    return sorted(f"{file.parent.name}/{file.stem}" for file in home("configs").glob("*/*.yaml"))
 
 
 def list_variants(room: str, name: str) -> dict[str, str]:
@@ -148,7 +165,7 @@ def rooms_of(name: str) -> list[str]:
 def spelled(room: str, name: str) -> str:
     """Returns a name as `mmssl explain` takes it: with its room where others list it too, and for one's own code."""
     if is_path(name):
-        return f"{name} --room {room}"
+        return f"{shlex.quote(name)} --room {room}"
     return name if rooms_of(name) == [room] else f"{room}/{name}"
 
 
@@ -173,45 +190,53 @@ def _top_level_names(tree: ast.Module) -> set[str]:
 
 
 def is_path(name: str) -> bool:
-    """Tells whether a name is a path to code, `package.module:object`, not a file of a room."""
+    """Tells whether a name is a path to code, `package.module:object` or `mine.py:object`, not a file of a room."""
     head = name.partition(":")[0]
-    return "." in head and "/" not in head
+    return own.is_file(name) or ("." in head and "/" not in head)
 
 
 def refuse_foreign(name: str, *, trust_code: bool) -> None:
     """Raises UserError for a name of code outside mmssl, unless it is trusted."""
     head = name.partition(":")[0]
-    if not trust_code and is_path(name) and not _is_ours(head):
+    if not trust_code and is_path(name) and (own.is_file(name) or not _is_ours(head)):
         raise UserError(f"{shortened(name)} names code outside mmssl; {TRUST}")
 
 
 def _is_ours(path: str) -> bool:
-    return path.partition(".")[0] == "mmssl"
+    return path.partition(".")[0] == "mmssl" and not path.startswith(f"{own.__name__}.")
 
 
 def resolve(room: str, name: str, *, trust_code: bool = True) -> tuple[Any, str | None]:
     """Finds what a name stands for and the variant it is to be given, if any.
 
-    `file` and `file:variant` lie in the room; `package.module:object` is the user's own code.
+    `file` and `file:variant` lie in the room; `package.module:object` and `mine.py:object` are the user's own code, the
+    latter found from the working folder where its path is not whole.
     Raises UserError for an unknown name, for one that stands for anything else than the room holds (an Encoder, a
     Method, ...), and for foreign code unless it is trusted. Nothing of what is found is called.
     """
     refuse_foreign(name, trust_code=trust_code)
-    head, _, tail = name.partition(":")
-    own = is_path(name)
-    if own:
-        _check_path(room, name, head)
-    elif not _is_listed(room, head):
-        raise UserError(f"there is no {room.rstrip('s')} {shortened(head)}; {did_you_mean(head, list_names(room))}")
-    module = _imported(name, head if own else f"mmssl.{room}.{head}")
+    head, tail = own.split(name) if own.is_file(name) else name.partition(":")[::2]
+    module = _module(room, name, head)
     named = bool(tail) and not tail.startswith("_") and hasattr(module, tail)
-    attribute = tail if named and (own or _holds(room, module, tail)) else EXPORTS.get(room, "")
+    attribute = tail if named and (is_path(name) or _holds(room, module, tail)) else EXPORTS.get(room, "")
     if not hasattr(module, attribute):
-        raise UserError(f"{shortened(name)}: the module {module.__name__} has no {shortened(tail or attribute)}")
+        where = f"file {head}" if own.is_file(name) else f"module {module.__name__}"
+        raise UserError(f"{shortened(name)}: the {where} has no {shortened(tail or attribute)}")
     if not _holds(room, module, attribute):
         kind = f"mmssl.types.{KINDS[room]}" if room in KINDS else "function that makes one"
         raise UserError(f"{shortened(name)} is none of the {room}; expected a {kind}")
     return getattr(module, attribute), None if attribute == tail else tail or None
+
+
+def _module(room: str, name: str, head: str) -> ModuleType:
+    """Imports what a name's head stands for."""
+    if own.is_file(name):
+        return own.load(name)
+    if is_path(name):
+        _check_path(room, name, head)
+    elif not _is_listed(room, head):
+        raise UserError(f"there is no {room.rstrip('s')} {shortened(head)}; {did_you_mean(head, list_names(room))}")
+    return _imported(name, head if is_path(name) else f"mmssl.{room}.{head}")
 
 
 def _check_path(room: str, name: str, path: str) -> None:
@@ -254,7 +279,8 @@ def build(room: str, name: str, *args: Any, where: str = "", trust_code: bool = 
     factory, variant = resolve(room, name, trust_code=trust_code)
     if variant is not None:
         if "variant" not in inspect.signature(factory).parameters:
-            raise UserError(f"{where or name}: {name.partition(':')[0]!r} has no variant {variant!r}")
+            head = name.removesuffix(f":{variant}")
+            raise UserError(f"{where or name}: {head!r} has no variant {variant!r}")
         args = (variant, *args)
     elif _needs_variant(factory):
         raise UserError(f"{where or name}: say which variant, as in '{name}:VARIANT'")

@@ -50,8 +50,10 @@ def _base(factory: type) -> type:
 
 def hints_of(factory: Any) -> dict[str, Any]:
     """Returns the types of the parameters; those of a dataclass's fields are read where each field stands."""
-    fielded = inspect.isclass(factory) and "__dataclass_fields__" in vars(factory)
-    source = factory.__init__ if inspect.isclass(factory) and not fielded else factory
+    source = factory
+    if inspect.isclass(factory):
+        maker = next((kind for kind in factory.__mro__ if "__init__" in vars(kind)), factory)  # may be a base
+        source = maker if "__dataclass_fields__" in vars(maker) else factory.__init__
     own = typing.get_type_hints(source, include_extras=True)
     return {**hints_of(_base(factory)), **own} if _hands_on(factory) else own
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mmssl import names, recipe
+from mmssl import names, own, recipe
 from mmssl.errors import UserError
 from mmssl.evals.parts.report import reporting
 from mmssl.loading import load_run
@@ -40,7 +40,7 @@ def plot(
     if "data" not in options:
         raise UserError(f"the recipe of {run} has no evaluation {kind!r} to take data from; add data.shards=...")
     checked = names.check_options(make, options, where=kind, see=names.spelled("plots", kind))
-    folder = Path(out) if out is not None else Path(run) / "plots" / kind
+    folder = Path(out) if out is not None else Path(run) / "plots" / own.title(kind)
     folder.mkdir(parents=True, exist_ok=True)
     with (
         evaluating(*trained.encoders.values(), *(task.objective for task in trained.tasks.values())),

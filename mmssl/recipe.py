@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from mmssl import dist, names
+from mmssl import dist, names, own
 from mmssl.data.loader import Loader
 from mmssl.data.patterns import is_special, urls
 from mmssl.data.shards import Source
@@ -141,8 +141,16 @@ class Recipe:
         return sum(task.batch for task in self.tasks.values())
 
     def dump(self) -> str:
-        """Returns the resolved recipe as YAML."""
-        return yaml.safe_dump(self.plain, sort_keys=False)
+        """Returns the resolved recipe as YAML; files of own code are named as `code` has them."""
+        return yaml.safe_dump({**self.plain, **self._gathered()[0]}, sort_keys=False)
+
+    @property
+    def code(self) -> dict[str, bytes]:
+        """The copies of own files that the dumped recipe names: path beside it -> content."""
+        return self._gathered()[1]
+
+    def _gathered(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        return own.gathered({key: node for key, node in self.plain.items() if key != "name"})
 
 
 NODES = ("name", "encoders", "tasks", "optim", "train", "evals")
@@ -172,6 +180,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, trust_code: bool = 
     trust_code: whether the file is one's own, or trusted. Another's must name no code outside mmssl, and shards by
     their paths: no command, no address. Overrides are the caller's own words, whatever the file is.
 
+    Files of own code are found beside the recipe, those that overrides name from the working folder.
     Raises UserError for a missing file, broken YAML, an unknown or mistyped option, or what is not trusted.
     """
     file = find(path)
@@ -180,10 +189,16 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, trust_code: bool = 
         raise UserError(f"{file} holds no recipe; expected a mapping with {', '.join(NODES)}")
     if not trust_code:
         check(tree, trust_code=False)
+    tree = _located(tree, file.parent)
     for change in overrides:
         override(tree, change)
     tree.setdefault("name", file.stem)
     return check(tree)
+
+
+def _located(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns a recipe's plain values with whole paths of the own code they name; the run's own name is any."""
+    return {key: node if key == "name" else own.located(node, folder) for key, node in tree.items()}
 
 
 def override(tree: dict[str, Any], change: str) -> None:
@@ -211,6 +226,7 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
             raise UserError(f"a recipe has no node {shortened(key)}; {did_you_mean(key, NODES)}")
     if not trust_code:
         _refuse_strange({key: node for key, node in tree.items() if key != "name"})  # the run's own name is any
+    tree = _located(tree, Path())
     encoders = _mapping(tree, "encoders")
     tasks = _mapping(tree, "tasks")
     for key, node in encoders.items():
@@ -273,6 +289,8 @@ def _mapping(tree: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
 def split(node: Mapping[str, Any], *, default: str | None = None) -> tuple[str, dict[str, Any]]:
     """Splits a node into its name and its options."""
     options = {key: value for key, value in node.items() if key != "name"}
+    if "name" not in node and default and own.is_file(default):
+        raise UserError(f"the key {shortened(default)} is a file; choose another key, and write in it name: {default}")
     name: str = fit(node.get("name", default), str, "name")
     return name, options
 

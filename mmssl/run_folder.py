@@ -100,13 +100,22 @@ def _set_aside(damaged: Mapping[Path, str]) -> None:
         tqdm.write(f"{path.parent.parent}: {path.name} {problem}; it is now {aside.name}, and an older one is taken")
 
 
-def keep_recipe(folder: Path, text: str, *, step: int) -> None:
-    """Writes the recipe; one that it takes the place of stays beside it where it made the checkpoint of a step."""
-    path, aside = folder / RECIPE, folder / f"recipe_until_step_{step}.yaml"
-    if step and path.is_file() and path.read_bytes() != text.encode() and not aside.exists():
+def keep_recipe(folder: Path, text: str, *, code: Mapping[str, bytes] | None = None, step: int) -> None:
+    """Writes the recipe; one that it takes the place of stays beside it where it made the checkpoint of a step.
+
+    code: files of own code that it names, path in the folder -> content, which are kept alike.
+    """
+    for place, data in (code or {}).items():
+        _keep(folder / place, data, step, f"{folder}: the code in {place}")
+    _keep(folder / RECIPE, text.encode(), step, f"{folder}: the recipe")
+
+
+def _keep(path: Path, data: bytes, step: int, what: str) -> None:
+    aside = path.with_name(f"{path.stem}_until_step_{step}{path.suffix}")
+    if step and path.is_file() and path.read_bytes() != data and not aside.exists():
         path.rename(aside)
-        tqdm.write(f"{folder}: the recipe is another than so far; that one is kept as {aside.name}")
-    write_atomically(path, text.encode())
+        tqdm.write(f"{what} is another than so far; that one is kept as {aside.name}")
+    write_atomically(path, data)
 
 
 def export(folder: Path, encoders: Mapping[str, Encoder], objectives: Mapping[str, Objective]) -> None:

@@ -47,7 +47,7 @@ class Trainer:
 
     def write_start(self) -> None:
         """Writes what the run rests on before its first step: the resolved recipe and the learnt preprocessing."""
-        keep_recipe(self.folder, self.recipe.dump(), step=self.step)
+        keep_recipe(self.folder, self.recipe.dump(), code=self.recipe.code, step=self.step)
         for key, encoder in self.model.named_encoders.items():
             (self.folder / "encoders" / key).mkdir(parents=True, exist_ok=True)
             encoder.save_files(self.folder / "encoders" / key)

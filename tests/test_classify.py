@@ -300,7 +300,9 @@ def test_a_single_template_that_is_better_is_told(tmp_path: Path) -> None:
     found = classify.zero_shot("run", str(folder), ["red", "green"], ["the {}", "a {}"], space="clop", progress=False)
     assert found.scores["top1"].value == 1.0 and not found.notes
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classify, "warn_of_templates", lambda x, labels, prompts, top1: warn(f"{len(x)} {[*prompts]}"))
+        patch.setattr(
+            classify, "warn_of_templates", lambda x, labels, prompts, top1, plain: warn(f"{len(x)} {[*prompts]}")
+        )
         options: dict[str, Any] = {"space": "clop", "progress": False}
         told = classify.zero_shot("run", str(folder), ["red", "green"], ["the {}", "a {}"], **options)
     assert told.notes == ["4 ['the {}', 'a {}']"]
@@ -334,5 +336,5 @@ def test_accuracy_is_that_of_the_mean_of_prompts_at_unit_length() -> None:
         "a {}": torch.tensor([[-0.6, 0.8], [1.0, 0.0]]),
     }
     found = classify.Predictions()
-    classify._score(found, [torch.tensor([0.6, 0.8])], ["cat"], prompts, ["cat", "dog"], where="here")
+    classify._score(found, [torch.tensor([0.6, 0.8])], ["cat"], prompts, torch.eye(2), ["cat", "dog"], where="here")
     assert found.scores["top1"].value == 1.0

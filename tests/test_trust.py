@@ -85,9 +85,13 @@ def filled(value: Any, marker: Path) -> Any:
 
 DEMO = {"data": "MARKER", "out": "MARKER"}
 SIDE = {"image_size": 16}
+THEIR_FILE = "../../../python/stranger/code.py"  # from an encoder's folder
 CONFIGS: dict[str, dict[str, Any]] = {
     "code of his own": {"encoder": {"name": "stranger.code:encoder", "options": SIDE}},
     "a module of his own": {"encoder": {"name": "stranger.code", "options": SIDE}},
+    "a file of his own": {"encoder": {"name": f"{THEIR_FILE}:encoder", "options": SIDE}},
+    "a file within": {"encoder": {"name": "frames", "options": {"image": {"name": THEIR_FILE, **SIDE}}}},
+    "a head of his own in a file": {"spaces": {"clip": {"kind": f"{THEIR_FILE}:Projection", "dim": 16}}},
     "a command of mmssl": {"encoder": {"name": "mmssl.demo:demo", "options": DEMO}},
     "the command line": {"encoder": {"name": "mmssl.cli:main", "options": {}}},
     "the program": {"encoder": {"name": "mmssl.__main__:main", "options": {}}},
@@ -158,6 +162,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "an encoder within": {"encoders.video": {"name": "frames", "image": {"name": f"{HOSTILE}:encoder"}}},
     "a method": {"tasks.clip.method.name": f"{HOSTILE}:method"},
     "a method by its key": {"tasks": {HOSTILE: {"data": {"shards": "x.tar"}, "method": {}, "batch": 4}}},
+    "a method in a file": {"tasks.clip.method.name": "../python/stranger/code.py"},
+    "an evaluation in a file": {"evals.retrieval.name": "../python/stranger/code.py:evaluation"},
     "a view": {"tasks.clip.method.view.name": f"{HOSTILE}:view"},
     "an optimizer": {"optim.name": f"{HOSTILE}:optimizer"},
     "an evaluation": {"evals.retrieval.name": f"{HOSTILE}:evaluation"},

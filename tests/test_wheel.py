@@ -50,3 +50,7 @@ def test_its_datasets_can_be_made(unpacked: Path) -> None:
 def test_nothing_of_the_workshop_is_in_it(unpacked: Path) -> None:
     top = {path.relative_to(unpacked / "site").parts[0] for path in (unpacked / "site").rglob("*")}
     assert {name for name in top if not name.endswith(".dist-info")} == {"mmssl"}
+
+
+def test_type_checkers_know_that_it_is_annotated(unpacked: Path) -> None:
+    assert (unpacked / "site" / "mmssl" / "py.typed").is_file()

@@ -116,23 +116,45 @@ def _undecodable(path: Path) -> list[str]:
 
 def show(shards: str | Path) -> str:
     """Returns what a shard set holds, for people: samples, bytes, fields with sizes, classes, and its first samples."""
+    return told(look(shards))
+
+
+def look(shards: str | Path) -> dict[str, Any]:
+    """Returns what a shard set holds as plain values; sizes in bytes, samples is None where no index tells it."""
     source = Source(shards=str(shards))
     index: Mapping[str, Any] = read_index(Path(source.shards[0]).parent) or {}
     sizes = [path.stat().st_size for path in map(Path, source.shards) if path.is_file()]
-    count = "an unknown number of" if source.count is None else f"{source.count:,}"
-    lines = [f"{count} samples in {len(source.shards):,} shards, {sum(sizes) / 2**20:,.1f} MiB"]
-    if index.get("description"):
-        lines.append(index["description"])
-    lines += [f"when it was built, {line}" for line in account(index)]
     fields: Counter[str] = Counter()
     for entry in index.get("shards", []):
         fields.update(entry.get("fields", {}))
-    if fields:
-        lines.append("fields: " + ", ".join(f"{field} in {n:,}" for field, n in sorted(fields.items())))
-    if index.get("classes"):
-        names = index["classes"]
+    first = {
+        entry.key: entry.fault or {field: len(data) for field, data in sorted(entry.fields.items())}
+        for entry in itertools.islice(source.entries(0), 3)
+    }
+    return {
+        "samples": source.count,
+        "shards": len(source.shards),
+        "bytes": sum(sizes),
+        "description": index.get("description") or None,
+        "build": account(index),
+        "fields": dict(sorted(fields.items())),
+        "classes": index.get("classes") or [],
+        "first": first,
+    }
+
+
+def told(found: Mapping[str, Any]) -> str:
+    """Says in words what `look` found."""
+    count = "an unknown number of" if found["samples"] is None else f"{found['samples']:,}"
+    lines = [f"{count} samples in {found['shards']:,} shards, {found['bytes'] / 2**20:,.1f} MiB"]
+    if found["description"]:
+        lines.append(found["description"])
+    lines += [f"when it was built, {line}" for line in found["build"]]
+    if found["fields"]:
+        lines.append("fields: " + ", ".join(f"{field} in {n:,}" for field, n in found["fields"].items()))
+    if names := found["classes"]:
         lines.append(f"{len(names)} classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}")
-    for entry in itertools.islice(source.entries(0), 3):
-        parts = ", ".join(f"{field} ({len(data):,} bytes)" for field, data in sorted(entry.fields.items()))
-        lines.append(f"  {entry.key}: {entry.fault or parts}")
+    for key, has in found["first"].items():
+        parts = has if isinstance(has, str) else ", ".join(f"{field} ({size:,} bytes)" for field, size in has.items())
+        lines.append(f"  {key}: {parts}")
     return "\n".join(lines)

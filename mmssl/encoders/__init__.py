@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmssl import names
+from mmssl import names, own
 from mmssl.errors import UserError
 from mmssl.types import Encoder
 
@@ -14,7 +14,7 @@ def create_encoder(name: str, *, where: str = "", trust_code: bool = True, **opt
     """Makes an encoder by its name, with fresh weights unless its options say otherwise.
 
     `create_encoder("convnet", image_size=32)`, `create_encoder("timm:resnet18", pretrained=True)`,
-    `create_encoder("mypkg.mine:MyEncoder")`.
+    `create_encoder("mypkg.mine:MyEncoder")`, `create_encoder("./mine.py:MyEncoder")`.
 
     where: what errors point at.
     trust_code: allow code outside mmssl, for encoders within this one too.
@@ -23,7 +23,7 @@ def create_encoder(name: str, *, where: str = "", trust_code: bool = True, **opt
     for inner, _ in () if trust_code else _named(name, options):
         names.resolve("encoders", inner, trust_code=False)
     encoder: Encoder = names.build("encoders", name, where=where, **options)
-    encoder.name, encoder.options = name, options
+    encoder.name, encoder.options = own.absolute(name), own.located(options)
     return encoder
 
 
@@ -38,9 +38,9 @@ def refuse_fetching(name: str, options: Mapping[str, Any]) -> None:
 
 def fetched(name: str, options: Mapping[str, Any], *, trust_code: bool) -> Iterator[tuple[str, str]]:
     """Yields the encoders, this one and those within it, that read the network or files of elsewhere, and what."""
-    for each, own in _named(name, options):
+    for each, given in _named(name, options):
         kind, variant = names.resolve("encoders", each, trust_code=trust_code)
-        if what := kind.fetches({**own, "variant": variant}):
+        if what := kind.fetches({**given, "variant": variant}):
             yield each, what
 
 

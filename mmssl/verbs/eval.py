@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmssl.console import Verbs, add_limits, add_trust, say
+from mmssl.console import Answer, Verbs, add_json, add_limits, add_trust, plain
 from mmssl.errors import UserError
 
 
@@ -25,19 +25,20 @@ def add(verbs: Verbs) -> None:
     p.add_argument("--data", metavar="SHARDS", help="labelled shards to judge on")
     p.add_argument("--protocol", metavar="NAMES", help="evaluations, with commas between (default knn,linear)")
     p.add_argument("--out", type=Path, help="JSON file for the figures (default eval.json in the folder)")
+    add_json(p)
     add_trust(p)
     add_limits(p)
     p.set_defaults(run=run)
 
 
-def run(a: argparse.Namespace) -> None:
+def run(a: argparse.Namespace) -> Answer:
     from mmssl.judge import evaluate, table
 
     if not (a.train or a.data):
         if a.protocol or a.out:
             raise UserError("--protocol and --out go with --train SHARDS and --data SHARDS; say on what to judge")
-        say(table(evaluate(a.folder, a.overrides, evals=a.only, trust_code=a.trust_code)))
-        return
+        scores = evaluate(a.folder, a.overrides, evals=a.only, trust_code=a.trust_code)
+        return Answer(table(scores), {"file": str(Path(a.folder) / "results.json"), "scores": plain(scores)})
     if not (a.train and a.data) or a.only:
         raise UserError("--train SHARDS and --data SHARDS go together, with --protocol in place of --only")
     from mmssl.judge import judge_encoder
@@ -46,5 +47,4 @@ def run(a: argparse.Namespace) -> None:
     scores, file = judge_encoder(
         a.folder, protocols, a.overrides, train=a.train, data=a.data, out=a.out, trust_code=a.trust_code
     )
-    say(table(scores))
-    say(f"written to {file}")
+    return Answer(f"{table(scores)}\nwritten to {file}", {"file": str(file), "scores": plain(scores)})

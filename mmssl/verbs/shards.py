@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmssl.console import Verbs, add_limits, say
+from mmssl.console import Answer, Verbs, add_json, add_limits
 
 
 def add(verbs: Verbs) -> None:
@@ -23,6 +23,7 @@ def add(verbs: Verbs) -> None:
     build.add_argument("--seed", type=int, default=0, help="of the shuffle (default 0)")
     build.add_argument("--workers", type=int, help="processes (default: one a core)")
     build.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
+    add_json(build)
     add_limits(build)
     build.set_defaults(run=_run_build)
     for name, run, what in (
@@ -31,13 +32,14 @@ def add(verbs: Verbs) -> None:
     ):
         action = actions.add_parser(name, help=what)
         action.add_argument("folder")
+        add_json(action)
         add_limits(action)
         action.set_defaults(run=run)
         if name == "verify":
             action.add_argument("--decode", action="store_true", help="open every sample as well")
 
 
-def _run_build(a: argparse.Namespace) -> None:
+def _run_build(a: argparse.Namespace) -> Answer:
     from mmssl.data.manifest import parse_columns
     from mmssl.data.writer import build, summary
 
@@ -52,22 +54,22 @@ def _run_build(a: argparse.Namespace) -> None:
         workers=a.workers,
         strict=a.strict,
     )
-    say(f"{a.out}: {summary(index)}")
+    return Answer(f"{a.out}: {summary(index)}", index)
 
 
-def _run_verify(a: argparse.Namespace) -> int:
+def _run_verify(a: argparse.Namespace) -> Answer:
     from mmssl.data.index import INDEX
     from mmssl.data.writer import verify
 
     problems = verify(a.folder, decode=a.decode)
-    for problem in problems:
-        say(problem)
-    remark = "" if (Path(a.folder) / INDEX).is_file() else f"; without {INDEX} nothing tells whether any is missing"
-    say(f"{len(problems)} problems" if problems else f"all shards are whole{remark}")
-    return 2 if problems else 0
+    indexed = (Path(a.folder) / INDEX).is_file()
+    remark = "" if indexed else f"; without {INDEX} nothing tells whether any is missing"
+    last = f"{len(problems)} problems" if problems else f"all shards are whole{remark}"
+    return Answer("\n".join([*problems, last]), {"problems": problems, "indexed": indexed}, code=2 if problems else 0)
 
 
-def _run_show(a: argparse.Namespace) -> None:
-    from mmssl.data.writer import show
+def _run_show(a: argparse.Namespace) -> Answer:
+    from mmssl.data.verify import look, told
 
-    say(show(a.folder))
+    found = look(a.folder)
+    return Answer(told(found), found)

@@ -117,7 +117,7 @@ def test_the_mean_of_prompts_is_normalised_again(monkeypatch: pytest.MonkeyPatch
     class Apart(Rows):
         def encode(self, texts: list[str], *, space: str | None = None) -> Tensor:
             known = {"a ant": [0.2, 0, 2.0], "the ant": [0.1, 0, -1.0], "a bee": [0, 3.0, 0], "the bee": [0, 1.0, 0]}
-            return torch.tensor([known[text] for text in texts])
+            return torch.tensor([known.get(text, [1.0, 1.0, 1.0]) for text in texts])
 
     subject = Trained({"image": Rows("image"), "text": Apart("text")})  # type: ignore[dict-item]
     rows = {"ant": torch.tensor([1.0, 0.5, 0]), "bee": torch.tensor([0.5, 1, 0])}
@@ -195,7 +195,7 @@ def score(value: float, high: float) -> Score:
 def told(prompts: dict[str, Tensor], top1: Score) -> list[str]:
     x, labels = torch.eye(2)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1])
     with reporting() as report:
-        warn_of_templates(x, labels, prompts, top1)
+        warn_of_templates(x, labels, prompts, top1, torch.eye(2).flip(0))  # the names alone are never right
     return list(report.warnings)
 
 
@@ -221,6 +221,40 @@ def test_the_run_warns_by_single_templates(monkeypatch: pytest.MonkeyPatch) -> N
         judged(monkeypatch, samples, classes=names)
     [line] = report.warnings
     assert "one template alone reaches 1.000" in line and "'a {}' 1.000" in line
+
+
+def corners(count: int) -> tuple[Tensor, Tensor]:
+    """Returns samples (4 * count, 4) of four classes, each at its corner, and the classes."""
+    return torch.eye(4).repeat(count, 1), torch.arange(4).repeat(count)
+
+
+def plain_told(x: Tensor, labels: Tensor, prompts: dict[str, Tensor], plain: Tensor) -> list[str]:
+    with reporting() as report:
+        warn_of_templates(x, labels, prompts, score(0.5, 1.0), plain)
+    return list(report.warnings)
+
+
+def test_class_names_that_do_better_than_the_templates_are_told_with_a_table() -> None:
+    x, labels = corners(6)
+    good = torch.eye(4)
+    mixed = good[[1, 0, 2, 3]]  # of the first two classes none is right
+    [told] = plain_told(x, labels, {"a {}": mixed, "the {}": 0.1 * good[[1, 2, 3, 0]]}, good)
+    table = "  the 2 given  0.500\n  {}           1.000\n  a {}         0.500\n  the {}       0.000"
+    assert told == (
+        "the plain class name does better than the templates given; choose templates=plain, or others (top1):\n" + table
+    )
+    assert plain_told(x, labels, {"a {}": good}, mixed) == [] == plain_told(x, labels, {"{}": good}, good)
+    assert len(plain_told(x, labels, {"{}": good, "a {}": 3 * mixed}, good)) == 1, "the names are among them"
+
+
+def test_class_names_that_are_better_by_chance_alone_are_not_told() -> None:
+    """Of samples that only one of the two has right: 6 of 6 is beyond chance, 2^-6 < 0.025, and 5 of 5 is not."""
+    x, labels = torch.eye(4)[[0] * 6 + [3]], torch.tensor([0] * 6 + [3])
+    wrong = torch.eye(4)[[1, 0, 2, 3]]
+    assert len(plain_told(x, labels, {"a {}": wrong}, torch.eye(4))) == 1
+    assert plain_told(x[1:], labels[1:], {"a {}": wrong}, torch.eye(4)) == []
+    lost = torch.eye(4)[[0, 1, 3, 2]]  # right in the first class alone, where the templates are right in the last
+    assert plain_told(x, labels, {"a {}": wrong}, lost) == [], "6 of 7: P = 8 / 2^7"
 
 
 def test_classes_and_templates_may_be_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

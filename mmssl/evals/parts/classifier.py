@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from mmssl import names
 from mmssl.errors import UserError, did_you_mean
 from mmssl.evals.parts.classes import same
+from mmssl.evals.parts.templates import PLAIN, SETS
 from mmssl.limits import refuse
 from mmssl.types import Encoder
 
-TEMPLATES = ("{}", "a {}", "a photo of a {}", "an image of a {}", "one {}")
+TEMPLATES = SETS["short"]
 
 
 def zero_shot_classifier(
@@ -38,6 +39,15 @@ def embedded_prompts(text_encoder: Encoder, classes: Sequence[str], templates: S
     prompts = [template.replace("{}", name) for template in templates for name in classes]
     embeddings = F.normalize(text_encoder.encode(prompts, space=space), dim=1)
     return embeddings.view(len(templates), len(classes), -1)
+
+
+def embedded_with_plain(
+    text_encoder: Encoder, classes: Sequence[str], templates: Sequence[str], *, space: str
+) -> tuple[Tensor, Tensor]:
+    """Returns the embeddings of each class in each template (T, C, D), and those of the classes' names alone (C, D)."""
+    asked = [*templates, *([] if PLAIN in templates else [PLAIN])]
+    found = embedded_prompts(text_encoder, classes, asked, space=space)
+    return found[: len(templates)], found[asked.index(PLAIN)]
 
 
 def check_classes(classes: Sequence[str]) -> list[str]:
@@ -69,10 +79,12 @@ def read_classes(given: str | Sequence[str]) -> list[str]:
 
 
 def read_templates(given: str | Sequence[str] | None) -> list[str]:
-    """Reads prompt templates: a list, a text file with one per line, or None for mmssl's own."""
+    """Reads prompt templates: a list, the name of a set, a text file with one per line, or None for `short`."""
     if given is None:
         return list(TEMPLATES)
-    return check_templates(_read(given, "templates") if isinstance(given, str) else given)
+    if isinstance(given, str) and given in SETS:
+        return list(SETS[given])
+    return check_templates(_read(given, "templates", SETS) if isinstance(given, str) else given)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -88,7 +100,7 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in io.StringIO(text, newline=None) if line.strip()]
 
 
-def _read(given: str, what: str) -> list[str]:
+def _read(given: str, what: str, sets: Iterable[str] = ()) -> list[str]:
     path = Path(given)
     if path.is_file():
         return read_lines(path)
@@ -97,7 +109,8 @@ def _read(given: str, what: str) -> list[str]:
     if "/" in given or path.suffix == ".txt":
         raise UserError(f"there is no {what} file {given!r}")
     if dataset not in cards:
-        raise UserError(f"{what} is {given!r}: no such file, and no such dataset; {did_you_mean(dataset, cards)}")
+        hint = did_you_mean(dataset, [*sets, *cards])
+        raise UserError(f"{what} is {given!r}: no such file{', set' if sets else ''}, and no such dataset; {hint}")
     factors = names.read_card(dataset).get("factors", {})
     if factor not in factors:
         raise UserError(f"the card of {dataset} has no list {factor!r}; {did_you_mean(factor, factors)}")

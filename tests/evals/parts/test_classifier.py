@@ -16,6 +16,7 @@ from mmssl.evals.parts.classifier import (
     check_classes,
     check_templates,
     embedded_prompts,
+    embedded_with_plain,
     read_classes,
     read_lines,
     read_templates,
@@ -50,6 +51,29 @@ def test_prompts_are_every_class_in_every_template() -> None:
 def test_templates_by_default() -> None:
     assert TEMPLATES == ("{}", "a {}", "a photo of a {}", "an image of a {}", "one {}")
     assert read_templates(None) == list(TEMPLATES)
+
+
+def test_templates_by_the_name_of_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo").write_text("a file of {}")
+    assert read_templates("plain") == ["{}"] and read_templates("photo") == ["a photo of a {}."]
+    assert read_templates("./photo") == ["a file of {}"] and read_templates("short") == read_templates(None)
+    eighty = read_templates("imagenet80")
+    assert len(eighty) == len(set(eighty)) == 80 and all(one.count("{}") == 1 for one in eighty)
+    assert eighty[0] == "a bad photo of a {}." and eighty[-1] == "a tattoo of the {}."
+    open_clip = pytest.importorskip("open_clip.zero_shot_metadata")
+    assert eighty == [make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
+
+
+def test_the_plain_name_is_embedded_once() -> None:
+    words: Any = Words()
+    for templates in (["a {}"], ["a {}", "{}", "b {}"]):
+        found, plain = embedded_with_plain(words, ["cat", "horse"], templates, space="clip")
+        every = [*templates, *([] if "{}" in templates else ["{}"])]
+        whole = embedded_prompts(words, ["cat", "horse"], every, space="clip")
+        assert words.asked[-2] == words.asked[-1]
+        torch.testing.assert_close(found, whole[: len(templates)])
+        torch.testing.assert_close(plain, whole[1])
 
 
 def test_lists_that_cannot_be_used() -> None:
@@ -115,7 +139,8 @@ def test_lists_are_read_from_cards() -> None:
         ("a/b", read_classes, "there is no classes file 'a/b'"),
         ("a/b", read_templates, "there is no templates file 'a/b'"),
         ("bounse.shape", read_classes, "classes is 'bounse.shape': no such file, .* did you mean 'bounce'"),
-        ("bounse", read_templates, "templates is 'bounse': no such file, .* did you mean 'bounce'"),
+        ("bounse", read_templates, "templates is 'bounse': no such file, set, and .* did you mean 'bounce'"),
+        ("foto", read_templates, "templates is 'foto': no such file, set, and .* did you mean 'photo'"),
         ("bounce.shap", read_classes, "the card of bounce has no list 'shap'; did you mean 'shape'"),
         ("bounce", read_classes, "the card of bounce has no list ''"),
     ):
