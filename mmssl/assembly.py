@@ -24,6 +24,7 @@ from mmssl.multitask import MultiTask
 from mmssl.objectives.bank import reserve
 from mmssl.recipe import Recipe, split, split_data, split_encoder
 from mmssl.types import Batch, Encoder, Epoch, Objective, Pretext, View
+from mmssl.weights import still, weights_until
 
 LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
 
@@ -89,12 +90,12 @@ def assemble(
     encoders = {key: build_encoder(key, node) for key, node in recipe.encoders.items()}
     for key, start in ({} if resume else recipe.train.start).items():
         _start_from(encoders[key], Path(start), where=f"train.start.{key}")
-    for key in recipe.train.freeze:
-        encoders[key].eval()  # running statistics stay as well, those of an objective's copies too
+    still(encoders, recipe.train.frozen)
     sources = _same_everywhere(recipe)
     objectives = _build_objectives(recipe, encoders)
-    for key in recipe.train.freeze:
-        encoders[key].requires_grad_(False)
+    for weight, share in weights_until(encoders, recipe.train.frozen).items():
+        if share == 1:
+            weight.requires_grad_(False)
     for key in [key for key, encoder in encoders.items() if encoder.learns_preprocess]:
         if resume:
             encoders[key].load_files(folder / "encoders" / key)

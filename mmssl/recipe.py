@@ -17,6 +17,7 @@ from mmssl.data.loader import Loader
 from mmssl.data.patterns import is_special, urls
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
+from mmssl.optim.groups import HEADS, GroupOptions, Share
 from mmssl.schema import (
     Count,
     FileName,
@@ -48,7 +49,9 @@ class TrainOptions:
     device: such as cuda or cpu; by default a GPU where there is one.
     threads: torch's threads per process, by default torch's own choice.
     deterministic: one seed gives one run, bit by bit, on a GPU too, as it does on a CPU; slower.
-    freeze: encoders that do not train.
+    freeze: parts of encoders that do not train, as [text, image.blocks.0-5], or each with the share of training after
+        which it does, as {image.blocks.0-5: 0.3}, 1 for never. BatchNorm statistics in them stay as they are, and
+        nothing is dropped. Names are those of the network's modules; a part within another goes by its own share.
     start: encoder -> folder of a trained one of the same architecture, whose weights it begins with.
     log_every: optimizer steps between lines of the log.
     save_every: samples between checkpoints, by default a tenth of the run.
@@ -71,7 +74,7 @@ class TrainOptions:
     device: str | None = None
     threads: Annotated[int, at_least(1), at_most(1024)] | None = None
     deterministic: bool = False
-    freeze: list[str] = field(default_factory=list)
+    freeze: list[str] | dict[str, Share] = field(default_factory=list)
     start: dict[str, str] = field(default_factory=dict)
     log_every: Positive = 10
     save_every: Positive | None = None
@@ -79,6 +82,11 @@ class TrainOptions:
     max_bad_steps: Count = 10
     timeout: Annotated[float, at_least(1)] = dist.TIMEOUT
     wandb: bool = False
+
+    @property
+    def frozen(self) -> dict[str, float]:
+        """The name of each frozen part -> the share of training after which it trains, 1 for never."""
+        return self.freeze if isinstance(self.freeze, dict) else dict.fromkeys(self.freeze, 1.0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -125,12 +133,16 @@ class Task:
 
 @dataclass(slots=True)
 class Recipe:
-    """A whole run, checked. `plain` is the resolved YAML that is saved beside the checkpoints."""
+    """A whole run, checked. `plain` is the resolved YAML that is saved beside the checkpoints.
+
+    groups: options of the weights of parts, by the parts' names: `optim.groups`.
+    """
 
     name: str
     encoders: dict[str, dict[str, Any]]
     tasks: dict[str, Task]
     optim: dict[str, Any]
+    groups: dict[str, GroupOptions]
     train: TrainOptions
     evals: dict[str, dict[str, Any]]
     plain: dict[str, Any]
@@ -218,16 +230,15 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
     checked_tasks = {
         key: _task(node, f"tasks.{key}", default=key, trust_code=trust_code) for key, node in tasks.items()
     }
-    optim = tree.get("optim", {"name": "adamw"})
-    _checked("optim", optim, "optim", default="adamw", trust_code=trust_code)
+    optim, groups = _optim(tree.get("optim", {"name": "adamw"}), encoders, trust_code)
     train = TrainOptions(**names.check_options(TrainOptions, tree.get("train") or {}, where="train", see="train"))
-    for name, keys in (("freeze", train.freeze), ("start", train.start)):
+    for name, keys in (("freeze", [part.partition(".")[0] for part in train.freeze]), ("start", train.start)):
         for key in keys:
             if key not in encoders:
                 raise UserError(f"train.{name} names {shortened(key)}; {did_you_mean(key, encoders)}")
     nodes = fit(tree.get("evals") or {}, dict[str, Any], "evals")
     evals = {key: _evaluation(node, key, trust_code) for key, node in nodes.items()}
-    return Recipe(_run_name(tree.get("name", "run")), encoders, checked_tasks, optim, train, evals, tree)
+    return Recipe(_run_name(tree.get("name", "run")), encoders, checked_tasks, optim, groups, train, evals, tree)
 
 
 def _run_name(value: Any) -> str:
@@ -304,6 +315,21 @@ def _encoder(node: dict[str, Any], where: str, trust_code: bool) -> None:
         names.resolve("encoders", node["name"], trust_code=trust_code)
         node = split_encoder(node, where=where)[1]
     _checked("encoders", node, where, default=None, trust_code=trust_code)
+
+
+def _optim(node: Any, encoders: Mapping[str, Any], trust_code: bool) -> tuple[dict[str, Any], dict[str, GroupOptions]]:
+    """Checks the optimizer's node and returns it without its groups, and those."""
+    groups = fit(node.get("groups") or {}, dict[str, Any], "optim.groups") if isinstance(node, dict) else {}
+    rest = {key: value for key, value in node.items() if key != "groups"} if groups else node
+    _checked("optim", rest, "optim", default="adamw", trust_code=trust_code)
+    if groups and HEADS in encoders:
+        raise UserError(f"optim.groups.{HEADS} are the objectives' weights; give the encoder {HEADS!r} another name")
+    found = {}
+    for name, options in groups.items():
+        if (key := name.partition(".")[0]) not in (known := (HEADS, *encoders)):
+            raise UserError(f"optim.groups names {shortened(key)}; {did_you_mean(key, known)}")
+        found[name] = GroupOptions(**names.check_options(GroupOptions, options, where=f"optim.groups.{name}"))
+    return rest, found
 
 
 def _task(node: dict[str, Any], where: str, *, default: str, trust_code: bool) -> Task:

@@ -31,7 +31,7 @@ LEVELS = [
     {"transforms"},
     {"encoders", "objectives", "views", "data"},
     {"methods", "evals"},
-    {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder"},
+    {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder", "weights"},
     {"judge", "loading", "classify", "assembly"},
     {"trainer", "plot", "explain"},
     {"loop"},
@@ -66,6 +66,7 @@ ALLOWED = {
     ("classify", "loading"),
     ("judge", "loading"),
     ("loading", "assembly"),
+    ("weights", "multitask"),
 }
 
 

@@ -14,6 +14,7 @@ import yaml
 from mmssl import names, recipe
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
+from mmssl.optim.groups import GroupOptions
 from mmssl.views import simclr, single
 
 
@@ -158,6 +159,24 @@ def test_what_a_run_does_by_default() -> None:
     assert list(yaml.safe_load(recipe.check(written).dump())) == list(written), "in the order that it was written"
 
 
+def test_options_of_parts_and_when_they_train() -> None:
+    groups = {"image": {"lr": "1e-5", "layer_decay": 0.75}, "heads.simclr": {"warmup": 3, "final_lr": 1}}
+    made = recipe.check({**TINY, "optim": {"name": "sgd", "lr": 1, "groups": groups}})
+    assert made.optim == {"name": "sgd", "lr": 1} and made.plain["optim"]["groups"] == groups
+    assert made.groups == {
+        "image": GroupOptions(lr=1e-5, layer_decay=0.75),
+        "heads.simclr": GroupOptions(warmup=3, final_lr=1.0),
+    }
+    for freeze, frozen in ((["image"], {"image": 1.0}), ({"image.blocks.0": 0.5}, {"image.blocks.0": 0.5}), ([], {})):
+        assert recipe.check({**TINY, "train": {"samples": 1, "freeze": freeze}}).train.frozen == frozen
+    alone = recipe.check({**TINY, "encoders": {"heads": {"name": "convnet", "modality": "image"}}, "optim": {"lr": 1}})
+    assert alone.groups == {}
+    with pytest.raises(
+        UserError, match=r"^optim\.groups\.heads are the objectives' weights; give the encoder 'heads' "
+    ):
+        recipe.check({**alone.plain, "optim": {"groups": {"heads": {"lr": 1}}}})
+
+
 def test_a_step_has_the_samples_of_all_tasks() -> None:
     tree = yaml.safe_load(yaml.safe_dump(TINY))
     tree["tasks"]["more"] = {**tree["tasks"]["simclr"], "batch": 7, "weight": 2, "method": {"name": "simclr"}}
@@ -199,6 +218,27 @@ def test_an_evaluation_is_named_by_its_key_or_its_name() -> None:
         ("train.ema", True, "train: ema is True; expected float"),
         ("train.smaples", 3, "train: TrainOptions has no option 'smaples'; did you mean 'samples'"),
         ("train.freeze", ["text"], "train.freeze names 'text'; known: image"),
+        (
+            "train.freeze",
+            {"image.stem": 1.5},
+            "train: freeze is {'image.stem': 1.5}; expected list[str] | dict[str, float",
+        ),
+        ("train.freeze", {"imag.stem": 0.5}, "train.freeze names 'imag'; did you mean 'image'?"),
+        ("optim.groups", ["image"], "optim.groups is ['image']; expected dict[str, Any]"),
+        ("optim.groups", {"txet": {}}, "optim.groups names 'txet'; known: heads, image"),
+        ("optim.groups", {"head": {}}, "optim.groups names 'head'; did you mean 'heads'?"),
+        (
+            "optim.groups",
+            {"image": {"lrr": 1}},
+            "optim.groups.image: GroupOptions has no option 'lrr'; did you mean 'lr'?",
+        ),
+        ("optim.groups", {"image": {"lr": -1}}, "optim.groups.image: lr is -1; expected float of at least 0 | None"),
+        (
+            "optim.groups",
+            {"image": {"layer_decay": 0}},
+            "layer_decay is 0; expected float above 0 and of at most 1 | None",
+        ),
+        ("optim.groups", {"image": 1e-3}, "optim.groups.image is 0.001; expected a mapping of options"),
         ("name", ["x"], "name is ['x']; expected that of a folder in runs"),
         ("name", None, "name is None; expected that of a folder in runs"),
         ("name", "../x", "name is '../x'; expected that of a folder in runs"),

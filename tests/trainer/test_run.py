@@ -306,6 +306,23 @@ def resumed(tree: dict[str, Any], folder: Path, after: int) -> trainer.Trainer:
     return started(tree, folder, state)
 
 
+@pytest.mark.parametrize("after", [1, 3, 5])  # before, where and after the part trains
+def test_a_frozen_part_is_taken_up_as_it_was(after: int, rows: Path, tmp_path: Path) -> None:
+    groups = {"row": {"lr": 0.02, "warmup": 4}, "heads": {"final_lr": 0.5}}
+    tree = made(rows, optim={"momentum": 0.9, "weight_decay": 0.1, "groups": groups}, train={"freeze": {"row": 0.5}})
+    tree["encoders"]["row"]["dropout"] = 0.5
+    whole = started(tree, tmp_path / "whole")
+    for _ in range(6):
+        whole.train_step()
+    run = resumed(tree, tmp_path / "run", after)
+    assert run.model.encoders["row"].layer.weight.requires_grad == run.model.encoders["row"].training == (after >= 3)
+    for _ in range(after, 6):
+        run.train_step()
+    for key, value in run.model.state_dict().items():
+        assert torch.equal(value, whole.model.state_dict()[key]), key
+    assert run.learning == whole.learning and run.learning.keys() == {"lr/row", "lr/heads"}
+
+
 @pytest.mark.parametrize("after", [2, 3, 6])  # in the middle of a pass, and at its end
 def test_a_run_taken_up_again_is_the_same_run(after: int, rows: Path, tmp_path: Path) -> None:
     tree = made(rows, **HARD)
