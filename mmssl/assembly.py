@@ -21,6 +21,7 @@ from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder, fetched
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
+from mmssl.nn.checkpointing import checkpoint_blocks
 from mmssl.objectives.bank import reserve
 from mmssl.recipe import Recipe, split, split_data, split_encoder
 from mmssl.types import Batch, Encoder, Epoch, Objective, Pretext, View
@@ -104,6 +105,7 @@ def assemble(
     weights = {key: task.weight for key, task in recipe.tasks.items()}
     for key, objective in objectives.items():
         reserve(objective, sources[key].count)
+    _checkpoint(encoders, recipe.train.checkpointing)
     model = MultiTask(encoders, objectives, weights).to(device)
     streams = {}
     for key, pretext in pretexts(recipe, objectives).items():
@@ -183,6 +185,15 @@ def _start_from(encoder: Encoder, folder: Path, *, where: str) -> None:
         encoder.load_files(folder)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _checkpoint(encoders: Mapping[str, Encoder], asked: bool | list[str]) -> None:
+    """Has encoders compute their blocks again in the backward pass; UserError where there are none."""
+    keys = list(encoders) if asked is True else asked or []
+    without = [key for key in keys if not checkpoint_blocks(encoders[key])]
+    if without and (asked is not True or without == keys):
+        lack = f"{', '.join(without)} {'has' if len(without) == 1 else 'have'} no blocks"
+        raise UserError(f"train.checkpointing: {lack}, as transformers and residual networks have; leave it out")
 
 
 def _build_objectives(recipe: Recipe, encoders: Mapping[str, Encoder]) -> dict[str, Objective]:

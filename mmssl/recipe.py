@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -46,6 +46,8 @@ class TrainOptions:
     ema: decay of the averaged weights that are evaluated and saved, 0 for none.
     final_lr: the last learning rate as a share of the peak.
     compile: whether torch.compile makes the step faster.
+    checkpointing: whether the blocks of encoders keep their input alone, and are computed again in the backward pass,
+        for less memory and more time: true for all encoders that have blocks, or the keys of some, as [image].
     device: such as cuda or cpu; by default a GPU where there is one.
     threads: torch's threads per process, by default torch's own choice.
     deterministic: one seed gives one run, bit by bit, on a GPU too, as it does on a CPU; slower.
@@ -71,6 +73,7 @@ class TrainOptions:
     ema: Annotated[float, at_least(0), below(1)] = 0.0
     final_lr: Annotated[float, at_least(0), at_most(1)] = 0.0
     compile: bool = False
+    checkpointing: bool | list[str] = False
     device: str | None = None
     threads: Annotated[int, at_least(1), at_most(1024)] | None = None
     deterministic: bool = False
@@ -232,7 +235,12 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
     }
     optim, groups = _optim(tree.get("optim", {"name": "adamw"}), encoders, trust_code)
     train = TrainOptions(**names.check_options(TrainOptions, tree.get("train") or {}, where="train", see="train"))
-    for name, keys in (("freeze", [part.partition(".")[0] for part in train.freeze]), ("start", train.start)):
+    named: dict[str, Iterable[str]] = {
+        "freeze": [part.partition(".")[0] for part in train.freeze],
+        "start": train.start,
+        "checkpointing": train.checkpointing if isinstance(train.checkpointing, list) else (),
+    }
+    for name, keys in named.items():
         for key in keys:
             if key not in encoders:
                 raise UserError(f"train.{name} names {shortened(key)}; {did_you_mean(key, encoders)}")

@@ -94,10 +94,10 @@ def layers(encoder: Encoder) -> list[list[Tensor]]:
 
 def _unroll(module: nn.Module, found: list[list[Tensor]], loose: list[Tensor]) -> None:
     loose += module.parameters(recurse=False)
-    inner = _weighty(module)
+    inner = with_weights(module)
     for child in inner:
         alone = len(inner) == 1 and isinstance(module, Encoder) and any(child.children())
-        if alone or isinstance(child, Encoder) or any(map(_is_stack, (child, *_weighty(child)))):
+        if alone or isinstance(child, Encoder) or any(map(is_stack, (child, *with_weights(child)))):
             _unroll(child, found, loose)
         elif any(child.children()) or not found:
             found.append(list(child.parameters()))
@@ -105,11 +105,12 @@ def _unroll(module: nn.Module, found: list[list[Tensor]], loose: list[Tensor]) -
             found[-1] += child.parameters()
 
 
-def _weighty(module: nn.Module) -> list[nn.Module]:
+def with_weights(module: nn.Module) -> list[nn.Module]:
+    """Returns the modules right inside one that have parameters."""
     return [child for child in module.children() if any(True for _ in child.parameters())]
 
 
-def _is_stack(module: nn.Module) -> bool:
+def is_stack(module: nn.Module) -> bool:
     """Tells whether a module is a sequence of blocks, not of single operations."""
-    parts = _weighty(module)
+    parts = with_weights(module)
     return isinstance(module, nn.Sequential | nn.ModuleList) and bool(parts) and all(any(p.children()) for p in parts)

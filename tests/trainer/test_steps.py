@@ -47,7 +47,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what the recipe s
     ),
     "rates by layers": (  # of which the encoder has one
         {"optim": {"groups": {"row": {"layer_decay": 0.4}}}},
-        {"own": dict.fromkeys(NAMES, {"lr": 0.04})},
+        {"own": {NAMES[0]: {"lr": 0.04}, NAMES[1]: {"lr": 0.04}}},
     ),
     "options of a part on which the task's own stand": (
         {
