@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -17,10 +18,12 @@ from mmssl.data.loader import Loader
 from mmssl.data.patterns import is_special, urls
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
+from mmssl.log import WandbOptions
 from mmssl.optim.groups import HEADS, GroupOptions, Share
 from mmssl.schema import (
     Count,
     FileName,
+    Only,
     Positive,
     at_least,
     at_most,
@@ -31,6 +34,13 @@ from mmssl.schema import (
     shortened,
 )
 from mmssl.types import Objective, View
+
+
+def _is_much(text: str) -> bool:
+    return re.fullmatch(r"[1-9]\d*(_\d+)* (samples|steps)", text) is not None
+
+
+Much = Annotated[str, Only("that is a number of samples or steps, as '5000 samples'", _is_much)]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,13 +65,13 @@ class TrainOptions:
         which it does, as {image.blocks.0-5: 0.3}, 1 for never. BatchNorm statistics in them stay as they are, and
         nothing is dropped. Names are those of the network's modules; a part within another goes by its own share.
     start: encoder -> folder of a trained one of the same architecture, whose weights it begins with.
-    log_every: optimizer steps between lines of the log.
+    log_every: optimizer steps between lines of the log, or how much, as "5000 samples".
     save_every: samples between checkpoints, by default a tenth of the run.
     keep: how many checkpoints stay.
     max_bad_steps: how many steps whose gradient is not finite are skipped before the run stops.
     timeout: seconds that several processes wait for one that does not come to where they need it, or gives no sign of
         life, before all end; what they do at the same time may take longer.
-    wandb: whether figures are sent to Weights & Biases.
+    wandb: whether figures are sent to Weights & Biases, and where to.
     """
 
     samples: Positive
@@ -79,12 +89,12 @@ class TrainOptions:
     deterministic: bool = False
     freeze: list[str] | dict[str, Share] = field(default_factory=list)
     start: dict[str, str] = field(default_factory=dict)
-    log_every: Positive = 10
+    log_every: Positive | Much = 10
     save_every: Positive | None = None
     keep: Positive = 2
     max_bad_steps: Count = 10
     timeout: Annotated[float, at_least(1)] = dist.TIMEOUT
-    wandb: bool = False
+    wandb: bool | WandbOptions = False
 
     @property
     def frozen(self) -> dict[str, float]:
@@ -154,6 +164,12 @@ class Recipe:
     def per_step(self) -> int:
         """Samples of one optimizer step, over all tasks and processes."""
         return sum(task.batch for task in self.tasks.values())
+
+    @property
+    def log_steps(self) -> int:
+        """Optimizer steps between lines of the log."""
+        number, _, unit = str(self.train.log_every).partition(" ")
+        return max(1, int(number) // (self.per_step if unit == "samples" else 1))
 
     def dump(self) -> str:
         """Returns the resolved recipe as YAML."""

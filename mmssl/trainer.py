@@ -43,7 +43,7 @@ class Trainer:
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and dist.computes_bf16(device))
         self.reported: set[tuple[str, str]] = set()
         self.wholeness = EmptyBatches()
-        self.alarm = Alarm(min(max(10, self.steps // options.log_every // 4), 100))
+        self.alarm = Alarm(min(max(10, self.steps // recipe.log_steps // 4), 100))
         self._start(state)
 
     def write_start(self) -> None:

@@ -59,6 +59,7 @@ ALLOWED = {
     ("limits", "errors"),
     ("lock", "errors"),
     ("lock", "files"),
+    ("recipe", "log"),
     ("run_folder", "checkpoint"),
     ("run_folder", "state"),
     ("trial", "errors"),

@@ -14,6 +14,7 @@ import yaml
 from mmssl import names, recipe
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
+from mmssl.log import WandbOptions
 from mmssl.optim.groups import GroupOptions
 from mmssl.views import simclr, single
 
@@ -178,6 +179,19 @@ def test_options_of_parts_and_when_they_train() -> None:
         recipe.check({**alone.plain, "optim": {"groups": {"heads": {"lr": 1}}}})
 
 
+@pytest.mark.parametrize(
+    ("said", "steps"),
+    [(7, 7), ("7 steps", 7), ("12 samples", 3), ("15 samples", 3), ("3 samples", 1), ("1_000 samples", 250)],
+)
+def test_lines_of_the_log_come_after_steps_or_samples(said: int | str, steps: int) -> None:
+    assert recipe.check({**TINY, "train": {"samples": 10, "log_every": said}}).log_steps == steps
+
+
+def test_where_figures_are_sent_to() -> None:
+    for said, options in ((True, True), ({"project": "p", "tags": ["a"]}, WandbOptions(project="p", tags=["a"]))):
+        assert recipe.check({**TINY, "train": {"samples": 10, "wandb": said}}).train.wandb == options
+
+
 def test_a_step_has_the_samples_of_all_tasks() -> None:
     tree = yaml.safe_load(yaml.safe_dump(TINY))
     tree["tasks"]["more"] = {**tree["tasks"]["simclr"], "batch": 7, "weight": 2, "method": {"name": "simclr"}}
@@ -275,7 +289,16 @@ def test_an_evaluation_is_named_by_its_key_or_its_name() -> None:
         ("train.ema", 1, "train: ema is 1; expected float of at least 0 and below 1"),
         ("train.final_lr", -0.1, "train: final_lr is -0.1; expected float of at least 0 and of at most 1"),
         ("train.threads", 0, "train: threads is 0; expected "),
-        ("train.log_every", 0, "train: log_every is 0; expected int of at least 1"),
+        (
+            "train.log_every",
+            0,
+            "train: log_every is 0; expected int of at least 1 | str that is a number of samples or",
+        ),
+        ("train.log_every", "0 samples", "train: log_every is '0 samples'; expected int"),
+        ("train.log_every", "5 epochs", "train: log_every is '5 epochs'; expected int"),
+        ("train.wandb", {"grup": "x"}, "train: wandb has no option 'grup'; did you mean 'group'?"),
+        ("train.wandb", {"tags": "x"}, "train: wandb: tags is 'x'; expected list[str]"),
+        ("train.wandb", "mine", "train: wandb is 'mine'; expected bool | a mapping of project, name, group, tags"),
         ("train.save_every", 0, "train: save_every is 0; expected "),
         ("train.keep", 0, "train: keep is 0; expected int of at least 1"),
         ("train.max_bad_steps", -1, "train: max_bad_steps is -1; expected int of at least 0"),

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from linear.model import Fit
+from linear.model import Fit, Peek
 from linear.plain import loop as plain_loop
 from linear.plain import made, parts, same, started, weights
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmssl import checkpoint, dist, load_encoder, loop, parallel, recipe, run_folder, train, trainer
 from mmssl.errors import UserError
@@ -292,6 +293,26 @@ def test_an_evaluation_falls_due_at_the_samples_it_is_asked_for(
     score = Score(1.0, 0.0, 2.0, 0.5, 3)
     monkeypatch.setattr(judge, "run", lambda trained, keys, stop: dict.fromkeys(keys, score) if trained == "it" else {})
     assert judge.due(lambda: "it", samples, step, last=last) == ({"peek": score} if due else {})
+
+
+def test_every_figure_of_an_evaluation_is_shown(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"cat": 0.5, "dog": 0.75}
+    scores = [
+        ("top1", Score(0.5, 0.25, 0.75, 0.125, 8, parts=parts)),
+        ("top5", Score(1.0, 1.0, 1.0, 0.5, 8, trivial=0.625)),
+    ]
+    monkeypatch.setattr(Peek, "run", lambda self, trained: iter(scores))
+    tree = made(rows, evals={"peek": {"name": "linear.model:evaluation"}}, train={"log_every": "16 samples"})
+    folder = train(tree, out=tmp_path / "run", progress=False)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 6]
+    assert lines[-1] == {"step": 6, "peek/top1": 0.5, "peek/top5": 1.0}
+    shown = EventAccumulator(str(folder / "tensorboard")).Reload()
+    tags = [tag for tag in shown.Tags()["scalars"] if tag.startswith("peek/")]
+    one = {"": 0.5, "/low": 0.25, "/high": 0.75, "/chance": 0.125, "/parts/cat": 0.5, "/parts/dog": 0.75}
+    five = {"": 1.0, "/low": 1.0, "/high": 1.0, "/chance": 0.5, "/trivial": 0.625}
+    expected = {f"peek/{key}{name}": v for key, each in (("top1", one), ("top5", five)) for name, v in each.items()}
+    assert {tag: shown.Scalars(tag)[0].value for tag in tags} == expected
 
 
 def resumed(tree: dict[str, Any], folder: Path, after: int) -> trainer.Trainer:
