@@ -22,9 +22,9 @@ from mmssl.schema import fit
 
 @dataclass(kw_only=True, slots=True)
 class WandbOptions:
-    """Where figures are sent to at Weights & Biases; `wandb: true` is all of these by default, false sends none.
+    """Where figures are sent to at Weights & Biases.
 
-    project: in which the run is shown.
+    project: in which the run is shown; `wandb: true` is all of these by default, false, the default, sends nothing.
     name: of the run there, by default the recipe's.
     group: of runs that belong together.
     tags: of the run.
@@ -65,7 +65,7 @@ class RunLog:
 
         details: further figures, of TensorBoard and Weights & Biases alone.
         """
-        plain = {key: round(value, 6) if math.isfinite(value) else None for key, value in values.items()}
+        plain = {key: _rounded(value) if math.isfinite(value) else None for key, value in values.items()}
         self.file.write((json.dumps({"step": step, **plain}) + "\n").encode())
         shown = {**values, **(details or {})}
         self.board.write(step, shown)
@@ -143,6 +143,11 @@ class Board:
     def _add(self, event: Any) -> None:
         event.wall_time = time.time()
         self.records.write(event.SerializeToString())
+
+
+def _rounded(value: float) -> float:
+    """Returns a value to six decimals, and one below 1, such as a small learning rate, to six digits."""
+    return round(value, 6) if abs(value) >= 1 else float(f"{value:.6g}")
 
 
 class Line(TypedDict):

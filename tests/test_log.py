@@ -30,10 +30,12 @@ def test_each_step_is_a_line_and_a_scalar(tmp_path: Path) -> None:
         written = (tmp_path / "metrics.jsonl").read_text()
         assert written.endswith("}\n"), "each line is there at once"
         log.write(2, {"loss": float("inf")})
+        log.write(3, {"lr": 1.23456789e-7, "samples": 123456789.0})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert lines == ['{"step": 1, "loss": 1.234568, "lr": 0.1}', '{"step": 2, "loss": null}']
+    small = '{"step": 3, "lr": 1.23457e-07, "samples": 123456789.0}'
+    assert lines == ['{"step": 1, "loss": 1.234568, "lr": 0.1}', '{"step": 2, "loss": null}', small]
     shown = [(tag, pytest.approx(value), step) for tag, value, step in scalars(tmp_path)]
-    assert shown == [("loss", 1.23456789, 1), ("loss", float("inf"), 2), ("lr", 0.1, 1)]
+    assert shown[:3] == [("loss", 1.23456789, 1), ("loss", float("inf"), 2), ("lr", 0.1, 1)]
 
 
 def test_after_a_resume_lines_of_later_steps_are_dropped(tmp_path: Path) -> None:
