@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
-from mmssl.nn.parts import parts_of, weights_of
+from mmssl.nn.named_parts import parts_of, weights_of
 from mmssl.optim.groups import HEADS, GroupOptions, layer_scales
 from mmssl.types import Encoder
 
