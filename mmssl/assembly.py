@@ -21,9 +21,11 @@ from mmssl.data.shards import Source
 from mmssl.encoders import create_encoder, fetched
 from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
+from mmssl.nn.checkpointing import checkpoint_blocks
 from mmssl.objectives.bank import reserve
 from mmssl.recipe import Recipe, split, split_data, split_encoder
 from mmssl.types import Batch, Encoder, Epoch, Objective, Pretext, View
+from mmssl.weights import still, weights_until
 
 LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
 
@@ -89,12 +91,12 @@ def assemble(
     encoders = {key: build_encoder(key, node) for key, node in recipe.encoders.items()}
     for key, start in ({} if resume else recipe.train.start).items():
         _start_from(encoders[key], Path(start), where=f"train.start.{key}")
-    for key in recipe.train.freeze:
-        encoders[key].eval()  # running statistics stay as well, those of an objective's copies too
+    still(encoders, recipe.train.frozen)
     sources = _same_everywhere(recipe)
     objectives = _build_objectives(recipe, encoders)
-    for key in recipe.train.freeze:
-        encoders[key].requires_grad_(False)
+    for weight, share in weights_until(encoders, recipe.train.frozen).items():
+        if share == 1:
+            weight.requires_grad_(False)
     for key in [key for key, encoder in encoders.items() if encoder.learns_preprocess]:
         if resume:
             encoders[key].load_files(folder / "encoders" / key)
@@ -103,6 +105,7 @@ def assemble(
     weights = {key: task.weight for key, task in recipe.tasks.items()}
     for key, objective in objectives.items():
         reserve(objective, sources[key].count)
+    _checkpoint(encoders, recipe.train.checkpointing)
     model = MultiTask(encoders, objectives, weights).to(device)
     streams = {}
     for key, pretext in pretexts(recipe, objectives).items():
@@ -182,6 +185,15 @@ def _start_from(encoder: Encoder, folder: Path, *, where: str) -> None:
         encoder.load_files(folder)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _checkpoint(encoders: Mapping[str, Encoder], asked: bool | list[str]) -> None:
+    """Has encoders compute their blocks again in the backward pass; UserError where there are none."""
+    keys = list(encoders) if asked is True else asked or []
+    without = [key for key in keys if not checkpoint_blocks(encoders[key])]
+    if without and (asked is not True or without == keys):
+        lack = f"{', '.join(without)} {'has' if len(without) == 1 else 'have'} no blocks"
+        raise UserError(f"train.checkpointing: {lack}, as transformers and residual networks have; leave it out")
 
 
 def _build_objectives(recipe: Recipe, encoders: Mapping[str, Encoder]) -> dict[str, Objective]:

@@ -12,6 +12,7 @@ from mmssl import names, own
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
+from mmssl.optim.groups import GroupOptions
 from mmssl.options import REQUIRED, Option, describe, hints_of, texts_of
 from mmssl.recipe import LOADER_FIXED, EncoderOptions, EvaluationOptions, Task, TrainOptions
 from mmssl.schema import spell
@@ -21,6 +22,7 @@ NODES: dict[str, tuple[Any, ...]] = {"train": (TrainOptions,), "task": (Task,), 
 ANY: dict[str, tuple[Any, ...]] = {
     "encoders": (EncoderOptions,),
     "evals": (EvaluationOptions,),
+    "optim": (GroupOptions,),
 }  # what may be said of anything in a room
 WIDTH = 100
 

@@ -7,7 +7,9 @@ import math
 import os
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -18,25 +20,57 @@ from mmssl.files import write_atomically
 from mmssl.schema import fit
 
 
+@dataclass(kw_only=True, slots=True)
+class WandbOptions:
+    """Where figures are sent to at Weights & Biases.
+
+    project: in which the run is shown; `wandb: true` is all of these by default, false, the default, sends nothing.
+    name: of the run there, by default the recipe's.
+    group: of runs that belong together.
+    tags: of the run.
+    """
+
+    project: str = "mmssl"
+    name: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
 class RunLog:
     """Writes each step's figures to every place that listens."""
 
-    def __init__(self, folder: Path, *, name: str, recipe: dict[str, Any], step: int = 0, wandb: bool = False) -> None:
-        """Opens the logs; after a resume from `step`, lines of later steps are dropped, since they come again."""
-        self.wandb = _start_wandb(folder, name, recipe) if wandb else None
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        recipe: dict[str, Any],
+        step: int = 0,
+        wandb: bool | WandbOptions = False,
+    ) -> None:
+        """Opens the logs; after a resume from `step`, lines of later steps are dropped, since they come again.
+
+        name, recipe: what Weights & Biases shows of the run, where `wandb` sends figures there.
+        """
+        options = WandbOptions() if wandb is True else wandb
+        self.wandb = _start_wandb(folder, name, recipe, options, resumed=step > 0) if options else None
         path = folder / "metrics.jsonl"
         kept = [line for line in _lines(path) if line["step"] <= step]
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.file = Appended(path)
         self.board = Board(folder / "tensorboard", purge_step=step + 1 if step else None)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes name -> value for a step; JSON has null for what is no number."""
-        plain = {key: round(value, 6) if math.isfinite(value) else None for key, value in values.items()}
+    def write(self, step: int, values: dict[str, float], details: Mapping[str, float] | None = None) -> None:
+        """Writes name -> value for a step; JSON has null for what is no number.
+
+        details: further figures, of TensorBoard and Weights & Biases alone.
+        """
+        plain = {key: _rounded(value) if math.isfinite(value) else None for key, value in values.items()}
         self.file.write((json.dumps({"step": step, **plain}) + "\n").encode())
-        self.board.write(step, values)
+        shown = {**values, **(details or {})}
+        self.board.write(step, shown)
         if self.wandb is not None:
-            self.wandb.log(values, step=step)
+            self.wandb.log(shown, step=step)
 
     def __enter__(self) -> RunLog:
         return self
@@ -111,6 +145,11 @@ class Board:
         self.records.write(event.SerializeToString())
 
 
+def _rounded(value: float) -> float:
+    """Returns a value to six decimals, and one below 1, such as a small learning rate, to six digits."""
+    return round(value, 6) if abs(value) >= 1 else float(f"{value:.6g}")
+
+
 class Line(TypedDict):
     """A line of metrics.jsonl; what else it has are figures by name."""
 
@@ -126,9 +165,22 @@ def _lines(path: Path) -> list[Line]:
     return lines
 
 
-def _start_wandb(folder: Path, name: str, recipe: dict[str, Any]) -> Any:
+def _start_wandb(folder: Path, name: str, recipe: dict[str, Any], options: WandbOptions, *, resumed: bool) -> Any:
+    """Opens the run at Weights & Biases; a resumed one is the one that it was, known by the file wandb_id."""
     try:
         import wandb
     except ModuleNotFoundError:
-        raise UserError("train.wandb is true but wandb is not installed: pip install 'mmssl[wandb]'") from None
-    return wandb.init(project="mmssl", name=name, dir=str(folder), config=recipe, resume="allow")
+        raise UserError("train.wandb is set but wandb is not installed: pip install 'mmssl[wandb]'") from None
+    file = folder / "wandb_id"
+    run = wandb.init(
+        project=options.project,
+        name=options.name or name,
+        group=options.group,
+        tags=options.tags or None,
+        dir=str(folder),
+        config=recipe,
+        id=file.read_text() if resumed and file.exists() else None,
+        resume="allow",
+    )
+    write_atomically(file, run.id.encode())
+    return run

@@ -24,6 +24,7 @@ from mmssl.recipe import Recipe, check, load, override
 from mmssl.run_folder import by_first, locked, open_folder
 from mmssl.stopping import Stopping
 from mmssl.trainer import Trainer
+from mmssl.types import Score
 
 
 def train(
@@ -108,7 +109,7 @@ def _loop(trainer: Trainer, stop: Stopping, *, progress: bool) -> None:
 
 
 def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None, stop: Stopping) -> None:
-    options = trainer.recipe.train
+    recipe, options = trainer.recipe, trainer.recipe.train
     save_every = max(1, (options.save_every or options.samples // 10) // trainer.per_step)
     if trainer.step and dist.gather_objects(judged_at(trainer.folder))[0] != trainer.samples:
         _judge(trainer, log, stop)  # what was due when the run stopped
@@ -120,7 +121,7 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None, stop: Stopping)
         waited, counted = waited + wait, counted + 1
         bar.update(trainer.per_step)
         done = trainer.step == trainer.steps
-        reporting = trainer.step % options.log_every == 0 or done
+        reporting = trainer.step % recipe.log_steps == 0 or done
         if reporting:
             trainer.check_bad_steps()
         if log and reporting:
@@ -147,9 +148,17 @@ def _judge(trainer: Trainer, log: RunLog | None, stop: Stopping) -> None:
     last = trainer.step == trainer.steps
     scores = trainer.judge.due(trainer.trained, trainer.samples, trainer.per_step, last=last, stop=stop.now)
     if log and scores and not stop.agreed:
-        log.write(trainer.step, {key: score.value for key, score in scores.items()})
+        details = {f"{key}/{name}": value for key, score in scores.items() for name, value in _details(score).items()}
+        log.write(trainer.step, {key: score.value for key, score in scores.items()}, details)
         remarks = trainer.judge.remarks()
         write_results(trainer.folder, trainer.recipe, scores, samples=trainer.samples, remarks=remarks)
+
+
+def _details(score: Score) -> dict[str, float]:
+    """Returns what there is of a score beside its value, by name."""
+    beside = {"low": score.low, "high": score.high, "chance": score.chance, "trivial": score.trivial}
+    parts = {f"parts/{name}": value for name, value in (score.parts or {}).items()}
+    return {name: value for name, value in {**beside, **parts}.items() if value is not None}
 
 
 def _end(trainer: Trainer, stop: Stopping) -> NoReturn:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -17,9 +18,12 @@ from mmssl.data.loader import Loader
 from mmssl.data.patterns import is_special, urls
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
+from mmssl.log import WandbOptions
+from mmssl.optim.groups import HEADS, GroupOptions, Share
 from mmssl.schema import (
     Count,
     FileName,
+    Only,
     Positive,
     at_least,
     at_most,
@@ -30,6 +34,13 @@ from mmssl.schema import (
     shortened,
 )
 from mmssl.types import Objective, View
+
+
+def _is_much(text: str) -> bool:
+    return re.fullmatch(r"[1-9]\d*(_\d+)* (samples|steps)", text) is not None
+
+
+Much = Annotated[str, Only("that is a number of samples or steps, as '5000 samples'", _is_much)]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,18 +56,22 @@ class TrainOptions:
     ema: decay of the averaged weights that are evaluated and saved, 0 for none.
     final_lr: the last learning rate as a share of the peak.
     compile: whether torch.compile makes the step faster.
+    checkpointing: whether the blocks of encoders keep their input alone, and are computed again in the backward pass,
+        for less memory and more time: true for all encoders that have blocks, or the keys of some, as [image].
     device: such as cuda or cpu; by default a GPU where there is one.
     threads: torch's threads per process, by default torch's own choice.
     deterministic: one seed gives one run, bit by bit, on a GPU too, as it does on a CPU; slower.
-    freeze: encoders that do not train.
+    freeze: parts of encoders that do not train, as [text, image.blocks.0-5], or each with the share of training after
+        which it does, as {image.blocks.0-5: 0.3}, 1 for never. BatchNorm statistics in them stay as they are, and
+        nothing is dropped. Names are those of the network's modules; a part within another goes by its own share.
     start: encoder -> folder of a trained one of the same architecture, whose weights it begins with.
-    log_every: optimizer steps between lines of the log.
+    log_every: optimizer steps between lines of the log, or how much, as "5000 samples".
     save_every: samples between checkpoints, by default a tenth of the run.
     keep: how many checkpoints stay.
     max_bad_steps: how many steps whose gradient is not finite are skipped before the run stops.
     timeout: seconds that several processes wait for one that does not come to where they need it, or gives no sign of
         life, before all end; what they do at the same time may take longer.
-    wandb: whether figures are sent to Weights & Biases.
+    wandb: whether figures are sent to Weights & Biases, and where to.
     """
 
     samples: Positive
@@ -68,17 +83,23 @@ class TrainOptions:
     ema: Annotated[float, at_least(0), below(1)] = 0.0
     final_lr: Annotated[float, at_least(0), at_most(1)] = 0.0
     compile: bool = False
+    checkpointing: bool | list[str] = False
     device: str | None = None
     threads: Annotated[int, at_least(1), at_most(1024)] | None = None
     deterministic: bool = False
-    freeze: list[str] = field(default_factory=list)
+    freeze: list[str] | dict[str, Share] = field(default_factory=list)
     start: dict[str, str] = field(default_factory=dict)
-    log_every: Positive = 10
+    log_every: Positive | Much = 10
     save_every: Positive | None = None
     keep: Positive = 2
     max_bad_steps: Count = 10
     timeout: Annotated[float, at_least(1)] = dist.TIMEOUT
-    wandb: bool = False
+    wandb: bool | WandbOptions = False
+
+    @property
+    def frozen(self) -> dict[str, float]:
+        """The name of each frozen part -> the share of training after which it trains, 1 for never."""
+        return self.freeze if isinstance(self.freeze, dict) else dict.fromkeys(self.freeze, 1.0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -125,12 +146,16 @@ class Task:
 
 @dataclass(slots=True)
 class Recipe:
-    """A whole run, checked. `plain` is the resolved YAML that is saved beside the checkpoints."""
+    """A whole run, checked. `plain` is the resolved YAML that is saved beside the checkpoints.
+
+    groups: options of the weights of parts, by the parts' names: `optim.groups`.
+    """
 
     name: str
     encoders: dict[str, dict[str, Any]]
     tasks: dict[str, Task]
     optim: dict[str, Any]
+    groups: dict[str, GroupOptions]
     train: TrainOptions
     evals: dict[str, dict[str, Any]]
     plain: dict[str, Any]
@@ -139,6 +164,12 @@ class Recipe:
     def per_step(self) -> int:
         """Samples of one optimizer step, over all tasks and processes."""
         return sum(task.batch for task in self.tasks.values())
+
+    @property
+    def log_steps(self) -> int:
+        """Optimizer steps between lines of the log."""
+        number, _, unit = str(self.train.log_every).partition(" ")
+        return max(1, int(number) // (self.per_step if unit == "samples" else 1))
 
     def dump(self) -> str:
         """Returns the resolved recipe as YAML; files of own code are named as `code` has them."""
@@ -234,16 +265,20 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
     checked_tasks = {
         key: _task(node, f"tasks.{key}", default=key, trust_code=trust_code) for key, node in tasks.items()
     }
-    optim = tree.get("optim", {"name": "adamw"})
-    _checked("optim", optim, "optim", default="adamw", trust_code=trust_code)
+    optim, groups = _optim(tree.get("optim", {"name": "adamw"}), encoders, trust_code)
     train = TrainOptions(**names.check_options(TrainOptions, tree.get("train") or {}, where="train", see="train"))
-    for name, keys in (("freeze", train.freeze), ("start", train.start)):
+    named: dict[str, Iterable[str]] = {
+        "freeze": [part.partition(".")[0] for part in train.freeze],
+        "start": train.start,
+        "checkpointing": train.checkpointing if isinstance(train.checkpointing, list) else (),
+    }
+    for name, keys in named.items():
         for key in keys:
             if key not in encoders:
                 raise UserError(f"train.{name} names {shortened(key)}; {did_you_mean(key, encoders)}")
     nodes = fit(tree.get("evals") or {}, dict[str, Any], "evals")
     evals = {key: _evaluation(node, key, trust_code) for key, node in nodes.items()}
-    return Recipe(_run_name(tree.get("name", "run")), encoders, checked_tasks, optim, train, evals, tree)
+    return Recipe(_run_name(tree.get("name", "run")), encoders, checked_tasks, optim, groups, train, evals, tree)
 
 
 def _run_name(value: Any) -> str:
@@ -322,6 +357,21 @@ def _encoder(node: dict[str, Any], where: str, trust_code: bool) -> None:
         names.resolve("encoders", node["name"], trust_code=trust_code)
         node = split_encoder(node, where=where)[1]
     _checked("encoders", node, where, default=None, trust_code=trust_code)
+
+
+def _optim(node: Any, encoders: Mapping[str, Any], trust_code: bool) -> tuple[dict[str, Any], dict[str, GroupOptions]]:
+    """Checks the optimizer's node and returns it without its groups, and those."""
+    groups = fit(node.get("groups") or {}, dict[str, Any], "optim.groups") if isinstance(node, dict) else {}
+    rest = {key: value for key, value in node.items() if key != "groups"} if groups else node
+    _checked("optim", rest, "optim", default="adamw", trust_code=trust_code)
+    if groups and HEADS in encoders:
+        raise UserError(f"optim.groups.{HEADS} are the objectives' weights; give the encoder {HEADS!r} another name")
+    found = {}
+    for name, options in groups.items():
+        if (key := name.partition(".")[0]) not in (known := (HEADS, *encoders)):
+            raise UserError(f"optim.groups names {shortened(key)}; {did_you_mean(key, known)}")
+        found[name] = GroupOptions(**names.check_options(GroupOptions, options, where=f"optim.groups.{name}"))
+    return rest, found
 
 
 def _task(node: dict[str, Any], where: str, *, default: str, trust_code: bool) -> Task:

@@ -21,10 +21,11 @@ from mmssl.nn.ema import ema_update
 from mmssl.numerics.monitors import Alarm, monitors
 from mmssl.objectives.empty_batches import EmptyBatches, measured
 from mmssl.optim.groups import param_groups
-from mmssl.optim.schedule import warmup_cosine
+from mmssl.optim.schedule import Rate
 from mmssl.recipe import Recipe, split
 from mmssl.run_folder import by_first, export, keep_recipe, save
 from mmssl.types import Batch, Loss, Trained
+from mmssl.weights import Frozen, group_options
 
 
 class Trainer:
@@ -42,7 +43,7 @@ class Trainer:
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and dist.computes_bf16(device))
         self.reported: set[tuple[str, str]] = set()
         self.wholeness = EmptyBatches()
-        self.alarm = Alarm(min(max(10, self.steps // options.log_every // 4), 100))
+        self.alarm = Alarm(min(max(10, self.steps // recipe.log_steps // 4), 100))
         self._start(state)
 
     def write_start(self) -> None:
@@ -63,11 +64,14 @@ class Trainer:
         self._try_step()
         name, node = split(self.recipe.optim, default="adamw")
         own = [group for objective in self.model.named_objectives.values() for group in objective.parameter_groups()]
-        self.optimizer: torch.optim.Optimizer = names.build(
-            "optim", name, param_groups(self.model, own=own), where="optim", **node
-        )
+        groups = param_groups(self.model, own=own, named=group_options(self.model, self.recipe.groups))
+        self.optimizer: torch.optim.Optimizer = names.build("optim", name, groups, where="optim", **node)
         self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        self.rates = [(group["lr"], group.get("final_lr", options.final_lr)) for group in self.optimizer.param_groups]
+        self.rates = [
+            Rate.of(group, warmup=options.warmup, final=options.final_lr) for group in self.optimizer.param_groups
+        ]
+        self.frozen = Frozen(self.model, options.frozen)
+        self.frozen.release(self.step / self.steps)
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
         self.bad_steps = torch.zeros((), device=self.device)
         torch.manual_seed(options.seed + 1 + dist.rank())
@@ -110,8 +114,8 @@ class Trainer:
         self.waiting = []
         self._begin_epochs()
         waited = time.perf_counter() - began
-        for group, (peak, final) in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = peak * warmup_cosine(self.step, steps=self.steps, warmup=options.warmup, final=final)
+        self._set_rates()
+        self._release()
         for number, batches in enumerate(parts):
             with parallel.accumulating(self.wrapped, last=number == len(parts) - 1):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -127,6 +131,23 @@ class Trainer:
         if self.averaged is not None:
             ema_update(self.averaged, self.model, decay=options.ema)
         return losses, waited
+
+    def _set_rates(self) -> None:
+        """Gives each group of weights its learning rate at this step."""
+        self.learning: dict[str, float] = {}
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            now = rate.at(self.step, steps=self.steps)
+            group["lr"] = now * rate.scale
+            self.learning.setdefault(f"lr/{group['part']}" if "part" in group else "lr", now)
+
+    def _release(self) -> None:
+        """Lets frozen parts train whose time has come; the model is wrapped anew, for that counts its gradients."""
+        released = self.frozen.release(self.step / self.steps)
+        if released:
+            del self.wrapped
+            self.wrapped = parallel.wrap(self.model)
+            if dist.rank() == 0:
+                tqdm.write(f"step {self.step}: trains from here on: {', '.join(released)}")
 
     def _begin_epochs(self) -> None:
         """Lets the tasks whose data begins a new pass look at it."""
@@ -167,7 +188,7 @@ class Trainer:
         values: dict[str, Tensor | float] = {
             "samples": self.samples,
             **({"total": torch.stack(weighted).sum()} if weighted else {}),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            **self.learning,
             "grad_norm": self.norm,
             "samples_per_second": steps * self.per_step / seconds,
             "data_wait": waited / seconds,

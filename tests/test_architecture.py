@@ -32,7 +32,7 @@ LEVELS = [
     {"transforms"},
     {"encoders", "objectives", "views", "data"},
     {"methods", "evals"},
-    {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder"},
+    {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder", "weights"},
     {"judge", "loading", "classify", "assembly"},
     {"trainer", "plot", "explain"},
     {"loop"},
@@ -64,6 +64,7 @@ ALLOWED = {
     ("limits", "errors"),
     ("lock", "errors"),
     ("lock", "files"),
+    ("recipe", "log"),
     ("run_folder", "checkpoint"),
     ("run_folder", "state"),
     ("trial", "errors"),
@@ -71,6 +72,7 @@ ALLOWED = {
     ("classify", "loading"),
     ("judge", "loading"),
     ("loading", "assembly"),
+    ("weights", "multitask"),
 }
 
 

@@ -15,7 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmssl.errors import UserError
-from mmssl.log import Appended, RunLog
+from mmssl.log import Appended, RunLog, WandbOptions
 
 
 def scalars(folder: Path) -> list[tuple[str, float, int]]:
@@ -30,10 +30,12 @@ def test_each_step_is_a_line_and_a_scalar(tmp_path: Path) -> None:
         written = (tmp_path / "metrics.jsonl").read_text()
         assert written.endswith("}\n"), "each line is there at once"
         log.write(2, {"loss": float("inf")})
+        log.write(3, {"lr": 1.23456789e-7, "samples": 123456789.0})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert lines == ['{"step": 1, "loss": 1.234568, "lr": 0.1}', '{"step": 2, "loss": null}']
+    small = '{"step": 3, "lr": 1.23457e-07, "samples": 123456789.0}'
+    assert lines == ['{"step": 1, "loss": 1.234568, "lr": 0.1}', '{"step": 2, "loss": null}', small]
     shown = [(tag, pytest.approx(value), step) for tag, value, step in scalars(tmp_path)]
-    assert shown == [("loss", 1.23456789, 1), ("loss", float("inf"), 2), ("lr", 0.1, 1)]
+    assert shown[:3] == [("loss", 1.23456789, 1), ("loss", float("inf"), 2), ("lr", 0.1, 1)]
 
 
 def test_after_a_resume_lines_of_later_steps_are_dropped(tmp_path: Path) -> None:
@@ -57,16 +59,39 @@ def test_cut_lines_are_not_read(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 2}\n'
 
 
+class FakeWandb:
+    """Stands for the package: writes down what it is told; the run that it opens has the id asked for, or a new one."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def init(self, **options: Any) -> Any:
+        self.said.append(options)
+        return SimpleNamespace(
+            id=options["id"] or f"new{len(self.said)}",
+            log=lambda values, step: self.said.append((values, step)),
+            finish=lambda: self.said.append("finish"),
+        )
+
+
 def test_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[Any] = []
-    run = SimpleNamespace(log=lambda values, step: said.append((values, step)), finish=lambda: said.append("finish"))
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: said.append(options) or run))
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
     RunLog(tmp_path, name="x", recipe={}).close()
-    assert not said, "only when asked"
+    assert not fake.said, "only when asked"
     with RunLog(tmp_path, name="x", recipe={"a": 1}, wandb=True) as log:
-        log.write(3, {"loss": 0.5})
-    options = {"project": "mmssl", "name": "x", "dir": str(tmp_path), "config": {"a": 1}, "resume": "allow"}
-    assert said == [options, ({"loss": 0.5}, 3), "finish"]
+        log.write(3, {"loss": 0.5}, {"loss/low": 0.25})
+    options = {"project": "mmssl", "name": "x", "group": None, "tags": None, "dir": str(tmp_path), "config": {"a": 1}}
+    options |= {"id": None, "resume": "allow"}
+    assert fake.said == [options, ({"loss": 0.5, "loss/low": 0.25}, 3), "finish"]
+    assert scalars(tmp_path) == [("loss", 0.5, 3), ("loss/low", 0.25, 3)]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "loss": 0.5}
+    mine = WandbOptions(project="p", name="n", group="g", tags=["a", "b"])
+    for step, known in ((4, "new1"), (0, None)):
+        fake.said.clear()
+        RunLog(tmp_path, name="x", recipe={"a": 1}, step=step, wandb=mine).close()
+        expected = {**options, "project": "p", "name": "n", "group": "g", "tags": ["a", "b"], "id": known}
+        assert fake.said == [expected, "finish"], "a run that is taken up again stays the one it was"
 
 
 def test_weights_and_biases_must_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import yaml
 from mmssl import names, recipe
 from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
+from mmssl.log import WandbOptions
+from mmssl.optim.groups import GroupOptions
 from mmssl.views import simclr, single
 
 
@@ -137,6 +139,7 @@ def test_what_a_run_does_by_default() -> None:
         "ema": 0.0,
         "final_lr": 0.0,
         "compile": False,
+        "checkpointing": False,
         "device": None,
         "threads": None,
         "deterministic": False,
@@ -156,6 +159,37 @@ def test_what_a_run_does_by_default() -> None:
     assert made.plain == TINY and yaml.safe_load(made.dump()) == TINY
     written = {key: TINY[key] for key in ("train", "tasks", "encoders")}
     assert list(yaml.safe_load(recipe.check(written).dump())) == list(written), "in the order that it was written"
+
+
+def test_options_of_parts_and_when_they_train() -> None:
+    groups = {"image": {"lr": "1e-5", "layer_decay": 0.75}, "heads.simclr": {"warmup": 3, "final_lr": 1}}
+    made = recipe.check({**TINY, "optim": {"name": "sgd", "lr": 1, "groups": groups}})
+    assert made.optim == {"name": "sgd", "lr": 1} and made.plain["optim"]["groups"] == groups
+    assert made.groups == {
+        "image": GroupOptions(lr=1e-5, layer_decay=0.75),
+        "heads.simclr": GroupOptions(warmup=3, final_lr=1.0),
+    }
+    for freeze, frozen in ((["image"], {"image": 1.0}), ({"image.blocks.0": 0.5}, {"image.blocks.0": 0.5}), ([], {})):
+        assert recipe.check({**TINY, "train": {"samples": 1, "freeze": freeze}}).train.frozen == frozen
+    alone = recipe.check({**TINY, "encoders": {"heads": {"name": "convnet", "modality": "image"}}, "optim": {"lr": 1}})
+    assert alone.groups == {}
+    with pytest.raises(
+        UserError, match=r"^optim\.groups\.heads are the objectives' weights; give the encoder 'heads' "
+    ):
+        recipe.check({**alone.plain, "optim": {"groups": {"heads": {"lr": 1}}}})
+
+
+@pytest.mark.parametrize(
+    ("said", "steps"),
+    [(7, 7), ("7 steps", 7), ("12 samples", 3), ("15 samples", 3), ("3 samples", 1), ("1_000 samples", 250)],
+)
+def test_lines_of_the_log_come_after_steps_or_samples(said: int | str, steps: int) -> None:
+    assert recipe.check({**TINY, "train": {"samples": 10, "log_every": said}}).log_steps == steps
+
+
+def test_where_figures_are_sent_to() -> None:
+    for said, options in ((True, True), ({"project": "p", "tags": ["a"]}, WandbOptions(project="p", tags=["a"]))):
+        assert recipe.check({**TINY, "train": {"samples": 10, "wandb": said}}).train.wandb == options
 
 
 def test_a_step_has_the_samples_of_all_tasks() -> None:
@@ -199,6 +233,29 @@ def test_an_evaluation_is_named_by_its_key_or_its_name() -> None:
         ("train.ema", True, "train: ema is True; expected float"),
         ("train.smaples", 3, "train: TrainOptions has no option 'smaples'; did you mean 'samples'"),
         ("train.freeze", ["text"], "train.freeze names 'text'; known: image"),
+        (
+            "train.freeze",
+            {"image.stem": 1.5},
+            "train: freeze is {'image.stem': 1.5}; expected list[str] | dict[str, float",
+        ),
+        ("train.freeze", {"imag.stem": 0.5}, "train.freeze names 'imag'; did you mean 'image'?"),
+        ("train.checkpointing", ["imag"], "train.checkpointing names 'imag'; did you mean 'image'?"),
+        ("train.checkpointing", 3, "train: checkpointing is 3; expected bool | list[str]"),
+        ("optim.groups", ["image"], "optim.groups is ['image']; expected dict[str, Any]"),
+        ("optim.groups", {"txet": {}}, "optim.groups names 'txet'; known: heads, image"),
+        ("optim.groups", {"head": {}}, "optim.groups names 'head'; did you mean 'heads'?"),
+        (
+            "optim.groups",
+            {"image": {"lrr": 1}},
+            "optim.groups.image: GroupOptions has no option 'lrr'; did you mean 'lr'?",
+        ),
+        ("optim.groups", {"image": {"lr": -1}}, "optim.groups.image: lr is -1; expected float of at least 0 | None"),
+        (
+            "optim.groups",
+            {"image": {"layer_decay": 0}},
+            "layer_decay is 0; expected float above 0 and of at most 1 | None",
+        ),
+        ("optim.groups", {"image": 1e-3}, "optim.groups.image is 0.001; expected a mapping of options"),
         ("name", ["x"], "name is ['x']; expected that of a folder in runs"),
         ("name", None, "name is None; expected that of a folder in runs"),
         ("name", "../x", "name is '../x'; expected that of a folder in runs"),
@@ -232,7 +289,16 @@ def test_an_evaluation_is_named_by_its_key_or_its_name() -> None:
         ("train.ema", 1, "train: ema is 1; expected float of at least 0 and below 1"),
         ("train.final_lr", -0.1, "train: final_lr is -0.1; expected float of at least 0 and of at most 1"),
         ("train.threads", 0, "train: threads is 0; expected "),
-        ("train.log_every", 0, "train: log_every is 0; expected int of at least 1"),
+        (
+            "train.log_every",
+            0,
+            "train: log_every is 0; expected int of at least 1 | str that is a number of samples or",
+        ),
+        ("train.log_every", "0 samples", "train: log_every is '0 samples'; expected int"),
+        ("train.log_every", "5 epochs", "train: log_every is '5 epochs'; expected int"),
+        ("train.wandb", {"grup": "x"}, "train: wandb has no option 'grup'; did you mean 'group'?"),
+        ("train.wandb", {"tags": "x"}, "train: wandb: tags is 'x'; expected list[str]"),
+        ("train.wandb", "mine", "train: wandb is 'mine'; expected bool | a mapping of project, name, group, tags"),
         ("train.save_every", 0, "train: save_every is 0; expected "),
         ("train.keep", 0, "train: keep is 0; expected int of at least 1"),
         ("train.max_bad_steps", -1, "train: max_bad_steps is -1; expected int of at least 0"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int, final: float = 0.0) -> float:
@@ -24,3 +27,25 @@ def cosine(done: float, *, start: float, end: float) -> float:
 def ramp(done: float, *, start: float, end: float, over: float) -> float:
     """Returns a value on a line from start to end, which it reaches when the share `over` of training is over."""
     return end if done >= over else start + (end - start) * done / over
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """The learning rate of a group of weights over a run of so many steps.
+
+    peak: the highest. scale: a factor on it, as layer decay has one. warmup, final: as warmup_cosine has them.
+    """
+
+    peak: float
+    scale: float
+    warmup: int
+    final: float
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any], *, warmup: int, final: float) -> Rate:
+        """Reads it off a group of an optimizer: `lr`, and `lr_scale`, `warmup` and `final_lr` where it has them."""
+        return cls(group["lr"], group.get("lr_scale", 1.0), group.get("warmup", warmup), group.get("final_lr", final))
+
+    def at(self, step: int, *, steps: int) -> float:
+        """Returns the rate at a step, before the factor of its layer."""
+        return self.peak * warmup_cosine(step, steps=steps, warmup=self.warmup, final=self.final)

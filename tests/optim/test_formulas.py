@@ -7,12 +7,16 @@ import math
 from typing import Any
 
 import pytest
+import timm
 import torch
+import transformers
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from mmssl import names
-from mmssl.optim.groups import layer_groups, layers, param_groups
-from mmssl.optim.schedule import cosine, ramp, warmup_cosine
+from mmssl.encoders import create_encoder
+from mmssl.optim.groups import layer_groups, layer_scales, layers, param_groups
+from mmssl.optim.schedule import Rate, cosine, ramp, warmup_cosine
 from mmssl.types import Encoder
 
 DEFAULTS = {
@@ -145,6 +149,64 @@ def test_groups_have_their_options_and_hold_what_trains() -> None:
         (1, {"lr": 3.0, "weight_decay": 0.2}),
         (1, {"lr": 3.0, "weight_decay": 0.2}),
     ]
+
+
+def test_named_parts_have_their_options_and_vectors_do_not_decay() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(2, 2))
+    fast = {"lr": 3.0, "weight_decay": 0.2, "part": "fast"}
+    named = {id(p): fast for layer in (model[0], model[2]) for p in layer.parameters()}
+    groups = param_groups(model, own=[{"params": [model[2].weight], "lr": 5.0}], named=named)
+    held = [[id(p) for p in group.pop("params")] for group in groups]
+    assert held == [
+        [id(model[1].weight)],
+        [id(model[1].bias)],
+        [id(model[0].weight)],
+        [id(model[0].bias), id(model[2].bias)],
+        [id(model[2].weight)],
+    ]
+    assert groups == [{}, {"weight_decay": 0.0}, fast, {**fast, "weight_decay": 0.0}, {**fast, "lr": 5.0}]
+
+
+@pytest.mark.parametrize(("name", "options"), [("test_vit", {}), ("resnet10t", {}), ("resnet26t", {})])
+def test_layers_of_timm_are_those_of_its_own_layer_decay(name: str, options: dict[str, Any]) -> None:
+    """Theirs counts the classifier as the last layer, as here what stands behind the encoder."""
+    theirs = timm.create_model(name, num_classes=3)
+    names_of = {id(p): key for key, p in theirs.named_parameters()}
+    groups = param_groups_layer_decay(theirs, weight_decay=0.1, layer_decay=0.7)
+    expected = {names_of[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    encoder = create_encoder(f"timm:{name}")
+    found = {id(p): scale for scale, weights in layer_scales(encoder, decay=0.7) for p in weights}
+    mine = {key.removeprefix("model."): found[id(p)] for key, p in encoder.named_parameters()}
+    heads = {key for key in expected if key.startswith(("head", "fc."))}
+    assert heads and all(expected.pop(key) == 1 for key in heads)
+    assert mine == pytest.approx(expected) and len(set(mine.values())) > 3
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_layers_of_a_transformer_have_the_rates_of_beit_and_mae(depth: int) -> None:
+    """decay^(depth + 1 - layer), the embedding being layer 0 and block i layer i + 1 (their get_layer_id_for_vit)."""
+    small = {"hidden_size": 8, "num_hidden_layers": depth, "num_attention_heads": 1, "intermediate_size": 8}
+    bert = transformers.BertConfig(**small, vocab_size=300).to_dict()
+    vit = {"image_size": 32, "width": 8, "heads": 1, "depth": depth, "positions": "learned"}
+    for name, options, blocks in (
+        ("vit", vit, "blocks.layers."),
+        ("transformers", {"architecture": bert}, "model.encoder.layer."),
+    ):
+        encoder = create_encoder(name, **options)
+        found = {id(p): scale for scale, weights in layer_scales(encoder, decay=0.7) for p in weights}
+        for key, p in encoder.named_parameters():
+            layer = int(key.removeprefix(blocks).partition(".")[0]) + 1 if key.startswith(blocks) else 0
+            assert found[id(p)] == pytest.approx(0.7 ** (depth + 1 - (depth if key.startswith("norm.") else layer))), (
+                key
+            )
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 0.5 / 3), (2, 0.5), (6, 0.5 * 0.6), (10, 0.5 * 0.2)])
+def test_a_group_has_its_own_schedule(step: int, rate: float) -> None:
+    own = {"lr": 0.5, "lr_scale": 0.3, "warmup": 2, "final_lr": 0.2}
+    made = Rate.of(own, warmup=5, final=0.9)
+    assert made.at(step, steps=10) == pytest.approx(rate) and made.scale == 0.3
+    assert Rate.of({"lr": 0.5}, warmup=5, final=0.9) == Rate(0.5, 1.0, 5, 0.9)
 
 
 class Stacked(Encoder):

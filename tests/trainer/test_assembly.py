@@ -13,13 +13,14 @@ import pytest
 import torch
 from linear.model import Fit, Row, RowPreprocess, Shown
 from linear.plain import made
+from torch import Tensor, nn
 
 from mmssl import assembly, create_encoder, dist, recipe
 from mmssl.checkpoint import save_encoder
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError
-from mmssl.types import Batch
+from mmssl.types import Batch, Features
 
 CPU = torch.device("cpu")
 
@@ -228,6 +229,32 @@ def test_what_is_frozen_does_not_train(rows: Path, tmp_path: Path) -> None:
         encoder = built(made(rows, train={"freeze": frozen}), tmp_path)[0].encoders["row"]
         assert encoder.training == (not frozen)
         assert [p.requires_grad for p in encoder.parameters()] == [not frozen] * 3
+
+
+class Stack(Row):
+    """A row encoder with a stack of two blocks in front."""
+
+    def __init__(self, *, dropout: float = 0.0) -> None:
+        super().__init__(dropout=dropout)
+        self.stack = nn.Sequential(*(nn.Sequential(nn.Linear(3, 3), nn.Tanh()) for _ in range(2))).double()
+
+    def forward(self, x: Tensor) -> Features:
+        return super().forward(self.stack(x))
+
+
+@pytest.mark.parametrize("asked", [True, ["row"], False, []])
+def test_blocks_are_computed_again_where_that_is_asked_for(
+    asked: bool | list[str], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import linear.model
+
+    tree = made(rows, train={"checkpointing": asked})
+    if asked:
+        with pytest.raises(UserError, match=r"^train\.checkpointing: row has no blocks, as transformers and residual"):
+            built(tree, tmp_path)
+    monkeypatch.setattr(linear.model, "encoder", Stack)
+    encoder = built(tree, tmp_path)[0].encoders["row"]
+    assert ["forward" in vars(block) for block in encoder.stack] == [bool(asked)] * 2
 
 
 def test_a_second_encoder_of_a_modality_has_a_longer_key() -> None:

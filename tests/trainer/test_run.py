@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from linear.model import Fit
+from linear.model import Fit, Peek
 from linear.plain import loop as plain_loop
 from linear.plain import made, parts, same, started, weights
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmssl import checkpoint, dist, load_encoder, loop, parallel, recipe, run_folder, train, trainer
 from mmssl.errors import UserError
@@ -294,6 +295,26 @@ def test_an_evaluation_falls_due_at_the_samples_it_is_asked_for(
     assert judge.due(lambda: "it", samples, step, last=last) == ({"peek": score} if due else {})
 
 
+def test_every_figure_of_an_evaluation_is_shown(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"cat": 0.5, "dog": 0.75}
+    scores = [
+        ("top1", Score(0.5, 0.25, 0.75, 0.125, 8, parts=parts)),
+        ("top5", Score(1.0, 1.0, 1.0, 0.5, 8, trivial=0.625)),
+    ]
+    monkeypatch.setattr(Peek, "run", lambda self, trained: iter(scores))
+    tree = made(rows, evals={"peek": {"name": "linear.model:evaluation"}}, train={"log_every": "16 samples"})
+    folder = train(tree, out=tmp_path / "run", progress=False)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 6]
+    assert lines[-1] == {"step": 6, "peek/top1": 0.5, "peek/top5": 1.0}
+    shown = EventAccumulator(str(folder / "tensorboard")).Reload()
+    tags = [tag for tag in shown.Tags()["scalars"] if tag.startswith("peek/")]
+    one = {"": 0.5, "/low": 0.25, "/high": 0.75, "/chance": 0.125, "/parts/cat": 0.5, "/parts/dog": 0.75}
+    five = {"": 1.0, "/low": 1.0, "/high": 1.0, "/chance": 0.5, "/trivial": 0.625}
+    expected = {f"peek/{key}{name}": v for key, each in (("top1", one), ("top5", five)) for name, v in each.items()}
+    assert {tag: shown.Scalars(tag)[0].value for tag in tags} == expected
+
+
 def resumed(tree: dict[str, Any], folder: Path, after: int) -> trainer.Trainer:
     """Returns a run that was saved after some steps and taken up by a new trainer."""
     run = started(tree, folder)
@@ -304,6 +325,23 @@ def resumed(tree: dict[str, Any], folder: Path, after: int) -> trainer.Trainer:
     state = run_folder.open_folder(folder, resume=True)
     assert state is not None
     return started(tree, folder, state)
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])  # before, where and after the part trains
+def test_a_frozen_part_is_taken_up_as_it_was(after: int, rows: Path, tmp_path: Path) -> None:
+    groups = {"row": {"lr": 0.02, "warmup": 4}, "heads": {"final_lr": 0.5}}
+    tree = made(rows, optim={"momentum": 0.9, "weight_decay": 0.1, "groups": groups}, train={"freeze": {"row": 0.5}})
+    tree["encoders"]["row"]["dropout"] = 0.5
+    whole = started(tree, tmp_path / "whole")
+    for _ in range(6):
+        whole.train_step()
+    run = resumed(tree, tmp_path / "run", after)
+    assert run.model.encoders["row"].layer.weight.requires_grad == run.model.encoders["row"].training == (after >= 3)
+    for _ in range(after, 6):
+        run.train_step()
+    for key, value in run.model.state_dict().items():
+        assert torch.equal(value, whole.model.state_dict()[key]), key
+    assert run.learning == whole.learning and run.learning.keys() == {"lr/row", "lr/heads"}
 
 
 @pytest.mark.parametrize("after", [2, 3, 6])  # in the middle of a pass, and at its end

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from linear.plain import loop, made, same, started, weights
+from linear.plain import NAMES, loop, made, same, started, weights
 
 
 def all_are_told(told: Sequence[Sequence[str]]) -> None:
     """Where one process cannot go on, each ends with the same line; and so does the next that can."""
-    assert told[0] == [line.replace("two.2.copy1", "two.2.copy0") for line in told[1]]
+    assert told[0] == [line.replace("two.3.copy1", "two.3.copy0") for line in told[1]]
     full, used, unread, differ, saved = told[0]
-    assert full.startswith("step 6 cannot be saved: No space left on device at ") and "two.2/encoders/row/" in full
-    assert re.search(r"two\.2 is in use by process \d+ on ", used)
+    assert full.startswith("step 6 cannot be saved: No space left on device at ") and "two.3/encoders/row/" in full
+    assert re.search(r"two\.3 is in use by process \d+ on ", used)
     assert unread.startswith("rank 1: ") and "step_6/state.pt cannot be read: No space left" in unread
     assert "processes find different checkpoints in" in differ and "step 6 on rank 0 and 5 on rank 1" in differ
     assert saved == ""
@@ -31,6 +31,7 @@ def test_two_processes_train_to_the_same_weights_as_one(
         made(rows, train={"accumulate": 2, "clip_grad": 0.5, "warmup": 2}, optim={"momentum": 0.5}),
         made(rows, tasks=full, train={"samples": 144, "seed": 5}, optim={"weight_decay": 0.1}),
         made(rows, tasks={"fit": {"batch": 24, "view": {"absent": 3}}}, train={"samples": 144, "accumulate": 2}),
+        made(rows, train={"freeze": {"row": 0.5}}),
     ]
     two_processes(Path(__file__).with_name("two_runs.py"), json.dumps(runs), tmp_path / "two")
     found, told = zip(*(torch.load(tmp_path / f"two.rank{rank}", weights_only=True) for rank in range(2)), strict=True)
@@ -56,6 +57,9 @@ def test_two_processes_train_to_the_same_weights_as_one(
     assert {len(part) for part in both} == {6}
     start = found[0][2]["before"]
     same(found[0][2]["after"], loop(start, {"fit": [both[i : i + 2] for i in range(0, 12, 2)]}).weights)
+    first, second = found[0][3], found[1][3]
+    shown = [[*parts] for parts in zip(first["shown"], second["shown"], strict=True)]
+    same(first["after"], loop(first["before"], {"fit": shown}, held=dict.fromkeys(NAMES, 3)).weights)
 
 
 def test_a_batch_that_two_parts_cannot_share(rows: Path, tmp_path: Path) -> None:

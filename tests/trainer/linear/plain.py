@@ -42,8 +42,9 @@ def started(tree: Mapping[str, Any], folder: Path, state: dict[str, Any] | None 
 
 
 def weights(run: trainer.Trainer) -> Weights:
-    """Returns copies of the weights that train, by name."""
-    return {key: p.detach().clone() for key, p in run.model.named_parameters() if p.requires_grad}
+    """Returns copies of the weights that train, now or later, by name."""
+    later = run.frozen.waiting
+    return {key: p.detach().clone() for key, p in run.model.named_parameters() if p.requires_grad or p in later}
 
 
 def parts(run: trainer.Trainer, task: str = "fit") -> list[Tensor]:
@@ -78,11 +79,13 @@ def loop(
     share: Mapping[str, float] | None = None,
     own: Mapping[str, Mapping[str, float]] | None = None,
     bad: Sequence[int] = (),
+    held: Mapping[str, int] | None = None,
     begin: int = 0,
 ) -> Plain:
     """Trains on task -> each step's parts by SGD; torch clips to a norm plus a millionth.
 
-    share: task -> its weight. own: weights' lr, final_lr and weight_decay. bad: steps that change nothing.
+    share: task -> its weight. own: weights' lr, final_lr, warmup and weight_decay. bad: steps that change nothing.
+    held: weights -> the first step in which they train.
     """
     w = {key: value.clone() for key, value in start.items()}
     velocity = {key: torch.zeros_like(value) for key, value in start.items()}
@@ -100,23 +103,26 @@ def loop(
             losses[task] = loss.item()
             total = total + (share or {}).get(task, 1.0) * loss
         grads = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
-        norm = math.sqrt(sum((g**2).sum().item() for g in grads.values()))
+        moves = [key for key in w if step >= (held or {}).get(key, 0)]
+        norm = math.sqrt(sum((grads[key] ** 2).sum().item() for key in moves))
         rates, decays = {}, {}
         for key, value in w.items():
             mine = {
                 "lr": lr,
                 "final_lr": final,
+                "warmup": warmup,
                 "weight_decay": decay if value.ndim == 2 else 0.0,
                 **(own or {}).get(key, {}),
             }
-            turn = math.cos(math.pi * (step - warmup) / (steps - warmup))
+            rise = mine["warmup"]
+            turn = math.cos(math.pi * (step - rise) / (steps - rise))
             falling = mine["final_lr"] + (1 - mine["final_lr"]) * (1 + turn) / 2
-            rates[key] = mine["lr"] * ((step + 1) / (warmup + 1) if step < warmup else falling)
+            rates[key] = mine["lr"] * ((step + 1) / (rise + 1) if step < rise else falling)
             decays[key] = mine["weight_decay"]
-        for key, value in w.items() if step not in bad else ():
-            push = grads[key] * min(1.0, clip / (norm + 1e-6)) + decays[key] * value
+        for key in moves if step not in bad else ():
+            push = grads[key] * min(1.0, clip / (norm + 1e-6)) + decays[key] * w[key]
             velocity[key] = momentum * velocity[key] + push
-            w[key] = value - rates[key] * velocity[key]
+            w[key] = w[key] - rates[key] * velocity[key]
         for key, value in w.items():
             found.average[key] = ema * found.average[key] + (1 - ema) * value
         found.rates.append(rates)
