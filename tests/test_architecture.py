@@ -32,7 +32,7 @@ LEVELS = [
     {"encoders", "objectives", "views", "data"},
     {"methods", "evals"},
     {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder"},
-    {"judge", "loading", "classify", "assembly"},
+    {"judge", "loading", "classify", "assembly", "features"},
     {"trainer", "plot", "explain"},
     {"loop"},
     {"demo", "doctor"},
@@ -65,6 +65,7 @@ ALLOWED = {
     ("trial", "limits"),
     ("classify", "loading"),
     ("judge", "loading"),
+    ("features", "loading"),
     ("loading", "assembly"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from mmssl.modalities import audio as sounds
 from mmssl.schema import Positive, above, at_least, at_most, below
 from mmssl.transforms.base import OnWaveform, check_range
-from mmssl.types import Preprocess
+from mmssl.types import Preprocess, Span
 
 
 @dataclass
@@ -45,6 +46,17 @@ class AudioPreprocess(Preprocess):
     def window(self, sound: sounds.Audio | sounds.Waveform, start: float) -> Tensor:
         """Returns what is heard for `seconds` from a time on; times before the beginning count as it."""
         return sound.read(sample_rate=self.sample_rate, start=max(0.0, start), seconds=self.seconds)
+
+    @property
+    def span(self) -> float:
+        return self.seconds
+
+    def duration(self, raw: Any) -> float:
+        return self.opened(raw).duration
+
+    def windows(self, raw: Any, spans: Sequence[Span]) -> list[Tensor]:
+        sound = self.opened(raw)
+        return [self.window(sound, (start + end - self.seconds) / 2) for start, end in spans]
 
     def items(self, inputs: Any) -> list[Any]:
         """Takes one sound or several: a list, or a 2-D array or tensor (N, samples)."""
