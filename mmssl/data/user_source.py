@@ -58,16 +58,22 @@ class UserFiles(Source):
             raise UserError(f"{path} holds no files that can be read{f'; passed over {passed}' if passed else ''}")
 
     @property
-    def _held(self) -> list[tuple[int, int]]:  # type: ignore[override]
+    def _held(self) -> list[tuple[int, int]]:
         return [(len(self.rows), len(self.rows))]
 
     def pass_over_others(self, key: str) -> None:
         """Passes over the files of a folder that cannot fill a key, as those of unknown kinds; a table's rows stay."""
         if self.path.is_dir():
-            fits = [find(key, {**row.files, **row.texts}, self.fields) is not None for row in self.rows]
-            others = [row for row, fit in zip(self.rows, fits, strict=True) if not fit]
+            others = [row for row in self.rows if not self._fills(row, key)]
             self.passed_over.update(f".{name}" for row in others for name in row.files)
-            self.rows = [row for row, fit in zip(self.rows, fits, strict=True) if fit]
+            self.rows = [row for row in self.rows if self._fills(row, key)]
+
+    def filled(self, key: str) -> int:
+        """Returns how many rows can fill a key."""
+        return sum(self._fills(row, key) for row in self.rows)
+
+    def _fills(self, row: Row, key: str) -> bool:
+        return find(key, {**row.files, **row.texts}, self.fields) is not None
 
     def entries(self, shard: int, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Entry]:
         """Yields an entry without fields for each row."""

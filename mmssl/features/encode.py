@@ -123,7 +123,8 @@ def choose_encoder(
 ) -> tuple[str, str]:
     """Returns the key of the encoder that reads the data, and which key of a sample it reads.
 
-    UserError where none does, and where several do and none is asked for. An image encoder reads films too.
+    UserError where none does, and where several do and none is asked for; one that could read less than half of
+    what another can is not counted. An image encoder reads films too.
     """
     if asked is not None and asked not in encoders:
         raise UserError(f"the model has no encoder {asked!r}; {did_you_mean(asked, encoders)}")
@@ -141,6 +142,9 @@ def choose_encoder(
                 found.setdefault(key, name)
     if not found:
         raise errors[0] if len(encoders) == 1 else UserError(f"no encoder ({reading(encoders)}) reads it: {errors[0]}")
+    if len(found) > 1 and isinstance(source, UserFiles):  # a readme beside photos is no reason to ask
+        filled = {key: source.filled(name) for key, name in found.items()}
+        found = {key: found[key] for key, count in filled.items() if 2 * count >= max(filled.values())}
     if len(found) > 1:
         raise UserError(f"several encoders can read it ({', '.join(found)}); say which by --encoder")
     return next(iter(found.items()))

@@ -18,6 +18,8 @@ from mmssl.schema import Positive, above, at_least, at_most, below
 from mmssl.transforms.base import OnWaveform, check_range
 from mmssl.types import Preprocess, Span
 
+AT_ONCE = 600.0  # s of sound that several windows are cut from, decoded once
+
 
 @dataclass
 class AudioPreprocess(Preprocess):
@@ -55,8 +57,13 @@ class AudioPreprocess(Preprocess):
         return self.opened(raw).duration
 
     def windows(self, raw: Any, spans: Sequence[Span]) -> list[Tensor]:
-        sound = self.opened(raw)
-        return [self.window(sound, (start + end - self.seconds) / 2) for start, end in spans]
+        sound, first = self.opened(raw), 0.0
+        starts = [max(0.0, (start + end - self.seconds) / 2) for start, end in spans]
+        if (length := starts[-1] + self.seconds - starts[0]) <= AT_ONCE:
+            first = starts[0]
+            heard = sound.read(sample_rate=self.sample_rate, start=first, seconds=length)
+            sound = sounds.Waveform(heard, self.sample_rate)
+        return [self.window(sound, start - first) for start in starts]
 
     def items(self, inputs: Any) -> list[Any]:
         """Takes one sound or several: a list, or a 2-D array or tensor (N, samples)."""
