@@ -15,7 +15,22 @@ from mmssl.console import say
 from mmssl.errors import UserError, describe
 
 # in the order of `mmssl --help`
-VERBS = ("train", "eval", "zero_shot", "encode", "plot", "demo", "list", "explain", "prepare", "shards", "doctor")
+VERBS = (
+    "train",
+    "eval",
+    "zero_shot",
+    "encode",
+    "search",
+    "dedupe",
+    "index",
+    "plot",
+    "demo",
+    "list",
+    "explain",
+    "prepare",
+    "shards",
+    "doctor",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

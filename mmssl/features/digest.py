@@ -15,18 +15,18 @@ from mmssl.data.user_source import UserFiles
 from mmssl.types import Encoder
 
 
-def digest_of(encoder: Encoder, source: Source, **how: Any) -> str:
-    """Returns a digest of the encoder, the data and the options that change a feature."""
-    sha = hashlib.sha256()
-    _add_encoder(sha, encoder)
+def digest_of(model: str, source: Source, **how: Any) -> str:
+    """Returns a digest of the encoder, by its own digest, the data and the options that change a feature."""
+    sha = hashlib.sha256(model.encode())
     for line in _files_of(source):
         sha.update(f"{line}\n".encode("utf-8", "surrogateescape"))
     sha.update(json.dumps([source.fields, how], sort_keys=True).encode())
     return sha.hexdigest()
 
 
-def _add_encoder(sha: Any, encoder: Encoder) -> None:
-    """Adds weights, heads, preprocessing and tokenizer: what makes the feature of an input."""
+def digest_of_encoder(encoder: Encoder) -> str:
+    """Returns a digest of weights, heads, preprocessing and tokenizer: what makes the feature of an input."""
+    sha = hashlib.sha256()
     tokenizer = getattr(encoder.preprocess, "tokenizer", None)
     known = [encoder.config(), encoder.preprocess.config(), encoder.preprocess.field]
     sha.update(json.dumps(known, sort_keys=True, default=repr).encode())
@@ -36,6 +36,7 @@ def _add_encoder(sha: Any, encoder: Encoder) -> None:
         for key, value in sorted(module.state_dict().items()):
             sha.update(f"{name}.{key} {value.dtype} {tuple(value.shape)}\n".encode())
             sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sha.hexdigest()
 
 
 def _files_of(source: Source) -> list[str]:

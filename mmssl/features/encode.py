@@ -21,7 +21,7 @@ from mmssl.data.shards import Source
 from mmssl.data.user_source import UserFiles, open_data
 from mmssl.data.windowed import Length, Windowed
 from mmssl.errors import DamagedError, UserError, did_you_mean
-from mmssl.features.digest import digest_of
+from mmssl.features.digest import digest_of, digest_of_encoder
 from mmssl.features.files import About, Row, beside, kind_of, read_about, write_features
 from mmssl.features.unfinished import Skipped, Unfinished, unfinished
 from mmssl.files import replacing, together
@@ -104,10 +104,11 @@ def encode_data(
         if isinstance(source, UserFiles):
             source.pass_over_others(reads)
         check_space(net, space)
-        digest = digest_of(net, source, space=space, window=window, stride=stride, reads=reads)
+        weights = digest_of_encoder(net)
+        digest = digest_of(weights, source, space=space, window=window, stride=stride, reads=reads)
         about = About(
             digest=digest, model=str(model), encoder=key, modality=net.modality, space=space, data=str(data)
-        ) | About(window=window, stride=window if stride is None else stride)
+        ) | About(weights=weights, window=window, stride=window if stride is None else stride)
         if done := _finished(out, digest):
             return done
         with unfinished(beside(out, "part"), digest) as work, evaluating(net):

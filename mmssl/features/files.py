@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from mmssl.data.index import as_bytes
 from mmssl.errors import UserError, did_you_mean
@@ -24,10 +27,14 @@ BLOCK = 8192  # rows that are held at a time
 
 
 class About(TypedDict, total=False):
-    """What `FILE.json` says of features: by what and of what they were made; `digest` tells all of it apart."""
+    """What `FILE.json` says of features: by what and of what they were made.
+
+    digest: tells all of that from any other. weights: tells the encoder from any other.
+    """
 
     digest: str
     model: str
+    weights: str
     encoder: str
     modality: str
     space: str | None
@@ -47,6 +54,10 @@ class Table:
     names: list[str]
     spans: np.ndarray | None = None
     about: About = field(default_factory=About)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Returns some rows, scaled to length 1."""
+        return F.normalize(torch.tensor(self.features[start:stop]), dim=1)
 
     def describe(self, row: int) -> str:
         """Returns a row's name, and its window if it has one."""
@@ -200,7 +211,7 @@ def read_about(path: Path) -> About | None:
 
 
 def _read_npy(path: Path) -> Table:
-    return _named(path, np.load(path, mmap_mode="r", allow_pickle=False))
+    return _named(path, np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def _read_safetensors(path: Path) -> Table:
@@ -252,7 +263,7 @@ def _blocks(rows: Iterator[list[str]]) -> Iterator[list[list[str]]]:
 def _read_parquet(path: Path) -> Table:
     table = _pyarrow().parquet.read_table(path)
     column = table.column("features").combine_chunks()
-    features = column.flatten().to_numpy().reshape(len(table), -1)
+    features = column.flatten().to_numpy().reshape(len(table), -1).copy()  # what Arrow holds cannot be written to
     names = table.column("name").to_pylist() if "name" in table.column_names else list(map(str, range(len(table))))
     spans = [table.column(key).to_numpy() for key in ("start", "end") if key in table.column_names]
     return Table(features, names, np.stack(spans, axis=1) if spans else None)

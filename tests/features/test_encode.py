@@ -15,41 +15,13 @@ from PIL import Image
 
 from mmssl import cli
 from mmssl.checkpoint import load_encoder, save_encoder
-from mmssl.encoders import create_encoder
 from mmssl.errors import UserError
 from mmssl.features import unfinished
 from mmssl.features.encode import encode_data
 from mmssl.features.files import beside, read_features
 from mmssl.loading import open_encoders
 from mmssl.modalities import video
-from mmssl.nn.head import Projection
 from mmssl.types import Encoder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image encoder with a joint embedding of its own."""
-    torch.manual_seed(1)
-    encoder = create_encoder("convnet", image_size=16, widths=[8], depths=[1], stem_stride=1)
-    encoder.spaces["clip"] = Projection(encoder.dim, out=4)
-    folder = tmp_path_factory.mktemp("model")
-    save_encoder(encoder, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven pictures in two folders, a damaged one, and files that are none."""
-    root, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for number in range(7):
-        file = root / ("ab"[number % 2]) / f"{number}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.fromarray(random.integers(0, 255, (20, 24, 3), np.uint8)).save(file)
-    (root / "a" / "cut.png").write_bytes((root / "a" / "0.png").read_bytes()[:200])
-    (root / "readme.txt").write_text("no picture")
-    (root / "raw.heic").write_bytes(b"x")
-    return root
-
 
 NAMES = ["a/0.png", "a/2.png", "a/4.png", "a/6.png", "b/1.png", "b/3.png", "b/5.png"]
 
@@ -235,18 +207,6 @@ def test_sounds_by_windows_go_on_where_they_stopped(films: Path, tmp_path: Path,
     assert (np.diff(louder) > -1e-3).all() and louder[-1] > louder[4] + 0.5
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
-    """A run of an image and a text encoder."""
-    folder = tmp_path_factory.mktemp("run")
-    save_encoder(load_encoder(model), folder / "encoders" / "image")
-    text = create_encoder("transformer", width=8, depth=1, heads=2, vocab_size=270)
-    text.learn_preprocess(["a red cube", "a green ball"])
-    text.spaces["clip"] = Projection(text.dim, out=4)
-    save_encoder(text, folder / "encoders" / "text")
-    return folder
-
-
 def test_which_encoder_of_a_run(both: Path, photos: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.jsonl"
     rows = [{"image": str(photos / name), "caption": f"photo {name}"} for name in NAMES[:2]]
@@ -280,7 +240,7 @@ def test_nothing_that_can_be_encoded(model: Path, photos: Path, tmp_path: Path) 
         run(model, photos, tmp_path / "f.pkl")
 
 
-def test_the_command(both: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(both: Path, photos: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "f.npy")
     arguments = ["encode", str(both), str(photos), "--out", out, "--space", "clip", "--workers", "0", "--quiet"]
     assert cli.main([*arguments, "--json"]) == 0
@@ -290,9 +250,9 @@ def test_the_command(both: Path, photos: Path, tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr()
     assert "7 rows of 4 numbers; skipped 1, damaged image: 1" in said.out and "was there already" in said.err
     assert cli.main([*arguments, "modle.x=1"]) == 2 and "did you mean 'model'" in capsys.readouterr().err
-    named = ["encode", "timm:resnet10t", str(photos), "--out", str(tmp_path / "t.npy"), "--workers", "0", "--quiet"]
-    assert cli.main([*named, "model.pretrained=false", "model.image_size=32"]) == 0
-    assert read_features(tmp_path / "t.npy").features.shape == (7, 512)
+    named = ["encode", "raw:video", str(films), "--out", str(tmp_path / "t.npy"), "--workers", "0", "--quiet"]
+    assert cli.main([*named, "--window", "2", "--stride", "4", "model.size=8"]) == 0
+    assert read_features(tmp_path / "t.npy").features.shape == (4, 1536)
 
 
 def test_a_stranger_s_model_needs_trust(model: Path, photos: Path, tmp_path: Path) -> None:
