@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except UserError as error:
         say(f"mmssl: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        say("mmssl: interrupted; `mmssl train` and `shards build` go on where they stopped", file=sys.stderr)
+        say("mmssl: interrupted; `mmssl train`, `encode` and `shards build` go on where they stopped", file=sys.stderr)
         return 130
     except SystemExit as end:  # a run that a signal stopped
         return int(end.code or 0)

@@ -30,7 +30,9 @@ def test_by_hand() -> None:
     assert found.keep() == [0, 2, 3]
     assert found.groups() == {0: [1], 2: [6], 3: [5, 4]}
     assert found.similarity[4] == pytest.approx(np.cos(np.radians(8)), abs=1e-6)
-    assert near_duplicates(at(0, 0, 0), 1.0).keep() == [0]
+    scaled = np.random.default_rng(0).normal(size=(20, 1, 50)) * np.array([1, 3, 7.7])[None, :, None]
+    same = Table(scaled.reshape(60, 50).astype(np.float32), list(map(str, range(60))))
+    assert near_duplicates(same, 1.0).keep() == list(range(0, 60, 3))  # whatever the rounding of their cosines
     assert near_duplicates(at(0, 1, 2), 1.0).keep() == [0, 1, 2]
     for threshold in (0, 1.01, float("nan")):
         with pytest.raises(UserError, match="expected a cosine above 0, at most 1"):
