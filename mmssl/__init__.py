@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from mmssl.checkpoint import load_encoder, save_encoder
     from mmssl.encoders import create_encoder
     from mmssl.evals.parts.classifier import zero_shot_classifier
+    from mmssl.features.dedupe import near_duplicates
+    from mmssl.features.encode import encode_data
+    from mmssl.features.files import read_features
+    from mmssl.features.search import search
     from mmssl.judge import evaluate
     from mmssl.loop import train
     from mmssl.names import list_names
@@ -24,15 +28,23 @@ _HOMES = {
     "create_encoder": "mmssl.encoders",
     "list_names": "mmssl.names",
     "zero_shot_classifier": "mmssl.evals.parts.classifier",
+    "near_duplicates": "mmssl.features.dedupe",
+    "encode_data": "mmssl.features.encode",
+    "read_features": "mmssl.features.files",
+    "search": "mmssl.features.search",
     "train": "mmssl.loop",
     "evaluate": "mmssl.judge",
 }
 __all__ = [
     "create_encoder",
+    "encode_data",
     "evaluate",
     "list_names",
     "load_encoder",
+    "near_duplicates",
+    "read_features",
     "save_encoder",
+    "search",
     "train",
     "zero_shot_classifier",
 ]

@@ -17,8 +17,8 @@ from mmssl.errors import UserError, describe
 
 # in the order of `mmssl --help`
 VERBS = (
-    *("train", "eval", "zero_shot", "plot", "demo", "list", "explain", "show", "new", "prepare", "shards", "doctor"),
-    "completion",
+    *("train", "eval", "zero_shot", "encode", "search", "dedupe", "index", "plot", "demo", "list", "explain", "show"),
+    *("new", "prepare", "shards", "doctor", "completion"),
 )
 
 
@@ -60,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except UserError as error:
         say(f"mmssl: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        say("mmssl: interrupted; `mmssl train` and `shards build` go on where they stopped", file=sys.stderr)
+        say("mmssl: interrupted; `mmssl train`, `encode` and `shards build` go on where they stopped", file=sys.stderr)
         return 130
     except SystemExit as end:  # a run that a signal stopped
         return int(end.code or 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -218,6 +220,27 @@ class Score:
         return self.value
 
 
+Span = tuple[float, float]
+"""A window of a film or sound: where it starts and ends, in seconds."""
+
+
+def window_spans(duration: float, window: float, stride: float | None = None) -> list[Span]:
+    """Returns windows of this many seconds, one every `stride` (by default the window itself), over a duration.
+
+    What is left at the end gets a window that ends there, if it is more than half a stride; what is shorter than a
+    window is one. UserError for a window or stride that is not above 0.
+    """
+    stride = window if stride is None else stride
+    if not (0 < window < math.inf and 0 < stride < math.inf):
+        raise UserError(f"window is {window} and stride {stride}; expected seconds above 0")
+    if duration <= window:
+        return [(0.0, duration)]
+    count = int((duration - window) / stride + 1e-6) + 1
+    spans = [(i * stride, i * stride + window) for i in range(count)]
+    left = duration - spans[-1][1] - max(0.0, stride - window)
+    return [*spans, (duration - window, duration)] if left > stride / 2 else spans
+
+
 class Preprocess:
     """What one raw input becomes before an encoder sees it: deterministic, picklable, saved with the weights.
 
@@ -247,6 +270,21 @@ class Preprocess:
     def collate(self, items: Sequence[Any]) -> Any:
         """Makes one batch of several prepared inputs: a tensor, a Ragged, or what else Batch.views may hold."""
         return torch.stack(list(items))
+
+    @property
+    def span(self) -> float | None:
+        """Seconds of a film or sound that are read; None for all of it, and of what has no time."""
+        return None
+
+    def duration(self, raw: Any) -> float:
+        """Returns how long a film or sound lasts, in seconds; UserError for what has no time."""
+        raise UserError(f"{self.modality} has no time to cut windows from; leave the window out")
+
+    def windows(self, raw: Any, spans: Sequence[Span]) -> list[Any]:
+        """Returns what `collate` takes of each window of a film or sound: `span` seconds about its middle, or all of
+        the window where `span` is None.
+        """
+        raise UserError(f"{self.modality} has no time to cut windows from; leave the window out")
 
     def blank(self) -> Any:
         """Returns the stand-in for a sample that lacks this modality."""
@@ -352,32 +390,123 @@ class Encoder(nn.Module):
             raise UserError(f"this {self.modality} encoder has no space {space!r}; {did_you_mean(space, self.spaces)}")
         return self.spaces[space](features)
 
-    def encode(self, inputs: Any, *, space: str | None = None, batch_size: int = 64) -> Tensor:
+    @overload
+    def encode(self, inputs: Any, *, space: str | None = None, batch_size: int = 64) -> Tensor: ...
+    @overload
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        space: str | None = None,
+        batch_size: int = 64,
+        errors: Literal["raise", "skip"],
+        window: float | None = None,
+        stride: float | None = None,
+    ) -> Encoded: ...
+    @overload
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        space: str | None = None,
+        batch_size: int = 64,
+        window: float,
+        stride: float | None = None,
+    ) -> Encoded: ...
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        space: str | None = None,
+        batch_size: int = 64,
+        errors: Literal["raise", "skip"] | None = None,
+        window: float | None = None,
+        stride: float | None = None,
+    ) -> Tensor | Encoded:
         """Embeds raw inputs without gradients.
 
         inputs: one or a list of paths, bytes, arrays or opened examples (images also as PIL or tensors).
-        Returns (N, D) float32 on the CPU; with `space`, the normalised joint embedding of that task. UserError for one
-        that cannot be read, DamagedError for a damaged one; they name its path, or its place in the list.
+        space: a task, whose normalised joint embedding is returned in place of pooled features.
+        errors: "raise" stops at the first that cannot be read, "skip" leaves those out and names them.
+        window: seconds of each window that films and sounds are cut into; by default each is one row.
+        stride: seconds from the start of one window to the next, by default the window's.
+        Returns (N, D) float32 on the CPU; where `errors` or `window` is given Encoded, which says what each row is.
+        UserError for one that cannot be read, DamagedError for a damaged one; they name its path, or its place in the
+        list.
         """
         items = self.preprocess.items(inputs)
         if not items:
             raise UserError("nothing to encode: the list of inputs is empty")
-        rows = []
+        if stride is not None and window is None:
+            raise UserError(f"stride={stride} says how far windows are apart; give window as well")
+        names = [_name(raw, self.modality) or f"inputs[{number}]" for number, raw in enumerate(items)]
+        skipped: dict[int, str] = {}
+        prepared = self._prepared(items, skipped if errors == "skip" else None, window, stride)
+        rows: list[Tensor] = []
+        made: list[tuple[int, Span | None]] = []
         with torch.inference_mode(), evaluating(self):
-            for start in range(0, len(items), batch_size):
-                prepared = [self._prepared(raw, start + i) for i, raw in enumerate(items[start : start + batch_size])]
-                x = self.preprocess.collate(prepared).to(self.device)
+            while batch := list(islice(prepared, batch_size)):
+                x = self.preprocess.collate([item for _, _, item in batch]).to(self.device)
                 rows.append(self.embed(x, space=space).float().cpu())
-        return torch.cat(rows)
+                made += [(number, span) for number, span, _ in batch]
+        if not rows:
+            raise UserError(f"none of the {len(items)} inputs can be read; {names[0]}: {skipped[0]}")
+        features = torch.cat(rows)
+        if errors is None and window is None:
+            return features
+        spans = None if window is None else torch.tensor([span for _, span in made], dtype=torch.float64)
+        inputs_of = torch.tensor([number for number, _ in made])
+        told = {names[number]: reason for number, reason in skipped.items()}
+        return Encoded(features, [names[number] for number, _ in made], inputs_of, spans, told)
 
-    def _prepared(self, raw: Any, number: int) -> Any:
-        try:
-            return self.preprocess(raw)
-        except UserError as error:
-            path = str(raw) if isinstance(raw, Path) or (isinstance(raw, str) and self.modality != "text") else ""
-            if not path or repr(path) not in str(error):
-                error.args = (f"{repr(path) if path else f'inputs[{number}]'}: {error}",)
-            raise
+    def _prepared(
+        self, items: Sequence[Any], skipped: dict[int, str] | None, window: float | None, stride: float | None
+    ) -> Iterator[tuple[int, Span | None, Any]]:
+        """Yields each input's number, window and what `collate` takes; notes why one is skipped, or raises that."""
+        for number, raw in enumerate(items):
+            try:
+                if window is None:
+                    yield number, None, self.preprocess(raw)
+                    continue
+                spans = window_spans(self.preprocess.duration(raw), window, stride)
+                for start in range(0, len(spans), WINDOWS):
+                    part = spans[start : start + WINDOWS]
+                    for span, item in zip(part, self.preprocess.windows(raw, part), strict=True):
+                        yield number, span, item
+            except UserError as error:
+                if skipped is not None:
+                    skipped[number] = str(error)
+                    continue
+                path = _name(raw, self.modality)
+                if not path or repr(path) not in str(error):
+                    error.args = (f"{repr(path) if path else f'inputs[{number}]'}: {error}",)
+                raise
+
+
+WINDOWS = 8  # windows of a film that are decoded at a time
+
+
+def _name(raw: Any, modality: str) -> str:
+    """Returns the path that an input is, or nothing."""
+    return str(raw) if isinstance(raw, Path) or (isinstance(raw, str) and modality != "text") else ""
+
+
+@dataclass(slots=True)
+class Encoded:
+    """What `Encoder.encode` makes of inputs of which some are skipped, or that are cut into windows.
+
+    features: (N, D) float32 on the CPU.
+    names: of each row its input's path, or inputs[i].
+    inputs: (N,) int64, the place of each row's input among all.
+    spans: (N, 2) float64, start and end of each row's window in seconds; None without windows.
+    skipped: name of an input that cannot be read -> why. Of one that fails in the middle the windows before stay.
+    """
+
+    features: Tensor
+    names: list[str]
+    inputs: Tensor
+    spans: Tensor | None
+    skipped: dict[str, str]
 
 
 def reading(encoders: Mapping[str, Encoder]) -> str:

@@ -33,7 +33,7 @@ LEVELS = [
     {"encoders", "objectives", "views", "data"},
     {"methods", "evals"},
     {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder", "weights"},
-    {"judge", "loading", "classify", "assembly"},
+    {"judge", "loading", "classify", "assembly", "features"},
     {"trainer", "plot", "explain"},
     {"loop"},
     {"demo", "doctor"},
@@ -71,6 +71,7 @@ ALLOWED = {
     ("trial", "limits"),
     ("classify", "loading"),
     ("judge", "loading"),
+    ("features", "loading"),
     ("loading", "assembly"),
     ("weights", "multitask"),
 }

@@ -15,7 +15,7 @@ from mmssl.encoders.raw import Raw
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import audio, image, points, video
 from mmssl.transforms.text import TextPreprocess
-from mmssl.types import Batch, Encoder, Features, Preprocess, Pretext, Ragged, Trained, View
+from mmssl.types import Batch, Encoder, Features, Preprocess, Pretext, Ragged, Trained, View, window_spans
 
 
 class Words(Encoder):
@@ -166,3 +166,60 @@ def test_a_pretext_shows_again_with_options_changed() -> None:
     assert trained.task("avc") is pretext
     with pytest.raises(UserError, match="there is no task 'avx' to judge; did you mean 'avc'"):
         trained.task("avx")
+
+
+def test_windows_cover_a_duration() -> None:
+    assert window_spans(5.0, 2.0) == [(0.0, 2.0), (2.0, 4.0)]  # the second left is no more than half a stride
+    assert window_spans(5.2, 2.0) == [(0.0, 2.0), (2.0, 4.0), (pytest.approx(3.2), 5.2)]
+    assert window_spans(4.0, 2.0, 1.0) == [(0.0, 2.0), (1.0, 3.0), (2.0, 4.0)]
+    assert window_spans(0.3, 0.1) == [(0.0, 0.1), (0.1, 0.2), (pytest.approx(0.2), pytest.approx(0.3))]
+    assert window_spans(1.5, 2.0, 1.0) == [(0.0, 1.5)]
+    assert window_spans(11.0, 1.0, 4.0) == [(0.0, 1.0), (4.0, 5.0), (8.0, 9.0)]  # gaps that were asked for
+    for window, stride in ((0.0, 1.0), (1.0, -1.0), (float("nan"), 1.0), (1.0, float("inf"))):
+        with pytest.raises(UserError, match="expected seconds above 0"):
+            window_spans(5.0, window, stride)
+
+
+def test_encode_skips_and_names_what_cannot_be_read(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(image.encode(GREY, format="png"))
+    bad.write_bytes(b"x")
+    network = encoder("image")
+    found = network.encode([bad, good, GREY, 3.5, good], errors="skip", batch_size=2)
+    assert found.names == [str(good), "inputs[2]", str(good)] and found.inputs.tolist() == [1, 2, 4]
+    assert found.spans is None and list(found.skipped) == [str(bad), "inputs[3]"]
+    assert "cannot read" in found.skipped[str(bad)] or "image" in found.skipped[str(bad)]
+    assert torch.equal(found.features, network.encode([good, GREY, good]))
+    with pytest.raises(UserError, match=r"none of the 1 inputs can be read; .*bad\.png: "):
+        network.encode(bad, errors="skip")
+    with pytest.raises(DamagedError, match=r"bad\.png"):
+        network.encode([good, bad], errors="raise")
+
+
+def test_encode_cuts_sounds_and_films_into_windows(tmp_path: Path) -> None:
+    from mmssl.modalities.audio import Waveform
+
+    rate = 16_000
+    ramp = torch.arange(3 * rate) / rate / 4  # its value tells the time
+    (tmp_path / "bad.wav").write_bytes(b"x")
+    network = encoder("audio")
+    found = network.encode([tmp_path / "bad.wav", Waveform(ramp, rate)], errors="skip", window=1.0, stride=0.5)
+    assert found.spans is not None and found.spans[:, 0].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert found.inputs.tolist() == [1] * 5 and list(found.skipped) == [str(tmp_path / "bad.wav")]
+    parts = [ramp[int(start * rate) :][:rate] for start in found.spans[:, 0].tolist()]
+    torch.testing.assert_close(found.features, network.encode(parts))
+    heard = network.preprocess.windows(Waveform(ramp, rate), [(0.0, 2.0), (1.0, 3.0)])  # a second about the middle
+    torch.testing.assert_close(
+        torch.stack(heard), torch.stack([ramp[rate // 2 :][:rate], ramp[3 * rate // 2 :][:rate]])
+    )
+    clip = np.stack([np.full((8, 8, 3), t, np.uint8) for t in range(100)])
+    shown = encoder("video").preprocess.windows(clip, [(0.0, 1.6), (1.6, 3.2)])  # 25 images/s; 16 of each window
+    assert [part[0, :, 0, 0].tolist() for part in shown] == [
+        [int(25 * (first + (i + 0.5) / 10)) for i in range(16)] for first in (0, 1.6)
+    ]
+    with pytest.raises(UserError, match="expected a clip"):
+        encoder("image").encode(GREY, window=1.0)
+    with pytest.raises(UserError, match="has no time to cut windows from"):
+        encoder("text").encode("a cat", window=1.0)
+    with pytest.raises(UserError, match="give window as well"):
+        network.encode(ramp, stride=1.0, errors="skip")

@@ -86,14 +86,16 @@ def batches_in_workers(
     workers: int | None = None,
     rank: int = 0,
     world: int = 1,
+    start: int = 0,
 ) -> Iterator[tuple[list[Made[Any]], U | None]]:
     """Yields of every `size` samples what became of each, and what `collate` makes in a worker of the values.
 
-    The latter is None where no sample is whole. The rest as `in_workers` has it.
+    The latter is None where no sample is whole. start: how many samples are passed over. The rest as `in_workers` has
+    it.
     """
     source.check(reads)
     workers = 0 if multiprocessing.current_process().daemon else WORKERS if workers is None else workers
-    run = _Pass(source, tuple(reads), make, collate, size, grouped, max(1, workers), rank, world)
+    run = _Pass(source, tuple(reads), make, collate, size, grouped, max(1, workers), rank, world, start)
     if not workers:
         yield from ((part.samples, part.batch) for part in run(0, 0, {}, Watch()))
         return
@@ -139,6 +141,7 @@ class _Pass(Generic[T, U]):
     workers: int
     rank: int
     world: int
+    start: int
 
     def __call__(self, worker: int, seen: int, lost: Mapping[Place, str], watch: Watch) -> Iterator[_Part[U]]:
         """Yields a worker's parts after the first `seen`."""
@@ -153,7 +156,7 @@ class _Pass(Generic[T, U]):
 
     def _parts(self) -> Iterator[list[tuple[int, Entry]]]:
         turn = self.size if self.grouped else 1
-        every = enumerate(self.source.share(0, 1))
+        every = islice(enumerate(self.source.share(0, 1)), self.start, None)
         mine = ((place, entry) for place, entry in every if place // turn % self.world == self.rank)
         while part := list(islice(mine, self.size)):
             yield part

@@ -14,6 +14,8 @@ from typing import Any
 from mmssl.errors import UserError
 from mmssl.limits import refuse
 
+MANIFESTS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+
 
 @dataclass(slots=True)
 class Record:

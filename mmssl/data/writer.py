@@ -12,12 +12,11 @@ from mmssl.data.making import Fields
 from mmssl.data.rows import Row, UserRows, read_row, rows_of_folder, rows_of_manifest
 from mmssl.data.rows_of_shards import has_shards, rows_of_shards
 from mmssl.data.summary import account, summary
+from mmssl.data.table import MANIFESTS
 from mmssl.data.verify import show, verify
 from mmssl.errors import DamagedError, UserError
 
 __all__ = ["build", "build_from", "show", "summary", "verify"]
-
-MANIFESTS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 
 
 def build_from(

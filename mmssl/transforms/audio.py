@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -15,7 +16,9 @@ from torch.nn import functional as F
 from mmssl.modalities import audio as sounds
 from mmssl.schema import Positive, above, at_least, at_most, below
 from mmssl.transforms.base import OnWaveform, check_range
-from mmssl.types import Preprocess
+from mmssl.types import Preprocess, Span
+
+AT_ONCE = 600.0  # s of sound that several windows are cut from, decoded once
 
 
 @dataclass
@@ -45,6 +48,22 @@ class AudioPreprocess(Preprocess):
     def window(self, sound: sounds.Audio | sounds.Waveform, start: float) -> Tensor:
         """Returns what is heard for `seconds` from a time on; times before the beginning count as it."""
         return sound.read(sample_rate=self.sample_rate, start=max(0.0, start), seconds=self.seconds)
+
+    @property
+    def span(self) -> float:
+        return self.seconds
+
+    def duration(self, raw: Any) -> float:
+        return self.opened(raw).duration
+
+    def windows(self, raw: Any, spans: Sequence[Span]) -> list[Tensor]:
+        sound, first = self.opened(raw), 0.0
+        starts = [max(0.0, (start + end - self.seconds) / 2) for start, end in spans]
+        if (length := starts[-1] + self.seconds - starts[0]) <= AT_ONCE:
+            first = starts[0]
+            heard = sound.read(sample_rate=self.sample_rate, start=first, seconds=length)
+            sound = sounds.Waveform(heard, self.sample_rate)
+        return [self.window(sound, start - first) for start in starts]
 
     def items(self, inputs: Any) -> list[Any]:
         """Takes one sound or several: a list, or a 2-D array or tensor (N, samples)."""

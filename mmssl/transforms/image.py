@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.modalities import image as pictures
+from mmssl.modalities import video as clips
 from mmssl.schema import Positive, above, at_most
 from mmssl.transforms.base import Chance, Frame, Geometric, chance, check_range, one
-from mmssl.types import Preprocess
+from mmssl.types import Preprocess, Span
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -76,6 +78,14 @@ class ImagePreprocess(Preprocess):
         corners = (left, top, left + self.size, top + self.size)
         left, top, right, bottom = _source_box((width, height), scaled, corners)  # type: ignore[assignment]
         return Frame(width, height, self.size, (left, top, right - left, bottom - top))
+
+    def duration(self, raw: Any) -> float:
+        return clips.load(raw).duration
+
+    def windows(self, raw: Any, spans: Sequence[Span]) -> list[Tensor]:
+        """Returns the image in the middle of each window of a clip."""
+        times = [(start + end) / 2 for start, end in spans]
+        return [self(picture) for picture in clips.load(raw).frames(times, min_size=2 * self._target)]
 
     def items(self, inputs: Any) -> list[Any]:
         """Takes one image or several: a list, or a 4-D array (N, H, W, 3) or tensor (N, 3, H, W)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -16,7 +17,7 @@ from mmssl.modalities import video as clips
 from mmssl.schema import Positive, above, below
 from mmssl.transforms.base import Frame
 from mmssl.transforms.image import FILTERS, Crop, Interpolation
-from mmssl.types import Preprocess
+from mmssl.types import Preprocess, Span
 
 Clip = clips.Video | clips.Frames
 
@@ -56,8 +57,20 @@ class VideoPreprocess(Preprocess):
 
     def times(self, clip: Clip, start: float) -> list[float]:
         """Returns when the images of a window from `start` on are taken: in the middle of equal parts."""
-        span = clip.duration if self.span is None else self.span
+        return self._moments(start, clip.duration if self.span is None else self.span)
+
+    def _moments(self, start: float, span: float) -> list[float]:
         return [max(0.0, start) + (i + 0.5) * span / self.frames for i in range(self.frames)]
+
+    def duration(self, raw: Any) -> float:
+        return self.opened(raw).duration
+
+    def windows(self, raw: Any, spans: Sequence[Span]) -> list[Tensor]:
+        lasting = [(start, end, end - start if self.span is None else self.span) for start, end in spans]
+        times = [time for start, end, span in lasting for time in self._moments((start + end - span) / 2, span)]
+        pictures = self.opened(raw).frames(times, min_size=self.size)
+        shown = to_tensor(resized(centre_square(pictures), self.size))
+        return [part.contiguous() for part in shown.split(self.frames, dim=1)]
 
     def frame(self, width: int, height: int) -> Frame:
         """Returns which part of a clip of this size is shown."""
