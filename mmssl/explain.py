@@ -9,6 +9,7 @@ from typing import Any
 
 from mmssl import names
 from mmssl.data.loader import Loader
+from mmssl.data.mixture import MixedSource
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
 from mmssl.options import REQUIRED, Option, describe, hints_of, texts_of
@@ -16,7 +17,7 @@ from mmssl.recipe import LOADER_FIXED, EncoderOptions, EvaluationOptions, Task, 
 from mmssl.schema import spell
 from mmssl.types import Method
 
-NODES: dict[str, tuple[Any, ...]] = {"train": (TrainOptions,), "task": (Task,), "data": (Source, Loader)}
+NODES: dict[str, tuple[Any, ...]] = {"train": (TrainOptions,), "task": (Task,), "data": (Source, Loader, MixedSource)}
 ANY: dict[str, tuple[Any, ...]] = {
     "encoders": (EncoderOptions,),
     "evals": (EvaluationOptions,),
