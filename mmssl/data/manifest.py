@@ -33,6 +33,7 @@ class Line:
     texts: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
+    name: str = ""  # of its first file, as the table has it
 
 
 @dataclass(slots=True)
@@ -159,6 +160,7 @@ class _Reader:
                 self._cell(line, role, column, value)
         if not line.files and not line.texts.keys() - {"cls"}:
             raise DamagedError("a row with neither a file nor a caption")
+        line.meta = {**({"file": line.name} if line.name else {}), **line.meta}
         if line.meta:
             try:
                 line.texts["json"] = json.dumps(line.meta, ensure_ascii=False, default=_plain)
@@ -214,6 +216,7 @@ class _Reader:
         if name in line.files:
             raise DamagedError("two files for one key", f"{column} {value!r:.60}")
         line.files[name] = self._path(value)
+        line.name = line.name or value.strip().replace("\\", "/")
 
     def _path(self, name: str) -> Path:
         """Returns where a file is, from the table's folder on; backslashes part folders where the file is there so."""
