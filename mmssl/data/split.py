@@ -38,8 +38,9 @@ class Split:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        ways = {"--test": self.test, "--test-list": self.files or None, "--folds": self.folds}
-        ways |= {"--test-group COLUMN=VALUE": self.group if "=" in (self.group or "") else None}
+        by_value = self.group if "=" in (self.group or "") else None
+        ways: dict[str, Any] = {"--test": self.test, "--test-list": self.files or None, "--folds": self.folds}
+        ways["--test-group COLUMN=VALUE"] = by_value
         said = [name for name, value in ways.items() if value is not None]
         if len(said) > 1 or (self.files and self.group):
             raise UserError(
@@ -150,8 +151,8 @@ def _by_share(samples: Sequence[Known], column: str, shares: Sequence[float], se
     """Returns the part of each sample: groups, the largest first and then in the order of a seeded hash, one by one.
 
     Each goes to the part that is most behind its share, of the group's classes and of all samples so far. So without
-    groups each part has its share of every class, but for single samples. Samples without a group are one by their file,
-    so that an image with several captions, a row each, stands on one side.
+    groups each part has its share of every class, but for single samples. Samples without a group are one by their
+    file, so that an image with several captions, a row each, stands on one side.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for place, one in enumerate(samples):

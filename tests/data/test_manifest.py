@@ -275,9 +275,7 @@ def test_dates_become_text_and_bytes_are_refused(home: Path) -> None:
     pytest.importorskip("pyarrow")
     day = datetime.date(2020, 1, 2)
     made(home, [{"image": "x/0.png", "day": day, "share": NAN}], kind="parquet")
-    assert samples(home / "out", "meta") == [
-        {"meta": {"file": "x/0.png", "day": "2020-01-02", "share": None}}
-    ]
+    assert samples(home / "out", "meta") == [{"meta": {"file": "x/0.png", "day": "2020-01-02", "share": None}}]
     table = write_table(home / "b.parquet", [{"image": "x/0.png", "raw": b"\x00"}])
     with pytest.raises(UserError, match="left out 1: a cell of bytes, which JSON cannot hold .*row 1"):
         build(table, home / "none", workers=1)
