@@ -17,7 +17,8 @@ from mmssl.errors import DamagedError, UserError, did_you_mean
 from mmssl.modalities import text
 
 FILES = ("file", "path", "filename", "filepath", "file_name")  # columns of files whose extension tells the modality
-TEXTS = ("text", "caption", "txt")
+TEXTS = ("text", "caption", "txt", "title", "description", "name")  # the first that is there, unless it names files
+CAPTIONS = TEXTS[:3]  # that may name text files
 LABELS = ("label", "class", "cls")
 KINDS = {**modalities.EXTENSIONS, "cls": "label", "json": "meta"}  # what a column named as an extension holds
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})(\.0*)?")  # 007 is a name, and another class than 7; so is what no int64 holds
@@ -88,11 +89,13 @@ def _roles(records: list[Record], names: list[str], columns: dict[str, str]) -> 
     roles: Roles = {}
     for key, column in columns.items():
         roles.setdefault(column, []).append(KINDS.get(key, key))
-    own = {name.lower(): name for name in reversed(names) if name not in roles}
+    own = {name.lower(): name for name in reversed(names) if name not in roles or _is_text_of_label(name, roles[name])}
     for known, key in ((TEXTS, "text"), (LABELS, "label"), (FILES, "file")):
         found = [own.pop(name) for name in known if name in own]
+        if key == "text":
+            found = [column for column in found if column.lower() in CAPTIONS or not _names_files(records, column)]
         if found and key not in columns:
-            roles[found[0]] = [key]
+            roles.setdefault(found[0], []).append(key)
     for name, column in own.items():
         kind = name.partition("_")[0]
         if name in KINDS or name in modalities.MODALITIES:
@@ -100,6 +103,11 @@ def _roles(records: list[Record], names: list[str], columns: dict[str, str]) -> 
         elif kind in modalities.MODALITIES and kind != "text" and _names_files(records, column):
             roles[column] = [name]
     return roles
+
+
+def _is_text_of_label(name: str, keys: list[str]) -> bool:
+    """Tells whether a column that is called as labels are was given for a text: it is the label as well."""
+    return name.lower() in LABELS and all(key.partition("_")[0] == "text" for key in keys)
 
 
 def _names_files(records: list[Record], column: str) -> bool:

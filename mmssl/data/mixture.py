@@ -31,7 +31,7 @@ class MixedSource(Source):
         self,
         *,
         shards: str | list[str],
-        fields: dict[str, str] | None = None,
+        fields: dict[str, str | list[str]] | None = None,
         weight: Annotated[float, above(0), below(math.inf)] | None = None,
         name: str | None = None,
     ) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from mmssl.data.fields import decode_all, fills, find, key_of, places
+from mmssl.data.fields import candidates, decode_all, fills, key_of, places, serves
 from mmssl.data.index import Shard, read_index
 from mmssl.data.members import BLOCK
 from mmssl.data.patterns import as_file, expand, is_local
@@ -32,10 +32,11 @@ class Source:
 
     shards: braces and globs ("data/train-{0000..0331}.tar"), a folder, or what webdataset opens (http:, pipe:); one or
         several.
-    fields: sample key -> field that fills it, such as {text: json.caption}; by default the extension tells.
+    fields: sample key -> field that fills it, such as {text: json.caption}, or several, of which the first that a
+        sample has fills it, such as {video: [mp4, webm]}; by default the extension tells.
     """
 
-    def __init__(self, *, shards: str | list[str], fields: dict[str, str] | None = None) -> None:
+    def __init__(self, *, shards: str | list[str], fields: dict[str, str | list[str]] | None = None) -> None:
         self.shards = expand(shards)
         self.fields = fields or {}
         self.damaged: Counter[tuple[str, str]] = Counter()
@@ -113,7 +114,7 @@ class Source:
 
     def keep(self, entry: Entry, wanted: Collection[str]) -> Entry:
         """Returns the entry without the fields that fill none of the wanted keys."""
-        needed = {find(key, entry.fields, self.fields) for key in wanted}
+        needed = {field for key in wanted for field, _ in candidates(key, entry.fields, self.fields)}
         return replace(entry, fields={f: d for f, d in entry.fields.items() if f in needed})
 
     def open(self, entry: Entry, wanted: Collection[str]) -> Sample:
@@ -153,27 +154,43 @@ class Source:
     def check(self, wanted: Collection[str]) -> None:
         """Raises UserError if a wanted key is filled by no sample of the first shard, nor by the next ones' first."""
         missing, seen, fault = set(wanted), set[str](), ""
+        useful: dict[str, set[str]] = {key: set() for key in missing}
         heads = (itertools.islice(self.entries(i), 1) for i in range(1, min(PEEK, len(self.shards))))
         for entry in itertools.chain(self.entries(0), *heads):
             missing -= {key for key in missing if fills(key, entry.fields, self.fields)}
             if not missing:
                 return
-            seen |= places(entry.fields)
+            here = places(entry.fields)
+            seen |= here
+            for key in missing:
+                useful[key] |= {place for place in here - useful[key] if serves(key, place, entry.fields)}
             fault = fault or entry.fault
             if entry.fault == TORN:
                 raise UserError(f"{entry.shard} holds {entry.fault}; such as {entry.key}")
         if not seen:
             raise UserError(f"{self.shards[0]} holds no samples{': ' + fault if fault else ''}")
-        key, known = min(missing), sorted(place for place in seen if ".json." not in f".{place}")
-        if key in self.fields:
-            asked = self.fields[key]
-            hint = f"what is there is no {key}" if asked in seen else did_you_mean(asked, seen)
-            raise UserError(f"no sample of {self.shards[0]} has {asked!r} for {key!r}; {hint}")
-        keys = sorted({name for name in map(key_of, known) if name})
-        raise UserError(
-            f"no sample of {self.shards[0]} has {key!r}; its fields are {', '.join(known)}"
-            f" (keys: {', '.join(keys) or 'none'}); name the field as in fields: {{{key}: {known[0]}}}"
-        )
+        key = min(missing)
+        raise UserError(f"no sample of {self.shards[0]} has {self._lacks(key, seen, useful[key])}")
+
+    def _lacks(self, key: str, seen: set[str], useful: set[str]) -> str:
+        """Returns what is said of a key that no sample fills: what there is, and what of it could fill the key."""
+        known = sorted(place for place in seen if ".json." not in f".{place}")
+        there = f"its fields are {', '.join(known)}"
+        if key not in self.fields:
+            keys = sorted({name for name in map(key_of, known) if name})
+            hint = f"; name the field as in fields: {{{key}: {min(useful, key=_nearness)}}}" if useful else ""
+            return f"{key!r}; {there} (keys: {', '.join(keys) or 'none'}){hint or f'; none of them can be {key}'}"
+        asked = self.fields[key]
+        several = [asked] if isinstance(asked, str) else asked
+        hints = [f"what is there is no {key}"] if seen.intersection(several) else []
+        hints += [did_you_mean(several[0], useful)] if useful else []
+        said = "; ".join(hints) or f"{there}; none of them can be {key}"
+        return f"{' or '.join(map(repr, several))} for {key!r}; {said}"
+
+
+def _nearness(place: str) -> tuple[int, str]:
+    """Orders places for a hint: fields before what lies in their JSON."""
+    return place.count("."), place
 
 
 def _indexed(shards: list[str]) -> dict[str, Shard]:

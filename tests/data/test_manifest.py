@@ -419,3 +419,29 @@ def test_a_parquet_of_many_equal_cells(home: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MMSSL_LIMITS", "manifest_cells=999999")
     with pytest.raises(UserError, match=r"t.parquet has 1,000,000 cells; the limit is manifest_cells=999999"):
         build(home / "t.parquet", home / "out", workers=1)
+
+
+@pytest.mark.parametrize("column", ["title", "name", "Description", "caption"])
+def test_a_column_of_words_is_text(home: Path, column: str) -> None:
+    made(home, [{"image": "x/0.png", column: "a sofa"}])
+    assert samples(home / "out", "text") == [{"text": "a sofa"}]
+
+
+def test_of_several_columns_of_words_one_is_text_and_file_names_are_none(home: Path) -> None:
+    row = {"image": "x/0.png", "name": "x/1.png", "title": "a chair", "description": "wooden"}
+    made(home, [row])
+    assert samples(home / "out", "text", "meta") == [
+        {"text": "a chair", "meta": {"file": "x/0.png", "name": "x/1.png", "description": "wooden"}}
+    ]
+
+
+def test_one_column_may_fill_two_keys(home: Path) -> None:
+    write_table(home / "t.csv", [{"image": f"x/{n}.png", "kind": kind} for n, kind in enumerate(["dog", "ant"])])
+    columns = ["--columns", "text=kind", "label=kind", "--workers", "1", "--no-shuffle"]
+    assert main(["shards", "build", str(home / "t.csv"), str(home / "out"), *columns]) == 0
+    found = samples(home / "out", "text", "label", "meta")
+    assert [(s["text"], s["label"], s["meta"]["class"]) for s in found] == [("dog", 1, "dog"), ("ant", 0, "ant")]
+    write_table(home / "u.csv", [{"image": f"x/{n}.png", "label": kind} for n, kind in enumerate(["dog", "ant"])])
+    columns = ["--columns", "text=label", "--workers", "1", "--no-shuffle"]
+    assert main(["shards", "build", str(home / "u.csv"), str(home / "own"), *columns]) == 0
+    assert [(s["text"], s["label"]) for s in samples(home / "own", "text", "label")] == [("dog", 1), ("ant", 0)]
