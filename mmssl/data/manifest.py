@@ -69,10 +69,12 @@ def read_manifest(path: Path, columns: dict[str, str]) -> Manifest:
         if column not in names:
             raise UserError(f"{path} has no column {column!r} for {key!r}; {did_you_mean(column, names)}")
     roles = _roles(records, names, columns)
-    if not any(role not in ("label", "meta") for found in roles.values() for role in found):
+    used = {role for found in roles.values() for role in found} - {"label", "meta"}
+    idle = [name for name in names if name not in roles and _names_files(records, name)]
+    if not used or (used == {"text"} and "text" not in columns and idle):
         raise UserError(
             f"{path} has the columns {', '.join(names)}; expected one of {', '.join(modalities.MODALITIES)} or file,"
-            " or say which is which with columns"
+            f" or say which is which with columns{f' ({idle[0]} names files)' if idle else ''}"
         )
     classes = _classes(records, roles)
     reader = _Reader(path.parent, roles, {name: str(number) for number, name in enumerate(classes)})

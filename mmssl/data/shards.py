@@ -13,7 +13,8 @@ from pathlib import Path
 from mmssl.data.fields import candidates, decode_all, fills, key_of, places, serves
 from mmssl.data.index import Shard, read_index
 from mmssl.data.members import BLOCK
-from mmssl.data.patterns import as_file, expand, is_local
+from mmssl.data.patterns import as_file, expand, is_local, urls
+from mmssl.data.remote import is_folder, remote_index, shard_at
 from mmssl.data.tar import TORN, Entry, read_tar, scan_tar
 from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError, did_you_mean
@@ -30,14 +31,15 @@ class Source:
     Each sample has `__key__`, `__shard__` and `__number__` (its place in the set, -1 where the shards are not counted)
     besides what was wanted of it.
 
-    shards: braces and globs ("data/train-{0000..0331}.tar"), a folder, or what webdataset opens (http:, pipe:); one or
-        several.
+    shards: braces and globs ("data/train-{0000..0331}.tar"), a folder, or what webdataset opens (http:, pipe:), of
+        which an address that ends in / is a folder with an index.json; one or several.
     fields: sample key -> field that fills it, such as {text: json.caption}, or several, of which the first that a
         sample has fills it, such as {video: [mp4, webm]}; by default the extension tells.
     """
 
     def __init__(self, *, shards: str | list[str], fields: dict[str, str | list[str]] | None = None) -> None:
         self.shards = expand(shards)
+        self.folders = [url for url in urls(shards) if not is_local(url) and is_folder(url)]  # at addresses
         self.fields = fields or {}
         self.damaged: Counter[tuple[str, str]] = Counter()
 
@@ -47,7 +49,7 @@ class Source:
 
         A broken tar without an index has as many as the set's others hold (their median), or one more than are there.
         """
-        indexed = _indexed(self.shards)
+        indexed = _indexed(self.shards, self.folders)
         unknown = [shard for shard in self.shards if shard not in indexed]
         if len(unknown) > SCAN_SHARDS or not all(shard.endswith(".tar") and is_local(shard) for shard in unknown):
             return None
@@ -193,18 +195,25 @@ def _nearness(place: str) -> tuple[int, str]:
     return place.count("."), place
 
 
-def _indexed(shards: list[str]) -> dict[str, Shard]:
-    """Returns what index.json beside the local shards says of each."""
+def _indexed(shards: list[str], addresses: list[str]) -> dict[str, Shard]:
+    """Returns what index.json beside the local shards, and those of folders at addresses, says of each."""
     found: dict[str, Shard] = {}
     for folder in {Path(shard).parent for shard in shards if is_local(shard)}:
         index = read_index(folder)
         for entry in index["shards"] if index else []:
             found[as_file(folder / entry["name"])] = entry
+    for url in addresses:
+        found |= {shard_at(url, entry["name"]): entry for entry in remote_index(url)["shards"]}
     return {shard: found[shard] for shard in shards if shard in found}
 
 
 def _may_be_whole(shard: str, entry: Shard) -> bool:
-    """Tells whether a file is as long as its index says, and long enough for its samples: a tar takes a block each."""
+    """Tells whether a file is as long as its index says, and long enough for its samples: a tar takes a block each.
+
+    What is at an address is believed.
+    """
+    if not is_local(shard):
+        return True
     size = _size(shard)
     fits = not shard.endswith(".tar") or entry["samples"] * BLOCK <= size
     return entry.get("bytes", size) == size and fits

@@ -435,13 +435,15 @@ def test_of_several_columns_of_words_one_is_text_and_file_names_are_none(home: P
     ]
 
 
-def test_one_column_may_fill_two_keys(home: Path) -> None:
-    write_table(home / "t.csv", [{"image": f"x/{n}.png", "kind": kind} for n, kind in enumerate(["dog", "ant"])])
-    columns = ["--columns", "text=kind", "label=kind", "--workers", "1", "--no-shuffle"]
-    assert main(["shards", "build", str(home / "t.csv"), str(home / "out"), *columns]) == 0
-    found = samples(home / "out", "text", "label", "meta")
-    assert [(s["text"], s["label"], s["meta"]["class"]) for s in found] == [("dog", 1, "dog"), ("ant", 0, "ant")]
-    write_table(home / "u.csv", [{"image": f"x/{n}.png", "label": kind} for n, kind in enumerate(["dog", "ant"])])
-    columns = ["--columns", "text=label", "--workers", "1", "--no-shuffle"]
-    assert main(["shards", "build", str(home / "u.csv"), str(home / "own"), *columns]) == 0
-    assert [(s["text"], s["label"]) for s in samples(home / "own", "text", "label")] == [("dog", 1), ("ant", 0)]
+def test_a_column_of_labels_may_be_text_too(home: Path) -> None:
+    made(
+        home,
+        [{"image": f"x/{n}.png", "label": kind} for n, kind in enumerate(["dog", "ant"])],
+        columns={"text": "label"},
+    )
+    assert [(s["text"], s["label"]) for s in samples(home / "out", "text", "label")] == [("dog", 1), ("ant", 0)]
+
+
+def test_words_beside_files_that_no_column_name_tells_are_refused(home: Path) -> None:
+    with pytest.raises(UserError, match=r"which is which with columns \(photo names files\)"):
+        made(home, [{"photo": "x/0.png", "title": "a sofa"}])
