@@ -160,23 +160,33 @@ def _by_share(samples: Sequence[Known], column: str, shares: Sequence[float], se
         alone = f"file {one.file}" if "file" in one.meta else f"sample {place}"
         groups[alone if group is None else f"group {group}"].append(place)
     order = {name: hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest() for name in groups}
-    seen, held = Counter[str](), [Counter[str]() for _ in shares]
+    seen, held = _Part(1), [_Part(share) for share in shares]
     part_of = [0] * len(samples)
     for name in sorted(groups, key=lambda name: (-len(groups[name]), order[name])):
         classes = Counter(samples[place].label for place in groups[name])
-        seen += classes
-        behind = [_behind(classes, share, seen, had) for share, had in zip(shares, held, strict=True)]
-        part = max(range(len(shares)), key=behind.__getitem__)
-        held[part] += classes
+        seen.add(classes)
+        part = max(range(len(held)), key=lambda number: held[number].behind(seen, classes))
+        held[part].add(classes)
         for place in groups[name]:
             part_of[place] = part
     return part_of
 
 
-def _behind(classes: Counter[str], share: float, seen: Counter[str], held: Counter[str]) -> float:
-    """Returns how many samples a part lacks to its share of what was seen: of these classes, on average, and of all."""
-    of_each = sum(count * (share * seen[label] - held[label]) for label, count in classes.items())
-    return of_each / classes.total() + share * seen.total() - held.total()
+class _Part:
+    """What one part holds so far: samples of each class and in all; `share` is what it should hold of everything."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self.classes, self.total = share, Counter[str](), 0
+
+    def add(self, classes: Counter[str]) -> None:
+        self.classes.update(classes)
+        self.total += classes.total()
+
+    def behind(self, seen: _Part, classes: Counter[str]) -> float:
+        """Returns how many samples it lacks to its share of what was seen: of these classes, on average, and of all."""
+        lacks = {label: self.share * seen.classes[label] - self.classes[label] for label in classes}
+        of_each = sum(count * lacks[label] for label, count in classes.items()) / classes.total()
+        return of_each + self.share * seen.total - self.total
 
 
 def split_rows(rows: Sequence[Row], split: Split, about: Callable[[Row], Known] = known) -> dict[str, list[Row]]:
