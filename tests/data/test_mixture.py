@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from numbered import loader, number_set, numbers, write_tar
 from mmssl.data.full_pass import FullPass
 from mmssl.data.loader import Loader
 from mmssl.data.mixture import MixedSource, Mixture
+from mmssl.data.plan import Mix, Part, Plan
+from mmssl.data.turns import turns
 from mmssl.errors import UserError
 
 
@@ -98,6 +102,27 @@ def test_resume_among_another_number_of_processes_delivers_what_is_left(two: lis
     assert len(of_b(numbers(first))) + len(of_b(rest)) == 30
 
 
+def test_what_is_left_of_an_epoch_is_what_follows_in_the_sequence() -> None:
+    """Whatever the layout: 3 x 5 batches of 4, and after 24 samples 9 of 4."""
+    parts = (Part(0, 2, (30, 30)), Part(2, 1, (50,)))
+    whole = Plan(1, 2, 0, 1, 3, 4, 15, 3, (30, 30, 50), Mix(parts, turns([2, 1]), 60))
+    rest = replace(whole, base=24, batches=9, workers=2)
+    for source in range(2):
+        every, left = (
+            [
+                (part.shard, place)
+                for slot in range(plan.slots)
+                for part in next(plan.passes(slot, source))
+                for place in range(part.start, part.stop or 0)
+            ]
+            for plan in (whole, rest)
+        )
+        assert left == every[len(every) - len(left) :] and len(left) == (24, 12)[source]
+    assert [source for slot in range(2) for source in islice(rest.turns(slot), 20 - 4 * slot)] == [
+        *islice(whole.turns(0), 24, 60)
+    ]
+
+
 def test_sources_that_are_not_counted_need_weights_and_the_length_of_an_epoch(two: list[str]) -> None:
     pipes = [f"pipe:cat {two[0]}/{i}.tar" for i in range(3)]
     with pytest.raises(UserError, match="not known; give every source a weight"):
@@ -120,7 +145,9 @@ def test_one_set_mixed_with_itself_under_other_fields(tmp_path: Path) -> None:
     )
     parts = [MixedSource(shards=folder), MixedSource(shards=folder, fields={"text": "alt.txt"})]
     made = loader(Mixture(parts), batch=8, workers=0)
-    assert sorted(numbers(made.epoch(0))) == [*range(20), *range(1000, 1020)]
+    found = numbers(made.epoch(0))
+    assert sorted(found) == [*range(20), *range(1000, 1020)]
+    assert [n for n in found if n < 1000] != [n - 1000 for n in of_b(found)], "each in an order of its own"
     assert made.report()["sources"] == {folder: 20, f"{folder} (2)": 20}
 
 
