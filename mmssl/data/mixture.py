@@ -6,7 +6,6 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from typing import Annotated, Any
 
@@ -97,8 +96,8 @@ class Mixture(Source):
         known = self.counts is not None
         before = sum(part.count or 0 for part in self.parts[:number]) if known else 0
         for entry in self.parts[number].entries(shard - self.firsts[number], start=start, stop=stop, step=step):
-            place = entry.number + before if known and entry.number >= 0 else -1
-            yield replace(entry, source=number, number=place)
+            entry.source, entry.number = number, entry.number + before if known and entry.number >= 0 else -1
+            yield entry
 
     def keep(self, entry: Entry, wanted: Collection[str]) -> Entry:
         """Returns the entry without what fills none of the wanted keys in its source."""
