@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmssl import dist
 from mmssl.checkpoint import load_weights
 from mmssl.data.full_pass import FullPass
 from mmssl.data.loader import Loader
+from mmssl.data.mixture import Mixture, open_set
 from mmssl.data.plan import seed_of
 from mmssl.data.seeds import seeded
 from mmssl.data.shards import Source
@@ -129,7 +130,7 @@ def _same_everywhere(recipe: Recipe) -> dict[str, Source]:
     error = ""
     try:
         for key, task in recipe.tasks.items():
-            source = found[key] = Source(**split_data(task.data, where=f"tasks.{key}.data")[0])
+            source = found[key] = open_set(split_data(task.data, where=f"tasks.{key}.data")[0])
             counts: Sequence[int | None] = source.counts or [None] * len(source.shards)
             told[key] = [(Path(shard).name, n) for shard, n in zip(source.shards, counts, strict=True)]
     except UserError as raised:
@@ -236,8 +237,10 @@ def _learn_preprocess(
     task = next((task for task, objective in objectives.items() if key in objective.uses), None)
     if task is not None:
         field = encoder.preprocess.field
-        stream = islice(sources[task].samples({field}), LEARN_FROM)
-        encoder.learn_preprocess(sample[field] for sample in stream if field in sample)
+        source = sources[task]
+        parts = source.having(field) if isinstance(source, Mixture) else [source]
+        streams = [islice(part.samples({field}), LEARN_FROM // len(parts)) for part in parts]
+        encoder.learn_preprocess(sample[field] for sample in chain(*streams) if field in sample)
 
 
 def _loader(recipe: Recipe, key: str, source: Source, view: View) -> Loader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from mmssl import modalities
+from mmssl.data.fields import decode
 from mmssl.data.in_workers import batches_in_workers
 from mmssl.data.shards import Source
 from mmssl.data.tar import Entry
@@ -83,13 +84,13 @@ def zero_shot(
     found, embedded, labels = Predictions(), list[Tensor](), list[Label | None]()
     folder = Path(images).is_dir() and not _has_shards(Path(images))
     with reporting() as report:
-        source = _Folder(Path(images), found) if folder else Examples(shards=images)
+        source = _Folder(Path(images), found) if folder else _Named(shards=images)
         for about, rows, kept in _embedded(source, encoder, space, batch_size=batch_size, progress=progress):
             embedded += rows
             labels += [_label(label) for label in kept]
-            for one, x in zip(about, rows, strict=True):
+            for name, x in zip(about, rows, strict=True):
                 row = weights @ x
-                found.rows.append((one["__key__"], names[int(row.argmax())], round(float(row.max()), 4)))
+                found.rows.append((name, names[int(row.argmax())], round(float(row.max()), 4)))
     found.skipped = [(key or shard, reason) for (shard, key, _), reason in report.left_out.items()]
     if not found.rows and not found.skipped:
         raise UserError(f"{images} holds no images; expected {', '.join(IMAGES)} or shards")
@@ -99,8 +100,8 @@ def zero_shot(
 
 def _embedded(
     source: Source, encoder: Encoder, space: str, *, batch_size: int, progress: bool
-) -> Iterator[tuple[list[Sample], Tensor, list[Any]]]:
-    """Yields of the readable images of a batch what they are, the embeddings (B, D) on the CPU, and the labels."""
+) -> Iterator[tuple[list[str], Tensor, list[Any]]]:
+    """Yields of the readable images of a batch their names, the embeddings (B, D) on the CPU, and the labels."""
     reads = ["image"]
     with suppress(UserError):
         source.check({"label"})
@@ -109,20 +110,21 @@ def _embedded(
     collate = partial(_collated, preprocess=encoder.preprocess)
     with tqdm(desc="zero-shot", unit="image", disable=not progress) as bar:
         for made, batch in batches_in_workers(source, reads, prepare, collate, size=batch_size):
-            about = [one.about for one in usable(made)]
+            deque(usable(made), maxlen=0)  # which leaves the others out
             bar.update(len(made))
             if batch is not None:
                 with torch.inference_mode():
                     x = encoder.embed(batch[0].to(encoder.device), space=space)
-                yield about, x.float().cpu(), batch[1]
+                yield batch[2], x.float().cpu(), batch[1]
 
 
-def _prepared(sample: Sample, *, preprocess: Preprocess) -> tuple[Any, Any]:
-    return preprocess(*require(sample, "image")), sample.get("label")
+def _prepared(sample: Sample, *, preprocess: Preprocess) -> tuple[Any, Any, str]:
+    return preprocess(*require(sample, "image")), sample.get("label"), sample["__file__"]
 
 
-def _collated(prepared: list[tuple[Any, Any]], *, preprocess: Preprocess) -> tuple[Tensor, list[Any]]:
-    return preprocess.collate([x for x, _ in prepared]), [label for _, label in prepared]
+def _collated(prepared: list[tuple[Any, Any, str]], *, preprocess: Preprocess) -> tuple[Tensor, list[Any], list[str]]:
+    images, labels, files = zip(*prepared, strict=True)
+    return preprocess.collate(list(images)), list(labels), list(files)
 
 
 def _label(value: Any) -> Label | None:
@@ -169,6 +171,18 @@ def _has_shards(folder: Path) -> bool:
     return (folder / "index.json").is_file() or any(folder.glob("*.tar"))
 
 
+class _Named(Examples):
+    """Shards whose samples know what their files were called: `file` of the JSON, else the key."""
+
+    def open(self, entry: Entry, wanted: Collection[str]) -> Sample:
+        """Decodes the wanted keys, and adds the name as `__file__`."""
+        sample, meta = super().open(entry, wanted), None
+        with suppress(DamagedError):
+            meta = decode("meta", entry.fields, {"meta": "json"})
+        name = meta.get("file") if isinstance(meta, dict) else None
+        return {**sample, "__file__": name if isinstance(name, str) and name else entry.key}
+
+
 class _Folder(Source):
     """The images below a folder, each with the name of the folder it lies in for a label; notes what it passes over.
 
@@ -197,7 +211,7 @@ class _Folder(Source):
         """Reads the file; raises DamagedError where that is refused."""
         path = self.files[entry.number]
         label = path.parent.name if path.parent != Path() else None
-        return {"image": _read(self.folder / path), "label": label}
+        return {"image": _read(self.folder / path), "label": label, "__file__": entry.key}
 
 
 def _read(path: Path) -> bytes:

@@ -101,3 +101,14 @@ def complete(action: argparse.Action, names: Callable[[], Collection[str]], *, f
         return [*(name for name in names() if name.startswith(prefix)), *(FilesCompleter()(prefix) if files else ())]
 
     action.completer = completer  # type: ignore[attr-defined]  # where argcomplete looks for it
+
+
+def add_split(command: argparse.ArgumentParser) -> None:
+    """Adds the options of a split, besides `--seed`, to a command: what `mmssl.data.split.Split.of` reads."""
+    add = command.add_argument_group("splits (OUT/train and OUT/test, or OUT/fold0, ...)").add_argument
+    share = "for test, at random, of each class alike; 1: a test set only"
+    add("--test", type=float, metavar="SHARE", help=share)
+    same = "whose values are never on both sides; `folder`: that of the file; or all rows with a value"
+    add("--test-group", metavar="COLUMN[=VALUE]", help=f"a column or key of the JSON {same}")
+    add("--test-list", metavar="FILE", help="a text file with the names of the test files, one a line")
+    add("--folds", type=int, metavar="N", help="make N parts for cross-validation instead")

@@ -48,6 +48,6 @@ def demo(*, data: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[str, 
 def shards(data: Path) -> list[str]:
     """Returns the overrides that point the recipe's tasks and evaluations at a folder of shards."""
     made = recipe.load(RECIPE)
-    nodes = {f"tasks.{key}": task.data for key, task in made.tasks.items()}
+    nodes = {f"tasks.{key}": recipe.split_data(task.data, where=key)[0] for key, task in made.tasks.items()}
     nodes |= {f"evals.{key}": node["data"] for key, node in made.evals.items()}
     return [f"{key}.data.shards={data / Path(node['shards']).name}" for key, node in nodes.items()]

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmssl import names, own
 from mmssl.data.loader import Loader
+from mmssl.data.mixture import MixedSource
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
 from mmssl.optim.groups import GroupOptions
@@ -18,7 +19,7 @@ from mmssl.recipe import LOADER_FIXED, EncoderOptions, EvaluationOptions, Task, 
 from mmssl.schema import spell
 from mmssl.types import Method
 
-NODES: dict[str, tuple[Any, ...]] = {"train": (TrainOptions,), "task": (Task,), "data": (Source, Loader)}
+NODES: dict[str, tuple[Any, ...]] = {"train": (TrainOptions,), "task": (Task,), "data": (Source, Loader, MixedSource)}
 ANY: dict[str, tuple[Any, ...]] = {
     "encoders": (EncoderOptions,),
     "evals": (EvaluationOptions,),

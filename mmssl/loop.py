@@ -124,8 +124,9 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None, stop: Stopping)
         reporting = trainer.step % recipe.log_steps == 0 or done
         if reporting:
             trainer.check_bad_steps()
+            drawn = trainer.drawn()
         if log and reporting:
-            values = trainer.figures(losses, waited, time.perf_counter() - began, counted)
+            values = trainer.figures(losses, waited, time.perf_counter() - began, counted) | drawn
             log.write(trainer.step, values)
             trainer.tell_notes()
             trainer.warn(losses, values)
@@ -176,5 +177,7 @@ def _report(trainer: Trainer) -> None:
         damaged = {reason: sum(shards.values()) for reason, shards in report["damaged"].items()}
         for reason, count in {**damaged, **report["notes"]}.items():
             tqdm.write(f"{key}: {reason}: {count} of {report['drawn']} samples")
+        for source, count in report.get("sources", {}).items():
+            tqdm.write(f"{key}: {count} of {report['drawn']} samples are of {source}")
         if said := trainer.wholeness.end(key):
             tqdm.write(said)

@@ -15,6 +15,7 @@ import yaml
 
 from mmssl import dist, names, own
 from mmssl.data.loader import Loader
+from mmssl.data.mixture import MixedSource
 from mmssl.data.patterns import is_special, urls
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
@@ -130,13 +131,13 @@ class Task:
 
     `objective` and `view` are what `method` names, found once, each with its checked options.
 
-    data: where its samples come from (`mmssl explain data`).
+    data: where its samples come from, or a list of sources to mix by weight (`mmssl explain data`).
     method: its name, by default the task's own, and options of `objective` and `view` (`mmssl explain METHOD`).
     batch: samples of a step, over all processes.
     weight: of its loss in the sum of all tasks.
     """
 
-    data: dict[str, Any]
+    data: dict[str, Any] | list[dict[str, Any]]
     method: dict[str, Any]
     batch: Positive
     weight: Annotated[float, at_least(0), below(math.inf)] = 1.0
@@ -238,13 +239,23 @@ def override(tree: dict[str, Any], change: str) -> None:
     if not equals:
         raise UserError(f"{change!r} is no override; write it as key.key=value")
     *parents, last = path.split(".")
-    node = tree
+    node: Any = tree
     for key in parents:
-        child = node.setdefault(key, {})
-        if not isinstance(child, dict):
+        child = node.setdefault(key, {}) if isinstance(node, dict) else node[_place(node, key, change)]
+        if not isinstance(child, dict | list):
             raise UserError(f"{change!r}: {key!r} is the value {child!r}, it has no {last!r} below it")
         node = child
-    node[last] = parse_yaml(text, where=f"{change!r}: the value")
+    value = parse_yaml(text, where=f"{change!r}: the value")
+    node[last if isinstance(node, dict) else _place(node, last, change)] = value
+
+
+def _place(items: list[Any], key: str, change: str) -> int:
+    """Returns which item of a list an override names, by its number from 0."""
+    if not key.isascii() or not key.isdigit() or int(key) >= len(items):
+        raise UserError(
+            f"{change!r}: {key!r} stands for an item of a list; expected a number from 0 to {len(items) - 1}"
+        )
+    return int(key)
 
 
 def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
@@ -411,9 +422,14 @@ def _without_variant(room: str, name: str, where: str, trust_code: bool) -> Any:
 LOADER_FIXED = ("batch", "seed", "rank", "world")  # these the run decides
 
 
-def split_data(node: Mapping[str, Any], *, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits a `data` node into checked options of Source and of Loader."""
-    for_source = names.options_of(Source)
+def split_data(node: Mapping[str, Any] | list[Any], *, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits a `data` node into checked options of Source, or of the `sources` that are mixed, and of Loader.
+
+    A list is short for {sources: LIST}.
+    """
+    node = {"sources": node} if isinstance(node, list) else node
+    mixed = "sources" in node
+    for_source = {"sources": None} if mixed else names.options_of(Source)
     for_loader = {key: p for key, p in names.options_of(Loader).items() if key not in LOADER_FIXED}
     for key in node:
         if key not in for_source and key not in for_loader:
@@ -421,10 +437,18 @@ def split_data(node: Mapping[str, Any], *, where: str) -> tuple[dict[str, Any], 
             raise UserError(f"{where} has no option {shortened(key)}; {hint}; see: mmssl explain data")
     source = {key: value for key, value in node.items() if key in for_source}
     loader = {key: value for key, value in node.items() if key in for_loader}
-    source = names.check_options(Source, source, where=where, see="data")
     loader = names.check_options(Loader, {**loader, "batch": 1}, where=where, see="data")
     del loader["batch"]
-    return source, loader
+    return _mixed(source["sources"], where) if mixed else _of_one(Source, source, where), loader
+
+
+def _mixed(sources: Any, where: str) -> dict[str, Any]:
+    nodes = fit(sources, list[dict[str, Any]], f"{where}.sources")
+    return {"sources": [_of_one(MixedSource, node, f"{where}.{i}") for i, node in enumerate(nodes)]}
+
+
+def _of_one(kind: type[Source], node: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return names.check_options(kind, node, where=where, see="data")
 
 
 def _evaluation(node: Any, key: str, trust_code: bool) -> dict[str, Any]:

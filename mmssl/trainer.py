@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from tqdm import tqdm
 
 from mmssl import checkpoint, dist, names, parallel
 from mmssl.assembly import assemble, pretexts
+from mmssl.data.mixture import Mixture
+from mmssl.data.report import added
 from mmssl.errors import UserError
 from mmssl.judge import Judge
 from mmssl.multitask import MultiTask, compile_encoders
@@ -34,7 +37,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, folder: Path, *, device: torch.device, state: dict[str, Any] | None) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
         options = recipe.train
-        resume = _mine(state["streams"]) if state else None
+        resume = _streams(state["streams"]) if state else None
         self.model, self.streams = assemble(recipe, folder, device=device, resume=resume)
         self.per_step = recipe.per_step
         self.steps = max(1, options.samples // self.per_step)
@@ -202,6 +205,16 @@ class Trainer:
         values |= {"skipped_steps": bad} if bad else {}
         return {key: float(value) for key, value in values.items()}
 
+    def drawn(self) -> dict[str, float]:
+        """Returns how many samples the run has drawn of each source that it mixes; every process calls it."""
+        mine = {key: s.loader.report().get("sources", {}) for key, s in self.streams.items()}
+        if not any(isinstance(stream.loader.source, Mixture) for stream in self.streams.values()):
+            return {}
+        total = Counter[str]()
+        for told in dist.gather_objects(mine):
+            total.update({f"{key}/samples/{name}": n for key, of in told.items() for name, n in of.items()})
+        return {key: float(n) for key, n in total.items()}
+
     def check_bad_steps(self) -> None:
         """Raises UserError, on every process, when too many steps had gradients that are not finite; waits for them."""
         bad = int(self.bad_steps)
@@ -259,6 +272,15 @@ class Trainer:
             raise UserError(f"{self.folder} was trained by another recipe, its weights do not fit: {detail}") from error
         self.bad_steps = state["bad_steps"].to(self.device)
         checkpoint.set_random_state(_mine(state["random"]))
+
+
+def _streams(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """Picks this process's loader states; among another number of processes the first goes on with all counts."""
+    mine: dict[str, Any] = _mine(told)
+    if len(told) == dist.world():
+        return mine
+    reports = {key: [states[key]["report"] for states in told] if dist.rank() == 0 else [] for key in mine}
+    return {key: {**state, "report": added(reports[key])} for key, state in mine.items()}
 
 
 def _mine(values: list[Any]) -> Any:

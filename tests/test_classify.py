@@ -338,3 +338,12 @@ def test_accuracy_is_that_of_the_mean_of_prompts_at_unit_length() -> None:
     found = classify.Predictions()
     classify._score(found, [torch.tensor([0.6, 0.8])], ["cat"], prompts, torch.eye(2), ["cat", "dog"], where="here")
     assert found.scores["top1"].value == 1.0
+
+
+def test_rows_of_shards_are_called_as_the_files_were(tmp_path: Path) -> None:
+    told = [b'{"file": "red/one.png"}', b"{", b'{"file": ""}', b"[1]"]
+    with webdataset.TarWriter(str(tmp_path / "0.tar")) as tar:
+        for number, text in enumerate(told):
+            tar.write({"__key__": f"k{number}", "png": square("red"), "json": text})
+    found = run(str(tmp_path), list(COLORS))
+    assert [row[:2] for row in found.rows] == [(name, "red") for name in ("red/one.png", "k1", "k2", "k3")]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import pickle
@@ -320,6 +321,47 @@ def test_data_is_split_between_source_and_loader() -> None:
     assert source == {"shards": "x", "fields": {"text": "json.caption"}}
     assert loader == {"workers": 3, "shuffle_mb": 1.0, "strict": True}
     assert type(loader["workers"]) is int and type(loader["shuffle_mb"]) is float
+
+
+def test_a_list_of_sources_is_short_for_sources() -> None:
+    nodes = [{"shards": "x", "weight": "7e-1"}, {"shards": ["y", "z"], "weight": 1, "fields": {"text": "json.a"}}]
+    source, loader = recipe.split_data({"sources": nodes, "workers": 3}, where="here")
+    assert source == {"sources": [{"shards": "x", "weight": 0.7}, nodes[1]]}
+    assert loader == {"workers": 3}
+    assert recipe.split_data(nodes, where="here") == (source, {})
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ([{"shards": "x", "weight": 0}], "here.0: weight is 0; expected float above 0"),
+        ([{"shards": "x"}, {"weight": 1}], "here.1: MixedSource needs the option 'shards'"),
+        ([{"shards": "x", "workers": 1}], "here.0: MixedSource has no option 'workers'"),
+        ({"sources": [], "shards": "x"}, "here has no option 'shards'; known: epoch_samples"),
+        ({"sources": "x"}, "here.sources is 'x'; expected list"),
+    ],
+)
+def test_sources_that_are_refused(node: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        recipe.split_data(node, where="here")
+    assert str(caught.value).startswith(message)
+
+
+def test_shards_in_a_list_of_sources_need_trust_as_others_do() -> None:
+    task = {"data": [{"shards": "x"}, {"shards": "pipe:rm y"}], "batch": 4, "method": {"name": "simclr"}}
+    tree = {**TINY, "tasks": {"simclr": task}}
+    recipe.check(copy.deepcopy(tree))
+    with pytest.raises(UserError, match="'pipe:rm y' may be a command"):
+        recipe.check(tree, trust_code=False)
+
+
+def test_an_override_reaches_into_a_list() -> None:
+    tree = {"data": [{"weight": 1}, {"weight": 2}]}
+    recipe.override(tree, "data.1.weight=5")
+    assert tree == {"data": [{"weight": 1}, {"weight": 5}]}
+    for change in ("data.2.weight=5", "data.x=5", "data.-1=5"):
+        with pytest.raises(UserError, match="an item of a list; expected a number from 0 to 1"):
+            recipe.override(tree, change)
 
 
 def test_splitting_a_node() -> None:

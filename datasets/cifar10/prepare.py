@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import os
 import pickle
 import random
 import re
@@ -23,7 +25,7 @@ from mmssl.errors import UserError
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PICTURE = re.compile(r"(?:.*/)?([a-z]+)/[^/]+\.(jpg|png)")
 BATCH = re.compile(r"(?:.*/)?(?:data_batch_\d|(test)_batch)")
-Picture = tuple[int, str, bytes]  # class, extension, file
+Picture = tuple[int, str, str, bytes]  # class, name of the file, its extension and bytes
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,7 +71,10 @@ def official(source: Path) -> dict[str, list[Picture]]:
             batch = Plain(io.BytesIO(data), encoding="bytes").load()
             pixels = np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
             split = "test" if told[1] else "train"
-            found[split] += [(int(n), "png", png(p)) for n, p in zip(batch[b"labels"], pixels, strict=True)]
+            names = [f"{name}/{number}.png" for number in range(len(pixels))]
+            names = [os.fsdecode(own) for own in batch.get(b"filenames", ())] or names
+            pairs = zip(batch[b"labels"], names, pixels, strict=True)
+            found[split] += [(int(label), file, "png", png(p)) for label, file, p in pairs]
     if not all(found.values()):
         raise UserError(f"{source} has no data_batch_1 ... and test_batch; expected cifar-10-python.tar.gz")
     return found
@@ -90,7 +95,7 @@ def pictures_of(source: Path) -> list[Picture]:
     found, others = [], []
     for name, data in read_files(source, expected="CLASS/NAME.jpg").items():
         if (told := PICTURE.fullmatch(name)) and told[1] in CLASSES:
-            found.append((CLASSES.index(told[1]), told[2], data))
+            found.append((CLASSES.index(told[1]), name, told[2], data))
         else:
             others.append(name)
     if not found:
@@ -114,9 +119,10 @@ class Samples:
     pictures: list[Picture] = field(repr=False)
 
     def __call__(self, number: int) -> dict[str, bytes]:
-        label, extension, data = self.pictures[number]
+        label, file, extension, data = self.pictures[number]
         modalities.decode(extension, data)
-        return {extension: data, "cls": str(label).encode()}
+        about = {"file": file, "class": CLASSES[label]}
+        return {extension: data, "cls": str(label).encode(), "json": json.dumps(about).encode()}
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ class Samples:
         white = image.pixels(image.decode(self.pictures[row["file"]], "png"))
         keywords = [word for word in row["keywords"].split("|") if word]
         meta = {
+            "file": row["file"],
             "name": row["name"],
             "keywords": keywords,
             "captions": captions(row["name"], keywords, row["subgroup"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import re
 import sys
@@ -15,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmssl import modalities
+from mmssl.console import add_split
+from mmssl.data.split import Known, Split, shared_out
 from mmssl.data.user_files import Files
 from mmssl.data.writer import build_from, summary
 from mmssl.errors import DamagedError, UserError
@@ -37,12 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write(films: Films, options: argparse.Namespace) -> None:
-    """Writes both splits, and tells of videos that were left out; raises UserError for a split without videos."""
-    held_out = set(choose(films, options))
-    splits = {"train": [name for name in films.films if name not in held_out], "test": sorted(held_out)}
-    for split, names in splits.items():
-        if not names:
-            raise UserError(f"none of the {len(films.films)} videos falls into {split}; hold out others")
+    """Writes both splits, and tells of videos that were left out."""
+    splits = choose(films, options)
     for split, names in splits.items():
         out, about = Path(options.out) / split, f"videos of {films.source.name}, {split}"
         index = build_from(Samples(names, films), len(names), out, shard_samples=100, workers=1, description=about)
@@ -54,11 +51,9 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(description="Makes shards of videos with sound, split into train and test.")
     command.add_argument("out", metavar="OUT", help="folder for the splits train and test")
     command.add_argument("--source", required=True, metavar="PATH", help="tar or folder of video files")
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="chooses what --test holds out (default 0)")
-    how = command.add_mutually_exclusive_group()
-    how.add_argument("--test", type=float, default=0.2, metavar="SHARE", help="held out at random (default 0.2)")
-    how.add_argument("--test-prefix", nargs="+", metavar="PREFIX", help="held out: names that begin so")
-    how.add_argument("--test-column", metavar="COLUMN=VALUE", help="held out: videos whose row in the CSV file says so")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="chooses what is held out (default 0)")
+    command.add_argument("--test-prefix", nargs="+", metavar="PREFIX", help="held out: names that begin so")
+    add_split(command)
     return command
 
 
@@ -85,7 +80,7 @@ class Films(Files):
     def about(self, name: str) -> dict[str, Any]:
         """Returns what is known of a video: its name, its row, its words and its own JSON."""
         stem = str(PurePosixPath(name).with_suffix(""))
-        told: dict[str, Any] = {"name": PurePosixPath(name).stem, **self.row(name)}
+        told: dict[str, Any] = {"name": PurePosixPath(name).stem, **self.row(name), "file": name}
         if f"{stem}.align" in self.there:
             told["words"] = words(self.read(f"{stem}.align").decode("utf-8", "replace"))
             told["text"] = " ".join(word["word"] for word in told["words"])
@@ -120,19 +115,21 @@ def words(align: str) -> list[dict[str, Any]]:
     return [{"word": w, "start": int(a) / TICKS, "end": int(b) / TICKS} for a, b, w in rows if w not in PAUSES]
 
 
-def choose(films: Films, options: argparse.Namespace) -> list[str]:
-    """Returns the videos to hold out: by prefix, by column, or as many of a seeded hash's first as the share says."""
+def choose(films: Films, options: argparse.Namespace) -> dict[str, list[str]]:
+    """Returns split -> its videos: by prefix, or as `mmssl.data.split` has it, a fifth at random by default."""
+    split = Split.of(options)
     if options.test_prefix:
-        return [name for name in films.films if PurePosixPath(name).name.startswith(tuple(options.test_prefix))]
-    if options.test_column:
-        column, equals, value = options.test_column.partition("=")
-        if not equals or not any(column in row for row in films.rows.values()):
-            raise UserError(f"--test-column {options.test_column}: expected COLUMN=VALUE with a column of a CSV file")
-        return [name for name in films.films if str(films.row(name).get(column)) == value]
-    if not 0 < options.test < 1:
-        raise UserError(f"--test {options.test:g}: expected a share between 0 and 1")
-    key = {name: hashlib.sha256(f"{options.seed} {name}".encode()).digest() for name in films.films}
-    return sorted(films.films, key=key.__getitem__)[: round(options.test * len(films.films))]
+        if split is not None:
+            raise UserError("--test-prefix with another split: give one of them")
+        begins = tuple(options.test_prefix)
+        split = Split(files=tuple(name for name in films.films if PurePosixPath(name).name.startswith(begins)))
+        if not split.files:
+            raise UserError(f"none of the {len(films.films)} videos begins with {' or '.join(options.test_prefix)}")
+    known = [
+        Known(name, str(films.row(name).get("class", "")), {**films.row(name), "file": name}) for name in films.films
+    ]
+    parts = shared_out(known, split or Split(seed=options.seed))
+    return {part: [films.films[place] for place in places] for part, places in parts.items()}
 
 
 @dataclass

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmssl.data.writer import build, summary
+from mmssl.console import add_split
+from mmssl.data.split import Split
+from mmssl.data.writer import build_splits, summary
 from mmssl.errors import UserError
 
 
@@ -16,10 +18,20 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--source", required=True, metavar="FOLDER", help="CLASS/NAME.jpg, or files without classes")
     command.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     command.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="of order and split (default 0)")
+    add_split(command)
     options = command.parse_args(arguments)
     try:
-        index = build(options.source, options.out, workers=options.workers, strict=options.strict)
-        print(f"{options.out}: {summary(index)}")
+        indexes = build_splits(
+            options.source,
+            options.out,
+            Split.of(options),
+            seed=options.seed,
+            workers=options.workers,
+            strict=options.strict,
+        )
+        for folder, index in indexes.items():
+            print(f"{folder}: {summary(index)}")
     except UserError as error:
         print(f"image_folder: {error}", file=sys.stderr)
         return 2

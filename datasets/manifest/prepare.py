@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
+from mmssl.console import add_split
 from mmssl.data.manifest import parse_columns
-from mmssl.data.writer import build, summary
+from mmssl.data.split import Split
+from mmssl.data.writer import build_splits, summary
 from mmssl.errors import UserError
 
 
@@ -19,11 +21,22 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--columns", "--column", nargs="+", action="extend", metavar="KEY=COLUMN", help=about)
     command.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     command.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="of order and split (default 0)")
+    add_split(command)
     options = command.parse_args(arguments)
     try:
         columns = parse_columns(options.columns or ())
-        index = build(options.source, options.out, columns=columns, workers=options.workers, strict=options.strict)
-        print(f"{options.out}: {summary(index)}")
+        indexes = build_splits(
+            options.source,
+            options.out,
+            Split.of(options),
+            columns=columns,
+            seed=options.seed,
+            workers=options.workers,
+            strict=options.strict,
+        )
+        for folder, index in indexes.items():
+            print(f"{folder}: {summary(index)}")
     except UserError as error:
         print(f"manifest: {error}", file=sys.stderr)
         return 2

@@ -116,7 +116,8 @@ class Samples:
         recording, picture = self.pairs[number]
         check("wav", self.sounds[recording.file])
         check("png", self.pictures[picture])
-        meta = {"digit": recording.digit, "speaker": recording.speaker, "take": recording.take}
+        told = {"digit": recording.digit, "speaker": recording.speaker, "take": recording.take}
+        meta = {"file": recording.file, "picture": picture, **told}
         return {
             "wav": self.sounds[recording.file],
             "png": self.pictures[picture],

@@ -13,6 +13,9 @@ from mmssl.modalities import text
 from mmssl.types import Sample
 
 Raw = dict[str, bytes]  # field -> encoded bytes; `__key__` is held apart
+Renamed = Mapping[
+    str, str | list[str]
+]  # sample key -> the field that fills it, or several, of which the first there is
 KEYS = {**modalities.EXTENSIONS, "json": "meta", "cls": "label"}  # extension -> key
 ORDER = {extension: place for place, extension in enumerate(KEYS)}
 
@@ -42,13 +45,26 @@ def split_path(place: str) -> tuple[str, tuple[str, ...]]:
     return ".".join(parts[:end]), tuple(parts[end:])
 
 
-def find(key: str, fields: Collection[str], renamed: Mapping[str, str]) -> str | None:
+def find(key: str, fields: Collection[str], renamed: Renamed) -> str | None:
     """Returns which of a sample's fields fills a key, or None; a video's sound track fills a missing `audio`."""
+    return next((field for field, _ in candidates(key, fields, renamed)), None)
+
+
+def candidates(key: str, fields: Collection[str], renamed: Renamed) -> list[tuple[str, tuple[str, ...]]]:
+    """Returns which of a sample's fields may fill a key, each with a path into its JSON; the first that has it does.
+
+    Behind a field without such a path there is none.
+    """
     if key in renamed:
-        field = split_path(renamed[key])[0]
-        return field if field in fields else None
+        asked = renamed[key]
+        there = [split_path(place) for place in ([asked] if isinstance(asked, str) else asked)]
+        there = [(field, path) for field, path in there if field in fields]
+        whole = next((number for number, (_, path) in enumerate(there, 1) if not path), len(there))
+        return there[:whole]
     named = min((field for field in fields if _key_of(field, key) == key), key=_preference, default=None)
-    return find("video", fields, renamed) if named is None and key == "audio" else named
+    if named is None and key == "audio":
+        return candidates("video", fields, renamed)
+    return [] if named is None else [(named, ())]
 
 
 def _preference(field: str) -> tuple[int, str]:
@@ -56,14 +72,28 @@ def _preference(field: str) -> tuple[int, str]:
     return ORDER.get(field.rpartition(".")[2], len(ORDER)), field
 
 
-def fills(key: str, raw: Raw, renamed: Mapping[str, str]) -> bool:
+def fills(key: str, raw: Raw, renamed: Renamed) -> bool:
     """Tells whether a sample has what fills a key, down to the path into its JSON."""
-    field = find(key, raw, renamed)
-    if field is None or key not in renamed or not split_path(renamed[key])[1]:
-        return field is not None
+    found = candidates(key, raw, renamed)
+    if not found or not found[-1][1]:
+        return bool(found)
     with suppress(DamagedError):
         return decode(key, raw, renamed) is not None
     return False
+
+
+def serves(key: str, place: str, raw: Raw) -> bool:
+    """Tells whether a place of a sample, as `fields` would name it, is of a kind that a key can be."""
+    field, kind = split_path(place)[0], key.partition("_")[0]
+    extension = field.rpartition(".")[2]
+    if extension == "json":
+        with suppress(DamagedError):
+            return decode(key, raw, {key: place}) is not None
+        return False
+    found = KEYS.get(extension, extension)
+    if kind in (*modalities.MODALITIES, "label", "meta"):
+        return found == kind or (kind, found) in (("audio", "video"), ("label", "text"))
+    return found == kind or found not in ("label", "text")
 
 
 def places(raw: Raw) -> set[str]:
@@ -77,21 +107,22 @@ def places(raw: Raw) -> set[str]:
     return found
 
 
-def decode(key: str, raw: Raw, renamed: Mapping[str, str]) -> Any:
+def decode(key: str, raw: Raw, renamed: Renamed) -> Any:
     """Opens what fills a key, or returns None if the sample lacks it; raises DamagedError if it cannot be opened.
 
     `imu`, or `imu_left.imu`, is in a format that only its modality's preprocessing can open: its bytes.
     """
-    field = find(key, raw, renamed)
-    if field is None:
-        return None
+    every = (_decode(key, raw, field, path) for field, path in candidates(key, raw, renamed))
+    return next((value for value in every if value is not None), None)
+
+
+def _decode(key: str, raw: Raw, field: str, path: tuple[str, ...]) -> Any:
     extension = field.rpartition(".")[2]
     if _is_own(key, extension):
         return raw[field]
     if key == "audio" and KEYS.get(extension) == "video":
         sound = importlib.import_module("mmssl.modalities.audio").decode(raw[field], extension)
         return sound if sound.is_there else None
-    path = split_path(renamed[key])[1] if key in renamed else ()
     value = _follow(modalities.decode(field, raw[field]), path)
     return _of_kind(key, value) if extension == "json" else value
 
@@ -126,7 +157,7 @@ def _of_kind(key: str, value: Any) -> Any:
     return value
 
 
-def decode_all(wanted: Collection[str], raw: Raw, renamed: Mapping[str, str]) -> Sample:
+def decode_all(wanted: Collection[str], raw: Raw, renamed: Renamed) -> Sample:
     """Opens the wanted keys of a sample; raises DamagedError if it has none of them."""
     opened = {key: decode(key, raw, renamed) for key in sorted(wanted)}
     sample = {key: value for key, value in opened.items() if value is not None}

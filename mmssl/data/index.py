@@ -63,15 +63,19 @@ def read_index(folder: Path) -> Index | None:
     if not path.is_file():
         return None
     try:
-        found = read_json(path)
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            return None
-        index: Index = fit(found, Index, str(path))
+        return checked(read_json(path), str(path))
     except UserError as error:
         raise UserError(f"{error}; remove it, or build the set again") from None
+
+
+def checked(found: Any, where: str) -> Index | None:
+    """Returns what a JSON document holds as an index, None for one that is none of ours; UserError if it is garbled."""
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        return None
+    index: Index = fit(found, Index, where)
     for name, times in Counter(shard["name"] for shard in index["shards"]).most_common(1):
         if times > 1:
-            raise UserError(f"{path} lists {name!r} {times} times; remove it, or build the set again")
+            raise UserError(f"{where} lists {name!r} {times} times")
     most = max((shard["samples"] for shard in index["shards"]), default=0)
-    refuse("shard_samples", most, f"{path} promises {most:,} samples of one shard")
+    refuse("shard_samples", most, f"{where} promises {most:,} samples of one shard")
     return index

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 import torch
 
 from mmssl.data.crew import Crew
+from mmssl.data.mixture import Mixture
 from mmssl.data.plan import Plan
 from mmssl.data.report import Counts, Report
 from mmssl.data.shards import Source
@@ -47,7 +48,8 @@ class Loader:
 
     batch: samples per rank.
     seed: of the order of samples, and of what views draw.
-    epoch_samples: of an epoch, over all ranks, the whole set by default; needed where its size is not known.
+    epoch_samples: of an epoch, over all ranks; by default as many as the set, or all sources together, hold; needed
+        where that is not known.
     workers: processes per rank; the order of samples depends on their number.
     shuffle_mb: MiB of encoded samples that each worker shuffles among.
     max_damaged: ratio of unusable samples above which training stops.
@@ -111,6 +113,7 @@ class Loader:
             batches=(self.epoch_samples - base) // (self.batch * self.world),
             shards=len(self.source.shards),
             counts=tuple(counts) if counts else None,
+            mix=self.source.mix(self.epoch_samples) if isinstance(self.source, Mixture) else None,
         )
 
     def _fresh(self, plan: Plan) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from mmssl.errors import DamagedError, UserError, did_you_mean
 from mmssl.modalities import text
 
 FILES = ("file", "path", "filename", "filepath", "file_name")  # columns of files whose extension tells the modality
-TEXTS = ("text", "caption", "txt")
+TEXTS = ("text", "caption", "txt", "title", "description", "name")  # the first that is there, unless it names files
+CAPTIONS = TEXTS[:3]  # that may name text files
 LABELS = ("label", "class", "cls")
 KINDS = {**modalities.EXTENSIONS, "cls": "label", "json": "meta"}  # what a column named as an extension holds
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})(\.0*)?")  # 007 is a name, and another class than 7; so is what no int64 holds
@@ -33,6 +34,7 @@ class Line:
     texts: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
+    name: str = ""  # of its first file, as the table has it
 
 
 @dataclass(slots=True)
@@ -67,10 +69,12 @@ def read_manifest(path: Path, columns: dict[str, str]) -> Manifest:
         if column not in names:
             raise UserError(f"{path} has no column {column!r} for {key!r}; {did_you_mean(column, names)}")
     roles = _roles(records, names, columns)
-    if not any(role not in ("label", "meta") for found in roles.values() for role in found):
+    used = {role for found in roles.values() for role in found} - {"label", "meta"}
+    idle = [name for name in names if name not in roles and _names_files(records, name)]
+    if not used or (used == {"text"} and "text" not in columns and idle):
         raise UserError(
             f"{path} has the columns {', '.join(names)}; expected one of {', '.join(modalities.MODALITIES)} or file,"
-            " or say which is which with columns"
+            f" or say which is which with columns{f' ({idle[0]} names files)' if idle else ''}"
         )
     classes = _classes(records, roles)
     reader = _Reader(path.parent, roles, {name: str(number) for number, name in enumerate(classes)})
@@ -87,11 +91,13 @@ def _roles(records: list[Record], names: list[str], columns: dict[str, str]) -> 
     roles: Roles = {}
     for key, column in columns.items():
         roles.setdefault(column, []).append(KINDS.get(key, key))
-    own = {name.lower(): name for name in reversed(names) if name not in roles}
+    own = {name.lower(): name for name in reversed(names) if name not in roles or _is_text_of_label(name, roles[name])}
     for known, key in ((TEXTS, "text"), (LABELS, "label"), (FILES, "file")):
         found = [own.pop(name) for name in known if name in own]
+        if key == "text":
+            found = [column for column in found if column.lower() in CAPTIONS or not _names_files(records, column)]
         if found and key not in columns:
-            roles[found[0]] = [key]
+            roles.setdefault(found[0], []).append(key)
     for name, column in own.items():
         kind = name.partition("_")[0]
         if name in KINDS or name in modalities.MODALITIES:
@@ -99,6 +105,11 @@ def _roles(records: list[Record], names: list[str], columns: dict[str, str]) -> 
         elif kind in modalities.MODALITIES and kind != "text" and _names_files(records, column):
             roles[column] = [name]
     return roles
+
+
+def _is_text_of_label(name: str, keys: list[str]) -> bool:
+    """Tells whether a column that is called as labels are was given for a text: it is the label as well."""
+    return name.lower() in LABELS and all(key.partition("_")[0] == "text" for key in keys)
 
 
 def _names_files(records: list[Record], column: str) -> bool:
@@ -159,6 +170,7 @@ class _Reader:
                 self._cell(line, role, column, value)
         if not line.files and not line.texts.keys() - {"cls"}:
             raise DamagedError("a row with neither a file nor a caption")
+        line.meta = {**({"file": line.name} if line.name else {}), **line.meta}
         if line.meta:
             try:
                 line.texts["json"] = json.dumps(line.meta, ensure_ascii=False, default=_plain)
@@ -214,6 +226,7 @@ class _Reader:
         if name in line.files:
             raise DamagedError("two files for one key", f"{column} {value!r:.60}")
         line.files[name] = self._path(value)
+        line.name = line.name or value.strip().replace("\\", "/")
 
     def _path(self, name: str) -> Path:
         """Returns where a file is, from the table's folder on; backslashes part folders where the file is there so."""

@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from mmssl.data.index import JOURNAL, read_index
+from mmssl.data.remote import is_folder, remote_index, shard_at
 from mmssl.errors import UserError
 from mmssl.limits import limit, refuse
 
@@ -119,7 +120,9 @@ def _in_range(text: str) -> int:
 def _expand_one(url: str) -> list[str]:
     """Returns the shards of one pattern without braces: a URL as it is, a folder's tars, or what a glob matches."""
     if not is_local(url) and not url.startswith("file:"):
-        return [_checked(url)]
+        if is_folder(_checked(url)):
+            return [shard_at(url, shard["name"]) for shard in remote_index(url)["shards"]]
+        return [url]
     path = Path(os.path.expanduser(url if is_local(url) else url2pathname(urlparse(url).path)))  # noqa: PTH111
     if mode := _mode(path):
         return _of_folder(path) if stat.S_ISDIR(mode) else [as_file(path)]

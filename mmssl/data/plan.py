@@ -8,6 +8,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mmssl.data.turns import Turns
+
 
 def seed_of(*parts: int | str) -> int:
     """Returns 63 bits that depend on every part, the same in every process."""
@@ -25,13 +27,37 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One of the sources that a plan reads: its shards, from number `first` on, and the samples of each if known."""
+
+    first: int
+    shards: int
+    counts: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """The sources of a plan that has several, the turns that they take, and the samples of a whole epoch.
+
+    Turns and passes go on from one epoch to the next: of each source every sample comes once before any comes again,
+    however few of it an epoch takes. The shards of one whose counts are not known begin anew with each epoch.
+    """
+
+    parts: tuple[Part, ...]
+    turns: Turns
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One epoch, shared out among slots; slot = rank x workers + worker.
 
     With known counts, the shuffled shards are one long sequence (further shuffles follow if the epoch is longer than
     the set) and each slot owns a stretch of it, as long as what it must deliver: no sample comes twice, no slot idles.
     With unknown counts, slot k reads shards k, k + slots, ... of an endless shuffled sequence; when slots outnumber
-    shards, they share one by stride. `base` tells apart the plans of one epoch that was resumed with other workers.
+    shards, they share one by stride. Where several sources are mixed, the slots own stretches of one sequence of turns,
+    and with them stretches of each source's own sequence. `base` tells apart the plans of one epoch that was resumed
+    with other workers.
     """
 
     seed: int
@@ -43,57 +69,82 @@ class Plan:
     batches: int  # per rank
     shards: int
     counts: tuple[int, ...] | None
+    mix: Mix | None = None
 
     @property
     def slots(self) -> int:
         """Returns how many workers read, over all ranks."""
         return self.world * self.workers
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Returns the sources: one of all shards, or those that are mixed."""
+        return self.mix.parts if self.mix else (Part(0, self.shards, self.counts),)
+
     def batches_of(self, worker: int) -> int:
         """Returns how many of its rank's batches the worker makes: number w, w + workers, ..."""
         return len(range(worker, self.batches, self.workers))
 
-    def passes(self, slot: int) -> Iterator[list[Segment]]:
-        """Yields what a slot reads, pass after pass without end.
+    def turns(self, slot: int) -> Iterator[int]:
+        """Yields the source of each draw of a slot, without end."""
+        if self.mix is None:
+            return itertools.repeat(0)
+        return map(self.mix.turns.source, itertools.count(self._places(slot)[0]))
+
+    def stretch(self, slot: int, source: int = 0) -> tuple[int, int]:
+        """Returns where in a source's sequence the slot's stretch begins, and how long it is."""
+        start, stop = self._places(slot)
+        if self.mix is not None:
+            start, stop = (self.mix.turns.until(place)[source] for place in (start, stop))
+        return start, stop - start
+
+    def passes(self, slot: int, source: int = 0) -> Iterator[list[Segment]]:
+        """Yields what a slot reads of a source, pass after pass without end.
 
         With counts, the first is the stretch that it owns; each later one is the whole set, in replacement of damaged
         samples. Without, each is the slot's share of one pass over the set.
         """
-        if self.counts is not None:
-            yield list(self._own(slot))
+        part, of = self.parts[source], f" of source {source}" if source else ""
+        if part.counts is not None:
+            yield list(self._own(slot, source))
         for number in itertools.count():
-            order = self._shuffled(f"pass {number}" if self.counts is None else f"pass {number} of slot {slot}")
-            if self.counts is not None:
-                yield [Segment(shard, 0, self.counts[shard]) for shard in order]
-            elif self.shards >= self.slots:
-                first = (slot - number * self.shards) % self.slots
-                yield [Segment(shard) for shard in order[first :: self.slots]]
+            if part.counts is not None:
+                order = self._shuffled(part, self.epoch, self.base, f"pass {number} of slot {slot}{of}")
+                yield [Segment(part.first + shard, 0, part.counts[shard]) for shard in order]
+                continue
+            order = self._shuffled(part, self.epoch, self.base, f"pass {number}{of}")
+            if part.shards >= self.slots:
+                first = (slot - number * part.shards) % self.slots
+                yield [Segment(part.first + shard) for shard in order[first :: self.slots]]
             else:
-                place = slot % self.shards
-                sharers = len(range(place, self.slots, self.shards))
-                yield [Segment(order[place], slot // self.shards, None, sharers)]
+                place = slot % part.shards
+                sharers = len(range(place, self.slots, part.shards))
+                yield [Segment(part.first + order[place], slot // part.shards, None, sharers)]
 
-    def _own(self, slot: int) -> Iterator[Segment]:
-        """Yields the stretch of the epoch's sequence that the slot owns."""
+    def _places(self, slot: int) -> tuple[int, int]:
+        """Returns the ends of a slot's stretch of the epoch, or where sources are mixed of the whole run."""
         lengths = [self.batch * self.batches_of(k % self.workers) for k in range(slot + 1)]
-        return self._stretch(sum(lengths[:-1]), lengths[-1])
+        start = sum(lengths[:-1]) + (self.epoch * self.mix.length + self.base if self.mix else 0)
+        return start, start + lengths[-1]
 
-    def _stretch(self, start: int, length: int) -> Iterator[Segment]:
-        """Yields what covers `length` samples from `start` on of the endless sequence of shuffled passes."""
-        assert self.counts is not None
-        passes, start = divmod(start, sum(self.counts))
+    def _own(self, slot: int, source: int) -> Iterator[Segment]:
+        """Yields what covers the slot's stretch of a source's endless sequence of shuffled passes."""
+        part, (start, length) = self.parts[source], self.stretch(slot, source)
+        assert part.counts is not None
+        passes, start = divmod(start, sum(part.counts))
         for number in itertools.count(passes):
-            for shard in self._shuffled(f"pass {number}"):
-                count = self.counts[shard]
+            when = ("mixed", source) if self.mix else (self.epoch, self.base)
+            for shard in self._shuffled(part, *when, f"pass {number}"):
+                count = part.counts[shard]
                 if start < count and length:
                     stop = min(count, start + length)
-                    yield Segment(shard, start, stop)
+                    yield Segment(part.first + shard, start, stop)
                     length -= stop - start
                 start = max(0, start - count)
             if not length:
                 return
 
-    def _shuffled(self, purpose: str) -> list[int]:
-        order = list(range(self.shards))
-        random.Random(seed_of(self.seed, self.epoch, self.base, purpose)).shuffle(order)
+    def _shuffled(self, part: Part, *purpose: int | str) -> list[int]:
+        order = list(range(part.shards))
+        random.Random(seed_of(self.seed, *purpose)).shuffle(order)
         return order

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -15,7 +15,11 @@ ENOUGH = 1000  # draws before which a ratio is not yet judged, except at the end
 IN_A_ROW = 10_000  # unusable samples in a row that stop a run however many are allowed
 
 
-class Counts(TypedDict):
+class _Mixed(TypedDict, total=False):
+    sources: dict[str, Count]  # name -> samples drawn that could be used, where several sources are mixed
+
+
+class Counts(_Mixed):
     """A Report's plain values, as checkpoints and data_report.json hold them; damaged: reason -> shard -> samples."""
 
     drawn: Count
@@ -25,21 +29,28 @@ class Counts(TypedDict):
 
 @dataclass(slots=True)
 class Report:
-    """Draws, unusable samples by (reason, shard), and notes by text; tallies add up."""
+    """Draws, unusable samples by (reason, shard), notes by text, and whole samples by source; tallies add up."""
 
     drawn: int = 0
     damaged: Counter[tuple[str, str]] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Report) -> None:
         """Takes in what another counted."""
         self.drawn += other.drawn
         self.damaged.update(other.damaged)
         self.notes.update(other.notes)
+        self.sources.update(other.sources)
 
-    def draw(self, shard: str, reason: str | None) -> None:
-        """Counts one draw, and for what reason it is unusable, None where it is not."""
+    def draw(self, shard: str, reason: str | None, source: str = "") -> None:
+        """Counts one draw, and for what reason it is unusable, None where it is not.
+
+        source: that it came from, where there are several.
+        """
         self.drawn += 1
+        if source:
+            self.sources[source] += reason is None
         if reason is not None:
             self.damaged[reason, shard] += 1
 
@@ -68,10 +79,19 @@ class Report:
         damaged: dict[str, dict[str, int]] = {}
         for (reason, shard), count in self.damaged.items():
             damaged.setdefault(reason, {})[shard] = count
-        return {"drawn": self.drawn, "damaged": damaged, "notes": dict(self.notes)}
+        mixed: _Mixed = {"sources": dict(self.sources)} if self.sources else {}
+        return {"drawn": self.drawn, "damaged": damaged, "notes": dict(self.notes), **mixed}
 
     @classmethod
     def from_plain(cls, value: Counts) -> Report:
         """Makes a tally again of its plain values."""
         damaged = {(reason, shard): n for reason, shards in value["damaged"].items() for shard, n in shards.items()}
-        return cls(value["drawn"], Counter(damaged), Counter(value["notes"]))
+        return cls(value["drawn"], Counter(damaged), Counter(value["notes"]), Counter(value.get("sources", {})))
+
+
+def added(counts: Iterable[Counts]) -> Counts:
+    """Returns the sum of what several processes counted."""
+    total = Report()
+    for one in counts:
+        total.add(Report.from_plain(one))
+    return total.plain()

@@ -66,7 +66,7 @@ def read_row(row: Row) -> Fields:
     sample: dict[str, Any] = {"__key__": row.key, **{name: as_bytes(text) for name, text in row.texts.items()}}
     for name, (path, start, length) in row.files.items():
         where = f"{row.where}, its {name}" if len(row.files) > 1 else row.where
-        data = _read(path, start, length, where)
+        data = read_spot(path, start, length, where)
         try:
             if row.check:
                 with timed():
@@ -77,7 +77,8 @@ def read_row(row: Row) -> Fields:
     return sample
 
 
-def _read(path: str, start: int, length: int | None, where: str) -> bytes:
+def read_spot(path: str, start: int, length: int | None, where: str) -> bytes:
+    """Returns the bytes of a spot in a file; raises DamagedError where they cannot be read."""
     try:
         if length is None:
             check_file(path)

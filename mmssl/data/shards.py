@@ -10,10 +10,11 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from mmssl.data.fields import decode_all, fills, find, key_of, places
+from mmssl.data.fields import candidates, decode_all, fills, key_of, places, serves
 from mmssl.data.index import Shard, read_index
 from mmssl.data.members import BLOCK
-from mmssl.data.patterns import as_file, expand, is_local
+from mmssl.data.patterns import as_file, expand, is_local, urls
+from mmssl.data.remote import is_folder, remote_index, shard_at
 from mmssl.data.tar import TORN, Entry, read_tar, scan_tar
 from mmssl.data.timer import timed
 from mmssl.errors import DamagedError, UserError, did_you_mean
@@ -30,13 +31,15 @@ class Source:
     Each sample has `__key__`, `__shard__` and `__number__` (its place in the set, -1 where the shards are not counted)
     besides what was wanted of it.
 
-    shards: braces and globs ("data/train-{0000..0331}.tar"), a folder, or what webdataset opens (http:, pipe:); one or
-        several.
-    fields: sample key -> field that fills it, such as {text: json.caption}; by default the extension tells.
+    shards: braces and globs ("data/train-{0000..0331}.tar"), a folder, or what webdataset opens (http:, pipe:), of
+        which an address that ends in / is a folder with an index.json; one or several.
+    fields: sample key -> field that fills it, such as {text: json.caption}, or several, of which the first that a
+        sample has fills it, such as {video: [mp4, webm]}; by default the extension tells.
     """
 
-    def __init__(self, *, shards: str | list[str], fields: dict[str, str] | None = None) -> None:
+    def __init__(self, *, shards: str | list[str], fields: dict[str, str | list[str]] | None = None) -> None:
         self.shards = expand(shards)
+        self.folders = [url for url in urls(shards) if not is_local(url) and is_folder(url)]  # at addresses
         self.fields = fields or {}
         self.damaged: Counter[tuple[str, str]] = Counter()
 
@@ -46,7 +49,7 @@ class Source:
 
         A broken tar without an index has as many as the set's others hold (their median), or one more than are there.
         """
-        indexed = _indexed(self.shards)
+        indexed = _indexed(self.shards, self.folders)
         unknown = [shard for shard in self.shards if shard not in indexed]
         if len(unknown) > SCAN_SHARDS or not all(shard.endswith(".tar") and is_local(shard) for shard in unknown):
             return None
@@ -107,9 +110,13 @@ class Source:
             entry.number = -1 if before is None else before + entry.number
             yield entry
 
+    def name_of(self, entry: Entry) -> str:
+        """Returns what the logs call the source of a sample, where several are mixed; else nothing."""
+        return ""
+
     def keep(self, entry: Entry, wanted: Collection[str]) -> Entry:
         """Returns the entry without the fields that fill none of the wanted keys."""
-        needed = {find(key, entry.fields, self.fields) for key in wanted}
+        needed = {field for key in wanted for field, _ in candidates(key, entry.fields, self.fields)}
         return replace(entry, fields={f: d for f, d in entry.fields.items() if f in needed})
 
     def open(self, entry: Entry, wanted: Collection[str]) -> Sample:
@@ -149,41 +156,64 @@ class Source:
     def check(self, wanted: Collection[str]) -> None:
         """Raises UserError if a wanted key is filled by no sample of the first shard, nor by the next ones' first."""
         missing, seen, fault = set(wanted), set[str](), ""
+        useful: dict[str, set[str]] = {key: set() for key in missing}
         heads = (itertools.islice(self.entries(i), 1) for i in range(1, min(PEEK, len(self.shards))))
         for entry in itertools.chain(self.entries(0), *heads):
             missing -= {key for key in missing if fills(key, entry.fields, self.fields)}
             if not missing:
                 return
-            seen |= places(entry.fields)
+            here = places(entry.fields)
+            seen |= here
+            for key in missing:
+                useful[key] |= {place for place in here - useful[key] if serves(key, place, entry.fields)}
             fault = fault or entry.fault
             if entry.fault == TORN:
                 raise UserError(f"{entry.shard} holds {entry.fault}; such as {entry.key}")
         if not seen:
             raise UserError(f"{self.shards[0]} holds no samples{': ' + fault if fault else ''}")
-        key, known = min(missing), sorted(place for place in seen if ".json." not in f".{place}")
-        if key in self.fields:
-            asked = self.fields[key]
-            hint = f"what is there is no {key}" if asked in seen else did_you_mean(asked, seen)
-            raise UserError(f"no sample of {self.shards[0]} has {asked!r} for {key!r}; {hint}")
-        keys = sorted({name for name in map(key_of, known) if name})
-        raise UserError(
-            f"no sample of {self.shards[0]} has {key!r}; its fields are {', '.join(known)}"
-            f" (keys: {', '.join(keys) or 'none'}); name the field as in fields: {{{key}: {known[0]}}}"
-        )
+        key = min(missing)
+        raise UserError(f"no sample of {self.shards[0]} has {self._lacks(key, seen, useful[key])}")
+
+    def _lacks(self, key: str, seen: set[str], useful: set[str]) -> str:
+        """Returns what is said of a key that no sample fills: what there is, and what of it could fill the key."""
+        known = sorted(place for place in seen if ".json." not in f".{place}")
+        there = f"its fields are {', '.join(known)}"
+        if key not in self.fields:
+            keys = sorted({name for name in map(key_of, known) if name})
+            hint = f"; name the field as in fields: {{{key}: {min(useful, key=_nearness)}}}" if useful else ""
+            return f"{key!r}; {there} (keys: {', '.join(keys) or 'none'}){hint or f'; none of them can be {key}'}"
+        asked = self.fields[key]
+        several = [asked] if isinstance(asked, str) else asked
+        hints = [f"what is there is no {key}"] if seen.intersection(several) else []
+        hints += [did_you_mean(several[0], useful)] if useful else []
+        said = "; ".join(hints) or f"{there}; none of them can be {key}"
+        return f"{' or '.join(map(repr, several))} for {key!r}; {said}"
 
 
-def _indexed(shards: list[str]) -> dict[str, Shard]:
-    """Returns what index.json beside the local shards says of each."""
+def _nearness(place: str) -> tuple[int, str]:
+    """Orders places for a hint: fields before what lies in their JSON."""
+    return place.count("."), place
+
+
+def _indexed(shards: list[str], addresses: list[str]) -> dict[str, Shard]:
+    """Returns what index.json beside the local shards, and those of folders at addresses, says of each."""
     found: dict[str, Shard] = {}
     for folder in {Path(shard).parent for shard in shards if is_local(shard)}:
         index = read_index(folder)
         for entry in index["shards"] if index else []:
             found[as_file(folder / entry["name"])] = entry
+    for url in addresses:
+        found |= {shard_at(url, entry["name"]): entry for entry in remote_index(url)["shards"]}
     return {shard: found[shard] for shard in shards if shard in found}
 
 
 def _may_be_whole(shard: str, entry: Shard) -> bool:
-    """Tells whether a file is as long as its index says, and long enough for its samples: a tar takes a block each."""
+    """Tells whether a file is as long as its index says, and long enough for its samples: a tar takes a block each.
+
+    What is at an address is believed.
+    """
+    if not is_local(shard):
+        return True
     size = _size(shard)
     fits = not shard.endswith(".tar") or entry["samples"] * BLOCK <= size
     return entry.get("bytes", size) == size and fits

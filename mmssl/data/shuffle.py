@@ -44,7 +44,7 @@ class Shuffle:
 
         following: the next epoch's, which is read while the buffer empties.
         """
-        spare = self._limit * START
+        spare, after = self._limit * START, _Ahead(())
         while self._left:
             after = next(self._passes)
 

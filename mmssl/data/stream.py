@@ -81,7 +81,7 @@ class Stream:
             worker = (worker - plan.batches) % plan.workers
             plan = dataclasses.replace(plan, epoch=plan.epoch + 1, base=0, batches=self.full)
             following = _Slot(self, plan, worker, watch)
-            yield from slot.run(done, draws, following.shuffle)
+            yield from slot.run(done, draws, following)
             slot, done, draws = following, 0, 0
 
 
@@ -93,24 +93,35 @@ class _Slot:
         self.slot = stream.rank * plan.workers + worker
         self.tally = Report()
         self.in_a_row = 0
-        self.empty = 0  # passes in a row without a sample
-        self.lengths: list[int] = []  # of the whole shards that this slot has read
-        self.shuffle = Shuffle(
-            self._passes(),
-            count=plan.batch * plan.batches_of(worker),
-            limit=stream.shuffle_bytes,
-            order=random.Random(seed_of(plan.seed, plan.epoch, plan.base, "order", self.slot)),
+        self.shuffles = [self._shuffle(source) for source in range(len(plan.parts))]
+
+    def _shuffle(self, source: int) -> Shuffle:
+        """Returns what the slot draws of one source; sources share the buffer by what the epoch needs of them."""
+        plan, stream, (_, count) = self.plan, self.stream, self.plan.stretch(self.slot, source)
+        whole = plan.batch * plan.batches_of(self.worker)
+        purpose = ("order", self.slot, *([source] if source else ()))
+        return Shuffle(
+            _Reading(stream, plan, self.slot, source).passes(),
+            count=count,
+            limit=stream.shuffle_bytes * (count / whole if whole else 1),
+            order=random.Random(seed_of(plan.seed, plan.epoch, plan.base, *purpose)),
             at_once=plan.epoch == 0 or plan.base > 0,
         )
 
-    def run(self, done: int, draws: int, following: Shuffle) -> Iterator[WorkerBatch]:
+    def _drawn(self, following: _Slot) -> Iterator[Entry]:
+        """Yields what the slot draws, of each source in its turn."""
+        pairs = zip(self.shuffles, following.shuffles, strict=True)
+        sources = [shuffle.run(after) for shuffle, after in pairs]
+        return (next(sources[source]) for source in self.plan.turns(self.slot))
+
+    def run(self, done: int, draws: int, following: _Slot) -> Iterator[WorkerBatch]:
         """Yields the slot's batches after the first `done` of its rank, for which it had made `draws` draws.
 
         following: what this process draws in the next epoch.
         """
         plan, stream = self.plan, self.stream
         left = plan.batches_of(self.worker) - len(range(self.worker, done, plan.workers))
-        entries = itertools.islice(enumerate(self.shuffle.run(following)), draws, None) if left else iter(())
+        entries = itertools.islice(enumerate(self._drawn(following)), draws, None) if left else iter(())
         since = Report()
         for _ in range(left):
             samples: list[Sample] = []
@@ -139,8 +150,9 @@ class _Slot:
                 raise UserError(f"{entry.key or 'a shard'} of {entry.shard} is unusable: {error}") from None
             shown, reason = [], error.reason
             self.in_a_row += bool(entry.key)  # the samples of a lost shard come all in a row
-        since.draw(entry.shard, reason)
-        self.tally.draw(entry.shard, reason)
+        source = self.stream.source.name_of(entry)
+        since.draw(entry.shard, reason, source)
+        self.tally.draw(entry.shard, reason, source)
         if not shown:
             stream = self.stream
             self.tally.check(most=stream.max_damaged, of=stream.whole, known=stream.source.broken)
@@ -167,14 +179,24 @@ class _Slot:
             collate_alone(shown, partial(collate, view=view))
         return shown
 
-    def _passes(self) -> Iterator[Iterator[Entry]]:
+
+class _Reading:
+    """What one slot reads of one source in one epoch, still encoded."""
+
+    def __init__(self, stream: Stream, plan: Plan, slot: int, source: int) -> None:
+        self.stream, self.plan, self.slot, self.source = stream, plan, slot, source
+        self.empty = 0  # passes in a row without a sample
+        self.lengths: list[int] = []  # of the whole shards that were read
+
+    def passes(self) -> Iterator[Iterator[Entry]]:
         """Yields the slot's samples, still encoded, pass after pass, which are read in this order."""
-        for segments in self.plan.passes(self.slot):
+        shards = self.plan.parts[self.source].shards
+        for segments in self.plan.passes(self.slot, self.source):
             yield self._read(segments)
-            if self.empty > 2 * self.plan.shards:  # by then it has had its turn at every shard, nearly surely
+            if self.empty > 2 * shards:  # by then it has had its turn at every shard, nearly surely
                 raise UserError(
                     f"worker {self.slot} of {self.plan.slots} (ranks x workers) finds no samples left for it in "
-                    f"{self.plan.shards} shards; use fewer workers"
+                    f"{shards} shards; use fewer workers"
                 )
 
     def _read(self, segments: Iterable[Segment]) -> Iterator[Entry]:

@@ -38,6 +38,7 @@ class Entry:
     fields: Raw
     fault: str = ""
     number: int = -1  # within the shard; after Source has read it and knows all counts, within the set
+    source: int = 0  # the number of its source, where several are mixed
 
     @property
     def size(self) -> int:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmssl.data.index import read_index
 from mmssl.data.journal import BuildPlan, write
 from mmssl.data.making import Fields
 from mmssl.data.rows import Row, UserRows, read_row, rows_of_folder, rows_of_manifest
 from mmssl.data.rows_of_shards import has_shards, rows_of_shards
+from mmssl.data.split import Split, split_rows
 from mmssl.data.summary import account, summary
 from mmssl.data.table import MANIFESTS
 from mmssl.data.verify import show, verify
 from mmssl.errors import DamagedError, UserError
 
-__all__ = ["build", "build_from", "show", "summary", "verify"]
+__all__ = ["build", "build_from", "build_splits", "show", "summary", "verify"]
 
 
 def build_from(
@@ -63,6 +65,64 @@ def build(
     strict: stop at the first row or file that cannot be read; else it is left out and counted.
     `summary` says in words what the index counts: samples, and what was left out or passed over.
     """
+    return build_splits(
+        source,
+        out,
+        None,
+        shard_samples=shard_samples,
+        shard_mb=shard_mb,
+        shuffle=shuffle,
+        seed=seed,
+        columns=columns,
+        workers=workers,
+        strict=strict,
+        description=description,
+    )[Path(out)]
+
+
+def build_splits(
+    source: str | Path | list[str],
+    out: str | Path,
+    split: Split | None,
+    *,
+    shard_samples: int = 1000,
+    shard_mb: float = 256,
+    shuffle: bool | None = None,
+    seed: int = 0,
+    columns: dict[str, str] | None = None,
+    workers: int | None = None,
+    strict: bool = False,
+    description: str = "",
+) -> dict[Path, dict[str, Any]]:
+    """Writes one shard set for each part of a split, OUT/train and the like, or OUT without one; folder -> index.
+
+    What is finished stays as it is where the same command is run again. The rest as `build` has it.
+    """
+    found = _found(source, columns, shuffle=shuffle, seed=seed, strict=strict)
+    about = {"description": description, **found.about()}
+    parts = {"": found.rows} if split is None else split_rows(found.rows, split)
+    indexes: dict[Path, dict[str, Any]] = {}
+    for name, rows in parts.items():
+        folder = Path(out) / name
+        told = about if split is None else {**about, "split": f"{name}: {split}"}
+        told = {**told, "passed_over": {}} if indexes else told  # counted once
+        done = read_index(folder) if split else None
+        if done and done.get("split") == told["split"] and _counted(done) == len(rows):
+            indexes[folder] = dict(done)
+        else:
+            shards = list(_packed(rows, shard_samples, shard_mb * 2**20))
+            indexes[folder] = write(BuildPlan(shards, read_row, told), folder, workers=workers, strict=strict)
+    return indexes
+
+
+def _counted(index: Mapping[str, Any]) -> int:
+    return int(index["samples"] + sum(index.get("damaged", {}).values()))
+
+
+def _found(
+    source: str | Path | list[str], columns: dict[str, str] | None, *, shuffle: bool | None, seed: int, strict: bool
+) -> UserRows:
+    """Returns a source's rows in the order in which they are written; UserError where there are none."""
     found, ordered = _rows(source, columns or {})
     rows = found.rows
     if not rows:
@@ -75,9 +135,7 @@ def build(
         raise DamagedError(bad.fault, bad.where)
     if shuffle or (shuffle is None and not ordered):
         random.Random(seed).shuffle(rows)
-    about = {"description": description, **found.about()}
-    shards = list(_packed(rows, shard_samples, shard_mb * 2**20))
-    return write(BuildPlan(shards, read_row, about), out, workers=workers, strict=strict)
+    return found
 
 
 def _rows(source: str | Path | list[str], columns: dict[str, str]) -> tuple[UserRows, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmssl.console import Answer, Verbs, add_json, add_limits
+from mmssl.console import Answer, Verbs, add_json, add_limits, add_split
 
 
 def add(verbs: Verbs) -> None:
@@ -20,10 +20,11 @@ def add(verbs: Verbs) -> None:
         "--columns", "--column", nargs="+", action="extend", metavar="KEY=COLUMN", help="columns of a manifest"
     )
     build.add_argument("--shuffle", action=argparse.BooleanOptionalAction, help="default: all but shards")
-    build.add_argument("--seed", type=int, default=0, help="of the shuffle (default 0)")
+    build.add_argument("--seed", type=int, default=0, help="of the shuffle and the split (default 0)")
     build.add_argument("--workers", type=int, help="processes (default: one a core)")
     build.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
     add_json(build)
+    add_split(build)
     add_limits(build)
     build.set_defaults(run=_run_build)
     for name, run, what in (
@@ -41,11 +42,13 @@ def add(verbs: Verbs) -> None:
 
 def _run_build(a: argparse.Namespace) -> Answer:
     from mmssl.data.manifest import parse_columns
-    from mmssl.data.writer import build, summary
+    from mmssl.data.split import Split
+    from mmssl.data.writer import build_splits, summary
 
-    index = build(
+    indexes = build_splits(
         a.source,
         a.out,
+        Split.of(a),
         columns=parse_columns(a.columns or ()),
         shuffle=a.shuffle,
         seed=a.seed,
@@ -54,7 +57,8 @@ def _run_build(a: argparse.Namespace) -> Answer:
         workers=a.workers,
         strict=a.strict,
     )
-    return Answer(f"{a.out}: {summary(index)}", index)
+    made = {str(folder): index for folder, index in indexes.items()}
+    return Answer("\n".join(f"{folder}: {summary(index)}" for folder, index in made.items()), made)
 
 
 def _run_verify(a: argparse.Namespace) -> Answer:

@@ -144,7 +144,8 @@ def test_names_stand_in_the_json_too(home: Path) -> None:
     assert index["classes"] == ["ant", "dog"]
     found = samples(home / "out", "label", "meta")
     assert [(s["label"], s["meta"]) for s in found] == [
-        (number, {"cls": name, "class": name}) for number, name in [(1, "dog"), (0, "ant"), (1, "dog")]
+        (number, {"file": f"x/{n}.png", "cls": name, "class": name})
+        for n, (number, name) in enumerate([(1, "dog"), (0, "ant"), (1, "dog")])
     ]
 
 
@@ -231,7 +232,7 @@ def test_a_column_may_bear_an_extension(tmp_path: Path, column: str) -> None:
     (found,) = samples(tmp_path / "out", key, "text", "label", "meta")
     assert key in found
     assert (found["text"], found["label"]) == ("words", 4)
-    assert found["meta"] == {"year": 1990, "Label": 4, "weight": 2}
+    assert found["meta"] == {"file": name, "year": 1990, "Label": 4, "weight": 2}
 
 
 def file_of(extension: str) -> bytes:
@@ -251,7 +252,8 @@ def test_columns_that_only_sound_like_files_are_told_about_in_json(home: Path) -
     row = {"image": "x/0.png", "image_id": 7, "image_url": "https://a.b/c.jpg", "video_name": "no file", "text_len": 3}
     made(home, [row])
     (found,) = samples(home / "out", "image", "meta")
-    assert found["meta"] == {name: value for name, value in row.items() if name != "image"}
+    others = {name: value for name, value in row.items() if name != "image"}
+    assert found["meta"] == {"file": row["image"], **others}
 
 
 def test_files_of_another_kind_than_their_column(home: Path) -> None:
@@ -273,7 +275,7 @@ def test_dates_become_text_and_bytes_are_refused(home: Path) -> None:
     pytest.importorskip("pyarrow")
     day = datetime.date(2020, 1, 2)
     made(home, [{"image": "x/0.png", "day": day, "share": NAN}], kind="parquet")
-    assert samples(home / "out", "meta") == [{"meta": {"day": "2020-01-02", "share": None}}]
+    assert samples(home / "out", "meta") == [{"meta": {"file": "x/0.png", "day": "2020-01-02", "share": None}}]
     table = write_table(home / "b.parquet", [{"image": "x/0.png", "raw": b"\x00"}])
     with pytest.raises(UserError, match="left out 1: a cell of bytes, which JSON cannot hold .*row 1"):
         build(table, home / "none", workers=1)
@@ -417,3 +419,31 @@ def test_a_parquet_of_many_equal_cells(home: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MMSSL_LIMITS", "manifest_cells=999999")
     with pytest.raises(UserError, match=r"t.parquet has 1,000,000 cells; the limit is manifest_cells=999999"):
         build(home / "t.parquet", home / "out", workers=1)
+
+
+@pytest.mark.parametrize("column", ["title", "name", "Description", "caption"])
+def test_a_column_of_words_is_text(home: Path, column: str) -> None:
+    made(home, [{"image": "x/0.png", column: "a sofa"}])
+    assert samples(home / "out", "text") == [{"text": "a sofa"}]
+
+
+def test_of_several_columns_of_words_one_is_text_and_file_names_are_none(home: Path) -> None:
+    row = {"image": "x/0.png", "name": "x/1.png", "title": "a chair", "description": "wooden"}
+    made(home, [row])
+    assert samples(home / "out", "text", "meta") == [
+        {"text": "a chair", "meta": {"file": "x/0.png", "name": "x/1.png", "description": "wooden"}}
+    ]
+
+
+def test_a_column_of_labels_may_be_text_too(home: Path) -> None:
+    made(
+        home,
+        [{"image": f"x/{n}.png", "label": kind} for n, kind in enumerate(["dog", "ant"])],
+        columns={"text": "label"},
+    )
+    assert [(s["text"], s["label"]) for s in samples(home / "out", "text", "label")] == [("dog", 1), ("ant", 0)]
+
+
+def test_words_beside_files_that_no_column_name_tells_are_refused(home: Path) -> None:
+    with pytest.raises(UserError, match=r"which is which with columns \(photo names files\)"):
+        made(home, [{"photo": "x/0.png", "title": "a sofa"}])

@@ -144,7 +144,7 @@ def test_manifest(tmp_path: Path, kind: str) -> None:
     assert (first["text"], first["label"], index["classes"]) == ("one, two", 1, ["cat", "dog"])
     assert first["image_b"].getpixel((0, 0)) == (2, 2, 2)
     assert "image_b" not in second
-    assert second["meta"] == {"label": "cat", "class": "cat", "year": "2000"}
+    assert second["meta"] == {"file": "x/2.png", "label": "cat", "class": "cat", "year": "2000"}
 
 
 def test_manifest_columns(tmp_path: Path) -> None:

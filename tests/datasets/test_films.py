@@ -46,6 +46,7 @@ def read(out: Path) -> dict[str, dict[str, dict[str, object]]]:
     return {
         split: {s["meta"]["name"]: s for s in Source(shards=str(out / split)).samples({"video", "audio", "meta"})}
         for split in ("train", "test")
+        if (out / split).exists()
     }
 
 
@@ -56,7 +57,7 @@ def test_films_are_copied_with_what_lies_beside_them(
         tar.add(folder, arcname=".")
     assert films.main([str(tmp_path / "a"), "--source", str(folder)]) == 0
     told = capsys.readouterr().out
-    assert "left out 1: no sound track (such as sample 1, s0-mute.mp4)" in told
+    assert "left out 1: no sound track (such as sample 4, s0-mute.mp4)" in told
     assert "left out 1: not a media file that FFmpeg reads" in told
     assert films.main([str(tmp_path / "b"), "--source", str(tmp_path / "in.tar")]) == 0
     found = read(tmp_path / "a")
@@ -69,10 +70,11 @@ def test_films_are_copied_with_what_lies_beside_them(
     about = {name: sample["meta"] for name, sample in every.items()}
     assert about["s0-film.0"] == {
         "name": "s0-film.0",
+        "file": "s0-film.0.mp4",
         "words": [{"word": "bin", "start": 0.95, "end": 1.18}, {"word": "blue", "start": 1.18, "end": 1.36}],
         "text": "bin blue",
     }
-    assert about["s1-film.1"] == {"name": "s1-film.1", "place": "attic"}
+    assert about["s1-film.1"] == {"name": "s1-film.1", "file": "s1-film.1.mp4", "place": "attic"}
     assert about["s0-film.2"] == {"name": "s0-film.2", "file": "s0-film.2.mp4", "fold": "test", "seconds": 1.5}
     assert about["s1-film.3"] == {"name": "s1-film.3", "file": "s1-film.3.mp4", "fold": "train"}
     left_out: dict[str, int] = {}
@@ -89,14 +91,18 @@ def test_who_is_held_out(films: ModuleType, folder: Path, tmp_path: Path) -> Non
         "hash": ["--test", "0.3"],
         "seed": ["--test", "0.3", "--seed", "1"],
         "prefix": ["--test-prefix", "s1", "zz"],
-        "column": ["--test-column", "fold=test"],
+        "list": ["--test-list", str(tmp_path / "list.txt")],
+        "only": ["--test", "1"],
+        "column": ["--test-group", "fold=test"],
     }
+    (tmp_path / "list.txt").write_text("s0-film.2.mp4\n")
     test = {}
     for name, options in ways.items():
         assert films.main([str(tmp_path / name), "--source", str(folder), *options]) == 0
         test[name] = set(read(tmp_path / name)["test"])
     assert test["prefix"] == {f"s1-film.{n}" for n in (1, 3, 5, 7)}
     assert test["column"] == {"s0-film.2", "s0-film.4"}
+    assert test["list"] == {"s0-film.2"} and len(test["only"]) == 8
     assert test["hash"] != test["seed"]
     assert 1 <= len(test["hash"]) <= 3
 
@@ -104,11 +110,11 @@ def test_who_is_held_out(films: ModuleType, folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--test", "1"], "--test 1: expected a share between 0 and 1"),
-        (["--test", "0.01"], "none of the 10 videos falls into test"),
-        (["--test-prefix", "s"], "none of the 10 videos falls into train"),
-        (["--test-column", "fold"], "expected COLUMN=VALUE"),
-        (["--test-column", "part=test"], "expected COLUMN=VALUE"),
+        (["--test", "1.5"], "--test 1.5: expected a share above 0"),
+        (["--test-prefix", "zz"], "none of the 10 videos begins with zz"),
+        (["--test-prefix", "s1", "--test", "0.5"], "give one of them"),
+        (["--test-group", "part=test"], "no sample has 'part'"),
+        (["--test-group", "fold=both"], "no sample has fold=both"),
     ],
 )
 def test_wrong_splits(

@@ -14,6 +14,7 @@ from mmssl import names
 from mmssl.data.fields import decode, find
 from mmssl.data.index import read_index
 from mmssl.data.patterns import is_local
+from mmssl.data.remote import remote_index
 from mmssl.data.shards import Source
 from mmssl.data.subset import Subset
 from mmssl.data.tar import Entry
@@ -49,6 +50,7 @@ class Examples(Source):
         """Shards' folder -> the names of its classes in the order of their numbers, where its index.json lists them."""
         folders = {str(Path(shard).parent) for shard in self.shards if is_local(shard)}
         indexes: dict[str, Mapping[str, Any]] = {folder: read_index(Path(folder)) or {} for folder in folders}
+        indexes |= {str(Path(url)): remote_index(url) for url in self.folders}
         return {
             folder: as_labels([same(name) for name in i["classes"]])
             for folder, i in indexes.items()
