@@ -49,7 +49,7 @@ class ImagePreprocess(Preprocess):
 
     def __call__(self, raw: Any) -> Tensor:
         # Twice the size is decoded, so that the filter, not the JPEG's own shrinking, decides what is seen.
-        image = pictures.pixels(opened(raw), min_size=2 * self._target)
+        image = pictures.pixels(opened(raw), min_size=2 * self.target)
         (width, height), (left, top) = self._scaled(image.size)
         if max(width, height) > LONGEST * self.size:  # scaled whole, a line of pixels would take gigabytes
             box = _source_box(image.size, (width, height), (left, top, left + self.size, top + self.size))
@@ -61,12 +61,13 @@ class ImagePreprocess(Preprocess):
         return to_tensor(image)
 
     @property
-    def _target(self) -> int:
+    def target(self) -> int:
+        """What the shorter side, or both, are scaled to, in pixels."""
         return max(self.size, math.floor(self.size / self.crop_ratio))
 
     def _scaled(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Returns the size that an image of (width, height) is scaled to, and the corner of what is then cut."""
-        target = self._target
+        target = self.target
         width, height = (target, target) if self.resize == "squash" else _shorter(size, target)
         return (width, height), (round((width - self.size) / 2), round((height - self.size) / 2))
 
