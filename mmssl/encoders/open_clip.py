@@ -87,19 +87,16 @@ class OpenClip(Encoder):
         if self.modality == "image":
             output = self.tower(self.front(x))
             pooled, tokens = output if isinstance(output, tuple) else (output, None)
-            grid = getattr(self.tower, "grid_size", None)
-            cells = tokens is not None and grid is not None and tokens.shape[1] == math.prod(grid)
-            return Features(pooled, tokens, grid=tuple(grid) if cells else None)
+            grid = tuple(getattr(self.tower, "grid_size", ()))
+            cells = tokens is not None and tokens.shape[1] == math.prod(grid)
+            return Features(pooled, tokens, grid=grid if cells else None)
         words = self.preprocess.words(x)
         pooled, tokens = self.tower(self._padded(words.values))
         return Features(pooled, tokens, lengths=words.lengths if tokens.shape[1] == words.values.shape[1] else None)
 
     def _padded(self, ids: Tensor) -> Tensor:
-        """Pads texts as in open_clip, to the full length, unless what comes behind a text's end changes nothing."""
-        tower = self.tower
-        if tower.attn_mask is not None and tower.cls_emb is None and tower.pool_type in ("argmax", "eos", "first"):
-            return ids
-        return F.pad(ids, (0, tower.context_length - ids.shape[1]), value=self.preprocess.pad_id)
+        """Pads texts to the full length, as open_clip does: its mask has that size, and some pool the last token."""
+        return F.pad(ids, (0, self.tower.context_length - ids.shape[1]), value=self.preprocess.pad_id)
 
     @classmethod
     def fetches(cls, options: Mapping[str, Any]) -> str:
@@ -183,10 +180,10 @@ def join_towers(
 
 def _projected(encoder: OpenClip, head: nn.Module, config: dict[str, Any]) -> dict[str, Tensor]:
     """Returns a head's weights as a tower has them, and sets what the config says of them."""
-    layers = head.layers if isinstance(head, Projection) else None
-    linear = layers is not None and len(layers) == bool(encoder.projection)
-    bias = linear and len(layers) == 1 and layers[0].bias is not None  # type: ignore[arg-type]
-    if layers is None or not linear or (bias and encoder.modality == "image"):
+    layers = head.layers if isinstance(head, Projection) else nn.Sequential(head)
+    bias = bool(len(layers)) and getattr(layers[0], "bias", None) is not None
+    fits = isinstance(head, Projection) and len(layers) == bool(encoder.projection)
+    if not fits or (bias and encoder.modality == "image"):
         kind = "one linear layer" if encoder.projection else "none"
         raise UserError(
             f"the {encoder.modality} head is not such as the tower's own projection, {kind}; train with that one: "
@@ -196,7 +193,7 @@ def _projected(encoder: OpenClip, head: nn.Module, config: dict[str, Any]) -> di
     if not encoder.projection:
         return {}
     if encoder.modality == "text":
-        config["text_cfg"]["proj_bias"] = bool(bias)
+        config["text_cfg"]["proj_bias"] = bias
     weights = layers[0].state_dict()
     if not bias:
         return {encoder.projection: weights["weight"].T}

@@ -58,21 +58,20 @@ def open_model(variant: str, architecture: dict[str, Any] | None, weights: str |
     where = f"open_clip:{variant}" if variant else "open_clip: architecture"
     shown: Any = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD}
     hub, file = variant.startswith(HUB), weights or ""
-    if hub or (Path(variant).is_dir() and variant):
+    given: dict[str, Any] = {}
+    if hub or (variant and Path(variant).is_dir()):
         if weights:
             raise UserError(f"{where} has weights of its own; leave `weights` out")
         config, file = _from_hub(variant.removeprefix(HUB)) if hub else _from_folder(Path(variant))
         architecture, given = config.get("model_cfg"), config.get("preprocess_cfg") or {}
     elif variant:
         architecture, file, given = _published(variant, weights)
-    else:
-        given = {}
     if file and not Path(file).is_file():
         raise UserError(f"{where}: there are no weights at {file}; expected a file with a state dict")
     check_values([architecture, given], where)
     made: Any = fit(architecture, ModelConfig, f"{where}: model_cfg")
     preprocess: PreprocessConfig = fit({**shown, **given}, PreprocessConfig, f"{where}: preprocess_cfg")
-    source = variant.removeprefix(HUB) if hub or given else ""
+    source = variant.removeprefix(HUB) if hub or Path(variant).is_dir() else ""
     return Opened(where, file and str(Path(file).resolve()), source, made, preprocess, _build(made, where, file))
 
 
@@ -81,7 +80,7 @@ def _from_folder(folder: Path) -> tuple[dict[str, Any], str]:
     files = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     if not (folder / CONFIG).is_file() or not files:
         raise UserError(f"{folder} is no folder of open_clip; expected {CONFIG} and {' or '.join(WEIGHTS)} in it")
-    return fit(read_json(folder / CONFIG), dict[str, Any], str(folder / CONFIG)), str(files[0])
+    return fit(read_json(folder / CONFIG), dict, str(folder / CONFIG)), str(files[0])
 
 
 def _from_hub(name: str) -> tuple[dict[str, Any], str]:
@@ -89,14 +88,14 @@ def _from_hub(name: str) -> tuple[dict[str, Any], str]:
     from transformers.utils import cached_file
 
     try:
-        config = cached_file(name, CONFIG)
+        config: str = cached_file(name, CONFIG)
         found = [cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in WEIGHTS]
     except OSError as error:
         raise UserError(f"open_clip:{HUB}{name} is not to be had ({str(error).splitlines()[0][:160]})") from error
     files = [file for file in found if file]
     if not files:
         raise UserError(f"open_clip:{HUB}{name} has no weights; expected {' or '.join(WEIGHTS)}")
-    return fit(read_json(Path(config)), dict[str, Any], f"{HUB}{name}"), files[0]
+    return fit(read_json(Path(config)), dict, f"{HUB}{name}"), files[0]
 
 
 def _published(name: str, weights: str | None) -> tuple[dict[str, Any], str, dict[str, Any]]:

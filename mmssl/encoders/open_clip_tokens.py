@@ -60,7 +60,7 @@ def _cleaned(how: str, then: Any) -> Any:
     """Returns a normalizer that cleans texts as open_clip does before it goes on to another."""
     from tokenizers import Regex, normalizers
 
-    steps = {
+    steps: dict[str, list[Any]] = {
         "whitespace": [],
         "lower": [normalizers.Lowercase()],
         "canonicalize": [

@@ -288,6 +288,7 @@ def _picture_preprocess(config: Any, modality: str, values: Processor) -> ImageP
         resize="shorter" if edge else "squash",
         interpolation=RESAMPLING.get(values.get("resample", 3), "bicubic"),  # null leaves it to the class
         crop_ratio=side / edge if edge and values.get("do_center_crop", True) else 1.0,
+        corner="before",
     )
 
 

@@ -130,8 +130,10 @@ def _processor(encoder: Any) -> Any:
     import transformers
 
     if encoder.modality == "audio":
-        values = {**encoder.extractor, "max_length_s": encoder.preprocess.seconds}
-        return transformers.ClapFeatureExtractor(**values)
+        seconds = encoder.preprocess.seconds
+        if seconds != int(seconds):
+            raise UserError(f"the audio encoder hears {seconds:g} s; transformers' CLAP takes whole seconds")
+        return transformers.ClapFeatureExtractor(**{**encoder.extractor, "max_length_s": int(seconds)})
     shown: ImagePreprocess = encoder.preprocess
     square = {"height": shown.size, "width": shown.size}
     shorter = shown.resize == "shorter"
@@ -156,10 +158,11 @@ def _tokenizer(encoder: Any) -> Any:
     bare = type(words.tokenizer).from_str(words.tokenizer.to_str())
     bare.no_padding()
     bare.no_truncation()
-    config = getattr(getattr(encoder, "model", None), "config", None)
-    ids = {"pad_token": words.pad_id}
-    ids |= {name: getattr(config, f"{name}_id", None) for name in ("bos_token", "eos_token")}
-    named = {name: bare.id_to_token(number) for name, number in ids.items() if isinstance(number, int)}
+    ends = bare.encode("").tokens  # what stands around any text
+    named = {
+        "pad_token": bare.id_to_token(words.pad_id),
+        **dict(zip(("eos_token", "bos_token"), ends[::-1], strict=False)),
+    }
     named = {name: token for name, token in named.items() if token is not None}
     return PreTrainedTokenizerFast(tokenizer_object=bare, model_max_length=words.context_length, **named)
 

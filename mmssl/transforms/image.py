@@ -38,6 +38,8 @@ class ImagePreprocess(Preprocess):
     """Resizes an image (or the middle frame of a clip) and cuts its centre: uint8 (3, size, size).
 
     resize: "shorter" scales the shorter side to size / crop_ratio and keeps the shape, "squash" scales both.
+    corner: where half a pixel is left, what is cut begins at the "even" one, as in torchvision, or the one "before", as
+        in transformers.
     """
 
     modality: ClassVar[str] = "image"
@@ -46,6 +48,7 @@ class ImagePreprocess(Preprocess):
     resize: Literal["shorter", "squash"] = "shorter"
     interpolation: Interpolation = "bicubic"
     crop_ratio: Annotated[float, above(0), at_most(1)] = 1.0
+    corner: Literal["even", "before"] = "even"
 
     def __call__(self, raw: Any) -> Tensor:
         # Twice the size is decoded, so that the filter, not the JPEG's own shrinking, decides what is seen.
@@ -69,7 +72,8 @@ class ImagePreprocess(Preprocess):
         """Returns the size that an image of (width, height) is scaled to, and the corner of what is then cut."""
         target = self.target
         width, height = (target, target) if self.resize == "squash" else _shorter(size, target)
-        return (width, height), (round((width - self.size) / 2), round((height - self.size) / 2))
+        cut = round if self.corner == "even" else math.floor
+        return (width, height), (cut((width - self.size) / 2), cut((height - self.size) / 2))
 
     def frame(self, width: int, height: int) -> Frame:
         """Returns which part of an image is shown."""

@@ -21,7 +21,8 @@ def tokenizer() -> Any:
     """Returns a fast tokenizer of words, <s> ... </s>, padded with 1; </s> has the highest number."""
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<unk>", "<pad>", *sorted({word for text in TEXTS for word in text.split()}), "<s>", "</s>"]
+    known = {word for text in (*TEXTS, "something green white square") for word in text.split()}
+    words = ["<unk>", "<pad>", *sorted(known), "<s>", "</s>"]
     vocab = {word: i for i, word in enumerate(words)}
     fast = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     fast.pre_tokenizer = pre_tokenizers.Whitespace()
