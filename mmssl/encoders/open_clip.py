@@ -1,10 +1,10 @@
-"""A tower of any open_clip model: open_clip:FOLDER, open_clip:hf-hub:ORG/NAME, open_clip:ViT-B-32 with weights."""
+"""A tower of any open_clip model: open_clip:FOLDER, open_clip:hf-hub:ORG/NAME, or open_clip:ViT-B-32 and weights."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,8 +32,8 @@ class OpenClip(Encoder):
 
     variant: a folder with open_clip_config.json and weights, hf-hub:ORG/NAME, or the name of an architecture.
     modality: which tower.
-    weights: of an architecture: a file with a state dict (.pt, .safetensors), or the tag of published ones; without it
-        they are fresh.
+    checkpoint: of an architecture: a file with a state dict (.pt, .safetensors), or the tag of published weights; they
+        are fresh without it.
     architecture: open_clip's model_cfg as a mapping, in place of a variant.
     mean, std: per channel, in place of what the folder says.
     context_length: tokens of a text at most, in place of the model's own.
@@ -46,7 +46,7 @@ class OpenClip(Encoder):
         variant: str = "",
         *,
         modality: Literal["image", "text"],
-        weights: str | None = None,
+        checkpoint: str | None = None,
         architecture: dict[str, Any] | None = None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
@@ -55,7 +55,7 @@ class OpenClip(Encoder):
         super().__init__()
         if bool(variant) == bool(architecture):
             raise UserError("open_clip takes a folder, hub id or architecture, as in 'open_clip:PATH'")
-        opened = open_model(variant, architecture, weights)
+        opened = open_model(variant, architecture, checkpoint, modality)
         self.modality, self.architecture = modality, opened.architecture
         with as_user_error(f"{opened.where} describes no encoder"):
             self.tower = opened.model.visual if modality == "image" else opened.model.text
@@ -100,7 +100,7 @@ class OpenClip(Encoder):
 
     @classmethod
     def fetches(cls, options: Mapping[str, Any]) -> str:
-        for name in ("variant", "weights"):
+        for name in ("variant", "checkpoint"):
             if options.get(name):
                 return f"open_clip's {name} {shortened(options[name])}"
         return _fetched_by(options.get("architecture"))
@@ -112,6 +112,13 @@ class OpenClip(Encoder):
         else:
             options["context_length"] = self.preprocess.context_length
         return {"name": "open_clip", "options": options}
+
+    @property
+    def learns_preprocess(self) -> bool:
+        return self.modality == "text" and bpe.is_untrained(self.preprocess.tokenizer)
+
+    def learn_preprocess(self, raws: Iterable[Any]) -> None:
+        bpe.learn_merges(self.preprocess, raws, self.tower.vocab_size)
 
     def save_files(self, folder: Path) -> None:
         if self.modality == "text":

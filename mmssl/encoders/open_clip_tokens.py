@@ -7,6 +7,7 @@ import string
 from functools import cache
 from typing import Any
 
+from mmssl.encoders.bpe import byte_tokenizer
 from mmssl.encoders.open_clip_files import Opened
 from mmssl.encoders.pretrained import read_tokenizer
 from mmssl.errors import UserError
@@ -22,7 +23,10 @@ def read_tokens(opened: Opened, context_length: int | None) -> TextPreprocess:
     clean = options.pop("clean", "")
     if options or values.get("tokenizer_mode"):
         raise UserError(f"{opened.where}: tokenizer_kwargs and tokenizer_mode other than clean are not supported")
-    if name := values.get("hf_tokenizer_name"):
+    name = values.get("hf_tokenizer_name")
+    if name and not opened.file:  # of a saved encoder, which has it beside it; or fresh, and yet to learn
+        tokenizer, pad = byte_tokenizer(), 0
+    elif name:
         found = read_tokenizer(opened.source or name, known=tower.vocab_size)
         if found is None:
             raise UserError(f"{opened.where} has no tokenizer; save one beside it, as save_pretrained does")

@@ -80,12 +80,17 @@ def test_an_architecture_takes_a_state_dict(tmp_path: Path) -> None:
     state = {f"module.{key}": value for key, value in model.state_dict().items()}
     torch.save({"epoch": 3, "name": "mine", "state_dict": state}, tmp_path / "epoch_3.pt")
     for file in (tmp_path / "epoch_3.pt", tmp_path / "folder" / "open_clip_model.safetensors"):
-        ours = towers("", architecture=OPEN_CLIP, weights=str(file), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+        ours = towers("", architecture=OPEN_CLIP, checkpoint=str(file), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
         from_folder = towers(str(tmp_path / "folder"))
         for key, given in (("image", pictures()), ("text", TEXTS)):
             close(ours[key].encode(given, space="open_clip"), from_folder[key].encode(given, space="open_clip"))
     fresh = create_encoder("open_clip", architecture=OPEN_CLIP, modality="text")
-    assert fresh.joint is None and not fresh.spaces and fresh.dim == 24
+    assert fresh.joint is None and not fresh.spaces and fresh.dim == 24 and not fresh.learns_preprocess
+    text = {**OPEN_CLIP["text_cfg"], "vocab_size": 300, "hf_tokenizer_name": "some/where"}
+    learns = create_encoder("open_clip", architecture={**OPEN_CLIP, "text_cfg": text}, modality="text")
+    assert learns.learns_preprocess
+    learns.learn_preprocess(["ab ab ab"])
+    assert not learns.learns_preprocess and learns.preprocess.collate(["ab"]).lengths.tolist() == [2]
 
 
 def test_a_published_tag_brings_its_own_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,11 +101,29 @@ def test_a_published_tag_brings_its_own_statistics(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(open_clip, "download_pretrained", lambda values: file)
     values = {"url": "x", "mean": (0.1, 0.2, 0.3), "interpolation": "bilinear", "quick_gelu": True}
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: values)
-    image = create_encoder("open_clip:ViT-B-32", modality="image", weights="openai")
+    image = create_encoder("open_clip:ViT-B-32", modality="image", checkpoint="openai")
     assert image.mean == (0.1, 0.2, 0.3) and image.std == pytest.approx(open_clip.OPENAI_DATASET_STD)
     assert image.preprocess.interpolation == "bilinear" and image.architecture["quick_gelu"]
     with pytest.raises(UserError, match="'opanai' is no file and no tag; did you mean 'openai'"):
-        create_encoder("open_clip:ViT-B-32", modality="image", weights="opanai")
+        create_encoder("open_clip:ViT-B-32", modality="image", checkpoint="opanai")
+
+
+def test_a_hub_id_is_read_from_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("open_clip")
+    model = two_towers.open_clip(tmp_path)
+    (tmp_path / "open_clip_model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+
+    def cached(name: str, file: str, **_: Any) -> str | None:
+        assert name == "some/where"
+        return str(tmp_path / file) if (tmp_path / file).exists() else None
+
+    monkeypatch.setattr("transformers.utils.cached_file", cached)
+    one = create_encoder("open_clip:hf-hub:some/where", modality="image").eval()
+    assert one.mean == (0.4, 0.5, 0.6)
+    x = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        close(one.embed(x, space="open_clip"), model.encode_image(one.front(x), normalize=True))
 
 
 def test_a_tokenizer_in_the_folder_is_cleaned_for_as_open_clip_does(tmp_path: Path) -> None:
@@ -132,9 +155,9 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
         ("", {}, "takes a folder, hub id or architecture"),
         (f":{empty}", {}, "is no folder of open_clip"),
         (":ViT-B-23", {}, "no such architecture; did you mean"),
-        (f":{folder}", {"weights": weights}, "leave `weights` out"),
-        ("", {"architecture": OPEN_CLIP, "weights": str(tmp_path / "no.pt")}, "there are no weights at"),
-        ("", {"architecture": wide, "weights": weights}, "do not fit"),
+        (f":{folder}", {"checkpoint": weights}, "leave `checkpoint` out"),
+        ("", {"architecture": OPEN_CLIP, "checkpoint": str(tmp_path / "no.pt")}, "there are no weights at"),
+        ("", {"architecture": wide, "checkpoint": weights}, "do not fit"),
         ("", {"architecture": heard}, "none of transformers"),
         ("", {"architecture": {"embed_dim": 3}}, "model_cfg"),
         (":hf-hub:no/such", {}, "hf-hub:no/such"),
@@ -157,7 +180,7 @@ def test_a_strangers_config_reads_nothing_from_elsewhere() -> None:
     assert found(width=3) == found(timm_model_name="resnet10t") == []
     assert found(timm_model_name="hf-hub:some/where") and found(hf_model_name="some/where")
     assert list(fetched("open_clip:ViT-B-32", {}, trust_code=False))
-    assert list(fetched("open_clip", {"architecture": OPEN_CLIP, "weights": "x.pt"}, trust_code=False))
+    assert list(fetched("open_clip", {"architecture": OPEN_CLIP, "checkpoint": "x.pt"}, trust_code=False))
 
 
 def test_without_the_library_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
