@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,22 @@ def test_a_strangers_config_reads_nothing_from_elsewhere() -> None:
     assert found(timm_model_name="hf-hub:some/where") and found(hf_model_name="some/where")
     assert list(fetched("open_clip:ViT-B-32", {}, trust_code=False))
     assert list(fetched("open_clip", {"architecture": OPEN_CLIP, "checkpoint": "x.pt"}, trust_code=False))
+
+
+def test_nothing_in_a_state_dict_runs(tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    marker = tmp_path / "marker"
+
+    class Marks:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(marker),)
+
+    torch.save({"state_dict": Marks()}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="do not fit") as error:
+        create_encoder("open_clip", architecture=OPEN_CLIP, checkpoint=str(tmp_path / "x.pt"), modality="image")
+    assert "\n" not in str(error.value) and not marker.exists()
+    torch.load(tmp_path / "x.pt", weights_only=False)
+    assert marker.exists(), "it would have"
 
 
 def test_without_the_library_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
