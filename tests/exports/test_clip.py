@@ -151,6 +151,9 @@ def test_another_embed_dim_goes_out_too(tmp_path: Path, color_shards: Path, caps
         found = embedded_by(family, out)
         assert found[0]["text"].shape == (3, 8)
         same(found, embedded_by_run(run), family)
+        assert "dropped" not in capsys.readouterr().out, (
+            "a run that is opened again has the heads that it was trained with"
+        )
 
 
 def test_what_cannot_go_out_is_said(tmp_path: Path, color_shards: Path) -> None:
