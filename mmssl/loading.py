@@ -11,9 +11,10 @@ from mmssl.assembly import build_objective, pretexts
 from mmssl.encoders import create_encoder, refuse_fetching
 from mmssl.errors import UserError, as_user_error
 from mmssl.nn.bounded import bounded, check_values
+from mmssl.nn.head import Projection
 from mmssl.run_folder import read_whole
 from mmssl.schema import fit, read_json
-from mmssl.types import Encoder, Objective, Trained
+from mmssl.types import Encoder, Joint, Objective, Trained
 
 MODEL = "model"  # what options of an encoder that is made by its name are given under
 
@@ -60,6 +61,9 @@ def _load_objective(folder: Path, made: recipe.Recipe, key: str, encoders: Mappi
     options = {"objective": made.tasks[key].objective[1], "view": made.tasks[key].view[1]}
     check_values(options, where)
     others = [folder / "encoders" / encoder / "model.safetensors" for encoder in encoders]
+    for encoder in encoders.values():  # a pretrained projection is of a shape that the recipe does not say
+        head = encoder.spaces.get(key)
+        encoder.joint = Joint("", head, head.embed_dim) if isinstance(head, Projection) else None
     with (
         as_user_error(f"{where} describes an objective that cannot be built"),
         bounded(where, file, *others, loaded=True),

@@ -315,6 +315,23 @@ class Head(nn.Module):
 Spaces = dict[str, Head]
 
 
+@dataclass(slots=True, frozen=True)
+class Joint:
+    """What an encoder brings from a trained two-tower model of which it is one.
+
+    model: which one it is; towers of one model name the same.
+    head: from Features to the model's joint embedding. An objective that goes on in that space trains this very head.
+    dim: of the joint embedding.
+    scale, bias: of the model's logits, None where it has none.
+    """
+
+    model: str
+    head: Head
+    dim: int
+    scale: float | None = None
+    bias: float | None = None
+
+
 class Encoder(nn.Module):
     """One modality's network: `forward(x)` takes what `preprocess` collates and returns Features.
 
@@ -323,6 +340,7 @@ class Encoder(nn.Module):
     preprocess: raw input -> x.
     spaces: task name -> head from Features to that task's normalised joint embedding. The heads are trained by, and
         belong to, the tasks' objectives; an encoder only knows them.
+    joint: what it brings from a trained two-tower model, if it is of one.
     """
 
     modality: str
@@ -330,6 +348,7 @@ class Encoder(nn.Module):
     preprocess: Preprocess
     name: str = ""
     options: dict[str, Any]
+    joint: Joint | None = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ LEVELS = [
     {"methods", "evals"},
     {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder", "weights"},
     {"judge", "loading", "classify", "assembly", "features"},
-    {"trainer", "plot", "explain"},
+    {"trainer", "plot", "explain", "exports"},
     {"loop"},
     {"demo", "doctor"},
     {"verbs"},

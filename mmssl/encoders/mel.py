@@ -98,3 +98,33 @@ class KaldiMel(nn.Module):
         from torchaudio.compliance.kaldi import fbank
 
         return fbank(wave[None], sample_frequency=self.sample_rate, window_type="hanning", num_mel_bins=self.mels)
+
+
+class DecibelMel(nn.Module):
+    """Waveforms (B, samples) to mel power in decibels (B, 1, samples // hop + 1, mels), in float32.
+
+    The front end of CLAP: Wu et al., ICASSP 2023.
+
+    slaney: mel bands of Slaney's scale and of equal area; otherwise of HTK's scale and of height 1.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(
+        self, sample_rate: int, mels: int, *, fft: int, hop: int, low: float, high: float, slaney: bool
+    ) -> None:
+        super().__init__()
+        from torchaudio.functional import melscale_fbanks
+
+        self.fft, self.hop = fft, hop
+        kind = {"norm": "slaney", "mel_scale": "slaney"} if slaney else {"norm": None, "mel_scale": "htk"}
+        filters = melscale_fbanks(fft // 2 + 1, low, high, mels, sample_rate, **kind)
+        self.register_buffer("window", torch.hann_window(fft), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            waves = torch.stft(x.float(), self.fft, self.hop, window=self.window, return_complex=True)
+            power = waves.abs().square().transpose(1, 2) @ self.filters
+            return 10 * power.clamp(min=1e-10).log10()[:, None]

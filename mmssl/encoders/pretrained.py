@@ -42,7 +42,18 @@ UNUSED = ("pooler", "position_ids")
 # Families whose models are made of their config alone: others take backbones from timm or the hub, or kernels to run.
 FAMILIES = (
     *("albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "gpt2", "modernbert", "mpnet", "roberta"),
-    *("t5", "xlm-roberta", "clip", "siglip", "audio-spectrogram-transformer", "videomae", "beit", "convnext", "deit"),
+    *(
+        "t5",
+        "xlm-roberta",
+        "clip",
+        "siglip",
+        "clap",
+        "audio-spectrogram-transformer",
+        "videomae",
+        "beit",
+        "convnext",
+        "deit",
+    ),
     *("convnextv2", "data2vec-vision", "dinov2", "dinov2_with_registers", "dinov3_convnext", "dinov3_vit", "ijepa"),
     *("regnet", "resnet", "swin", "swinv2", "vit", "vit_msn"),
 )
@@ -61,6 +72,20 @@ class Processor(TypedDict, total=False):
     size: dict[str, Positive | None] | Positive | None
     resample: Literal[0, 1, 2, 3, None]
     sampling_rate: Positive
+    feature_size: Positive
+    fft_window_size: Positive
+    hop_length: Positive
+    max_length_s: float
+    frequency_min: float
+    frequency_max: float
+    truncation: Literal["fusion", "rand_trunc"]
+    padding: str
+
+
+HEARD = (  # what of them the front end of a sound goes by
+    *("sampling_rate", "feature_size", "fft_window_size", "hop_length", "max_length_s"),
+    *("frequency_min", "frequency_max", "truncation", "padding"),
+)
 
 
 def load_model(path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Any model in the format of transformers, from a folder or the hub: CLIP, BERT, ViT, DINOv2, VideoMAE, AST, ..."""
+"""Any model in the format of transformers, from a folder or the hub: CLIP, CLAP, BERT, ViT, VideoMAE, AST, ..."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from mmssl.encoders import bpe
 from mmssl.encoders.mel import KaldiMel
 from mmssl.encoders.pretrained import (
+    HEARD,
     Processor,
     architecture_of,
     fetched_by,
@@ -22,9 +23,9 @@ from mmssl.encoders.pretrained import (
     read_tokenizer,
 )
 from mmssl.encoders.transformer import pool_words
+from mmssl.encoders.two_tower import TOWERS, hearing_of_clap, joint_of, tower_of
 from mmssl.errors import UserError, as_user_error
 from mmssl.nn.bounded import bounded
-from mmssl.nn.head import Projection
 from mmssl.nn.normalize import Normalize
 from mmssl.schema import shortened
 from mmssl.transforms.audio import AudioPreprocess
@@ -33,7 +34,7 @@ from mmssl.transforms.text import TextPreprocess
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Encoder, Features, Ragged
 
-TOWERS, AST, VIDEO = ("clip", "siglip"), "audio-spectrogram-transformer", "videomae"
+AST, VIDEO = "audio-spectrogram-transformer", "videomae"
 READS = {"pixel_values": "image", "input_ids": "text"}
 RESAMPLING: dict[int | None, Interpolation] = {
     0: "nearest",
@@ -47,13 +48,15 @@ class Transformers(Encoder):
     """A transformers model as its authors read it: their sizes, statistics, tokenizer, and pooling where they have one.
 
     variant: a local folder or a hub id.
-    modality: which tower of CLIP (Radford et al., ICML 2021) or SigLIP (Zhai et al., ICCV 2023); their own projection
-        becomes the space of that name.
+    modality: which tower of CLIP (Radford et al., ICML 2021), SigLIP (Zhai et al., ICCV 2023) or CLAP (Wu et al.,
+        ICASSP 2023); their own projection becomes the space of that name, and what is trained in a joint space begins
+        with it.
     pool: mean over the real tokens or patches, or the first (cls); by default cls for images and mean for the rest.
     architecture: a config as a mapping, for fresh weights in place of a variant.
     mean, std: per channel, in place of what the folder says.
     context_length: tokens of a text at most, in place of what the folder says.
     seconds: length of a sound, in place of what the folder says.
+    extractor: values of the feature extractor of sounds, in place of what the folder says.
     """
 
     preprocess: Any  # of the modality that the model reads
@@ -62,20 +65,21 @@ class Transformers(Encoder):
         self,
         variant: str = "",
         *,
-        modality: Literal["image", "text"] | None = None,
+        modality: Literal["image", "text", "audio"] | None = None,
         pool: Literal["mean", "cls"] | None = None,
         architecture: dict[str, Any] | None = None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         context_length: int | None = None,
         seconds: float | None = None,
+        extractor: Processor | None = None,
     ) -> None:
         super().__init__()
         if bool(variant) == bool(architecture):
             raise UserError("transformers takes a folder or hub id, as in 'transformers:PATH', or an architecture")
         whole = make_model(architecture) if architecture else load_model(variant)
         with as_user_error(f"transformers:{variant} describes no encoder" if variant else "transformers: architecture"):
-            self._read(variant, whole, modality, pool, mean, std, context_length, seconds)
+            self._read(variant, whole, modality, pool, mean, std, context_length, seconds, extractor or {})
 
     def _read(
         self,
@@ -87,37 +91,53 @@ class Transformers(Encoder):
         std: tuple[float, ...] | None,
         context_length: int | None,
         seconds: float | None,
+        extractor: Processor,
     ) -> None:
         """Finds in a model and its folder what they read, and how."""
         self.architecture, self.family, self.pool = architecture_of(whole.config), whole.config.model_type, pool
         if pool and self.family in (*TOWERS, AST):
             raise UserError(f"transformers: {self.family} pools in its own way; leave `pool` out")
+        if (mean or std) and self.family == "clap":
+            raise UserError("transformers: clap normalises what it hears within; leave `mean` and `std` out")
         self.modality, self.model = _tower(whole, modality)
-        _drop_unused(self.model)
+        if self.family != "clap":  # whose texts are what the pooler makes of them
+            _drop_unused(self.model)
         settings = self.model.config
         self.dim = getattr(settings, "hidden_size", None) or settings.hidden_sizes[-1]
+        if self.family == "siglip" and self.modality == "text":
+            self.dim = settings.projection_size
         self.grid = _grid(settings, self.modality)
         values: Processor = read_processor(variant) if variant and self.modality != "text" else {}
+        values = {**values, **extractor}
         self.mean, self.std = _statistics(self.family, values, mean, std)
         self.front: nn.Module = Normalize(self.mean, self.std)
         if self.modality == "text":
             self.preprocess = _text_preprocess(variant, self.model, context_length)
         elif self.modality == "audio":
-            rate = values.get("sampling_rate", 16_000)
-            self.preprocess = AudioPreprocess(sample_rate=rate, seconds=seconds or settings.max_length / 100)
-            self.front = KaldiMel(rate, settings.num_mel_bins, settings.max_length, mean=self.mean[0], std=self.std[0])
+            self.extractor = {key: value for key, value in values.items() if key in HEARD}
+            if self.family == AST:
+                rate, longest = values.get("sampling_rate", 16_000), settings.max_length
+                self.preprocess = AudioPreprocess(sample_rate=rate, seconds=seconds or longest / 100)
+                self.front = KaldiMel(rate, settings.num_mel_bins, longest, mean=self.mean[0], std=self.std[0])
+            else:
+                self.preprocess, self.front = hearing_of_clap(values, seconds)
         else:
             self.preprocess = _picture_preprocess(settings, self.modality, values)
         with bounded(f"transformers:{variant}"):
             self.preprocess.blank()  # takes as much as what an input becomes
         if variant and self.family in TOWERS:
-            self.spaces[self.family] = _own_space(whole, self.modality, self.dim)
+            self.joint = joint_of(whole, self.modality, self.dim, variant)
+            self.spaces[self.family] = self.joint.head
 
     def forward(self, x: Any) -> Features:
         """Takes what preprocessing collates; of token ids also a plain tensor (B, L), see TextPreprocess.words."""
         if self.modality == "text":
             return self._words(self.preprocess.words(x))
         x = self.front(x)
+        if self.family == "clap":  # a fused one takes the whole, and three parts of what is longer: here nothing is
+            parts = 4 if self.model.config.enable_fusion else 1
+            output = self.model(x.expand(-1, parts, -1, -1), is_longer=x.new_zeros(len(x), 1).bool())
+            return Features(output.pooler_output, output.last_hidden_state.flatten(2).transpose(1, 2))
         x = x.transpose(1, 2) if self.modality == "video" else x  # VideoMAE takes (B, T, 3, H, W)
         return self._cells(self.model(x))
 
@@ -146,7 +166,10 @@ class Transformers(Encoder):
         if self.family == "clip":  # causal: what comes behind a text's end changes nothing
             output = self.model(input_ids=x)
             return Features(output.pooler_output, output.last_hidden_state, lengths=words.lengths)
-        tokens = self.model(input_ids=x, attention_mask=words.mask.long()).last_hidden_state
+        output = self.model(input_ids=x, attention_mask=words.mask.long())
+        tokens = output.last_hidden_state
+        if self.family == "clap":
+            return Features(output.pooler_output, tokens, lengths=words.lengths)
         return Features(pool_words(tokens, words, self.pool or "mean"), tokens, lengths=words.lengths)
 
     @classmethod
@@ -157,13 +180,15 @@ class Transformers(Encoder):
 
     def config(self) -> dict[str, Any]:
         options: dict[str, Any] = {"architecture": self.architecture, "pool": self.pool}
-        if self.modality != "text":
+        if self.modality != "text" and self.family != "clap":
             options |= {"mean": self.mean, "std": self.std}
         if self.family in TOWERS:
             options["modality"] = self.modality
         for name in ("context_length", "seconds"):
             if hasattr(self.preprocess, name):
                 options[name] = getattr(self.preprocess, name)
+        if self.modality == "audio":
+            options["extractor"] = self.extractor
         return {"name": "transformers", "options": options}
 
     @property
@@ -197,14 +222,13 @@ def _tower(whole: Any, modality: str | None) -> tuple[str, Any]:
     """Returns what the model reads, and the part of it that encodes that."""
     family = whole.config.model_type
     if family in TOWERS:
-        if modality is None:
-            raise UserError(f"transformers: {family} has two encoders; say modality: image or modality: text")
-        return modality, whole.vision_model if modality == "image" else whole.text_model
+        return tower_of(whole, modality)
     if whole.config.is_encoder_decoder:
         whole = whole.get_encoder()
     reads = {AST: "audio", VIDEO: "video"}.get(family, READS.get(whole.main_input_name))
     if reads is None or (reads == "image" and hasattr(whole.config, "num_frames")):
-        raise UserError(f"transformers: {family!r} is not supported; known: text and image models, CLIP, VideoMAE, AST")
+        known = "text and image models, CLIP, SigLIP, CLAP, VideoMAE, AST"
+        raise UserError(f"transformers: {family!r} is not supported; known: {known}")
     if modality not in (None, reads):
         raise UserError(f"transformers: {family!r} reads {reads}, not {modality}; leave `modality` out")
     return reads, whole
@@ -223,6 +247,8 @@ def _grid(config: Any, modality: str) -> tuple[int, ...] | None:
     """Returns how the patches lie: (H, W), (T, H, W) for video, (F, T) for sound; None where there are none."""
     patch = getattr(config, "patch_size", None)
     if modality == "text" or not isinstance(patch, int):
+        return None
+    if modality == "audio" and config.model_type != AST:  # CLAP's cells lie in groups of frequencies
         return None
     if modality == "audio":
         return (
@@ -262,6 +288,7 @@ def _picture_preprocess(config: Any, modality: str, values: Processor) -> ImageP
         resize="shorter" if edge else "squash",
         interpolation=RESAMPLING.get(values.get("resample", 3), "bicubic"),  # null leaves it to the class
         crop_ratio=side / edge if edge and values.get("do_center_crop", True) else 1.0,
+        corner="before",
     )
 
 
@@ -277,16 +304,6 @@ def _text_preprocess(path: str, model: Any, context_length: int | None) -> TextP
     longest = min(length for length in (says, room, 2**16) if length)
     kind = TextPreprocess if found else Untokenized
     return kind(context_length=min(context_length or longest, longest), pad_id=pad, tokenizer=tokenizer)
-
-
-def _own_space(whole: Any, modality: str, dim: int) -> Projection:
-    """Returns the model's own projection into its joint space; SigLIP's features are in it already."""
-    if whole.config.model_type == "siglip":
-        return Projection(dim, out=None)
-    own = whole.visual_projection if modality == "image" else whole.text_projection
-    head = Projection(dim, out=own.out_features)
-    head.layers[0].load_state_dict(own.state_dict())
-    return head
 
 
 encoder = Transformers

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce_both_ways
-from mmssl.nn.temperature import LogitScale
 from mmssl.objectives.joint_space import JointSpace
 from mmssl.types import Encoder, Method
 from mmssl.views import single
@@ -17,34 +16,28 @@ from mmssl.views import single
 class CLIP(JointSpace):
     """Symmetric cross-entropy over in-batch pairs of any modalities. Radford et al., ICML 2021.
 
-    temperature: of the softmax, where the learnt one starts.
+    temperature: of the softmax, where the learnt one starts; by default that of the encoders' own two-tower model, else
+        0.07.
     learn_temperature: whether the temperature is learnt.
-    max_scale: ceiling of the temperature's inverse.
+    max_scale: ceiling of the temperature's inverse; by default 100, or where a pretrained one starts above that.
     """
 
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
         *,
-        embed_dim: int = 512,
+        embed_dim: int | None = None,
         hidden: tuple[int, ...] = (),
         pairs: list[tuple[str, str]] | None = None,
-        temperature: float = 0.07,
+        temperature: float | None = None,
         learn_temperature: bool = True,
-        max_scale: float = 100.0,
+        max_scale: float | None = None,
         intra_modal: float = 0.0,
         bf16: bool = False,
     ) -> None:
-        scale = LogitScale(start=1 / temperature, ceiling=max_scale, learn=learn_temperature)
-        super().__init__(
-            encoders,
-            scale=scale,
-            embed_dim=embed_dim,
-            hidden=hidden,
-            pairs=pairs,
-            intra_modal=intra_modal,
-            bf16=bf16,
-        )
+        super().__init__(encoders, embed_dim=embed_dim, hidden=hidden, pairs=pairs, intra_modal=intra_modal, bf16=bf16)
+        start = None if temperature is None else 1 / temperature
+        self.scale = self.begin_scale(start, default=1 / 0.07, ceiling=max_scale, learn=learn_temperature)
 
     def costs(self, contrast: Contrast) -> tuple[Tensor, ...]:
         return info_nce_both_ways(contrast)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mmssl.losses.contrast import Contrast
 from mmssl.losses.sigmoid import pairwise_sigmoid
-from mmssl.nn.temperature import LogitScale
 from mmssl.objectives.joint_space import JointSpace
 from mmssl.types import Encoder, Method
 from mmssl.views import single
@@ -18,26 +17,29 @@ from mmssl.views import single
 class SigLIP(JointSpace):
     """Pairwise sigmoid loss over in-batch pairs of any modalities. Zhai et al., ICCV 2023.
 
-    scale: of the similarities, where the learnt one starts.
-    bias: of the logits, where the learnt one starts.
-    max_scale: ceiling of the scale.
+    scale: of the similarities, where the learnt one starts; by default that of the encoders' own two-tower model, else
+        10.
+    bias: of the logits, where the learnt one starts; by default that of the encoders' own two-tower model, else -10.
+    max_scale: ceiling of the scale; by default 100, or where a pretrained one starts above that.
     """
 
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
         *,
-        embed_dim: int = 512,
+        embed_dim: int | None = None,
         hidden: tuple[int, ...] = (),
         pairs: list[tuple[str, str]] | None = None,
-        scale: float = 10.0,
-        bias: float = -10.0,
-        max_scale: float = 100.0,
+        scale: float | None = None,
+        bias: float | None = None,
+        max_scale: float | None = None,
         bf16: bool = False,
     ) -> None:
-        start = LogitScale(start=scale, ceiling=max_scale)
-        super().__init__(encoders, scale=start, embed_dim=embed_dim, hidden=hidden, pairs=pairs, bf16=bf16)
-        self.bias = torch.nn.Parameter(torch.tensor(bias))
+        super().__init__(encoders, embed_dim=embed_dim, hidden=hidden, pairs=pairs, bf16=bf16)
+        self.scale = self.begin_scale(scale, default=10.0, ceiling=max_scale)
+        if bias is None:
+            bias = self.brought.bias if self.brought else None
+        self.bias = torch.nn.Parameter(torch.tensor(-10.0 if bias is None else bias))
 
     def costs(self, contrast: Contrast) -> tuple[Tensor, ...]:
         return (pairwise_sigmoid(contrast, bias=self.bias),)  # the sum over all pairs is the same from either side

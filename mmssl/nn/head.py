@@ -40,6 +40,7 @@ class Projection(Head):
         super().__init__()
         self._config = {"dim": dim, "out": out, "hidden": list(hidden), "norm": norm, "bias": bias}
         self._config |= {"last_norm": last_norm, "affine": affine, "gelu": gelu}
+        self.embed_dim = dim if out is None else out
         if out is None and hidden:
             raise UserError("a head without an output size has no hidden layers either; give out")
         sizes = (dim, *hidden, out) if out is not None else ()

@@ -9,15 +9,17 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from mmssl import dist
 from mmssl.errors import UserError, did_you_mean
 from mmssl.losses.contrast import Contrast, gathered
 from mmssl.nn.head import Projection
 from mmssl.nn.temperature import LogitScale
-from mmssl.types import Batch, Encoder, Loss, Objective, Spaces, View
+from mmssl.types import Batch, Encoder, Joint, Loss, Objective, Spaces, View
 
 AGAIN = "_again"  # marks a modality's second view
+EMBED_DIM, MAX_SCALE = 512, 100.0  # where neither options nor a pretrained model say so
 
 
 @dataclass(slots=True)
@@ -36,10 +38,10 @@ class Pair:
 class JointSpace(Objective):
     """Asks that the modalities of a sample match in one space; a method says what each query's match costs.
 
-    A sample that lacks one side of a pair does not count in it.
+    A sample that lacks one side of a pair does not count in it. Encoders of one trained two-tower model bring its
+    projections, which are trained on; a method begins with its scale and bias (`self.brought`) as well.
 
-    scale: factor on the similarities, learnt or not.
-    embed_dim: size of the joint embedding.
+    embed_dim: size of the joint embedding; by default that of the encoders' own two-tower model, else 512.
     hidden: widths of the heads' hidden layers, none for linear heads.
     pairs: which modalities to match, by default every two of the run's encoders.
     intra_modal: weight of matching each modality's first view with its second as well, which the View must then show
@@ -47,12 +49,13 @@ class JointSpace(Objective):
     bf16: whether embeddings are rounded to bfloat16 to be compared, for speed on a GPU; sums stay float32.
     """
 
+    scale: LogitScale  # a method sets it: see `begin_scale`
+
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
         *,
-        scale: LogitScale,
-        embed_dim: int,
+        embed_dim: int | None,
         hidden: Sequence[int],
         pairs: Sequence[tuple[str, str]] | None,
         intra_modal: float = 0.0,
@@ -66,10 +69,27 @@ class JointSpace(Objective):
         for name in self.uses:
             if name not in encoders:
                 raise UserError(f"pairs names {name!r}, but there is no such encoder; {did_you_mean(name, encoders)}")
+        joints = _brought({name: encoders[name].joint for name in self.uses}, embed_dim, hidden)
+        self.brought = next(iter(joints.values()), None)
+        size = embed_dim or (self.brought.dim if self.brought else EMBED_DIM)
         self.heads = nn.ModuleDict(
-            {name: Projection(encoders[name].dim, out=embed_dim, hidden=hidden) for name in self.uses}
+            {
+                name: joints[name].head if name in joints else Projection(encoders[name].dim, out=size, hidden=hidden)
+                for name in self.uses
+            }
         )
-        self.scale, self.intra_modal, self.bf16 = scale, intra_modal, bf16
+        self.intra_modal, self.bf16 = intra_modal, bf16
+
+    def begin_scale(
+        self, given: float | None, *, default: float, ceiling: float | None, learn: bool = True
+    ) -> LogitScale:
+        """Returns the scale of the similarities, which begins as given, else as the two-tower model's, else by default.
+
+        ceiling: its highest value; by default 100, or the two-tower model's scale where that is above it.
+        """
+        model = self.brought.scale if self.brought else None
+        start = next(scale for scale in (given, model, default) if scale is not None)
+        return LogitScale(start=start, ceiling=ceiling or max(MAX_SCALE, model or 0.0), learn=learn)
 
     def costs(self, contrast: Contrast) -> tuple[Tensor, ...]:
         """Returns one loss per sample (B,), asked from the queries' side, and from the keys' where the method does."""
@@ -121,6 +141,24 @@ class JointSpace(Objective):
 
     def spaces(self) -> Spaces:
         return cast("Spaces", dict(self.heads.items()))
+
+
+def _brought(joints: Mapping[str, Joint | None], embed_dim: int | None, hidden: Sequence[int]) -> dict[str, Joint]:
+    """Returns what encoders bring from the one two-tower model that they share; says so where that is dropped."""
+    found = {name: joint for name, joint in joints.items() if joint is not None}
+    models = {joint.model for joint in found.values()}
+    sizes = sorted({joint.dim for joint in found.values()})
+    layers = [joint.head.config().get("hidden") for joint in found.values()]
+    why = ""
+    if len(models) > 1:
+        why = f"they are of several models ({', '.join(sorted(models))})"
+    elif embed_dim is not None and found and [embed_dim] != sizes:
+        why = f"embed_dim is {embed_dim}, theirs is {sizes[0]}"
+    elif hidden and any(own != list(hidden) for own in layers):
+        why = f"hidden is {list(hidden)}"
+    if why and dist.rank() == 0:
+        tqdm.write(f"the projections of {', '.join(found)} are dropped, and new ones begin at random: {why}")
+    return {} if why else found
 
 
 def check_two(name: str, views: int) -> None:

@@ -75,6 +75,19 @@ class AudioPreprocess(Preprocess):
         return torch.zeros(round(self.seconds * self.sample_rate))
 
 
+@dataclass
+class RepeatedAudio(AudioPreprocess):
+    """Takes a shorter sound as often as it fits in whole, as CLAP does; the rest is silence. Wu et al., ICASSP 2023."""
+
+    def window(self, sound: sounds.Audio | sounds.Waveform, start: float) -> Tensor:
+        samples = super().window(sound, start)
+        length = max(1, round(sound.duration * self.sample_rate))
+        if start > 0 or length >= len(samples):
+            return samples
+        repeated = samples[:length].repeat(len(samples) // length)
+        return F.pad(repeated, (0, len(samples) - len(repeated)))
+
+
 def gain(samples: Tensor, *, decibels: tuple[float, float] = (-6.0, 6.0)) -> Tensor:
     """Makes a sound louder or softer by a random number of decibels."""
     return samples * 10 ** (random.uniform(*decibels) / 20)

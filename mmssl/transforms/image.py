@@ -40,6 +40,8 @@ class ImagePreprocess(Preprocess):
     """Resizes an image (or the middle frame of a clip) and cuts its centre: uint8 (3, size, size).
 
     resize: "shorter" scales the shorter side to size / crop_ratio and keeps the shape, "squash" scales both.
+    corner: where half a pixel is left, what is cut begins at the "even" one, as in torchvision, or the one "before", as
+        in transformers.
     """
 
     modality: ClassVar[str] = "image"
@@ -48,10 +50,11 @@ class ImagePreprocess(Preprocess):
     resize: Literal["shorter", "squash"] = "shorter"
     interpolation: Interpolation = "bicubic"
     crop_ratio: Annotated[float, above(0), at_most(1)] = 1.0
+    corner: Literal["even", "before"] = "even"
 
     def __call__(self, raw: Any) -> Tensor:
         # Twice the size is decoded, so that the filter, not the JPEG's own shrinking, decides what is seen.
-        image = pictures.pixels(opened(raw), min_size=2 * self._target)
+        image = pictures.pixels(opened(raw), min_size=2 * self.target)
         (width, height), (left, top) = self._scaled(image.size)
         if max(width, height) > LONGEST * self.size:  # scaled whole, a line of pixels would take gigabytes
             box = _source_box(image.size, (width, height), (left, top, left + self.size, top + self.size))
@@ -63,14 +66,16 @@ class ImagePreprocess(Preprocess):
         return to_tensor(image)
 
     @property
-    def _target(self) -> int:
+    def target(self) -> int:
+        """What the shorter side, or both, are scaled to, in pixels."""
         return max(self.size, math.floor(self.size / self.crop_ratio))
 
     def _scaled(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Returns the size that an image of (width, height) is scaled to, and the corner of what is then cut."""
-        target = self._target
+        target = self.target
         width, height = (target, target) if self.resize == "squash" else _shorter(size, target)
-        return (width, height), (round((width - self.size) / 2), round((height - self.size) / 2))
+        cut = round if self.corner == "even" else math.floor
+        return (width, height), (cut((width - self.size) / 2), cut((height - self.size) / 2))
 
     def frame(self, width: int, height: int) -> Frame:
         """Returns which part of an image is shown."""

@@ -26,6 +26,18 @@ CLIP = {
 AST = {"model_type": "audio-spectrogram-transformer", "num_mel_bins": 32, "max_length": 48, **TINY}
 VIDEOMAE = {"model_type": "videomae", "image_size": 32, "num_frames": 4, **TINY}
 DINOV2 = {"model_type": "dinov2", "image_size": 28, "patch_size": 14, **TINY}
+OPEN_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
+    "text_cfg": {
+        "context_length": 12,
+        "vocab_size": 300,
+        "width": 24,
+        "heads": 2,
+        "layers": 2,
+        "hf_tokenizer_name": "x",
+    },
+}
 CONVNET = {"name": "convnet", "widths": [8, 16], "depths": [1, 1], "image_size": 32}
 
 CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -84,6 +96,10 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("", {"architecture": AST}),
         ("", {"architecture": VIDEOMAE}),
         ("", {"architecture": DINOV2}),
+    ],
+    "open_clip": [
+        ("", {"architecture": OPEN_CLIP, "modality": "image"}),
+        ("", {"architecture": OPEN_CLIP, "modality": "text"}),
     ],
 }
 NAMES = list_names("encoders")

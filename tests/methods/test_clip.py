@@ -68,9 +68,12 @@ def test_defaults_are_the_papers() -> None:
     """Radford et al., sections 2.4, 2.5: linear heads; the temperature starts at 0.07, its inverse ends at 100."""
     assert method == Method(single_view, CLIP)
     assert defaults(CLIP) == {
-        "embed_dim": 512, "hidden": (), "pairs": None, "temperature": 0.07, "learn_temperature": True,
-        "max_scale": 100.0, "intra_modal": 0.0, "bf16": False,
+        "embed_dim": None, "hidden": (), "pairs": None, "temperature": None, "learn_temperature": True,
+        "max_scale": None, "intra_modal": 0.0, "bf16": False,
     }  # fmt: skip
+    made = CLIP({key: Table(key) for key in ("image", "text")})
+    assert made.heads["text"].embed_dim == 512 and made.scale().item() == pytest.approx(1 / 0.07)
+    assert made.scale.ceiling == pytest.approx(math.log(100))
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])

@@ -44,8 +44,8 @@ def encoders(keys: tuple[str, ...] = KEYS) -> dict[str, Any]:
 
 def made(of: dict[str, Any], **options: Any) -> Distance:
     given: dict[str, Any] = {"embed_dim": 3, "hidden": (), "pairs": None, **options}
-    objective = Distance(of, scale=LogitScale(start=2.5), **given)
-    objective.asked = []
+    objective = Distance(of, **given)
+    objective.scale, objective.asked = LogitScale(start=2.5), []
     return objective
 
 

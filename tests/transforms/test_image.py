@@ -258,9 +258,20 @@ def test_ranges_out_of_bounds_are_refused(bad: tuple[float, float]) -> None:
         check_range("name", bad, 0.1, 2.0)
 
 
+@pytest.mark.parametrize(("corner", "across", "down"), [("even", 2, 2), ("before", 1, 2)])
+def test_half_a_pixel_goes_to_the_even_one_or_before(corner: Any, across: int, down: int) -> None:
+    """Of 5 by 7 pixels, 2 by 3 lie in the middle from (1.5, 2) on."""
+    picture = Image.fromarray(np.arange(35, dtype=np.uint8).reshape(7, 5)[..., None].repeat(3, 2))
+    prepare = ImagePreprocess(size=2, crop_ratio=0.4, corner=corner)  # 2 / 0.4 = 5, so that nothing is scaled
+    assert prepare.frame(5, 7).box[:2] == (across, 2)
+    assert prepare(picture)[0, 0, 0] == 5 * down + across
+
+
 def test_defaults_of_what_is_shown() -> None:
     prepare = ImagePreprocess()
-    assert prepare.config() == {"size": 224, "resize": "shorter", "interpolation": "bicubic", "crop_ratio": 1.0}
+    assert prepare.config() == {
+        "size": 224, "resize": "shorter", "interpolation": "bicubic", "crop_ratio": 1.0, "corner": "even",
+    }  # fmt: skip
     assert prepare.modality == "image"
     blank = ImagePreprocess(5).blank()
     assert blank.equal(torch.zeros(3, 5, 5, dtype=torch.uint8))
