@@ -23,7 +23,7 @@ STREAMED = ("audio", "video")  # opened where they lie, for a film need not fit 
 
 
 def open_data(
-    data: str | Path, *, columns: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None
+    data: str | Path, *, columns: Mapping[str, str] | None = None, fields: Mapping[str, str | list[str]] | None = None
 ) -> Source:
     """Opens a folder of files, one file, a table (CSV, TSV, Parquet, JSONL) or shards; UserError where nothing is.
 
@@ -50,7 +50,7 @@ class UserFiles(Source):
     `__key__` is the path of its first file from the folder, or the table, on; of a row without files its line.
     """
 
-    def __init__(self, path: Path, found: UserRows, fields: dict[str, str]) -> None:
+    def __init__(self, path: Path, found: UserRows, fields: dict[str, str | list[str]]) -> None:
         self.path, self.rows, self.passed_over = path, found.rows, found.passed_over
         self.fields, self.damaged, self.shards = fields, Counter(), [str(path)]
         if not self.rows:
@@ -107,8 +107,9 @@ class UserFiles(Source):
         for key in sorted(wanted):
             if find(key, seen, self.fields) is None:
                 keys = sorted({name for name in map(key_of, seen) if name})
-                asked = split_path(self.fields[key])[0] if key in self.fields else key
-                raise UserError(f"{self.path} has nothing for {asked!r}; it holds {', '.join(keys) or 'nothing'}")
+                asked = self.fields.get(key, key)
+                names = ", ".join(split_path(name)[0] for name in ([asked] if isinstance(asked, str) else asked))
+                raise UserError(f"{self.path} has nothing for {names!r}; it holds {', '.join(keys) or 'nothing'}")
 
 
 def _is_streamed(field: str) -> bool:

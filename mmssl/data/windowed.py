@@ -50,9 +50,9 @@ class Windowed(Source):
         known = entry.key, entry.shard, entry.fields
         length, spans = self.lengths[place], self.spans[place]
         if isinstance(length, list):
-            yield Part(*known, length[0], entry.number, (), length[1])
+            yield Part(*known, length[0], entry.number, detail=length[1])
         for start in range(0, len(spans), WINDOWS):
-            yield Part(*known, entry.fault, entry.number, spans[start : start + WINDOWS])
+            yield Part(*known, entry.fault, entry.number, spans=spans[start : start + WINDOWS])
 
     def open(self, entry: Entry, wanted: Collection[str]) -> Sample:
         """Opens the wanted keys as the source does; DamagedError for a sample of unknown length."""

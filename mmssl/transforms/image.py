@@ -90,7 +90,7 @@ class ImagePreprocess(Preprocess):
     def windows(self, raw: Any, spans: Sequence[Span]) -> list[Tensor]:
         """Returns the image in the middle of each window of a clip."""
         times = [(start + end) / 2 for start, end in spans]
-        return [self(picture) for picture in clips.load(raw).frames(times, min_size=2 * self._target)]
+        return [self(picture) for picture in clips.load(raw).frames(times, min_size=2 * self.target)]
 
     def items(self, inputs: Any) -> list[Any]:
         """Takes one image or several: a list, or a 4-D array (N, H, W, 3) or tensor (N, 3, H, W)."""
