@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from mmssl import dist
-from mmssl.checkpoint import load_weights
 from mmssl.data.full_pass import FullPass
 from mmssl.data.loader import Loader
 from mmssl.data.plan import seed_of
@@ -23,6 +22,7 @@ from mmssl.errors import UserError
 from mmssl.multitask import MultiTask
 from mmssl.objectives.bank import reserve
 from mmssl.recipe import Recipe, split, split_data, split_encoder
+from mmssl.starting import start
 from mmssl.types import Batch, Encoder, Epoch, Objective, Pretext, View
 
 LEARN_FROM = 100_000  # raw inputs that a tokenizer is trained on at most
@@ -87,12 +87,11 @@ def assemble(
     """
     torch.manual_seed(recipe.train.seed)
     encoders = {key: build_encoder(key, node) for key, node in recipe.encoders.items()}
-    for key, start in ({} if resume else recipe.train.start).items():
-        _start_from(encoders[key], Path(start), where=f"train.start.{key}")
+    started = {*encoders} if resume else start(encoders, recipe.train.start)
     for key in recipe.train.freeze:
         encoders[key].eval()  # running statistics stay as well, those of an objective's copies too
     sources = _same_everywhere(recipe)
-    objectives = _build_objectives(recipe, encoders)
+    objectives = _build_objectives(recipe, encoders, started)
     for key in recipe.train.freeze:
         encoders[key].requires_grad_(False)
     for key in [key for key, encoder in encoders.items() if encoder.learns_preprocess]:
@@ -175,22 +174,13 @@ def build_encoder(key: str, node: Mapping[str, Any]) -> Encoder:
     return encoder
 
 
-def _start_from(encoder: Encoder, folder: Path, *, where: str) -> None:
-    """Gives an encoder the weights, and what its preprocessing learnt, of a trained one of its architecture."""
-    try:
-        load_weights(encoder, folder / "model.safetensors", prefix="encoder.")
-        encoder.load_files(folder)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def _build_objectives(recipe: Recipe, encoders: Mapping[str, Encoder]) -> dict[str, Objective]:
+def _build_objectives(recipe: Recipe, encoders: Mapping[str, Encoder], started: set[str]) -> dict[str, Objective]:
     """Builds every task's objective; UserError where one freezes an encoder whose weights are random."""
     objectives = {}
     for task in recipe.tasks:
         before = _trainable(encoders)
         objectives[task] = build_objective(recipe, task, encoders)
-        for key in before - _trainable(encoders) - recipe.train.start.keys():
+        for key in before - _trainable(encoders) - started:
             if not any(fetched(encoders[key].name, encoders[key].options, trust_code=True)):
                 raise UserError(
                     f"tasks.{task} learns from {key} and does not train it; set train.start.{key} to a trained "

@@ -49,7 +49,8 @@ class TrainOptions:
     threads: torch's threads per process, by default torch's own choice.
     deterministic: one seed gives one run, bit by bit, on a GPU too, as it does on a CPU; slower.
     freeze: encoders that do not train.
-    start: encoder -> folder of a trained one of the same architecture, whose weights it begins with.
+    start: the weights that encoders begin with: a run's folder, an encoder's, ours or of transformers, or a file of
+        MoCo, DINO, MAE, SwAV, ... (docs/export.md); one for all that it has weights for, or {encoder: PLACE, ...}.
     log_every: optimizer steps between lines of the log.
     save_every: samples between checkpoints, by default a tenth of the run.
     keep: how many checkpoints stay.
@@ -72,7 +73,7 @@ class TrainOptions:
     threads: Annotated[int, at_least(1), at_most(1024)] | None = None
     deterministic: bool = False
     freeze: list[str] = field(default_factory=list)
-    start: dict[str, str] = field(default_factory=dict)
+    start: str | dict[str, str] = field(default_factory=dict)
     log_every: Positive = 10
     save_every: Positive | None = None
     keep: Positive = 2
@@ -221,7 +222,7 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
     optim = tree.get("optim", {"name": "adamw"})
     _checked("optim", optim, "optim", default="adamw", trust_code=trust_code)
     train = TrainOptions(**names.check_options(TrainOptions, tree.get("train") or {}, where="train", see="train"))
-    for name, keys in (("freeze", train.freeze), ("start", train.start)):
+    for name, keys in (("freeze", train.freeze), ("start", () if isinstance(train.start, str) else train.start)):
         for key in keys:
             if key not in encoders:
                 raise UserError(f"train.{name} names {shortened(key)}; {did_you_mean(key, encoders)}")

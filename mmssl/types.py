@@ -322,6 +322,10 @@ class Encoder(nn.Module):
         """Returns the name and options that build this architecture again, without weights or files."""
         return {"name": self.name, "options": copy.deepcopy(self.options)}
 
+    def published(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns a backbone's weights, named as torchvision names a ResNet or timm a ViT, under its own names."""
+        return weights
+
     def save_files(self, folder: Path) -> None:
         """Writes what the architecture needs besides weights and config (a tokenizer)."""
 

@@ -32,7 +32,7 @@ LEVELS = [
     {"encoders", "objectives", "views", "data"},
     {"methods", "evals"},
     {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder"},
-    {"judge", "loading", "classify", "assembly"},
+    {"judge", "loading", "classify", "assembly", "starting"},
     {"trainer", "plot", "explain"},
     {"loop"},
     {"demo", "doctor"},
@@ -66,6 +66,7 @@ ALLOWED = {
     ("classify", "loading"),
     ("judge", "loading"),
     ("loading", "assembly"),
+    ("assembly", "starting"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ class Timm(Encoder):
     in_channels: of the image; other than three are not normalised.
     image_size: side in pixels, the model's own by default.
     drop_path: rate of stochastic depth.
+    mean, std: per channel, by which the input is normalised; by default the model's own.
     """
 
     modality = "image"
@@ -36,6 +38,8 @@ class Timm(Encoder):
         in_channels: int = 3,
         image_size: int | None = None,
         drop_path: float = 0.0,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
         import timm
@@ -48,8 +52,8 @@ class Timm(Encoder):
             interpolation=data["interpolation"],
             crop_ratio=data["crop_pct"],
         )
-        mean, std = (data["mean"], data["std"]) if in_channels == 3 else (None, None)
-        self.normalize = pixel_normalize(in_channels, mean, std)
+        own = (data["mean"], data["std"]) if in_channels == 3 else (None, None)
+        self.normalize = pixel_normalize(in_channels, mean or own[0], std or own[1])
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Features:
@@ -71,6 +75,19 @@ class Timm(Encoder):
         if tokens.shape[2] != self.dim:
             return None, None
         return tokens, grid if grid[0] * grid[1] == tokens.shape[1] else None
+
+    def published(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Interpolates the places of a ViT where its grid is another."""
+        codes, own = weights.get("pos_embed"), getattr(self.model, "pos_embed", None)
+        if codes is not None and isinstance(own, Tensor) and codes.ndim == own.ndim == 3 and codes.shape != own.shape:
+            from timm.layers import resample_abs_pos_embed
+
+            prefix = 0 if getattr(self.model, "no_embed_class", False) else self.model.num_prefix_tokens
+            if math.isqrt(codes.shape[1] - prefix) ** 2 == codes.shape[1] - prefix and codes.shape[2] == own.shape[2]:
+                grid = list(self.model.patch_embed.grid_size)
+                codes = resample_abs_pos_embed(codes, new_size=grid, num_prefix_tokens=prefix)
+                weights = {**weights, "pos_embed": codes}
+        return {f"model.{key}": value for key, value in weights.items()}
 
     @classmethod
     def fetches(cls, options: Mapping[str, Any]) -> str:
