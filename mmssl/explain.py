@@ -11,7 +11,7 @@ from mmssl import names
 from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
-from mmssl.options import REQUIRED, Option, describe, hints_of, texts_of
+from mmssl.options import REQUIRED, Option, describe, hints_of, library_of, texts_of
 from mmssl.recipe import LOADER_FIXED, EncoderOptions, EvaluationOptions, Task, TrainOptions
 from mmssl.schema import spell
 from mmssl.types import Method
@@ -84,6 +84,8 @@ def _section(factory: Any, title: str = "", prefix: str = "") -> list[str]:
     fixed = LOADER_FIXED if factory is Loader else ()
     options = [option for option in (*_variant(factory), *describe(factory, prefix)) if option.name not in fixed]
     lines = [line for option in options for line in _option(option)]
+    if library := library_of(factory):
+        lines.append(f"  any other option is {library}'s own")
     return ["", f"{title}{about}", *(lines or ["  no options"])]
 
 
