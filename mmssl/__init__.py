@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmssl.checkpoint import load_encoder, save_encoder
     from mmssl.encoders import create_encoder
     from mmssl.evals.parts.classifier import zero_shot_classifier
+    from mmssl.exports.checked import export
     from mmssl.judge import evaluate
     from mmssl.loop import train
     from mmssl.names import list_names
@@ -26,10 +27,12 @@ _HOMES = {
     "zero_shot_classifier": "mmssl.evals.parts.classifier",
     "train": "mmssl.loop",
     "evaluate": "mmssl.judge",
+    "export": "mmssl.exports.checked",
 }
 __all__ = [
     "create_encoder",
     "evaluate",
+    "export",
     "list_names",
     "load_encoder",
     "save_encoder",

@@ -15,7 +15,7 @@ from mmssl.console import say
 from mmssl.errors import UserError, describe
 
 # in the order of `mmssl --help`
-VERBS = ("train", "eval", "zero_shot", "plot", "demo", "list", "explain", "prepare", "shards", "doctor")
+VERBS = ("train", "eval", "zero_shot", "plot", "demo", "list", "explain", "prepare", "shards", "export", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

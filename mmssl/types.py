@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import register_pytree_node
 
 from mmssl.errors import UserError, did_you_mean
 
@@ -176,6 +177,22 @@ class Features:
             assert self.lengths is not None, "packed tokens have lengths"
             tokens = self.tokens.split(self.lengths.view(-1, samples).sum(dim=1).tolist())
         return [Features(p, t, self.grid, n) for p, t, n in zip(pooled, tokens, lengths, strict=True)]
+
+
+def _flatten(features: Features) -> tuple[list[Tensor], list[Any]]:
+    """Returns the tensors, and their names and the grid by which they become features again."""
+    tensors = {name: getattr(features, name) for name in ("pooled", "tokens", "lengths")}
+    found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    return [*found.values()], [[*found], features.grid and [*features.grid]]
+
+
+def _unflatten(tensors: Iterable[Any], context: list[Any]) -> Features:
+    names, grid = context
+    return Features(**dict(zip(names, tensors, strict=True)), grid=grid and tuple(grid))
+
+
+# So that torch.export, torch.func, FSDP, ... find the tensors.
+register_pytree_node(Features, _flatten, _unflatten, serialized_type_name="mmssl.types.Features")
 
 
 @dataclass(slots=True)

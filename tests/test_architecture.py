@@ -33,7 +33,7 @@ LEVELS = [
     {"methods", "evals"},
     {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder"},
     {"judge", "loading", "classify", "assembly", "starting"},
-    {"trainer", "plot", "explain"},
+    {"trainer", "plot", "explain", "exports"},
     {"loop"},
     {"demo", "doctor"},
     {"verbs"},

@@ -115,7 +115,7 @@ class Timm(Encoder):
             grid, tokens = tuple(features.shape[1:3]), features.flatten(1, 2)
         else:
             tokens = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
-            patch = getattr(self.model, "patch_embed", None)
+            patch: Any = getattr(self.model, "patch_embed", None)
             whole = hasattr(patch, "dynamic_feat_size")
             grid = tuple(patch.dynamic_feat_size(x.shape[2:])) if whole else getattr(patch, "grid_size", (0, 0))
         if tokens.shape[2] != self.dim:

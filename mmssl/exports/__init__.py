@@ -1,0 +1,1 @@
+"""Encoders written so that other libraries open them, a file per library."""
