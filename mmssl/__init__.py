@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmssl.encoders import create_encoder
     from mmssl.evals.parts.classifier import zero_shot_classifier
     from mmssl.exports.checked import export
+    from mmssl.exports.hub import from_pretrained, push_to_hub
     from mmssl.judge import evaluate
     from mmssl.loop import train
     from mmssl.names import list_names
@@ -28,13 +29,17 @@ _HOMES = {
     "train": "mmssl.loop",
     "evaluate": "mmssl.judge",
     "export": "mmssl.exports.checked",
+    "from_pretrained": "mmssl.exports.hub",
+    "push_to_hub": "mmssl.exports.hub",
 }
 __all__ = [
     "create_encoder",
     "evaluate",
     "export",
+    "from_pretrained",
     "list_names",
     "load_encoder",
+    "push_to_hub",
     "save_encoder",
     "train",
     "zero_shot_classifier",
