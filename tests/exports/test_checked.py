@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mmssl import cli, create_encoder, load_encoder, save_encoder
+from mmssl.encoders.published import load_published
 from mmssl.errors import UserError
 from mmssl.exports import checked
 from mmssl.exports.checked import export
@@ -24,13 +26,17 @@ from mmssl.types import Encoder, Features, Ragged
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 SMALL = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2}
-BERT = {"model_type": "bert", "vocab_size": 300, "max_position_embeddings": 24, **TINY}
-VIT = {"model_type": "vit", "image_size": 16, "patch_size": 8, **TINY}
+BERT = {"vocab_size": 10, "max_position_embeddings": 24, **TINY}
+VIT = {"image_size": 16, "patch_size": 8, **TINY}
 
 
 def trained(name: str, **options: Any) -> Encoder:
     """An encoder after steps that are large enough for every weight, and BatchNorm's statistics, to be its own."""
-    encoder = create_encoder(name, **options).train()
+    return stepped(create_encoder(name, **options))
+
+
+def stepped(encoder: Encoder) -> Encoder:
+    encoder.train()
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.05)
     for seed in range(2):
         encoder(random_batch(encoder, 4, seed=seed)).pooled.square().mean().backward()
@@ -59,8 +65,18 @@ def pictures() -> list[Image.Image]:
 def test_timm_opens(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     import timm
 
+    variant = name.partition(":")[2]
+    given = {key: value for key, value in options.items() if key in ("img_size", "global_pool")}
+    own = timm.create_model(variant, num_classes=5, in_chans=options.get("in_channels", 3), **given)
+    torch.save({"state_dict": {f"module.{key}": value for key, value in own.state_dict().items()}}, tmp_path / "in.pth")
+    encoder = create_encoder(name, **options).eval()
+    load_published(encoder, tmp_path / "in.pth")
+    own.reset_classifier(0)
+    x = random_batch(encoder, 2)
+    close(encoder(x).pooled, own.eval()(encoder.normalize(x)))
     with torch.enable_grad():
-        encoder = trained(name, **options)
+        stepped(encoder)
+    assert (encoder(x).pooled - own(encoder.normalize(x))).abs().max() > 1e-3, "a step was made"
     assert export(encoder, tmp_path / "out", format="timm") < 1e-5
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     data = timm.data.resolve_model_data_config(model)
@@ -94,20 +110,19 @@ def test_torchvision_opens(name: str, options: dict[str, Any], tmp_path: Path) -
     assert said["size"] == options["image_size"] and said["normalized_inside"] is False
 
 
-@pytest.mark.parametrize(
-    "name, options",
-    [
-        ("transformers", {"architecture": VIT, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}),
-        ("vit", {**SMALL, "positions": "learned", "mlp_ratio": 1.5}),
-        ("vit", SMALL),
-    ],
-)
+@pytest.mark.parametrize("options", [None, {**SMALL, "positions": "learned", "mlp_ratio": 1.5}, SMALL])
 @torch.no_grad()
-def test_transformers_opens_a_vision_transformer(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    from transformers import AutoImageProcessor, AutoModel
+def test_transformers_opens_a_vision_transformer(options: dict[str, Any] | None, tmp_path: Path) -> None:
+    """Of transformers itself, which came in from a folder of its, and our own."""
+    from transformers import AutoImageProcessor, AutoModel, ViTConfig, ViTImageProcessor
 
+    if options is None:
+        AutoModel.from_config(ViTConfig(**VIT)).save_pretrained(tmp_path / "in")
+        said = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "size": {"height": 16, "width": 16}}
+        ViTImageProcessor(**said).save_pretrained(tmp_path / "in")
+    name = "vit" if options else f"transformers:{tmp_path / 'in'}"
     with torch.enable_grad():
-        encoder = trained(name, **options)
+        encoder = trained(name, **(options or {}))
     export(encoder, tmp_path / "out", format="transformers")
     model = AutoModel.from_pretrained(tmp_path / "out").eval()
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
@@ -124,17 +139,22 @@ def test_transformers_opens_a_vision_transformer(name: str, options: dict[str, A
 
 @torch.no_grad()
 def test_transformers_opens_bert(tmp_path: Path) -> None:
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast
 
+    words = ["[PAD]", "[UNK]", "a", "red", "ball", "blue", "cube", "that", "is", "long"]
+    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", model_max_length=6)
+    fast.save_pretrained(tmp_path / "in")
+    AutoModel.from_config(BertConfig(**BERT)).save_pretrained(tmp_path / "in")
     with torch.enable_grad():
-        encoder = trained("transformers", architecture=BERT, context_length=9)
-    encoder.learn_preprocess(["a red ball", "a blue cube"] * 20)
+        encoder = trained(f"transformers:{tmp_path / 'in'}")
     export(encoder, tmp_path / "out", format="transformers")
     model, tokenizer = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModel, AutoTokenizer))
-    texts = ["a red ball", "a blue cube that is long enough to be cut"]
+    texts = ["a red ball", "a blue cube that is long a a a"]
     inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     mask = inputs["attention_mask"]
-    assert mask.sum(1).max() == 9
+    assert mask.sum(1).tolist() == [3, 6]
     hidden = model.eval()(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
     close(encoder.encode(texts), (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True))
 
