@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mmssl.checkpoint import load_encoder, save_encoder
     from mmssl.encoders import create_encoder
     from mmssl.evals.parts.classifier import zero_shot_classifier
+    from mmssl.exports.checked import export
+    from mmssl.exports.hub import from_pretrained, push_to_hub
     from mmssl.features.dedupe import near_duplicates
     from mmssl.features.encode import encode_data
     from mmssl.features.files import read_features
@@ -34,14 +36,20 @@ _HOMES = {
     "search": "mmssl.features.search",
     "train": "mmssl.loop",
     "evaluate": "mmssl.judge",
+    "export": "mmssl.exports.checked",
+    "from_pretrained": "mmssl.exports.hub",
+    "push_to_hub": "mmssl.exports.hub",
 }
 __all__ = [
     "create_encoder",
     "encode_data",
     "evaluate",
+    "export",
+    "from_pretrained",
     "list_names",
     "load_encoder",
     "near_duplicates",
+    "push_to_hub",
     "read_features",
     "save_encoder",
     "search",

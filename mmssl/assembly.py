@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from mmssl import dist
-from mmssl.checkpoint import load_weights
 from mmssl.data.full_pass import FullPass
 from mmssl.data.loader import Loader
 from mmssl.data.mixture import Mixture, open_set
@@ -25,6 +24,7 @@ from mmssl.multitask import MultiTask
 from mmssl.nn.checkpointing import checkpoint_blocks
 from mmssl.objectives.bank import reserve
 from mmssl.recipe import Recipe, split, split_data, split_encoder
+from mmssl.starting import start
 from mmssl.types import Batch, Encoder, Epoch, Objective, Pretext, View
 from mmssl.weights import still, weights_until
 
@@ -90,11 +90,10 @@ def assemble(
     """
     torch.manual_seed(recipe.train.seed)
     encoders = {key: build_encoder(key, node) for key, node in recipe.encoders.items()}
-    for key, start in ({} if resume else recipe.train.start).items():
-        _start_from(encoders[key], Path(start), where=f"train.start.{key}")
+    started = {*encoders} if resume else start(encoders, recipe.train.start)
     still(encoders, recipe.train.frozen)
     sources = _same_everywhere(recipe)
-    objectives = _build_objectives(recipe, encoders)
+    objectives = _build_objectives(recipe, encoders, started)
     for weight, share in weights_until(encoders, recipe.train.frozen).items():
         if share == 1:
             weight.requires_grad_(False)
@@ -179,15 +178,6 @@ def build_encoder(key: str, node: Mapping[str, Any]) -> Encoder:
     return encoder
 
 
-def _start_from(encoder: Encoder, folder: Path, *, where: str) -> None:
-    """Gives an encoder the weights, and what its preprocessing learnt, of a trained one of its architecture."""
-    try:
-        load_weights(encoder, folder / "model.safetensors", prefix="encoder.")
-        encoder.load_files(folder)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
 def _checkpoint(encoders: Mapping[str, Encoder], asked: bool | list[str]) -> None:
     """Has encoders compute their blocks again in the backward pass; UserError where there are none."""
     keys = list(encoders) if asked is True else asked or []
@@ -197,13 +187,13 @@ def _checkpoint(encoders: Mapping[str, Encoder], asked: bool | list[str]) -> Non
         raise UserError(f"train.checkpointing: {lack}, as transformers and residual networks have; leave it out")
 
 
-def _build_objectives(recipe: Recipe, encoders: Mapping[str, Encoder]) -> dict[str, Objective]:
+def _build_objectives(recipe: Recipe, encoders: Mapping[str, Encoder], started: set[str]) -> dict[str, Objective]:
     """Builds every task's objective; UserError where one freezes an encoder whose weights are random."""
     objectives = {}
     for task in recipe.tasks:
         before = _trainable(encoders)
         objectives[task] = build_objective(recipe, task, encoders)
-        for key in before - _trainable(encoders) - recipe.train.start.keys():
+        for key in before - _trainable(encoders) - started:
             if not any(fetched(encoders[key].name, encoders[key].options, trust_code=True)):
                 raise UserError(
                     f"tasks.{task} learns from {key} and does not train it; set train.start.{key} to a trained "

@@ -19,6 +19,7 @@ from mmssl.encoders import create_encoder, refuse_fetching
 from mmssl.errors import UserError, as_user_error, did_you_mean
 from mmssl.files import naming, sync, sync_folder, write_atomically
 from mmssl.nn.bounded import bounded, check_values
+from mmssl.nn.misfit import misfit
 from mmssl.schema import Positive, fit, read_json, shortened
 from mmssl.types import Encoder, Head, Preprocess
 
@@ -142,8 +143,13 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     write_atomically(path, save({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}))
 
 
-def load_weights(module: nn.Module, path: Path, *, prefix: str = "") -> None:
-    """Loads a module strictly from the tensors under a prefix of a safetensors file; UserError if they do not fit."""
+def load_weights(
+    module: nn.Module, path: Path, *, prefix: str = "", fits: str = "the architecture in config.json"
+) -> None:
+    """Loads a module strictly from the tensors under a prefix of a safetensors file; UserError if they do not fit.
+
+    fits: what the module is, for that message.
+    """
     if not path.is_file():
         raise UserError(f"there are no weights at {path}; expected a file that `mmssl train` wrote")
     try:
@@ -159,8 +165,8 @@ def load_weights(module: nn.Module, path: Path, *, prefix: str = "") -> None:
     try:
         module.load_state_dict(own, strict=True)
     except Exception as error:  # RuntimeError, and what modules raise that look at what they are given
-        detail = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: the weights do not fit the architecture in config.json: {detail}") from error
+        detail = misfit(module, own) or " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: the weights do not fit {fits}: {detail}") from error
 
 
 def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Encoder:

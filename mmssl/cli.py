@@ -18,7 +18,7 @@ from mmssl.errors import UserError, describe
 # in the order of `mmssl --help`
 VERBS = (
     *("train", "eval", "zero_shot", "encode", "search", "dedupe", "index", "plot", "demo", "list", "explain", "show"),
-    *("new", "prepare", "shards", "doctor", "completion"),
+    *("new", "prepare", "shards", "export", "doctor", "completion"),
 )
 
 

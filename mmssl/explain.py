@@ -14,7 +14,7 @@ from mmssl.data.mixture import MixedSource
 from mmssl.data.shards import Source
 from mmssl.errors import UserError, did_you_mean
 from mmssl.optim.groups import GroupOptions
-from mmssl.options import REQUIRED, Option, describe, hints_of, texts_of
+from mmssl.options import REQUIRED, Option, describe, hints_of, library_of, texts_of
 from mmssl.recipe import LOADER_FIXED, EncoderOptions, EvaluationOptions, Task, TrainOptions
 from mmssl.schema import spell
 from mmssl.types import Method
@@ -65,6 +65,7 @@ def told(found: Mapping[str, Any]) -> str:
     lines = [f"{found['room']}/{found['name']}: {found['about']}"] if "room" in found else []
     for section in found["sections"]:
         options = [line for option in section["options"] for line in _lines(option)]
+        options += [f"  any other option is {section['other']}'s own"] if "other" in section else []
         lines += ["", section["about"], *(options or ["  no options"])]
     if variants := found.get("variants"):
         lines += ["", "variants:", *(f"  {name}  {line}".rstrip() for name, line in variants.items())]
@@ -117,7 +118,8 @@ def _section(factory: Any, title: str = "", prefix: str = "") -> dict[str, Any]:
     about = (inspect.getdoc(factory) or "").partition("\n")[0]
     fixed = LOADER_FIXED if factory is Loader else ()
     options = [option for option in (*_variant(factory), *describe(factory, prefix)) if option.name not in fixed]
-    return {"about": f"{title}{about}", "options": [_option(option) for option in options]}
+    other = {"other": library} if (library := library_of(factory)) else {}  # whose own options are taken as well
+    return {"about": f"{title}{about}", "options": [_option(option) for option in options], **other}
 
 
 def _variant(factory: Any) -> Iterator[Option]:

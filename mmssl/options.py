@@ -62,7 +62,8 @@ def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "", 
     """Returns the options with values in their declared types; raises UserError for a wrong one.
 
     The signature is the schema: keyword-only parameters are the options, their hints the types. A dataclass is a
-    group of options: a mapping changes the group's default, and is checked as options are.
+    group of options: a mapping changes the group's default, and is checked as options are. A class that names the
+    `library` of its `**rest` takes any other option; the library checks those as it builds.
     where: what errors point at.
     see: the name by which `mmssl explain` knows the factory.
     """
@@ -75,17 +76,25 @@ def check_options(factory: Any, options: Mapping[str, Any], *, where: str = "", 
     advice = f"; see: mmssl explain {see}" if see else ""
     if not isinstance(options, Mapping):
         raise UserError(f"{where or title} is {shortened(options)}; expected a mapping of options{advice}")
+    rest = {} if library_of(factory) is None else {name: value for name, value in options.items() if name not in known}
     for name in options:
-        if name not in known:
+        if name not in known and name not in rest:
             raise UserError(f"{at}{title} has no option {shortened(name)}; {did_you_mean(name, known)}{advice}")
     for name, parameter in known.items():
         if parameter.default is REQUIRED and name not in options:
             raise UserError(f"{at}{title} needs the option {name!r}{advice}")
     hints = hints_of(factory)
-    return {
+    fitted = {
         name: fit(_merged(value, _default(factory, known[name])), hints.get(name, Any), f"{at}{name}", advice=advice)
         for name, value in options.items()
+        if name not in rest
     }
+    return {**fitted, **rest}
+
+
+def library_of(factory: Any) -> str | None:
+    """Returns which library gets the options that a class does not know itself, where one does."""
+    return vars(factory).get("library") if inspect.isclass(factory) else None
 
 
 def _is_template(factory: Any) -> bool:

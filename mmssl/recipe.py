@@ -65,7 +65,8 @@ class TrainOptions:
     freeze: parts of encoders that do not train, as [text, image.blocks.0-5], or each with the share of training after
         which it does, as {image.blocks.0-5: 0.3}, 1 for never. BatchNorm statistics in them stay as they are, and
         nothing is dropped. Names are those of the network's modules; a part within another goes by its own share.
-    start: encoder -> folder of a trained one of the same architecture, whose weights it begins with.
+    start: the weights that encoders begin with: a run's folder, an encoder's, ours or of transformers, or a file of
+        MoCo, DINO, MAE, SwAV, ... (docs/export.md); one for all that it has weights for, or {encoder: PLACE, ...}.
     log_every: optimizer steps between lines of the log, or how much, as "5000 samples".
     save_every: samples between checkpoints, by default a tenth of the run.
     keep: how many checkpoints stay.
@@ -89,7 +90,7 @@ class TrainOptions:
     threads: Annotated[int, at_least(1), at_most(1024)] | None = None
     deterministic: bool = False
     freeze: list[str] | dict[str, Share] = field(default_factory=list)
-    start: dict[str, str] = field(default_factory=dict)
+    start: str | dict[str, str] = field(default_factory=dict)
     log_every: Positive | Much = 10
     save_every: Positive | None = None
     keep: Positive = 2
@@ -280,7 +281,7 @@ def check(tree: dict[str, Any], *, trust_code: bool = True) -> Recipe:
     train = TrainOptions(**names.check_options(TrainOptions, tree.get("train") or {}, where="train", see="train"))
     named: dict[str, Iterable[str]] = {
         "freeze": [part.partition(".")[0] for part in train.freeze],
-        "start": train.start,
+        "start": () if isinstance(train.start, str) else train.start,
         "checkpointing": train.checkpointing if isinstance(train.checkpointing, list) else (),
     }
     for name, keys in named.items():

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import register_pytree_node
 
 from mmssl.errors import UserError, did_you_mean
 
@@ -178,6 +179,22 @@ class Features:
             assert self.lengths is not None, "packed tokens have lengths"
             tokens = self.tokens.split(self.lengths.view(-1, samples).sum(dim=1).tolist())
         return [Features(p, t, self.grid, n) for p, t, n in zip(pooled, tokens, lengths, strict=True)]
+
+
+def _flatten(features: Features) -> tuple[list[Tensor], list[Any]]:
+    """Returns the tensors, and their names and the grid by which they become features again."""
+    tensors = {name: getattr(features, name) for name in ("pooled", "tokens", "lengths")}
+    found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    return [*found.values()], [[*found], features.grid and [*features.grid]]
+
+
+def _unflatten(tensors: Iterable[Any], context: list[Any]) -> Features:
+    names, grid = context
+    return Features(**dict(zip(names, tensors, strict=True)), grid=grid and tuple(grid))
+
+
+# So that torch.export, torch.func, FSDP, ... find the tensors.
+register_pytree_node(Features, _flatten, _unflatten, serialized_type_name="mmssl.types.Features")
 
 
 @dataclass(slots=True)
@@ -378,6 +395,10 @@ class Encoder(nn.Module):
     def config(self) -> dict[str, Any]:
         """Returns the name and options that build this architecture again, without weights or files."""
         return {"name": self.name, "options": copy.deepcopy(self.options)}
+
+    def published(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns a backbone's weights, named as torchvision names a ResNet or timm a ViT, under its own names."""
+        return weights
 
     def save_files(self, folder: Path) -> None:
         """Writes what the architecture needs besides weights and config (a tokenizer)."""

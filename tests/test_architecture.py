@@ -33,7 +33,7 @@ LEVELS = [
     {"encoders", "objectives", "views", "data"},
     {"methods", "evals"},
     {"recipe", "checkpoint", "state", "log", "multitask", "parallel", "prepare", "plots", "run_folder", "weights"},
-    {"judge", "loading", "classify", "assembly", "features"},
+    {"judge", "loading", "classify", "assembly", "features", "starting"},
     {"trainer", "plot", "explain", "exports"},
     {"loop"},
     {"demo", "doctor"},
@@ -74,6 +74,7 @@ ALLOWED = {
     ("features", "loading"),
     ("loading", "assembly"),
     ("weights", "multitask"),
+    ("assembly", "starting"),
 }
 
 

@@ -303,8 +303,8 @@ def test_an_evaluation_is_named_by_its_key_or_its_name() -> None:
         ("train.save_every", 0, "train: save_every is 0; expected "),
         ("train.keep", 0, "train: keep is 0; expected int of at least 1"),
         ("train.max_bad_steps", -1, "train: max_bad_steps is -1; expected int of at least 0"),
-        ("train.start", {"image": 3}, "train: start is {'image': 3}; expected dict[str, str]"),
-        ("train.start", ["image"], "train: start is ['image']; expected dict[str, str]"),
+        ("train.start", {"image": 3}, "train: start is {'image': 3}; expected str | dict[str, str]"),
+        ("train.start", ["image"], "train: start is ['image']; expected str | dict[str, str]"),
     ],
 )
 def test_what_is_refused(path: str, value: Any, message: str) -> None:

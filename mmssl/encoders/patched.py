@@ -107,7 +107,7 @@ class Patched(TokenEncoder):
         if self.class_token is None:
             tokens = self.norm(self.blocks(tokens))
             return Features(tokens.mean(1), tokens)
-        tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
         tokens = self.norm(self.blocks(tokens))
         return Features(tokens[:, 0], tokens[:, 1:])
 

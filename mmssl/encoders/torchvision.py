@@ -14,6 +14,7 @@ from mmssl.types import Encoder, Features
 
 KINETICS = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 PLAIN = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
+STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 VARIANTS = {  # side in pixels, mean and std, size of the features
     "r3d_18": (112, KINETICS, 512),
     "mc3_18": (112, KINETICS, 512),
@@ -75,6 +76,11 @@ class TorchvisionVideo(Encoder):
         x = model.norm(x)
         return Features(x[:, 0], x[:, 1:], grid=tuple(grid))
 
+    def published(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        parts = {"features": "model"} | {name: f"model.{place}" for place, name in enumerate(STAGES)}
+        split = ((key.partition("."), value) for key, value in weights.items())
+        return {f"{parts.get(first, f'model.{first}')}.{rest}": value for (first, _, rest), value in split}
+
     @classmethod
     def fetches(cls, options: Mapping[str, Any]) -> str:
         return "torchvision's weights" if options.get("weights") else ""
@@ -101,7 +107,7 @@ def _create(variant: str, weights: str | None) -> Any:
         return model
     if variant == "s3d":
         return model.features
-    return nn.Sequential(model.stem, model.layer1, model.layer2, model.layer3, model.layer4)
+    return nn.Sequential(*(getattr(model, name) for name in STAGES))
 
 
 encoder = TorchvisionVideo

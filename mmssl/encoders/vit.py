@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from mmssl.encoders.patched import Patched
+from mmssl.errors import UserError
+from mmssl.nn.positions import sincos
 from mmssl.transforms.image import ImagePreprocess
+
+# timm's names of parts, and ours
+PARTS = {
+    r"^cls_token$": "class_token",
+    r"^patch_embed\.proj\.": "patch.",
+    r"^blocks\.": "blocks.layers.",
+    r"\.attn\.": ".attention.",
+    r"\.mlp\.fc1\.": ".mlp.0.",
+    r"\.mlp\.fc2\.": ".mlp.2.",
+}
 
 
 class VisionTransformer(Patched):
@@ -51,6 +69,29 @@ class VisionTransformer(Patched):
             std=std,
         )
         self.preprocess = ImagePreprocess(size=image_size)
+
+    def published(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Takes timm's names too; the class token's place becomes part of it, and other grids are interpolated."""
+        codes, found = weights.get("pos_embed"), {}
+        for key, value in weights.items():
+            for theirs, ours in PARTS.items():
+                key = re.sub(theirs, ours, key)
+            found[key] = value
+        if codes is None or "class_token" not in found:
+            return found
+        side = math.isqrt(codes.shape[1] - 1)
+        if side**2 != codes.shape[1] - 1 or codes.shape[2] != self.dim:
+            return found
+        del found["pos_embed"]
+        found["class_token"] = found["class_token"] + codes[:, :1]
+        codes = codes[:, 1:].mT.unflatten(2, (side, side))
+        if "positions" in self.state_dict():
+            fits = codes.shape == self.positions.shape
+            size = self.positions.shape[2:]
+            found["positions"] = codes if fits else F.interpolate(codes, size, mode="bicubic", align_corners=False)
+        elif not torch.allclose(codes.flatten(2)[0].mT, sincos(self.dim, (side, side)), atol=1e-4):
+            raise UserError("the positions of these weights were learned; say positions: learned of the encoder")
+        return found
 
 
 encoder = VisionTransformer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmssl import load_encoder, train
 from mmssl.encoders import create_encoder
 from mmssl.encoders.mel import LogMel
 from mmssl.encoders.timm import Timm
@@ -290,3 +292,60 @@ def test_timm_convolves_with_channels_last() -> None:
     encoder.model.conv1.register_forward_pre_hook(lambda module, given: seen.extend([given[0], module.weight]))
     found = encoder(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
     assert found.grid == (1, 1) and all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
+
+
+@torch.inference_mode()
+def test_timms_own_options_reach_the_model() -> None:
+    encoder = create_encoder("timm:test_vit", img_size=96, drop_rate=0.25, drop_path_rate=0.5, init_values=0.125)
+    assert isinstance(encoder, Timm)
+    assert encoder.preprocess.size == 96 and encoder.model.patch_embed.img_size == (96, 96)
+    assert (encoder.model.head_drop.p, encoder.model.blocks[-1].drop_path1.drop_prob) == (0.25, 0.5)
+    assert encoder.model.blocks[0].ls1.gamma.unique().item() == 0.125
+    assert encoder.config()["options"]["init_values"] == 0.125
+    averaged = create_encoder("timm:test_vit", global_pool="avg", mean=(0.1,) * 3, std=(0.5,) * 3).eval()
+    x = torch.rand(1, 3, 160, 160)
+    patches = averaged.model.forward_features((x - 0.1) / 0.5)[:, 1:]
+    torch.testing.assert_close(averaged(x).pooled, averaged.model.fc_norm(patches.mean(1)))
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("timm:test_vit", {"dynamic_img_siz": True}, "is not built with dynamic_img_siz: .*; did you mean 'dynamic_im"),
+        ("timm:resnet18", {"dynamic_img_size": True}, "timm:resnet18 is not built with dynamic_img_size: ResNet"),
+        ("timm:resnet18", {"in_chans": 1}, "timm:resnet18 is not given 'in_chans' here; use in_channels"),
+        ("timm:resnet18", {"checkpoint_path": "x"}, "is not given 'checkpoint_path' here; use train.start"),
+    ],
+)
+def test_options_that_timm_does_not_know(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        create_encoder(name, **options)
+
+
+@torch.inference_mode()
+def test_a_vit_of_one_size_says_how_it_takes_others() -> None:
+    small = pixels(2, 3, 96, 64)
+    name, less = "timm:vit_tiny_patch16_224", {"depth": 1, "img_size": 64}
+    with pytest.raises(UserError, match=f"{name} takes images of 64 x 64 .* shown 96 x 64, .* say dynamic_img_size: t"):
+        create_encoder(name, **less)(small)
+    free = create_encoder(name, dynamic_img_size=True, **less).eval()
+    assert free(small).grid == (6, 4) and free(pixels(1, 3, 64, 64)).grid == (4, 4)
+    swin = {"embed_dim": 24, "depths": [1, 1, 1, 1], "dynamic_img_size": True}
+    assert create_encoder("timm:swin_tiny_patch4_window7_224", **swin)(small).grid == (3, 2)
+
+
+def test_multi_crop_of_a_vit_of_one_size_is_refused_as_a_run_is_built(
+    color_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    tree = copy.deepcopy(color_recipe)
+    options = {"depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 32}
+    tree["encoders"] = {"image": {"name": "timm:vit_tiny_patch16_224", **options}}
+    view = {"small": {"views": 2, "image": {"crop": {"size": 16}}}}
+    method = {"name": "dino", "view": view, "objective": {"prototypes": 8, "hidden": [16], "bottleneck": 8}}
+    tree["tasks"] = {"dino": {"data": tree["tasks"]["clip"]["data"], "batch": 4, "method": method}}
+    tree["train"], tree["evals"] = {"samples": 4}, {}
+    with pytest.raises(UserError, match="takes images of 32 x 32 pixels only and is shown 16 x 16, as by multi-crop"):
+        train(tree, out=tmp_path / "run", progress=False)
+    tree["encoders"]["image"]["dynamic_img_size"] = True
+    train(tree, out=tmp_path / "other", progress=False)
+    assert load_encoder(tmp_path / "other/encoders/image").encode(torch.zeros(2, 3, 20, 20)).shape == (2, 32)

@@ -1,0 +1,43 @@
+"""Writes an encoder so that another library opens it."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from mmssl.console import Verbs, add_limits, add_trust, say
+
+FORMATS = ("timm", "torchvision", "transformers", "open_clip", "onnx", "torch")
+
+
+def add(verbs: Verbs) -> None:
+    p = verbs.add_parser(
+        "export", help="write an encoder for timm, torchvision, transformers, open_clip, ONNX or torch"
+    )
+    p.add_argument("path", metavar="ENCODER", help="an encoder's folder, RUN/encoders/KEY, or a run with one encoder")
+    p.add_argument("out", metavar="OUT", help="a new folder")
+    p.add_argument(
+        "--format",
+        required=True,
+        choices=FORMATS,
+        help="the library that opens it; torch is a program of torch.export; of a run, transformers and open_clip "
+        "take the two encoders of --space",
+    )
+    p.add_argument("--space", metavar="TASK", help="the joint embedding of a task (clip) in place of the features")
+    add_limits(p)
+    add_trust(p)
+    p.set_defaults(run=run)
+
+
+def run(a: argparse.Namespace) -> None:
+    is_run = (Path(a.path) / "encoders").is_dir()
+    if a.format == "open_clip" or (is_run and a.space and a.format == "transformers"):
+        import_module("mmssl.exports.clip").export_clip(a.path, a.out, library=a.format, space=a.space or "clip")
+        return
+    from mmssl.exports.checked import TOLERANCE, export
+    from mmssl.exports.opened import open_one
+
+    encoder = open_one(a.path, trust_code=a.trust_code)
+    difference = export(encoder, a.out, format=a.format, space=a.space)
+    say(f"{a.out}: opened as {a.format}, its outputs differ by {difference:.2g} at most (allowed: {TOLERANCE:.0e})")
