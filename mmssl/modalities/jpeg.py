@@ -28,7 +28,7 @@ TABLE = 65  # bytes of a table of quanta of 8 bits
 
 
 class Plain(Image.Image):
-    """A plain JPEG that is not yet read; Pillow's plugin reads it where it is used as any other image."""
+    """A plain JPEG, within the limits, that is not yet read; Pillow's plugin reads it where it is used as an image."""
 
     format = "JPEG"
 
@@ -72,7 +72,7 @@ def read(image: Image.Image, min_size: int | None = None) -> Pixels | None:
     shorter = min(image.size)
     scale = next((each for each in (8, 4, 2) if min_size and shorter >= each * min_size), 1)
     held: dict[int, Pixels] = vars(image).setdefault("decoded", {})
-    if not any(each <= scale for each in held) and _is_small(image.size):
+    if not any(each <= scale for each in held) and (isinstance(image, Plain) or _is_small(image.size)):
         array = _decoded(stream.getvalue(), image, scale)
         if array is not None:
             held[scale] = Pixels(array)
@@ -87,7 +87,7 @@ def _decoded(data: bytes, image: Image.Image, scale: int) -> np.ndarray | None:
     if "progressive" in image.info and data.count(bytes([0xFF, SCAN])) > SCANS:
         return None
     try:
-        if simplejpeg.decode_jpeg_header(data, height, width)[:2] != (height, width):
+        if not isinstance(image, Plain) and simplejpeg.decode_jpeg_header(data, height, width)[:2] != (height, width):
             return None
         return simplejpeg.decode_jpeg(data, min_height=height, min_width=width)
     except Exception:  # ValueError of libjpeg's warnings, and whatever simplejpeg does not foresee
