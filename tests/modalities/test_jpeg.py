@@ -130,6 +130,14 @@ def test_what_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert jpeg.read(other) is None
 
 
+def test_pillow_reads_at_every_scale_what_libjpeg_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = made(64, 48)
+    opened = image.decode(data)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", Mock(side_effect=ValueError("Corrupt JPEG data")))
+    for min_size in (24, 12, None):
+        assert image.pixels(opened, min_size=min_size).tobytes() == by_pillow(data, min_size)
+
+
 @pytest.mark.parametrize(
     "data",
     [
