@@ -19,6 +19,7 @@ from mmssl.encoders.pretrained import make_model
 from mmssl.encoders.transformers import RESAMPLING, Transformers
 from mmssl.encoders.two_tower import TOWERS, fill, fill_numbers
 from mmssl.errors import UserError, as_user_error, did_you_mean
+from mmssl.exports.checked import TOLERANCE
 from mmssl.files import write_atomically
 from mmssl.loading import load_encoders
 from mmssl.run_folder import read_whole
@@ -27,7 +28,6 @@ from mmssl.transforms.text import TextPreprocess
 from mmssl.types import Encoder
 
 Library = Literal["transformers", "open_clip"]
-TOLERANCE = 1e-5  # between our embeddings and those of the folder, which are of unit length
 TEXTS = ["a photo of a cat", "two dogs run on a beach", "the sound of rain"]
 
 
@@ -46,8 +46,10 @@ class Trained:
 
 def export_clip(
     run: str | Path, out: str | Path, library: Library, *, space: str | None = None, trust_code: bool = False
-) -> None:
+) -> float:
     """Writes a run's two towers, their heads, scale and bias, and how inputs are prepared, as one model's folder.
+
+    Returns the largest difference between its embeddings and the run's.
 
     out: a new or empty folder, for `CLIPModel.from_pretrained(out)` (SiglipModel, ClapModel) of transformers, or for
         `create_model("local-dir:OUT")` of open_clip. The towers must be encoders of that library.
@@ -66,7 +68,7 @@ def export_clip(
     folder.mkdir(parents=True, exist_ok=True)
     write = _write_transformers if library == "transformers" else _write_open_clip
     write(trained, folder)
-    _check(trained, folder, library)
+    return _check(trained, folder, library)
 
 
 def _read(run: Path, space: str | None, trust_code: bool) -> Trained:
@@ -181,8 +183,9 @@ def _write_open_clip(trained: Trained, folder: Path) -> None:
     write_atomically(folder / "open_clip_config.json", text.encode())
 
 
-def _check(trained: Trained, folder: Path, library: Library) -> None:
-    """Raises UserError where the folder's embeddings of some inputs are not those of the run."""
+def _check(trained: Trained, folder: Path, library: Library) -> float:
+    """Returns how far the folder's embeddings of some inputs are from the run's; UserError where that is too far."""
+    furthest = 0.0
     for key, encoder in trained.towers.items():
         again = create_encoder(f"{library}:{folder}", modality=key)
         assert again.joint is not None
@@ -193,6 +196,8 @@ def _check(trained: Trained, folder: Path, library: Library) -> None:
         far = (ours - theirs).abs().max().item()
         if not far <= TOLERANCE:
             raise UserError(f"{folder} embeds {key} otherwise than the run, by up to {far:.2g}; it is of no use")
+        furthest = max(furthest, far)
+    return furthest
 
 
 def _some(encoder: Encoder) -> Any:

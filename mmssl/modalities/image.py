@@ -30,7 +30,8 @@ from PIL.JpegImagePlugin import jpeg_factory
 
 from mmssl.errors import DamagedError, UserError
 from mmssl.limits import check, limit
-from mmssl.modalities import read_file, small_jpeg
+from mmssl.modalities import jpeg, read_file
+from mmssl.modalities.pixels import Pixels
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
 
@@ -55,9 +56,9 @@ TURNS = {
 
 
 def decode(data: bytes, extension: str = "") -> Image.Image:
-    """Opens an image; the bytes say what it is, whatever the extension claims. Only small JPEGs are decoded at once."""
-    small = small_jpeg.read(data)
-    return _guarded(lambda: _opened(io.BytesIO(data))) if small is None else small
+    """Opens an image, unread; the bytes say what it is, whatever the extension claims."""
+    plain = jpeg.plain(data)
+    return _guarded(lambda: _opened(io.BytesIO(data))) if plain is None else plain
 
 
 def _opened(stream: io.BytesIO) -> Image.Image:
@@ -139,9 +140,16 @@ def pixels(image: Image.Image, *, min_size: int | None = None) -> Image.Image:
     The given image stays unread, so several crops may each decode at the scale they need.
     Raises DamagedError for images that are truncated or damaged.
     """
-    if small_jpeg.is_read(image) and (min_size is None or min(image.size) < 2 * min_size):
-        return image
-    return _guarded(lambda: _pixels(image, min_size))
+    return decoded(image, min_size=min_size).image
+
+
+def decoded(image: Image.Image, *, min_size: int | None = None) -> Pixels:
+    """Decodes as `pixels` does, to what is an array where it is decoded as one."""
+    found = jpeg.read(image, min_size)
+    if found is None:
+        return Pixels(_guarded(lambda: _pixels(image, min_size)))
+    turned = _orientation(image) in TURNS
+    return Pixels(_upright(found.image, image)) if turned else found
 
 
 def _pixels(image: Image.Image, min_size: int | None) -> Image.Image:
@@ -201,7 +209,8 @@ def _in_one_scan(image: Any) -> bool:
     if "progressive" in image.info:
         return False
     at, colors = image.fp.tell(), image.layers
-    head = image.fp.getvalue()[max(0, at - 2 * colors - 8) : at]  # marker, length, how many colours
+    image.fp.seek(max(0, at - 2 * colors - 8))
+    head = image.fp.read(at - image.fp.tell())  # marker, length, how many colours
     return bool(head[:5] == bytes([0xFF, 0xDA, 0, 2 * colors + 6, colors]))
 
 
@@ -213,8 +222,12 @@ def _upright(picture: Image.Image, image: Image.Image) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation; the pixels must be loaded before, or Pillow loads a PNG in here."""
+    if isinstance(image, jpeg.Plain):  # which has no notes
+        return 1
     try:
-        return int(image.getexif().get(ORIENTATION, 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged notes about an image do not damage the image
         return 1
 

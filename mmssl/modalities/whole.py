@@ -12,7 +12,7 @@ from mmssl.errors import DamagedError
 from mmssl.modalities import container as media
 from mmssl.modalities import wav
 from mmssl.modalities.audio import NO_SOUND, Audio
-from mmssl.modalities.image import pixels
+from mmssl.modalities.image import decoded
 from mmssl.modalities.playback import NO_PICTURES
 
 GUESSED = {"mp3", "mpeg", "mpegts", "mpegvideo"}  # formats without a length of their own, which FFmpeg estimates
@@ -24,7 +24,7 @@ def check(field: str, data: bytes) -> None:
     handle = modalities.decode(field, data)
     kind = modalities.EXTENSIONS.get(field.lower().rpartition(".")[2])
     if kind == "image":
-        pixels(handle)
+        decoded(handle)
     elif kind == "video":
         _play(data, {"video": NO_PICTURES, **({"audio": NO_SOUND} if Audio(data).is_there else {})})
     elif kind == "audio" and (plain := wav.read(data)) is None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from mmssl.console import Verbs, add_limits, say
+from mmssl.console import Answer, Verbs, add_json, add_limits
 
 
 def add(verbs: Verbs) -> None:
@@ -15,13 +14,13 @@ def add(verbs: Verbs) -> None:
     p.add_argument("--threshold", type=float, default=0.95, help="cosine from which two are the same (default 0.95)")
     p.add_argument("--out", type=Path, help="CSV for the groups, instead of printing them")
     p.add_argument("--keep", type=Path, help="file for the names of what to keep, one a line")
-    p.add_argument("--json", action="store_true", help="print JSON")
+    add_json(p)
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     add_limits(p)
     p.set_defaults(run=run)
 
 
-def run(a: argparse.Namespace) -> None:
+def run(a: argparse.Namespace) -> Answer:
     from mmssl.features.dedupe import near_duplicates
     from mmssl.features.files import read_features
 
@@ -30,11 +29,8 @@ def run(a: argparse.Namespace) -> None:
         found.write_keep(a.keep)
     if a.out:
         found.write_groups(a.out)
-    if a.json:
-        say(json.dumps(found.plain()))
-        return
+    lines = []
     for keep, rows in {} if a.out else found.groups().items():
-        say(found.table.describe(keep))
-        for row in rows:
-            say(f"  {found.similarity[row]:.4f}  {found.table.describe(row)}")
-    say(found.summary())
+        lines += [found.table.describe(keep)]
+        lines += [f"  {found.similarity[row]:.4f}  {found.table.describe(row)}" for row in rows]
+    return Answer("\n".join([*lines, found.summary()]), found.plain())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
-from mmssl.console import Verbs, add_limits, add_trust, say
+from mmssl.console import Answer, Verbs, add_json, add_limits, add_trust, say
 
 
 def add(verbs: Verbs) -> None:
@@ -27,14 +26,14 @@ def add(verbs: Verbs) -> None:
     p.add_argument("--batch-size", type=int, default=64, help="samples or windows of one pass (default 64)")
     p.add_argument("--workers", type=int, default=2, help="data processes, 0 for none (default 2)")
     p.add_argument("--device", help="cpu, cuda or cuda:1 (default: cuda where there is one)")
-    p.add_argument("--json", action="store_true", help="print what was written as JSON")
+    add_json(p)
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     add_trust(p)
     add_limits(p)
     p.set_defaults(run=run)
 
 
-def run(a: argparse.Namespace) -> None:
+def run(a: argparse.Namespace) -> Answer:
     from mmssl import recipe
     from mmssl.data.manifest import parse_columns
     from mmssl.errors import UserError, did_you_mean
@@ -68,7 +67,5 @@ def run(a: argparse.Namespace) -> None:
     )
     for note in found.notes:
         say(note, file=sys.stderr)
-    if a.json:
-        say(json.dumps({"path": str(found.path), "rows": found.rows, "dim": found.dim, "skipped": found.skipped}))
-    else:
-        say(found.summary())
+    document = {"path": str(found.path), "rows": found.rows, "dim": found.dim, "skipped": found.skipped}
+    return Answer(found.summary(), document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmssl.console import Verbs, add_limits, say
+from mmssl.console import Answer, Verbs, add_json, add_limits
 
 
 def add(verbs: Verbs) -> None:
@@ -14,11 +14,12 @@ def add(verbs: Verbs) -> None:
     p.add_argument("out", metavar="OUT", type=Path, help="file that ends in .faiss")
     p.add_argument("--kind", choices=("hnsw", "ivf"), default="hnsw", help="hnsw finds more, ivf is built faster")
     p.add_argument("--lists", type=int, help="of ivf (default: 4 times the square root of the rows)")
+    add_json(p)
     add_limits(p)
     p.set_defaults(run=run)
 
 
-def run(a: argparse.Namespace) -> None:
+def run(a: argparse.Namespace) -> Answer:
     from mmssl.errors import UserError
     from mmssl.features.ann import build_index
     from mmssl.features.files import read_features
@@ -27,4 +28,5 @@ def run(a: argparse.Namespace) -> None:
         raise UserError("--lists goes with --kind ivf; hnsw has none")
     table = read_features(a.features)
     build_index(a.features, table, a.out, kind=a.kind, lists=a.lists)
-    say(f"{a.out}: {a.kind} over {len(table.names)} rows; `mmssl search {a.out} QUERY` searches it")
+    text = f"{a.out}: {a.kind} over {len(table.names)} rows; `mmssl search {a.out} QUERY` searches it"
+    return Answer(text, {"path": str(a.out), "kind": a.kind, "rows": len(table.names)})

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from mmssl.console import Verbs, add_limits, add_trust, say
+from mmssl.console import Answer, Verbs, add_json, add_limits, add_trust
 
 
 def add(verbs: Verbs) -> None:
@@ -17,13 +16,13 @@ def add(verbs: Verbs) -> None:
     p.add_argument("--model", help="what encodes the query (default: the run or folder that made the features)")
     p.add_argument("--encoder", metavar="KEY", help="which of its encoders, where several could read the query")
     p.add_argument("--effort", type=int, default=64, help="candidates that an index looks at (default 64)")
-    p.add_argument("--json", action="store_true", help="print JSON")
+    add_json(p)
     add_trust(p)
     add_limits(p)
     p.set_defaults(run=run)
 
 
-def run(a: argparse.Namespace) -> None:
+def run(a: argparse.Namespace) -> Answer:
     from mmssl import recipe
     from mmssl.errors import UserError
     from mmssl.features.search import search
@@ -44,8 +43,5 @@ def run(a: argparse.Namespace) -> None:
         effort=a.effort,
         trust_code=a.trust_code,
     )
-    if a.json:
-        say(json.dumps([{**table.plain(hit.row), "similarity": round(hit.similarity, 6)} for hit in hits]))
-        return
-    for hit in hits:
-        say(f"{hit.similarity:.4f}  {table.describe(hit.row)}")
+    document = [{**table.plain(hit.row), "similarity": round(hit.similarity, 6)} for hit in hits]
+    return Answer("\n".join(f"{hit.similarity:.4f}  {table.describe(hit.row)}" for hit in hits), document)

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import stats
 
 from mmssl.errors import UserError
+from mmssl.modalities.pixels import Pixels
 from mmssl.modalities.video import Frames
 from mmssl.transforms import image
 from mmssl.transforms.base import Frame, chance, check_range
@@ -148,12 +149,12 @@ def test_a_jpeg_is_decoded_as_large_as_the_box_needs_and_cut_at_its_own_scale(
     """The image comes at half of its size: the box is halved with it."""
     asked = []
 
-    def half(picture: Image.Image, min_size: int) -> Image.Image:
+    def half(picture: Image.Image, min_size: int) -> Pixels:
         asked.append(min_size)
-        return picture.resize((200, 150), Image.Resampling.BOX)
+        return Pixels(picture.resize((200, 150), Image.Resampling.BOX))
 
     monkeypatch.setattr(image, "random_box", lambda *_, **__: box)
-    monkeypatch.setattr(image.pictures, "pixels", half)
+    monkeypatch.setattr(image.pictures, "decoded", half)
     whole = places(300, 400).convert("RGB")
     found = cropped(whole, 32)
     left, top, width, height = box
@@ -289,9 +290,9 @@ def test_squashed_pictures_are_pils_and_cut_in_the_middle(way: Any, size: int, r
 
 
 def test_twice_the_size_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, pixels = [], image.pictures.pixels
+    asked, decoded = [], image.pictures.decoded
     monkeypatch.setattr(
-        image.pictures, "pixels", lambda raw, min_size: asked.append(min_size) or pixels(raw, min_size=min_size)
+        image.pictures, "decoded", lambda raw, min_size: asked.append(min_size) or decoded(raw, min_size=min_size)
     )
     ImagePreprocess(8, crop_ratio=0.5)(places(60, 60))
     assert asked == [32]

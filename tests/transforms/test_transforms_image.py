@@ -27,7 +27,7 @@ def smooth(width, height):
     return np.stack([red, green, 255 - red], axis=-1).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("width", "height"), [(97, 61), (61, 97), (32, 32), (20, 15), (300, 200)])
+@pytest.mark.parametrize(("width", "height"), [(97, 61), (61, 97), (32, 32), (20, 15), (40, 56), (300, 200)])
 def test_the_shorter_side_is_resized_as_torchvision_does(width, height):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
     shown = image.ImagePreprocess(32, crop_ratio=0.8)(noise)

@@ -18,7 +18,7 @@ from typing import Any
 import open_clip
 import torch
 from lightly.transforms import DINOTransform, SimCLRTransform
-from pictures import once, photograph
+from pictures import DECODING, decoding, once, photograph
 from PIL import Image
 from timing import Row, compare, show
 
@@ -31,7 +31,6 @@ from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Method
 
 SIZE = 224
-DECODING = "decoding (libjpeg's Huffman part), then resizing"
 
 
 def viewed(method: Method, pictures: Sequence[bytes], *, colors: bool) -> Callable[[], int]:
@@ -69,19 +68,18 @@ def rows(*, pictures: int = 32, rounds: int = 5) -> Iterator[Row]:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     data = once(photograph, pictures)
-    given: dict[str, Any] = {"rounds": rounds, "per_sample": True}
+    given: dict[str, Any] = {"rounds": rounds, "per_sample": True, "bound": decoding(data), "bound_by": DECODING}
     for name, method, transform in (
         ("two SimCLR views", simclr, SimCLRTransform(input_size=SIZE)),
         ("DINO's 2 + 8 crops", dino, DINOTransform()),
     ):
         theirs = peer(transform, data)
         for how, colors in (("colours on the CPU", True), ("the worker's part", False)):
-            bound = "decoding, resizing and changing colours" if colors else DECODING
             ours = viewed(method, data, colors=colors)
-            yield compare(f"{name} from 110 KB JPEGs, {how}", ours, theirs, against="lightly", bound_by=bound, **given)
+            yield compare(f"{name} from 110 KB JPEGs, {how}", ours, theirs, against="lightly", **given)
     crop = peer(open_clip.image_transform(SIZE, is_train=True), data)
     ours = viewed(clip, data, colors=False)
-    yield compare("one CLIP crop from 110 KB JPEGs", ours, crop, against="open_clip", bound_by=DECODING, **given)
+    yield compare("one CLIP crop from 110 KB JPEGs", ours, crop, against="open_clip", **given)
 
 
 if __name__ == "__main__":

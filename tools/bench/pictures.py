@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import simplejpeg
 from PIL import Image
+
+DECODING = "decoding by libjpeg-turbo alone"  # the bound of whatever shows all of a JPEG at its size
 
 
 def photograph(number: int, *, width: int = 500, height: int = 375, quality: int = 95, grain: float = 9) -> bytes:
@@ -28,3 +31,8 @@ def small(number: int) -> bytes:
 def once(make: Callable[[int], bytes], count: int) -> list[bytes]:
     """Makes several."""
     return [make(number) for number in range(count)]
+
+
+def decoding(pictures: Sequence[bytes]) -> Callable[[], int]:
+    """Returns what decodes JPEGs and nothing else; it returns how many."""
+    return lambda: len([simplejpeg.decode_jpeg(data) for data in pictures])

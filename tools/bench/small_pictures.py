@@ -13,10 +13,11 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import webdataset
-from pictures import small
+from pictures import DECODING, decoding, once, small
 from timing import Row, compare, show, taken
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -29,7 +30,6 @@ from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Sample, View
 
 BATCH = 128
-BOUND = "decoding a JPEG by libjpeg"
 
 
 class Plain(View):
@@ -86,8 +86,9 @@ def rows(*, count: int = 5000, rounds: int = 5, shards: str = "") -> Iterator[Ro
         unpack(shard, Path(home) / "folder")
         mine, work = ours(shard), "images of 32 pixels, a tar to batches"
         peers = {"webdataset": by_webdataset(shard), "ImageFolder": by_image_folder(Path(home) / "folder")}
+        given: dict[str, Any] = {"bound": decoding(once(small, 1000)), "bound_by": DECODING}
         for name, theirs in peers.items():
-            yield compare(work, mine, theirs, against=name, bound_by=BOUND, rounds=rounds, per_sample=True)
+            yield compare(work, mine, theirs, against=name, rounds=rounds, per_sample=True, **given)
 
 
 if __name__ == "__main__":
