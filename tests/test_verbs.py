@@ -102,7 +102,7 @@ def test_shards_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
         Image.new("RGB", (8, 8)).save(tmp_path / "in" / name / "x.png")
     out = str(tmp_path / "out")
     built = answer(capsys, "shards", "build", str(tmp_path / "in"), out, "--workers", "1")
-    assert built == json.loads((tmp_path / "out" / "index.json").read_text())
+    assert built == {out: json.loads((tmp_path / "out" / "index.json").read_text())}
     found = answer(capsys, "shards", "show", out)
     assert (found["samples"], found["shards"], found["classes"]) == (2, 1, ["cat", "dog"])
     assert found["fields"]["png"] == 2 and len(found["first"]) == 2
