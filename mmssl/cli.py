@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from mmssl import limits
-from mmssl.console import say
+from mmssl.console import keep_memory, say
 from mmssl.errors import UserError, describe
 
 # in the order of `mmssl --help`
@@ -21,6 +21,8 @@ VERBS = ("train", "eval", "zero_shot", "plot", "demo", "list", "explain", "prepa
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; a user's mistake is one line and exit code 2."""
     arguments = parse(argv)
+    if argv is None:  # the process is the command's own
+        keep_memory()
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # a process of torchrun's
     if several:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its pages on lost connections; we say that in a line
