@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mmssl.types import Score
 
 Verbs = argparse._SubParsersAction
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
@@ -112,3 +114,17 @@ def add_split(command: argparse.ArgumentParser) -> None:
     add("--test-group", metavar="COLUMN[=VALUE]", help=f"a column or key of the JSON {same}")
     add("--test-list", metavar="FILE", help="a text file with the names of the test files, one a line")
     add("--folds", type=int, metavar="N", help="make N parts for cross-validation instead")
+
+
+def keep_memory() -> None:
+    """Makes this process keep the memory that it frees for what it allocates next, where the C library is glibc.
+
+    Else every large tensor gets fresh pages, which the kernel clears: a tenth of a step on a CPU. The peak is up to a
+    third higher. Variables of the environment that begin with MALLOC_ go before it.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never

@@ -25,6 +25,8 @@ TOO_LONG = "sound too long to hold"
 
 # Decoders lean on what came before, so decoding starts this long before the first wanted sample.
 RUN_IN = 0.5
+# What ends this long before the first wanted sample is decoded, but not resampled: filters are far shorter.
+UNHEARD = 0.1
 # Below this it is quicker to decode from the start than to seek.
 SEEK_FROM = 10.0
 # torchaudio's filter grows with the samples after which two rates fall together again: 441 from 44.1 to 16 kHz, but as
@@ -134,8 +136,8 @@ def _decode(data: bytes | Path, rate: int, start: float, stop: float, *, seek_to
                     return []
                 if resampler is not None:
                     runs[-1].extend(resampler.rest())
-                resampler, clock = _Resampler(frame, rate), now
-                runs.append(Run(round((now - start) * rate)))
+                resampler, clock = _Resampler(frame, rate, start - now - UNHEARD), now
+                runs.append(Run(round((now - start) * rate) + resampler.places))
             runs[-1].extend(resampler(frame))
             clock += frame.samples / frame.sample_rate
             heard += frame.samples / frame.sample_rate if clock > start else 0.0
@@ -149,9 +151,12 @@ def _decode(data: bytes | Path, rate: int, start: float, stop: float, *, seek_to
 
 
 class _Resampler:
-    """Makes frames of one format float32 at one rate, and mono by the mean: FFmpeg's own mix may exceed 1."""
+    """Makes frames of one format float32 at one rate, and mono by the mean: FFmpeg's own mix may exceed 1.
 
-    def __init__(self, frame: Any, rate: int) -> None:
+    after: seconds at the beginning that need not be resampled. `places` samples are then missing of what is made.
+    """
+
+    def __init__(self, frame: Any, rate: int, after: float = 0.0) -> None:
         import av
 
         if not 1000 <= frame.sample_rate <= 1_000_000:
@@ -160,6 +165,10 @@ class _Resampler:
         # A filter graph costs more than decoding a short clip, so what is right already goes past it.
         self.is_right = frame.format.name == "fltp" and frame.sample_rate == rate and self.channels < 8
         self.convert = None if self.is_right else av.AudioResampler(format="flt", layout=frame.layout, rate=rate)
+        own, can_be_cut = frame.sample_rate, frame.layout.name in ("mono", "stereo")
+        whole = own // math.gcd(own, rate)  # a cut where samples of both rates fall together changes no later one
+        self.ahead = int(max(0.0, after) * own) // whole * whole if can_be_cut else 0  # to be passed over yet
+        self.places = self.ahead * rate // own
 
     @staticmethod
     def _kind(frame: Any) -> tuple[str, str, int]:
@@ -171,6 +180,12 @@ class _Resampler:
     def __call__(self, frame: Any) -> list[np.ndarray]:
         import av
 
+        if frame is not None and self.ahead:
+            passed = min(self.ahead, frame.samples)
+            self.ahead -= passed
+            if passed == frame.samples:
+                return []
+            frame = _without(frame, passed)
         if self.convert is None:
             return [] if frame is None else [frame.to_ndarray().mean(axis=0)]
         if frame is not None:
@@ -184,6 +199,17 @@ class _Resampler:
 
     def rest(self) -> list[np.ndarray]:
         return self(None)
+
+
+def _without(frame: Any, count: int) -> Any:
+    """Returns a frame without its first samples."""
+    import av
+
+    samples, width = frame.to_ndarray(), 1 if frame.format.is_planar else frame.layout.nb_channels
+    format, layout = frame.format.name, frame.layout.name
+    later = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[:, count * width :]), format=format, layout=layout)
+    later.sample_rate, later.time_base = frame.sample_rate, frame.time_base
+    return later
 
 
 def _window(samples: np.ndarray, own: int, *, sample_rate: int, start: float, seconds: float | None) -> Tensor:

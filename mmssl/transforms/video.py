@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.modalities import video as clips
 from mmssl.schema import Positive, above, below
 from mmssl.transforms.base import Frame
-from mmssl.transforms.image import FILTERS, Crop, Interpolation
+from mmssl.transforms.image import FAST, FILTERS, Crop, Interpolation
 from mmssl.types import Preprocess, Span
 
 Clip = clips.Video | clips.Frames
@@ -101,9 +102,12 @@ def centre_square(pictures: np.ndarray) -> np.ndarray:
 
 
 def resized(pictures: np.ndarray, size: int, *, interpolation: Interpolation = "bilinear") -> np.ndarray:
-    """Scales images (T, H, W, 3) to (T, size, size, 3)."""
+    """Scales images (T, H, W, 3) to (T, size, size, 3): as Pillow does, or all at once, up to 2 of 255 from it."""
     if pictures.shape[1:3] == (size, size):
         return pictures
+    if interpolation in FAST:
+        x = torch.from_numpy(np.require(pictures, requirements="W")).permute(0, 3, 1, 2)
+        return F.interpolate(x, (size, size), mode=interpolation, antialias=True).permute(0, 2, 3, 1).numpy()
     scaled = (Image.fromarray(picture).resize((size, size), FILTERS[interpolation]) for picture in pictures)
     return np.stack([np.asarray(picture) for picture in scaled])
 
@@ -112,7 +116,7 @@ def framed(pictures: np.ndarray, frame: Frame) -> Tensor:
     """Returns what a frame shows of all images (T, H, W, 3) alike: uint8 (3, T, size, size)."""
     left, top, width, height = map(round, frame.box)
     cut = pictures[:, top : top + height, left : left + width]
-    shown = resized(np.ascontiguousarray(cut), frame.size)
+    shown = resized(cut, frame.size)
     return to_tensor(flip(shown) if frame.mirrored else shown)
 
 

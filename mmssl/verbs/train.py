@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmssl.console import Answer, Verbs, add_json, add_limits, complete, plain
+from mmssl.console import Answer, Verbs, add_json, add_limits, complete, keep_memory, plain
 from mmssl.names import recipe_names
 
 
@@ -25,6 +25,7 @@ def run(a: argparse.Namespace) -> Answer:
     from mmssl.judge import read_scores, table
     from mmssl.loop import train
 
+    keep_memory()
     folder = train(a.recipe, a.overrides, out=a.out, resume=a.resume, progress=not a.quiet)
     scores = read_scores(folder)
     lines = [*([table(scores)] if scores else []), f"run folder: {folder}"]

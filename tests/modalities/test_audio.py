@@ -74,6 +74,30 @@ def test_a_window_is_the_same_part_of_the_whole():
             assert torch.allclose(part, whole[round(start * rate) :][:rate], atol=1e-3), (format, start)
 
 
+@pytest.mark.parametrize("codec", ["pcm_s16le", "flac", "libmp3lame", "aac"])  # packed and planar ones
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+def test_a_window_that_begins_late_is_exactly_that_part_at_other_rates(codec, layout):
+    import io
+
+    import av
+
+    stream, random = io.BytesIO(), np.random.default_rng(0)
+    with av.open(stream, "w", format="matroska") as container:
+        track = container.add_stream(codec, rate=44_100, layout=layout)
+        noise = random.normal(0, 0.2, (1, 3 * 44_100 * track.layout.nb_channels)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(noise, format="flt", layout=layout)
+        frame.sample_rate, frame.pts = 44_100, 0
+        for whole in (frame, None):
+            container.mux(track.encode(whole))
+    sound = audio.Audio(stream.getvalue())
+    for rate in (RATE, 11_025, 44_100):
+        whole = sound.read(sample_rate=rate, seconds=3.0)
+        assert whole.std() > 0.05
+        for start in (0.5, 1.2, 2.0):
+            part = sound.read(sample_rate=rate, start=start, seconds=1.0)
+            assert torch.equal(part, whole[round(start * rate) :][:rate]), (rate, start)
+
+
 @pytest.mark.parametrize("kind", ["uint8", "int16", "int32", "float32", "float64"])
 @pytest.mark.parametrize("rate", [RATE, 8000, 15_991])
 def test_plain_wav_is_what_ffmpeg_reads(kind, rate, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
+from mmssl.errors import UserError
 from mmssl.numerics import neighbors
 from mmssl.numerics.neighbors import largest, nearest
 
@@ -25,6 +26,49 @@ def test_nearest_are_those_of_a_full_sort(
     similar, places = nearest(bank, queries, k)
     assert places.tolist() == order.tolist()
     np.testing.assert_allclose(similar.numpy(), np.take_along_axis(cosines, order, axis=1), atol=5e-7)
+
+
+@pytest.mark.parametrize(
+    ("queries", "tile", "count"), [(512, 4096, 3000), (5, 1000, 3000), (7, 50, 2048), (1, 37, 2999)]
+)
+def test_of_a_large_bank_only_similarities_above_a_floor_are_held(
+    queries: int, tile: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("QUERIES", queries), ("TILE", tile), ("SAMPLE", 256), ("_of_all", None)):
+        monkeypatch.setattr(neighbors, name, value)
+    bank, asked = (torch.randn(n, 6, generator=torch.Generator().manual_seed(n)) * 100 for n in (count, 13))
+    cosines = 1 - cdist(asked.double().numpy(), bank.double().numpy(), "cosine")
+    order = np.argsort(-cosines, axis=1)[:, :2]
+    similar, places = nearest(bank, asked, 2)
+    assert places.tolist() == order.tolist()
+    np.testing.assert_allclose(similar.numpy(), np.take_along_axis(cosines, order, axis=1), atol=5e-7)
+
+
+@pytest.mark.parametrize("step", [60, 59])
+def test_a_sample_unlike_its_bank_does_not_mislead(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "SAMPLE", 256)  # every 60th row
+    axes = torch.eye(4)
+    bank = axes[2:3].repeat(15_360, 1)
+    bank[: 8 * step : step] = axes[0]  # eight rows, all of which the sample may hold
+    bank[1001:1004] = axes[3]  # few; of all other rows many are alike
+    eight, others = list(range(0, 8 * step, step)), [n for n in range(100) if n % step]
+    assert nearest(bank, axes[:1], 20)[1].tolist() == [eight + others[:12]]
+    assert nearest(bank, axes[3:], 20)[1].tolist() == [[1001, 1002, 1003, *range(17)]]
+    bank[777] = torch.nan
+    assert nearest(bank, axes[:1], 5)[1].tolist() == [[777, *eight[:4]]]
+
+
+def test_not_a_number_stands_above_all_in_a_large_bank_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "SAMPLE", 256)
+    monkeypatch.setattr(neighbors, "_of_all", None)
+    bank = torch.randn(3000, 6, generator=torch.Generator().manual_seed(0))
+    bank[[1778, 777]] = torch.nan
+    assert nearest(bank, bank[:1], 3)[1].tolist() == [[777, 1778, 0]]
+
+
+def test_an_empty_bank_is_refused() -> None:
+    with pytest.raises(UserError, match="bank is empty"):
+        nearest(torch.zeros(0, 4), torch.eye(4), 3)
 
 
 def test_of_equally_similar_rows_the_earlier_come_first() -> None:

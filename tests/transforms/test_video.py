@@ -96,7 +96,9 @@ def test_scaling_is_pils(way: Any) -> None:
     pictures = np.random.default_rng(0).integers(0, 255, (2, 9, 7, 3), dtype=np.uint8)
     found = video.resized(pictures, 5, interpolation=way)
     filter_ = Image.Resampling[way.upper()]
-    assert found.tolist() == [np.asarray(Image.fromarray(p).resize((5, 5), filter_)).tolist() for p in pictures]
+    expected = np.stack([np.asarray(Image.fromarray(p).resize((5, 5), filter_)) for p in pictures])
+    assert found.dtype == np.uint8 and found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= (0 if way == "nearest" else 2)
     if way == "bilinear":
         assert np.array_equal(video.resized(pictures, 5), found), "the default"
     square = pictures[:, :7]

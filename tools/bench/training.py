@@ -3,9 +3,10 @@
     python tools/bench/training.py [--device cpu] [--only simclr] [--batch 16] [--rounds 5] [--compile]
 
 A step: changes on the device, forward, loss, backward, optimizer, moving averages. On a CPU both sides see as many
-pictures, without changes of colour, channels last, and processor seconds count; on a GPU ours includes its changes of
-colour, both compute in bf16, and images a second count. Peers: lightly's head and loss on timm's network (SimCLR),
-open_clip's model and loss (CLIP); DINO has none.
+pictures, without changes of colour, channels last, and processor seconds count; each side has a process of its own, and
+ours keeps freed memory, as the `mmssl` command does. On a GPU ours includes its changes of colour, both compute in
+bf16, and images a second count. Peers: lightly's head and loss on timm's network (SimCLR), open_clip's model and loss
+(CLIP); DINO has none.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmssl import names
+from mmssl.console import keep_memory
 from mmssl.encoders import create_encoder
 from mmssl.multitask import MultiTask, compile_encoders
 from mmssl.optim.groups import param_groups
@@ -185,17 +189,25 @@ def rows(
 
 def measured(row: Row, batch: int, device: torch.device, rounds: int, *, compiled: bool) -> dict[str, Any]:
     """Takes the sides in turns; the first of each does not count."""
-    steps = {"ours": ours(row, batch, device, compiled=compiled)}
-    if row.peer is not None:
+
+    def our_step() -> Step:
+        if device.type == "cpu":
+            keep_memory()
+        return ours(row, batch, device, compiled=compiled)
+
+    def peer_step() -> Step:
+        assert row.peer is not None
         model, loss = row.peer(row, batch, device)
-        steps["peer"] = stepping(model, lambda: loss(model), device)
-    with FlopCounterMode(display=False) as counter:  # of a step that is not compiled, which it could not see into
-        (ours(row, batch, device, compiled=False) if compiled else steps["ours"])()
+        return stepping(model, lambda: loss(model), device)
+
+    sides = {"ours": our_step} | ({"peer": peer_step} if row.peer is not None else {})
+    steps = {side: timed(make, device, count=not compiled) for side, make in sides.items()}
+    flops = {side: next(step) for side, step in steps.items()}
     found: dict[str, list[float]] = {side: [] for side in steps}
-    for number in range(rounds + 2):
+    for number in range(rounds + 1):
         for side, step in steps.items():
-            spent = seconds(step, device)
-            if number > 1:
+            spent = next(step)
+            if number:
                 found[side].append(spent)
     middle = {side: statistics.median(values) for side, values in found.items()}
     ratios = sorted(b / a for a, b in zip(found["ours"], found.get("peer", []), strict=False))
@@ -207,9 +219,42 @@ def measured(row: Row, batch: int, device: torch.device, rounds: int, *, compile
         "spread": (ratios[0], ratios[-1]) if ratios else None,
         "bound": row.bound,
         "unit": "images/s" if images else "s of one core",
-        "tflops": counter.get_total_flops() / middle["ours"] / 1e12,
+        "tflops": flops["ours"] / middle["ours"] / 1e12,
     }
     return {"peer": None} | made
+
+
+def timed(make: Callable[[], Step], device: torch.device, *, count: bool) -> Iterator[float]:
+    """Yields the FLOPs of a first step, then what each further one takes, on a CPU in a process of its own.
+
+    count: whether FLOPs are counted, which nothing can of a compiled step.
+    """
+    if device.type != "cpu":
+        yield from taken(make(), device, count=count)
+        return
+    here, there = multiprocessing.Pipe()
+    multiprocessing.get_context("fork").Process(target=serve, args=(make, device, there, count), daemon=True).start()
+    there.close()
+    while True:
+        yield here.recv()
+        here.send("next")
+
+
+def serve(make: Callable[[], Step], device: torch.device, there: Connection, count: bool) -> None:
+    """Sends what `taken` yields, each when it is asked for."""
+    for value in taken(make(), device, count=count):
+        there.send(value)
+        there.recv()
+
+
+def taken(step: Step, device: torch.device, *, count: bool) -> Iterator[float]:
+    """Yields the FLOPs of a first step, then what each further one takes."""
+    counter = FlopCounterMode(display=False)
+    with counter if count else nullcontext():
+        step()
+    yield counter.get_total_flops()
+    while True:
+        yield seconds(step, device)
 
 
 def seconds(step: Step, device: torch.device) -> float:
