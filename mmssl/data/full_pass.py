@@ -17,10 +17,18 @@ from mmssl.types import Batch, Preprocess, Sample, View
 class Plain(View):
     """Shows each modality once, as its encoder's preprocessing makes it; DamagedError for a sample that has none."""
 
+    def __init__(self, preprocess: Mapping[str, Preprocess]) -> None:
+        super().__init__(preprocess)
+        self.reads = tuple(dict.fromkeys(make.field for make in preprocess.values()))
+
     def __call__(self, sample: Sample) -> Sample:
-        shown = {key: [make(sample[key])] for key, make in self.preprocess.items() if sample.get(key) is not None}
+        shown = {
+            key: [make(sample[make.field])]
+            for key, make in self.preprocess.items()
+            if sample.get(make.field) is not None
+        }
         if not shown:
-            raise DamagedError(f"a sample without {' or '.join(sorted(self.preprocess))}")
+            raise DamagedError(f"a sample without {' or '.join(sorted(self.reads))}")
         return {**shown, "extra": {"index": torch.tensor(sample["__number__"])}}
 
 

@@ -32,7 +32,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 def plain(keys: tuple[str, ...], rows: int, *, views: int = 1) -> Batch:
     """Makes views of random content, the same at every call."""
     generator = torch.Generator().manual_seed(1)
-    shapes = {"image": (3, 16, 16), "image_ab": (3, 16, 16), "video": (3, 4, 16, 16)}
+    shapes = {"image": (3, 16, 16), "image_ab": (3, 16, 16), "image_teacher": (3, 16, 16), "video": (3, 4, 16, 16)}
 
     def one(key: str) -> Tensor | Ragged:
         if key == "text":
@@ -211,6 +211,12 @@ SETTINGS = {
     ),
     "opn": Setting(("video",), {"widths": (8, 8), "dropout": 0.0}, shuffled_frames(4, 12)),
     "cpc": Setting(("image",), {"embed_dim": 8, "width": 8, "layers": 2, "rows": [1, 2]}, several(9)),
+    "clusterfit": Setting(
+        ("image", "image_teacher"),
+        {"clusters": 4},
+        several(1),
+        {"image_teacher": ("convnet", {"image_size": 16, "widths": (8, 8), "depths": (1, 1), "strides": (1, 2)})},
+    ),
     "deepcluster": Setting(("image",), {"clusters": 4, "pca": 8}, several(1)),
     "deepcluster:v2": Setting(("image",), {"embed_dim": 8, "hidden": [16], "clusters": [4, 3]}, several(3)),
     "dim": Setting(("image",), {"embed_dim": 24}, several(1)),

@@ -178,6 +178,7 @@ def routed(name: str, option: str) -> list[str]:
     every = {key: create_encoder(kind, **options) for key, (kind, options) in ENCODERS.items()}
     (key,) = SETTINGS[name].keys if len(SETTINGS[name].keys) == 1 else ("image",)
     every |= {"image": encoders_of(name)[key] if option == "encoder" else every["image"], "other": every["image"]}
+    every |= {f"{key}_teacher": create_encoder(*ENCODERS["image"][:1], **ENCODERS["image"][1]) for key in list(every)}
     kind = names.resolve("methods", name)[0].objective
     rest = {k: v for k, v in SETTINGS[name].options.items() if k != option}
     used = [kind(every, **rest, **{option: value}).uses for value in ROUTES[option]]

@@ -27,6 +27,7 @@ from mmssl.trainer import Trainer
 SAMPLES, SECONDS, RATE = 6, 4, 16_000
 FEW: dict[str, dict[str, Any]] = {  # method -> options that suit so small a set and encoders, and take no minutes
     "barlow_twins": {"embed_dim": 16, "hidden": [16, 16]},
+    "clusterfit": {"clusters": 3},
     "deepcluster": {"clusters": 3, "pca": 4},
     "deepcluster:v2": {"clusters": [3, 2]},
     "dino": {"prototypes": 16, "hidden": [16, 16]},
