@@ -67,7 +67,7 @@ class TaskStream:
     def sweep(self, device: torch.device) -> Iterator[Batch]:
         """Yields this process's share of the training set once, in order, as the preprocessing shows it."""
         loader = self.loader
-        share = FullPass(loader.source, self.view.preprocess, batch=loader.batch, rank=loader.rank, world=loader.world)
+        share = FullPass(loader.source, self.view.whole, batch=loader.batch, rank=loader.rank, world=loader.world)
         return (batch.to(device) for batch in share.batches(workers=loader.workers))
 
     def rest(self, device: torch.device) -> Iterator[Batch]:

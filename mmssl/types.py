@@ -638,7 +638,8 @@ class Transform:
 class View:
     """What the network is shown: `__call__` on one sample in the data worker, `on_device` on a batch.
 
-    preprocess: encoder's key -> its preprocessing. reads: the fields that a sample is opened with, by default
+    preprocess: encoder's key -> its preprocessing, in data workers. whole: the same of every encoder, also of those
+    whose views the device makes from another's. reads: the fields that a sample is opened with, by default
     the encoders' keys. shows: how many views each modality has where that is not one. progress: how far
     training is, 0 to 1, set before `on_device`. Randomness comes from the global generators of random, numpy and
     torch, which the worker seeds for each sample. guards: what keeps shortcuts away, each with the options that
@@ -650,7 +651,7 @@ class View:
     aligned: Mapping[str, str] = {}
 
     def __init__(self, preprocess: Mapping[str, Preprocess]) -> None:
-        self.preprocess = dict(preprocess)
+        self.preprocess, self.whole = dict(preprocess), dict(preprocess)
         self.reads: tuple[str, ...] = tuple(preprocess)
         self.shows: dict[str, int] = {}
         self.progress = 0.0

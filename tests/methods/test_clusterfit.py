@@ -59,6 +59,7 @@ def test_the_loss_is_the_cross_entropy_of_labels_that_are_known() -> None:
     encoders, objective = made(clusters=4)
     objective.labels.rows[:8, 0] = torch.tensor([3, 0, 0, -1, 3, 1, 0, 0])
     shown = pictures([4], 6, absent=[4])  # of the numbers 0 3 6 2 5 1
+    shown.views["image_teacher"] = shown.views["image"]
     found = objective(encoders, shown)
     rows, labels = [0, 2, 3, 5], [3, 0, 0, 0]
     logits = objective.classifier(encoders["image"](shown.views["image"][0][rows]).pooled)
