@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mmssl import dist
 from mmssl.data.workers import refuse_import
 from mmssl.files import write_atomically
-from mmssl.judge import judged_at, write_results
+from mmssl.judge import judged_at, read_scores, write_results
 from mmssl.log import RunLog
 from mmssl.recipe import Recipe, check, load, override
 from mmssl.run_folder import by_first, locked, open_folder
@@ -53,9 +53,9 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
     """Trains a checked recipe and returns its run folder, `runs/NAME` unless `out` says another.
 
     resume: continue from the newest checkpoint that loads, or start when there is none yet.
-    Raises UserError when the folder holds a run and `resume` is off, and SystemExit(0) after SIGTERM or SIGUSR1, once
-    the run is saved. A script calls this and `train` under `if __name__ == "__main__":`, since workers that are not
-    forked import it.
+    Raises UserError when the folder holds a run and `resume` is off, NotJudged at the end of a run of which an
+    evaluation failed, and SystemExit(0) after SIGTERM or SIGUSR1, once the run is saved. A script calls this and
+    `train` under `if __name__ == "__main__":`, since workers that are not forked import it.
     """
     refuse_import()
     if recipe.train.deterministic:
@@ -73,11 +73,13 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
             locked(folder),
         ):
             state = open_folder(folder, resume=resume)
-            trainer = Trainer(recipe, folder, device=device, state=state)
+            trainer = Trainer(recipe, folder, device=device, state=state, progress=progress)
             with closing(trainer):
                 trainer.judge.check(trainer.trained())
                 by_first(trainer.write_start)
                 _loop(trainer, stop, progress=progress)
+        file = folder / "results.json"
+        trainer.judge.finish(file, read_scores(folder) if dist.rank() == 0 else {})
     finally:
         if recipe.train.deterministic:
             torch.use_deterministic_algorithms(before)
@@ -105,7 +107,6 @@ def _loop(trainer: Trainer, stop: Stopping, *, progress: bool) -> None:
         _steps(trainer, bar, log, stop)
     if chief:
         _report(trainer)
-    trainer.judge.finish(trainer.folder / "results.json")
 
 
 def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None, stop: Stopping) -> None:

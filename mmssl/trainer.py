@@ -34,7 +34,15 @@ from mmssl.weights import Frozen, group_options
 class Trainer:
     """A run between its steps: the model, the optimizer and the streams; `mmssl.loop` takes it through all of them."""
 
-    def __init__(self, recipe: Recipe, folder: Path, *, device: torch.device, state: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        device: torch.device,
+        state: dict[str, Any] | None,
+        progress: bool = False,
+    ) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
         options = recipe.train
         resume = _streams(state["streams"]) if state else None
@@ -42,7 +50,7 @@ class Trainer:
         self.per_step = recipe.per_step
         self.steps = max(1, options.samples // self.per_step)
         self.step = state["step"] if state else 0  # before the first batch, which may depend on it
-        self.judge = Judge(recipe.evals)
+        self.judge = Judge(recipe.evals, progress=progress)
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and dist.computes_bf16(device))
         self.reported: set[tuple[str, str]] = set()
         self.wholeness = EmptyBatches()

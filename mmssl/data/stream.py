@@ -24,7 +24,7 @@ from mmssl.data.shuffle import Shuffle
 from mmssl.data.tar import LOST, Entry
 from mmssl.data.timer import timed
 from mmssl.data.watch import Place, Watch
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import DamagedError, UserError, as_damaged
 from mmssl.types import Batch, Sample, View
 
 T = TypeVar("T")
@@ -165,12 +165,8 @@ class _Slot:
         seed_all(seed_of(self.plan.seed, self.plan.epoch, self.plan.base, self.slot, draw))
         view = self.stream.view
         sample = self.stream.source.open(entry, view.reads)
-        try:
+        with as_damaged():
             shown = view(sample)
-        except DamagedError:
-            raise
-        except UserError as error:  # what stands in a shard is no mistake of the recipe's
-            raise DamagedError(str(error)) from None
         if not any(shown.get(modality) for modality in view.preprocess):
             raise DamagedError(f"a view without {' or '.join(sorted(view.preprocess))}")
         if entry.number >= 0:
