@@ -26,6 +26,10 @@ class DamagedError(UserError):
         return (type(self), (self.reason, self.detail))
 
 
+class LackingError(DamagedError):
+    """One whole sample that lacks what a task needs, such as sound; skipped as well, but counted apart."""
+
+
 @contextmanager
 def as_damaged() -> Iterator[None]:
     """Makes a DamagedError of every UserError inside: what stands in a sample is no mistake of the recipe's."""

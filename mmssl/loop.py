@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from mmssl import dist
+from mmssl.data.report import Report, figures
 from mmssl.data.workers import refuse_import
 from mmssl.files import write_atomically
 from mmssl.judge import judged_at, read_scores, write_results
@@ -105,8 +106,9 @@ def _loop(trainer: Trainer, stop: Stopping, *, progress: bool) -> None:
             )
             log = open_things.enter_context(opened)
         _steps(trainer, bar, log, stop)
+    counts = trainer.counts()
     if chief:
-        _report(trainer)
+        _report(trainer, counts)
 
 
 def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None, stop: Stopping) -> None:
@@ -125,11 +127,11 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None, stop: Stopping)
         reporting = trainer.step % recipe.log_steps == 0 or done
         if reporting:
             trainer.check_bad_steps()
-            drawn = trainer.drawn()
+            counts = trainer.counts(shards=False)
         if log and reporting:
-            values = trainer.figures(losses, waited, time.perf_counter() - began, counted) | drawn
+            values = trainer.figures(losses, waited, time.perf_counter() - began, counted) | figures(counts)
             log.write(trainer.step, values)
-            trainer.tell_notes()
+            trainer.tell_notes(counts)
             trainer.warn(losses, values)
             bar.set_postfix(loss=f"{values.get('total', math.nan):.3f}", data_wait=f"{values['data_wait']:.0%}")
             began, waited, counted = time.perf_counter(), 0.0, 0
@@ -170,15 +172,14 @@ def _end(trainer: Trainer, stop: Stopping) -> NoReturn:
     raise SystemExit(0)
 
 
-def _report(trainer: Trainer) -> None:
+def _report(trainer: Trainer, counts: Mapping[str, Report]) -> None:
     """Says what the loaders skipped or changed, and which tasks found little to learn from."""
-    reports = {key: stream.loader.report() for key, stream in trainer.streams.items()}
-    write_atomically(trainer.folder / "data_report.json", json.dumps(reports, indent=2).encode())
-    for key, report in reports.items():
-        damaged = {reason: sum(shards.values()) for reason, shards in report["damaged"].items()}
-        for reason, count in {**damaged, **report["notes"]}.items():
-            tqdm.write(f"{key}: {reason}: {count} of {report['drawn']} samples")
-        for source, count in report.get("sources", {}).items():
-            tqdm.write(f"{key}: {count} of {report['drawn']} samples are of {source}")
+    plain = {key: report.plain() for key, report in counts.items()}
+    write_atomically(trainer.folder / "data_report.json", json.dumps(plain, indent=2).encode())
+    for key, report in counts.items():
+        for reason, count in report.reasons().items():
+            tqdm.write(f"{key}: {reason}: {count} of {report.drawn} samples")
+        for source, count in report.sources.items():
+            tqdm.write(f"{key}: {count} of {report.drawn} samples are of {source}")
         if said := trainer.wholeness.end(key):
             tqdm.write(said)

@@ -10,17 +10,17 @@ import torch
 from mmssl.data.collate import collate
 from mmssl.data.in_workers import batches_in_workers
 from mmssl.data.shards import Source
-from mmssl.errors import DamagedError
+from mmssl.errors import LackingError
 from mmssl.types import Batch, Preprocess, Sample, View
 
 
 class Plain(View):
-    """Shows each modality once, as its encoder's preprocessing makes it; DamagedError for a sample that has none."""
+    """Shows each modality once, as its encoder's preprocessing makes it; LackingError for a sample that has none."""
 
     def __call__(self, sample: Sample) -> Sample:
         shown = {key: [make(sample[key])] for key, make in self.preprocess.items() if sample.get(key) is not None}
         if not shown:
-            raise DamagedError(f"a sample without {' or '.join(sorted(self.preprocess))}")
+            raise LackingError(f"a sample without {' or '.join(sorted(self.preprocess))}")
         return {**shown, "extra": {"index": torch.tensor(sample["__number__"])}}
 
 

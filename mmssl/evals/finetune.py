@@ -153,7 +153,7 @@ def finetuned(
 def _tell_damaged(loader: Loader) -> None:
     """Warns of training samples that could not be shown; the loader counts each as often as it was drawn."""
     whole = Report.from_plain(added(dist.gather_objects(loader.report())))
-    if bad := whole.damaged.total():
+    if bad := whole.damaged.total() + whole.lacking.total():
         warn(f"{bad} of {whole.drawn} draws of fine-tuning were left out: {whole.text()}")
 
 
