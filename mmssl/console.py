@@ -26,12 +26,13 @@ class Answer:
 
     text: for people; where it is empty, nothing is printed.
     document: the same as plain values, for `--json`.
-    code: the exit code.
+    code: the exit code. error: why it is not 0.
     """
 
     text: str
     document: Any = None
     code: int = 0
+    error: str = ""
 
     def tell(self, *, as_json: bool) -> None:
         """Prints the answer."""
@@ -39,6 +40,8 @@ class Answer:
             print(json.dumps(_without_nan(self.document), indent=2, allow_nan=False))
         elif self.text:
             say(self.text)
+        if self.error:
+            say(f"mmssl: {self.error}", file=sys.stderr)
 
 
 def drop_output() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.errors import UserError
-from mmssl.peers import Peers, end_with_launcher
+from mmssl.peers import Peers, end_with_launcher, of_connection
 from mmssl.peers import leave as leave
 
 TIMEOUT = 1800.0  # seconds that processes wait for one of them
@@ -127,6 +127,42 @@ def stop() -> None:
         td.destroy_process_group()
 
 
+_FAILED: ContextVar[list[str] | None] = ContextVar("failed", default=None)  # what `failing_together` has learnt
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Lets an error that one process meets inside end the block on all, so that none waits for one that has left it.
+
+    All raise the same UserError, the others where they next need each other, which costs a message each time.
+    """
+    token = _FAILED.set([])
+    try:
+        yield
+        _meet()
+    except Exception as error:
+        if world() == 1 or of_connection(error):
+            raise
+        _meet(str(error) or type(error).__name__)
+        raise UserError((_FAILED.get() or [""])[0]) from error
+    finally:
+        _FAILED.reset(token)
+
+
+def _meet(error: str = "") -> None:
+    """Tells the others inside `failing_together` whether this process failed; UserError where another did."""
+    failed = _FAILED.get()
+    if failed is None or world() == 1:
+        return
+    if not failed and start_max(bool(error))():
+        texts: list[str] = [""] * world()
+        td.all_gather_object(texts, error, group=_GROUPS[-1])
+        rank = next(rank for rank, text in enumerate(texts) if text)
+        failed.append(texts[0] if len(set(texts)) == 1 else f"rank {rank}: {texts[rank]}")
+    if failed and not error:
+        raise UserError(failed[0])
+
+
 class _Gather(torch.autograd.Function):
     """All-gather whose backward sums every process's gradient for the local rows."""
 
@@ -154,6 +190,7 @@ def gather_with_grad(x: Tensor) -> Tensor:
     With a loss that each process averages over its own rows, and gradients averaged over processes
     as DDP does, parameter gradients equal those of one process with the whole batch.
     """
+    _meet()
     return _Gather.apply(x) if world() > 1 else x
 
 
@@ -161,6 +198,7 @@ def gather(x: Tensor) -> Tensor:
     """Concatenates every process's (B, ...) without gradient; B may differ between processes."""
     if world() == 1:
         return x
+    _meet()
     sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world())]
     td.all_gather(sizes, torch.tensor([x.shape[0]], device=x.device))
     longest = int(max(sizes))
@@ -187,6 +225,7 @@ def gather_objects(value: Any) -> list[Any]:
     """Returns every process's plain value, in rank order."""
     if world() == 1:
         return [value]
+    _meet()
     values: list[Any] = [None] * world()
     td.all_gather_object(values, value)
     return values
@@ -196,6 +235,7 @@ def total(x: Tensor) -> Tensor:
     """Returns the sum over processes, without gradient."""
     x = x.detach().clone()
     if world() > 1:
+        _meet()
         td.all_reduce(x)
     return x
 
@@ -217,6 +257,7 @@ def start_max(value: int) -> Callable[[], int]:
 def barrier() -> None:
     """Waits until every process is here."""
     if is_on():
+        _meet()
         td.barrier()
 
 

@@ -26,6 +26,21 @@ class DamagedError(UserError):
         return (type(self), (self.reason, self.detail))
 
 
+class LackingError(DamagedError):
+    """One whole sample that lacks what a task needs, such as sound; skipped as well, but counted apart."""
+
+
+@contextmanager
+def as_damaged() -> Iterator[None]:
+    """Makes a DamagedError of every UserError inside: what stands in a sample is no mistake of the recipe's."""
+    try:
+        yield
+    except DamagedError:
+        raise
+    except UserError as error:
+        raise DamagedError(str(error)) from None
+
+
 @contextmanager
 def as_user_error(what: str) -> Iterator[None]:
     """Makes a UserError of every error inside: for what is built by values of a stranger's that no schema can judge."""

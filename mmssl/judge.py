@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from mmssl import checkpoint, dist, names, own, recipe
 from mmssl.errors import UserError, as_user_error, did_you_mean
 from mmssl.evals.parts.memory import remembering
+from mmssl.evals.parts.progress import showing
 from mmssl.evals.parts.report import Report, reporting, warn
 from mmssl.evals.parts.results import Judged, read_results, record, scores_of
 from mmssl.loading import MODEL, is_own, open_encoders
 from mmssl.loading import load_encoders as load_encoders
 from mmssl.loading import load_run as load_run
+from mmssl.peers import of_connection
 from mmssl.run_folder import locked
 from mmssl.types import Evaluation, Score, Trained, evaluating
 
 DATA = "data"  # what options of both sets are given under, beside those of protocols and of the model
 
 
-class Judge:
-    """Runs a recipe's evaluations when they are due; each is built at once, so that a bad one fails early."""
+class NotJudged(UserError):
+    """Some evaluations could not be run. scores: the others' figures, which stand in the file."""
 
-    def __init__(self, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, failed: Mapping[str, str], file: Path, scores: Mapping[str, Score]) -> None:
+        said = "; ".join(f"evals.{key}: {error}" for key, error in failed.items())
+        super().__init__(said + (f"; the other figures stand in {file}" if scores else ""))
+        self.file, self.scores = file, scores
+
+
+class Judge:
+    """Runs a recipe's evaluations when they are due; each is built at once, so that a bad one fails early.
+
+    progress: whether bars show how far an evaluation is.
+    """
+
+    def __init__(self, nodes: Mapping[str, Mapping[str, Any]], *, progress: bool = False) -> None:
+        self.progress = progress
         self.every = {key: node.get("every") for key, node in nodes.items()}
         self.evaluations: dict[str, Evaluation] = {}
         self.reports: dict[str, Report] = {}  # of the evaluations that have run, the latest
-        self.failed: dict[str, UserError] = {}
+        self.failed: dict[str, str] = {}  # of those that could not be run when they were last, the error
         for key, node in nodes.items():
             name, options = recipe.split({k: v for k, v in node.items() if k != "every"}, default=key)
             self.evaluations[key] = names.build("evals", name, where=f"evals.{key}", **options)
@@ -63,31 +83,39 @@ class Judge:
     ) -> dict[str, Score]:
         """Runs some evaluations, by default all, or until `stop` says so; returns `evaluation/figure` -> score.
 
-        One that raises UserError, for all of its data is damaged, say, leaves the others' figures; see `finish`.
+        One that fails, for all of its data is damaged, say, or its code is wrong, ends nothing else; see `finish`.
         """
         scores: dict[str, Score] = {}
-        judged = (*trained.encoders.values(), *(task.objective for task in trained.tasks.values()))
-        with remembering():
-            for key in self.evaluations if keys is None else keys:
+        keys = list(self.evaluations if keys is None else keys)
+        bar = tqdm(total=len(keys), unit="evaluation", leave=False, disable=not (self.progress and dist.rank() == 0))
+        with remembering(), showing(self.progress), bar:
+            for key in keys:
                 if stop and stop():
                     break
-                self.failed.pop(key, None)
-                with evaluating(*judged), reporting() as report:
-                    try:
-                        scores |= {f"{key}/{name}": score for name, score in self.evaluations[key].run(trained)}
-                    except UserError as error:
-                        if dist.world() > 1:  # the others may not have met it, and would wait
-                            raise
-                        self.failed[key] = error
-                        warn(f"not judged: {error}")
+                bar.set_description(key)
+                with reporting() as report:
+                    scores |= {f"{key}/{name}": score for name, score in self._figures(key, trained).items()}
                 self.reports[key] = report.everywhere()
                 self.reports[key].tell(key)
+                bar.update()
         return scores
 
-    def finish(self, file: Path) -> None:
-        """Raises the first error of the evaluations that could not be run, once the others' figures are in the file."""
-        for key, error in self.failed.items():
-            raise UserError(f"evals.{key}: {error}; the other figures stand in {file}") from error
+    def _figures(self, key: str, trained: Trained) -> dict[str, Score]:
+        """Returns the figures of an evaluation, none where it fails on any process."""
+        judged = (*trained.encoders.values(), *(task.objective for task in trained.tasks.values()))
+        self.failed.pop(key, None)
+        try:
+            with dist.failing_together(), _as_user_error(), evaluating(*judged):
+                return dict(self.evaluations[key].run(trained))
+        except UserError as error:
+            self.failed[key] = str(error)  # not the error, which would keep what its frames hold
+            warn(f"not judged: {error}")
+            return {}
+
+    def finish(self, file: Path, scores: Mapping[str, Score]) -> None:
+        """Raises NotJudged where evaluations could not be run, once the others' figures are in the file."""
+        if self.failed:
+            raise NotJudged(self.failed, file, scores)
 
     def remarks(self) -> dict[str, Any]:
         """Returns what results.json says beside the figures: `left_out` and `warnings` of each evaluation that ran."""
@@ -95,6 +123,18 @@ class Judge:
             "left_out": {key: report.counts() for key, report in self.reports.items()},
             "warnings": {key: list(report.warnings) for key, report in self.reports.items()},
         }
+
+
+@contextmanager
+def _as_user_error() -> Iterator[None]:
+    """Makes a UserError of every error inside but those of the connection to other processes; prints its traceback."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or of_connection(error):
+            raise
+        tqdm.write(traceback.format_exc(), file=sys.stderr)
+        raise UserError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
 
 
 def write_results(
@@ -138,18 +178,23 @@ def run_and_record(
     scores = judge.run(trained, keys)
     if dist.rank() == 0:
         record(file, judged_by(nodes, scores, judge.remarks(), **about), head, assumed=assumed)
-    judge.finish(file)
     return scores
 
 
 def evaluate(
-    run: str | Path, overrides: Sequence[str] = (), *, evals: Sequence[str] | None = None, trust_code: bool = False
+    run: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    evals: Sequence[str] | None = None,
+    progress: bool = True,
+    trust_code: bool = False,
 ) -> dict[str, Score]:
     """Runs the evaluations of a run's recipe on its saved encoders, adds to results.json, and returns the scores.
 
     overrides: `evals.zero_shot.classes=...` and the like; figures by other options or on other data stand beside those
     that there are. evals: which of them, by default all. trust_code: allow the folder to name code outside mmssl.
-    Raises UserError while a run goes on there.
+    progress: whether bars show how far it is. Raises UserError while a run goes on there, and NotJudged where an
+    evaluation fails, once the others' figures are written.
     """
     folder = Path(run)
     if not (folder / "recipe.yaml").is_file():
@@ -159,7 +204,7 @@ def evaluate(
         if key not in made.evals:
             raise UserError(f"the recipe of {run} has no evaluation {key!r}; {did_you_mean(key, made.evals)}")
     with as_user_error(f"{folder / 'recipe.yaml'}: its evaluations cannot be built"):
-        judge = Judge(made.evals)
+        judge = Judge(made.evals, progress=progress)
     group = dist.group(made.train.device, timeout=made.train.timeout)
     with group as device, locked(folder):  # a live run writes the same files
         trained = load_run(folder, device=str(device), trust_code=trust_code)
@@ -167,7 +212,9 @@ def evaluate(
         samples = sum(int(path.name[5:]) for path in newest) * made.per_step
         head = {"recipe": made.name, "seed": made.train.seed, "samples": samples}
         file = folder / "results.json"
-        return run_and_record(judge, trained, made.evals, file, head, keys=evals, assumed=own.evals, samples=samples)
+        scores = run_and_record(judge, trained, made.evals, file, head, keys=evals, assumed=own.evals, samples=samples)
+    judge.finish(file, scores)
+    return scores
 
 
 def judge_encoder(
@@ -178,6 +225,7 @@ def judge_encoder(
     train: str,
     data: str,
     out: str | Path | None = None,
+    progress: bool = True,
     trust_code: bool = False,
 ) -> tuple[dict[str, Score], Path]:
     """Runs evaluations that take a training and a test set on an encoder; returns the scores and where they stand.
@@ -185,19 +233,21 @@ def judge_encoder(
     path: a run, an encoder's folder, a folder of transformers, or a name such as timm:resnet18, then with its published
     weights. overrides: `linear.solver=sgd` is meant for one protocol, `limit=1000` for all that know it,
     `data.fields.label=json.class` for both sets of shards, `model.pretrained=false` for an encoder made by name.
-    out: a JSON file; what stands in it stays. By default eval.json in the folder. trust_code: allow the folder to name
-    code outside mmssl.
+    out: a JSON file; what stands in it stays. By default eval.json in the folder. progress: whether bars show how far
+    it is. trust_code: allow the folder to name code outside mmssl. Raises NotJudged as `evaluate` does.
     """
     tree: dict[str, Any] = {}
     for change in overrides:
         recipe.override(tree, change)
     nodes = plan(protocols, tree, train=train, data=data, trust_code=trust_code)
-    judge = Judge(nodes)
+    judge = Judge(nodes, progress=progress)
     with dist.group() as device:
         trained = Trained(open_encoders(path, tree.get(MODEL) or {}, device=str(device), trust_code=trust_code))
         file = Path(out) if out is not None else _home(path) / "eval.json"
         model = {"judged": path, **({MODEL: tree[MODEL]} if tree.get(MODEL) else {})}
-        return run_and_record(judge, trained, nodes, file, {}, **model), file
+        scores = run_and_record(judge, trained, nodes, file, {}, **model)
+    judge.finish(file, scores)
+    return scores, file
 
 
 def plan(

@@ -16,9 +16,10 @@ import torch
 from tqdm import tqdm
 
 from mmssl import dist
+from mmssl.data.report import Report, figures
 from mmssl.data.workers import refuse_import
 from mmssl.files import write_atomically
-from mmssl.judge import judged_at, write_results
+from mmssl.judge import judged_at, read_scores, write_results
 from mmssl.log import RunLog
 from mmssl.recipe import Recipe, check, load, override
 from mmssl.run_folder import by_first, locked, open_folder
@@ -53,9 +54,9 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
     """Trains a checked recipe and returns its run folder, `runs/NAME` unless `out` says another.
 
     resume: continue from the newest checkpoint that loads, or start when there is none yet.
-    Raises UserError when the folder holds a run and `resume` is off, and SystemExit(0) after SIGTERM or SIGUSR1, once
-    the run is saved. A script calls this and `train` under `if __name__ == "__main__":`, since workers that are not
-    forked import it.
+    Raises UserError when the folder holds a run and `resume` is off, NotJudged at the end of a run of which an
+    evaluation failed, and SystemExit(0) after SIGTERM or SIGUSR1, once the run is saved. A script calls this and
+    `train` under `if __name__ == "__main__":`, since workers that are not forked import it.
     """
     refuse_import()
     if recipe.train.deterministic:
@@ -73,11 +74,13 @@ def fit(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, 
             locked(folder),
         ):
             state = open_folder(folder, resume=resume)
-            trainer = Trainer(recipe, folder, device=device, state=state)
+            trainer = Trainer(recipe, folder, device=device, state=state, progress=progress)
             with closing(trainer):
                 trainer.judge.check(trainer.trained())
                 by_first(trainer.write_start)
                 _loop(trainer, stop, progress=progress)
+        file = folder / "results.json"
+        trainer.judge.finish(file, read_scores(folder) if dist.rank() == 0 else {})
     finally:
         if recipe.train.deterministic:
             torch.use_deterministic_algorithms(before)
@@ -103,9 +106,9 @@ def _loop(trainer: Trainer, stop: Stopping, *, progress: bool) -> None:
             )
             log = open_things.enter_context(opened)
         _steps(trainer, bar, log, stop)
+    counts = trainer.counts()
     if chief:
-        _report(trainer)
-    trainer.judge.finish(trainer.folder / "results.json")
+        _report(trainer, counts)
 
 
 def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None, stop: Stopping) -> None:
@@ -124,11 +127,11 @@ def _steps(trainer: Trainer, bar: tqdm[Any], log: RunLog | None, stop: Stopping)
         reporting = trainer.step % recipe.log_steps == 0 or done
         if reporting:
             trainer.check_bad_steps()
-            drawn = trainer.drawn()
+            counts = trainer.counts(shards=False)
         if log and reporting:
-            values = trainer.figures(losses, waited, time.perf_counter() - began, counted) | drawn
+            values = trainer.figures(losses, waited, time.perf_counter() - began, counted) | figures(counts)
             log.write(trainer.step, values)
-            trainer.tell_notes()
+            trainer.tell_notes(counts)
             trainer.warn(losses, values)
             bar.set_postfix(loss=f"{values.get('total', math.nan):.3f}", data_wait=f"{values['data_wait']:.0%}")
             began, waited, counted = time.perf_counter(), 0.0, 0
@@ -169,15 +172,14 @@ def _end(trainer: Trainer, stop: Stopping) -> NoReturn:
     raise SystemExit(0)
 
 
-def _report(trainer: Trainer) -> None:
+def _report(trainer: Trainer, counts: Mapping[str, Report]) -> None:
     """Says what the loaders skipped or changed, and which tasks found little to learn from."""
-    reports = {key: stream.loader.report() for key, stream in trainer.streams.items()}
-    write_atomically(trainer.folder / "data_report.json", json.dumps(reports, indent=2).encode())
-    for key, report in reports.items():
-        damaged = {reason: sum(shards.values()) for reason, shards in report["damaged"].items()}
-        for reason, count in {**damaged, **report["notes"]}.items():
-            tqdm.write(f"{key}: {reason}: {count} of {report['drawn']} samples")
-        for source, count in report.get("sources", {}).items():
-            tqdm.write(f"{key}: {count} of {report['drawn']} samples are of {source}")
+    plain = {key: report.plain() for key, report in counts.items()}
+    write_atomically(trainer.folder / "data_report.json", json.dumps(plain, indent=2).encode())
+    for key, report in counts.items():
+        for reason, count in report.reasons().items():
+            tqdm.write(f"{key}: {reason}: {count} of {report.drawn} samples")
+        for source, count in report.sources.items():
+            tqdm.write(f"{key}: {count} of {report.drawn} samples are of {source}")
         if said := trainer.wholeness.end(key):
             tqdm.write(said)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from tqdm import tqdm
 
 from mmssl import checkpoint, dist, names, parallel
 from mmssl.assembly import assemble, pretexts
-from mmssl.data.mixture import Mixture
-from mmssl.data.report import added
+from mmssl.data.report import Report, added
 from mmssl.errors import UserError
 from mmssl.judge import Judge
 from mmssl.multitask import MultiTask, compile_encoders
@@ -34,7 +32,15 @@ from mmssl.weights import Frozen, group_options
 class Trainer:
     """A run between its steps: the model, the optimizer and the streams; `mmssl.loop` takes it through all of them."""
 
-    def __init__(self, recipe: Recipe, folder: Path, *, device: torch.device, state: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        device: torch.device,
+        state: dict[str, Any] | None,
+        progress: bool = False,
+    ) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
         options = recipe.train
         resume = _streams(state["streams"]) if state else None
@@ -42,7 +48,7 @@ class Trainer:
         self.per_step = recipe.per_step
         self.steps = max(1, options.samples // self.per_step)
         self.step = state["step"] if state else 0  # before the first batch, which may depend on it
-        self.judge = Judge(recipe.evals)
+        self.judge = Judge(recipe.evals, progress=progress)
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and dist.computes_bf16(device))
         self.reported: set[tuple[str, str]] = set()
         self.wholeness = EmptyBatches()
@@ -205,15 +211,14 @@ class Trainer:
         values |= {"skipped_steps": bad} if bad else {}
         return {key: float(value) for key, value in values.items()}
 
-    def drawn(self) -> dict[str, float]:
-        """Returns how many samples the run has drawn of each source that it mixes; every process calls it."""
-        mine = {key: s.loader.report().get("sources", {}) for key, s in self.streams.items()}
-        if not any(isinstance(stream.loader.source, Mixture) for stream in self.streams.values()):
-            return {}
-        total = Counter[str]()
-        for told in dist.gather_objects(mine):
-            total.update({f"{key}/samples/{name}": n for key, of in told.items() for name, n in of.items()})
-        return {key: float(n) for key, n in total.items()}
+    def counts(self, *, shards: bool = True) -> dict[str, Report]:
+        """Returns what the loaders of all processes have counted of each task, on request by shard.
+
+        Every process calls it.
+        """
+        mine = {key: Report.from_plain(stream.loader.report()) for key, stream in self.streams.items()}
+        told = dist.gather_objects({key: (one if shards else one.brief()).plain() for key, one in mine.items()})
+        return {key: Report.from_plain(added(each[key] for each in told)) for key in mine}
 
     def check_bad_steps(self) -> None:
         """Raises UserError, on every process, when too many steps had gradients that are not finite; waits for them."""
@@ -234,13 +239,13 @@ class Trainer:
             for said in filter(None, (self.wholeness.look(task, loss.logs), collapsed)):
                 tqdm.write(said)
 
-    def tell_notes(self) -> None:
-        """Says once of each kind of note what the loaders have to tell, such as truncated texts."""
-        for key, stream in self.streams.items():
-            for note, number in stream.loader.report()["notes"].items():
-                if (key, note) not in self.reported:
-                    self.reported.add((key, note))
-                    tqdm.write(f"{key}: {note}: {number} so far; the total stands in data_report.json")
+    def tell_notes(self, counts: Mapping[str, Report]) -> None:
+        """Says once of each kind what the loaders have to tell, such as truncated texts and silent sounds."""
+        for key, report in counts.items():
+            for reason, number in report.reasons().items():
+                if (key, reason) not in self.reported:
+                    self.reported.add((key, reason))
+                    tqdm.write(f"{key}: {reason}: {number} so far; the total stands in data_report.json")
 
     def save(self) -> None:
         """Writes a checkpoint and each encoder's folder."""

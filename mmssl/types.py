@@ -661,7 +661,8 @@ class View:
 
         Besides, `target`: a tensor, and `extra`: name -> tensor, of one shape for all samples, are stacked into
         the batch's, as are `places` and `fields`, by modality as a Batch has them.
-        Raises DamagedError for a sample that cannot be shown; it is skipped and counted.
+        Raises DamagedError for a sample that cannot be shown, LackingError for a whole one that lacks what the task
+        needs; it is skipped and counted.
         """
         raise NotImplementedError
 

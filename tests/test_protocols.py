@@ -188,7 +188,7 @@ class Judges:
     done: list[Any]
     scores: dict[str, Score]
 
-    def __init__(self, nodes: Any) -> None:
+    def __init__(self, nodes: Any, *, progress: bool) -> None:
         self.done.append(("built", nodes))
 
     def check(self, trained: Trained, keys: Any = None) -> None:
@@ -201,7 +201,7 @@ class Judges:
     def remarks(self) -> dict[str, Any]:
         return {"left_out": {"knn": {"why": 1}}}
 
-    def finish(self, file: Path) -> None:
+    def finish(self, file: Path, scores: dict[str, Score]) -> None:
         self.done.append(("finish", file, file.is_file()))
 
 
@@ -237,8 +237,8 @@ def test_it_is_checked_judged_written_and_then_finished(done: list[Any], tmp_pat
         opened,
         ("check", ["image"]),
         "run",
-        ("finish", file, True),
         "stop",
+        ("finish", file, True),
     ]
     score = {"value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.1, "n": 8, "trivial": 0.2}
     found = json.loads(file.read_text())
@@ -265,7 +265,7 @@ def test_the_first_process_writes_and_all_leave_whatever_happens(
 ) -> None:
     monkeypatch.setattr(dist, "rank", lambda: 1)
     judged(tmp_path / "found.json")
-    assert done[-2:] == [("finish", tmp_path / "found.json", False), "stop"]
+    assert done[-2:] == ["stop", ("finish", tmp_path / "found.json", False)]
 
     def fails(self: Judges, trained: Trained, keys: Any = None) -> None:
         raise UserError("no")

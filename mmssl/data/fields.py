@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from mmssl import modalities
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import DamagedError, LackingError, UserError
 from mmssl.modalities import text
 from mmssl.types import Sample
 
@@ -158,9 +158,9 @@ def _of_kind(key: str, value: Any) -> Any:
 
 
 def decode_all(wanted: Collection[str], raw: Raw, renamed: Renamed) -> Sample:
-    """Opens the wanted keys of a sample; raises DamagedError if it has none of them."""
+    """Opens the wanted keys of a sample; raises LackingError if it has none of them."""
     opened = {key: decode(key, raw, renamed) for key in sorted(wanted)}
     sample = {key: value for key, value in opened.items() if value is not None}
     if not sample and wanted:
-        raise DamagedError(f"a sample without {' or '.join(sorted(wanted))}")
+        raise LackingError(f"a sample without {' or '.join(sorted(wanted))}")
     return sample

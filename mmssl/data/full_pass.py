@@ -10,12 +10,12 @@ import torch
 from mmssl.data.collate import collate
 from mmssl.data.in_workers import batches_in_workers
 from mmssl.data.shards import Source
-from mmssl.errors import DamagedError
+from mmssl.errors import LackingError
 from mmssl.types import Batch, Preprocess, Sample, View
 
 
 class Plain(View):
-    """Shows each modality once, as its encoder's preprocessing makes it; DamagedError for a sample that has none."""
+    """Shows each modality once, as its encoder's preprocessing makes it; LackingError for a sample that has none."""
 
     def __init__(self, preprocess: Mapping[str, Preprocess]) -> None:
         super().__init__(preprocess)
@@ -28,7 +28,7 @@ class Plain(View):
             if sample.get(make.field) is not None
         }
         if not shown:
-            raise DamagedError(f"a sample without {' or '.join(sorted(self.reads))}")
+            raise LackingError(f"a sample without {' or '.join(sorted(self.reads))}")
         return {**shown, "extra": {"index": torch.tensor(sample["__number__"])}}
 
 

@@ -16,7 +16,7 @@ from mmssl.data.stream import collate_alone
 from mmssl.data.tar import Entry
 from mmssl.data.timer import timed
 from mmssl.data.watch import Death, Lost, Place, Watch
-from mmssl.errors import DamagedError
+from mmssl.errors import DamagedError, as_damaged
 from mmssl.types import Sample
 
 WORKERS = 2
@@ -52,7 +52,7 @@ def in_workers(
     """Yields in order what `make` returns of each sample of a rank's share, or why it returns nothing.
 
     make: must be picklable, as must what it returns; it gets what `reads` names of a sample, and `__place__`. It raises
-    DamagedError for a sample that cannot be used; every other error ends the iteration.
+    UserError for a sample that cannot be used; every other error ends the iteration.
     size: how many samples a worker makes and sends at a time.
     grouped: whether ranks take turns with this many samples, instead of with each.
     workers: processes, by default 2; 0 for none, which is what a process that may start none does anyway.
@@ -167,7 +167,9 @@ class _Pass(Generic[T, U]):
             if (place,) in lost:
                 raise DamagedError(lost[place,])
             with watch.over((place,), f"{entry.key} of {entry.shard}"):
-                value = self.make({**self.source.open(entry, self.reads), "__place__": place})
+                sample = self.source.open(entry, self.reads)
+                with as_damaged():
+                    value = self.make({**sample, "__place__": place})
                 if watch.careful:
                     collate_alone(value, self.collate)
         except DamagedError as error:

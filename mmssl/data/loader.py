@@ -52,8 +52,9 @@ class Loader:
         where that is not known.
     workers: processes per rank; the order of samples depends on their number.
     shuffle_mb: MiB of encoded samples that each worker shuffles among.
-    max_damaged: ratio of unusable samples above which training stops.
-    strict: whether the first unusable sample stops it.
+    max_damaged: ratio of damaged samples above which training stops; whole ones that lack what the task needs, such as
+        sound, are skipped and counted apart.
+    strict: whether the first damaged sample stops it.
     rank: of this process.
     world: how many processes there are.
     """
@@ -217,5 +218,5 @@ class Loader:
         return {**self._state, "draws": list(draws), "lost": lost, "report": self.report()}
 
     def report(self) -> Counts:
-        """Returns counts since the run began: drawn, damaged (reason -> shard -> count), notes (text -> count)."""
+        """Returns counts since the run began, of this rank."""
         return self._tally.plain()

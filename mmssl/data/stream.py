@@ -17,14 +17,14 @@ import torch
 
 from mmssl.data.collate import collate
 from mmssl.data.plan import Plan, Segment, seed_of
-from mmssl.data.report import IN_A_ROW, Report
+from mmssl.data.report import ENOUGH, IN_A_ROW, Report
 from mmssl.data.seeds import restored, seed_all
 from mmssl.data.shards import Source
 from mmssl.data.shuffle import Shuffle
 from mmssl.data.tar import LOST, Entry
 from mmssl.data.timer import timed
 from mmssl.data.watch import Place, Watch
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import DamagedError, LackingError, UserError, as_damaged
 from mmssl.types import Batch, Sample, View
 
 T = TypeVar("T")
@@ -138,41 +138,43 @@ class _Slot:
 
     def _try(self, entry: Entry, draw: int, since: Report) -> list[Sample]:
         """Returns the viewed sample, or nothing if it is unusable; raises UserError if too many are."""
-        place, reason = (self.plan.epoch, self.plan.base, self.worker, draw), None
+        stream = self.stream
+        place = (self.plan.epoch, self.plan.base, self.worker, draw)
+        fault: DamagedError | None = None
         try:
-            if place in self.stream.lost:
-                raise DamagedError(self.stream.lost[place])
+            if place in stream.lost:
+                raise DamagedError(stream.lost[place])
             with self.watch.over(place, f"{entry.key} of {entry.shard}"):
                 shown = [self._show(entry, draw)]
+            fault = self._lack(shown[0])
             self.in_a_row = 0
         except DamagedError as error:
-            if self.stream.strict:
+            if stream.strict and not isinstance(error, LackingError):
                 raise UserError(f"{entry.key or 'a shard'} of {entry.shard} is unusable: {error}") from None
-            shown, reason = [], error.reason
+            shown, fault = [], error
             self.in_a_row += bool(entry.key)  # the samples of a lost shard come all in a row
-        source = self.stream.source.name_of(entry)
-        since.draw(entry.shard, reason, source)
-        self.tally.draw(entry.shard, reason, source)
+        for tally in (since, self.tally):
+            tally.draw(entry.shard, fault, stream.source.name_of(entry), skipped=not shown)
         if not shown:
-            stream = self.stream
             self.tally.check(most=stream.max_damaged, of=stream.whole, known=stream.source.broken)
-        if self.in_a_row >= IN_A_ROW:
-            raise UserError(f"{IN_A_ROW} samples in a row are unusable: {self.tally.text()}")
+        if self.in_a_row >= min(IN_A_ROW, max(ENOUGH, 10 * stream.whole)):
+            raise UserError(f"{self.in_a_row} samples in a row are unusable: {self.tally.text()}")
         return shown
+
+    def _lack(self, shown: Sample) -> LackingError | None:
+        """Returns what a viewed sample lacks of what the task shows."""
+        absent = sorted(key for key in self.stream.view.preprocess if not shown.get(key))
+        return LackingError(f"a sample without {' and '.join(absent)}") if absent else None
 
     def _show(self, entry: Entry, draw: int) -> Sample:
         """Decodes and views one sample with generators that depend on its place in the plan alone."""
         seed_all(seed_of(self.plan.seed, self.plan.epoch, self.plan.base, self.slot, draw))
         view = self.stream.view
         sample = self.stream.source.open(entry, view.reads)
-        try:
+        with as_damaged():
             shown = view(sample)
-        except DamagedError:
-            raise
-        except UserError as error:  # what stands in a shard is no mistake of the recipe's
-            raise DamagedError(str(error)) from None
         if not any(shown.get(modality) for modality in view.preprocess):
-            raise DamagedError(f"a view without {' or '.join(sorted(view.preprocess))}")
+            raise LackingError(f"a view without {' or '.join(sorted(view.preprocess))}")
         if entry.number >= 0:
             shown["extra"] = {**shown.get("extra", {}), "index": torch.tensor(entry.number)}
         if self.watch.careful:

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.data.loader import Loader
-from mmssl.data.report import Report
+from mmssl.data.report import Report, added
 from mmssl.data.shards import Source
 from mmssl.data.subset import Subset
 from mmssl.errors import UserError
 from mmssl.evals.linear import ranked, tops
 from mmssl.evals.parts.labelled import Classification, Embedded
 from mmssl.evals.parts.needs import Needs
+from mmssl.evals.parts.progress import counted
 from mmssl.evals.parts.report import warn
 from mmssl.optim.groups import layer_groups
 from mmssl.optim.schedule import warmup_cosine
@@ -151,10 +152,8 @@ def finetuned(
 
 def _tell_damaged(loader: Loader) -> None:
     """Warns of training samples that could not be shown; the loader counts each as often as it was drawn."""
-    whole = Report()
-    for plain in dist.gather_objects(loader.report()):
-        whole.add(Report.from_plain(plain))
-    if bad := whole.damaged.total():
+    whole = Report.from_plain(added(dist.gather_objects(loader.report())))
+    if bad := whole.damaged.total() + whole.lacking.total():
         warn(f"{bad} of {whole.drawn} draws of fine-tuning were left out: {whole.text()}")
 
 
@@ -163,7 +162,7 @@ def _steps(model: Classifier, loader: Loader, numbers: Tensor, optimizer: torch.
     peaks = [group["lr"] for group in optimizer.param_groups]
     steps = epochs * len(loader)
     batches = (batch for epoch in range(epochs) for batch in loader.epoch(epoch))
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(counted(batches, total=steps, desc="fine-tuning", unit="step")):
         factor = warmup_cosine(step, steps=steps, warmup=steps // 10)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
@@ -172,9 +171,11 @@ def _steps(model: Classifier, loader: Loader, numbers: Tensor, optimizer: torch.
             scores = model(batch.views[model.encoder.modality][0].to(device))
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(scores.float(), truth).backward()
-        for weight in model.parameters() if dist.world() > 1 else ():
-            if weight.grad is not None:
-                weight.grad = dist.total(weight.grad) / dist.world()
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        if dist.world() > 1:
+            mean = dist.total(torch.cat([gradient.flatten() for gradient in gradients])) / dist.world()
+            for gradient, part in zip(gradients, mean.split([one.numel() for one in gradients]), strict=True):
+                gradient.copy_(part.view(gradient.shape))
         optimizer.step()
 
 

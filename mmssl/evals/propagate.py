@@ -18,6 +18,7 @@ from mmssl.data.subset import limited
 from mmssl.errors import UserError
 from mmssl.evals.parts.annotated import VOID, Annotated, annotated
 from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
+from mmssl.evals.parts.progress import passing
 from mmssl.evals.parts.propagation import carried, cells_of, moved
 from mmssl.evals.parts.regions import boundary, jaccard
 from mmssl.evals.parts.report import no_samples_error, usable
@@ -102,7 +103,7 @@ class Propagate(Declared):
         size = side(rivals[""], self.size)
         make = partial(annotated, size=size, square=self.square)
         samples = in_workers(self.source, _wanted(self.source), make, rank=dist.rank(), world=dist.world())
-        for one in usable(samples):
+        for one in usable(passing(self.source, samples, world=dist.world())):
             assert one.value is not None
             with evaluating(*rivals.values()):
                 cells = {

@@ -16,6 +16,7 @@ from mmssl.data.in_workers import Made, in_workers
 from mmssl.data.subset import limited
 from mmssl.evals.parts.descriptors import coordinates, encoded, fpfh, open3d, pose_errors, ransac
 from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
+from mmssl.evals.parts.progress import passing
 from mmssl.evals.parts.report import no_samples_error, usable
 from mmssl.evals.parts.score import bootstrap, named
 from mmssl.evals.parts.source import open_source
@@ -123,7 +124,8 @@ class Register(Declared):
     def _scans(self, *, rank: int = 0, world: int = 1) -> Iterator[Made[tuple[Scan, Scan]]]:
         """Yields the scans of this process's pairs; damaged ones are left out."""
         make = partial(fixed_scans, **self.shown)
-        return usable(in_workers(self.source, self._wanted(), make, rank=rank, world=world))
+        scans = in_workers(self.source, self._wanted(), make, rank=rank, world=world)
+        return usable(passing(self.source, scans, world=world))
 
     def _wanted(self) -> set[str]:
         return {"points", "points_b", *(["meta"] if self.shown["poses"] else [])}

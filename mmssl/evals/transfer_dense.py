@@ -22,6 +22,7 @@ from mmssl.evals.linear import DECAYS, held_out
 from mmssl.evals.parts.masked import VOID, prepared
 from mmssl.evals.parts.memory import recall
 from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
+from mmssl.evals.parts.progress import passing
 from mmssl.evals.parts.report import no_samples_error, require, usable
 from mmssl.evals.parts.score import bootstrap
 from mmssl.evals.parts.solvers import LBFGS, logistic, with_bias
@@ -160,7 +161,7 @@ class TransferDense(Declared):
             rank=dist.rank(),
             world=dist.world(),
         )
-        for made, batch in batches:
+        for made, batch in passing(source, batches, world=dist.world(), each=lambda part: len(part[0])):
             deque(usable(made), maxlen=0)  # reports those that are not
             if batch is not None:
                 x, truth = batch

@@ -20,7 +20,7 @@ from mmssl.data.index import write_json
 from mmssl.data.shards import Source
 from mmssl.data.user_source import UserFiles, open_data
 from mmssl.data.windowed import Length, Windowed
-from mmssl.errors import DamagedError, UserError, did_you_mean
+from mmssl.errors import DamagedError, LackingError, UserError, did_you_mean
 from mmssl.features.digest import digest_of, digest_of_encoder
 from mmssl.features.files import About, Row, beside, kind_of, read_about, write_features
 from mmssl.features.unfinished import Skipped, Unfinished, unfinished
@@ -194,7 +194,7 @@ def _length(sample: Sample, *, preprocess: Preprocess, reads: str) -> float:
 
 def _given(sample: Sample, reads: str) -> Any:
     if sample.get(reads) is None:
-        raise DamagedError(f"a sample without {reads}")
+        raise LackingError(f"a sample without {reads}")
     return sample[reads]
 
 

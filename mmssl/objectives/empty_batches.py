@@ -21,6 +21,7 @@ class EmptyBatches:
         self.shares: dict[str, dict[str, Tensor]] = defaultdict(dict)
         self.never: dict[str, set[str]] = {}  # figures that no line of the log had
         self.reported: set[str] = set()
+        self.met: set[str] = set()  # tasks of which it is said that some batch was empty
         self.fine: set[str] = set()
 
     def note(self, task: str, loss: Loss, batch: Batch) -> None:
@@ -34,16 +35,19 @@ class EmptyBatches:
                 self.shares[task][name] = self.shares[task].get(name, 0) + batch.present(name).float().mean()
 
     def look(self, task: str, logs: Mapping[str, Tensor | float]) -> str | None:
-        """Returns what is to be said, once a task, at a line of the log with these figures of the task."""
+        """Returns what is to be said at a line of the log with these figures of the task, each thing once."""
         absent = {name for name, value in logs.items() if value != value}
         self.never[task] = self.never.get(task, absent) & absent
-        count = self.batches[task]
-        if count > int(self.empty.get(task, 0)):
+        count, empty = self.batches[task], int(self.empty.get(task, 0))
+        if count > empty:
             self.fine.add(task)
-        if task in self.reported or count < ENOUGH:
-            return None
-        said = self._nothing(task) if task not in self.fine else self._never(task)
-        self.reported |= {task} if said else set()
+        said = None
+        if task not in self.reported and count >= ENOUGH:
+            said = self._nothing(task) if task not in self.fine else self._never(task)
+            self.reported |= {task} if said else set()
+        if empty and not said and task not in self.met:
+            said = f"{self._some(task)} so far; such a step logs no loss"
+        self.met |= {task} if empty else set()
         return said
 
     def end(self, task: str) -> str | None:
@@ -51,9 +55,12 @@ class EmptyBatches:
         count, empty = self.batches[task], int(self.empty.get(task, 0))
         if empty == count > 0:
             return self._nothing(task)
-        if empty > count / 10:
-            return f"{task}: {empty} of {count} batches had no whole sample to learn from"
+        if empty:
+            return self._some(task)
         return self._never(task) if count >= ENOUGH else None
+
+    def _some(self, task: str) -> str:
+        return f"{task}: {int(self.empty[task])} of {self.batches[task]} batches had no whole sample to learn from"
 
     def _nothing(self, task: str) -> str:
         count, shares = self.batches[task], {k: float(v) / self.batches[task] for k, v in self.shares[task].items()}

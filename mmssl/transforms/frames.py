@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmssl.errors import DamagedError
+from mmssl.errors import DamagedError, LackingError
 from mmssl.schema import Positive, above, at_least, below
 from mmssl.transforms.base import Frame, Step
 from mmssl.transforms.video import Clip, VideoPreprocess, framed
@@ -88,7 +88,7 @@ class Level(OnFrames):
 
 @dataclass(kw_only=True)
 class Colorful(OnFrames):
-    """Refuses videos without colour: DamagedError.
+    """Refuses videos without colour: LackingError.
 
     chroma: spread of the channels, 0 to 255, that a hundredth of the pixels must reach.
     """
@@ -97,7 +97,7 @@ class Colorful(OnFrames):
 
     def __call__(self, frames: Tensor) -> Tensor:
         if np.percentile((frames.amax(dim=0) - frames.amin(dim=0)).numpy(), 99) < self.chroma:
-            raise DamagedError("a clip without colour")
+            raise LackingError("a clip without colour")
         return frames
 
     def varies(self) -> bool:

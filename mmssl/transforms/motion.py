@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.errors import DamagedError
+from mmssl.errors import LackingError
 
 Motion = Literal["differences", "flow"]
 
@@ -20,7 +20,7 @@ STILL = 4.0  # grey levels; where no cell changes by more, nothing moves
 def motion_maps(pictures: np.ndarray, *, measure: Motion = "differences") -> Tensor:
     """Measures the motion from each image (T, H, W, 3) to the next in cells: (T - 1, h, w).
 
-    differences: of grey levels. flow: length of the optical flow, in cells. Raises DamagedError if nothing moves.
+    differences: of grey levels. flow: length of the optical flow, in cells. Raises LackingError if nothing moves.
     """
     height, width = pictures.shape[1:3]
     shrink = min(1.0, SIDE / min(height, width))
@@ -28,7 +28,7 @@ def motion_maps(pictures: np.ndarray, *, measure: Motion = "differences") -> Ten
     grey = F.adaptive_avg_pool2d(torch.from_numpy(pictures).float() @ torch.full((3,), 1 / 3), cells)  # (T, h, w)
     differences = (grey[1:] - grey[:-1]).abs()
     if not (differences > STILL).any():
-        raise DamagedError("clip without motion")
+        raise LackingError("clip without motion")
     return differences if measure == "differences" else flow_length(grey)
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmssl.errors import DamagedError
+from mmssl.errors import DamagedError, LackingError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import Cloud
 from mmssl.transforms.points import grid_index, mean
@@ -53,7 +53,7 @@ def posed_pair(sample: Mapping[str, Any], poses: tuple[str, str] | None) -> list
     pair = []
     for key, path in zip(("points", "points_b"), poses or ("", ""), strict=True):
         if sample.get(key) is None:
-            raise DamagedError("a pair with one cloud only", f"without {key}")
+            raise LackingError("a pair with one cloud only", f"without {key}")
         pair.append((clouds.load(sample[key]), pose_at(sample.get("meta"), path) if path else np.eye(4)))
     return pair
 
@@ -63,7 +63,7 @@ def pose_at(meta: Any, path: str) -> Array:
     for name in path.split("."):
         meta = meta.get(name) if isinstance(meta, Mapping) else None
     if meta is None:
-        raise DamagedError("a scan without a pose", f"meta has no {path}")
+        raise LackingError("a scan without a pose", f"meta has no {path}")
     return rigid(meta)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import LackingError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import FAR, Cloud
 from mmssl.schema import Positive
@@ -60,7 +60,7 @@ class PointsPreprocess(Preprocess):
             part = {"color": clouds.as_float(cloud.color), "normal": cloud.normal}.get(name)
             part = local_shape(cloud.xyz) if name == "shape" else part
             if part is None:
-                raise DamagedError(f"a cloud without {name}")
+                raise LackingError(f"a cloud without {name}")
             parts.append(part)
         return torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmssl.console import Answer, Verbs, add_json, add_limits, add_trust, plain
 from mmssl.errors import UserError
+
+if TYPE_CHECKING:
+    from mmssl.types import Score
 
 
 def add(verbs: Verbs) -> None:
@@ -25,6 +30,7 @@ def add(verbs: Verbs) -> None:
     p.add_argument("--data", metavar="SHARDS", help="labelled shards to judge on")
     p.add_argument("--protocol", metavar="NAMES", help="evaluations, with commas between (default knn,linear)")
     p.add_argument("--out", type=Path, help="JSON file for the figures (default eval.json in the folder)")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
     add_json(p)
     add_trust(p)
     add_limits(p)
@@ -32,19 +38,32 @@ def add(verbs: Verbs) -> None:
 
 
 def run(a: argparse.Namespace) -> Answer:
-    from mmssl.judge import evaluate, table
+    from mmssl.judge import NotJudged
 
+    try:
+        scores, file = _scores(a)
+    except NotJudged as failed:
+        return _answer(failed.scores, failed.file, a, error=str(failed))
+    return _answer(scores, file, a)
+
+
+def _scores(a: argparse.Namespace) -> tuple[Mapping[str, Score], Path]:
+    """Returns the figures, and where they stand."""
+    from mmssl.judge import evaluate, judge_encoder
+
+    shared = {"progress": not a.quiet, "trust_code": a.trust_code}
     if not (a.train or a.data):
         if a.protocol or a.out:
             raise UserError("--protocol and --out go with --train SHARDS and --data SHARDS; say on what to judge")
-        scores = evaluate(a.folder, a.overrides, evals=a.only, trust_code=a.trust_code)
-        return Answer(table(scores), {"file": str(Path(a.folder) / "results.json"), "scores": plain(scores)})
+        return evaluate(a.folder, a.overrides, evals=a.only, **shared), Path(a.folder) / "results.json"
     if not (a.train and a.data) or a.only:
         raise UserError("--train SHARDS and --data SHARDS go together, with --protocol in place of --only")
-    from mmssl.judge import judge_encoder
-
     protocols = (a.protocol or "knn,linear").split(",")
-    scores, file = judge_encoder(
-        a.folder, protocols, a.overrides, train=a.train, data=a.data, out=a.out, trust_code=a.trust_code
-    )
-    return Answer(f"{table(scores)}\nwritten to {file}", {"file": str(file), "scores": plain(scores)})
+    return judge_encoder(a.folder, protocols, a.overrides, train=a.train, data=a.data, out=a.out, **shared)
+
+
+def _answer(scores: Mapping[str, Score], file: Path, a: argparse.Namespace, *, error: str = "") -> Answer:
+    from mmssl.judge import table
+
+    lines = [*([table(scores)] if scores else []), *([f"written to {file}"] if a.train else [])]
+    return Answer("\n".join(lines), {"file": str(file), "scores": plain(scores)}, 2 if error else 0, error)

@@ -22,11 +22,15 @@ def add(verbs: Verbs) -> None:
 
 
 def run(a: argparse.Namespace) -> Answer:
-    from mmssl.judge import read_scores, table
+    from mmssl.judge import NotJudged, read_scores, table
     from mmssl.loop import train
 
     keep_memory()
-    folder = train(a.recipe, a.overrides, out=a.out, resume=a.resume, progress=not a.quiet)
+    error = ""
+    try:
+        folder = train(a.recipe, a.overrides, out=a.out, resume=a.resume, progress=not a.quiet)
+    except NotJudged as failed:
+        folder, error = failed.file.parent, str(failed)
     scores = read_scores(folder)
     lines = [*([table(scores)] if scores else []), f"run folder: {folder}"]
-    return Answer("\n".join(lines), {"run": str(folder), "scores": plain(scores)})
+    return Answer("\n".join(lines), {"run": str(folder), "scores": plain(scores)}, 2 if error else 0, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import LackingError, UserError
 from mmssl.modalities import text as texts
 from mmssl.transforms.base import Step, step_name
 from mmssl.transforms.catalog import CATALOG
@@ -87,9 +87,9 @@ def check_views(steps: Mapping[str, Sequence[Steps]], prepare: Mapping[str, Any]
 
 
 def check_sample(key: str, raw: Any, moments: Sequence[float], views: Sequence[Steps], prepare: Any) -> None:
-    """Raises DamagedError for a sample of which several views are alike: one caption, or a window as long as it is."""
+    """Raises LackingError for a sample of which several views are alike: one caption, or a window as long as it is."""
     choices = texts.load(raw) if prepare.modality == "text" else ()
     alone = prepare.modality == "text" and (isinstance(choices, str) or len(set(choices)) == 1)
     still = window(prepare) > 0 and len(set(moments)) == 1
     if (alone or still) and not vary(views):
-        raise DamagedError("several views that are all alike", f"{key}; {ADVICE[prepare.modality]}")
+        raise LackingError("several views that are all alike", f"{key}; {ADVICE[prepare.modality]}")

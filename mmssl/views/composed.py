@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import LackingError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
 from mmssl.transforms import fields, image, text, video
@@ -30,7 +30,7 @@ VISUAL = ("image", "video")
 class Composed(View):
     """Shows each modality in one or several views, those that last around one random moment of the sample.
 
-    Encoders of one modality are shown the same: one draw, laid out for each. Raises DamagedError for a sample whose
+    Encoders of one modality are shown the same: one draw, laid out for each. Raises LackingError for a sample whose
     several views could only be alike: one caption, or a window as long as it is.
     """
 
@@ -325,7 +325,7 @@ def is_cropped(steps: Steps) -> bool:
 
 
 def given(sample: Sample, name: str) -> Any:
-    """Returns a field of a sample; DamagedError where it lacks it."""
+    """Returns a field of a sample; LackingError where it lacks it."""
     if sample.get(name) is None:
-        raise DamagedError(f"a sample without {name}")
+        raise LackingError(f"a sample without {name}")
     return sample[name]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import DamagedError, LackingError, UserError
 from mmssl.modalities.audio import Waveform
 from mmssl.transforms.audio import Gain
 from mmssl.transforms.image import Crop, Flip
@@ -49,7 +49,8 @@ class Synchronised(Composed):
     """Shows one frame of a video, a window of it or a still image, and the sound of the same moment.
 
     A still image has no time, and its sound, which may be shorter than the window, ends in silence.
-    Raises DamagedError for a video without sound or sound without image, a clip shorter than the window, and silence.
+    Raises LackingError for a video without sound, sound without image and silence, and DamagedError for a clip shorter
+    than the window.
 
     grid: seconds between the moments that are shown, the same for every clip; the sound of one clip is the wrong one
         for another, so wrong sounds lie on the grid as well.
@@ -79,9 +80,9 @@ class Synchronised(Composed):
 
     def __call__(self, sample: Sample) -> Sample:
         if sample.get("audio") is None:
-            raise DamagedError("a video without sound")
+            raise LackingError("a video without sound")
         if sample.get(self.visual) is None:
-            raise DamagedError(f"sound without {self.visual}")
+            raise LackingError(f"sound without {self.visual}")
         seen, sound = sample[self.visual], self.prepare["audio"].opened(sample["audio"])
         if self.visual == "video":
             seen = self.prepare["video"].opened(seen)
@@ -112,7 +113,7 @@ class Synchronised(Composed):
     def _heard(self, sound: Any, moment: float) -> Tensor:
         samples = self.heard("audio", sound, moment, self.steps["audio"][0])
         if samples.abs().max() < SILENCE:
-            raise DamagedError("silent sound")
+            raise LackingError("silent sound")
         return samples
 
     def _second(self, places: Places, place: int) -> tuple[int, float | None]:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,20 @@ def test_a_group_of_damaged_ones_has_no_batch(tmp_path: Path) -> None:
 
 
 def broken(sample: Sample) -> int:
-    raise UserError("not of the sample")
+    if sample["text"] == "2":
+        raise UserError("expected a picture")
+    if sample["text"] == "3":
+        raise RuntimeError("not of the sample")
+    return 0
 
 
-def test_other_errors_end_it(tmp_path: Path) -> None:
+def test_a_sample_that_is_refused_is_damaged_and_other_errors_end_it(tmp_path: Path) -> None:
     source = Source(shards=number_set(tmp_path / "a", [4]))
     for workers in (0, 2):
-        with pytest.raises(UserError, match="not of the sample"):
-            list(in_workers(source, ["text"], broken, workers=workers))
+        found = in_workers(source, ["text"], broken, workers=workers)
+        assert [str(one.error) for one in islice(found, 3)] == ["None", "None", "expected a picture"]
+        with pytest.raises(RuntimeError, match="not of the sample"):
+            next(found)
         with pytest.raises(UserError, match="no sample of .* has 'image'"):
             list(in_workers(source, ["image"], broken, workers=workers))
 

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from mmssl.data.report import Report
+from mmssl.data.report import Report, figures
 from mmssl.data.tar import CLOSED, ENDS_EARLY, TOO_FEW
-from mmssl.errors import UserError
+from mmssl.errors import DamagedError, LackingError, UserError
 
 BAD = ("not an image", "a.tar")
 
@@ -74,3 +74,29 @@ def test_the_five_commonest_faults_are_named(kinds: int) -> None:
     made = Report(100, Counter({(f"fault {n}", f"{n}.tar"): n for n in range(1, kinds + 1)}))
     named = [f"fault {n} ({n} in {n}.tar)" for n in range(kinds, kinds - 5, -1)]
     assert made.text() == "; ".join(named) + ("; ..." if kinds > 5 else "")
+
+
+def test_what_lacks_something_is_counted_apart_and_stops_no_run() -> None:
+    made = Report()
+    for number in range(20):
+        made.draw("a.tar" if number % 2 else "b.tar", LackingError("silent sound", str(number)), "films", skipped=True)
+    made.draw("a.tar", LackingError("a sample without text"), "films", skipped=False)
+    made.draw("a.tar", DamagedError(*BAD), "films", skipped=True)
+    made.draw("a.tar", None, "films", skipped=False)
+    made.notes["silent sound"] += 1
+    made.check(most=0.05, of=0, complete=True)
+    with pytest.raises(UserError, match=r"^1 of 23 samples .*=0.04: silent sound \(10 in b.tar\); silent"):
+        made.check(most=0.04, of=0, complete=True)
+    assert made.plain() == {
+        "drawn": 23,
+        "damaged": {"not an image": {"a.tar": 1}},
+        "lacking": {"silent sound": {"b.tar": 10, "a.tar": 10}, "a sample without text": {"a.tar": 1}},
+        "notes": {"silent sound": 1},
+        "sources": {"films": 2},
+    }
+    assert Report.from_plain(made.plain()) == made
+    assert made.reasons() == {"not an image": 1, "silent sound": 21, "a sample without text": 1}
+    assert made.brief().plain()["lacking"] == {"silent sound": {"": 20}, "a sample without text": {"": 1}}
+    assert made.brief().plain()["damaged"] == {"not an image": {"": 1}} and made.brief().drawn == 23
+    expected = {"clip/samples/films": 2, "clip/damaged": 1, "clip/lacking": 21}
+    assert figures({"clip": made, "whole": Report(5)}) == expected

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import webdataset
 from numbered import loader, numbers, write_tar
+from own_files import png
 from PIL import Image
 
 from mmssl.data.fields import find
@@ -20,8 +22,11 @@ from mmssl.data.loader import Loader
 from mmssl.data.shards import Source
 from mmssl.data.verify import verify
 from mmssl.errors import UserError
-from mmssl.modalities import video
+from mmssl.modalities import audio, video
+from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
+from mmssl.transforms.video import VideoPreprocess
+from mmssl.views.synchronised import view
 
 
 @pytest.fixture
@@ -163,3 +168,40 @@ def test_an_array_that_a_view_refuses_is_counted(tmp_path: Path) -> None:
     ((reason, shards),) = own.report()["damaged"].items()
     assert reason.startswith("expected an image (H, W)")
     assert sum(shards.values()) >= 1
+
+
+@pytest.mark.parametrize("sound", ["silence", "none", "half"])
+def test_films_without_sound_are_counted_apart_and_stop_no_run(tmp_path: Path, sound: str) -> None:
+    """Of eight films two are heard. Silence, or no track, is skipped; a film of which half is silent only there."""
+    pictures = np.zeros((8, 32, 32, 3), np.uint8)
+    loud = np.sin(np.arange(32000) / 9).astype(np.float32) / 2
+    quiet = loud * (np.arange(32000) > 16000) if sound == "half" else loud * 0
+    track = {"audio": quiet, "sample_rate": 16000} if sound != "none" else {}
+    heard = {"audio": loud, "sample_rate": 16000}
+    with webdataset.TarWriter(str(tmp_path / "x.tar")) as writer:
+        for number in range(8):
+            film = video.encode(pictures, fps=4, **(heard if number < 2 else track))
+            writer.write({"__key__": str(number), "mp4": film})
+    prepare = {"video": VideoPreprocess(32, frames=2, fps=4.0), "audio": AudioPreprocess(16000, 0.25)}
+    source, hard = Source(shards=str(tmp_path / "x.tar")), {"max_damaged": 0.0, "strict": True}
+    own = Loader(source, view(prepare), batch=8, epoch_samples=16, workers=0, **hard)
+    batches = list(own.epoch(0))
+    report = own.report()
+    reason = "a video without sound" if sound == "none" else "silent sound"
+    assert not report["damaged"] and set(report["lacking"]) == {reason}
+    skipped = report["lacking"][reason][str(tmp_path / "x.tar")]
+    assert skipped + 16 <= report["drawn"] and skipped >= (1 if sound == "half" else 12)
+    assert all(batch.views["audio"][0].abs().amax(dim=1).min() > 0.1 for batch in batches)
+    numbers = set(torch.cat([batch.extra["index"] for batch in batches]).tolist())
+    assert numbers > {0, 1} if sound == "half" else numbers == {0, 1}
+
+
+def test_a_set_in_which_nothing_is_heard_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmssl.data.stream.ENOUGH", 15)
+    silence = audio.encode(np.zeros(16000, np.float32), sample_rate=16000)
+    with webdataset.TarWriter(str(tmp_path / "x.tar")) as writer:
+        writer.write({"__key__": "0", "png": png(7), "wav": silence})
+    shown = view({"image": ImagePreprocess(size=32), "audio": AudioPreprocess(16000, 0.25)})
+    own = Loader(Source(shards=str(tmp_path / "x.tar")), shown, batch=1, workers=0)
+    with pytest.raises(UserError, match=r"^15 samples in a row are unusable: silent sound \(15 in .*x.tar\)$"):
+        next(iter(own.epoch(0)))

@@ -53,6 +53,13 @@ def test_a_run_without_any_pair_says_so_and_logs_no_loss(
         told = f"clip: none of its {count} batches had a whole sample to learn from, so it has no loss: image in "
         assert said.count(told) == 1
     assert "text in 5" in said or "text in 4" in said
+    assert said.count("clip: 1 of 1 batches had no whole sample to learn from so far; such a step logs no loss") == 1
+    assert [line["clip/lacking"] for line in lines] == [16 * line["step"] for line in lines]
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())["clip"]
+    assert not report["damaged"] and set(report["lacking"]) == {"a sample without text", "a sample without image"}
+    assert sum(sum(shards.values()) for shards in report["lacking"].values()) == report["drawn"] == 960
+    for reason, shards in report["lacking"].items():
+        assert f"clip: {reason}: {sum(shards.values())} of 960 samples" in said
     assert "collapsed" not in said and "stayed at" not in said
     assert len(lines) == 60
     assert not [key for line in lines for key in line if "loss" in key or key == "total" or key.startswith("image")]
@@ -66,7 +73,7 @@ def test_of_two_tasks_the_whole_one_is_logged_alone(
     said, lines = run(color_recipe, tmp_path, torn(tmp_path), capsys, simclr=other)
     assert "clip: none of its 60 batches" in said and "simclr: none" not in said
     assert all(line["total"] == pytest.approx(line["simclr/loss"], abs=1e-5) for line in lines)
-    assert not [key for line in lines for key in line if key.startswith("clip")]
+    assert {key for line in lines for key in line if key.startswith("clip")} == {"clip/lacking"}
 
 
 def test_few_pairs_are_told_at_the_end_and_blanks_are_no_collapse(

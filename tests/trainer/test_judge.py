@@ -15,10 +15,10 @@ from linear import model
 from linear.model import Peek, Row
 from linear.plain import made
 
-from mmssl import dist, loading, recipe, train
+from mmssl import cli, dist, loading, recipe, train
 from mmssl.errors import UserError
 from mmssl.evals.parts.report import warn
-from mmssl.judge import Judge, evaluate, load_encoders, load_run, read_scores, table, write_results
+from mmssl.judge import Judge, NotJudged, evaluate, load_encoders, load_run, read_scores, table, write_results
 from mmssl.types import Score, Trained
 
 PEEK = {"name": "linear.model:evaluation"}
@@ -57,23 +57,58 @@ def test_checking_names_the_first_that_lacks_something(capsys: pytest.CaptureFix
     assert capsys.readouterr().out == "evals.a: few samples\n"
 
 
-def test_one_that_cannot_be_run_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = Judge({"a": {**PEEK, "fail": "run"}, "b": PEEK})
+def test_one_that_fails_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    judge = Judge({"a": {**PEEK, "fail": "run"}, "b": PEEK, "c": {**PEEK, "fail": "crash"}})
     trained = Trained({"row": Row()})
-    assert list(judge.run(trained)) == ["b/weight"]
+    scores = judge.run(trained)
+    assert list(scores) == ["b/weight"]
     assert judge.remarks() == {
-        "left_out": {"a": {}, "b": {}},
-        "warnings": {"a": ["not judged: nothing is there"], "b": []},
+        "left_out": {"a": {}, "b": {}, "c": {}},
+        "warnings": {
+            "a": ["not judged: nothing is there"],
+            "b": [],
+            "c": ["not judged: ZeroDivisionError: by zero"],
+        },
     }
-    with pytest.raises(UserError, match=r"^evals\.a: nothing is there; the other figures stand in r\.json$"):
-        judge.finish(Path("r.json"))
-    judge.evaluations["a"].fail = ""
-    assert list(judge.run(trained, ["a"])) == ["a/weight"]
-    judge.finish(Path("r.json"))
-    judge.evaluations["a"].fail = "run"
-    monkeypatch.setattr(dist, "world", lambda: 2)
-    with pytest.raises(UserError, match="nothing is there"):
-        judge.run(trained, ["a"])
+    said = capsys.readouterr()
+    assert said.out == "a: not judged: nothing is there\nc: not judged: ZeroDivisionError: by zero\n"
+    assert said.err.count("Traceback") == 1 and 'raise ZeroDivisionError("by  zero")' in said.err
+    both = "evals.a: nothing is there; evals.c: ZeroDivisionError: by zero"
+    with pytest.raises(NotJudged, match=rf"^{both}; the other figures stand in r\.json$") as raised:
+        judge.finish(Path("r.json"), scores)
+    assert raised.value.scores == scores and raised.value.file == Path("r.json")
+    with pytest.raises(NotJudged, match=f"^{both}$"):
+        judge.finish(Path("r.json"), {})
+    for key in ("a", "c"):
+        judge.evaluations[key].fail = ""
+    assert list(judge.run(trained, ["a", "c"])) == ["a/weight", "c/weight"]
+    judge.finish(Path("r.json"), {})
+
+
+def test_a_bar_shows_which_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    for progress in (False, True):
+        Judge({"first": PEEK, "second": PEEK}, progress=progress).run(Trained({"row": Row()}))
+        said = capsys.readouterr().err
+        assert bool(said) == progress and ("second:  50%" in said) == progress and said.count("\n") == 0
+
+
+def test_a_run_outlives_its_evaluations(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evals = {"bad": {**PEEK, "fail": "crash", "every": 24}, "good": {**PEEK, "every": 24}}
+    tree = made(rows, tasks={"fit": {"view": {"noise": 0.5}, "objective": {"take": 1}}}, evals=evals)
+    (tmp_path / "r.json").write_text(json.dumps(tree))
+    assert cli.main(["train", str(tmp_path / "r.json"), "--out", str(tmp_path / "run"), "--quiet"]) == 2
+    said = capsys.readouterr()
+    assert said.out.count("bad: not judged: ZeroDivisionError: by zero") == 2, "in between, and at the end"
+    assert "good/weight" in said.out.split("95% interval")[1] and f"run folder: {tmp_path / 'run'}" in said.out
+    error = f"mmssl: evals.bad: ZeroDivisionError: by zero; the other figures stand in {tmp_path / 'run/results.json'}"
+    assert said.err.splitlines()[-1] == error
+    assert (tmp_path / "run/data_report.json").is_file() and any((tmp_path / "run/checkpoints").iterdir())
+    assert list(read_scores(tmp_path / "run")) == ["good/weight"]
+    command = ["eval", str(tmp_path / "run"), "--trust-code", "--quiet"]
+    assert cli.main([*command, "--json"]) == 2
+    said = capsys.readouterr()
+    assert list(json.loads(said.out)["scores"]) == ["good/weight"] and said.err.splitlines()[-1] == error
+    assert cli.main([*command, "evals.bad.fail=''"]) == 0 and not capsys.readouterr().err
 
 
 def test_what_is_judged_is_in_evaluation_mode_and_put_back(rows: Path, tmp_path: Path) -> None:

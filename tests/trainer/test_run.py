@@ -510,11 +510,13 @@ def test_notes_are_told_once_of_each_kind(rows: Path, tmp_path: Path, capsys: py
     run = started(made(rows), tmp_path)
     run.streams["fit"].loader._tally.notes = Counter({"cut": 3})
     capsys.readouterr()
-    run.tell_notes()
+    run.tell_notes(run.counts())
     run.streams["fit"].loader._tally.notes = Counter({"cut": 5, "long": 1})
-    run.tell_notes()
+    run.streams["fit"].loader._tally.lacking = Counter({("silent", "a"): 1, ("silent", "b"): 1})
+    run.tell_notes(run.counts())
     told = [
         "fit: cut: 3 so far; the total stands in data_report.json",
+        "fit: silent: 2 so far; the total stands in data_report.json",
         "fit: long: 1 so far; the total stands in data_report.json",
     ]
     assert capsys.readouterr().out.splitlines() == told
@@ -526,7 +528,7 @@ def test_the_last_report_says_what_was_left_out(rows: Path, tmp_path: Path, caps
     tally.drawn, tally.notes, tally.damaged = 50, Counter({"cut": 3}), Counter({("torn", "a"): 1, ("torn", "b"): 2})
     run.wholeness = SimpleNamespace(end=lambda task: f"{task}: half empty")  # type: ignore[assignment]
     capsys.readouterr()
-    loop._report(run)
+    loop._report(run, run.counts())
     assert capsys.readouterr().out.splitlines() == [
         "fit: torn: 3 of 50 samples",
         "fit: cut: 3 of 50 samples",
@@ -578,7 +580,7 @@ def test_the_bar_counts_samples(rows: Path, tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(loop, "tqdm", Bar)
     looked: list[tuple[str, int]] = []
-    monkeypatch.setattr(trainer.Trainer, "tell_notes", lambda self: looked.append(("notes", self.step)))
+    monkeypatch.setattr(trainer.Trainer, "tell_notes", lambda self, counts: looked.append(("notes", self.step)))
     monkeypatch.setattr(trainer.Trainer, "warn", lambda self, *_: looked.append(("signs", self.step)))
     tree = made(rows, train={"log_every": 2})
     train(tree, out=tmp_path / "run", progress=True)

@@ -42,6 +42,10 @@ def test_two_processes_train_to_the_same_weights_as_one(
         assert first["samples"] == second["samples"] and first["rates"] == second["rates"]
         assert [int(part["epochs"][0].shape[0]) for part in (first, second)] == [12, 12]
         assert sorted(torch.cat([first["epochs"][0], second["epochs"][0]]).tolist()) == list(range(24))
+        counted = [part["counts"] for part in (first, second)]
+        assert counted[0] == counted[1], "those of both"
+        assert [one["drawn"] for one in counted[0]] == [sum(first["places"])] * 2
+        assert [one["lacking"] for one in counted[0]] == [{"silent": {"0.tar": 3, "1.tar": 4}}, {"silent": {"": 7}}]
         assert first["streams"] == 2 and (first["again"], second["again"]) == (0, 1)
     first, second = found[0][0], found[1][0]
     assert all(len(part) == 2 for part in first["shown"])

@@ -72,6 +72,7 @@ def main(recipes: str, out: str) -> None:
         shown = [rows for rows, *_ in objective.of("forward")][1:]
         state = run_folder.open_folder(run.folder, resume=True)
         again = started(tree, run.folder, state)
+        run.streams["fit"].loader._tally.lacking["silent", f"{dist.rank()}.tar"] = 3 + dist.rank()
         found.append(
             {
                 "before": before,
@@ -83,6 +84,7 @@ def main(recipes: str, out: str) -> None:
                 "rates": [line["lr"] for line in lines],
                 "streams": len(state["streams"]),
                 "places": [part["fit"]["report"]["drawn"] for part in state["streams"]],
+                "counts": [run.counts(shards=shards)["fit"].plain() for shards in (True, False)],
                 "again": again.streams["fit"].loader.rank,
             }
         )

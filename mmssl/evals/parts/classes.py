@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import DamagedError, LackingError, UserError
 from mmssl.evals.parts.report import no_samples_error, skip_damaged, warn
 
 Label = str | int
@@ -27,7 +27,7 @@ def class_of(value: Any) -> Label:
     """Returns a label as a name or a whole number; raises DamagedError for one that is missing or neither."""
     nan = isinstance(value, float) and value != value
     if value is None or nan or (isinstance(value, str) and not value.strip()):
-        raise DamagedError("a sample without a label")
+        raise LackingError("a sample without a label")
     if isinstance(value, str | bool):
         return same(value)
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):

@@ -16,7 +16,7 @@ from mmssl.data.in_workers import Made
 from mmssl.data.plan import seed_of
 from mmssl.data.seeds import seeded
 from mmssl.data.shards import Source
-from mmssl.errors import DamagedError
+from mmssl.errors import DamagedError, LackingError, as_damaged
 from mmssl.evals.parts.report import no_samples_error, skip_sample
 from mmssl.evals.parts.score import bootstrap, named
 from mmssl.evals.parts.stream import prepared_groups
@@ -71,9 +71,10 @@ def _shown(sample: Sample, *, view: View, seed: int, rounds: int) -> list[Sample
     for round_ in range(rounds):
         with seeded(seed_of(seed, round_, sample["__place__"])):
             try:
-                shown = view(sample)
+                with as_damaged():
+                    shown = view(sample)
                 if not any(shown.get(key) for key in view.preprocess):
-                    raise DamagedError(f"a view without {' or '.join(sorted(view.preprocess))}")
+                    raise LackingError(f"a view without {' or '.join(sorted(view.preprocess))}")
                 found.append(shown)
             except DamagedError as error:
                 found.append(error)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mmssl import dist
 from mmssl.data.in_workers import Made
-from mmssl.errors import DamagedError, UserError
+from mmssl.errors import DamagedError, LackingError, UserError
 
 T = TypeVar("T")
 Place = tuple[str, str, int]  # shard, key, number in the set
@@ -104,10 +104,10 @@ def skip_damaged(sample: Mapping[str, Any]) -> Iterator[None]:
 
 
 def require(sample: Mapping[str, Any], *keys: str) -> list[Any]:
-    """Returns what a sample holds under the keys; raises DamagedError where it lacks one."""
+    """Returns what a sample holds under the keys; raises LackingError where it lacks one."""
     for key in keys:
         if sample.get(key) is None:
-            raise DamagedError(f"a sample without {key}")
+            raise LackingError(f"a sample without {key}")
     return [sample[key] for key in keys]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmssl import dist
 from mmssl.data.in_workers import Made, batches_in_workers, in_workers
 from mmssl.data.shards import Source
+from mmssl.evals.parts.progress import passing
 from mmssl.evals.parts.report import no_samples_error, require, usable
 from mmssl.types import Encoder, Preprocess, Sample
 
@@ -70,7 +71,7 @@ def prepared_batches(
         rank=rank,
         world=world,
     )
-    for made, collated in parts:
+    for made, collated in passing(source, parts, world=world, each=lambda part: len(part[0])):
         about = [one.about for one in usable(made)]
         if collated is not None:
             yield collated[0], [{**own, **mine} for own, mine in zip(collated[1], about, strict=True)]
@@ -91,7 +92,8 @@ def prepared_groups(
     Groups are shared out among processes, so that they are the same on any number of these.
     """
     samples = in_workers(source, reads, make, size=size, grouped=True, rank=dist.rank(), world=dist.world())
-    for number, group in itertools.groupby(samples, key=lambda one: one.place // size):
+    seen = passing(source, samples, world=dist.world())
+    for number, group in itertools.groupby(seen, key=lambda one: one.place // size):
         yield number, list(usable(group))
 
 

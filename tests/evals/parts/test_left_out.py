@@ -95,23 +95,25 @@ def test_two_processes_judge_and_count_as_one(sets: dict[str, Any], two_processe
     assert found[0]["left_out"] == found[1]["left_out"]
     assert found[0]["linear/top1"] == pytest.approx(found[1]["linear/top1"])
     assert found[1]["finetune/top1"] > 0.6
+    assert found[1]["warnings"] == ["not judged: rank 1: ValueError: of this process alone"]
+    assert found[0]["odd/total"] == 2.0 and "odd/total" not in found[1] and found[1]["after/total"] == 2.0
 
 
 def judged(judge: Judge, trained: Trained) -> None:
-    judge.run(trained)
-    judge.finish(Path("results.json"))
+    judge.finish(Path("results.json"), judge.run(trained))
 
 
 def test_an_evaluation_that_cannot_be_run_leaves_the_others(tmp_path: Path, sets: dict[str, Any]) -> None:
     nothing = pictures(tmp_path / "bad", 6, bad=range(6))
     options = {"baselines": False, "k": [3]}
     judge = Judge({"bad": {"name": "knn", **sets, "data": nothing, **options}, "knn": {**sets, **options}})
-    assert list(judge.run(RAW)) == ["knn/k3"]
+    scores = judge.run(RAW)
+    assert list(scores) == ["knn/k3"]
     assert judge.remarks()["warnings"]["bad"][0].startswith("not judged: the evaluation data has no sample")
     with pytest.raises(
         UserError, match=r"evals\.bad: the evaluation data has no sample.*; the other figures .* r\.json$"
     ):
-        judge.finish(Path("r.json"))
+        judge.finish(Path("r.json"), scores)
 
 
 def test_all_damaged_is_an_error_that_says_why(tmp_path: Path, sets: dict[str, Any]) -> None:

@@ -139,7 +139,7 @@ class Fit(Objective):
 
 
 class Peek(Evaluation):
-    """Tells one of the encoder's weights. fail: `check` or `run` raises UserError."""
+    """Tells one of the encoder's weights. fail: `check` or `run` raises UserError, `crash` another error in `run`."""
 
     def __init__(self, *, at: int = 0, fail: str = "") -> None:
         self.at, self.fail = at, fail
@@ -151,6 +151,8 @@ class Peek(Evaluation):
     def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         if self.fail == "run":
             raise UserError("nothing is there")
+        if self.fail == "crash":
+            raise ZeroDivisionError("by  zero")
         value = trained.encoders["row"].layer.weight.flatten()[self.at].item()
         training = any(part.training for part in trained.encoders["row"].modules())
         yield "weight", Score(value, value - 1, value + 1, chance=float(training), n=7)
