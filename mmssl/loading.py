@@ -107,7 +107,7 @@ def is_own(folder: Path) -> bool:
 
 
 def home_of(path: str) -> Path:
-    """Returns where what is made of a model goes: a run's or an encoder's own folder; of what is not ours under runs."""
+    """Returns where what is made of a model goes: a run's or an encoder's own folder, else one under runs."""
     return Path(path) if is_own(Path(path)) else Path("runs") / path.strip("/").replace("/", "_").replace(":", "_")
 
 

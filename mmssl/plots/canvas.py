@@ -36,11 +36,13 @@ def scaled(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
-def heat(values: NDArray[np.floating], *, shape: tuple[int, int] | None = None) -> Pixels:
-    """Colours a map (H, W) from its least to its largest value, scaled smoothly to `shape` (H, W)."""
+def heat(
+    values: NDArray[np.floating], *, shape: tuple[int, int] | None = None, limits: tuple[float, float] | None = None
+) -> Pixels:
+    """Colours a map (H, W) between two limits, by default its least and largest value, scaled smoothly to a shape."""
     import matplotlib
 
-    low, high = float(values.min()), float(values.max())
+    low, high = limits or (float(values.min()), float(values.max()))
     unit = Image.fromarray(((values - low) / (high - low + 1e-12)).astype(np.float32))
     if shape is not None:
         unit = unit.resize(shape[::-1], Image.Resampling.BICUBIC)
@@ -60,7 +62,7 @@ def label_colors(labels: NDArray[np.integer]) -> Pixels:
 
 
 def tiles(rows: Sequence[Sequence[Pixels]], *, titles: Sequence[Sequence[str]] | None = None) -> Image.Image:
-    """Lays images of any sizes out in rows, each with a title above it where titles are given, cut where it is wider."""
+    """Lays images of any sizes out in rows, each with a title above it where titles are given, cut to its width."""
     heights = [max(tile.shape[0] for tile in row) + (TITLE if titles else 0) for row in rows]
     columns = max(map(len, rows))
     widths = [max((row[c].shape[1] for row in rows if c < len(row)), default=0) for c in range(columns)]

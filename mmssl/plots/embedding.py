@@ -1,4 +1,4 @@
-"""The embedding in two dimensions, by PCA, t-SNE or UMAP: a dot for each sample, coloured by label where there are any."""
+"""The embedding in two dimensions, by PCA, t-SNE or UMAP: a dot for each sample, coloured by its label if any."""
 
 from __future__ import annotations
 
@@ -136,7 +136,9 @@ def _drawn(flat: NDArray[np.floating], labels: Sequence[Label | None] | None, ti
         axes.scatter(*flat[mine].T, s=size, c=color, marker=mark, linewidths=0, label=f"{label} ({mine.sum()})")
     if labels:
         columns = 1 + (len(known) > 20)
-        figure.legend(loc="outside right upper", ncols=columns, fontsize=8, frameon=False, markerscale=(40 / size) ** 0.5)
+        figure.legend(
+            loc="outside right upper", ncols=columns, fontsize=8, frameon=False, markerscale=(40 / size) ** 0.5
+        )
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     return Image.open(png).convert("RGB")

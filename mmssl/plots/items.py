@@ -18,7 +18,7 @@ INK = (70, 110, 190)
 LEADING = 14  # pixels from line to line
 
 
-def item(modality: str, raw: Any, *, side: int, line: int) -> Pixels:
+def drawn_item(modality: str, raw: Any, *, side: int, line: int) -> Pixels:
     """Draws an image or the middle of a video, a sound's envelope, a cloud, or a text; for others an empty tile.
 
     side: of the tile, in pixels. line: width of a text's tile, whose other lines than those with room are left out.

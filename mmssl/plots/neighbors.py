@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -15,12 +14,12 @@ from mmssl.data.subset import limited
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.stream import embed_stream
 from mmssl.numerics.neighbors import nearest
-from mmssl.plots.canvas import Pixels, tiles
-from mmssl.plots.items import item
+from mmssl.plots.canvas import Pixels, fitted, tiles
+from mmssl.plots.items import drawn_item
 from mmssl.plots.samples import reader_of
 from mmssl.types import Encoder, Trained
 
-SIDE, LINE = 112, 200  # pixels: of a tile, and the width of a text's
+SIDE, LINE, FIGURE = 112, 200, 30  # pixels: of a tile, the width of a text's, and room for a cosine
 Place = tuple[str, str, int]
 
 
@@ -63,14 +62,17 @@ def plot(
     field = network.preprocess.field
     mine = _drawn(source, {asked[row] for row in rows}, field)
     theirs = _drawn(among, {known[at] for hits in found for _, at in hits}, field)
-    drawn = [
-        [mine[asked[row]], *(theirs[known[at]] for _, at in hits)] for row, hits in zip(rows, found, strict=True)
-    ]
+    drawn = [[mine[asked[row]], *(theirs[known[at]] for _, at in hits)] for row, hits in zip(rows, found, strict=True)]
     titles = [
-        [asked[row][1], *(f"{value:.2f} {known[at][1]}" for value, at in hits)]
+        [asked[row][1], *(_title(value, known[at][1], network.modality) for value, at in hits)]
         for row, hits in zip(rows, found, strict=True)
     ]
     yield "neighbors", tiles(drawn, titles=titles)
+
+
+def _title(similarity: float, name: str, modality: str) -> str:
+    """Returns what stands above a neighbour: of a long name the end."""
+    return f"{similarity:.2f} {fitted(name, (LINE if modality == 'text' else SIDE) - FIGURE)}"
 
 
 def embedded(encoder: Encoder, source: Source, space: str | None) -> tuple[Tensor, list[Place]]:
@@ -90,5 +92,5 @@ def _drawn(source: Source, places: set[Place], field: str) -> dict[Place, Pixels
         place = (entry.shard, entry.key, entry.number)
         if place in places:
             raw = source.open(entry, {field})[field]
-            found[place] = item(field, raw, side=SIDE, line=LINE)
+            found[place] = drawn_item(field, raw, side=SIDE, line=LINE)
     return found

@@ -66,7 +66,7 @@ def plot(
             rows, titles = [drawn], None
         else:
             pictures, names, cells = _cells(network, source, count, space, foreground=foreground, side=side or 160)
-            rows, titles = [pictures, cells], [names, [""] * len(names)]
+            rows, titles = [pictures, cells], [names, ["its cells"] * len(names)]
     step = COLUMNS[network.modality]
     parts = [slice(start, start + step) for start in range(0, len(rows[0]), step)]
     below = None if titles is None else [row[part] for part in parts for row in titles]

@@ -15,7 +15,7 @@ from mmssl.evals.parts.needs import require_encoder
 from mmssl.evals.parts.report import no_samples_error, require
 from mmssl.evals.parts.source import open_source
 from mmssl.plots.canvas import Pixels, heat
-from mmssl.plots.items import item
+from mmssl.plots.items import drawn_item
 from mmssl.plots.samples import prepared
 from mmssl.types import Encoder, Sample, Trained
 
@@ -46,7 +46,7 @@ def plot(
     if not found:
         raise no_samples_error(f"the data has no sample with a whole {rows} and {columns}")
     embedded = {key: _embedded(trained.encoders[key], [items[key] for _, items in found], space) for key in prepare}
-    sides = [[item(key, sample[key], side=CELL, line=LINE) for sample, _ in found] for key in (rows, columns)]
+    sides = [[drawn_item(key, sample[key], side=CELL, line=LINE) for sample, _ in found] for key in (rows, columns)]
     yield f"{rows}-{columns}", _laid_out((embedded[rows] @ embedded[columns].T).numpy(), *sides)
 
 
