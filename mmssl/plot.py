@@ -69,11 +69,13 @@ def plot(
 
 
 def _options(make: Any, kind: str, made: recipe.Recipe) -> dict[str, Any]:
-    """Returns the options that the plot shares with the recipe's evaluation of its name."""
+    """Returns the options that the plot shares with the recipe's evaluation of its name, as that one was run."""
     known = names.options_of(make)
     for node in made.evals.values():
         if node["name"] == kind:
-            return {key: value for key, value in node.items() if key in known}
+            judged = names.options_of(names.resolve("evals", kind)[0])
+            stated = {key: given.default for key, given in judged.items() if given.default is not given.empty}
+            return {key: value for key, value in {**stated, **node}.items() if key in known}
     return {}
 
 

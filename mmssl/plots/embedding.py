@@ -126,7 +126,7 @@ def _drawn(flat: NDArray[np.floating], labels: Sequence[Label | None] | None, ti
 
     figure = Figure(figsize=(8, 7), dpi=110, layout="constrained")
     axes = figure.add_subplot(title=title, xticks=[], yticks=[])
-    size = float(np.clip(6000 / len(flat), 5, 40))
+    size = float(np.clip(30_000 / len(flat), 6, 50))
     known = styles(labels or [])
     rest = np.array([label not in known for label in labels or [None] * len(flat)])
     color = REST if labels else DISTINCT[0]

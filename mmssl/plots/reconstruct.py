@@ -18,7 +18,7 @@ from mmssl.evals.parts.source import open_source
 from mmssl.plots.canvas import Pixels, heat, scaled, tiles
 from mmssl.types import Objective, Trained, evaluating
 
-SIDE, FRAMES = 128, 6  # pixels of a tile; of a video this many are drawn
+SIDE, FRAMES, ABREAST = 128, 6, 2  # pixels of a tile; frames of a video; images beside each other
 TITLES = ("shown", "drawn", "truth")
 
 
@@ -58,8 +58,9 @@ def plot(
         found.shown, found.drawn, found.truth
     )]  # fmt: skip
     if found.truth.ndim == 4 and found.truth.shape[1] == 3:
-        whole = [[rows[kind][n][0] for kind in range(3)] for n in range(len(found.truth))]
-        yield "reconstruct", tiles(whole, titles=[TITLES] * len(whole))
+        starts = range(0, len(found.truth), ABREAST)
+        whole = [[kind[n][0] for n in range(at, min(at + ABREAST, len(found.truth))) for kind in rows] for at in starts]
+        yield "reconstruct", tiles(whole, titles=[TITLES * ABREAST] * len(whole))
         return
     for n in range(len(found.truth)):
         sheet = [rows[kind][n] for kind in range(3)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from mmssl.data.user_source import UserFiles
 from mmssl.errors import UserError
 from mmssl.evals.parts.needs import require_encoder
 from mmssl.evals.parts.report import no_samples_error, require, skip_damaged
+from mmssl.modalities import EXTENSIONS
 from mmssl.plots.canvas import Pixels
 from mmssl.types import Encoder, Sample, Trained, reading
 
@@ -57,14 +57,17 @@ def reader_of(
         raise UserError(f"this needs an encoder of {' or '.join(modalities)}; there is {reading(trained.encoders)}")
     encoder = require_encoder(trained, key, space=space, modalities=modalities)
     own = encoder.preprocess.field
-    if own == "image" and not has(source, own) and has(source, "video"):
-        encoder = copy.copy(encoder)
-        encoder.preprocess = copy.copy(encoder.preprocess)
-        encoder.preprocess.field = own = "video"
+    films_as_images(source, own)
     source.check({own})
     if isinstance(source, UserFiles):
         source.pass_over_others(own)
     return encoder
+
+
+def films_as_images(source: Source, wanted: str) -> None:
+    """Lets films fill the images of a set that has none, where these are wanted: those in the middle, or at a time."""
+    if wanted == "image" and not has(source, wanted) and has(source, "video"):
+        source.fields = {**source.fields, wanted: [name for name, kind in EXTENSIONS.items() if kind == "video"]}
 
 
 def has(source: Source, key: str) -> bool:
