@@ -17,7 +17,7 @@ from mmssl.evals.parts.memory import remembering
 from mmssl.evals.parts.progress import showing
 from mmssl.evals.parts.report import Report, reporting, warn
 from mmssl.evals.parts.results import Judged, read_results, record, scores_of
-from mmssl.loading import MODEL, is_own, open_encoders
+from mmssl.loading import MODEL, home_of, open_encoders
 from mmssl.loading import load_encoders as load_encoders
 from mmssl.loading import load_run as load_run
 from mmssl.peers import of_connection
@@ -243,7 +243,7 @@ def judge_encoder(
     judge = Judge(nodes, progress=progress)
     with dist.group() as device:
         trained = Trained(open_encoders(path, tree.get(MODEL) or {}, device=str(device), trust_code=trust_code))
-        file = Path(out) if out is not None else _home(path) / "eval.json"
+        file = Path(out) if out is not None else home_of(path) / "eval.json"
         model = {"judged": path, **({MODEL: tree[MODEL]} if tree.get(MODEL) else {})}
         scores = run_and_record(judge, trained, nodes, file, {}, **model)
     judge.finish(file, scores)
@@ -276,11 +276,6 @@ def plan(
         for name in takers if key not in (MODEL, DATA, *nodes) else ():
             nodes[name][key] = value
     return nodes
-
-
-def _home(path: str) -> Path:
-    """Returns the folder where figures go: a run's or an encoder's own; for what is not ours, one under runs."""
-    return Path(path) if is_own(Path(path)) else Path("runs") / path.strip("/").replace("/", "_").replace(":", "_")
 
 
 def read_scores(run: str | Path) -> dict[str, Score]:

@@ -106,6 +106,11 @@ def is_own(folder: Path) -> bool:
         return True  # load_encoder tells what is wrong with it
 
 
+def home_of(path: str) -> Path:
+    """Returns where what is made of a model goes: a run's or an encoder's own folder, else one under runs."""
+    return Path(path) if is_own(Path(path)) else Path("runs") / path.strip("/").replace("/", "_").replace(":", "_")
+
+
 def _published(name: str, trust_code: bool) -> dict[str, Any]:
     """Returns the options by which a model that is known by name gets the weights that it is known for."""
     kind, variant = names.resolve("encoders", name, trust_code=trust_code)

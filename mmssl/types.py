@@ -237,6 +237,19 @@ class Score:
         return self.value
 
 
+@dataclass(slots=True, frozen=True)
+class Reconstruction:
+    """What a task draws of a batch: images (B, 3, H, W) or videos (B, 3, T, H, W), floats from 0 to 1; or spectrograms
+    (B, 1, F, T), as their encoder normalises them.
+
+    shown: what the network saw, grey where nothing. drawn: what came of it; where it need not draw, the truth. truth.
+    """
+
+    shown: Tensor
+    drawn: Tensor
+    truth: Tensor
+
+
 Span = tuple[float, float]
 """A window of a film or sound: where it starts and ends, in seconds."""
 
@@ -599,6 +612,10 @@ class TokenEncoder(Encoder):
         """Cuts what `preprocess` collates into patches."""
         raise NotImplementedError
 
+    def joined(self, patches: Patches) -> Tensor:
+        """Puts patches together again, as Reconstruction has them: undoes `patches`."""
+        raise NotImplementedError
+
     def tokenize(self, patches: Patches, *, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         """Returns position-coded tokens (B, N, D).
 
@@ -763,6 +780,10 @@ class Objective(nn.Module):
         `modality/part` is a further one, which the encoder knows as `task_part`.
         """
         return {}
+
+    def reconstruct(self, encoders: Mapping[str, Encoder], batch: Batch) -> Reconstruction | None:
+        """Returns what it draws of a batch, for people to look at; None for a task that draws nothing."""
+        return None
 
     def extra_encoders(self) -> dict[str, Encoder]:
         """Returns key -> encoder (`image_teacher`): its own that are judged and saved beside those of the run."""

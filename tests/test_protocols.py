@@ -12,7 +12,7 @@ import torch
 from mmssl import dist, judge, loading
 from mmssl.errors import UserError
 from mmssl.judge import judge_encoder, plan
-from mmssl.loading import open_encoders
+from mmssl.loading import home_of, open_encoders
 from mmssl.types import Score, Trained
 
 SETS = {"train": {"shards": "a"}, "data": {"shards": "b"}}
@@ -176,10 +176,10 @@ def test_a_name_comes_with_its_published_weights(name: str, published: dict[str,
     [("timm:resnet18", "runs/timm_resnet18"), ("a/b", "runs/a_b"), ("/a/b/", "runs/a_b")],
 )
 def test_figures_of_what_is_not_ours_go_under_runs(path: str, home: str, tmp_path: Path) -> None:
-    assert judge._home(path) == Path(home)
-    assert judge._home(str(own(tmp_path / "ours"))) == tmp_path / "ours"
+    assert home_of(path) == Path(home)
+    assert home_of(str(own(tmp_path / "ours"))) == tmp_path / "ours"
     (tmp_path / "run" / "encoders").mkdir(parents=True)
-    assert judge._home(str(tmp_path / "run")) == tmp_path / "run"
+    assert home_of(str(tmp_path / "run")) == tmp_path / "run"
 
 
 class Judges:

@@ -30,18 +30,22 @@ def open_data(
     columns: sample key -> column of a table. fields: sample key -> field, as of `Source`.
     """
     path, found = Path(data), dict(fields or {})
-    if path.suffix.lower() in MANIFESTS:
-        return UserFiles(path, rows_of_manifest(path, dict(columns or {})), found)
-    if columns:
+    if columns and path.suffix.lower() not in MANIFESTS:
         raise UserError(f"columns are those of a table ({', '.join(MANIFESTS)}), and {data} is none; leave them out")
+    rows = user_rows(path, columns)
+    return Source(shards=str(data), fields=found) if rows is None else UserFiles(path, rows, found)
+
+
+def user_rows(path: Path, columns: Mapping[str, str] | None = None) -> UserRows | None:
+    """Returns the rows of a table, a folder of files or one file; None for what is none of these, such as shards."""
+    if path.suffix.lower() in MANIFESTS:
+        return rows_of_manifest(path, dict(columns or {}))
     if path.is_dir() and not has_shards(path):
-        return UserFiles(path, rows_of_folder(path), found)
+        return rows_of_folder(path)
     extension = path.suffix[1:].lower()
     if extension in KEYS and is_file(path):
-        return UserFiles(
-            path, UserRows([Row("0", {extension: (str(path.absolute()), 0, None)}, where=path.name)]), found
-        )
-    return Source(shards=str(data), fields=found)
+        return UserRows([Row("0", {extension: (str(path.absolute()), 0, None)}, where=path.name)])
+    return None
 
 
 class UserFiles(Source):

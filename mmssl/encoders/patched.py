@@ -92,6 +92,13 @@ class Patched(TokenEncoder):
         cells = cells.permute(0, *axes, 1, *(axis + 1 for axis in axes))  # (B, H, W, C, h, w)
         return Patches(cells.flatten(len(grid) + 1).flatten(1, -2), grid)
 
+    def joined(self, patches: Patches) -> Tensor:
+        count, grid = len(patches.grid), patches.grid
+        cells = patches.values.unflatten(2, (-1, *self.cell)).unflatten(1, grid)  # (B, H, W, C, h, w)
+        axes = [axis for n in range(count) for axis in (1 + n, 2 + count + n)]
+        x = cells.permute(0, 1 + count, *axes)  # (B, C, H, h, W, w)
+        return self.normalize.undo(x.reshape(*x.shape[:2], *(a * b for a, b in zip(grid, self.cell, strict=True))))
+
     def tokenize(self, patches: Patches, *, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         tokens = F.linear(patches.values, self.patch.weight.flatten(1), self.patch.bias)
         if mask is not None and mask_token is not None:

@@ -97,6 +97,9 @@ class Spectrogram(TokenEncoder):
     def patches(self, x: Tensor) -> Patches:
         return self._masked.patches(self._picture(x))
 
+    def joined(self, patches: Patches) -> Tensor:
+        return self._masked.joined(patches)
+
     def tokenize(self, patches: Patches, *, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         return self._masked.tokenize(patches, mask=mask, mask_token=mask_token)
 

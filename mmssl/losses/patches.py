@@ -20,5 +20,16 @@ def patch_error(predicted: Tensor, target: Tensor, mask: Tensor, *, error: Error
 def whitened(patches: Tensor) -> Tensor:
     """Takes its own mean from each patch (B, N, P) and divides by its own deviation. He et al., CVPR 2022."""
     with torch.autocast(patches.device.type, enabled=False):
-        var, mean = torch.var_mean(patches.float(), dim=-1, keepdim=True)
-        return (patches - mean) / (var + 1e-6).sqrt()
+        mean, std = _statistics(patches)
+        return (patches - mean) / std
+
+
+def unwhitened(whitened: Tensor, patches: Tensor) -> Tensor:
+    """Gives predicted patches the mean and deviation of the true ones, which `whitened` took from those."""
+    mean, std = _statistics(patches)
+    return whitened * std + mean
+
+
+def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    var, mean = torch.var_mean(patches.float(), dim=-1, keepdim=True)
+    return mean, (var + 1e-6).sqrt()

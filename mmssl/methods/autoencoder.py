@@ -19,7 +19,7 @@ from mmssl.nn.head import Projection
 from mmssl.numerics.color import as_unit
 from mmssl.transforms.base import OnBatch
 from mmssl.transforms.image import Crop, Flip
-from mmssl.types import Batch, Encoder, Loss, Method, Objective, Spaces
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Reconstruction, Spaces
 from mmssl.views.template import Views
 
 
@@ -105,6 +105,10 @@ class Autoencoder(Objective):
             total = apart + self.sparse * dense
             logs["sparsity"] = dense.detach()
         return Loss(total, logs, {"image": code.detach()})
+
+    def reconstruct(self, encoders: Mapping[str, Encoder], batch: Batch) -> Reconstruction:
+        shown, sound = as_unit(batch.views["image"][0]), as_unit(batch.views["image"][-1])
+        return Reconstruction(shown, self.decoder(self._code(encoders["image"](shown).pooled), sound.shape[2:]), sound)
 
     def _code(self, pooled: Tensor) -> Tensor:
         code = self.head.project(pooled)

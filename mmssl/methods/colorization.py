@@ -17,10 +17,10 @@ from mmssl.losses.pixels import pixel_error
 from mmssl.losses.soft_bins import soft_nll
 from mmssl.nn.decoder import Decoder
 from mmssl.numerics.bins import Bins, ab_grid, sampled
-from mmssl.numerics.color import lab, srgb
+from mmssl.numerics.color import as_unit, lab, srgb
 from mmssl.transforms.base import OnBatch
 from mmssl.transforms.image import Crop, Flip
-from mmssl.types import Batch, Encoder, Epoch, Loss, Method, Objective
+from mmssl.types import Batch, Encoder, Epoch, Loss, Method, Objective, Reconstruction
 from mmssl.views.template import Views
 
 LEARN_BATCHES = 1000  # at most, for how common colours are
@@ -119,6 +119,13 @@ class Colorization(Objective):
             {"image": features.pooled.detach()},
             {"correct": right},
         )
+
+    def reconstruct(self, encoders: Mapping[str, Encoder], batch: Batch) -> Reconstruction:
+        """What is drawn, and the truth of each cell, stands with the lightness of what is shown."""
+        (shown,), size = batch.views["image"], batch.views["image"][0].shape[2:]
+        true = F.interpolate(batch.extra["colors"], size, mode="bilinear", align_corners=False)
+        colors = self.decode(encoders, shown, size=size), true
+        return Reconstruction(as_unit(shown), *(srgb(torch.cat([lab(shown)[:, :1], ab], dim=1)) for ab in colors))
 
     def decode(self, encoders: Mapping[str, Encoder], shown: Tensor, *, size: Sequence[int]) -> Tensor:
         """Returns a and b (B, 2, height, width) of grey images: of bins their annealed mean."""

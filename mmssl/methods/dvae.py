@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
@@ -17,7 +18,7 @@ from mmssl.numerics.color import as_unit
 from mmssl.numerics.seeded_random import draws
 from mmssl.objectives.multi_view import MultiView
 from mmssl.optim.schedule import cosine, ramp
-from mmssl.types import Batch, Encoder, Loss, Method
+from mmssl.types import Batch, Encoder, Loss, Method, Reconstruction
 from mmssl.views import mae
 
 
@@ -83,6 +84,15 @@ class DVAE(MultiView):
         used = shares.sum(dim=0) / present.sum().clamp(min=1)
         logs |= {"temperature": self.temperature.clone(), "codes_used": (-(used * (used + 1e-12).log()).sum()).exp()}
         return Loss(total, logs, {self.key: features.pooled.detach()})
+
+    def reconstruct(self, encoders: Mapping[str, Encoder], batch: Batch) -> Reconstruction:
+        """Each cell is drawn from its likeliest code alone."""
+        x = as_unit(self.views(batch, least=1)[0])
+        features = encoders[self.key](x)
+        assert features.tokens is not None and features.grid is not None
+        codes = F.one_hot(features.tokens.argmax(dim=2), self.dim).to(x.dtype)
+        mean, _ = self.decoder(codes.mT.unflatten(2, features.grid)).chunk(2, dim=1)
+        return Reconstruction(x, outside(mean.float().sigmoid()), x)
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         start, end = self.range

@@ -19,7 +19,7 @@ from mmssl.numerics.color import as_unit
 from mmssl.numerics.constants import constant
 from mmssl.transforms.base import OnBatch
 from mmssl.transforms.image import Crop, Flip
-from mmssl.types import Batch, Encoder, Loss, Method, Objective
+from mmssl.types import Batch, Encoder, Loss, Method, Objective, Reconstruction
 from mmssl.views.template import Views
 
 
@@ -109,6 +109,11 @@ class Inpainting(Objective):
             total = (1 - self.adversarial) * total + self.adversarial * fooling + judging
             logs |= {"fooling": fooling.detach(), "judging": judging.detach()}
         return Loss(total, logs, {"image": features.pooled.detach()})
+
+    def reconstruct(self, encoders: Mapping[str, Encoder], batch: Batch) -> Reconstruction:
+        shown, whole = map(as_unit, batch.views["image"])
+        drawn = self.decoder(encoders["image"](shown), whole.shape[2:])
+        return Reconstruction(shown, torch.where(batch.extra["holes"] > 0, drawn, whole), whole)
 
 
 method = Method(Views(1, image=[Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip()], after=[Holes()]), Inpainting)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
@@ -14,11 +15,11 @@ from mmssl.losses.patches import patch_error
 from mmssl.nn.normalize import pixel_normalize
 from mmssl.nn.probe import pixels_per_cell
 from mmssl.numerics.color import as_unit
-from mmssl.objectives.masking import block_mask, token_encoder
+from mmssl.objectives.masking import block_mask, reconstruction, token_encoder
 from mmssl.objectives.multi_view import MultiView
 from mmssl.transforms.image import Crop, Flip
 from mmssl.transforms.patches import cut
-from mmssl.types import Batch, Encoder, Loss, Method, TokenEncoder
+from mmssl.types import Batch, Encoder, Loss, Method, Reconstruction, TokenEncoder
 from mmssl.views.mae import Seed
 from mmssl.views.template import Views
 
@@ -55,6 +56,19 @@ class SimMIM(MultiView):
         mask, target, features = masked(encoders[self.key], x, seed)
         total = dist.mean(patch_error(self.head(features.tokens), target, mask, error="l1"), self.present(batch))
         return Loss(total, embeddings={self.key: features.pooled.detach()})
+
+    def reconstruct(self, encoders: Mapping[str, Encoder], batch: Batch) -> Reconstruction:
+        encoder, x = encoders[self.key], self.views(batch, least=1)[0]
+        masked = self._tokens if self.in_tokens else self._pixels
+        mask, target, features = masked(encoder, x, batch.extra["seed"])
+        predicted = self.head(features.tokens).float()
+        if self.in_tokens:
+            patches = token_encoder(encoder).patches(x)
+            return reconstruction(token_encoder(encoder), patches, mask, predicted)
+        hidden = mask[:, :, None]
+        several = target.masked_fill(hidden, 0), torch.where(hidden, predicted, target), target
+        whole = (F.fold(each.mT, x.shape[2:], self.cell, stride=self.cell) for each in several)
+        return Reconstruction(*map(self.normalize.undo, whole))
 
     def _tokens(self, encoder: Encoder, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor, Any]:
         """Hides tokens; returns which (B, N), all patches (B, N, P), and the features."""

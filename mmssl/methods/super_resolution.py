@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl import dist
@@ -16,7 +17,7 @@ from mmssl.nn.decoder import Decoder
 from mmssl.numerics.color import as_unit
 from mmssl.transforms.base import OnBatch
 from mmssl.transforms.image import Crop, Flip
-from mmssl.types import Batch, Encoder, Loss, Method, Objective
+from mmssl.types import Batch, Encoder, Features, Loss, Method, Objective, Reconstruction
 from mmssl.views.template import Views
 
 
@@ -81,8 +82,7 @@ class SuperResolution(Objective):
         small, whole = (as_unit(view) for view in batch.views["image"])
         present, size = batch.present("image"), whole.shape[2:]
         features = encoders["image"](small)
-        blurred = small if small.shape == whole.shape else F.interpolate(small, size, mode="bicubic")
-        drawn = blurred + self.decoder(features, size)
+        blurred, drawn = self._drawn(small, features, size)
         total = dist.mean(pixel_error(drawn, whole, error=self.error), present)
         gained = 1 - total.detach() / dist.mean(pixel_error(blurred, whole, error=self.error), present).clamp(min=1e-9)
         logs = {"error": total.detach(), "gained": gained}
@@ -92,6 +92,16 @@ class SuperResolution(Objective):
             total = total + self.adversarial * fooling + judging
             logs |= {"fooling": fooling.detach(), "judging": judging.detach()}
         return Loss(total, logs, {"image": features.pooled.detach()})
+
+    def _drawn(self, small: Tensor, features: Features, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Returns small images as large as the whole ones, and what is drawn."""
+        same = tuple(small.shape[2:]) == tuple(size)
+        blurred = small if same else F.interpolate(small, tuple(size), mode="bicubic")
+        return blurred, blurred + self.decoder(features, size)
+
+    def reconstruct(self, encoders: Mapping[str, Encoder], batch: Batch) -> Reconstruction:
+        small, whole = map(as_unit, batch.views["image"])
+        return Reconstruction(*self._drawn(small, encoders["image"](small), whole.shape[2:]), whole)
 
 
 STEPS = [Crop(scale=(0.35, 1.0), ratio=(1.0, 1.0)), Flip()]

@@ -202,13 +202,20 @@ class Dilated(Head):
 
 
 def similarity_map(seen: Features, embedding: Tensor, head: Head) -> Tensor:
-    """Returns the products of each cell's embedding with one embedding (B, D): (B, H, W), or (B, T, H, W) of a film.
+    """Returns the products of each cell's embedding with one embedding (B, D): (B, H, W), or (B, T, H, W) of a film."""
+    cells, grid = embed_cells(seen, head)
+    return torch.einsum("bnd,bd->bn", cells, embedding).unflatten(1, grid)
+
+
+def embed_cells(seen: Features, head: Head | None = None) -> tuple[Tensor, tuple[int, ...]]:
+    """Returns every cell's embedding (B, N, D), without a head the tokens themselves, and the grid.
 
     A head for whole images takes every cell for an image of its own; one for tokens embeds them as it does.
+    UserError for features without cells.
     """
     if seen.tokens is None or seen.grid is None:
         raise UserError("there is no map without cells, and this encoder gives none; choose one such as convnet")
-    cells = head(seen)
-    if cells.ndim == 2:
-        cells = head(Features(seen.tokens.flatten(0, 1))).unflatten(0, seen.tokens.shape[:2])  # (B, N, D)
-    return torch.einsum("bnd,bd->bn", cells, embedding).unflatten(1, seen.grid)
+    cells = seen.tokens if head is None else head(seen)
+    if head is not None and cells.ndim == 2:
+        cells = head(Features(seen.tokens.flatten(0, 1))).unflatten(0, seen.tokens.shape[:2])
+    return cells, seen.grid

@@ -33,6 +33,11 @@ class Normalize(nn.Module):
         x = x if x.dtype == torch.uint8 else x.float()  # bytes become floats within the subtraction
         return (x - (mean * scale).view(shape)).mul_((1 / (std * scale)).view(shape))
 
+    def undo(self, x: Tensor) -> Tensor:
+        """Returns what was normalised, as floats."""
+        shape = (-1, *(1,) * (x.ndim - 2))
+        return x * self.std.view(shape) + self.mean.view(shape)
+
 
 def pixel_normalize(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalize:
     """Normalises with ImageNet's statistics by default for colour, and leaves other numbers of channels as they are."""

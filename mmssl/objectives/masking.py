@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.numerics.seeded_random import draws
-from mmssl.types import Encoder, TokenEncoder
+from mmssl.types import Encoder, Patches, Reconstruction, TokenEncoder
 
 ROUNDS = 40  # of blocks; by then masks that grow block by block have stopped growing
 
@@ -88,6 +88,13 @@ def first_hidden(mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
 def pick(tokens: Tensor, places: Tensor) -> Tensor:
     """Returns the tokens (B, n, D) at places (B, n), of tokens (B, N, D)."""
     return tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def reconstruction(encoder: TokenEncoder, patches: Patches, mask: Tensor, predicted: Tensor) -> Reconstruction:
+    """Puts patches (B, N, P) together: with the hidden ones of mask (B, N) left out, predicted, and as they are."""
+    hidden = mask[:, :, None]
+    seen, drawn = patches.values.masked_fill(hidden, 0), torch.where(hidden, predicted, patches.values)
+    return Reconstruction(*(encoder.joined(Patches(each, patches.grid)) for each in (seen, drawn, patches.values)))
 
 
 def _hidden(seeds: Tensor, cells: int, hidden: int, grid: Sequence[int]) -> Tensor:

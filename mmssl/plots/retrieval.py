@@ -9,19 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
 from mmssl.evals.parts.needs import require_encoder
 from mmssl.evals.parts.report import no_samples_error, require
 from mmssl.evals.parts.source import open_source
-from mmssl.modalities import image
 from mmssl.plots.canvas import Pixels, heat
+from mmssl.plots.items import drawn_item
 from mmssl.plots.samples import prepared
-from mmssl.transforms.image import opened
 from mmssl.types import Encoder, Sample, Trained
 
 CELL, GAP, LINE = 48, 4, 260  # pixels: side of a cell, gaps, width of a caption
-INK = (70, 110, 190)
 
 
 def plot(
@@ -48,7 +46,7 @@ def plot(
     if not found:
         raise no_samples_error(f"the data has no sample with a whole {rows} and {columns}")
     embedded = {key: _embedded(trained.encoders[key], [items[key] for _, items in found], space) for key in prepare}
-    sides = [[_drawn(key, sample[key]) for sample, _ in found] for key in (rows, columns)]
+    sides = [[drawn_item(key, sample[key], side=CELL, line=LINE) for sample, _ in found] for key in (rows, columns)]
     yield f"{rows}-{columns}", _laid_out((embedded[rows] @ embedded[columns].T).numpy(), *sides)
 
 
@@ -60,23 +58,6 @@ def _items(sample: Sample, *, prepare: dict[str, Any]) -> tuple[Sample, dict[str
 
 def _embedded(encoder: Encoder, items: list[Any], space: str) -> torch.Tensor:
     return encoder.embed(encoder.preprocess.collate(items).to(encoder.device), space=space).float().cpu()
-
-
-def _drawn(modality: str, raw: Any) -> Pixels:
-    """Draws one item: an image or the middle of a video, a sound's envelope, a caption, or for others an empty cell."""
-    cell = Image.new("RGB", (LINE if modality == "text" else CELL, CELL), "white")
-    if modality in ("image", "video"):
-        whole = ImageOps.contain(image.pixels(opened(raw)), (CELL, CELL))
-        cell.paste(whole, ((CELL - whole.width) // 2, (CELL - whole.height) // 2))
-    elif modality == "audio":
-        power = raw.read(sample_rate=8000).abs()
-        bars = torch.nn.functional.adaptive_max_pool1d(power[None], CELL)[0]
-        for x, height in enumerate((bars / bars.max().clamp(min=1e-6) * CELL / 2).tolist()):
-            ImageDraw.Draw(cell).line((x, CELL / 2 - height, x, CELL / 2 + height), fill=INK)
-    elif modality == "text":
-        text = raw if isinstance(raw, str) else raw[0]
-        ImageDraw.Draw(cell).text((2, CELL // 2 - 7), text, fill="black", font=ImageFont.load_default(11))
-    return np.asarray(cell)
 
 
 def _laid_out(values: np.ndarray, left: list[Pixels], above: list[Pixels]) -> Image.Image:

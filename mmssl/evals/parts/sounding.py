@@ -24,12 +24,16 @@ Pictures = np.ndarray  # uint8 (T, H, W, 3)
 
 @dataclass(slots=True)
 class Moment:
-    """What an encoder sees, (3, S, S) or (3, T, S, S), and hears, and the truth (S, S) bool in its image `frame`."""
+    """What an encoder sees, (3, S, S) or (3, T, S, S), and hears, and the truth (S, S) bool in its image `frame`.
+
+    time: in seconds of the film, None of a still image. truth is all false where none is known.
+    """
 
     seen: Tensor
     heard: Tensor
     truth: Tensor
     frame: int = 0
+    time: float | None = None
 
     @property
     def picture(self) -> Tensor:
@@ -43,12 +47,14 @@ class Sounding:
     preprocess: encoder's key -> its preprocessing. visual: "image" or "video". truth: `impacts` are those of the
     toy world, loudest first, at most `count` of a clip, each with the mask of the object that hit; `boxes`, a list of
     (left, top, right, bottom) as shares of the image, and `masks`, of one image or of each of a video's, not 0 where
-    it sounds, are of the middle of a video, or of a still image.
+    it sounds, are of the middle of a video, or of a still image. Without truth moments are `count` evenly apart.
     """
 
-    def __init__(self, preprocess: Mapping[str, Any], visual: str, *, truth: Truth = "impacts", count: int = 1) -> None:
+    def __init__(
+        self, preprocess: Mapping[str, Any], visual: str, *, truth: Truth | None = "impacts", count: int = 1
+    ) -> None:
         self.preprocess, self.visual, self.truth, self.count = preprocess, visual, truth, count
-        known = {"impacts": ("masks", "meta"), "boxes": ("boxes",), "masks": ("masks",)}
+        known = {"impacts": ("masks", "meta"), "boxes": ("boxes",), "masks": ("masks",), None: ()}
         self.reads = (visual, "audio", *known[truth])
 
     def __call__(self, sample: Sample) -> list[Moment]:
@@ -62,7 +68,10 @@ class Sounding:
     def _told(self, sample: Sample) -> Iterator[tuple[float | None, Any]]:
         """Yields when something sounds, None for a still image, and of which object, None for everything."""
         if self.truth != "impacts":
-            yield (sample[self.visual].duration / 2 if hasattr(sample[self.visual], "duration") else None), None
+            length = getattr(sample[self.visual], "duration", None)
+            count = 1 if self.truth or length is None else self.count
+            for number in range(count):
+                yield None if length is None else (number + 0.5) * length / count, None
             return
         masks, meta = _masks(sample["masks"]), sample["meta"]
         if not isinstance(meta, dict) or "fps" not in meta or "impacts" not in meta:
@@ -88,6 +97,7 @@ class Sounding:
             self._heard(sample["audio"], time),
             truth.flatten(0, -3)[0] > 127,
             frame,
+            time,
         )
 
     def _times(self, clip: Any, time: float) -> list[float]:
@@ -109,6 +119,8 @@ class Sounding:
 
     def _where(self, sample: Sample, time: float, number: int | None, size: tuple[int, ...]) -> np.ndarray:
         """Returns where it sounds, (H, W) bool, in an image of that size."""
+        if self.truth is None:
+            return np.zeros(size, dtype=bool)
         if self.truth == "boxes":
             return boxed(sample["boxes"], size)
         masks = _masks(sample["masks"])

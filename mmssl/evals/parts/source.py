@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ from mmssl.data.remote import remote_index
 from mmssl.data.shards import Source
 from mmssl.data.subset import Subset
 from mmssl.data.tar import Entry
+from mmssl.data.user_source import UserFiles, user_rows
 from mmssl.errors import DamagedError, UserError
 from mmssl.evals.parts.classes import Label, as_labels, class_of, disjoint_error, number_listed, same
 from mmssl.evals.parts.report import skip_sample, warn
@@ -26,7 +28,29 @@ from mmssl.types import Sample
 PEEK = 32  # samples in which labels are looked for before a run
 
 
-class Examples(Source):
+class Reported(Source):
+    """A Source that reports the samples that cannot be opened."""
+
+    def skip(self, entry: Entry, error: DamagedError) -> None:
+        """Reports a sample that cannot be opened."""
+        super().skip(entry, error)
+        skip_sample({"__shard__": entry.shard, "__key__": entry.key, "__number__": entry.number}, error)
+
+
+class OwnExamples(Reported, UserFiles):
+    """A user's own files whose numbers of classes (`cls`) become names: those of the folders, or of the table."""
+
+    def open(self, entry: Entry, wanted: Collection[str]) -> Sample:
+        """Opens the wanted keys of a row."""
+        sample, texts = super().open(entry, wanted), self.rows[entry.number].texts
+        meta = json.loads(texts.get("json", "{}")) if "cls" in texts else {}
+        for key in wanted if "class" in meta else ():
+            if key in sample and find(key, texts, self.fields) == "cls":
+                sample[key] = as_labels([same(meta["class"])])[0]
+        return sample
+
+
+class Examples(Reported):
     """A Source whose numbers of classes (`cls`) become names, by its index.json or the `class` in a sample's json.
 
     A number is that of its own set, so that it says nothing elsewhere; it stays where there is no name.
@@ -74,15 +98,13 @@ class Examples(Source):
             return as_labels([same(name)])[0] if isinstance(name, str) and name.strip() else None
         return None
 
-    def skip(self, entry: Entry, error: DamagedError) -> None:
-        """Reports a sample that cannot be opened."""
-        super().skip(entry, error)
-        skip_sample({"__shard__": entry.shard, "__key__": entry.key, "__number__": entry.number}, error)
-
 
 def open_source(data: Mapping[str, Any]) -> Source:
-    """Opens the `data` node of an evaluation."""
-    return Examples(**names.check_options(Source, data, where="data"))
+    """Opens the `data` node of an evaluation or a plot: shards, or a folder of a user's own files, one, or a table."""
+    options = names.check_options(Source, data, where="data")
+    shards = options["shards"]
+    rows = user_rows(Path(shards)) if isinstance(shards, str) and is_local(shards) else None
+    return Examples(**options) if rows is None else OwnExamples(Path(shards), rows, options.get("fields") or {})
 
 
 def require_fields(source: Source, keys: Collection[str], *, where: str = "data") -> None:
