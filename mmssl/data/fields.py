@@ -92,7 +92,7 @@ def serves(key: str, place: str, raw: Raw) -> bool:
         return False
     found = KEYS.get(extension, extension)
     if kind in (*modalities.MODALITIES, "label", "meta"):
-        return found == kind or (kind, found) in (("audio", "video"), ("label", "text"))
+        return found == kind or (kind, found) in (("audio", "video"), ("image", "video"), ("label", "text"))
     return found == kind or found not in ("label", "text")
 
 

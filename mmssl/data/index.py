@@ -68,6 +68,12 @@ def read_index(folder: Path) -> Index | None:
         raise UserError(f"{error}; remove it, or build the set again") from None
 
 
+def parts_hint(folder: Path) -> str:
+    """Returns what to say of a folder without shards whose folders are shard sets, such as train and test; else ""."""
+    parts = sorted(str(file.parent) for file in folder.glob(f"*/{INDEX}"))
+    return f"name one of its parts: {', '.join(parts[:5])}{', ...' if len(parts) > 5 else ''}" if parts else ""
+
+
 def checked(found: Any, where: str) -> Index | None:
     """Returns what a JSON document holds as an index, None for one that is none of ours; UserError if it is garbled."""
     if not isinstance(found, dict) or found.get("format") != FORMAT:

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from mmssl.data.index import JOURNAL, read_index
+from mmssl.data.index import JOURNAL, parts_hint, read_index
 from mmssl.data.remote import is_folder, remote_index, shard_at
 from mmssl.errors import UserError
 from mmssl.limits import limit, refuse
@@ -169,7 +169,7 @@ def _of_folder(folder: Path) -> list[str]:
         there = {entry.name: entry.is_file() for entry in entries}
     names = [s["name"] for s in index["shards"]] if index else sorted(n for n in there if n.endswith(".tar"))
     if not names:
-        raise UserError(f"{folder} holds no *.tar; {_near(folder / 'x.tar')}")
+        raise UserError(f"{folder} holds no *.tar; {parts_hint(folder) or _near(folder / 'x.tar')}")
     return [as_file(folder / name) if there.get(name) else _found(folder / name) for name in names]
 
 

@@ -180,7 +180,7 @@ class Source:
         there = f"its fields are {', '.join(known)}"
         if key not in self.fields:
             keys = sorted({name for name in map(key_of, known) if name})
-            hint = f"; name the field as in fields: {{{key}: {min(useful, key=_nearness)}}}" if useful else ""
+            hint = f"; name the field as in fields: {{{key}: {_alike(useful)}}}" if useful else ""
             return f"{key!r}; {there} (keys: {', '.join(keys) or 'none'}){hint or f'; none of them can be {key}'}"
         asked = self.fields[key]
         several = [asked] if isinstance(asked, str) else asked
@@ -188,6 +188,14 @@ class Source:
         hints += [did_you_mean(several[0], useful)] if useful else []
         said = "; ".join(hints) or f"{there}; none of them can be {key}"
         return f"{' or '.join(map(repr, several))} for {key!r}; {said}"
+
+
+def _alike(places: set[str]) -> str:
+    """Returns the nearest place as `fields` names it, with the others of its kind, such as mp4 and webm."""
+    nearest = min(places, key=_nearness)
+    kind = key_of(nearest)
+    alike = sorted(place for place in places if "json" not in place.split(".") and key_of(place) == kind)
+    return f"[{', '.join(alike)}]" if len(alike) > 1 else nearest
 
 
 def _nearness(place: str) -> tuple[int, str]:

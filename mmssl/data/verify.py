@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mmssl.data.fields import decode as open_key
 from mmssl.data.fields import key_of
-from mmssl.data.index import Shard, read_index
+from mmssl.data.index import Shard, parts_hint, read_index
 from mmssl.data.members import BROKEN, open_tar
 from mmssl.data.patterns import as_file
 from mmssl.data.shards import Source
@@ -44,7 +44,10 @@ def verify(folder: str | Path, *, decode: bool = False) -> list[str]:
         problems += [f"{path.name}: {problem}" for problem in _verify_shard(path, listed.get(path.name), decode)]
     if listed and not sum(entry["samples"] for entry in listed.values()):
         problems.append(f"{home} holds no samples")
-    return problems if listed or any(home.glob("*.tar")) else [f"{home} holds no shards"]
+    if listed or any(home.glob("*.tar")):
+        return problems
+    hint = parts_hint(home)
+    return [f"{home} holds no shards{'; ' if hint else ''}{hint}"]
 
 
 def _verify_shard(path: Path, entry: Shard | None, decode: bool) -> list[str]:

@@ -21,5 +21,8 @@ def open_one(path: str | Path, *, encoder: str | None = None, trust_code: bool =
         return found[encoder]
     if (Path(path) / "encoders").is_dir():
         folders = ", ".join(str(Path(path) / "encoders" / key) for key in found)
-        raise UserError(f"{path} is a run with the encoders {reading(found)}; say which: {folders}")
+        raise UserError(
+            f"{path} is a run with the encoders {reading(found)}; say which: {folders}; or, as one CLIP, both by the "
+            "task that trained them: --space TASK with --format transformers, or --format open_clip"
+        )
     raise UserError(f"{path} is one encoder, of {next(iter(found))}; leave {encoder!r} out")

@@ -106,10 +106,10 @@ def embed_query(query: str | Path, encoders: Mapping[str, Encoder], table: Table
     }
     able = {key: e for key, e in able.items() if key == own} or able
     if not able:
-        what = f"an encoder in the space {space!r}" if space else "their own encoder, being pooled"
+        what = f"in the space {space!r}" if space else "pooled features"
         raise UserError(
-            f"the query is of {kind}, and these features are comparable with what {what} makes: "
-            f"{reading(fits) or 'none in the model'}; `mmssl encode --space` writes those of a task"
+            f"the query is of {kind}, and the rows are {what}, comparable with what these encoders make: "
+            f"{reading(fits) or 'none of the model'}; `mmssl encode --space TASK` writes what a task compares"
         )
     if len(able) > 1:
         raise UserError(f"several encoders can read the query ({', '.join(able)}); say which by --encoder")

@@ -68,7 +68,7 @@ def _run_verify(a: argparse.Namespace) -> Answer:
     problems = verify(a.folder, decode=a.decode)
     indexed = (Path(a.folder) / INDEX).is_file()
     remark = "" if indexed else f"; without {INDEX} nothing tells whether any is missing"
-    last = f"{len(problems)} problems" if problems else f"all shards are whole{remark}"
+    last = f"{len(problems)} problem{'s' * (len(problems) > 1)}" if problems else f"all shards are whole{remark}"
     return Answer("\n".join([*problems, last]), {"problems": problems, "indexed": indexed}, code=2 if problems else 0)
 
 

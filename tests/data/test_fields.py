@@ -67,3 +67,9 @@ def test_a_hint_names_only_what_can_serve(tmp_path: Path, fields: Any, key: str,
     with pytest.raises(UserError) as caught:
         made.check({key})
     assert hint in str(caught.value)
+
+
+def test_a_film_is_named_for_a_missing_image_in_every_format_there_is(tmp_path: Path) -> None:
+    made = source(tmp_path, [{"webm": b"x", "json": {"a": "b"}}, {"mp4": b"x", "json": {"a": "b"}}])
+    with pytest.raises(UserError, match=r"name the field as in fields: \{image: \[mp4, webm\]\}$"):
+        made.check({"image"})

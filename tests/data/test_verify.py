@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from numbered import number_set, write_tar
 from PIL import Image
 
 from mmssl.cli import main
+from mmssl.data.patterns import expand
 from mmssl.data.writer import build_from, verify
+from mmssl.errors import UserError
 from mmssl.modalities import audio, points, video
 
 SOUND = np.sin(np.arange(32_000) / 9).astype(np.float32)
@@ -162,3 +165,13 @@ def test_a_whole_set_is_whole(tmp_path: Path) -> None:
     number_set(tmp_path / "a", [3, 0, 2])
     build_from(lambda n: {**WHOLE, "txt": b"a"}, 2, tmp_path / "b", workers=1)
     assert verify(tmp_path / "b", decode=True) == []
+
+
+def test_the_parts_of_a_split_are_named_where_their_folder_is_given(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "index.json").write_text("{}")
+    hint = f"; name one of its parts: {tmp_path / 'test'}, {tmp_path / 'train'}"
+    assert verify(tmp_path) == [f"{tmp_path} holds no shards{hint}"]
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path} holds no *.tar{hint}")):
+        expand(str(tmp_path))

@@ -41,7 +41,7 @@ def test_what_cannot_be_compared_is_said(features: Path, both: Path, photos: Pat
     pooled = tmp_path / "pooled.npy"
     encode_data(str(both), str(photos), pooled, encoder="image", workers=0, progress=False)
     assert search(pooled, photos / "a" / "2.png", k=1)[0].names[search(pooled, photos / "a" / "2.png")[1][0].row]
-    with pytest.raises(UserError, match=r"query is of text, .* their own encoder.* --space"):
+    with pytest.raises(UserError, match=r"query is of text, .* pooled features.*make: image \(of image\); .* --space"):
         search(pooled, "a red cube")
     with pytest.raises(UserError, match=r"there is no file 'gone\.png'"):
         search(features, "gone.png")
