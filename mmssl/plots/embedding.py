@@ -130,10 +130,14 @@ def _drawn(flat: NDArray[np.floating], labels: Sequence[Label | None] | None, ti
     known = styles(labels or [])
     rest = np.array([label not in known for label in labels or [None] * len(flat)])
     color = REST if labels else DISTINCT[0]
-    axes.scatter(*flat[rest].T, s=size, c=color, linewidths=0, label="others" if labels and rest.any() else None)
+    axes.scatter(
+        flat[rest, 0], flat[rest, 1], s=size, c=color, linewidths=0, label="others" if labels and rest.any() else None
+    )
     for label, (color, mark) in known.items():
         mine = np.array([one == label for one in labels or []])
-        axes.scatter(*flat[mine].T, s=size, c=color, marker=mark, linewidths=0, label=f"{label} ({mine.sum()})")
+        axes.scatter(
+            flat[mine, 0], flat[mine, 1], s=size, c=color, marker=mark, linewidths=0, label=f"{label} ({mine.sum()})"
+        )
     if labels:
         columns = 1 + (len(known) > 20)
         figure.legend(

@@ -127,6 +127,7 @@ TEMPLATES: dict[str, dict[str, Any]] = {
             *jitter(0.8, 0.4, 0.4, 0.4, 0.1), *gray(),
         ],
     },
+    "clusterfit.method": {"views": 1, "image": crop(0.08) + FLIP},  # Yan et al., CVPR 2020: RandomResizedCrop, flip
     "deepcluster.method": {"views": 1, "image": crop(0.08) + FLIP},  # Caron et al., ECCV 2018: RandomResizedCrop
     # Zhang et al., ICCV 2021
     "depthcontrast.method": {

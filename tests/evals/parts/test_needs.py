@@ -183,7 +183,6 @@ def test_results_say_what_was_left_out_and_pictures_what_they_need(
         ("retrieval", "no space 'clop'"),
         ("order", "no task 'opn'"),
         ("register", "no encoder 'points'"),
-        ("pca", "no encoder 'points'"),
         ("propagate", "no encoder 'video'"),
         ("localize", "'avol' compares no image or video with sound"),
     ):
