@@ -30,6 +30,7 @@ class Stages:
     finest: pixels between the cells of the finest map that is wanted; finer ones are left out, unless they are last.
     channels: of each map, finest first.
     strides: pixels between the cells of each map.
+    last: the names of the parts that make the last map of the one before, of encoders that have parts for just that.
     Raises UserError for an encoder that reads no images, or gives no map.
     """
 
@@ -39,8 +40,7 @@ class Stages:
         self.names: list[str] = []
         with torch.no_grad(), evaluating(encoder):
             blank = encoder.preprocess.collate([encoder.preprocess.blank()] * 2).to(encoder.device)
-            names = _names(encoder, blank)
-            self.names = list(names)
+            self.names, self.last = _names(encoder, blank)
             _, maps = self(encoder, blank)
         heights = [blank.shape[2], *(found.shape[2] for found in maps)]
         # Step by step, as sides that do not divide are rounded up at each.
@@ -67,12 +67,45 @@ class Stages:
             maps.append(features.tokens.mT.unflatten(2, features.grid))
         return features, maps
 
+    def before_last(self, encoder: Encoder, x: Tensor) -> Tensor:
+        """Returns the last but one of the maps, and computes nothing behind it."""
+        module = dict(encoder.named_modules())[self.names[-1]]
 
-def _names(encoder: Encoder, x: Tensor) -> Iterator[str]:
-    """Yields which part puts out the last map of each size, finest first; that of the features' own cells is none."""
+        def stop(module: nn.Module, _: Any, out: Tensor) -> None:
+            raise _ReachedError(_channels_second(encoder, module, out))
+
+        hook = module.register_forward_hook(stop)
+        try:
+            encoder.forward(x)
+        except _ReachedError as reached:
+            return reached.found
+        finally:
+            hook.remove()
+        raise AssertionError(f"{self.names[-1]} was called when the stages were found")
+
+    def finish(self, encoder: Encoder, x: Tensor) -> Tensor:
+        """Returns the last map of the one before, or of any part of it (B, C, H, W)."""
+        modules = dict(encoder.named_modules())
+        for name in self.last:
+            x = modules[name](x.permute(0, 2, 3, 1) if _channels_last(encoder, modules[name]) else x)
+            x = _channels_second(encoder, modules[name], x)
+        return x
+
+
+class _ReachedError(Exception):
+    def __init__(self, found: Tensor) -> None:
+        super().__init__()
+        self.found = found
+
+
+def _names(encoder: Encoder, x: Tensor) -> tuple[list[str], list[str]]:
+    """Returns which part puts out the last map of each size, finest first, without that of the features' own cells;
+    and which make the last map of the one before.
+    """
     calls, features = _calls(encoder, x)
     last: dict[Size, str] = {}
-    for name in _along(encoder, "", calls):
+    along = list(_along(encoder, "", calls))
+    for name in along:
         size = calls[name][1]
         if size is not None and _shrunk(tuple(x.shape[2:]), size):
             last[size] = name
@@ -80,7 +113,9 @@ def _names(encoder: Encoder, x: Tensor) -> Iterator[str]:
     names = [last[size] for size in sorted(last, reverse=True) if size[0] > height]
     if features.grid is None and (features.tokens is not None or not names):
         raise UserError("this image encoder gives no map; choose one whose tokens lie on a grid, such as convnet")
-    yield from names
+    behind = along[along.index(names[-1]) + 1 :] if names and features.tokens is not None else []
+    behind = [name for name in behind if (calls[name][1] or (0, 0))[0] == height]
+    return names, [name for name in behind if not any(other.startswith(f"{name}.") for other in behind)]
 
 
 def _calls(encoder: Encoder, x: Tensor) -> tuple[dict[str, Call], Features]:
@@ -132,5 +167,9 @@ def _shrunk(shown: tuple[int, ...], size: Size) -> bool:
 
 def _channels_second(encoder: Encoder, module: nn.Module, out: Tensor) -> Tensor:
     """Returns (B, C, H, W) of what a part puts out; in timm's windowed transformers channels are last."""
+    return out.permute(0, 3, 1, 2) if _channels_last(encoder, module) else out
+
+
+def _channels_last(encoder: Encoder, module: nn.Module) -> bool:
     last = getattr(getattr(encoder, "model", None), "output_fmt", "NCHW") == "NHWC"
-    return out.permute(0, 3, 1, 2) if last and not isinstance(module, nn.Conv2d | nn.BatchNorm2d) else out
+    return last and not isinstance(module, nn.Conv2d | nn.BatchNorm2d)
