@@ -33,7 +33,7 @@ class Detect(Transfer):
     annotations: the sample's key that holds the list of annotations, as annotations.json does.
     size: side of the images in pixels, by default what the encoder reads.
     width: channels of the pyramid's levels and, four times as many, of the heads.
-    proposals: of each image that the heads learn from in a step.
+    proposals: of each image that the heads learn from in a step; twice as many, at most 1,000, are judged.
     """
 
     lr: float = 5e-4

@@ -46,6 +46,9 @@ def test_maps_and_gradients_are_those_that_timm_gives(
         torch.testing.assert_close(mine, reference, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(maps[-1].flatten(2).mT, encoder(x).tokens)
     torch.testing.assert_close(features.pooled, encoder(x).pooled)
+    before = stages.before_last(encoder, x)
+    torch.testing.assert_close(before, maps[-2])
+    torch.testing.assert_close(stages.finish(encoder, before), maps[-1])
     weight = next(encoder.model.parameters())
     mine, reference = (torch.autograd.grad(each[1].square().sum(), weight)[0] for each in (maps, theirs))
     torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-6)
@@ -85,6 +88,7 @@ def test_stages_of_our_own_encoders() -> None:
     vit = create_encoder("vit:tiny", depth=1, width=12, heads=2, image_size=32, patch_size=8)
     one = Stages(vit)
     features, (only,) = one(vit, picture(32))
+    assert stages.last == ["blocks.4"] and one.last == []
     assert one.strides == [8] and torch.equal(only[:, :, 1, 2], features.tokens[:, 6])
     copied = create_encoder("convnet", depths=[2, 1, 1, 1], widths=[8, 16, 24, 32]).eval()
     assert not torch.equal(stages(copied, x)[1][0], stages(convnet.eval(), x)[1][0]), "the encoder given is read"

@@ -133,8 +133,9 @@ def _coco(images: Sequence[Mapping[str, Any]], kind: str) -> Any:
             notes.append(note)
     found = COCO()
     labels = sorted({note["category_id"] for note in notes})
+    height, width = next((mask["size"] for rows in images for mask in rows.get("masks", ())), (0, 0))
     found.dataset = {
-        "images": [{"id": number} for number in range(1, len(images) + 1)],
+        "images": [{"id": number, "height": height, "width": width} for number in range(1, len(images) + 1)],
         "annotations": notes,
         "categories": [{"id": label} for label in labels],
     }

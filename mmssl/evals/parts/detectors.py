@@ -33,7 +33,7 @@ class Detector(Network):
     classes: without the background.
     size: side of the images in pixels.
     width: channels of the levels; the heads' own follow from it.
-    proposals: of each image that the heads learn from in a step.
+    proposals: of each image that the heads learn from in a step; twice as many, at most 1,000, are judged.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Detector(Network):
             image_mean=(0.0, 0.0, 0.0),  # the encoder normalises
             image_std=(1.0, 1.0, 1.0),
             box_batch_size_per_image=proposals,
+            rpn_post_nms_top_n_test=min(1000, 2 * proposals),
             size_divisible=1,
             _skip_resize=True,
         )
