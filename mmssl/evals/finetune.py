@@ -12,19 +12,16 @@ from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.data.loader import Loader
-from mmssl.data.report import Report, added
 from mmssl.data.shards import Source
 from mmssl.data.subset import Subset
 from mmssl.errors import UserError
 from mmssl.evals.linear import ranked, tops
 from mmssl.evals.parts.labelled import Classification, Embedded
 from mmssl.evals.parts.needs import Needs
-from mmssl.evals.parts.progress import counted
-from mmssl.evals.parts.report import warn
+from mmssl.evals.parts.training import descend
 from mmssl.optim.groups import layer_groups
-from mmssl.optim.schedule import warmup_cosine
 from mmssl.transforms.image import Crop, Flip
-from mmssl.types import Encoder, Score, Trained
+from mmssl.types import Batch, Encoder, Score, Trained
 from mmssl.views.template import Views
 
 
@@ -142,41 +139,15 @@ def finetuned(
             rank=dist.rank(),
             world=dist.world(),
         )
-        _steps(model, loader, numbers, optimizer, epochs)
-    _tell_damaged(loader)
-    for buffer in model.buffers():
-        if buffer.is_floating_point():  # each process saw its own share
-            buffer.copy_(dist.total(buffer) / dist.world())
+
+        def loss(batch: Batch) -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                scores = model(batch.views[encoder.modality][0])
+            return F.cross_entropy(scores.float(), numbers[batch.extra["index"]])
+
+        numbers = numbers.to(device)
+        descend(model, loader, optimizer, loss, epochs=epochs, what="fine-tuning")
     return model.eval()
-
-
-def _tell_damaged(loader: Loader) -> None:
-    """Warns of training samples that could not be shown; the loader counts each as often as it was drawn."""
-    whole = Report.from_plain(added(dist.gather_objects(loader.report())))
-    if bad := whole.damaged.total() + whole.lacking.total():
-        warn(f"{bad} of {whole.drawn} draws of fine-tuning were left out: {whole.text()}")
-
-
-def _steps(model: Classifier, loader: Loader, numbers: Tensor, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-    device = model.encoder.device
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    steps = epochs * len(loader)
-    batches = (batch for epoch in range(epochs) for batch in loader.epoch(epoch))
-    for step, batch in enumerate(counted(batches, total=steps, desc="fine-tuning", unit="step")):
-        factor = warmup_cosine(step, steps=steps, warmup=steps // 10)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * factor
-        truth = numbers[batch.extra["index"]].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            scores = model(batch.views[model.encoder.modality][0].to(device))
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(scores.float(), truth).backward()
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        if dist.world() > 1:
-            mean = dist.total(torch.cat([gradient.flatten() for gradient in gradients])) / dist.world()
-            for gradient, part in zip(gradients, mean.split([one.numel() for one in gradients]), strict=True):
-                gradient.copy_(part.view(gradient.shape))
-        optimizer.step()
 
 
 evaluation = Finetune

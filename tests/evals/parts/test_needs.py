@@ -34,8 +34,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Samples with a field of every kind; none is ever opened."""
-    empty = {"png": b"", "txt": "", "mp4": b"", "wav": b"", "masks.npz": b"", "mask.png": b"", "cls": 0, "json": {}}
-    return tar(tmp_path_factory.mktemp("full"), ({**empty, "ply": b"", "points_b.ply": b""} for _ in range(3)))
+    empty = {
+        "png": b"",
+        "txt": "",
+        "mp4": b"",
+        "wav": b"",
+        "masks.npz": b"",
+        "mask.png": b"",
+        "normals.png": b"",
+        "cls": 0,
+        "json": {},
+    }
+    return tar(
+        tmp_path_factory.mktemp("full"),
+        ({**empty, "annotations.json": [], "ply": b"", "points_b.ply": b""} for _ in range(3)),
+    )
+
+
+@pytest.fixture(autouse=True)
+def with_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were installed; tests/evals/parts/test_average_precision.py has it otherwise."""
+    monkeypatch.setattr("mmssl.evals.detect.require_pycocotools", lambda: None)
 
 
 def trained() -> Trained:
@@ -57,7 +76,7 @@ PROBE: dict[str, Any] = {"encoder": "image", "train": None}
 OFF = {"fpfh": False, "ransac": False}
 GOOD: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("knn", "linear", "finetune", "few_shot", "low_shot_svm", "semi_supervised", "cluster"), PROBE),
-    "transfer_dense": PROBE,
+    **dict.fromkeys(("transfer_dense", "segment", "normals", "detect"), PROBE),
     "zero_shot": {"classes": ["ant", "bee"]},
     "retrieval": {},
     "register": OFF,
@@ -74,6 +93,10 @@ WRONG = [
     ("knn", {"label": "kind"}, "train: no sample of .* has 'kind'"),
     ("transfer_dense", {"encoder": "audio"}, "reads audio; expected image or video"),
     ("transfer_dense", {"mask": "segments"}, "has 'segments'"),
+    ("segment", {"encoder": "video"}, "reads video; expected image"),
+    ("segment", {"mask": "segments"}, "has 'segments'"),
+    ("normals", {"normals": "directions"}, "has 'directions'"),
+    ("detect", {"annotations": "boxes"}, "has 'boxes'"),
     ("zero_shot", {"space": "clop"}, "encoder 'text' has no space 'clop'; did you mean 'clip'"),
     ("zero_shot", {"modality": "points"}, "encoder 'points' has no space 'clip'"),
     ("zero_shot", {"label": "kind"}, "has 'kind'"),
