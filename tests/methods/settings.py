@@ -91,6 +91,24 @@ def several(views: int) -> Callable[[tuple[str, ...], int], Batch]:
     return make
 
 
+def crops(views: int) -> Callable[[tuple[str, ...], int], Batch]:
+    """So many views of each sample, the first two of which are crops that lie somewhere, some of them mirrored."""
+
+    def make(keys: tuple[str, ...], rows: int) -> Batch:
+        made, places = several(views)(keys, rows), torch.zeros(2, rows, 2, 3)
+        generator = torch.Generator().manual_seed(4)
+        places[:, :, :, 2] = 6 * torch.rand(2, rows, 2, generator=generator)
+        places[:, :, (0, 1), (0, 1)] = 20 + 8 * torch.rand(2, rows, 2, generator=generator)
+        mirrored = torch.arange(rows) % 3 == 1
+        places[0, mirrored, 0, 2] += places[0, mirrored, 0, 0]
+        places[0, mirrored, 0, 0] *= -1
+        places[1, rows // 2, :, 2] += 40  # these two show nothing in common
+        made.places = {key: [*places] for key in keys}
+        return made
+
+    return make
+
+
 @dataclass(slots=True)
 class Setting:
     """keys: the encoders. make: (keys, rows) -> Batch; whole: the keys that a sample must have to count."""
@@ -228,6 +246,18 @@ SETTINGS = {
     "directpred": Setting(("image",), {"embed_dim": 4, "hidden": [16], "momentum": 0.9}, several(2)),
     "pirl": Setting(("image",), {"embed_dim": 8, "patches": 4, "negatives": 12}, several(5)),
     "pic": Setting(("image",), {"embed_dim": 8}, several(1)),
+    "pixcontrast": Setting(
+        ("image",),
+        {"embed_dim": 8, "hidden": [16], "momentum": 0.9, "instance": 0.5},
+        crops(2),
+        {"image": ("vit", VIT | {"patch_size": 4})},
+    ),
+    "pixpro": Setting(
+        ("image",),
+        {"embed_dim": 8, "hidden": [16], "momentum": 0.9, "instance": 0.5},
+        crops(2),
+        {"image": ("vit", VIT | {"patch_size": 4})},
+    ),
     "pcl": Setting(
         ("image",), {"embed_dim": 8, "clusters": [3, 5], "queue": 6, "momentum": 0.9, "warmup": 0.0}, several(2)
     ),
@@ -321,4 +351,5 @@ def pick(whole: Batch, rows: Tensor) -> Batch:
     """Returns the samples at an index (b,)."""
     views = {key: [picked(view, rows) for view in several] for key, several in whole.views.items()}
     target = None if whole.target is None else whole.target[rows]
-    return Batch(views, target, {key: value[rows] for key, value in whole.extra.items()})
+    places = {key: [place[rows] for place in several] for key, several in whole.places.items()}
+    return Batch(views, target, {key: value[rows] for key, value in whole.extra.items()}, places)
