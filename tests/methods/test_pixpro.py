@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmssl.errors import UserError
 from mmssl.methods import pixcontrast, pixpro
@@ -22,8 +21,8 @@ from mmssl.types import Batch, Features
 from mmssl.views import byol
 
 sys.path.insert(0, str(Path(__file__).parent))
-from by_hand import defaults, perceptron, same, shake, unit
-from crops import Cells, matches, shown
+from by_hand import defaults, same, shake, unit
+from crops import PRESENT, Cells, matches, shown
 
 Cost = Callable[[list[Tensor], list[Tensor], list[list[int]]], Tensor]
 
@@ -96,7 +95,9 @@ def test_propagated_cells_agree_with_the_teachers(options: dict[str, Any], radiu
     assert matched[1] == 0 and not loss.embeddings["image"].requires_grad
 
 
-@pytest.mark.parametrize(("options", "temperature", "radius"), [({}, 0.3, 0.7), ({"temperature": 0.8, "radius": 1.2}, 0.8, 1.2)])
+@pytest.mark.parametrize(
+    ("options", "temperature", "radius"), [({}, 0.3, 0.7), ({"temperature": 0.8, "radius": 1.2}, 0.8, 1.2)]
+)
 def test_cells_find_the_teachers(options: dict[str, Any], temperature: float, radius: float) -> None:
     encoder, objective = made(PixContrast, **options)
     batch = shown()
@@ -104,21 +105,68 @@ def test_cells_find_the_teachers(options: dict[str, Any], temperature: float, ra
     same(objective({"image": encoder}, batch).total, expected, encoder, objective)
 
 
-@pytest.mark.parametrize("kind", [PixPro, PixContrast])
-def test_whole_crops_count_by_their_weight(kind: type[CellPairs]) -> None:
-    """As BYOL has it, with a mean over cells behind the predictor and behind the teacher's projection."""
-    encoder, objective = made(kind, instance=0.4)
-    batch, part = shown(), objective.instance
-    alone = objective({"image": encoder}, batch).total
-    objective.instance = None
-    cells = objective({"image": encoder}, batch).total
-    objective.instance = part
-    costs = []
+def whole(objective: Any, encoder: Cells, batch: Batch) -> Tensor:
+    """BYOL's loss of whole crops, with means over cells behind the predictor and behind the teacher's projection."""
+    part, views, costs = objective.instance, batch.views["image"], []
     for one, other in ((0, 1), (1, 0)):
-        tokens = encoder(batch.views["image"][one]).tokens
-        asked = part.predictor(part.head.layers(tokens.flatten(0, 1))).view(5, 9, 6).mean(dim=1)
-        tokens = objective.teacher.encoder(batch.views["image"][other]).tokens
-        goal = part.teacher.layers(tokens.flatten(0, 1)).view(5, 9, 6).mean(dim=1).detach()
-        costs.append(-(unit(asked) * unit(goal)).sum(dim=1)[[0, 1, 3, 4]].mean())
-    same(alone - cells, 0.4 * sum(costs), part, encoder) if False else None
-    torch.testing.assert_close(alone - cells, 0.4 * sum(costs), rtol=1e-4, atol=1e-6)
+        asked = part.predictor(part.head.layers(encoder(views[one]).tokens.flatten(0, 1))).view(5, 9, 6).mean(dim=1)
+        goal = part.teacher.layers(objective.teacher.encoder(views[other]).tokens.flatten(0, 1)).view(5, 9, 6)
+        costs.append(-(unit(asked) * unit(goal.mean(dim=1).detach())).sum(dim=1)[PRESENT].mean())
+    return sum(costs, torch.zeros(()))
+
+
+def test_whole_crops_count_by_their_weight() -> None:
+    encoder, objective = made(PixContrast, instance=0.4)
+    batch = shown()
+    cells = by_formula(objective, encoder, batch, 0.7, contrast(0.3))
+    expected = cells + 0.4 * whole(objective, encoder, batch)
+    same(objective({"image": encoder}, batch).total, expected, encoder, objective)
+
+
+def test_the_teachers_follow_ever_slower() -> None:
+    encoder, objective = made(PixPro, momentum=0.8, instance=1.0)
+    pairs = [
+        (objective.teacher.encoder, encoder),
+        (objective.teacher.head, objective.head),
+        (objective.instance.teacher, objective.instance.head),
+    ]
+    before = [[p.clone() for p in old.parameters()] for old, _ in pairs]
+    objective.after_step({"image": encoder}, 1 / 3)
+    decay = 1 - (1 - 0.8) * (cos(pi / 3) + 1) / 2
+    for (old, new), was in zip(pairs, before, strict=True):
+        for p, q, r in zip(old.parameters(), new.parameters(), was, strict=True):
+            torch.testing.assert_close(p, decay * r + (1 - decay) * q)
+            assert not p.requires_grad
+    assert objective.spaces() == {"image": objective.head}
+
+
+def test_heads_have_norm_and_biases_as_the_authors_have() -> None:
+    _, objective = made(PixPro, hidden=(7,), instance=1.0)
+    for layers in (objective.head.layers, objective.instance.head.layers, objective.instance.predictor):
+        assert [type(m).__name__ for m in layers] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+        assert layers[0].out_features == 7 and layers[-1].out_features == 6 and layers[-1].bias is not None
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    encoder, objective = made(PixPro)
+    batch = shown()
+    batch.places.clear()
+    with pytest.raises(UserError, match="compares places, and its view does not say where"):
+        objective({"image": encoder}, batch)
+    encoder.forward = lambda x: Features(x.mean((2, 3)), x.flatten(2).mT)  # type: ignore[assignment]
+    with pytest.raises(UserError, match="lie on no grid"):
+        objective({"image": encoder}, shown())
+    with pytest.raises(UserError, match=r"radius is 0\.0 and instance 0\.0; expected"):
+        made(PixContrast, radius=0.0)
+    with pytest.raises(UserError, match=r"instance -1\.0; expected"):
+        made(PixPro, instance=-1.0)
+    with pytest.raises(UserError, match=r"sharpness is 0\.5 and layers 1; expected at least 1"):
+        made(PixPro, sharpness=0.5)
+
+
+def test_defaults_are_the_papers() -> None:
+    alike = {"embed_dim": 256, "hidden": (2048,), "radius": 0.7, "momentum": 0.99, "instance": 0.0, "encoder": None}
+    assert defaults(PixPro) == alike | {"sharpness": 2.0, "layers": 1}
+    assert defaults(PixContrast) == alike | {"temperature": 0.3}
+    assert pixpro.method.view is pixcontrast.method.view is byol.view
+    assert (pixpro.method.objective, pixcontrast.method.objective) == (PixPro, PixContrast)
