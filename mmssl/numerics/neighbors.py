@@ -33,6 +33,16 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.cat(values), torch.cat(places)
 
 
+@torch.no_grad()
+def most_alike(rows: Tensor, others: Tensor) -> Tensor:
+    """Returns which of the others (B, M, D) of its group each row (B, N, D) is most similar to by cosine: (B, N).
+
+    Of equally similar ones the first.
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        return (rows.float() @ F.normalize(others.float(), dim=2).mT).argmax(dim=2)
+
+
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Returns the k largest of each row (M, N), N a multiple of GROUP, and their places, in descending order.
 

@@ -16,7 +16,8 @@ from mmssl.objectives.bank import reserve
 from mmssl.types import Batch, Encoder, Epoch, Ragged
 
 SAMPLES = 20  # of the training set that methods with a memory of it are told of
-VIT = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
+VIT: dict[str, Any] = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
+FINE: dict[str, tuple[str, dict[str, Any]]] = {"image": ("vit", VIT | {"patch_size": 4})}  # of 4 x 4 cells
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "image": ("vit", VIT),
     "text": ("transformer", {"width": 16, "depth": 1, "heads": 2, "context_length": 8, "vocab_size": 300}),
@@ -229,6 +230,7 @@ SETTINGS = {
     ),
     "opn": Setting(("video",), {"widths": (8, 8), "dropout": 0.0}, shuffled_frames(4, 12)),
     "cpc": Setting(("image",), {"embed_dim": 8, "width": 8, "layers": 2, "rows": [1, 2]}, several(9)),
+    "densecl": Setting(("image",), {"embed_dim": 8, "queue": 90, "momentum": 0.9, "weight": 0.4}, several(2), FINE),
     "deepcluster": Setting(("image",), {"clusters": 4, "pca": 8}, several(1)),
     "deepcluster:v2": Setting(("image",), {"embed_dim": 8, "hidden": [16], "clusters": [4, 3]}, several(3)),
     "dim": Setting(("image",), {"embed_dim": 24}, several(1)),
@@ -250,13 +252,13 @@ SETTINGS = {
         ("image",),
         {"embed_dim": 8, "hidden": [16], "momentum": 0.9, "instance": 0.5},
         crops(2),
-        {"image": ("vit", VIT | {"patch_size": 4})},
+        FINE,
     ),
     "pixpro": Setting(
         ("image",),
         {"embed_dim": 8, "hidden": [16], "momentum": 0.9, "instance": 0.5},
         crops(2),
-        {"image": ("vit", VIT | {"patch_size": 4})},
+        FINE,
     ),
     "pcl": Setting(
         ("image",), {"embed_dim": 8, "clusters": [3, 5], "queue": 6, "momentum": 0.9, "warmup": 0.0}, several(2)
