@@ -17,6 +17,7 @@ from mmssl.nn.ema import ema_update
 from mmssl.nn.head import Cells
 from mmssl.numerics.neighbors import most_alike
 from mmssl.objectives.momentum_contrast import MomentumContrast
+from mmssl.objectives.multi_view import features_of_views
 from mmssl.objectives.queue import Queue
 from mmssl.types import Batch, Encoder, Features, Loss, Method
 from mmssl.views import moco_v2
@@ -67,7 +68,9 @@ class DenseCL(MomentumContrast):
         self.cell_queue, self.weight = Queue(queue, embed_dim), weight
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
-        present, (seen, taught) = self.present(batch), self.seen(encoders, batch)
+        (query_view, key_view), present = self.views(batch)[:2], self.present(batch)
+        (seen,) = features_of_views(encoders[self.key], [query_view], len(present))
+        (taught,) = self.teacher.features([key_view], len(present))
         keys = F.normalize(self.teacher.head.project(taught.pooled), dim=1)
         crops = self.against_queue(seen.pooled, keys, present)
         losses = (1 - self.weight) * info_nce(crops) + self.weight * self._of_cells(seen, taught, present)

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from mmssl.losses.contrast import Contrast
 from mmssl.nn.head import Projection
-from mmssl.objectives.multi_view import MultiView, features_of_views, pooled_views
+from mmssl.objectives.multi_view import MultiView, pooled_views
 from mmssl.objectives.queue import Queue
 from mmssl.objectives.teacher import Teacher
-from mmssl.types import Batch, Encoder, Features, Spaces
+from mmssl.types import Batch, Encoder, Spaces
 
 
 class MomentumContrast(MultiView):
@@ -60,19 +60,10 @@ class MomentumContrast(MultiView):
         return self.against_queue(pooled, self.taught(self.views(batch)[1], len(present)), present)
 
     def against_queue(self, pooled: Tensor, keys: Tensor, present: Tensor) -> Contrast:
-        """Returns embeddings of pooled features as queries against the queue, and keys (B, D) as own ones; notes them."""
+        """Returns embeddings of pooled features as queries against the queue; notes their own keys (B, D) for it."""
         queries = F.normalize(self.head.project(pooled), dim=1)
         self.queue.note(keys, present)
         return Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
-
-    def seen(self, encoders: Mapping[str, Encoder], batch: Batch) -> tuple[Features, Features]:
-        """Returns the encoder's features of the first view and the teacher's of the second, with their cells."""
-        (query_view, key_view), samples = self.views(batch)[:2], len(self.present(batch))
-        (mine,), (taught,) = (
-            features_of_views(encoders[self.key], [query_view], samples),
-            self.teacher.features([key_view], samples),
-        )
-        return mine, taught
 
     def taught(self, view: Tensor, samples: int) -> Tensor:
         """Returns the teacher's embeddings (B, D) of a view of B samples."""

@@ -268,6 +268,12 @@ SETTINGS = {
     ),
     "pointcontrast": Setting(("points",), {"embed_dim": 8}, cloud_pairs),
     "relative_position": Setting(("image",), {"hidden": (16,)}, asked(2, 8)),
+    "resim": Setting(
+        ("image",),
+        {"embed_dim": 8, "queue": 90, "momentum": 0.9, "width": 8, "cells": [4, 2], "windows": [8, 6], "steps": [4, 3]},
+        crops(2),
+        {"image": ("convnet", {"image_size": 16, "widths": [4, 6, 8], "depths": [1, 1, 1], "stem_stride": 2})},
+    ),
     "rotation": Setting(("image",), {}, asked(4, 4, each=True)),
     "sela": Setting(("image",), {"clusters": 4, "heads": 3}, several(1)),
     "shuffle_and_learn": Setting(("video",), {"widths": (8,), "hidden": (8,), "dropout": 0.0}, shuffled_frames(3, 2)),
