@@ -245,6 +245,12 @@ SETTINGS = {
         {"prototypes": 6, "bottleneck": 8, "hidden": [16, 16], "lengths": True, "momentum": 0.9, "frozen": 0.0},
         several(3),
     ),
+    "esvit": Setting(
+        ("image",),
+        {"prototypes": 6, "bottleneck": 8, "hidden": [16, 16], "momentum": 0.9, "frozen": 0.0, "weight": 0.4},
+        several(3),
+        FINE,
+    ),
     "directpred": Setting(("image",), {"embed_dim": 4, "hidden": [16], "momentum": 0.9}, several(2)),
     "pirl": Setting(("image",), {"embed_dim": 8, "patches": 4, "negatives": 12}, several(5)),
     "pic": Setting(("image",), {"embed_dim": 8}, several(1)),
