@@ -26,6 +26,18 @@ def info_nce(contrast: Contrast) -> Tensor:
     return _counted(contrast, _told(sums.own, sums.others))
 
 
+def joint_info_nce(contrast: Contrast) -> Tensor:
+    """-log of the share that each query's positives, taken together, have of all keys: one loss per query (..., B).
+
+    Positives are given by a mask or by labels; a query without any that counts gives 0. float32.
+    Miech et al., CVPR 2020 (MIL-NCE); Xie et al., CVPR 2021 (PixContrast).
+    """
+    sums = contrast.log_sums
+    assert sums.positive is not None, "positives by a mask or labels"
+    log_sum, _, number = sums.positive
+    return torch.where(number > 0, F.softplus(sums.others - log_sum), 0.0)
+
+
 def info_nce_both_ways(contrast: Contrast) -> tuple[Tensor, Tensor]:
     """Returns `info_nce` of finding each query's positive key, and each such key's query, from the same products.
 

@@ -131,9 +131,9 @@ class Cells(Projection):
 
     def project_tokens(self, features: Features) -> Tensor:
         """Returns what the layers make of every token, float32, not normalised."""
-        tokens = _tokens(features)
+        tokens = tokens_of(features)
         if self.coordinates:
-            tokens = append_coordinates(tokens, _grid(features))
+            tokens = append_coordinates(tokens, grid_of(features))
         projected: Tensor = self.layers(tokens.flatten(0, -2)).float()
         return projected.view(*tokens.shape[:-1], -1)
 
@@ -152,7 +152,8 @@ def append_coordinates(tokens: Tensor, grid: Sequence[int]) -> Tensor:
     return torch.cat([tokens, plane.flatten(0, 1).repeat(frames, 1).expand(len(tokens), -1, -1)], dim=-1)
 
 
-def _tokens(features: Features) -> Tensor:
+def tokens_of(features: Features) -> Tensor:
+    """Returns the tokens; UserError for an encoder that gives none."""
     if features.tokens is None:
         raise UserError(
             "the task looks at tokens, but this encoder gives none; choose one with tokens, such as convnet"
@@ -160,7 +161,8 @@ def _tokens(features: Features) -> Tensor:
     return features.tokens
 
 
-def _grid(features: Features) -> tuple[int, ...]:
+def grid_of(features: Features) -> tuple[int, ...]:
+    """Returns the grid that the tokens lie on; UserError where they lie on none."""
     if features.grid is None:
         raise UserError("the task looks at cells, but this encoder's tokens lie on no grid; choose one such as convnet")
     return features.grid
@@ -195,8 +197,8 @@ class Dilated(Head):
         return dict(self._config)
 
     def forward(self, features: Features) -> Tensor:
-        grid = _grid(features)
-        tokens = append_coordinates(_tokens(features), grid)
+        grid = grid_of(features)
+        tokens = append_coordinates(tokens_of(features), grid)
         volume = tokens.mT.unflatten(2, (-1, *grid[-2:]))  # (B, D + 2, T, H, W)
         return F.normalize(self.layers(volume).float().flatten(2).mT, dim=-1)
 

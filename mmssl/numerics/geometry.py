@@ -80,3 +80,25 @@ def _cell_size(place: Tensor, grid: Sequence[int]) -> Tensor:
     right, down = place[:, :2, 0] / width, place[:, :2, 1] / height  # steps of one cell
     diagonal = torch.cat([right, down], dim=1).norm(dim=1)
     return torch.stack([diagonal, *([place[:, 2, 2].abs() / grid[0]] if len(grid) == 3 else [])], dim=1)
+
+
+def sliding_windows(side: float, step: float, *, device: torch.device | str = "cpu") -> Tensor:
+    """Returns all square windows of a view, a step apart, as (K, 4): left, top, right, bottom, 0 to 1 as side and step.
+
+    As many as lie in the view; they begin in its upper left corner.
+    """
+    starts = torch.arange(int((1 - side) / step + 1e-6) + 1, device=device) * step
+    top, left = (line.flatten() for line in torch.meshgrid(starts, starts, indexing="ij"))
+    return torch.stack([left, top, left + side, top + side], dim=1)
+
+
+def boxes_between(boxes: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Returns boxes (K, 4) of one view in the coordinates of the other, 0 to 1 and beyond: (B, K, 4).
+
+    one, other: the views' places (B, 2, 3). Of turned views it is what encloses a box.
+    """
+    left, top, right, bottom = boxes.unbind(dim=1)
+    corners = torch.stack([left, top, right, top, left, bottom, right, bottom], dim=1).view(-1, 2)  # (4 K, 2)
+    moved = apply(inverse(other.float()), apply(one.float(), corners.expand(len(one), -1, -1)))
+    moved = moved.unflatten(1, (-1, 4))
+    return torch.cat([moved.amin(dim=2), moved.amax(dim=2)], dim=2)

@@ -55,6 +55,16 @@ def _of_all(bank: Tensor, scale: Tensor, queries: Tensor, k: int) -> Found:
     return torch.cat(values), torch.cat(places)
 
 
+@torch.no_grad()
+def most_alike(rows: Tensor, others: Tensor) -> Tensor:
+    """Returns which of the others (B, M, D) of its group each row (B, N, D) is most similar to by cosine: (B, N).
+
+    Of equally similar ones the first.
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        return (rows.float() @ F.normalize(others.float(), dim=2).mT).argmax(dim=2)
+
+
 def _surely(mean: float) -> int:
     """Returns a count that chance, with this mean, all but never reaches: six deviations and a little more."""
     return math.ceil(mean + 6 * math.sqrt(mean) + 4)

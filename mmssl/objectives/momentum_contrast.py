@@ -55,10 +55,13 @@ class MomentumContrast(MultiView):
 
         Those of samples that are present are noted for the queue.
         """
-        (query_view, key_view), present = self.views(batch)[:2], self.present(batch)
+        query_view, present = self.views(batch)[0], self.present(batch)
         (pooled,) = pooled_views(encoders[self.key], [query_view], len(present))
+        return self.against_queue(pooled, self.taught(self.views(batch)[1], len(present)), present)
+
+    def against_queue(self, pooled: Tensor, keys: Tensor, present: Tensor) -> Contrast:
+        """Returns embeddings of pooled features as queries against the queue; notes their own keys (B, D) for it."""
         queries = F.normalize(self.head.project(pooled), dim=1)
-        keys = self.taught(key_view, len(present))
         self.queue.note(keys, present)
         return Contrast(queries, self.queue.rows, 1 / self.temperature, own=keys)
 

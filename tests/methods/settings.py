@@ -16,7 +16,8 @@ from mmssl.objectives.bank import reserve
 from mmssl.types import Batch, Encoder, Epoch, Ragged
 
 SAMPLES = 20  # of the training set that methods with a memory of it are told of
-VIT = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
+VIT: dict[str, Any] = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
+FINE: dict[str, tuple[str, dict[str, Any]]] = {"image": ("vit", VIT | {"patch_size": 4})}  # of 4 x 4 cells
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "image": ("vit", VIT),
     "text": ("transformer", {"width": 16, "depth": 1, "heads": 2, "context_length": 8, "vocab_size": 300}),
@@ -86,6 +87,24 @@ def several(views: int) -> Callable[[tuple[str, ...], int], Batch]:
         parts = torch.arange(rows * views).split(rows)
         made.views = {key: [picked(view, part) for part in parts] for key, (view,) in made.views.items()}
         made.extra["index"] = torch.arange(rows) * 2 % SAMPLES
+        return made
+
+    return make
+
+
+def crops(views: int) -> Callable[[tuple[str, ...], int], Batch]:
+    """So many views of each sample, the first two of which are crops that lie somewhere, some of them mirrored."""
+
+    def make(keys: tuple[str, ...], rows: int) -> Batch:
+        made, places = several(views)(keys, rows), torch.zeros(2, rows, 2, 3)
+        generator = torch.Generator().manual_seed(4)
+        places[:, :, :, 2] = 6 * torch.rand(2, rows, 2, generator=generator)
+        places[:, :, (0, 1), (0, 1)] = 20 + 8 * torch.rand(2, rows, 2, generator=generator)
+        mirrored = torch.arange(rows) % 3 == 1
+        places[0, mirrored, 0, 2] += places[0, mirrored, 0, 0]
+        places[0, mirrored, 0, 0] *= -1
+        places[1, rows // 2, :, 2] += 40  # these two show nothing in common
+        made.places = {key: [*places] for key in keys}
         return made
 
     return make
@@ -217,6 +236,7 @@ SETTINGS = {
         several(1),
         {"image_teacher": ("convnet", {"image_size": 16, "widths": (8, 8), "depths": (1, 1), "strides": (1, 2)})},
     ),
+    "densecl": Setting(("image",), {"embed_dim": 8, "queue": 90, "momentum": 0.9, "weight": 0.4}, several(2), FINE),
     "deepcluster": Setting(("image",), {"clusters": 4, "pca": 8}, several(1)),
     "deepcluster:v2": Setting(("image",), {"embed_dim": 8, "hidden": [16], "clusters": [4, 3]}, several(3)),
     "dim": Setting(("image",), {"embed_dim": 24}, several(1)),
@@ -231,9 +251,27 @@ SETTINGS = {
         {"prototypes": 6, "bottleneck": 8, "hidden": [16, 16], "lengths": True, "momentum": 0.9, "frozen": 0.0},
         several(3),
     ),
+    "esvit": Setting(
+        ("image",),
+        {"prototypes": 6, "bottleneck": 8, "hidden": [16, 16], "momentum": 0.9, "frozen": 0.0, "weight": 0.4},
+        several(3),
+        FINE,
+    ),
     "directpred": Setting(("image",), {"embed_dim": 4, "hidden": [16], "momentum": 0.9}, several(2)),
     "pirl": Setting(("image",), {"embed_dim": 8, "patches": 4, "negatives": 12}, several(5)),
     "pic": Setting(("image",), {"embed_dim": 8}, several(1)),
+    "pixcontrast": Setting(
+        ("image",),
+        {"embed_dim": 8, "hidden": [16], "momentum": 0.9, "instance": 0.5},
+        crops(2),
+        FINE,
+    ),
+    "pixpro": Setting(
+        ("image",),
+        {"embed_dim": 8, "hidden": [16], "momentum": 0.9, "instance": 0.5},
+        crops(2),
+        FINE,
+    ),
     "pcl": Setting(
         ("image",), {"embed_dim": 8, "clusters": [3, 5], "queue": 6, "momentum": 0.9, "warmup": 0.0}, several(2)
     ),
@@ -242,6 +280,12 @@ SETTINGS = {
     ),
     "pointcontrast": Setting(("points",), {"embed_dim": 8}, cloud_pairs),
     "relative_position": Setting(("image",), {"hidden": (16,)}, asked(2, 8)),
+    "resim": Setting(
+        ("image",),
+        {"embed_dim": 8, "queue": 90, "momentum": 0.9, "width": 8, "cells": [4, 2], "windows": [8, 6], "steps": [4, 3]},
+        crops(2),
+        {"image": ("convnet", {"image_size": 16, "widths": [4, 6, 8], "depths": [1, 1, 1], "stem_stride": 2})},
+    ),
     "rotation": Setting(("image",), {}, asked(4, 4, each=True)),
     "sela": Setting(("image",), {"clusters": 4, "heads": 3}, several(1)),
     "shuffle_and_learn": Setting(("video",), {"widths": (8,), "hidden": (8,), "dropout": 0.0}, shuffled_frames(3, 2)),
@@ -327,4 +371,5 @@ def pick(whole: Batch, rows: Tensor) -> Batch:
     """Returns the samples at an index (b,)."""
     views = {key: [picked(view, rows) for view in several] for key, several in whole.views.items()}
     target = None if whole.target is None else whole.target[rows]
-    return Batch(views, target, {key: value[rows] for key, value in whole.extra.items()})
+    places = {key: [place[rows] for place in several] for key, several in whole.places.items()}
+    return Batch(views, target, {key: value[rows] for key, value in whole.extra.items()}, places)

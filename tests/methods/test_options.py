@@ -177,7 +177,8 @@ def routed(name: str, option: str) -> list[str]:
     """Says what is wrong with an option that names encoders, which must be the ones that are used."""
     every = {key: create_encoder(kind, **options) for key, (kind, options) in ENCODERS.items()}
     (key,) = SETTINGS[name].keys if len(SETTINGS[name].keys) == 1 else ("image",)
-    every |= {"image": encoders_of(name)[key] if option == "encoder" else every["image"], "other": every["image"]}
+    fit = encoders_of(name)[key] if option == "encoder" else every["image"]
+    every |= {"image": fit, "other": copy.deepcopy(fit)}
     every |= {f"{key}_teacher": create_encoder(*ENCODERS["image"][:1], **ENCODERS["image"][1]) for key in list(every)}
     kind = names.resolve("methods", name)[0].objective
     rest = {k: v for k, v in SETTINGS[name].options.items() if k != option}

@@ -25,7 +25,9 @@ from mmssl.modalities.video import encode as encode_film
 from mmssl.trainer import Trainer
 
 SAMPLES, SECONDS, RATE = 6, 4, 16_000
-FEW: dict[str, dict[str, Any]] = {  # method -> options that suit so small a set and encoders, and take no minutes
+FEW: dict[
+    str, dict[str, Any]
+] = {  # method, or recipe -> options that suit so small a set and encoders, and take no minutes
     "barlow_twins": {"embed_dim": 16, "hidden": [16, 16]},
     "clusterfit": {"clusters": 3},
     "deepcluster": {"clusters": 3, "pca": 4},
@@ -33,6 +35,8 @@ FEW: dict[str, dict[str, Any]] = {  # method -> options that suit so small a set
     "dino": {"prototypes": 16, "hidden": [16, 16]},
     "directclr": {"dims": 8},
     "dvae": {"width": 4, "first": 8, "depth": 1},
+    "esvit": {"prototypes": 16, "hidden": [16, 16]},
+    "image/resim": {"cells": [8, 4], "windows": [24, 16], "steps": [16, 12]},
     "jigsaw": {"permutations": 10, "hidden": [16]},
     "pcl": {"clusters": [3, 2]},
     "pcl:v2": {"clusters": [3, 2]},
@@ -105,7 +109,8 @@ def reduced(name: str, world: str, tmp_path: Path) -> dict[str, Any]:
     tree |= {"train": {"samples": 64, "precision": "fp32", "start": start}, "evals": {}}
     for task in tree["tasks"].values():
         task |= {"data": {"fields": task["data"].get("fields", {}), "shards": world, "workers": 0}, "batch": 4}
-        task["method"]["objective"] = {**task["method"].get("objective", {}), **FEW.get(task["method"]["name"], {})}
+        few = FEW.get(name, FEW.get(task["method"]["name"], {}))
+        task["method"]["objective"] = {**task["method"].get("objective", {}), **few}
     return tree
 
 
