@@ -17,9 +17,10 @@ from mmssl.types import Batch, Encoder, Epoch, Ragged
 
 SAMPLES = 20  # of the training set that methods with a memory of it are told of
 VIT = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
+TEXT = {"width": 16, "depth": 1, "heads": 2, "context_length": 8, "vocab_size": 300}
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "image": ("vit", VIT),
-    "text": ("transformer", {"width": 16, "depth": 1, "heads": 2, "context_length": 8, "vocab_size": 300}),
+    "text": ("transformer", TEXT),
     "video": ("frames", {"image": {"name": "vit", **VIT}, "frames": 4}),
     "audio": (
         "spectrogram",
@@ -255,6 +256,11 @@ SETTINGS = {
         ("image",),
         {"embed_dim": 8, "hidden": [16], "prototypes": 5, "queue": 6, "queue_from": 0.0, "frozen": 0.0},
         several(3),
+    ),
+    "virtex": Setting(
+        ("image", "text"),
+        {"layers": 2, "heads": 2, "dropout": 0.0},
+        encoders={"text": ("transformer", TEXT | {"depth": 0})},
     ),
     "vicreg": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16]}, several(2)),
 }

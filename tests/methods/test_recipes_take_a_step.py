@@ -88,7 +88,7 @@ def small(node: dict[str, Any]) -> dict[str, Any]:
     if kind == "codes" and "width" not in node:
         return CODES
     if node.get("width", 0) > 128:
-        return {**node, **TEXT}
+        return {**node, **TEXT, "depth": min(node.get("depth", 1), 1)}
     return {key: small(value) if isinstance(value, dict) else value for key, value in node.items()}
 
 
