@@ -156,6 +156,7 @@ def tokenized(keys: tuple[str, ...], rows: int) -> Batch:
     return made
 
 
+WORD = {"width": 8, "tags": 30, "learn_from": 16}
 SETTINGS = {
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
     "autoencoder:denoising": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(2)),
@@ -262,6 +263,7 @@ SETTINGS = {
         {"layers": 2, "heads": 2, "dropout": 0.0},
         encoders={"text": ("transformer", TEXT | {"depth": 0})},
     ),
+    "icmlm": Setting(("image", "text"), WORD | {"head": "tfm", "depth": 1, "heads": 2}, seeded),
     "vicreg": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16]}, several(2)),
 }
 

@@ -32,6 +32,7 @@ FEW: dict[str, dict[str, Any]] = {  # method -> options that suit so small a set
     "dino": {"prototypes": 16, "hidden": [16, 16]},
     "directclr": {"dims": 8},
     "dvae": {"width": 4, "first": 8, "depth": 1},
+    "icmlm": {"learn_from": 8},
     "jigsaw": {"permutations": 10, "hidden": [16]},
     "pcl": {"clusters": [3, 2]},
     "pcl:v2": {"clusters": [3, 2]},
@@ -83,6 +84,8 @@ def small(node: dict[str, Any]) -> dict[str, Any]:
     kind, _, variant = node["name"].partition(":")
     if kind == "timm":
         return CONVNET
+    if kind == "transformers":
+        return {"name": "transformer", **TEXT}
     if kind == "vit" and variant:
         return {**node, **VIT}
     if kind == "codes" and "width" not in node:
