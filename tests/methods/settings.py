@@ -156,6 +156,17 @@ def tokenized(keys: tuple[str, ...], rows: int) -> Batch:
     return made
 
 
+def subtitled(keys: tuple[str, ...], rows: int) -> Batch:
+    """Films with three texts each, of which one, two or all are subtitles."""
+    made = plain(keys, rows)
+    made.views["text"] = [made.views["text"][0], *(plain(keys, rows + n).views["text"][0] for n in (1, 2))]
+    made.views["text"][1:] = [
+        picked(view, torch.arange(n, rows + n)) for n, view in enumerate(made.views["text"][1:], 1)
+    ]
+    made.extra["said"] = 1 + torch.arange(rows) % 3
+    return made
+
+
 WORD = {"width": 8, "tags": 30, "learn_from": 16}
 SETTINGS = {
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
@@ -264,6 +275,7 @@ SETTINGS = {
         encoders={"text": ("transformer", TEXT | {"depth": 0})},
     ),
     "icmlm": Setting(("image", "text"), WORD | {"head": "tfm", "depth": 1, "heads": 2}, seeded),
+    "watch_and_learn": Setting(("video", "text"), {"embed_dim": 8}, subtitled),
     "vicreg": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16]}, several(2)),
 }
 

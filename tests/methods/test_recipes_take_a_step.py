@@ -56,7 +56,8 @@ def sample(number: int) -> dict[str, Any]:
     xyz[np.arange(800), np.arange(800) % 3] = 0  # on three walls
     cloud = points.encode(Cloud(xyz, draw.integers(0, 255, (800, 3), dtype=np.uint8), np.eye(3)[np.arange(800) % 3]))
     pose = {"camera_to_world": np.eye(4).tolist()}
-    meta = {"points_a": pose, "points_b": pose, "captions": ["a square", f"a square over {number}"]}
+    meta = {"points_a": pose, "points_b": pose, "captions": ["a square", f"a square over {number}"], "text": "a square"}
+    meta["subtitles"] = [{"text": f"a square {n}", "start": n, "end": n + 0.5} for n in range(3)]
     scans = dict.fromkeys(("ply", "points_a.ply", "points_b.ply"), cloud)
     mp4 = encode_film(film, fps=25.0, audio=sound, sample_rate=RATE)
     wav = encode_sound(sound, sample_rate=RATE)

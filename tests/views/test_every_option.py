@@ -51,7 +51,7 @@ PREPROCESS: dict[str, Any] = {
 }
 MODALITIES = [  # what a view is tried on: the first of these that it takes
     ("image",), ("points",), ("video",), ("audio",), ("image", "audio"), ("video", "audio"), ("image", "image_ab"),
-    ("image", "image_tokenizer"), ("image", "text"),
+    ("image", "image_tokenizer"), ("image", "text"), ("video", "text"),
 ]  # fmt: skip
 SMALL = {"side": SIZE, "crop": 48, "search": 1.0, "motion": "differences"}
 EVEN = {"image": {"blur": {"p": 0.5}, "solarize": {"p": 0.5}}}
@@ -189,6 +189,7 @@ def samples() -> list[Sample]:
             "points": Cloud(room(number), color),
             "points_b": Cloud(room(number), color),
             "text": "a ball on the left",
+            "subtitles": [{"text": f"line {n}", "start": n / 4, "end": n / 4 + 0.1} for n in range(9)],
             "meta": {f"points_{k}": {"camera_to_world": p.tolist()} for k, p in zip("ab", poses, strict=True)},
         })  # fmt: skip
     return made
