@@ -17,7 +17,21 @@ from mmssl.errors import UserError, describe
 
 # in the order of `mmssl --help`
 VERBS = (
-    *("train", "eval", "zero_shot", "encode", "search", "dedupe", "index", "plot", "demo", "list", "explain", "show"),
+    *(
+        "train",
+        "eval",
+        "zero_shot",
+        "caption",
+        "encode",
+        "search",
+        "dedupe",
+        "index",
+        "plot",
+        "demo",
+        "list",
+        "explain",
+        "show",
+    ),
     *("new", "prepare", "shards", "export", "doctor", "completion"),
 )
 

@@ -652,6 +652,15 @@ class Transform:
         return self
 
 
+class WordEncoder(Encoder):
+    """An encoder of texts whose tokens can be predicted: what methods need that write captions or fill in words."""
+
+    @property
+    def table(self) -> Tensor:
+        """The embedding of every token that it knows, (V, D); raises UserError where these are not of its width."""
+        raise NotImplementedError
+
+
 class View:
     """What the network is shown: `__call__` on one sample in the data worker, `on_device` on a batch.
 

@@ -23,6 +23,9 @@ from mmssl.modalities import audio, video
 
 TICKS = 25_000  # of a GRID alignment in a second
 PAUSES = ("sil", "sp")
+TIME = r"(?:(\d+):)?(\d+):(\d+)[.,](\d+)"
+CUE = re.compile(rf"\s*{TIME}\s*-->\s*{TIME}")  # of SubRip and WebVTT
+TAG = re.compile(r"<[^>]*>")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,6 +87,10 @@ class Films(Files):
         if f"{stem}.align" in self.there:
             told["words"] = words(self.read(f"{stem}.align").decode("utf-8", "replace"))
             told["text"] = " ".join(word["word"] for word in told["words"])
+        for name in (f"{stem}.srt", f"{stem}.vtt"):
+            if name in self.there:
+                told["subtitles"] = subtitles(self.read(name).decode("utf-8-sig", "replace"))
+                told["text"] = " ".join(line["text"] for line in told["subtitles"])
         if f"{stem}.json" in self.there:
             own = modalities.decode("json", self.read(f"{stem}.json"))
             if not isinstance(own, dict):
@@ -113,6 +120,26 @@ def words(align: str) -> list[dict[str, Any]]:
     if any(len(row) != 3 or not (row[0] + row[1]).isdigit() for row in rows):
         raise DamagedError("an alignment that is not `start end word` a line")
     return [{"word": w, "start": int(a) / TICKS, "end": int(b) / TICKS} for a, b, w in rows if w not in PAUSES]
+
+
+def subtitles(text: str) -> list[dict[str, Any]]:
+    """Returns the lines of a SubRip or WebVTT file with their times in s, without markup; DamagedError for none."""
+    found = []
+    for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
+        rows = block.strip().splitlines()
+        for number, row in enumerate(rows[:2]):  # a cue may have a name before its times
+            cue, said = CUE.match(row), TAG.sub("", " ".join(rows[number + 1 :])).strip()
+            if cue and said:
+                found.append({"text": said, "start": seconds(cue.groups()[:4]), "end": seconds(cue.groups()[4:])})
+    if not found:
+        raise DamagedError("subtitles without a line that has times")
+    return found
+
+
+def seconds(parts: tuple[str | None, ...]) -> float:
+    """Returns hours, which may be missing, minutes, seconds and what follows the point as s."""
+    hours, minutes, whole, rest = parts
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(f"{whole}.{rest}")
 
 
 def choose(films: Films, options: argparse.Namespace) -> dict[str, list[str]]:

@@ -13,14 +13,14 @@ from mmssl.encoders.bpe import BYTES, byte_tokenizer, is_untrained, learn_merges
 from mmssl.errors import UserError
 from mmssl.nn.blocks import Blocks
 from mmssl.transforms.text import TextPreprocess
-from mmssl.types import Encoder, Features, Ragged
+from mmssl.types import Features, Ragged, WordEncoder
 
 
-class TextTransformer(Encoder):
+class TextTransformer(WordEncoder):
     """Tokens and positions through pre-norm blocks. Vaswani et al., NeurIPS 2017; BPE: Sennrich et al., ACL 2016.
 
     width: of the tokens, D.
-    depth: blocks.
+    depth: blocks; without any, tokens are words and their places, of which none sees another.
     heads: of the attention.
     mlp_ratio: width of the blocks' hidden layers over that of the tokens.
     drop_path: rate of stochastic depth of the last block; those before it have less.
@@ -71,6 +71,10 @@ class TextTransformer(Encoder):
         mask = None if self.causal else words.mask  # what pads stands behind all words, where a causal one never looks
         tokens = self.norm(self.blocks(tokens, mask=mask, causal=self.causal))
         return Features(pool_words(tokens, words, self.pool), tokens, lengths=words.lengths)
+
+    @property
+    def table(self) -> Tensor:
+        return self.embedding.weight
 
     @property
     def learns_preprocess(self) -> bool:

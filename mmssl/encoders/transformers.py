@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mmssl.encoders import bpe
 from mmssl.encoders.mel import KaldiMel
@@ -32,7 +32,7 @@ from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess, Interpolation
 from mmssl.transforms.text import TextPreprocess
 from mmssl.transforms.video import VideoPreprocess
-from mmssl.types import Encoder, Features, Ragged
+from mmssl.types import Features, Ragged, WordEncoder
 
 AST, VIDEO = "audio-spectrogram-transformer", "videomae"
 READS = {"pixel_values": "image", "input_ids": "text"}
@@ -44,7 +44,7 @@ RESAMPLING: dict[int | None, Interpolation] = {
 }  # Pillow's numbers
 
 
-class Transformers(Encoder):
+class Transformers(WordEncoder):
     """A transformers model as its authors read it: their sizes, statistics, tokenizer, and pooling where they have one.
 
     variant: a local folder or a hub id.
@@ -171,6 +171,15 @@ class Transformers(Encoder):
         if self.family == "clap":
             return Features(output.pooler_output, tokens, lengths=words.lengths)
         return Features(pool_words(tokens, words, self.pool or "mean"), tokens, lengths=words.lengths)
+
+    @property
+    def table(self) -> Tensor:
+        table: Tensor | None = self.model.get_input_embeddings().weight if self.modality == "text" else None
+        if table is None or table.shape[1] != self.dim:
+            raise UserError(
+                f"transformers: {self.family!r} has no embeddings of words as wide as its features to predict"
+            )
+        return table
 
     @classmethod
     def fetches(cls, options: Mapping[str, Any]) -> str:

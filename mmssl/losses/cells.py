@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.losses.contrast import Contrast
-from mmssl.losses.infonce import joint_info_nce
+from mmssl.losses.infonce import mil_nce
 
 
 def cell_agreement(mine: Tensor, taught: Tensor, near: Tensor) -> Tensor:
@@ -28,5 +28,5 @@ def cell_contrast(mine: Tensor, taught: Tensor, near: Tensor, *, temperature: fl
     Xie et al., CVPR 2021 (PixContrast).
     """
     queries, keys = F.normalize(mine.float(), dim=2), F.normalize(taught.detach().float(), dim=2)
-    losses = joint_info_nce(Contrast(queries, keys, 1 / temperature, positives=near))
+    losses = mil_nce(Contrast(queries, keys, 1 / temperature, positives=near))
     return losses.sum(dim=1) / near.any(dim=2).sum(dim=1).clamp(min=1)

@@ -26,16 +26,20 @@ def info_nce(contrast: Contrast) -> Tensor:
     return _counted(contrast, _told(sums.own, sums.others))
 
 
-def joint_info_nce(contrast: Contrast) -> Tensor:
-    """-log of the share that each query's positives, taken together, have of all keys: one loss per query (..., B).
+def mil_nce(contrast: Contrast, negatives: Tensor | None = None) -> Tensor:
+    """-log of the share that all of a query's positives have together, one loss per query (B,), float32.
 
-    Positives are given by a mask or by labels; a query without any that counts gives 0. float32.
-    Miech et al., CVPR 2020 (MIL-NCE); Xie et al., CVPR 2021 (PixContrast).
+    So one of several positives that may each be wrong is enough (multiple instances). A query without any gives 0.
+    Miech et al., CVPR 2020 (MIL-NCE), whose negatives are also other queries against the positives; Xie et al., CVPR
+    2021 (PixContrast).
+
+    contrast: with positives by mask or labels.
+    negatives: (B,) logarithm of a further sum of exp(score) over negatives.
     """
     sums = contrast.log_sums
-    assert sums.positive is not None, "positives by a mask or labels"
-    log_sum, _, number = sums.positive
-    return torch.where(number > 0, F.softplus(sums.others - log_sum), 0.0)
+    assert sums.positive is not None, "positives are given by a mask or by labels"
+    others = sums.others if negatives is None else torch.logaddexp(sums.others, negatives)
+    return torch.where(sums.positive.number > 0, F.softplus(others - sums.positive.log_sum), 0.0)
 
 
 def info_nce_both_ways(contrast: Contrast) -> tuple[Tensor, Tensor]:

@@ -65,6 +65,12 @@ class TextPreprocess(Preprocess):
         last = (x != self.pad_id) * torch.arange(1, x.shape[1] + 1, device=x.device)
         return Ragged(x, last.amax(1).clamp(min=1), padded=True)
 
+    @property
+    def mask_id(self) -> int:
+        """What stands for a hidden token: the tokenizer's own, as BERT's has one, else what texts are padded with."""
+        found = (self.tokenizer.token_to_id(name) for name in ("[MASK]", "<mask>"))
+        return next((number for number in found if number is not None), self.pad_id)
+
     def config(self) -> dict[str, Any]:
         return {"context_length": self.context_length, "pad_id": self.pad_id}
 
@@ -79,3 +85,23 @@ class TextPreprocess(Preprocess):
 def choose(text: texts.Text) -> str:
     """Draws one of several captions."""
     return text if isinstance(text, str) else random.choice(text)
+
+
+# English words that say how others belong together, and hardly what an image shows.
+WORDS = (
+    "a about above across after again against all along also am among an and another any are around as at away "
+    "back be because been before behind being below beneath beside between both but by can could did do does "
+    "doing down during each either else ever every few for from had has have having he her here hers him his how "
+    "i if in inside into is it its itself just like look many may me might more most much must my near neither "
+    "next no nor not of off on one only onto or other others our out outside over own per quite rather s shall "
+    "she should since so some such t than that the their them then there these they this those through to too "
+    "toward towards under until up upon us very was we were what when where whether which while who whom whose "
+    "why will with within without would yet you your "
+)
+FUNCTION_WORDS = frozenset(WORDS.split())
+
+
+def is_telling(text: str) -> bool:
+    """Tells whether a token, as text, is of letters and no function word."""
+    word = text.strip().lower().removeprefix("##")
+    return word.isalpha() and word not in FUNCTION_WORDS

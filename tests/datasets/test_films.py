@@ -13,6 +13,7 @@ import pytest
 
 from mmssl.data.index import read_index
 from mmssl.data.shards import Source
+from mmssl.errors import DamagedError
 from mmssl.modalities import video
 
 ALIGN = "0 23750 sil\n23750 29500 bin\n29500 34000 blue\n34000 35000 sp\n35000 74500 sil\n"
@@ -140,3 +141,26 @@ def test_wrong_sources(films: ModuleType, tmp_path: Path, capsys: pytest.Capture
     assert films.main([str(tmp_path / "out"), "--source", str(tmp_path), "--test", "0.5"]) == 2
     assert "no sample could be written to" in capsys.readouterr().err
     assert not (tmp_path / "out/train").exists()
+
+
+def test_subtitles_of_both_kinds(films: ModuleType) -> None:
+    srt = "1\n00:00:01,500 --> 00:00:02,000\nThe <i>door</i>,\nopened\n\n2\n01:01:00,250 --> 01:01:02,000\nBye"
+    said = [{"text": "The door, opened", "start": 1.5, "end": 2.0}, {"text": "Bye", "start": 3660.25, "end": 3662.0}]
+    assert films.subtitles(srt) == films.subtitles(srt.replace("\n", "\r\n")) == said
+    vtt = "WEBVTT\n\nNOTE none\n\nhall\n00:01.500 --> 00:02.000 align:start\nThe door,\nopened\n\n00:03.0 --> 00:04.0\n \n"
+    assert films.subtitles(vtt) == said[:1]
+    with pytest.raises(DamagedError, match="without a line that has times"):
+        films.subtitles("WEBVTT\n\nno times")
+
+
+def test_subtitles_lie_beside_a_film(films: ModuleType, tmp_path: Path) -> None:
+    for name, said in (
+        ("a.srt", "1\n00:00:00,100 --> 00:00:00,300\nOne\n"),
+        ("b.vtt", "WEBVTT\n\n00:00.100 --> 00:00.300\nTwo\n"),
+    ):
+        (tmp_path / name).write_text(said)
+        (tmp_path / name).with_suffix(".mp4").write_bytes(b"")
+    folder = films.Films(str(tmp_path))
+    for name, text in (("a.mp4", "One"), ("b.mp4", "Two")):
+        about = folder.about(name)
+        assert about["subtitles"] == [{"text": text, "start": 0.1, "end": 0.3}] and about["text"] == text

@@ -18,9 +18,10 @@ from mmssl.types import Batch, Encoder, Epoch, Ragged
 SAMPLES = 20  # of the training set that methods with a memory of it are told of
 VIT: dict[str, Any] = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
 FINE: dict[str, tuple[str, dict[str, Any]]] = {"image": ("vit", VIT | {"patch_size": 4})}  # of 4 x 4 cells
+TEXT = {"width": 16, "depth": 1, "heads": 2, "context_length": 8, "vocab_size": 300}
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "image": ("vit", VIT),
-    "text": ("transformer", {"width": 16, "depth": 1, "heads": 2, "context_length": 8, "vocab_size": 300}),
+    "text": ("transformer", TEXT),
     "video": ("frames", {"image": {"name": "vit", **VIT}, "frames": 4}),
     "audio": (
         "spectrogram",
@@ -174,6 +175,18 @@ def tokenized(keys: tuple[str, ...], rows: int) -> Batch:
     return made
 
 
+def subtitled(keys: tuple[str, ...], rows: int) -> Batch:
+    """Films with three texts each, of which one, two or all are subtitles."""
+    made = plain(keys, rows)
+    made.views["text"] = [made.views["text"][0], *(plain(keys, rows + n).views["text"][0] for n in (1, 2))]
+    made.views["text"][1:] = [
+        picked(view, torch.arange(n, rows + n)) for n, view in enumerate(made.views["text"][1:], 1)
+    ]
+    made.extra["said"] = 1 + torch.arange(rows) % 3
+    return made
+
+
+WORD = {"width": 8, "tags": 30, "learn_from": 16}
 SETTINGS = {
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
     "autoencoder:denoising": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(2)),
@@ -306,6 +319,13 @@ SETTINGS = {
         {"embed_dim": 8, "hidden": [16], "prototypes": 5, "queue": 6, "queue_from": 0.0, "frozen": 0.0},
         several(3),
     ),
+    "virtex": Setting(
+        ("image", "text"),
+        {"layers": 2, "heads": 2, "dropout": 0.0},
+        encoders={"text": ("transformer", TEXT | {"depth": 0})},
+    ),
+    "icmlm": Setting(("image", "text"), WORD | {"head": "tfm", "depth": 1, "heads": 2}, seeded),
+    "watch_and_learn": Setting(("video", "text"), {"embed_dim": 8}, subtitled),
     "vicreg": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16]}, several(2)),
 }
 

@@ -45,6 +45,7 @@ BESIDE: dict[str, dict[str, Any]] = {
 VALUES: dict[str, list[Any]] = {
     "max_scale": [5.0],
     "learn_from": [2],
+    "icmlm learn_from": [5],
     "iterations": [1],
     "pcl negatives": [1],
     "pirl patches": [9],

@@ -37,6 +37,7 @@ FEW: dict[
     "dvae": {"width": 4, "first": 8, "depth": 1},
     "esvit": {"prototypes": 16, "hidden": [16, 16]},
     "image/resim": {"cells": [8, 4], "windows": [24, 16], "steps": [16, 12]},
+    "icmlm": {"learn_from": 8},
     "jigsaw": {"permutations": 10, "hidden": [16]},
     "pcl": {"clusters": [3, 2]},
     "pcl:v2": {"clusters": [3, 2]},
@@ -60,7 +61,8 @@ def sample(number: int) -> dict[str, Any]:
     xyz[np.arange(800), np.arange(800) % 3] = 0  # on three walls
     cloud = points.encode(Cloud(xyz, draw.integers(0, 255, (800, 3), dtype=np.uint8), np.eye(3)[np.arange(800) % 3]))
     pose = {"camera_to_world": np.eye(4).tolist()}
-    meta = {"points_a": pose, "points_b": pose, "captions": ["a square", f"a square over {number}"]}
+    meta = {"points_a": pose, "points_b": pose, "captions": ["a square", f"a square over {number}"], "text": "a square"}
+    meta["subtitles"] = [{"text": f"a square {n}", "start": n, "end": n + 0.5} for n in range(3)]
     scans = dict.fromkeys(("ply", "points_a.ply", "points_b.ply"), cloud)
     mp4 = encode_film(film, fps=25.0, audio=sound, sample_rate=RATE)
     wav = encode_sound(sound, sample_rate=RATE)
@@ -88,12 +90,14 @@ def small(node: dict[str, Any]) -> dict[str, Any]:
     kind, _, variant = node["name"].partition(":")
     if kind == "timm":
         return CONVNET
+    if kind == "transformers":
+        return {"name": "transformer", **TEXT}
     if kind == "vit" and variant:
         return {**node, **VIT}
     if kind == "codes" and "width" not in node:
         return CODES
     if node.get("width", 0) > 128:
-        return {**node, **TEXT}
+        return {**node, **TEXT, "depth": min(node.get("depth", 1), 1)}
     return {key: small(value) if isinstance(value, dict) else value for key, value in node.items()}
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from mmssl import names
 from mmssl.data.collate import collate
+from mmssl.encoders.bpe import byte_tokenizer
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.points import Cloud
@@ -32,6 +33,7 @@ from mmssl.transforms.catalog import CATALOG
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.pairs import POSES
 from mmssl.transforms.points import PointsPreprocess
+from mmssl.transforms.text import TextPreprocess
 from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Method, Preprocess, Ragged, Sample, View, merged
 from mmssl.views.composed import Composed
@@ -45,10 +47,11 @@ PREPROCESS: dict[str, Any] = {
     "video": VideoPreprocess(16, frames=4, fps=FPS),
     "audio": AudioPreprocess(1000, 0.3),
     "points": PointsPreprocess(60, ("color",)),
+    "text": TextPreprocess(byte_tokenizer()),
 }
 MODALITIES = [  # what a view is tried on: the first of these that it takes
     ("image",), ("points",), ("video",), ("audio",), ("image", "audio"), ("video", "audio"), ("image", "image_ab"),
-    ("image", "image_tokenizer"),
+    ("image", "image_tokenizer"), ("image", "text"), ("video", "text"),
 ]  # fmt: skip
 SMALL = {"side": SIZE, "crop": 48, "search": 1.0, "motion": "differences"}
 EVEN = {"image": {"blur": {"p": 0.5}, "solarize": {"p": 0.5}}}
@@ -185,6 +188,8 @@ def samples() -> list[Sample]:
             "audio": Waveform(torch.from_numpy(rng.normal(0, 0.1, 4000)).float(), 1000),
             "points": Cloud(room(number), color),
             "points_b": Cloud(room(number), color),
+            "text": "a ball on the left",
+            "subtitles": [{"text": f"line {n}", "start": n / 4, "end": n / 4 + 0.1} for n in range(9)],
             "meta": {f"points_{k}": {"camera_to_world": p.tolist()} for k, p in zip("ab", poses, strict=True)},
         })  # fmt: skip
     return made
