@@ -35,6 +35,7 @@ class CellPairs(MultiView):
 
     compares = 2
     separate = True
+    instance: Instance | None
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class CellPairs(MultiView):
         self.head = Cells(self.dim, out=embed_dim, hidden=hidden, bias=True)
         self.teacher = Teacher(encoders[self.key], self.head, separate=self.separate)
         self.radius, self.momentum, self.weight = radius, momentum, instance
-        self.instance: Instance | None = Instance(self.dim, embed_dim, hidden) if instance else None
+        self.instance = Instance(self.dim, embed_dim, hidden) if instance else None
 
     def cost(self, mine: Tensor, taught: Tensor, near: Tensor) -> Tensor:
         """Returns what cells (B, N, D) cost against the teacher's (B, M, D), of which `near` match: (B,)."""

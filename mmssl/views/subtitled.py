@@ -81,11 +81,11 @@ def lines_of(subtitles: Any) -> list[Line]:
 def _line(given: Any) -> Line:
     if isinstance(given, str):
         return Line(str(texts.load(given)), None)
-    times = [given.get(key) for key in ("start", "end")] if isinstance(given, dict) else [None]
+    times: list[Any] = [given.get(key) for key in ("start", "end")] if isinstance(given, dict) else [None]
     said = given.get("text", given.get("word")) if isinstance(given, dict) else None
     if not isinstance(said, str) or not all(isinstance(t, int | float) and abs(t) < 1e9 for t in times):
         raise DamagedError("a subtitle that is no text with start and end", f"{given!r:.60}")
-    return Line(str(texts.load(said)), sum(times) / 2)
+    return Line(str(texts.load(said)), (times[0] + times[1]) / 2)
 
 
 view = Views(1, fixed=True, kind=Subtitled, video=[Crop(scale=(0.5, 1.0)), Flip()])
