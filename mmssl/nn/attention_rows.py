@@ -34,8 +34,7 @@ class AttentionRows(TorchFunctionMode):
             self._keep(func(query, key, one, *args[3:], **others), query.shape[-2])
         elif func is F.multi_head_attention_forward:
             told = {**kwargs, "need_weights": True, "average_attn_weights": False}
-            _, weights = func(*args, **told)
-            assert weights is not None, "told to"
+            weights: Tensor = func(*args, **told)[1]
             self._keep(weights, args[0].shape[0])
         return func(*args, **kwargs)
 
