@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class CellPairs(MultiView):
         grids = [grid_of(features) for features in seen]
         near = same_place(places[0], places[1], grid=grids[0], other_grid=grids[1], radius=self.radius)  # (B, N, M)
         mine = [self.head.project_tokens(features) for features in seen]
-        goals = [self.teacher.head.project_tokens(features).detach() for features in taught]
+        goals = [cast("Cells", self.teacher.head).project_tokens(features).detach() for features in taught]
         losses = self.cost(mine[0], goals[1], near) + self.cost(mine[1], goals[0], near.mT)
         if self.instance is not None:
             losses = losses + self.weight * self.instance(seen, taught)

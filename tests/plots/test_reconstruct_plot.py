@@ -230,7 +230,7 @@ def test_frames_and_spectrograms() -> None:
     low, high = float(truth.min()), float(truth.max())
     unit = ((truth[0] * 5 - 2).clamp(low, high) - low) / (high - low)
     by_hand = heat(torch.cat([unit, torch.tensor([[0.0, 1.0] + [0.5] * 7])]).flip(0).numpy())[1:]
-    assert np.abs(picture.astype(int) - scaled(by_hand, 256)).max() <= 4
+    assert np.abs(picture.astype(int) - scaled(by_hand, 128)).max() <= 4
 
 
 def test_denoising_is_shown_damaged() -> None:
