@@ -35,6 +35,7 @@ EXTRAS = {
     "onnx": "pip install 'mmssl[export]'",
     "wandb": "pip install 'mmssl[wandb]'",
     "pyarrow": "pip install 'mmssl[parquet]'",
+    "pycocotools": "pip install 'mmssl[detection]'",
 }
 
 

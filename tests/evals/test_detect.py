@@ -26,7 +26,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_squares_are_found(sets: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    made = Detect(**sets, **QUICK, epochs=25, lr=5e-3)
+    made = Detect(**sets, **QUICK, epochs=12, lr=1e-2)
     trained = Trained({"image": small().eval()})
     made.check(trained)
     found = dict(made.run(trained))

@@ -54,7 +54,7 @@ def shards(root: Path, *, train: int = 24, test: int = 10) -> dict[str, Any]:
     samples = [scene(noise) for _ in range(train)]
     broken = {**scene(noise), "mask.png": b"no", "normals.png": b"no", "annotations.json": "{}"}
     return {
-        "train": tar(root / "train", [*samples, broken]),
+        "train": tar(root / "train", [broken, *samples]),
         "data": tar(root / "test", [scene(noise) for _ in range(test)]),
         "workers": 0,
     }

@@ -131,8 +131,8 @@ def filled(outline: Any, height: int, width: int) -> np.ndarray:
 
     limits = np.array([width, height] * 2)
     parts = [np.clip(np.reshape(part, (-1, 2)), 0, limits[:2]).ravel().tolist() for part in outline]
-    found: np.ndarray = coco.decode(coco.merge(coco.frPyObjects(parts, height, width)))
-    return found
+    merged = coco.merge(coco.frPyObjects(parts, height, width))
+    return _run(lengths(merged["counts"].decode()), height, width)
 
 
 def _run(counts: Any, height: int, width: int) -> np.ndarray:
