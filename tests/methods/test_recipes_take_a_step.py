@@ -36,6 +36,7 @@ FEW: dict[str, dict[str, Any]] = {  # method -> options that suit so small a set
     "pcl": {"clusters": [3, 2]},
     "pcl:v2": {"clusters": [3, 2]},
     "sela": {"clusters": 3},
+    "selavi": {"clusters": 3, "heads": 2},
     "vicreg": {"embed_dim": 16, "hidden": [16, 16]},
     **{name: {"learn_from": 1000} for name in ("colorization", "split_brain", "color_tracking")},
 }
@@ -82,7 +83,7 @@ def small(node: dict[str, Any]) -> dict[str, Any]:
     """Returns an encoder's node, what is large in it replaced."""
     kind, _, variant = node["name"].partition(":")
     if kind == "timm":
-        return CONVNET
+        return {**CONVNET, "in_channels": node.get("in_channels", 3)}
     if kind == "vit" and variant:
         return {**node, **VIT}
     if kind == "codes" and "width" not in node:
