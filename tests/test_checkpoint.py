@@ -413,7 +413,7 @@ def test_a_folder_says_what_it_holds(folder: Path) -> None:
     assert config["encoder"] == {"name": "vit", "options": SMALL}
     assert config["preprocess"] == create_encoder("vit", **SMALL).preprocess.config()
     head = {"kind": "Projection", "dim": 16, "out": 8, "hidden": [12], "norm": True, "bias": False}
-    assert config["spaces"]["clip"] == head | {"last_norm": False, "affine": True, "gelu": False}
+    assert config["spaces"]["clip"] == head | {"last_norm": False, "affine": True, "gelu": False, "dropout": 0.0}
     from safetensors.torch import load_file
 
     starts = {key.partition(".")[0] for key in load_file(folder / "model.safetensors")}

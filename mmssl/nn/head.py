@@ -23,6 +23,7 @@ class Projection(Head):
     norm: BatchNorm after each hidden layer.
     last_norm: after the last one as well, with `affine` its own scale and shift.
     gelu: GELU in place of ReLU.
+    dropout: in front of every linear layer.
     """
 
     def __init__(
@@ -36,16 +37,17 @@ class Projection(Head):
         last_norm: bool = False,
         affine: bool = True,
         gelu: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self._config = {"dim": dim, "out": out, "hidden": list(hidden), "norm": norm, "bias": bias}
-        self._config |= {"last_norm": last_norm, "affine": affine, "gelu": gelu}
+        self._config |= {"last_norm": last_norm, "affine": affine, "gelu": gelu, "dropout": dropout}
         self.embed_dim = dim if out is None else out
         if out is None and hidden:
             raise UserError("a head without an output size has no hidden layers either; give out")
         sizes = (dim, *hidden, out) if out is not None else ()
         options = {"norm": norm, "bias": bias, "last_norm": last_norm, "affine": affine, "gelu": gelu}
-        self.layers = mlp(sizes, **options) if sizes else nn.Sequential()
+        self.layers = mlp(sizes, **options, dropout=dropout) if sizes else nn.Sequential()
 
     def config(self) -> dict[str, Any]:
         """Returns the arguments that build this head again."""
@@ -127,7 +129,8 @@ class Cells(Projection):
         super().__init__(dim + 2 * coordinates, out=out, hidden=hidden, norm=norm, bias=bias)
         self.coordinates = coordinates
         self._config |= {"dim": dim, "coordinates": coordinates}
-        del self._config["last_norm"], self._config["affine"], self._config["gelu"]
+        for name in ("last_norm", "affine", "gelu", "dropout"):
+            del self._config[name]
 
     def project_tokens(self, features: Features) -> Tensor:
         """Returns what the layers make of every token, float32, not normalised."""

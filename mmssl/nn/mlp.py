@@ -16,19 +16,23 @@ def mlp(
     last_norm: bool = False,
     affine: bool = True,
     gelu: bool = False,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """Builds linear layers from size to size (inputs first), with BatchNorm and ReLU or GELU behind each but the last.
 
     norm: BatchNorm on hidden layers; without it they have biases.
     bias: of the last layer.
     last_norm: BatchNorm behind the last layer as well, whose scale and shift `affine` learns.
+    dropout: in front of every linear layer.
     """
     layers: list[nn.Module] = []
+    drop = [nn.Dropout(dropout)] if dropout else []
     for inputs, outputs in pairwise(sizes[:-1]):
+        layers += drop
         layers += [nn.Linear(inputs, outputs, bias=not norm)]
         layers += [nn.BatchNorm1d(outputs)] if norm else []
         layers += [nn.GELU() if gelu else nn.ReLU(inplace=True)]
-    layers += [nn.Linear(sizes[-2], sizes[-1], bias=bias)]
+    layers += [*drop, nn.Linear(sizes[-2], sizes[-1], bias=bias)]
     layers += [nn.BatchNorm1d(sizes[-1], affine=affine)] if last_norm else []
     for layer in layers:
         if isinstance(layer, nn.Linear):

@@ -42,16 +42,19 @@ class Labels(SampleRows):
 
 
 @torch.no_grad()
-def survey(embed: Callable[[Tensor], Tensor], key: str, sweep: Callable[[], Iterator[Batch]]) -> tuple[Tensor, Tensor]:
+def survey(
+    embed: Callable[..., Tensor], key: str, sweep: Callable[[], Iterator[Batch]], *more: str
+) -> tuple[Tensor, Tensor]:
     """Returns the numbers (n,) of this process's share of the training set and what embed makes of it, (n, D) float32.
 
-    key: the encoder's, whose inputs embed takes. Samples that lack the modality are left out.
+    key: the encoder's, whose inputs embed takes; `more` are further ones, whose inputs it takes behind the first's.
+    Samples that lack a modality of these are left out.
     """
     numbers, rows = [], []
     for batch in sweep():
-        there = batch.present(key)
+        there = torch.stack([batch.present(each) for each in (key, *more)]).all(dim=0)
         numbers.append(batch.extra["index"][there])
-        rows.append(embed(batch.views[key][0])[there].float())
+        rows.append(embed(*(batch.views[each][0] for each in (key, *more)))[there].float())
     return torch.cat(numbers), torch.cat(rows)
 
 

@@ -301,6 +301,9 @@ SETTINGS = {
     ),
     "rotation": Setting(("image",), {}, asked(4, 4, each=True)),
     "sela": Setting(("image",), {"clusters": 4, "heads": 3}, several(1)),
+    "selavi": Setting(
+        ("video", "audio"), {"clusters": 4, "heads": 2, "hidden": (8,), "dropout": 0.0, "warm": 2}, several(1)
+    ),
     "shuffle_and_learn": Setting(("video",), {"widths": (8,), "hidden": (8,), "dropout": 0.0}, shuffled_frames(3, 2)),
     "siglip": Setting(("image", "text"), {"embed_dim": 8}),
     "simclr": Setting(("image",), {"embed_dim": 8}, several(2)),

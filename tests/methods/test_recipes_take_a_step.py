@@ -42,6 +42,7 @@ FEW: dict[
     "pcl": {"clusters": [3, 2]},
     "pcl:v2": {"clusters": [3, 2]},
     "sela": {"clusters": 3},
+    "selavi": {"clusters": 3, "heads": 2},
     "vicreg": {"embed_dim": 16, "hidden": [16, 16]},
     **{name: {"learn_from": 1000} for name in ("colorization", "split_brain", "color_tracking")},
 }
@@ -92,6 +93,7 @@ def small(node: dict[str, Any]) -> dict[str, Any]:
         return CONVNET
     if kind == "transformers":
         return {"name": "transformer", **TEXT}
+        return {**CONVNET, "in_channels": node.get("in_channels", 3)}
     if kind == "vit" and variant:
         return {**node, **VIT}
     if kind == "codes" and "width" not in node:

@@ -87,6 +87,7 @@ def test_the_defaults_of_a_projection() -> None:
         "last_norm": False,
         "affine": True,
         "gelu": False,
+        "dropout": 0.0,
     }
     assert Projection(6).config() == {"dim": 6, **given, "hidden": []}
     with pytest.raises(UserError, match="no hidden layers either"):

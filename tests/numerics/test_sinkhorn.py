@@ -96,3 +96,10 @@ def test_clusters_are_evened_over_all_processes(monkeypatch: pytest.MonkeyPatch,
     for row, own in zip(range(13)[mine], found, strict=True):
         if row in there:
             torch.testing.assert_close(own.double(), expected[there.index(row)], rtol=1e-4, atol=1e-6)
+
+
+def test_clusters_receive_the_shares_that_are_asked_for() -> None:
+    shares = torch.tensor([0.5, 1.0, 1.5, 2.0])
+    found = sinkhorn(cosines(60, 4), epsilon=0.1, iterations=200, shares=shares)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(60))
+    torch.testing.assert_close(found.sum(dim=0), shares * 12, rtol=1e-4, atol=1e-3)
