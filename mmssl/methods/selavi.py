@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 from math import log
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class SeLaVi(Objective):
                 raise UserError(f"selavi labels {visual} and audio, and has no encoder {key!r}; set visual, or add one")
         if heads < 1 or labelings < 1:
             raise UserError(f"heads is {heads} and labelings is {labelings}; expected at least one of each")
-        options = {"out": clusters, "hidden": hidden, "bias": True, "dropout": dropout}
+        options: dict[str, Any] = {"out": clusters, "hidden": hidden, "bias": True, "dropout": dropout}
         self.classifiers = nn.ModuleDict(
             {key: nn.ModuleList(Projection(encoders[key].dim, **options) for _ in range(heads)) for key in self.uses}
         )
@@ -119,8 +119,8 @@ class SeLaVi(Objective):
         both = seen + heard
         rank = dist.total(both.exp().sum(dim=0)).argsort().argsort()  # of a cluster by its probability
         shares = self.shares[number].sort().values[rank]
-        options = {"epsilon": 2 / self.sharpness, "iterations": self.iterations, "shares": shares}
-        return sinkhorn(both, **options).argmax(dim=1)
+        found = sinkhorn(both, epsilon=2 / self.sharpness, iterations=self.iterations, shares=shares)
+        return found.argmax(dim=1)
 
     def _heads(self, number: int) -> list[Projection]:
         """Returns a head of both modalities."""

@@ -40,7 +40,7 @@ class Projection(Head):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self._config = {"dim": dim, "out": out, "hidden": list(hidden), "norm": norm, "bias": bias}
+        self._config: dict[str, Any] = {"dim": dim, "out": out, "hidden": list(hidden), "norm": norm, "bias": bias}
         self._config |= {"last_norm": last_norm, "affine": affine, "gelu": gelu, "dropout": dropout}
         self.embed_dim = dim if out is None else out
         if out is None and hidden:

@@ -90,10 +90,9 @@ def small(node: dict[str, Any]) -> dict[str, Any]:
     """Returns an encoder's node, what is large in it replaced."""
     kind, _, variant = node["name"].partition(":")
     if kind == "timm":
-        return CONVNET
+        return {**CONVNET, "in_channels": node.get("in_channels", 3)}
     if kind == "transformers":
         return {"name": "transformer", **TEXT}
-        return {**CONVNET, "in_channels": node.get("in_channels", 3)}
     if kind == "vit" and variant:
         return {**node, **VIT}
     if kind == "codes" and "width" not in node:
