@@ -113,7 +113,9 @@ def test_a_class_that_hands_options_on_has_those_of_its_base(kind: type[Derived]
 
 FILES = sorted(file for file in names.PACKAGE.rglob("*.py") if "_assets" not in file.parts)
 KINDS = {"encoders": "Encoder", "heads": "Head", "evals": "Evaluation", "views": "View"}
-OPTIMIZERS, PICTURES = {"adamw", "lars", "sgd"}, {"localize", "order", "pca", "propagate", "register", "retrieval"}
+OPTIMIZERS = {"adamw", "lars", "sgd"}
+PICTURES = {"localize", "order", "pca", "propagate", "register", "retrieval"}
+PICTURES |= {"attention", "embedding", "neighbors", "reconstruct", "similarity"}
 
 
 @functools.cache

@@ -42,6 +42,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     SEEN.clear()
     SEEN["asked"] = []
+    (tmp_path / "recipe.yaml").touch()
 
     def resolve(*names: str) -> tuple[Any, None]:
         SEEN["asked"].append(names)
@@ -69,6 +70,7 @@ def test_files_and_where_options_come_from(run: Path) -> None:
         ("plots", "kind"),
         (run, {"trust_code": False}),
         (run / "recipe.yaml", {"trust_code": False}),
+        ("evals", "kind"),
     ]
     assert (SEEN["data"], SEEN["count"], SEEN["size"]) == ({"shards": "right"}, 5, 2.0)
     assert SEEN["training"] == [False, False]
@@ -86,8 +88,41 @@ def test_another_folder_and_trusted_code(run: Path) -> None:
     paths = plot(run, "kind", ["count=7"], out=run / "a" / "b", trust_code=True)
     assert [path.parent for path in paths] == [run / "a" / "b"] * 2
     assert SEEN["count"] == 7
-    assert [how for _, how in SEEN["asked"][1:]] == [{"trust_code": True}] * 2
+    assert [how for _, how in SEEN["asked"][1:3]] == [{"trust_code": True}] * 2
     assert plot(run, "kind", out=run / "a" / "b") == paths, "again, in the same folder"
+
+
+def test_what_the_evaluation_leaves_open_is_as_it_was_judged(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def judged(*, data: Any, count: int = 9, size: float = 3.0, other: int = 1) -> None: ...
+
+    monkeypatch.setattr(room.names, "resolve", lambda where, _: (judged if where == "evals" else picture, None))
+    plot(run, "kind")
+    assert (SEEN["count"], SEEN["size"]) == (5, 3.0), "the recipe's count, and the evaluation's own size"
+    plot(run, "kind", ["size=2"])
+    assert SEEN["size"] == 2.0
+
+
+def test_an_encoder_by_folder_or_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def alone(trained: Any, *, data: dict[str, str]) -> Iterator[tuple[str, Drawn]]:
+        assert not trained.tasks and not trained.encoders["image"].training
+        yield "still", STILL
+
+    def opened(path: str, options: Any, **how: Any) -> Any:
+        told.append((path, options, how))
+        return {"image": torch.nn.Dropout()}
+
+    monkeypatch.setattr(room.names, "resolve", lambda *_: (alone, None))
+    monkeypatch.setattr(room, "open_encoders", opened)
+    monkeypatch.chdir(tmp_path)
+    [path] = plot("timm:vit", "kind", ["data.shards=x", "model.pretrained=false"], trust_code=True)
+    assert told == [("timm:vit", {"pretrained": False}, {"trust_code": True})]
+    assert path == Path("runs/timm_vit/plots/kind/still.png") and path.is_file()
+    with pytest.raises(UserError, match=r"timm:vit is no run to take data from; add data.shards="):
+        plot("timm:vit", "kind")
+    with pytest.raises(UserError, match=r"says itself what its encoders are; leave model.width out"):
+        plot(run, "kind", ["data.shards=x", "model.width=3"])
 
 
 def test_without_data(run: Path) -> None:

@@ -34,7 +34,8 @@ class AttentionRows(TorchFunctionMode):
             self._keep(func(query, key, one, *args[3:], **others), query.shape[-2])
         elif func is F.multi_head_attention_forward:
             told = {**kwargs, "need_weights": True, "average_attn_weights": False}
-            self._keep(func(*args, **told)[1], args[0].shape[0])
+            weights: Tensor = func(*args, **told)[1]
+            self._keep(weights, args[0].shape[0])
         return func(*args, **kwargs)
 
     def _keep(self, weights: Tensor, queries: int) -> None:

@@ -93,7 +93,7 @@ def _library(way: Way) -> Any:
         else:
             return None
     except ModuleNotFoundError as error:
-        name = {"sklearn": "scikit-learn", "umap": "umap-learn"}.get(str(error.name), error.name)
+        name = {"sklearn": "scikit-learn", "umap": "umap-learn"}.get(str(error.name).partition(".")[0], error.name)
         raise UserError(f"{TITLES[way]} needs {name}: pip install 'mmssl[plots]'; way=pca needs nothing") from None
     return library
 

@@ -33,7 +33,7 @@ def plot(
 ) -> Iterator[tuple[str, Image.Image]]:
     """Draws what the task's view shows of samples, what the task makes of it, and the truth.
 
-    Of images one picture; of each video or sound one, with a row for each of the three.
+    Of images and sounds, as spectrograms, one picture; of each video one, with a row for each of the three.
 
     data: shards, or a folder of own files (`mmssl explain data`); of what the task learns from.
     task: which of the run's tasks, by default the only one that draws.
@@ -57,7 +57,7 @@ def plot(
     rows = [[drawn(one, truth) for one, truth in zip(each, found.truth, strict=True)] for each in (
         found.shown, found.drawn, found.truth
     )]  # fmt: skip
-    if found.truth.ndim == 4 and found.truth.shape[1] == 3:
+    if found.truth.ndim == 4:
         starts = range(0, len(found.truth), ABREAST)
         whole = [[kind[n][0] for n in range(at, min(at + ABREAST, len(found.truth))) for kind in rows] for at in starts]
         yield "reconstruct", tiles(whole, titles=[TITLES * ABREAST] * len(whole))
@@ -92,7 +92,7 @@ def drawn(x: Tensor, truth: Tensor) -> list[Pixels]:
     x, truth = x.float().cpu(), truth.float().cpu()
     if len(x) == 1:
         low, high = truth.min(), truth.max()
-        return [scaled(heat(x[0].flip(0).clamp(low, high).numpy(), limits=(float(low), float(high))), 2 * SIDE)]
+        return [scaled(heat(x[0].flip(0).clamp(low, high).numpy(), limits=(float(low), float(high))), SIDE)]
     frames = (
         x[:, None] if x.ndim == 3 else x[:, np.linspace(0, x.shape[1] - 1, min(FRAMES, x.shape[1])).round().astype(int)]
     )

@@ -43,13 +43,15 @@ def prepared(
 def reader_of(
     trained: Trained, key: str | None, source: Source, *, space: str | None = None, modalities: tuple[str, ...] = ()
 ) -> Encoder:
-    """Returns the encoder of that key, or the only one of these modalities, which reads what the data has.
+    """Returns the encoder of that key, or the only one of these modalities that reads what the data has.
 
     One of images reads films where there are no images. Of a folder what it cannot read is passed over.
     UserError where there is none, it has no such space, or the data has nothing for it.
     """
     if key is None:
         fits = [name for name, e in trained.encoders.items() if not modalities or e.modality in modalities]
+        able = [name for name in fits if _reads(source, trained.encoders[name].preprocess.field)]
+        fits = able or fits[:1]
         if len(fits) > 1:
             raise UserError(f"the run has the encoders {reading(trained.encoders)}; say which with encoder=KEY")
         key = fits[0] if fits else None
@@ -62,6 +64,10 @@ def reader_of(
     if isinstance(source, UserFiles):
         source.pass_over_others(own)
     return encoder
+
+
+def _reads(source: Source, field: str) -> bool:
+    return has(source, field) or (field == "image" and has(source, "video"))
 
 
 def films_as_images(source: Source, wanted: str) -> None:

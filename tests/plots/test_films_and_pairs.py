@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,13 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.evals.parts.sounding import Moment
 from mmssl.modalities.audio import Waveform
 from mmssl.modalities.video import Frames
-from mmssl.plots import localize, propagate, retrieval
+from mmssl.plots import items, localize, propagate, retrieval
 from mmssl.plots.canvas import PALETTE, heat, scaled, tiles
+from mmssl.plots.items import drawn_item
+from mmssl.plots.samples import films_as_images
+from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess
+from mmssl.transforms.video import VideoPreprocess
 from mmssl.types import Encoder, Trained
 
 
@@ -129,7 +132,7 @@ class Words(nn.Module):
 
 def test_a_matrix_has_a_cell_for_each_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     assert defaults(retrieval.plot) == {"modalities": ("image", "text"), "space": "clip", "count": 12}
-    assert (retrieval.CELL, retrieval.GAP, retrieval.LINE, retrieval.INK) == (48, 4, 260, (70, 110, 190))
+    assert (retrieval.CELL, retrieval.GAP, retrieval.LINE, items.INK) == (48, 4, 260, (70, 110, 190))
     samples = [{"image": Image.new("RGB", (4, 4), (40 * n, 0, 0)), "text": "x" * (n + 1)} for n in range(5)]
     samples[1]["text"] = "damaged"
     del samples[2]["image"]
@@ -159,28 +162,32 @@ def test_a_matrix_has_a_cell_for_each_pair(monkeypatch: pytest.MonkeyPatch) -> N
         assert (pixels[:48, :260] == 255).all()
 
 
+def tile(modality: str, raw: Any) -> np.ndarray:
+    return drawn_item(modality, raw, side=48, line=260)
+
+
 def test_items_are_drawn_by_kind() -> None:
     wide = Image.fromarray(np.random.randint(0, 256, (12, 24, 3), dtype=np.uint8))
-    cell = retrieval._drawn("image", wide)
+    cell = tile("image", wide)
     assert (cell[12:36] == np.asarray(wide.resize((48, 24), Image.Resampling.BICUBIC))).all()
     assert (cell[:12] == 255).all() and (cell[36:] == 255).all()
-    tall = retrieval._drawn("image", wide.rotate(90, expand=True))
+    tall = tile("image", wide.rotate(90, expand=True))
     assert (tall[:, :12] == 255).all() and (tall[:, 36:] == 255).all() and tall.shape == (48, 48, 3)
     middle = np.stack([np.full((8, 8, 3), 10 * n, np.uint8) for n in range(5)])
-    assert (retrieval._drawn("video", Frames(middle, 5.0)) == 20).all()
-    assert (retrieval._drawn("text", ["one", "two"]) == retrieval._drawn("text", "one")).all()
-    assert retrieval._drawn("text", "one").shape == (48, 260, 3)
+    assert (tile("video", Frames(middle, 5.0)) == 20).all()
+    assert (tile("text", ["one", "two"]) == tile("text", "one")).all()
+    assert tile("text", "one").shape == (48, 260, 3)
 
 
 def test_a_sound_is_drawn_as_peaks_about_the_middle() -> None:
     levels = torch.zeros(48)
     levels[10], levels[20] = -0.5, 0.25
-    cell = retrieval._drawn("audio", Waveform(levels.repeat_interleave(100), 8000))
+    cell = tile("audio", Waveform(levels.repeat_interleave(100), 8000))
     expected = Image.new("RGB", (48, 48), "white")
     for x, height in enumerate((levels.abs() * 2).tolist()):
         ImageDraw.Draw(expected).line((x, 24 - 24 * height, x, 24 + 24 * height), fill=(70, 110, 190))
     assert (cell == np.asarray(expected)).all()
-    quiet = retrieval._drawn("audio", Waveform(torch.zeros(800), 8000))
+    quiet = tile("audio", Waveform(torch.zeros(800), 8000))
     assert ((quiet != 255).any(2).sum(0) == 1).all(), "silence is a line"
 
 
@@ -218,37 +225,91 @@ def moment(number: int) -> Moment:
     seen = torch.from_numpy(np.random.randint(0, 256, (3, 4, 8, 8), dtype=np.uint8))
     truth = torch.zeros(8, 8, dtype=torch.bool)
     truth[number:4, 2:6] = True
-    return Moment(seen, torch.tensor(float(number)), truth, frame=number % 4)
+    return Moment(seen, torch.tensor(float(number)), truth, frame=number % 4, time=2.5 if number == 1 else None)
+
+
+class SideBySide:
+    """Stands in for a Sounding."""
+
+    reads = ("image",)
+
+    def __init__(self, find: Any) -> None:
+        self.find = find
+
+    def __call__(self, sample: Any) -> list[Moment]:
+        found: list[Moment] = self.find(sample)
+        return found
+
+
+def test_own_films_need_no_truth_and_several_moments_of_one_hear_the_next_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(localize, "Comparer", Hears)
+    films = [
+        {
+            "__key__": f"a/{n}.mp4",
+            "video": Frames(np.full((8, 8, 8, 3), n, np.uint8), 2.0),
+            "audio": Waveform(torch.full((800,), float(n)), 200),
+        }
+        for n in range(2)
+    ]
+    monkeypatch.setattr(
+        Hears, "preprocess", {"video": VideoPreprocess(size=8, frames=4), "audio": AudioPreprocess(200, 0.5)}
+    )
+    heard: list[Any] = []
+    monkeypatch.setattr(Hears, "maps", lambda self, s, h, f: heard.append(h) or torch.zeros(len(s), 2, 2))
+    drawn: list[Any] = []
+    monkeypatch.setattr(localize, "tiles", lambda rows, titles: drawn.append((rows, titles)))
+    source = give(monkeypatch, "mmssl.plots.localize", films)
+    [(name, _)] = localize.plot(Trained({}), data={}, task="mine", moments=2, count=2)
+    assert name == "maps-0" and source.asked == [{"video", "audio"}]
+    [(rows, titles)] = drawn
+    assert [title[0] for title in titles] == [f"a/{n}.mp4, {at} s" for n in range(2) for at in ("1.0", "3.0")]
+    assert [len(row) for row in rows] == [3] * 4 and [row[0][0, 0, 0] for row in rows] == [0, 0, 1, 1]
+    own, other = (sounds.mean(1).tolist() for sounds in heard)
+    assert (own, other) == ([0, 0, 1, 1], [1, 1, 0, 0])
+    with pytest.raises(UserError, match="no sample of given.tar has '(masks|meta)'; truth=null draws the maps without"):
+        list(localize.plot(Trained({}), data={}, task="mine", truth="impacts"))
+
+
+def test_an_encoder_of_images_sees_films(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Given([{"video": 1, "audio": 1}])
+    films_as_images(source, "video")
+    assert source.fields == {}
+    films_as_images(source, "image")
+    assert "mp4" in source.fields["image"] and "jpg" not in source.fields["image"]
+    both = Given([{"image": 1, "video": 1}])
+    films_as_images(both, "image")
+    assert both.fields == {}
 
 
 def test_rows_are_the_frame_its_map_that_of_another_clip_and_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (localize.SIDE, localize.GREEN) == (160, (60, 230, 90))
-    expected = {"task": "avol", "truth": "impacts", "count": 6, "per_picture": 4}
+    expected = {"task": "avol", "truth": None, "moments": 1, "count": 6, "per_picture": 4}
     assert defaults(localize.plot) == expected and "truth" in inspect.signature(localize.plot).parameters
     moments, told = [moment(n) for n in range(4)], list[Any]()
     monkeypatch.setattr(localize, "Comparer", Hears)
-    sounding = SimpleNamespace(reads=("image",))
+    clips = iter([moments[:1], moments[1:2], moments[2:3], moments[3:]])
     monkeypatch.setattr(
-        localize, "Sounding", lambda preprocess, visual, truth: told.append((preprocess, visual, truth)) or sounding
+        localize,
+        "Sounding",
+        lambda preprocess, visual, truth, count: (
+            told.append((preprocess, visual, truth, count)) or SideBySide(lambda sample: next(clips))
+        ),
     )
-    monkeypatch.setattr(localize, "open_source", lambda data: data)
-    monkeypatch.setattr(
-        localize, "prepared", lambda *a, spread: told.append((*a, spread)) or iter([moments[:1], moments[1:]])
-    )
+    source = give(monkeypatch, "mmssl.plots.localize", [{"image": n} for n in range(4)])
     found = list(localize.plot(Trained({}), data={}, task="mine", truth="boxes", count=3, per_picture=2))
-    assert told == [({"video": None}, "video", "boxes"), ({}, ("image",), sounding, 3)]
+    assert told == [({"video": None}, "video", "boxes", 1)] and source.asked == [{"image"}]
     assert Hears.done == ["mine", "maps", [0, 1, 2], [0, 1, 2]]
     assert [name for name, _ in found] == ["maps-0", "maps-1"]
     rows = []
     for n in range(3):
         frame = scaled(moments[n].seen[:, n].movedim(0, -1).numpy(), 160)
-        maps = [np.roll(np.arange(4.0).reshape(2, 2), shift, 1) for shift in (n, (n - 1) % 3)]
+        maps = [np.roll(np.arange(4.0).reshape(2, 2), shift, 1) for shift in (n, (n + 1) % 3)]
         over = [np.round(frame * 0.5 + heat(m, shape=(160, 160)) * 0.5).astype(np.uint8) for m in maps]
         where = np.kron(moments[n].truth.numpy(), np.ones((20, 20), bool))
         green = np.round(frame * 0.5 + np.array([60, 230, 90]) * 0.5).astype(np.uint8)
         rows.append([frame, *over, np.where(where[..., None], green, frame)])
-    titles = ["seen", "what sounds", "if another clip sounds", "truth"]
-    for (_, picture), part in zip(found, (rows[:2], rows[2:]), strict=True):
-        expected_picture = np.asarray(tiles(part, titles=[titles] * len(part))).astype(int)
+    titles = [[name, "what sounds", "if another clip sounds", "truth"] for name in ("0", "1, 2.5 s", "2")]
+    for (_, picture), part in zip(found, (slice(2), slice(2, 3)), strict=True):
+        expected_picture = np.asarray(tiles(rows[part], titles=titles[part])).astype(int)
         assert picture.size == expected_picture.shape[1::-1]
         assert np.abs(np.asarray(picture) - expected_picture).max() <= 1

@@ -50,6 +50,9 @@ def films(monkeypatch: pytest.MonkeyPatch, samples: list[Any]) -> Any:
         def __init__(self, *, shards: str) -> None:
             pass
 
+        def check(self, wanted: Any) -> None:
+            pass
+
         def samples(self, wanted: Any, *, rank: int = 0, world: int = 1) -> Any:
             return iter(samples)
 
@@ -74,7 +77,7 @@ def clip(high: bool) -> dict[str, Any]:
 
 def test_rows_show_the_frame_both_maps_and_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = films(monkeypatch, [clip(True), clip(False), clip(True)])
-    drawn = list(plot(subject, data={"shards": "x"}, count=3, per_picture=2))
+    drawn = list(plot(subject, data={"shards": "x"}, truth="impacts", count=3, per_picture=2))
     assert [name for name, _ in drawn] == ["maps-0", "maps-1"]
     pixels = np.asarray(drawn[0][1]).astype(int)
     assert pixels.shape == (2 * (SIDE + TITLE) + 3 * GAP, 4 * SIDE + 5 * GAP, 3)
@@ -97,4 +100,4 @@ def test_data_without_a_moment_is_one_clear_error(monkeypatch: pytest.MonkeyPatc
     silent = clip(True)
     silent["meta"]["impacts"] = []
     with pytest.raises(UserError, match="no moment at which something sounds"):
-        list(plot(films(monkeypatch, [silent]), data={"shards": "x"}))
+        list(plot(films(monkeypatch, [silent]), data={"shards": "x"}, truth="impacts"))

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mmssl.errors import UserError
 from mmssl.modalities.audio import Waveform
-from mmssl.plots.retrieval import CELL, GAP, LINE, _drawn, plot
+from mmssl.plots.items import drawn_item
+from mmssl.plots.retrieval import CELL, GAP, LINE, plot
 from mmssl.types import Trained
 
 COLORS = ["red", "green", "blue", "white"]
@@ -61,11 +62,11 @@ def test_captions_lie_in_rows_and_pictures_above(color_shards: Path, modalities:
 
 def test_a_sound_is_drawn_as_its_envelope_and_anything_else_as_an_empty_cell() -> None:
     loud_later = torch.cat([torch.full((4000,), 0.1), torch.full((4000,), 0.8)])
-    cell = _drawn("audio", Waveform(loud_later, 8000))
+    cell = drawn_item("audio", Waveform(loud_later, 8000), side=CELL, line=LINE)
     ink = (cell < 200).any(2).sum(0)
     assert ink[: CELL // 2 - 1].max() < ink[CELL // 2 + 1 :].min()
-    assert (_drawn("points", None) == 255).all()
-    assert _drawn("image", Image.new("RGB", (20, 10), "red")).shape == (CELL, CELL, 3)
+    assert (drawn_item("pulse", None, side=CELL, line=LINE) == 255).all()
+    assert drawn_item("image", Image.new("RGB", (20, 10), "red"), side=CELL, line=LINE).shape == (CELL, CELL, 3)
 
 
 def test_what_is_not_there_is_one_clear_error(color_shards: Path) -> None:

@@ -55,12 +55,13 @@ def trained(encoder: Encoder | None = None) -> Trained:
 def test_defaults() -> None:
     assert defaults(pca.plot) == {
         "count": 6,
-        "encoder": "points",
+        "encoder": None,
         "space": None,
+        "foreground": False,
         "pose": None,
         "voxel": 0.025,
         "up": "-y",
-        "side": 360,
+        "side": None,
     }
     assert defaults(register.plot) == {
         "count": 6,

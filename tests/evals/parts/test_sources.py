@@ -161,3 +161,26 @@ def test_folders_without_a_list_have_no_names(tmp_path: Path) -> None:
     assert both.classes == {str(tmp_path / "a"): [3, 1, 2]}  # type: ignore[attr-defined]
     remote = open_source({"shards": f"pipe:cat {listed['shards']}"})
     assert remote.classes == {} and json.loads((tmp_path / "a" / "index.json").read_text())["classes"]  # type: ignore[attr-defined]
+
+
+def test_a_folder_of_own_files_has_its_folders_for_classes(tmp_path: Path) -> None:
+    for place in ("bee/b.png", "ant/a.png", "bee/c.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(png("ant", 1))
+    (tmp_path / "ant" / "broken.png").write_bytes(b"\x89PNG")
+    node: dict[str, Any] = {"shards": str(tmp_path)}
+    with reporting() as report:
+        found = [(s["__key__"], s["label"]) for s in open_source(node).samples({"image", "label"})]
+    assert found == [("ant/a.png", "ant"), ("bee/b.png", "bee"), ("bee/c.png", "bee")]
+    assert [key for _, key, _ in report.left_out] == ["ant/broken.png"]
+    assert labels({**node, "fields": {"label": "json.file"}})[0] == "ant/a.png"
+    assert labels({"shards": str(tmp_path / "bee")}) == []
+
+
+def test_a_table_names_its_classes(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png("ant", 1))
+    (tmp_path / "t.csv").write_text("file,label,part\na.png,bee,wing\na.png,ant,leg\n")
+    assert labels({"shards": str(tmp_path / "t.csv")}) == ["bee", "ant"]
+    assert labels({"shards": str(tmp_path / "t.csv"), "fields": {"label": "json.part"}}) == ["wing", "leg"]
+    (tmp_path / "n.csv").write_text("file,label\na.png,7\na.png,3\n")
+    assert labels({"shards": str(tmp_path / "n.csv")}) == [7, 3]
