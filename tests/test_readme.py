@@ -14,6 +14,7 @@ from pages import README, ROOT, blocks, commands, without_walks
 from PIL import Image
 
 from mmssl import cli, names, recipe, train
+from mmssl.data.writer import build
 
 METHODS, TRAINING = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("methods", "training"))
 TYPED = [line for page in (README, METHODS, TRAINING) for line in commands(page)]
@@ -21,7 +22,7 @@ RECIPES = [text for page in (README, METHODS) for text in blocks(page, "yaml")]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, color_recipe: dict[str, Any], color_shards: Path) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, color_recipe: dict[str, Any]) -> Path:
     """A folder as the pages suppose it: runs, photos, classes, templates, shards, a recipe."""
     place = tmp_path_factory.mktemp("readme")
     train(color_recipe, out=place / "runs" / "demo", progress=False)
@@ -29,8 +30,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, color_recipe: dict[str, Any]
     (place / "photos").mkdir()
     for name in "ab":
         Image.new("RGB", (40, 30), (200, 40, 40)).save(place / "photos" / f"{name}.jpg")
-    (place / "data").mkdir()
-    (place / "data" / "mine").symlink_to(color_shards)
+    for name in ("cats", "dogs"):
+        (place / "pictures" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(place / "pictures" / name / "x.png")
+    build(str(place / "pictures"), place / "data" / "mine", workers=1)
     (place / "classes.txt").write_text("ball\ncube\n")
     (place / "templates.txt").write_text("a {}\n")
     (place / "my.yaml").write_text(yaml.safe_dump(color_recipe))
