@@ -42,19 +42,45 @@ def mil_nce(contrast: Contrast, negatives: Tensor | None = None) -> Tensor:
     return torch.where(sums.positive.number > 0, F.softplus(others - sums.positive.log_sum), 0.0)
 
 
-def info_nce_both_ways(contrast: Contrast) -> tuple[Tensor, Tensor]:
+def info_nce_both_ways(contrast: Contrast, *, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Returns `info_nce` of finding each query's positive key, and each such key's query, from the same products.
 
     For positives by number: other queries, of all processes, are not the key's; a sample whose key does not count is
     no candidate as a query either. Both (B,), float32. Radford et al., ICML 2021 (CLIP).
+
+    smoothing: share of the label that is spread evenly over all candidates (Szegedy et al., CVPR 2016; Jia et al., ICML
+        2021: ALIGN). Queries and keys are (B, D) and (N, D).
     """
     sums, other_way = contrast.log_sums_both_ways, contrast.log_sums_both_ways.other_way
     assert other_way is not None
     if dist.world() > 1:
         other_way = dist.gather_with_grad(other_way[None]).logsumexp(dim=0)  # over the queries of every process
-    losses = (_told(sums.own, others) for others in (sums.others, other_way[contrast.targets]))
+    losses = [_told(sums.own, others) for others in (sums.others, other_way[contrast.targets])]
+    if smoothing:
+        losses = [loss + smoothing * above for loss, above in zip(losses, _above_mean(contrast), strict=True)]
     one, other = (_counted(contrast, loss) for loss in losses)
     return one, other
+
+
+def _above_mean(contrast: Contrast) -> tuple[Tensor, Tensor]:
+    """Returns how far the positive's score lies above the mean of all candidates', as query and as key; both (B,).
+
+    The mean of products is the product with the mean, so that no scores are made.
+    """
+    queries, keys, counting = contrast.queries.float(), contrast.keys.float(), contrast.counting
+    mine = keys[contrast.targets]
+    mean_key = _mean_row(keys, contrast.keep)
+    mean_query = _mean_row(dist.gather_with_grad(queries), None if counting is None else dist.gather(counting))
+    own = (queries * mine).sum(dim=1)
+    above = (own - (queries * mean_key).sum(dim=1), own - (mine * mean_query).sum(dim=1))
+    return contrast.scale * above[0], contrast.scale * above[1]
+
+
+def _mean_row(rows: Tensor, keep: Tensor | None) -> Tensor:
+    """Returns the mean (D,) of the rows (N, D) that count."""
+    if keep is None:
+        return rows.mean(dim=0)
+    return (rows * keep[:, None]).sum(dim=0) / keep.sum().clamp(min=1)
 
 
 def _told(own: Tensor, others: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce_both_ways
-from mmssl.objectives.joint_space import JointSpace
+from mmssl.objectives.joint_space import JointSpace, inverse_of
 from mmssl.types import Encoder, Method
 from mmssl.views import single
 
@@ -36,8 +36,9 @@ class CLIP(JointSpace):
         bf16: bool = False,
     ) -> None:
         super().__init__(encoders, embed_dim=embed_dim, hidden=hidden, pairs=pairs, intra_modal=intra_modal, bf16=bf16)
-        start = None if temperature is None else 1 / temperature
-        self.scale = self.begin_scale(start, default=1 / 0.07, ceiling=max_scale, learn=learn_temperature)
+        self.scale = self.begin_scale(
+            inverse_of(temperature), default=1 / 0.07, ceiling=max_scale, learn=learn_temperature
+        )
 
     def costs(self, contrast: Contrast) -> tuple[Tensor, ...]:
         return info_nce_both_ways(contrast)

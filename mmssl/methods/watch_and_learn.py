@@ -11,7 +11,7 @@ from mmssl import dist
 from mmssl.losses.contrast import Contrast, gathered
 from mmssl.losses.infonce import mil_nce
 from mmssl.numerics.missing import MISSING
-from mmssl.objectives.joint_space import JointSpace
+from mmssl.objectives.joint_space import JointSpace, inverse_of
 from mmssl.objectives.multi_view import pooled_views
 from mmssl.types import Batch, Encoder, Features, Loss, Method
 from mmssl.views import subtitled
@@ -43,8 +43,7 @@ class WatchAndLearn(JointSpace):
         bf16: bool = False,
     ) -> None:
         super().__init__(encoders, embed_dim=embed_dim, hidden=hidden, pairs=[self.modalities], bf16=bf16)
-        start = None if temperature is None else 1 / temperature
-        self.scale = self.begin_scale(start, default=1 / 0.07, ceiling=max_scale)
+        self.scale = self.begin_scale(inverse_of(temperature), default=1 / 0.07, ceiling=max_scale)
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         views, present = batch.views["text"], batch.present("video") & batch.present("text")

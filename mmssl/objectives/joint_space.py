@@ -161,6 +161,13 @@ def _brought(joints: Mapping[str, Joint | None], embed_dim: int | None, hidden: 
     return {} if why else found
 
 
+def inverse_of(temperature: float | None) -> float | None:
+    """Returns 1 / temperature, None for none; UserError for one that is not above 0."""
+    if temperature is not None and temperature <= 0:
+        raise UserError(f"temperature is {temperature}; expected a number above 0, such as 0.07")
+    return None if temperature is None else 1 / temperature
+
+
 def check_two(name: str, views: int) -> None:
     """Raises UserError for a modality of which one view is shown."""
     if views < 2:

@@ -18,6 +18,7 @@ from mmssl.views.composed import Composed
 from mmssl.views.template import Views
 
 SUBTITLES = "subtitles"
+LATEST = 1e9  # s
 
 
 class Line(NamedTuple):
@@ -81,9 +82,10 @@ def lines_of(subtitles: Any) -> list[Line]:
 def _line(given: Any) -> Line:
     if isinstance(given, str):
         return Line(str(texts.load(given)), None)
-    times: list[Any] = [given.get(key) for key in ("start", "end")] if isinstance(given, dict) else [None]
-    said = given.get("text", given.get("word")) if isinstance(given, dict) else None
-    if not isinstance(said, str) or not all(isinstance(t, int | float) and abs(t) < 1e9 for t in times):
+    about: dict[str, Any] = given if isinstance(given, dict) else {}
+    said, start, end = about.get("text", about.get("word")), about.get("start"), about.get("end")
+    times = [time for time in (start, end) if isinstance(time, int | float) and abs(time) < LATEST]
+    if not isinstance(said, str) or len(times) < 2:
         raise DamagedError("a subtitle that is no text with start and end", f"{given!r:.60}")
     return Line(str(texts.load(said)), (times[0] + times[1]) / 2)
 

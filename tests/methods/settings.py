@@ -188,6 +188,7 @@ def subtitled(keys: tuple[str, ...], rows: int) -> Batch:
 
 WORD = {"width": 8, "tags": 30, "learn_from": 16}
 SETTINGS = {
+    "align": Setting(("image", "text"), {"temperature": 0.07}),
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
     "autoencoder:denoising": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(2)),
     "autoencoder:sparse": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8), "sparse": 0.1}, several(1)),
