@@ -34,6 +34,7 @@ EXTRAS = {
     "faiss": "pip install 'mmssl[retrieval]'",
     "onnx": "pip install 'mmssl[export]'",
     "wandb": "pip install 'mmssl[wandb]'",
+    "skimage": "pip install 'mmssl[regions]'",
     "pyarrow": "pip install 'mmssl[parquet]'",
 }
 

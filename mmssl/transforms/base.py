@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar, cast
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from mmssl.errors import UserError
@@ -124,6 +125,25 @@ class Geometric(Step):
     def draw(self, frame: Frame) -> None:
         """Changes the frame."""
         raise NotImplementedError
+
+
+class OnSource(Step):
+    """A step that makes a field of a sample from its whole image, in a data worker, before any part of it is cut.
+
+    The field then moves with every view, in place of one that the sample may have.
+    field: its name. kind: as mmssl.transforms.fields has it.
+    """
+
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    field: ClassVar[str]
+    kind: ClassVar[str]
+
+    def make(self, image: Image.Image) -> np.ndarray:
+        """Returns the field's values."""
+        raise NotImplementedError
+
+    def varies(self) -> bool:
+        return False
 
 
 class OnDevice(Step):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
 from mmssl.transforms import fields, image, text, video
-from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice, Step
+from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice, OnSource, Step
 from mmssl.transforms.frames import Window, filmed
 from mmssl.transforms.image import Crop
 from mmssl.transforms.ordered import OrderedFrames, windowed
@@ -44,11 +44,14 @@ class Composed(View):
         self.tasks = self._tasks()
         self.prepare |= {key: windowed(self.prepare[key], steps) for key, steps in self.steps.items()}
         self.leader = self._leader()
+        self.made = {step.field: step for step in self._steps_of(self.leader) if isinstance(step, OnSource)}
+        self.aligned |= {name: cast("fields.Kind", step.kind) for name, step in self.made.items()}
         for key in self.aligned.keys() & self.prepare.keys():  # it moves with the leader, by no steps of its own
             self.steps[key] = [[] for _ in self.steps.get(self.leader, ())]
         self.shows = {key: len(steps) for key, steps in self.steps.items()}
         self.groups = dict(template.group_sizes())
-        self.reads = tuple(dict.fromkeys([*(self._field(key) for key in self.prepare), *self.aligned]))
+        read = [*(self._field(key) for key in self.prepare), *(name for name in self.aligned if name not in self.made)]
+        self.reads = tuple(dict.fromkeys(read))
         self.followers = followers({key: self._field(key) for key in self.prepare if self._is_seen(key)})
         for key in self.followers:
             del self.preprocess[key]
@@ -78,6 +81,10 @@ class Composed(View):
         """
         own = [key for key in self.prepare if self._is_seen(key) and key not in self.tasks]
         return min(own, key=lambda key: VISUAL.index(self.prepare[key].modality), default="")
+
+    def _steps_of(self, key: str) -> Steps:
+        """Returns the steps of a key's first view."""
+        return next(iter(self.steps.get(key, ())), ())
 
     def _check(self, template: Views) -> None:
         check_keys(template.changed_keys, self.prepare)
@@ -116,6 +123,9 @@ class Composed(View):
     def __call__(self, sample: Sample) -> Sample:
         opened = {key: self._opened(key, sample[self._field(key)]) for key in self._keys(sample)}
         moments = self._moments(opened)
+        if self.leader in opened and self.made:
+            whole = image.opened(opened[self.leader])
+            sample = sample | {name: step.make(whole) for name, step in self.made.items()}
         shown: Sample = {"places": {}, "fields": {}}
         for key, raw in opened.items():
             if self.shows[key] > 1:

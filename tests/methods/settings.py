@@ -155,6 +155,16 @@ def tokenized(keys: tuple[str, ...], rows: int) -> Batch:
     return made
 
 
+def masked(keys: tuple[str, ...], rows: int) -> Batch:
+    """Two views of images in segments, most of which both show, and what is drawn of them."""
+    made = seeded(keys, rows)
+    made.views[keys[0]] += several(1)(keys, rows).map(lambda x: x.flip(0)).views[keys[0]]
+    drawn = torch.randint(3, (rows, 2, 2, 2), generator=torch.Generator().manual_seed(3))
+    masks = drawn.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    made.fields[keys[0]] = {"mask": list(masks.unbind(1))}
+    return made
+
+
 SETTINGS = {
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
     "autoencoder:denoising": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(2)),
@@ -190,6 +200,8 @@ SETTINGS = {
     "color_tracking": Setting(
         ("video",), {"clusters": 4, "embed_dim": 8, "width": 8, "learn_from": 200}, colored_cells
     ),
+    "detcon": Setting(("image",), {"embed_dim": 8, "hidden": [16], "masks": 4, "momentum": 0.9}, masked),
+    "detcon:s": Setting(("image",), {"embed_dim": 8, "hidden": [16], "masks": 4}, masked),
     "directclr": Setting(("image",), {"dims": 6}, several(2)),
     "dvae": Setting(
         ("image",),
@@ -321,4 +333,9 @@ def pick(whole: Batch, rows: Tensor) -> Batch:
     """Returns the samples at an index (b,)."""
     views = {key: [picked(view, rows) for view in several] for key, several in whole.views.items()}
     target = None if whole.target is None else whole.target[rows]
-    return Batch(views, target, {key: value[rows] for key, value in whole.extra.items()})
+    moved = {
+        key: {name: [picked(value, rows) for value in values] for name, values in fields.items()}
+        for key, fields in whole.fields.items()
+    }
+    places = {key: [place[rows] for place in several] for key, several in whole.places.items()}
+    return Batch(views, target, {key: value[rows] for key, value in whole.extra.items()}, places, moved)
