@@ -30,18 +30,23 @@ class Solid:
 
 @dataclass(frozen=True)
 class Picture:
-    """color (T, H, W, 3) uint8, depth (T, H, W) along z in metres, mask (T, H, W) uint8: 0 room, 1.. solids."""
+    """color (T, H, W, 3) uint8, depth (T, H, W) along z in metres, mask (T, H, W) uint8: 0 room, 1.. solids.
+
+    normal (T, H, W, 3): unit vectors that stand on what is seen, x right, y down, z forward of the camera.
+    """
 
     color: NDArray[np.uint8]
     depth: Array
     mask: NDArray[np.uint8]
+    normal: Array
 
 
 @dataclass(frozen=True)
 class Canvas:
     """An image in the making: rays (3, T, P) from origin (3, T, 1), and what they have met so far.
 
-    color (3, T, P) linear, distance (T, P) along the ray, mask (T, P); pixel: the width of a pixel at distance 1.
+    color (3, T, P) linear, distance (T, P) along the ray, mask (T, P), normal (3, T, P) in the world; pixel: the width
+    of a pixel at distance 1.
     """
 
     origin: Array
@@ -50,6 +55,7 @@ class Canvas:
     color: Array
     distance: Array
     mask: NDArray[np.uint8]
+    normal: Array
 
 
 def render(
@@ -57,7 +63,7 @@ def render(
 ) -> Picture:
     """Renders the T moments of a camera. centres: (T, K, 3); rotations: (T, K, 3, 3).
 
-    fine: rays per pixel along each side. Depth and mask come from the ray at each pixel's upper left.
+    fine: rays per pixel along each side. Depth, mask and normal come from the ray at each pixel's upper left.
     """
     sharp = Camera(camera.position, camera.rotation, camera.tangent, camera.size * fine)
     step = max(1, CHUNK // sharp.size**2)
@@ -66,8 +72,8 @@ def render(
         at = slice(start, start + step)
         cut = Camera(sharp.position[at], sharp.rotation[at], sharp.tangent, sharp.size)
         parts.append(render_part(room, solids, cut, centres[at], rotations[at]))
-    color, depth, mask = (
-        np.concatenate(part, axis) for part, axis in zip(zip(*parts, strict=True), (1, 0, 0), strict=True)
+    color, depth, mask, normal = (
+        np.concatenate(part, axis) for part, axis in zip(zip(*parts, strict=True), (1, 0, 0, 1), strict=True)
     )
     shape = (len(centres), camera.size, fine, camera.size, fine)
     color = color.reshape(3, *shape).mean((3, 5))
@@ -76,22 +82,24 @@ def render(
         np.ascontiguousarray(np.moveaxis(shown.astype(np.uint8), 0, -1)),
         depth.reshape(shape)[:, :, 0, :, 0],
         mask.reshape(shape)[:, :, 0, :, 0],
+        np.moveaxis(normal.reshape(3, *shape)[:, :, :, 0, :, 0], 0, -1),
     )
 
 
 def render_part(
     room: Room, solids: list[Solid], camera: Camera, centres: Array, rotations: Array
-) -> tuple[Array, Array, NDArray[np.uint8]]:
-    """Returns linear colour (3, T, P), depth (T, P) and mask (T, P)."""
+) -> tuple[Array, Array, NDArray[np.uint8], Array]:
+    """Returns linear colour (3, T, P), depth (T, P), mask (T, P) and normals in the camera's frame (3, T, P)."""
     rays = camera.rays()
     origin = camera.position.T[:, :, None].astype(np.float32)
-    color, distance = room.shade(origin, rays, centres, np.array([solid.radius * 0.85 for solid in solids]))
+    color, distance, normal = room.shade(origin, rays, centres, np.array([solid.radius * 0.85 for solid in solids]))
     pixel = float(2 * camera.tangent / camera.size)
-    canvas = Canvas(origin, rays, pixel, color, distance, np.zeros(distance.shape, np.uint8))
+    canvas = Canvas(origin, rays, pixel, color, distance, np.zeros(distance.shape, np.uint8), normal)
     for k, solid in enumerate(solids):
         draw(canvas, room, solid, k + 1, centres[:, k].astype(np.float32), rotations[:, k].astype(np.float32))
     forward = camera.rotation[:, :, 2].T[:, :, None].astype(np.float32)
-    return color, distance * (rays * forward).sum(0), canvas.mask
+    turned = np.einsum("tij,itp->jtp", camera.rotation.astype(np.float32), normal)
+    return color, distance * (rays * forward).sum(0), canvas.mask, turned
 
 
 def draw(canvas: Canvas, room: Room, solid: Solid, number: int, centres: Array, rotations: Array) -> None:
@@ -116,6 +124,8 @@ def draw(canvas: Canvas, room: Room, solid: Solid, number: int, centres: Array, 
     spot = start[:, seen] + local[:, seen] * travel[seen]
     normal = np.einsum("nij,jn->in", turn[seen], normals(distance, spot))
     color = shade_solid(room, solid, spot, normal, ray[:, seen])
+    most = cover[seen] > 0.5
+    canvas.normal.reshape(3, -1)[:, index[seen][most]] = normal[:, most]
     paint(canvas, index[seen], color, travel[seen] * radius, cover[seen], number)
 
 

@@ -72,8 +72,10 @@ class Room:
             axis.ravel()[hit] = np.where(at == sides[2].ravel()[hit], 2, np.where(at == sides[1].ravel()[hit], 1, 0))
         return distance, axis, brick
 
-    def shade(self, origin: Array, rays: Array, centres: Array, radii: Array) -> tuple[Array, Array]:
-        """Returns linear colour (3, T, P) and distance (T, P); balls at centres (T, K, 3) cast soft shadows."""
+    def shade(self, origin: Array, rays: Array, centres: Array, radii: Array) -> tuple[Array, Array, Array]:
+        """Returns linear colour (3, T, P), distance (T, P) and normals (3, T, P); balls at centres (T, K, 3) cast soft
+        shadows.
+        """
         distance, axis, brick = self.trace(origin, rays)
         x, y, z = point = origin + rays * distance
         along = np.where(axis == 0, y, x)
@@ -89,7 +91,7 @@ class Room:
             for channel in range(3):
                 color[channel].ravel()[at] = pattern * np.float32(surface.tint[channel])
         color *= self.facing(rays, axis, bare) * shadow * self.sun + self.corners(origin, x, y, z, bare) * self.ambient
-        return color, distance
+        return color, distance, np.stack([np.where(axis == i, -np.sign(rays[i]), 0) for i in range(3)])
 
     def facing(self, rays: Array, axis: Array, bare: Array) -> Array:
         """Returns the cosine to the light, at least a little, of the surface side that is seen."""

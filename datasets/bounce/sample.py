@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from camera import Array, Camera
 from caption import captions
-from factors import is_novel
+from factors import SHAPES, is_novel
+from PIL import Image
 from render import Picture, render
 from scene import SECONDS, Scene, depth_cameras, draw_scene, key_camera, video_camera
 from sound import RATE, soundtrack
@@ -49,6 +50,9 @@ def make(index: int, *, split: str, seed: int, size: int, fps: float) -> dict[st
         "txt": texts[0].encode(),
         "json": json.dumps(labels).encode(),
         "masks.npz": packed(clip.mask),
+        "mask.png": png(classes(scene, key.mask[0])),
+        "normals.png": png(np.round(key.normal[0] * 127.5 + 127.5).clip(1, 255).astype(np.uint8)),
+        "annotations.json": json.dumps(annotations(scene, key.mask[0])).encode(),
         **{f"{role}.ply": points.encode(cloud) for role, (cloud, _) in clouds.items()},
     }
 
@@ -76,6 +80,46 @@ def packed(masks: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(stream, masks=masks)
     return stream.getvalue()
+
+
+def png(values: np.ndarray) -> bytes:
+    """Returns (H, W) or (H, W, 3) uint8 as they are."""
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def classes(scene: Scene, mask: np.ndarray) -> np.ndarray:
+    """Returns the class of each pixel of a mask (H, W): 0 the room, k the k-th of all shapes."""
+    numbers = [0, *(1 + list(SHAPES).index(thing.shape) for thing in scene.objects)]
+    return np.array(numbers, np.uint8)[mask]
+
+
+def annotations(scene: Scene, mask: np.ndarray) -> list[dict[str, Any]]:
+    """Returns the box and the outline of each object in a mask (H, W), as COCO has them; its category is its shape."""
+    found = []
+    for number, thing in enumerate(scene.objects, 1):
+        inside = mask == number
+        if not inside.any():
+            continue
+        (top, bottom), (left, right) = (np.flatnonzero(inside.any(axis))[[0, -1]].tolist() for axis in (1, 0))
+        found.append(
+            {
+                "category": thing.shape,
+                "bbox": [left, top, right + 1 - left, bottom + 1 - top],
+                "segmentation": {"size": [*inside.shape], "counts": run_lengths(inside)},
+                "area": int(inside.sum()),
+                "iscrowd": 0,
+            }
+        )
+    return found
+
+
+def run_lengths(inside: np.ndarray) -> list[int]:
+    """Returns how long the runs of 0 and 1 are, in turn and column by column, as COCO writes masks."""
+    flat = np.concatenate([[False], inside.T.ravel()])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.diff([0, *edges, inside.size]).tolist()
 
 
 def scans(scene: Scene, time: float) -> tuple[dict[str, tuple[points.Cloud, Camera]], float]:

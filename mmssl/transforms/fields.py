@@ -23,7 +23,8 @@ Kind = Literal["boxes", "keypoints", "mask", "depth", "flow", "normals", "labels
 """boxes: (n, 4) left, top, right, bottom in pixels; cut at the border, so that one outside has no area.
 keypoints: (n, 2) x, y in pixels from the image's corner, so that its first pixel's middle is at (0.5, 0.5).
 mask: (H, W) whole numbers, or a palette image. depth: (H, W); 0, or what is not finite, was not measured, and is 0 in
-views. flow: (H, W, 2) x, y in pixels. normals: (H, W, 3) of the camera's frame. labels: one value for each point of a
+views. flow: (H, W, 2) x, y in pixels. normals: (H, W, 3) of the camera's frame, or an image in which 0 to 255 stand for
+-1 to 1, and black for what was not measured. labels: one value for each point of a
 cloud, also for those that are not finite. Of videos all hold for the whole clip. In views, fields of several channels
 are (C, H, W), and 0 where a step shows what lies outside the image, as Rotate does in the corners.
 """
@@ -34,6 +35,8 @@ COLUMNS = {"boxes": 4, "keypoints": 2}
 def moved(kind: Kind, value: Any, frame: Frame) -> Tensor | Ragged:
     """Returns what of a field lies in a frame, as the view's pixels have it."""
     array = _numbers(kind, value)
+    if kind == "normals" and isinstance(value, Image.Image):
+        array = np.where(array.any(axis=-1, keepdims=True), array.astype(np.float32) / 127.5 - 1, 0)
     if kind in CHANNELS:
         _check_shape(kind, array, (frame.height, frame.width, *CHANNELS[kind]))
         return _dense(kind, array, frame)

@@ -22,7 +22,7 @@ from mmssl import modalities
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "datasets" / "bounce"
-MODULES = ("caption", "factors", "physics", "sample", "scene", "sound", "prepare")
+MODULES = ("caption", "factors", "physics", "render", "sample", "scene", "sound", "prepare")
 OPTIONS = {"seed": 0, "size": 64, "fps": 12.5}
 
 
@@ -164,6 +164,40 @@ def test_masks_lie_on_the_objects_of_their_own_frame(opened: list) -> None:
         assert inside > outside + 40
         late = np.mean([vivid[t][masks[t + 2] > 0].mean() for t in range(23)])
         assert inside > late + 5
+
+
+def test_key_frames_have_classes_boxes_and_outlines(bounce: SimpleNamespace, opened: list) -> None:
+    for sample in opened:
+        mask, labels = np.asarray(sample["mask.png"]), sample["json"]
+        shapes = {thing["shape"] for thing in labels["objects"]}
+        assert {bounce.factors.SHAPES[number - 1] for number in np.unique(mask) if number} == shapes
+        pixels = np.asarray(sample["jpg"]).astype(int)
+        vivid = pixels.max(-1) - pixels.min(-1)
+        assert vivid[mask > 0].mean() > vivid[mask == 0].mean() + 40
+        for thing in sample["annotations.json"]:
+            counts, (height, width) = thing["segmentation"]["counts"], thing["segmentation"]["size"]
+            inside = np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(width, height).T
+            assert inside.sum() == thing["area"] and (bounce.factors.SHAPES.index(thing["category"]) + 1) in mask[inside]
+            left, top, across, down = thing["bbox"]
+            assert inside[top : top + down, left : left + across].sum() == thing["area"], "all of it is in its box"
+            edges = inside[top, :], inside[top + down - 1, :], inside[:, left], inside[:, left + across - 1]
+            assert all(edge.any() for edge in edges), "and the box is no larger"
+        assert sum(thing["area"] for thing in sample["annotations.json"]) == (mask > 0).sum()
+
+
+def test_normals_stand_on_the_surfaces_of_the_depth_image(bounce: SimpleNamespace) -> None:
+    scene = bounce.scene.draw_scene(0, "train", 3)
+    time, camera = bounce.scene.key_camera(scene, 96)
+    picture = bounce.render.render(scene.room, scene.solids, camera, *scene.at(np.array([time])))
+    points = (camera.grid().T * picture.depth[0].reshape(-1, 1)).reshape(96, 96, 3)
+    across, down = points[1:-1, 2:] - points[1:-1, :-2], points[2:, 1:-1] - points[:-2, 1:-1]
+    plain = np.cross(down, across)
+    plain /= np.linalg.norm(plain, axis=-1, keepdims=True)
+    normal = picture.normal[0, 1:-1, 1:-1]
+    np.testing.assert_allclose(np.linalg.norm(normal, axis=-1), 1, atol=1e-3)
+    cosine = (plain * normal).sum(-1)
+    assert np.median(cosine) > 0.9999 and (cosine > 0.98).mean() > 0.9
+    assert (cosine[picture.mask[0, 1:-1, 1:-1] > 0] > 0.95).mean() > 0.6, "solids, but for their edges"
 
 
 def test_every_object_is_in_view_at_every_impact(opened: list) -> None:

@@ -299,3 +299,11 @@ def test_a_frame_is_the_same_part_at_another_size() -> None:
     larger = frame.at(120, 160)
     assert larger.box == (48, 40, 60, 80) and larger.mirrored and larger.size == 8
     assert frame.box == (24, 10, 30, 20)
+
+
+def test_normals_may_be_an_image() -> None:
+    coded = np.zeros((8, 8, 3), np.uint8)
+    coded[:, 4:] = (0, 128, 255)
+    found = fields.moved("normals", Image.fromarray(coded), Frame(8, 8, 8, (0, 0, 8, 8)))
+    assert not found[:, :, :4].any(), "black was not measured"
+    torch.testing.assert_close(found[:, 0, 5], torch.tensor([-1.0, 1 / 255, 1.0]))
