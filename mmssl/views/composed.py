@@ -37,7 +37,7 @@ class Composed(View):
     def __init__(self, preprocess: Mapping[str, Preprocess], template: Views) -> None:
         super().__init__(preprocess)
         self.guards = template.guards
-        self.after: list[OnBatch] = list(template.after)
+        self.after = list(template.after)
         self.prepare: dict[str, Any] = dict(preprocess)
         self.aligned: dict[str, fields.Kind] = dict(template.fields)
         self.steps = {key: template.steps(key, each.modality) for key, each in self.prepare.items()}
@@ -82,6 +82,10 @@ class Composed(View):
         own = [key for key in self.prepare if self._is_seen(key) and key not in self.tasks]
         return min(own, key=lambda key: VISUAL.index(self.prepare[key].modality), default="")
 
+    def on_batches(self) -> list[OnBatch]:
+        """Returns the steps on the whole batch."""
+        return [step for step in self.after if isinstance(step, OnBatch)]
+
     def _steps_of(self, key: str) -> Steps:
         """Returns the steps of a key's first view."""
         return next(iter(self.steps.get(key, ())), ())
@@ -93,7 +97,7 @@ class Composed(View):
         sides = {
             key: [self.side(key, steps) for steps in self.steps[key]] for key in self.prepare if self._is_seen(key)
         }
-        for step in self.after:
+        for step in self.on_batches():
             step.check(self.prepare | {key: replace(self.prepare[key], size=side) for key, (side, *_) in sides.items()})
 
     def _on_batch(self) -> DeviceSteps:
@@ -254,8 +258,8 @@ class Composed(View):
 
     def _needed_side(self, given: int, steps: Steps) -> int | None:
         """Returns the side in pixels that a step on the device needs, or None where any will do."""
-        wanted = [step.side(self.prepare) for step in self.after]
-        wanted += [step.side(given) for step in steps if isinstance(step, OnDevice)]
+        wanted = [step.side(self.prepare) for step in self.on_batches()]
+        wanted += [step.side(given) for step in [*steps, *self.after] if isinstance(step, OnDevice)]
         return next((side for side in wanted if side is not None), None)
 
     def _audio(self, key: str, sound: Any, moment: float, steps: Steps, _sample: Sample, shown: Sample) -> None:

@@ -177,7 +177,9 @@ def test_key_frames_have_classes_boxes_and_outlines(bounce: SimpleNamespace, ope
         for thing in sample["annotations.json"]:
             counts, (height, width) = thing["segmentation"]["counts"], thing["segmentation"]["size"]
             inside = np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(width, height).T
-            assert inside.sum() == thing["area"] and (bounce.factors.SHAPES.index(thing["category"]) + 1) in mask[inside]
+            assert (
+                inside.sum() == thing["area"] and (bounce.factors.SHAPES.index(thing["category"]) + 1) in mask[inside]
+            )
             left, top, across, down = thing["bbox"]
             assert inside[top : top + down, left : left + across].sum() == thing["area"], "all of it is in its box"
             edges = inside[top, :], inside[top + down - 1, :], inside[:, left], inside[:, left + across - 1]

@@ -93,13 +93,14 @@ def several(views: int) -> Callable[[tuple[str, ...], int], Batch]:
 
 @dataclass(slots=True)
 class Setting:
-    """keys: the encoders. make: (keys, rows) -> Batch; whole: the keys that a sample must have to count."""
+    """keys: the encoders. make: (keys, rows) -> Batch. settled: steps until a queue holds no random directions."""
 
     keys: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
     make: Callable[[tuple[str, ...], int], Batch] = plain
     encoders: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     lr: float = 3e-3
+    settled: int = 0
 
 
 def colored_cells(keys: tuple[str, ...], rows: int) -> Batch:
@@ -165,6 +166,21 @@ def masked(keys: tuple[str, ...], rows: int) -> Batch:
     return made
 
 
+def boxed(keys: tuple[str, ...], rows: int) -> Batch:
+    """Two views of images of a colour each, and a box in each."""
+    made, generator = several(2)(keys, rows), torch.Generator().manual_seed(5)
+    colors = torch.randint(0, 256, (rows, 3, 1, 1), generator=generator)
+    made.views[keys[0]] = [(x // 8 + 7 * (colors // 8)).byte() for x in made.views[keys[0]]]
+    corner = torch.rand(2, rows, 2, generator=torch.Generator().manual_seed(4)) * 8
+    boxes = torch.cat([corner, corner + 7], dim=2)
+    made.fields[keys[0]] = {"boxes": [Ragged(each, torch.ones(rows, dtype=torch.long)) for each in boxes]}
+    made.extra["seed"] = torch.arange(rows) + 7
+    return made
+
+
+STAGED = ("convnet", {"image_size": 16, "widths": [4, 8, 8], "depths": [1, 1, 1], "stem_stride": 2})
+
+
 SETTINGS = {
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
     "autoencoder:denoising": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(2)),
@@ -210,6 +226,13 @@ SETTINGS = {
         {"image": ("codes", {"image_size": 16, "codes": 8, "width": 4, "groups": 2, "depth": 1})},
     ),
     "inpainting": Setting(("image",), {"overlap": 1, "adversarial": 0.1, "judges": (8, 8), "widths": (8, 8)}, holed),
+    "insloc": Setting(
+        ("image",),
+        {"embed_dim": 8, "width": 8, "hidden": 16, "queue": 12, "momentum": 0.9},
+        boxed,
+        {"image": STAGED},
+        settled=3,
+    ),
     "jigsaw": Setting(("image",), {"permutations": 5, "width": 8, "hidden": (16,), "dropout": 0.0}, asked(9, 5)),
     "mae": Setting(("image",), {"ratio": 0.5, "width": 8, "depth": 1, "heads": 2}, seeded),
     "exemplar": Setting(("image",), {"hidden": [8]}, several(2)),
