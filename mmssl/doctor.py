@@ -35,6 +35,7 @@ EXTRAS = {
     "onnx": "pip install 'mmssl[export]'",
     "wandb": "pip install 'mmssl[wandb]'",
     "skimage": "pip install 'mmssl[regions]'",
+    "cv2": "pip install 'mmssl[proposals]'",
     "pyarrow": "pip install 'mmssl[parquet]'",
 }
 

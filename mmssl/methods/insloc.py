@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -13,12 +12,10 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce
-from mmssl.nn.boxes import BoxNetwork
-from mmssl.nn.ema import ema_update
 from mmssl.nn.head import Projection
 from mmssl.numerics.boxes import RATIOS, SIDES, STEPS, near_anchors
 from mmssl.numerics.seeded_random import draws
-from mmssl.objectives.multi_view import MultiView
+from mmssl.objectives.detector import BoxTask, embed_boxes, levels_of
 from mmssl.objectives.queue import Queue
 from mmssl.transforms.color import Blur, ColorJitter, Grayscale
 from mmssl.transforms.image import Crop, Flip
@@ -28,7 +25,7 @@ from mmssl.views.mae import Seed
 from mmssl.views.template import Views
 
 
-class InsLoc(MultiView):
+class InsLoc(BoxTask):
     """InfoNCE of a box's embedding, as MoCo has it, on each level of an FPN with a queue of its own; their sum.
 
     On the last level the query's box is an anchor that overlaps the true one. The pyramid and the head of the network
@@ -59,11 +56,9 @@ class InsLoc(MultiView):
         encoder: str | None = None,
     ) -> None:
         super().__init__(encoders, encoder=encoder)
-        self.network = BoxNetwork(encoders[self.key], width=width, hidden=(hidden, hidden))
-        self.head = Projection(hidden, out=embed_dim, bias=True)
-        parts = nn.ModuleList([encoders[self.key], self.network, self.head])
-        self.teacher = copy.deepcopy(parts).requires_grad_(False)
-        self.queues = nn.ModuleList(Queue(queue, embed_dim) for _ in self.network.strides)
+        head = Projection(hidden, out=embed_dim, bias=True)
+        self.build(encoders, width=width, hidden=(hidden, hidden), head=head)
+        self.queues = nn.ModuleList(Queue(queue, embed_dim) for _ in self.detector.strides)
         self.temperature, self.momentum, self.overlap = temperature, momentum, overlap
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
@@ -72,7 +67,7 @@ class InsLoc(MultiView):
         chances = draws(batch.extra["seed"], STEPS**2 * len(SIDES) * len(RATIOS))
         anchored = near_anchors(asked, chances, side=query.shape[-1], iou=self.overlap)
         last = len(self.queues) - 1
-        queries = self._embedded(self._parts(encoders), query, [asked] * last + [anchored])
+        queries = self._embedded(self.parts(encoders), query, [asked] * last + [anchored])
         with torch.no_grad():
             keys = self._embedded(self.teacher, key, [known] * (last + 1))
         losses = [
@@ -80,15 +75,12 @@ class InsLoc(MultiView):
         ]
         return Loss(torch.stack(losses).sum(), embeddings={self.key: queries[last].detach()})
 
-    def _parts(self, encoders: Mapping[str, Encoder]) -> nn.ModuleList:
-        return nn.ModuleList([encoders[self.key], self.network, self.head])
-
-    def _embedded(self, parts: nn.ModuleList, images: Tensor, boxes: list[Tensor]) -> list[Tensor]:
+    def _embedded(self, parts: nn.ModuleList, images: Tensor, boxes: Sequence[Tensor]) -> list[Tensor]:
         """Returns the embedding (B, D) of a box (B, 4) of each image on each level, of unit length."""
-        encoder, network, head = cast("tuple[Encoder, BoxNetwork, Projection]", tuple(parts))
-        levels, sample = network.levels(encoder, images), torch.arange(len(images), device=images.device)
-        seen = [network(levels, number, rows, sample) for number, rows in enumerate(boxes)]
-        return [F.normalize(head.project(x), dim=1) for x in seen]
+        levels, sample = levels_of(parts, images), torch.arange(len(images), device=images.device)
+        return [
+            F.normalize(embed_boxes(parts, levels, number, rows, sample), dim=1) for number, rows in enumerate(boxes)
+        ]
 
     def _recognise(self, queries: Tensor, keys: Tensor, queue: nn.Module, present: Tensor) -> Tensor:
         rows = cast("Queue", queue)
@@ -96,7 +88,7 @@ class InsLoc(MultiView):
         return info_nce(Contrast(queries, rows.rows, 1 / self.temperature, own=keys))
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
-        ema_update(self.teacher, self._parts(encoders), decay=self.momentum)
+        self.follow(encoders, decay=self.momentum)
         for queue in self.queues:
             cast("Queue", queue).write()
 

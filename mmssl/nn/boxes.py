@@ -41,10 +41,23 @@ class BoxNetwork(nn.Module):
         found: list[Tensor] = self.pyramid(self.stages(encoder, images)[1])
         return found
 
-    def forward(self, levels: Sequence[Tensor], number: int, boxes: Tensor, sample: Tensor) -> Tensor:
-        """Returns features of boxes (N, 4), in pixels, of the samples (N,), cut of the level of this number."""
+    def forward(self, levels: Sequence[Tensor], number: int | Tensor, boxes: Tensor, sample: Tensor) -> Tensor:
+        """Returns features of boxes (N, 4), in pixels, of the samples (N,).
+
+        number: of the level that all of them are cut of, or of each of them (N,).
+        """
         rows = torch.cat([sample[:, None].to(boxes.dtype), boxes], dim=1)
-        scale = 1 / self.strides[number]
-        cut = roi_align(levels[number].float(), rows, self.size, spatial_scale=scale, aligned=True)
+        if isinstance(number, int):
+            cut = self._cut(levels, number, rows)
+        else:  # every level is cut, and one of them kept, so that no shape depends on values
+            cut = self._cut(levels, 0, rows)
+            for other in range(1, len(levels)):
+                cut = torch.where((number == other)[:, None, None, None], self._cut(levels, other, rows), cut)
         features: Tensor = self.head(cut)
         return features
+
+    def _cut(self, levels: Sequence[Tensor], number: int, rows: Tensor) -> Tensor:
+        """Returns what RoIAlign cuts of a level: (N, width, size, size)."""
+        scale = 1 / self.strides[number]
+        cut: Tensor = roi_align(levels[number].float(), rows, self.size, spatial_scale=scale, aligned=True)
+        return cut

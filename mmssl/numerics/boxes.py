@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -32,3 +34,25 @@ def near_anchors(boxes: Tensor, chances: Tensor, *, side: int, iou: float) -> Te
     enough = overlap > iou
     score = torch.where(enough, 1 + chances, torch.where(enough.any(dim=1, keepdim=True), 0.0, overlap))
     return known[score.argmax(dim=1)]
+
+
+def jittered(boxes: Tensor, chances: Tensor, *, ratio: float, p: float, side: int) -> Tensor:
+    """Moves and scales boxes (..., 4) by up to `ratio` of their sides, each with a probability; cut at the border.
+
+    chances: (..., 5) uniform numbers. side: of the image, in pixels. Wei et al., NeurIPS 2021 (SoCo).
+    """
+    size = boxes[..., 2:] - boxes[..., :2]
+    drawn = ratio * (2 * chances[..., :4] - 1)
+    start = boxes[..., :2] + drawn[..., :2] * size
+    moved = torch.cat([start, start + size * (1 + drawn[..., 2:])], dim=-1).clamp(0, side)
+    return torch.where(chances[..., 4:] < p, moved, boxes)
+
+
+def level_of(boxes: Tensor, sizes: Sequence[float], levels: int) -> Tensor:
+    """Returns which of so many levels boxes (..., 4) lie on: the first whose size the root of their area is not above.
+
+    sizes: of all levels but the last, ascending, in pixels. Wei et al., NeurIPS 2021 (SoCo).
+    """
+    root = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0).sqrt()
+    above = root[..., None] > constant(tuple(sizes), boxes.device)
+    return above.sum(dim=-1).clamp(max=levels - 1)

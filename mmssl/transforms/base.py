@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from PIL import Image
@@ -131,15 +131,19 @@ class OnSource(Step):
     """A step that makes a field of a sample from its whole image, in a data worker, before any part of it is cut.
 
     The field then moves with every view, in place of one that the sample may have.
-    field: its name. kind: as mmssl.transforms.fields has it.
+    field: its name. kind: as mmssl.transforms.fields has it. changes: whether it needs the field that the sample has.
     """
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     field: ClassVar[str]
     kind: ClassVar[str]
 
-    def make(self, image: Image.Image) -> np.ndarray:
-        """Returns the field's values."""
+    @property
+    def changes(self) -> bool:
+        return False
+
+    def make(self, image: Image.Image, given: Any) -> np.ndarray:
+        """Returns the field's values. given: those that the sample has, if it has any."""
         raise NotImplementedError
 
     def varies(self) -> bool:

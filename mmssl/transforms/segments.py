@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -36,7 +36,7 @@ class Felzenszwalb(Segments):
     sigma: Annotated[float, at_least(0)] = 0.8
     min_size: Positive = 1000
 
-    def make(self, image: Image.Image) -> np.ndarray:
+    def make(self, image: Image.Image, given: Any) -> np.ndarray:
         try:
             from skimage.segmentation import felzenszwalb
         except ImportError as error:
@@ -57,6 +57,6 @@ class Grid(Segments):
 
     side: Positive = 5
 
-    def make(self, image: Image.Image) -> np.ndarray:
+    def make(self, image: Image.Image, given: Any) -> np.ndarray:
         across, down = (np.arange(pixels) * self.side // pixels for pixels in image.size)
         return down[:, None] * self.side + across

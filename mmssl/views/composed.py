@@ -50,7 +50,10 @@ class Composed(View):
             self.steps[key] = [[] for _ in self.steps.get(self.leader, ())]
         self.shows = {key: len(steps) for key, steps in self.steps.items()}
         self.groups = dict(template.group_sizes())
-        read = [*(self._field(key) for key in self.prepare), *(name for name in self.aligned if name not in self.made)]
+        read = [
+            *(self._field(key) for key in self.prepare),
+            *(name for name in self.aligned if name not in self.made or self.made[name].changes),
+        ]
         self.reads = tuple(dict.fromkeys(read))
         self.followers = followers({key: self._field(key) for key in self.prepare if self._is_seen(key)})
         for key in self.followers:
@@ -81,6 +84,10 @@ class Composed(View):
         """
         own = [key for key in self.prepare if self._is_seen(key) and key not in self.tasks]
         return min(own, key=lambda key: VISUAL.index(self.prepare[key].modality), default="")
+
+    @staticmethod
+    def _make(step: OnSource, whole: Any, sample: Sample) -> Any:
+        return step.make(whole, given(sample, step.field) if step.changes else None)
 
     def on_batches(self) -> list[OnBatch]:
         """Returns the steps on the whole batch."""
@@ -129,7 +136,7 @@ class Composed(View):
         moments = self._moments(opened)
         if self.leader in opened and self.made:
             whole = image.opened(opened[self.leader])
-            sample = sample | {name: step.make(whole) for name, step in self.made.items()}
+            sample = sample | {name: self._make(step, whole, sample) for name, step in self.made.items()}
         shown: Sample = {"places": {}, "fields": {}}
         for key, raw in opened.items():
             if self.shows[key] > 1:

@@ -178,6 +178,19 @@ def boxed(keys: tuple[str, ...], rows: int) -> Batch:
     return made
 
 
+def proposed(keys: tuple[str, ...], rows: int) -> Batch:
+    """Three views of images, the third smaller, and two to four boxes in each, of which the others show most."""
+    made, generator = boxed(keys, rows), torch.Generator().manual_seed(6)
+    first, second = made.views[keys[0]]
+    made.views[keys[0]] = [first, second, second[:, :, ::2, ::2].contiguous()]
+    lengths = torch.arange(rows) % 3 + 2
+    corner = torch.rand(int(lengths.sum()), 2, generator=generator) * 8
+    boxes = torch.cat([corner, corner + 3 + 5 * torch.rand(len(corner), 2, generator=generator)], dim=1)
+    shifted = (boxes - 3).clamp(0, 16)
+    made.fields[keys[0]] = {"boxes": [Ragged(each, lengths) for each in (boxes, shifted, shifted / 2)]}
+    return made
+
+
 STAGED = ("convnet", {"image_size": 16, "widths": [4, 8, 8], "depths": [1, 1, 1], "stem_stride": 2})
 
 
@@ -277,6 +290,12 @@ SETTINGS = {
     "siglip": Setting(("image", "text"), {"embed_dim": 8}),
     "simclr": Setting(("image",), {"embed_dim": 8}, several(2)),
     "simclr:v2": Setting(("image",), {"embed_dim": 8}, several(2)),
+    "soco": Setting(
+        ("image",),
+        {"embed_dim": 8, "hidden": [16], "width": 8, "features": 16, "boxes": 2, "sizes": [5.0], "momentum": 0.9},
+        proposed,
+        {"image": STAGED},
+    ),
     "split_brain": Setting(
         ("image", "image_ab"),
         {"bins": 4, "neighbors": 2, "lightness_bins": 5, "widths": (8,), "learn_from": 200},

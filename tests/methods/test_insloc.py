@@ -41,7 +41,7 @@ def started() -> tuple[insloc.InsLoc, dict[str, Encoder], Batch]:
         "overlap": 0.3,
     }
     objective = insloc.InsLoc({"image": encoder}, **options)
-    stir(objective.network, objective.head, encoder)
+    stir(objective.detector, objective.head, encoder)
     images = torch.rand(2, 4, 3, 16, 16)
     corner = torch.rand(2, 4, 2) * 6
     boxes = [Ragged(each, torch.ones(4).long()) for each in torch.cat([corner, corner + 9], dim=2)]
@@ -66,7 +66,7 @@ def test_a_box_finds_its_key_among_it_and_a_queue_of_each_level() -> None:
     anchored = near_anchors(first, draws(torch.arange(4), 5120), side=16, iou=0.3)
     assert not anchored.isclose(first).all(dim=1).any()
     queries = embedded(
-        (encoders["image"], objective.network, objective.head), batch.views["image"][0], [first, anchored]
+        (encoders["image"], objective.detector, objective.head), batch.views["image"][0], [first, anchored]
     )
     keys = [x.detach() for x in embedded(tuple(objective.teacher), batch.views["image"][1], [second, second])]
     before = [queue.rows.clone() for queue in objective.queues]
@@ -75,12 +75,12 @@ def test_a_box_finds_its_key_among_it_and_a_queue_of_each_level() -> None:
         logits = torch.cat([(query * key).sum(1, keepdim=True), query @ rows.T], dim=1) / 0.5
         expected = expected + F.cross_entropy(logits[PRESENT], torch.zeros(3).long())
     loss = objective(encoders, batch)
-    compare(loss.total, expected, objective.network, objective.head, encoders["image"])
+    compare(loss.total, expected, objective.detector, objective.head, encoders["image"])
     torch.testing.assert_close(loss.embeddings["image"], queries[1].detach())
     was = [weights_of(part) for part in objective.teacher]
     objective.after_step(encoders, 0.5)
     for slow, old, fast in zip(
-        objective.teacher, was, (encoders["image"], objective.network, objective.head), strict=True
+        objective.teacher, was, (encoders["image"], objective.detector, objective.head), strict=True
     ):
         follows(slow, old, fast, 0.75)
     for queue, rows, key in zip(objective.queues, before, keys, strict=True):

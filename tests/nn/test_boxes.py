@@ -33,3 +33,8 @@ def test_boxes_are_cut_of_a_level_and_go_through_a_detectors_head() -> None:
         found = network(network.levels(encoder, images), number, boxes, sample)
         torch.testing.assert_close(found, head(cut), rtol=1e-4, atol=1e-5)
         assert found.shape == (3, 9)
+    network.eval()
+    each = network(network.levels(encoder, images), torch.tensor([2, 0, 1]), boxes, sample)
+    for row, number in enumerate((2, 0, 1)):
+        alone = network(network.levels(encoder, images), number, boxes[row : row + 1], sample[row : row + 1])
+        torch.testing.assert_close(each[row : row + 1], alone, rtol=1e-4, atol=1e-5)

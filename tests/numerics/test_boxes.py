@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mmssl.numerics.boxes import anchors, near_anchors
+from mmssl.numerics.boxes import anchors, level_of, near_anchors
 
 
 def test_anchors_have_four_sizes_and_five_shapes_around_the_corners_of_16_x_16_cells() -> None:
@@ -35,3 +35,9 @@ def test_one_of_those_that_overlap_enough_is_taken_and_else_the_nearest() -> Non
         assert len(enough) > 1 and max(shares[1]) < threshold
         assert found[0].equal(known[max(enough, key=lambda number: float(chances[0, number]))])
         assert found[1].equal(known[shares[1].index(max(shares[1]))])
+
+
+def test_boxes_lie_on_the_level_of_their_size() -> None:
+    boxes = torch.tensor([[5.0, 5, 53, 53], [5, 5, 54, 53], [0, 0, 24, 96], [0, 0, 300, 300], [9, 9, 9, 9]])
+    assert level_of(boxes, (48, 96, 192), 4).tolist() == [0, 1, 0, 3, 0]
+    assert level_of(boxes[None], (48, 96, 192), 2).tolist() == [[0, 1, 0, 1, 0]], "the coarsest that there is"

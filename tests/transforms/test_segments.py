@@ -20,23 +20,27 @@ HALVES = Image.fromarray(np.repeat(np.repeat(np.array([[0, 90], [180, 255]], np.
 
 
 def test_felzenszwalbs_are_scikit_images() -> None:
-    made = Felzenszwalb(scale=20, sigma=0.3, min_size=7).make(HALVES)
+    made = Felzenszwalb(scale=20, sigma=0.3, min_size=7).make(HALVES, None)
     assert made.shape == (40, 60) and np.array_equal(made, felzenszwalb(np.asarray(HALVES), 20, 0.3, 7))
-    assert 4 <= len(np.unique(made)) < len(np.unique(Felzenszwalb(scale=0.1, min_size=1).make(HALVES)))
+    assert 4 <= len(np.unique(made)) < len(np.unique(Felzenszwalb(scale=0.1, min_size=1).make(HALVES, None)))
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8))
     default = felzenszwalb(np.asarray(noise.convert("RGB")), scale=1000, sigma=0.8, min_size=1000)
-    assert np.array_equal(Felzenszwalb().make(noise), default), "as DetCon has it"
+    assert np.array_equal(Felzenszwalb().make(noise, None), default), "as DetCon has it"
 
 
 def test_a_grid_divides_both_edges() -> None:
-    assert Grid(side=2).make(Image.new("L", (5, 3))).tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [2, 2, 2, 3, 3]]
-    assert Grid().make(HALVES).max() == 24
+    assert Grid(side=2).make(Image.new("L", (5, 3)), None).tolist() == [
+        [0, 0, 0, 1, 1],
+        [0, 0, 0, 1, 1],
+        [2, 2, 2, 3, 3],
+    ]
+    assert Grid().make(HALVES, None).max() == 24
 
 
 def test_without_scikit_image_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
     with pytest.raises(UserError, match=r"needs scikit-image .* pip install 'mmssl\[regions\]', or say"):
-        Felzenszwalb().make(HALVES)
+        Felzenszwalb().make(HALVES, None)
 
 
 @pytest.mark.parametrize("steps", [[Grid(side=2)], [Grid(side=3), Grid(side=2)]])
