@@ -34,6 +34,8 @@ EXTRAS = {
     "faiss": "pip install 'mmssl[retrieval]'",
     "onnx": "pip install 'mmssl[export]'",
     "wandb": "pip install 'mmssl[wandb]'",
+    "skimage": "pip install 'mmssl[regions]'",
+    "cv2": "pip install 'mmssl[proposals]'",
     "pyarrow": "pip install 'mmssl[parquet]'",
     "pycocotools": "pip install 'mmssl[detection]'",
 }

@@ -68,13 +68,14 @@ class ChannelNorm(nn.LayerNorm):
         return F.layer_norm(channels_last, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
 
 
-def pyramid(stages: Stages, *, out: int = 256) -> tuple[nn.Module, list[float]]:
+def pyramid(stages: Stages, *, out: int = 256, norm: bool = False) -> tuple[nn.Module, list[float]]:
     """Returns what makes levels of an encoder's maps, `maps -> list of (B, out, H, W)`, and their strides in pixels.
 
     Several maps go through an FPN, one map through a simple pyramid.
+    norm: of an FPN, BatchNorm behind each convolution.
     """
     if len(stages.channels) > 1:
-        return FPN(stages.channels, out=out), [float(stride) for stride in stages.strides]
+        return FPN(stages.channels, out=out, norm=norm), [float(stride) for stride in stages.strides]
     return SimplePyramid(stages.channels[0], out=out), [stages.strides[0] * scale for scale in (0.25, 0.5, 1.0, 2.0)]
 
 

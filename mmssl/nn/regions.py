@@ -1,4 +1,4 @@
-"""Features of the regions of an image: how much of each cell a mask covers, and averages over what it covers."""
+"""Features of the regions of an image: which region each cell lies in, and averages over its cells."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
-def mask_shares(mask: Tensor, ids: Tensor, grid: Sequence[int]) -> Tensor:
-    """Returns what share of each cell of a grid (H, W) has each of some numbers of a mask: (B, K, N) float32.
+def commonest(mask: Tensor, grid: Sequence[int], numbers: int) -> Tensor:
+    """Returns which number of a mask most pixels of each cell of a grid (H, W) have, the least of equals: (B, N).
 
-    mask: (B, height, width) whole numbers. ids: (B, K), the numbers that are looked for in each image.
+    mask: (B, height, width) whole numbers; from `numbers` - 1 on they count as one. Henaff et al., ICCV 2021 (DetCon).
     """
-    found = (mask[:, None] == ids[:, :, None, None]).float()  # (B, K, height, width)
-    height, width = grid
-    return F.adaptive_avg_pool2d(found, (height, width)).flatten(2)
+    height, width = mask.shape[1:]
+    down, across = (
+        torch.arange(pixels, device=mask.device) * cells // pixels
+        for pixels, cells in zip((height, width), grid, strict=True)
+    )
+    cell = down[:, None] * grid[1] + across  # (height, width)
+    index = (cell * numbers + mask.clamp(0, numbers - 1)).flatten(1)
+    counts = torch.zeros(len(mask), grid[0] * grid[1] * numbers, device=mask.device)
+    counts.scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype))
+    return counts.unflatten(1, (-1, numbers)).argmax(dim=2)
 
 
 def masked_mean(tokens: Tensor, shares: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from mmssl.errors import UserError
@@ -124,6 +125,29 @@ class Geometric(Step):
     def draw(self, frame: Frame) -> None:
         """Changes the frame."""
         raise NotImplementedError
+
+
+class OnSource(Step):
+    """A step that makes a field of a sample from its whole image, in a data worker, before any part of it is cut.
+
+    The field then moves with every view, in place of one that the sample may have.
+    field: its name. kind: as mmssl.transforms.fields has it. changes: whether it needs the field that the sample has.
+    """
+
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    field: ClassVar[str]
+    kind: ClassVar[str]
+
+    @property
+    def changes(self) -> bool:
+        return False
+
+    def make(self, image: Image.Image, given: Any) -> np.ndarray:
+        """Returns the field's values. given: those that the sample has, if it has any."""
+        raise NotImplementedError
+
+    def varies(self) -> bool:
+        return False
 
 
 class OnDevice(Step):

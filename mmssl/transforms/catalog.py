@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from mmssl.transforms import audio, color, frames, geometry, image, point_steps, rand_augment
+from mmssl.transforms import audio, color, frames, geometry, image, point_steps, proposals, rand_augment, segments
 from mmssl.transforms.base import Step, step_name
 
 COLORS: list[type[Step]] = [color.ColorJitter, color.Grayscale, color.Blur, color.Solarize]
 STEPS: dict[str, list[type[Step]]] = {
-    "image": [image.Crop, image.Flip, *COLORS, geometry.Rotate, rand_augment.RandAugment],
+    "image": [
+        *(segments.Felzenszwalb, segments.Grid, proposals.Proposals, image.Crop, image.Flip),
+        *(*COLORS, geometry.Rotate, rand_augment.RandAugment),
+    ],
     "video": [
         frames.Window,
         image.Crop,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from mmssl.errors import LackingError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
 from mmssl.transforms import fields, image, text, video
-from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice, Step
+from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice, OnSource, Step
 from mmssl.transforms.frames import Window, filmed
 from mmssl.transforms.image import Crop
 from mmssl.transforms.ordered import OrderedFrames, windowed
@@ -37,18 +37,24 @@ class Composed(View):
     def __init__(self, preprocess: Mapping[str, Preprocess], template: Views) -> None:
         super().__init__(preprocess)
         self.guards = template.guards
-        self.after: list[OnBatch] = list(template.after)
+        self.after = list(template.after)
         self.prepare: dict[str, Any] = dict(preprocess)
         self.aligned: dict[str, fields.Kind] = dict(template.fields)
         self.steps = {key: template.steps(key, each.modality) for key, each in self.prepare.items()}
         self.tasks = self._tasks()
         self.prepare |= {key: windowed(self.prepare[key], steps) for key, steps in self.steps.items()}
         self.leader = self._leader()
+        self.made = {step.field: step for step in self._steps_of(self.leader) if isinstance(step, OnSource)}
+        self.aligned |= {name: cast("fields.Kind", step.kind) for name, step in self.made.items()}
         for key in self.aligned.keys() & self.prepare.keys():  # it moves with the leader, by no steps of its own
             self.steps[key] = [[] for _ in self.steps.get(self.leader, ())]
         self.shows = {key: len(steps) for key, steps in self.steps.items()}
         self.groups = dict(template.group_sizes())
-        self.reads = tuple(dict.fromkeys([*(self._field(key) for key in self.prepare), *self.aligned]))
+        read = [
+            *(self._field(key) for key in self.prepare),
+            *(name for name in self.aligned if name not in self.made or self.made[name].changes),
+        ]
+        self.reads = tuple(dict.fromkeys(read))
         self.followers = followers({key: self._field(key) for key in self.prepare if self._is_seen(key)})
         for key in self.followers:
             del self.preprocess[key]
@@ -79,6 +85,18 @@ class Composed(View):
         own = [key for key in self.prepare if self._is_seen(key) and key not in self.tasks]
         return min(own, key=lambda key: VISUAL.index(self.prepare[key].modality), default="")
 
+    @staticmethod
+    def _make(step: OnSource, whole: Any, sample: Sample) -> Any:
+        return step.make(whole, given(sample, step.field) if step.changes else None)
+
+    def on_batches(self) -> list[OnBatch]:
+        """Returns the steps on the whole batch."""
+        return [step for step in self.after if isinstance(step, OnBatch)]
+
+    def _steps_of(self, key: str) -> Steps:
+        """Returns the steps of a key's first view."""
+        return next(iter(self.steps.get(key, ())), ())
+
     def _check(self, template: Views) -> None:
         check_keys(template.changed_keys, self.prepare)
         check_steps(self.steps, self.prepare)
@@ -86,7 +104,7 @@ class Composed(View):
         sides = {
             key: [self.side(key, steps) for steps in self.steps[key]] for key in self.prepare if self._is_seen(key)
         }
-        for step in self.after:
+        for step in self.on_batches():
             step.check(self.prepare | {key: replace(self.prepare[key], size=side) for key, (side, *_) in sides.items()})
 
     def _on_batch(self) -> DeviceSteps:
@@ -116,6 +134,9 @@ class Composed(View):
     def __call__(self, sample: Sample) -> Sample:
         opened = {key: self._opened(key, sample[self._field(key)]) for key in self._keys(sample)}
         moments = self._moments(opened)
+        if self.leader in opened and self.made:
+            whole = image.opened(opened[self.leader])
+            sample = sample | {name: self._make(step, whole, sample) for name, step in self.made.items()}
         shown: Sample = {"places": {}, "fields": {}}
         for key, raw in opened.items():
             if self.shows[key] > 1:
@@ -244,8 +265,8 @@ class Composed(View):
 
     def _needed_side(self, given: int, steps: Steps) -> int | None:
         """Returns the side in pixels that a step on the device needs, or None where any will do."""
-        wanted = [step.side(self.prepare) for step in self.after]
-        wanted += [step.side(given) for step in steps if isinstance(step, OnDevice)]
+        wanted = [step.side(self.prepare) for step in self.on_batches()]
+        wanted += [step.side(given) for step in [*steps, *self.after] if isinstance(step, OnDevice)]
         return next((side for side in wanted if side is not None), None)
 
     def _audio(self, key: str, sound: Any, moment: float, steps: Steps, _sample: Sample, shown: Sample) -> None:

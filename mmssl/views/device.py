@@ -28,26 +28,40 @@ class DeviceSteps:
     moving: key -> what moves with its views, and its kind.
     inputs: those of what moves that an encoder reads, so that they stand among the views.
     followers: key -> the key whose views it is given, and the side in pixels that its encoder reads.
-    after: the steps on the whole batch.
+    after: the steps on the whole batch; those on images change every view of every key.
     """
 
     steps: Mapping[str, Sequence[Sequence[OnDevice]]]
     moving: Mapping[str, Mapping[str, fields.Kind]]
     inputs: frozenset[str]
     followers: Mapping[str, tuple[str, int]]
-    after: Sequence[OnBatch]
+    after: Sequence[OnBatch | OnDevice]
 
     def __call__(self, batch: Batch) -> Batch:
-        for key in self.steps:
+        for key, steps in self.steps.items():
             if key in batch.views:
-                self._change(key, batch)
+                self._change(key, steps, batch)
         for key, (leader, side) in self.followers.items():
             follow(key, leader, side, batch)
-        for step in self.after:
+        for on_images, group in groupby(self.after, key=lambda step: isinstance(step, OnDevice)):
+            if on_images:
+                self._change_all(cast("list[OnDevice]", list(group)), batch)
+            else:
+                batch = self._after(cast("list[OnBatch]", list(group)), batch)
+        return batch
+
+    def _after(self, steps: Sequence[OnBatch], batch: Batch) -> Batch:
+        for step in steps:
             self._spread(step, batch)
             batch = step.on_batch(batch)
             forget_places(batch)
         return batch
+
+    def _change_all(self, steps: Sequence[OnDevice], batch: Batch) -> None:
+        """Changes every view of every key by the same steps."""
+        for key in self.steps.keys() & batch.views.keys():
+            count = len(batch.views[key])
+            self._change(key, [[step.of_view(n, count) for step in steps] for n in range(count)], batch)
 
     def _spread(self, step: OnBatch, batch: Batch) -> None:
         """Gives each view that a step makes of a key's only one its place, and what moves with it."""
@@ -60,9 +74,9 @@ class DeviceSteps:
             for values, kind in self._moved(key, batch):
                 values[:] = [fields.warped(kind, values[0], change, (shape[0], shape[1])) for change in changes]
 
-    def _change(self, key: str, batch: Batch) -> None:
-        """Changes all views of a modality; where any changes, all are floats."""
-        active = [[step for step in steps if step.active()] for steps in self.steps[key]]
+    def _change(self, key: str, each: Sequence[Sequence[Any]], batch: Batch) -> None:
+        """Changes all views of a modality by the steps of each; where any changes, all are floats."""
+        active = [[step for step in steps if step.active()] for steps in each]
         if not any(active):
             return
         made: list[Tensor] = []

@@ -11,7 +11,7 @@ from mmssl import names
 from mmssl.errors import UserError, did_you_mean
 from mmssl.options import Option, describe
 from mmssl.schema import Positive, fit, shortened
-from mmssl.transforms.base import OnBatch, Step, step_name
+from mmssl.transforms.base import OnBatch, OnDevice, Step, step_name
 from mmssl.transforms.catalog import CATALOG
 from mmssl.transforms.fields import Kind
 from mmssl.types import Preprocess, Transform, View, ViewTemplate
@@ -32,7 +32,7 @@ class Views(ViewTemplate):
     modalities: steps by modality, or by an encoder's key; videos are shown as images are where nothing else is said.
     groups: further views by name, with steps of their own, such as the small crops of multi-crop.
     fixed: whether their number is the method's own, and no option.
-    after: steps on the whole batch, in the end.
+    after: steps on the whole batch, in the end; those on images or videos change every view.
     fields: what of a sample moves with its image, by name, and its kind; an encoder of that name is shown it.
     guards: what keeps shortcuts away: name -> the options that would let it down.
     kind: the class of View that is built, whose keyword options recipes set too.
@@ -42,7 +42,7 @@ class Views(ViewTemplate):
     fixed: bool
     modalities: dict[str, list[Transform]]
     groups: dict[str, Views]
-    after: list[OnBatch]
+    after: list[OnBatch | OnDevice]
     fields: dict[str, Kind]
     guards: Mapping[str, Mapping[str, Any]]
     kind: type[View]
@@ -54,7 +54,7 @@ class Views(ViewTemplate):
         views: int = 1,
         *,
         fixed: bool = False,
-        after: Sequence[OnBatch] = (),
+        after: Sequence[OnBatch | OnDevice] = (),
         fields: Mapping[str, Kind] | None = None,
         guards: Mapping[str, Mapping[str, Any]] | None = None,
         kind: type[View] | None = None,

@@ -113,13 +113,14 @@ def crops(views: int) -> Callable[[tuple[str, ...], int], Batch]:
 
 @dataclass(slots=True)
 class Setting:
-    """keys: the encoders. make: (keys, rows) -> Batch; whole: the keys that a sample must have to count."""
+    """keys: the encoders. make: (keys, rows) -> Batch. settled: steps until a queue holds no random directions."""
 
     keys: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
     make: Callable[[tuple[str, ...], int], Batch] = plain
     encoders: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     lr: float = 3e-3
+    settled: int = 0
 
 
 def colored_cells(keys: tuple[str, ...], rows: int) -> Batch:
@@ -187,6 +188,46 @@ def subtitled(keys: tuple[str, ...], rows: int) -> Batch:
 
 
 WORD = {"width": 8, "tags": 30, "learn_from": 16}
+
+
+def masked(keys: tuple[str, ...], rows: int) -> Batch:
+    """Two views of images in segments, most of which both show, and what is drawn of them."""
+    made = seeded(keys, rows)
+    made.views[keys[0]] += several(1)(keys, rows).map(lambda x: x.flip(0)).views[keys[0]]
+    drawn = torch.randint(3, (rows, 2, 2, 2), generator=torch.Generator().manual_seed(3))
+    masks = drawn.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    made.fields[keys[0]] = {"mask": list(masks.unbind(1))}
+    return made
+
+
+def boxed(keys: tuple[str, ...], rows: int) -> Batch:
+    """Two views of images of a colour each, and a box in each."""
+    made, generator = several(2)(keys, rows), torch.Generator().manual_seed(5)
+    colors = torch.randint(0, 256, (rows, 3, 1, 1), generator=generator)
+    made.views[keys[0]] = [(x // 8 + 7 * (colors // 8)).byte() for x in made.views[keys[0]]]
+    corner = torch.rand(2, rows, 2, generator=torch.Generator().manual_seed(4)) * 8
+    boxes = torch.cat([corner, corner + 7], dim=2)
+    made.fields[keys[0]] = {"boxes": [Ragged(each, torch.ones(rows, dtype=torch.long)) for each in boxes]}
+    made.extra["seed"] = torch.arange(rows) + 7
+    return made
+
+
+def proposed(keys: tuple[str, ...], rows: int) -> Batch:
+    """Three views of images, the third smaller, and two to four boxes in each, of which the others show most."""
+    made, generator = boxed(keys, rows), torch.Generator().manual_seed(6)
+    first, second = made.views[keys[0]]
+    made.views[keys[0]] = [first, second, second[:, :, ::2, ::2].contiguous()]
+    lengths = torch.arange(rows) % 3 + 2
+    corner = torch.rand(int(lengths.sum()), 2, generator=generator) * 8
+    boxes = torch.cat([corner, corner + 3 + 5 * torch.rand(len(corner), 2, generator=generator)], dim=1)
+    shifted = (boxes - 3).clamp(0, 16)
+    made.fields[keys[0]] = {"boxes": [Ragged(each, lengths) for each in (boxes, shifted, shifted / 2)]}
+    return made
+
+
+STAGED = ("convnet", {"image_size": 16, "widths": [4, 8, 8], "depths": [1, 1, 1], "stem_stride": 2})
+
+
 SETTINGS = {
     "align": Setting(("image", "text"), {"temperature": 0.07}),
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
@@ -223,6 +264,8 @@ SETTINGS = {
     "color_tracking": Setting(
         ("video",), {"clusters": 4, "embed_dim": 8, "width": 8, "learn_from": 200}, colored_cells
     ),
+    "detcon": Setting(("image",), {"embed_dim": 8, "hidden": [16], "masks": 4, "momentum": 0.9}, masked),
+    "detcon:s": Setting(("image",), {"embed_dim": 8, "hidden": [16], "masks": 4}, masked),
     "directclr": Setting(("image",), {"dims": 6}, several(2)),
     "dvae": Setting(
         ("image",),
@@ -231,6 +274,13 @@ SETTINGS = {
         {"image": ("codes", {"image_size": 16, "codes": 8, "width": 4, "groups": 2, "depth": 1})},
     ),
     "inpainting": Setting(("image",), {"overlap": 1, "adversarial": 0.1, "judges": (8, 8), "widths": (8, 8)}, holed),
+    "insloc": Setting(
+        ("image",),
+        {"embed_dim": 8, "width": 8, "hidden": 16, "queue": 12, "momentum": 0.9},
+        boxed,
+        {"image": STAGED},
+        settled=3,
+    ),
     "jigsaw": Setting(("image",), {"permutations": 5, "width": 8, "hidden": (16,), "dropout": 0.0}, asked(9, 5)),
     "mae": Setting(("image",), {"ratio": 0.5, "width": 8, "depth": 1, "heads": 2}, seeded),
     "exemplar": Setting(("image",), {"hidden": [8]}, several(2)),
@@ -309,6 +359,12 @@ SETTINGS = {
     "siglip": Setting(("image", "text"), {"embed_dim": 8}),
     "simclr": Setting(("image",), {"embed_dim": 8}, several(2)),
     "simclr:v2": Setting(("image",), {"embed_dim": 8}, several(2)),
+    "soco": Setting(
+        ("image",),
+        {"embed_dim": 8, "hidden": [16], "width": 8, "features": 16, "boxes": 2, "sizes": [5.0], "momentum": 0.9},
+        proposed,
+        {"image": STAGED},
+    ),
     "split_brain": Setting(
         ("image", "image_ab"),
         {"bins": 4, "neighbors": 2, "lightness_bins": 5, "widths": (8,), "learn_from": 200},
@@ -395,5 +451,9 @@ def pick(whole: Batch, rows: Tensor) -> Batch:
     """Returns the samples at an index (b,)."""
     views = {key: [picked(view, rows) for view in several] for key, several in whole.views.items()}
     target = None if whole.target is None else whole.target[rows]
+    moved = {
+        key: {name: [picked(value, rows) for value in values] for name, values in fields.items()}
+        for key, fields in whole.fields.items()
+    }
     places = {key: [place[rows] for place in several] for key, several in whole.places.items()}
-    return Batch(views, target, {key: value[rows] for key, value in whole.extra.items()}, places)
+    return Batch(views, target, {key: value[rows] for key, value in whole.extra.items()}, places, moved)

@@ -55,6 +55,8 @@ MODALITIES = [  # what a view is tried on: the first of these that it takes
 ]  # fmt: skip
 SMALL = {"side": SIZE, "crop": 48, "search": 1.0, "motion": "differences"}
 EVEN = {"image": {"blur": {"p": 0.5}, "solarize": {"p": 0.5}}}
+SEGMENTS = {"image": {"felzenszwalb": {"scale": 50.0, "min_size": 20}}}
+SMALLER = {"image": {"proposals": {"min_side": 4.0}}}
 BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others show, of a template by its name
     "cloud_pair.view": [
         {"points": {"voxels": {"size": 0.1}}, "min_points": 10, "matches": 40},
@@ -72,8 +74,10 @@ BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others sho
     "relative_position.method": [{"neighbors": {"patch": 8, "gap": 4, "jitter": 2}}],
     "cpc.method": [{"image": {"patches": {"grid": 3, "cell": 16, "stride": 8, "patch": 12}}}],
     "byol.view": [{}, EVEN],
+    "detcon.view": [SEGMENTS, merged(SEGMENTS, EVEN)],
     "dino.method": [{}, EVEN],
-    "catalog.image": [{}, {"image": {"solarize": {"p": 1.0}}}],
+    "soco.method": [{}, merged(SMALLER, dict.fromkeys(("part", "small"), EVEN))],
+    "catalog.image": [{}, {"image": {"solarize": {"p": 1.0}}}, {"image": SEGMENTS["image"] | {"grid": None}}, SMALLER],
     "catalog.video": [{}, {"video": {"solarize": {"p": 1.0}}}],
 }
 SIDES_OF_STEPS = {  # where the steps behind it say how large a crop is
@@ -252,6 +256,7 @@ def outcome(kind: Any, preprocess: dict[str, Preprocess], options: Mapping[str, 
         view.progress = progress
         batch = view.on_device(collate(there, view))
         shown += [*sorted(batch.extra.items()), batch.target, *sorted(batch.views.items())]
+        shown += [value for moved in batch.fields.values() for value in sorted(moved.items())]
     return shown
 
 
