@@ -174,7 +174,8 @@ def test_a_folder_of_own_files_has_its_folders_for_classes(tmp_path: Path) -> No
     assert found == [("ant/a.png", "ant"), ("bee/b.png", "bee"), ("bee/c.png", "bee")]
     assert [key for _, key, _ in report.left_out] == ["ant/broken.png"]
     assert labels({**node, "fields": {"label": "json.file"}})[0] == "ant/a.png"
-    assert labels({"shards": str(tmp_path / "bee")}) == []
+    with pytest.raises(UserError, match="bee has nothing for 'label'; it holds image, meta"):
+        labels({"shards": str(tmp_path / "bee")})
 
 
 def test_a_table_names_its_classes(tmp_path: Path) -> None:
