@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections import Counter
 from pathlib import Path
@@ -17,9 +18,10 @@ from torch.nn import functional as F
 
 from mmssl.encoders import create_encoder
 from mmssl.evals import finetune
-from mmssl.evals.finetune import Classifier, Finetune, _tell_damaged, finetuned
+from mmssl.evals.finetune import Classifier, Finetune, finetuned
 from mmssl.evals.parts.labelled import Embedded, Labelled
 from mmssl.evals.parts.report import reporting
+from mmssl.evals.parts.training import _tell_damaged
 from mmssl.nn.head import Projection
 from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Encoder, Features, Preprocess, Trained
@@ -106,8 +108,7 @@ class Shown(list[dict[str, Any]]):
 def test_options_reach_the_loader_the_view_and_the_steps(sets: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, steps = Shown(), []
     monkeypatch.setattr(finetune, "Loader", shown)
-    monkeypatch.setattr(finetune, "_tell_damaged", lambda loader: None)
-    monkeypatch.setattr(finetune, "_steps", lambda *given: steps.append(given))
+    monkeypatch.setattr(finetune, "descend", lambda *given, **options: steps.append((*given, options)))
     encoder = small()
     tuning = Finetune(
         **SETS, epochs=3, batch=4, crop_scale=(0.3, 0.4), flip=0.2, workers=2, seed=8, weight_decay=0.3, lr=0.5
@@ -120,9 +121,9 @@ def test_options_reach_the_loader_the_view_and_the_steps(sets: Labelled, monkeyp
     assert view.preprocess == {"image": encoder.preprocess}
     names = ("batch", "seed", "workers", "max_damaged", "rank", "world")
     assert tuple(given[name] for name in names) == (4, 8, 2, 1.0, 0, 1)
-    ((model, loader, numbers, optimizer, epochs),) = steps
-    assert loader is shown and epochs == 3
-    assert numbers.tolist() == [-1, -1, -1, -1, 1, 1, 1, 0, -1, 0]
+    ((model, loader, optimizer, loss, options),) = steps
+    assert loader is shown and options == {"epochs": 3, "what": "fine-tuning"}
+    assert inspect.getclosurevars(loss).nonlocals["numbers"].tolist() == [-1, -1, -1, -1, 1, 1, 1, 0, -1, 0]
     assert optimizer.param_groups[-1]["weight_decay"] == 0.3 and optimizer.param_groups[-1]["lr"] == 0.5
     assert model.linear.out_features == 2
     finetuned(encoder, sets.train, {4: 1, 9: 0}, tuning, epochs=tuning.epochs)
@@ -157,8 +158,7 @@ def test_processes_average_gradients_and_what_they_counted(sets: Labelled, monke
 
 def test_processes_draw_apart(sets: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    monkeypatch.setattr(finetune, "_steps", lambda *_: seen.append(torch.rand(1)))
-    monkeypatch.setattr(finetune, "_tell_damaged", lambda loader: None)
+    monkeypatch.setattr(finetune, "descend", lambda *_, **__: seen.append(torch.rand(1)))
     for seed, rank in ((3, 0), (3, 1), (4, 0), (3, 0)):
         monkeypatch.setattr("mmssl.dist.rank", lambda rank=rank: rank)
         finetuned(small(), sets.train, {0: 0, 1: 1}, Finetune(**SETS, seed=seed, **STILL), epochs=5)
@@ -232,10 +232,10 @@ def test_damaged_draws_of_all_processes_are_told(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("mmssl.dist.gather_objects", lambda plain: [plain, Told(2).report()])
     with reporting() as report:
-        _tell_damaged(Told(1))  # type: ignore[arg-type]
+        _tell_damaged(Told(1), "fine-tuning")  # type: ignore[arg-type]
     (told,) = report.warnings
     assert told.startswith("3 of 20 draws of fine-tuning were left out: ")
     monkeypatch.setattr("mmssl.dist.gather_objects", lambda plain: [plain])
     with reporting() as report:
-        _tell_damaged(Told(0))  # type: ignore[arg-type]
+        _tell_damaged(Told(0), "fine-tuning")  # type: ignore[arg-type]
     assert not report.warnings
