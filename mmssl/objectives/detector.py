@@ -16,15 +16,14 @@ from mmssl.types import Encoder
 
 
 class BoxTask(MultiView):
-    """A task that embeds boxes of images. `detector` is what a detector takes over from it, beside the encoder.
-
-    width: channels of the pyramid and of the head's convolutions.
-    hidden: widths of the linear layers of the detector's head.
-    head: projects what they make.
-    """
+    """A task that embeds boxes of images. `detector` is what a detector takes over from it, beside the encoder."""
 
     def build(self, encoders: Mapping[str, Encoder], *, width: int, hidden: Sequence[int], head: Projection) -> None:
-        """Sets up the parts; a class calls it as it is made."""
+        """Sets up the parts; a class calls it as it is made.
+
+        width: channels of the pyramid and of the head's convolutions. hidden: widths of the linear layers of the
+        detector's head. head: projects what they make.
+        """
         self.detector, self.head = BoxNetwork(encoders[self.key], width=width, hidden=hidden), head
         self.teacher = copy.deepcopy(self.parts(encoders)).requires_grad_(False)
 

@@ -130,8 +130,8 @@ class Geometric(Step):
 class OnSource(Step):
     """A step that makes a field of a sample from its whole image, in a data worker, before any part of it is cut.
 
-    The field then moves with every view, in place of one that the sample may have.
-    field: its name. kind: as mmssl.transforms.fields has it. changes: whether it needs the field that the sample has.
+    The field then moves with every view, in place of one that the sample may have. A class says its name and kind, as
+    mmssl.transforms.fields has it, and with `changes` whether it needs the field that the sample has.
     """
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)

@@ -72,5 +72,5 @@ def selective_search(image: Image.Image) -> np.ndarray:
     cv2.setNumThreads(0)  # a data worker has one processor
     search.setBaseImage(np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1]))
     search.switchToSelectiveSearchFast()
-    found = search.process().astype(np.float32).reshape(-1, 4)  # left, top, width, height
+    found = np.asarray(search.process(), dtype=np.float32).reshape(-1, 4)  # left, top, width, height
     return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
