@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmssl.data.index import read_index
 from mmssl.data.journal import BuildPlan, write
 from mmssl.data.making import Fields
+from mmssl.data.pair_filters import PairFilters, read_filtered
 from mmssl.data.rows import Row, UserRows, read_row, rows_of_folder, rows_of_manifest
 from mmssl.data.rows_of_shards import has_shards, rows_of_shards
 from mmssl.data.split import Split, split_rows
@@ -54,6 +56,7 @@ def build(
     workers: int | None = None,
     strict: bool = False,
     description: str = "",
+    filters: PairFilters | None = None,
 ) -> dict[str, Any]:
     """Writes the source as the shard set `out` and returns its index; run again, it continues where it stopped.
 
@@ -63,6 +66,7 @@ def build(
     shard_samples, shard_mb: a shard ends where it reaches either.
     shuffle: samples in seeded random order, except from shards by default.
     strict: stop at the first row or file that cannot be read; else it is left out and counted.
+    filters: which pairs of image and text are left out.
     `summary` says in words what the index counts: samples, and what was left out or passed over.
     """
     return build_splits(
@@ -77,6 +81,7 @@ def build(
         workers=workers,
         strict=strict,
         description=description,
+        filters=filters,
     )[Path(out)]
 
 
@@ -93,12 +98,23 @@ def build_splits(
     workers: int | None = None,
     strict: bool = False,
     description: str = "",
+    filters: PairFilters | None = None,
 ) -> dict[Path, dict[str, Any]]:
     """Writes one shard set for each part of a split, OUT/train and the like, or OUT without one; folder -> index.
 
     What is finished stays as it is where the same command is run again. The rest as `build` has it.
     """
     found = _found(source, columns, shuffle=shuffle, seed=seed, strict=strict)
+    make: Callable[[Row], Fields] = read_row
+    if filters is not None:
+        if strict and filters.looks:
+            raise UserError(
+                "--strict stops at the first image that --min-side or --max-aspect leaves out; give one of them"
+            )
+        found.rows = filters.passing(found.rows, found.passed_over)
+        if not found.rows:
+            raise UserError(f"no sample of {source} passes; {'; '.join(account(found.about()))}")
+        make = partial(read_filtered, filters=filters)
     about = {"description": description, **found.about()}
     parts = {"": found.rows} if split is None else split_rows(found.rows, split)
     indexes: dict[Path, dict[str, Any]] = {}
@@ -111,7 +127,7 @@ def build_splits(
             indexes[folder] = dict(done)
         else:
             shards = list(_packed(rows, shard_samples, shard_mb * 2**20))
-            indexes[folder] = write(BuildPlan(shards, read_row, told), folder, workers=workers, strict=strict)
+            indexes[folder] = write(BuildPlan(shards, make, told), folder, workers=workers, strict=strict)
     return indexes
 
 

@@ -25,6 +25,7 @@ def add(verbs: Verbs) -> None:
     build.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
     add_json(build)
     add_split(build)
+    _add_filters(build)
     add_limits(build)
     build.set_defaults(run=_run_build)
     for name, run, what in (
@@ -40,8 +41,21 @@ def add(verbs: Verbs) -> None:
             action.add_argument("--decode", action="store_true", help="open every sample as well")
 
 
+def _add_filters(build: argparse.ArgumentParser) -> None:
+    """Adds what `mmssl.data.pair_filters.PairFilters.of` reads."""
+    add = build.add_argument_group("filters of pairs of image and text (ALIGN's; docs/data.md)").add_argument
+    add("--min-side", type=int, metavar="PIXELS", help="of the image's shorter side at least")
+    add("--max-aspect", type=float, metavar="RATIO", help="its longer side is less than so many times the shorter")
+    add("--max-texts", type=int, metavar="N", help="texts of one image file at most")
+    add("--max-images", type=int, metavar="N", help="image files with the same text at most")
+    add("--min-words", type=int, metavar="N", help="of a text at least")
+    add("--max-words", type=int, metavar="N", help="of a text at most")
+    add("--frequent", type=int, metavar="N", help="words and pairs of words must be among the N most frequent")
+
+
 def _run_build(a: argparse.Namespace) -> Answer:
     from mmssl.data.manifest import parse_columns
+    from mmssl.data.pair_filters import PairFilters
     from mmssl.data.split import Split
     from mmssl.data.writer import build_splits, summary
 
@@ -56,6 +70,7 @@ def _run_build(a: argparse.Namespace) -> Answer:
         shard_mb=a.shard_mb,
         workers=a.workers,
         strict=a.strict,
+        filters=PairFilters.of(a),
     )
     made = {str(folder): index for folder, index in indexes.items()}
     return Answer("\n".join(f"{folder}: {summary(index)}" for folder, index in made.items()), made)
