@@ -138,10 +138,55 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         ],
     },
     # Caron et al., ICCV 2021: main_dino.py
-    "dino.method": {
+    "dino.view": {
         "views": 2,
         "image": crop(0.4) + WEAK + blur((1.0, 0.1)) + solarize((0.0, 0.2)),
         "small": {"views": 8, "image": crop(0.05, high=0.4, size=3 / 7) + WEAK + blur(0.5)},
+    },
+    # Desai & Johnson, CVPR 2021 (VirTex): 20 to 100%, colours, sides that change places in the caption
+    "captioned.view": {"views": 1, "image": crop(0.2) + FLIP + jitter(0.8, 0.4, 0.4, 0.4, 0.1), "swap": True},
+    # Sariyildiz et al., ECCV 2020: as VirTex's here, with the seed of the word that is hidden
+    "icmlm.method": {
+        "views": 1, "image": crop(0.2) + FLIP + jitter(0.8, 0.4, 0.4, 0.4, 0.1), "seed": {}, "swap": True,
+    },
+    # Jia et al., ICML 2021: 289 of 346 pixels
+    "align.method": {"views": 1, "image": crop((289 / 346) ** 2, high=(289 / 346) ** 2, ratio=(1.0, 1.0)) + FLIP},
+    "subtitled.view": {"views": 1, "video": crop(0.5) + FLIP, "candidates": 5},  # Miech et al., CVPR 2020
+    # Asano et al., NeurIPS 2020 (SeLaVi): 112 of 148 to 182 pixels
+    "selavi.method": {
+        "views": 1, "image": crop(0.37, high=0.57, ratio=(1.0, 1.0)) + FLIP, "audio": [("gain", {"decibels": 1.0})],
+    },
+    # Henaff et al., ICCV 2021: BYOL's colours; Felzenszwalb & Huttenlocher at scale 1000
+    **{
+        name: {
+            "views": 2,
+            "image": [
+                ("felzenszwalb", {"scale": 1000.0, "sigma": 0.8, "min_size": 1000}),
+                *(*crop(0.08), *WEAK, *blur((1.0, 0.1)), *solarize((0.0, 0.2))),
+            ],
+            "seed": {},
+        }
+        for name in ("detcon.method", "detcon.s")
+    },
+    # Yang et al., CVPR 2021 (InsLoc): MoCo v2's colours after pasting
+    "insloc.method": {
+        "views": 2,
+        "image": crop(0.2, ratio=(0.5, 2.0)) + FLIP,
+        "background": {"views": 2, "image": crop(1.0, ratio=(0.1, 10.0)) + FLIP},
+        "paste": {"size": (0.5, 1.0)},
+        **dict(jitter(0.8, 0.4, 0.4, 0.4, 0.1) + gray() + blur()),
+        "seed": {},
+    },
+    # Wei et al., NeurIPS 2021 (SoCo): BYOL's colours; the whole image, a part of it, and that at half the size
+    "soco.method": {
+        "views": 1,
+        "image": [
+            ("proposals", {"by": "selective_search", "ratio": 3.0, "size": (0.3, 0.8), "min_side": 32.0}),
+            *(*crop(1.0, ratio=(0.1, 10.0)), *WEAK, *blur(1.0)),
+        ],
+        "part": {"views": 1, "image": crop(0.5) + WEAK + blur(0.1) + solarize(0.2)},
+        "small": {"views": 1, "image": crop(0.5, size=0.5) + WEAK + blur(0.1) + solarize(0.2)},
+        "seed": {},
     },
     # Dosovitskiy et al., NeurIPS 2014, section 3: turned by up to 20 degrees
     "exemplar.method": {
@@ -188,12 +233,16 @@ SHARED: dict[str, set[str]] = {  # the methods that show what a file of views/ s
     "simclr.view": {"directclr.method", "simclr.method", "simclr.v2"},
     "byol.view": {
         "barlow_twins.method", "byol.method", "directpred.method", "moby.method", "moco.v3", "vicreg.method",
+        "pixpro.method", "pixcontrast.method",
     },
-    "moco_v2.view": {"moco.v2", "pcl.v2", "simsiam.method"},
+    "moco_v2.view": {"moco.v2", "pcl.v2", "simsiam.method", "densecl.method", "resim.method"},
     "moco.view": {"moco.method", "pcl.method"},
     "mae.view": {"dvae.method", "mae.method"},
     "swav.view": {"deepcluster.v2", "swav.method"},
     "infomin.view": set(),
+    "dino.view": {"dino.method", "esvit.method"},
+    "captioned.view": {"virtex.method"},
+    "subtitled.view": {"watch_and_learn.method"},
     "synchronised.view": {"avc.method", "ave.method", "avol.method"},
     "synchronised.shifted": {"avts.method"},
     "cloud_pair.view": {"pointcontrast.method"},

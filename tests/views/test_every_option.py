@@ -75,6 +75,7 @@ BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others sho
     "cpc.method": [{"image": {"patches": {"grid": 3, "cell": 16, "stride": 8, "patch": 12}}}],
     "byol.view": [{}, EVEN],
     "detcon.view": [SEGMENTS, merged(SEGMENTS, EVEN)],
+    "dino.view": [{}, EVEN],
     "dino.method": [{}, EVEN],
     "soco.method": [{}, merged(SMALLER, dict.fromkeys(("part", "small"), EVEN))],
     "catalog.image": [{}, {"image": {"solarize": {"p": 1.0}}}, {"image": SEGMENTS["image"] | {"grid": None}}, SMALLER],

@@ -58,6 +58,8 @@ DRAWING: dict[str, Any] = {  # of View classes
     "hard": 1.0,
     "easy_until": 0.6,
 }
+SAID = [{"text": str(second), "start": second, "end": second + 1} for second in range(4)]
+TEXTS = {"text": ["a", "b", "c"], "subtitles": SAID}
 ALL = ("image", "video", "audio", "points", "text")
 FILMS = ("color_tracking", "odd_one_out", "opn", "shuffle_and_learn")
 SHOWN: dict[str, tuple[str, ...]] = {  # by file; the rest show images
@@ -65,6 +67,8 @@ SHOWN: dict[str, tuple[str, ...]] = {  # by file; the rest show images
     **dict.fromkeys(("avts", "synchronised"), ("video", "audio")),
     **dict.fromkeys(("cloud_pair", "depthcontrast"), ("points",)),
     "single": ALL,
+    **dict.fromkeys(("captioned", "icmlm"), ("image", "text")),
+    "subtitled": ("video", "text"),
     "split_brain": ("image", "image_ab"),
     "cmc": ("image", "image_ab"),
     "beit": ("image", "image_tokenizer"),
@@ -131,7 +135,12 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
             np.save(npy, noise.normal(size=(200, 3)).astype(np.float32))
             film = noise.integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
             film = encode(film, fps=5.0, audio=noise.uniform(-0.5, 0.5, 32_000), sample_rate=8000)
-            fields = {"png": png.getvalue(), "mp4": film, "npy": npy.getvalue(), "json": {"text": ["a", "b", "c"]}}
+            fields = {
+                "png": png.getvalue(),
+                "mp4": film,
+                "npy": npy.getvalue(),
+                "json": TEXTS,
+            }
             writer.write({"__key__": f"{number}", **fields})
     return folder / "all.tar"
 
@@ -151,7 +160,10 @@ def test_a_view_goes_on_where_it_was(name: str, preprocess: Mapping[str, Preproc
 
     def stream(resume: dict[str, Any] | None = None) -> TaskStream:
         view = kind({key: preprocess[key] for key in keys}, **options)
-        source = Source(shards=str(samples), fields={"text": "json.text"} if "text" in view.preprocess else None)
+        source = Source(
+            shards=str(samples),
+            fields={key: f"json.{key}" for key in ("text", "subtitles") if key in view.reads} or None,
+        )
         return TaskStream(Loader(source, view, batch=2, seed=1, workers=0, max_damaged=0.0), view, resume)
 
     whole, device = stream(), torch.device("cpu")

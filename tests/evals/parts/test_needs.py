@@ -125,7 +125,7 @@ def judge(name: str, node: dict[str, Any], **options: Any) -> Judge:
 
 
 def test_every_evaluation_is_here() -> None:
-    assert {*GOOD, "order"} == set(list_names("evals"))
+    assert {*GOOD, "order", "captioning"} == set(list_names("evals"))
 
 
 @pytest.mark.parametrize("name", GOOD)
