@@ -123,11 +123,12 @@ class Cells(Projection):
         norm: bool = True,
         bias: bool = False,
         coordinates: bool = False,
+        gelu: bool = False,
     ) -> None:
-        super().__init__(dim + 2 * coordinates, out=out, hidden=hidden, norm=norm, bias=bias)
+        super().__init__(dim + 2 * coordinates, out=out, hidden=hidden, norm=norm, bias=bias, gelu=gelu)
         self.coordinates = coordinates
         self._config |= {"dim": dim, "coordinates": coordinates}
-        del self._config["last_norm"], self._config["affine"], self._config["gelu"]
+        del self._config["last_norm"], self._config["affine"]
 
     def project_tokens(self, features: Features) -> Tensor:
         """Returns what the layers make of every token, float32, not normalised."""
