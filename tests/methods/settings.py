@@ -225,6 +225,20 @@ def proposed(keys: tuple[str, ...], rows: int) -> Batch:
     return made
 
 
+def placed(keys: tuple[str, ...], rows: int) -> Batch:
+    """Two large views of images and a small one, and where they lie in sources of 40 x 40; one is mirrored."""
+    made, generator = several(3)(keys, rows), torch.Generator().manual_seed(8)
+    views = made.views[keys[0]]
+    views[2] = views[2][:, :, ::2, ::2].contiguous()
+    places = torch.zeros(3, rows, 2, 3)
+    places[:, :, 0, 0] = places[:, :, 1, 1] = torch.tensor([30.0, 26, 18])[:, None]
+    places[:, :, :, 2] = torch.rand(3, rows, 2, generator=generator) * 10
+    places[1, :, 0, 0], places[1, :, 0, 2] = -26, places[1, :, 0, 2] + 26
+    made.places[keys[0]] = list(places)
+    made.extra["seed"] = torch.arange(rows) + 7
+    return made
+
+
 STAGED = ("convnet", {"image_size": 16, "widths": [4, 8, 8], "depths": [1, 1, 1], "stem_stride": 2})
 
 
@@ -282,6 +296,12 @@ SETTINGS = {
         settled=3,
     ),
     "jigsaw": Setting(("image",), {"permutations": 5, "width": 8, "hidden": (16,), "dropout": 0.0}, asked(9, 5)),
+    "leopart": Setting(
+        ("image",),
+        {"prototypes": 5, "embed_dim": 8, "hidden": [16], "queue": 40, "size": 3, "momentum": 0.9},
+        placed,
+        {"image": ("vit", VIT | {"patch_size": 4})},
+    ),
     "mae": Setting(("image",), {"ratio": 0.5, "width": 8, "depth": 1, "heads": 2}, seeded),
     "exemplar": Setting(("image",), {"hidden": [8]}, several(2)),
     "moco": Setting(("image",), {"embed_dim": 8, "queue": 12, "momentum": 0.9}, several(2)),
