@@ -27,12 +27,14 @@ from mmssl.trainer import Trainer
 SAMPLES, SECONDS, RATE = 6, 4, 16_000
 FEW: dict[str, dict[str, Any]] = {  # method -> options that suit so small a set and encoders, and take no minutes
     "barlow_twins": {"embed_dim": 16, "hidden": [16, 16]},
+    "bownet": {"words": 8, "level": "tokens", "learn_from": 100},
     "deepcluster": {"clusters": 3, "pca": 4},
     "deepcluster:v2": {"clusters": [3, 2]},
     "dino": {"prototypes": 16, "hidden": [16, 16]},
     "directclr": {"dims": 8},
     "dvae": {"width": 4, "first": 8, "depth": 1},
     "jigsaw": {"permutations": 10, "hidden": [16]},
+    "obow": {"words": 16, "levels": ["tokens"]},
     "pcl": {"clusters": [3, 2]},
     "pcl:v2": {"clusters": [3, 2]},
     "sela": {"clusters": 3},
