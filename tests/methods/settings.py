@@ -34,7 +34,9 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 def plain(keys: tuple[str, ...], rows: int, *, views: int = 1) -> Batch:
     """Makes views of random content, the same at every call."""
     generator = torch.Generator().manual_seed(1)
-    shapes = {"image": (3, 16, 16), "image_ab": (3, 16, 16), "image_teacher": (3, 16, 16), "video": (3, 4, 16, 16)}
+    shapes = {"video": (3, 4, 16, 16)} | dict.fromkeys(
+        ("image", "image_ab", "image_teacher", "image_words"), (3, 16, 16)
+    )
 
     def one(key: str) -> Tensor | Ragged:
         if key == "text":
@@ -212,6 +214,13 @@ def boxed(keys: tuple[str, ...], rows: int) -> Batch:
     return made
 
 
+def several_seeded(keys: tuple[str, ...], rows: int) -> Batch:
+    """Three views of each sample, and what its words are drawn from."""
+    made = several(3)(keys, rows)
+    made.extra["seed"] = torch.arange(rows) + 7
+    return made
+
+
 def proposed(keys: tuple[str, ...], rows: int) -> Batch:
     """Three views of images, the third smaller, and two to four boxes in each, of which the others show most."""
     made, generator = boxed(keys, rows), torch.Generator().manual_seed(6)
@@ -242,6 +251,15 @@ def placed(keys: tuple[str, ...], rows: int) -> Batch:
 STAGED = ("convnet", {"image_size": 16, "widths": [4, 8, 8], "depths": [1, 1, 1], "stem_stride": 2})
 
 
+def cut_mixed(keys: tuple[str, ...], rows: int) -> Batch:
+    """Two views of each sample for both encoders, and how much of the mixed one is its own."""
+    made = several(2)(keys, rows)
+    made.extra["own"] = torch.linspace(0.2, 1.0, rows)
+    return made
+
+
+CONVNET = ("convnet", {"image_size": 16, "widths": [4, 8], "depths": [1, 1], "stem_stride": 2})
+
 SETTINGS = {
     "align": Setting(("image", "text"), {"temperature": 0.07}),
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
@@ -261,6 +279,7 @@ SETTINGS = {
             "image_tokenizer": ("codes", {"image_size": 8, "codes": 6, "width": 4, "groups": 2, "depth": 1}),
         },
     ),
+    "bownet": Setting(("image", "image_words"), {"words": 5, "learn_from": 500}, cut_mixed, {"image_words": CONVNET}),
     "byol": Setting(("image",), {"embed_dim": 8, "hidden": [16], "momentum": 0.9}, several(2)),
     "clip": Setting(("image", "text"), {"embed_dim": 8}),
     "colorization": Setting(
@@ -309,6 +328,7 @@ SETTINGS = {
     "moco:v3": Setting(("image",), {"embed_dim": 8, "hidden": [16, 16], "momentum": 0.9}, several(2)),
     "moby": Setting(("image",), {"embed_dim": 8, "hidden": [16], "queue": 12, "momentum": 0.9}, several(2)),
     "npid": Setting(("image",), {"embed_dim": 8, "negatives": 12}, several(1)),
+    "obow": Setting(("image",), {"words": 12, "border": 0, "average": 1}, several_seeded, {"image": CONVNET}),
     "odd_one_out": Setting(
         ("video",), {"frames": 3, "widths": [8], "dropout": 0.0}, shuffled_frames(3, 3, sequences=3)
     ),

@@ -30,6 +30,7 @@ FEW: dict[
 ] = {  # method, or recipe -> options that suit so small a set and encoders, and take no minutes
     "barlow_twins": {"embed_dim": 16, "hidden": [16, 16]},
     "clusterfit": {"clusters": 3},
+    "bownet": {"words": 8, "level": "tokens", "learn_from": 100},
     "deepcluster": {"clusters": 3, "pca": 4},
     "deepcluster:v2": {"clusters": [3, 2]},
     "dino": {"prototypes": 16, "hidden": [16, 16]},
@@ -39,6 +40,7 @@ FEW: dict[
     "image/resim": {"cells": [8, 4], "windows": [24, 16], "steps": [16, 12]},
     "icmlm": {"learn_from": 8},
     "jigsaw": {"permutations": 10, "hidden": [16]},
+    "obow": {"words": 16, "levels": ["tokens"]},
     "pcl": {"clusters": [3, 2]},
     "pcl:v2": {"clusters": [3, 2]},
     "sela": {"clusters": 3},

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmssl.errors import UserError, did_you_mean
+from mmssl.nn.inside import outputs
 from mmssl.types import Encoder, Features, Ragged
 
 POOLED = "pooled"
@@ -25,7 +26,6 @@ class Tapped(Encoder):
         super().__init__()
         self.inner, self.places = encoder, tuple(places)
         self.modality, self.preprocess = encoder.modality, encoder.preprocess
-        self.inside = dict(encoder.named_modules())
         for name in self.places:
             require_place(encoder, name)
         self.sizes = [encoder.dim] if self.places == (POOLED,) else self._measured()
@@ -46,20 +46,8 @@ class Tapped(Encoder):
 
     def parts(self, x: Any) -> list[Tensor]:
         """Returns (B, D) of each place."""
-        caught: dict[str, Any] = {}
         names = [name for name in self.places if name != POOLED and name not in self.inner.spaces]
-        hooks = [
-            self.inside[name].register_forward_hook(lambda _, __, out, name=name: caught.__setitem__(name, out))
-            for name in names
-        ]
-        try:
-            # A compiled call would not stop at hooks inside it.
-            features: Features = self.inner.forward(x) if names else self.inner(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if missed := [name for name in names if name not in caught]:
-            raise UserError(f"the layer {missed[0]!r} takes no part in encoding; choose another")
+        features, caught = outputs(self.inner, x, names)
         ready = {POOLED: features.pooled, **{name: averaged(caught[name], x, features, self.inner) for name in names}}
         return [ready[name] if name in ready else self.inner.spaces[name](features) for name in self.places]
 
