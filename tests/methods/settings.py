@@ -34,9 +34,8 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 def plain(keys: tuple[str, ...], rows: int, *, views: int = 1) -> Batch:
     """Makes views of random content, the same at every call."""
     generator = torch.Generator().manual_seed(1)
-    shapes = {"video": (3, 4, 16, 16)} | dict.fromkeys(
-        ("image", "image_ab", "image_teacher", "image_words"), (3, 16, 16)
-    )
+    images = ("image", "image_ab", "image_teacher", "image_words")
+    shapes = {"video": (3, 4, 16, 16)} | dict.fromkeys(images, (3, 16, 16))
 
     def one(key: str) -> Tensor | Ragged:
         if key == "text":

@@ -121,7 +121,7 @@ def preprocess() -> Mapping[str, Preprocess]:
     }
     encoders["text"].learn_preprocess(["one", "two"])
     made = {key: encoder.preprocess for key, encoder in encoders.items()}
-    return made | {"image_ab": made["image"], "image_tokenizer": made["image"]}
+    return made | dict.fromkeys(("image_ab", "image_tokenizer", "image_words"), made["image"])
 
 
 @pytest.fixture(scope="module")
