@@ -73,4 +73,5 @@ def selective_search(image: Image.Image) -> np.ndarray:
     search.setBaseImage(np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1]))
     search.switchToSelectiveSearchFast()
     found = np.asarray(search.process(), dtype=np.float32).reshape(-1, 4)  # left, top, width, height
-    return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
+    boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
+    return np.unique(boxes, axis=0)  # OpenCV orders them by C's own random numbers, which no seed of a worker sets

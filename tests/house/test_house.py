@@ -29,13 +29,12 @@ from mmssl.types import Batch, Encoder, Features, Ragged
 from mmssl.views.template import Views
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from house import depth, detcon, objects, pixpro, scenes
+from house import depth, objects, pixpro, scenes
 
 HERE = Path(__file__).parent
 IMAGE = {"name": "convnet", "image_size": 32, "widths": [16, 32], "depths": [1, 1], "stem_stride": 2}
 SMALL: dict[str, dict[str, Any]] = {  # options of the objective and the view, and the data's fields
     "pixpro": {"objective": {"embed_dim": 32, "hidden": [64], "momentum": 0.9}},
-    "detcon": {"objective": {"embed_dim": 32, "regions": 3}, "view": {"image": {"color_jitter": {"p": 0.0}}}},
     "objects": {"objective": {"embed_dim": 32, "momentum": 0.9}, "fields": {"boxes": "json.boxes"}},
 }
 
@@ -193,38 +192,6 @@ def shown(view: Any, count: int, *names: str) -> Batch:
     keys = ("image", *names)
     samples = [{key: Image.fromarray(s[key]) if key == "image" else s[key] for key in keys} for s in made]
     return view.on_device(collate([view(sample) for sample in samples], view))
-
-
-def test_detcon_pools_the_cells_that_masks_cover() -> None:
-    """Of every region that both crops show, the head is asked for the mean of its cells, weighed by what it covers."""
-    student = Cells()
-    task = detcon.DetCon({"image": student}, embed_dim=6, hidden=(7,), regions=4, temperature=0.3)
-    view = detcon.method.view({"image": student.preprocess})
-    task.check_view(view)
-    batch = shown(view, 5, "mask")
-    sides = []
-    for x, mask in zip(batch.views["image"], batch.fields["image"]["mask"], strict=True):
-        tokens, rows, there = student(x).tokens, [], []
-        for sample in range(5):
-            for region in range(4):
-                shares = (mask[sample] == region).float().view(4, 4, 4, 4).mean((1, 3)).flatten()
-                there.append(float(shares.sum()) >= 0.5)
-                mean = sum(share * token for share, token in zip(shares, tokens[sample], strict=True))
-                rows.append(mean / max(float(shares.sum()), 1e-6))
-        sides.append((unit(task.head.layers(torch.stack(rows))), torch.tensor(there)))
-    both = sides[0][1] & sides[1][1]
-    assert 6 < both.sum() <= 15, "no scene has the last region"
-    a, b = (side[0][both] for side in sides)
-    own = torch.arange(len(a))
-    expected = (F.cross_entropy(a @ b.T / 0.3, own) + F.cross_entropy(b @ a.T / 0.3, own)) / 2
-    torch.testing.assert_close(task({"image": student}, batch).total, expected)
-
-
-def test_detcon_asks_for_masks_before_a_run_starts(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no option"):
-        train(recipe(shards, "detcon", steps=2, view={"masks": {}}), out=tmp_path / "a", progress=False)
-    with pytest.raises(UserError, match="set view.fields.mask to mask"):
-        train(recipe(shards, "detcon", steps=2, view={"fields": {"mask": "depth"}}), out=tmp_path / "b", progress=False)
 
 
 def test_objects_pool_the_pixels_of_their_boxes() -> None:

@@ -140,7 +140,10 @@ def test_steps_of_each_view_by_key_by_modality_and_of_videos() -> None:
 UNKNOWN: list[tuple[dict[str, Any], str]] = [
     ({"imag": {}}, "view has no option 'imag'; did you mean 'image'?"),
     ({"image": {"solarise": {}}}, "image: there is no step 'solarise' for image; did you mean 'solarize'?"),
-    ({"image": {"gain": {}}}, "image: there is no step 'gain' for image; known: blur, color_jitter, crop, flip"),
+    (
+        {"image": {"gain": {}}},
+        "image: there is no step 'gain' for image; known: blur, color_jitter, crop, felzenszwalb, flip",
+    ),
     ({"text": {"crop": {}}}, "text: there is no step 'crop' for text; none is known"),
     ({"image": {"crop": {"scal": 1}}}, "image.crop: Crop has no option 'scal'; did you mean 'scale'?"),
     ({"image": {"solarize": {"thresh": 1}}}, "image.solarize: Solarize has no option 'thresh'; did you mean 'thresho"),
