@@ -22,7 +22,7 @@ from mmssl.schema import at_least, at_most
 from mmssl.transforms.base import OnBatch
 from mmssl.transforms.color import ColorJitter, Grayscale
 from mmssl.transforms.image import Crop, Flip
-from mmssl.types import Batch, Encoder, Epoch, Loss, Method, Objective
+from mmssl.types import Batch, Encoder, Epoch, Loss, Method, Objective, Preprocess
 from mmssl.views.template import Views
 
 WORDS = "image_words"
@@ -40,6 +40,10 @@ class CutMix(OnBatch):
     """
 
     p: Annotated[float, at_least(0), at_most(1)] = 1.0
+
+    def check(self, preprocess: Mapping[str, Preprocess]) -> None:
+        if WORDS not in preprocess:
+            raise UserError(f"cut_mix shows unchanged images to {WORDS}, which is not among {', '.join(preprocess)}")
 
     def on_batch(self, batch: Batch) -> Batch:
         whole, x = batch.views["image"]

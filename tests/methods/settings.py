@@ -314,12 +314,6 @@ SETTINGS = {
         settled=3,
     ),
     "jigsaw": Setting(("image",), {"permutations": 5, "width": 8, "hidden": (16,), "dropout": 0.0}, asked(9, 5)),
-    "leopart": Setting(
-        ("image",),
-        {"prototypes": 5, "embed_dim": 8, "hidden": [16], "queue": 40, "size": 3, "momentum": 0.9},
-        placed,
-        {"image": ("vit", VIT | {"patch_size": 4})},
-    ),
     "mae": Setting(("image",), {"ratio": 0.5, "width": 8, "depth": 1, "heads": 2}, seeded),
     "exemplar": Setting(("image",), {"hidden": [8]}, several(2)),
     "moco": Setting(("image",), {"embed_dim": 8, "queue": 12, "momentum": 0.9}, several(2)),

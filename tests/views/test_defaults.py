@@ -168,13 +168,6 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         }
         for name in ("detcon.method", "detcon.s")
     },
-    # Ziegler & Asano, CVPR 2022: two crops and four small ones, SimCLR's colours, no mirror
-    "leopart.method": {
-        "views": 2,
-        "image": crop(0.25) + STRONG[1:],
-        "small": {"views": 4, "image": crop(0.05, high=0.25, size=3 / 7) + STRONG[1:]},
-        "seed": {},
-    },
     # Gidaris et al., CVPR 2020: the words of the image, from one that is cropped, coloured and mixed
     "bownet.method": {
         "views": 1,
