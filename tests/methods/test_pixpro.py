@@ -32,6 +32,8 @@ def made(kind: type[CellPairs], **options: Any) -> tuple[Cells, Any]:
     encoder = Cells()
     objective = kind({"image": encoder}, **{"embed_dim": 6, "hidden": (7,), **options}).eval()
     shake(encoder, objective)
+    with torch.no_grad():
+        encoder.layer.weight.mul_(30)  # so that cells point into opposite directions, too
     return encoder, objective
 
 
@@ -85,6 +87,8 @@ def test_propagated_cells_agree_with_the_teachers(options: dict[str, Any], radiu
         return objective.propagation.transform(x[None])[0] if layers == 2 else linear[0](x) if layers else x
 
     batch = shown()
+    cells = unit(objective.head.project_tokens(encoder(batch.views["image"][0])))
+    assert 0.05 < (cells @ cells.mT < 0).float().mean() < 0.9, "some cells are unlike"
     expected = by_formula(objective, encoder, batch, radius, agreement(objective, transform))
     loss = objective({"image": encoder}, batch)
     same(loss.total, expected, encoder, objective)
