@@ -168,13 +168,6 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         }
         for name in ("detcon.method", "detcon.s")
     },
-    # Gidaris et al., CVPR 2020: the words of the image, from one that is cropped, coloured and mixed
-    "bownet.method": {
-        "views": 1,
-        "image": FLIP,
-        "changed": {"views": 1, "image": crop(0.08) + FLIP + jitter(0.8, 0.4, 0.4, 0.4, 0.1) + gray()},
-        "cut_mix": {"p": 1.0},
-    },
     # Gidaris et al., CVPR 2021: 2 crops of 160 and 5 of 96 of 224 pixels
     "obow.method": {
         "views": 1,
