@@ -19,7 +19,7 @@ from mmssl.errors import UserError
 from mmssl.schema import Count, Positive, at_least, at_most
 from mmssl.types import Batch, View
 
-ORDER = 2  # of what comes out of the shuffle buffer: another number is another order, of which draws are no place
+ORDER = 3  # of what comes out of the shuffle buffer: another number is another order, of which draws are no place
 LAYOUT = ("batch", "world", "workers", "order")  # under which a state continues bit-exactly
 
 _WorkerBatches = Crew[WorkerBatch] | Generator[WorkerBatch, None, None]

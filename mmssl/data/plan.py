@@ -53,7 +53,8 @@ class Plan:
     """One epoch, shared out among slots; slot = rank x workers + worker.
 
     With known counts, the shuffled shards are one long sequence (further shuffles follow if the epoch is longer than
-    the set) and each slot owns a stretch of it, as long as what it must deliver: no sample comes twice, no slot idles.
+    the set) and each slot owns a stretch of it, as long as what it must deliver: no sample comes twice, no slot idles,
+    and what an epoch shorter than the set leaves out is other samples each time.
     With unknown counts, slot k reads shards k, k + slots, ... of an endless shuffled sequence; when slots outnumber
     shards, they share one by stride. Where several sources are mixed, the slots own stretches of one sequence of turns,
     and with them stretches of each source's own sequence. `base` tells apart the plans of one epoch that was resumed
@@ -131,18 +132,32 @@ class Plan:
         """Yields what covers the slot's stretch of a source's endless sequence of shuffled passes."""
         part, (start, length) = self.parts[source], self.stretch(slot, source)
         assert part.counts is not None
-        passes, start = divmod(start, sum(part.counts))
+        passes, skip = divmod(start, sum(part.counts))
         for number in itertools.count(passes):
-            when = ("mixed", source) if self.mix else (self.epoch, self.base)
-            for shard in self._shuffled(part, *when, f"pass {number}"):
-                count = part.counts[shard]
-                if start < count and length:
-                    stop = min(count, start + length)
-                    yield Segment(part.first + shard, start, stop)
-                    length -= stop - start
-                start = max(0, start - count)
+            for shard, first, stop in self._pass(part, source, number):
+                taken = max(0, min(stop - first - skip, length))
+                if taken:
+                    yield Segment(part.first + shard, first + skip, first + skip + taken)
+                length -= taken
+                skip = max(0, skip - (stop - first))
             if not length:
                 return
+
+    def _pass(self, part: Part, source: int, number: int) -> list[tuple[int, int, int]]:
+        """Returns the shards of one shuffled pass, each with the first of its samples and the end.
+
+        Where the epoch begins anew it begins at any sample of its first shard, whose others come last: what an epoch
+        shorter than the set leaves out would else always be the last samples of shards.
+        """
+        assert part.counts is not None
+        when = ("mixed", source) if self.mix else (self.epoch, self.base)
+        order = self._shuffled(part, *when, f"pass {number}")
+        shards = [(shard, 0, part.counts[shard]) for shard in order]
+        first, _, count = shards[0]
+        if self.mix or not count:
+            return shards
+        cut = random.Random(seed_of(self.seed, *when, f"start of pass {number}")).randrange(count)
+        return [(first, cut, count), *shards[1:], (first, 0, cut)]
 
     def _shuffled(self, part: Part, *purpose: int | str) -> list[int]:
         order = list(range(part.shards))

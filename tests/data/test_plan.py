@@ -40,12 +40,28 @@ def test_a_slot_owns_what_it_delivers() -> None:
 
 
 def test_stretches_make_one_shuffled_sequence_of_whole_shards() -> None:
-    made = plan()
-    found = sequence(made)
-    order = shards_of(found)
-    assert sorted(order) == [0, 1, 2, 3]
-    counts = made.counts or ()
-    assert found == [(shard, place) for shard in order for place in range(counts[shard])][:40]
+    begun = set()
+    for epoch in range(8):
+        made = plan(epoch=epoch)
+        found, counts = sequence(made), made.counts or ()
+        order = list(dict.fromkeys(shard for shard, _ in found))
+        assert sorted(order) == [0, 1, 2, 3]
+        whole = [(shard, place) for shard in order for place in range(counts[shard])]
+        cut = whole.index(found[0])
+        assert cut < counts[order[0]], "it begins in the first shard, and what stands before comes last"
+        assert found == [*whole[cut:], *whole[:cut]][:40]
+        begun.add(cut)
+    assert len(begun) > 2, "it begins at any sample"
+
+
+@pytest.mark.parametrize("counts", [(10,), (10, 10, 10)])
+@pytest.mark.parametrize("batches", [1, 2, 9])
+def test_epochs_shorter_than_the_set_draw_every_sample_as_often(counts: tuple[int, ...], batches: int) -> None:
+    made = {"world": 1, "workers": 1, "batch": len(counts), "batches": batches, "shards": len(counts), "counts": counts}
+    drawn = Counter(place for epoch in range(2000) for place in sequence(plan(epoch=epoch, **made)))
+    expected = 2000 * len(counts) * batches / sum(counts)
+    assert len(drawn) == sum(counts)
+    assert all(abs(times - expected) < 5 * expected**0.5 for times in drawn.values())
 
 
 def test_an_epoch_longer_than_the_set_goes_on_with_another_shuffle() -> None:
@@ -54,7 +70,7 @@ def test_an_epoch_longer_than_the_set_goes_on_with_another_shuffle() -> None:
     assert len(found) == 320
     rounds = [found[start : start + 41] for start in range(0, 320, 41)]
     assert all(len(set(part)) == len(part) for part in rounds), "each sample once before any comes again"
-    assert len({tuple(shards_of(part)) for part in rounds[:-1]}) > 2
+    assert len({tuple(dict.fromkeys(shards_of(part))) for part in rounds[:-1]}) > 2
 
 
 @pytest.mark.parametrize("option", ["seed", "epoch", "base"])
