@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Annotated, Literal
 
 import torch
@@ -16,7 +15,7 @@ from mmssl.nn.inside import TOKENS, map_sizes, maps
 from mmssl.nn.prototypes import Prototypes
 from mmssl.numerics.kmeans import kmeans
 from mmssl.numerics.monitors import assignment_entropy
-from mmssl.objectives.clustering import agreed
+from mmssl.objectives.clustering import agreed, sampled_cells
 from mmssl.objectives.words import bag_loss, hard_bag
 from mmssl.schema import at_least, at_most
 from mmssl.transforms.base import OnBatch
@@ -26,7 +25,6 @@ from mmssl.types import Batch, Encoder, Epoch, Loss, Method, Objective, Preproce
 from mmssl.views.template import Views
 
 WORDS = "image_words"
-LEARN_BATCHES = 1000  # at most, for the vocabulary
 
 
 @dataclass(kw_only=True)
@@ -67,13 +65,14 @@ class BoWNet(Objective):
 
     Where the view mixes two images, both bags count by their areas. The words are clusters of a second encoder's cells,
     listed as image_words, which does not learn; train.start.image_words says from which folder its weights are taken,
-    such as one that `rotation`, or `bownet` itself, trained. Gidaris et al., CVPR 2020.
+    such as one that `rotation`, or `bownet` itself, trained. Gidaris et al., CVPR 2020, whose authors published no code:
+    it is checked against their formulas.
 
-    words: how many.
+    words: how many; the paper has 2048 on CIFAR-100.
     level: the map whose cells are words: "tokens", the encoder's last, or the name of a submodule.
     pool: whether a word that occurs counts once, as the paper has it for ImageNet, or as often as it occurs.
     scale: of the predictions, where the learnt one starts.
-    learn_from: cells that k-means takes.
+    learn_from: cells of the training set that k-means takes, at most; which ones, their samples' numbers say.
     iterations: of k-means.
     """
 
@@ -110,13 +109,11 @@ class BoWNet(Objective):
         """Finds the words, before the first pass, on a bounded sample of cells."""
         if epoch.number:
             return
-        found, wanted = list[Tensor](), -(-self.learn_from // dist.world())
-        for batch in islice(epoch.batches(), LEARN_BATCHES):
-            cells = self._cells(encoders, batch, 0)[batch.present(WORDS)].flatten(0, 1)
-            found.append(cells[torch.randperm(len(cells))[: wanted // 50 + 1].to(cells.device)])
-            if sum(map(len, found)) >= wanted:
-                break
-        sample = dist.gather(torch.cat(found)[:wanted].float())
+        sample = sampled_cells(lambda x: self._cells(encoders, x), WORDS, epoch.sweep, self.learn_from)
+        if len(sample) < len(self.vocabulary):
+            raise UserError(
+                f"{len(sample)} cells do not make {len(self.vocabulary)} words; ask for fewer, or learn from more cells"
+            )
         self.vocabulary.copy_(agreed(kmeans(sample, len(self.vocabulary), iterations=self.iterations)))
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
@@ -137,11 +134,11 @@ class BoWNet(Objective):
     @torch.no_grad()
     def _bag(self, encoders: Mapping[str, Encoder], batch: Batch, view: int) -> Tensor:
         """Returns the bag of words (B, K) of a view."""
-        return hard_bag(self._cells(encoders, batch, view), self.vocabulary, self.pool)
+        return hard_bag(self._cells(encoders, batch.views[WORDS][view]), self.vocabulary, self.pool)
 
-    def _cells(self, encoders: Mapping[str, Encoder], batch: Batch, view: int) -> Tensor:
-        """Returns the cells (B, N, C) of a view."""
-        (found,) = maps(encoders[WORDS], batch.views[WORDS][view], [self.level])
+    def _cells(self, encoders: Mapping[str, Encoder], x: Tensor) -> Tensor:
+        """Returns the cells (B, N, C) of images."""
+        (found,) = maps(encoders[WORDS], x, [self.level])
         return found.flatten(2).mT
 
 

@@ -278,7 +278,7 @@ SETTINGS = {
             "image_tokenizer": ("codes", {"image_size": 8, "codes": 6, "width": 4, "groups": 2, "depth": 1}),
         },
     ),
-    "bownet": Setting(("image", "image_words"), {"words": 5, "learn_from": 500}, cut_mixed, {"image_words": CONVNET}),
+    "bownet": Setting(("image", "image_words"), {"words": 5, "learn_from": 60}, cut_mixed, {"image_words": CONVNET}),
     "byol": Setting(("image",), {"embed_dim": 8, "hidden": [16], "momentum": 0.9}, several(2)),
     "clip": Setting(("image", "text"), {"embed_dim": 8}),
     "colorization": Setting(

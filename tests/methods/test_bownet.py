@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,15 @@ from mmssl.errors import UserError
 from mmssl.methods import bownet
 from mmssl.methods.bownet import WORDS, BoWNet, CutMix
 from mmssl.numerics.kmeans import kmeans
+from mmssl.numerics.seeded_random import draws
 from mmssl.transforms.color import ColorJitter, Grayscale
 from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Batch, Encoder, Features
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from by_hand import Tiny, defaults, epoch, pictures, same, shake, unit
+from side_by_side import side_by_side
 
 
 class Cellular(Tiny):
@@ -49,6 +51,10 @@ def shown(rows: int, *, absent: tuple[int, ...] = (), mixed: bool = True) -> Bat
     if mixed:
         batch.extra["own"] = torch.linspace(0.1, 1.0, rows)
     return batch
+
+
+def shown_once(rows: int, *, absent: tuple[int, ...] = ()) -> Batch:
+    return shown(rows, absent=absent, mixed=False)
 
 
 def bag_of(objective: BoWNet, encoders: dict[str, Encoder], view: torch.Tensor, row: int, pool: str) -> torch.Tensor:
@@ -82,16 +88,49 @@ def test_the_loss_is_the_papers_in_value_and_gradient(pool: str, mixed: bool) ->
     assert all(p.grad is None and not p.requires_grad for p in encoders[WORDS].parameters())
 
 
+def swept(shown: Batch, index: list[int], *, size: int = 2) -> list[Batch]:
+    """The unchanged images of a batch under these numbers, in batches."""
+    whole = Batch({WORDS: shown.views[WORDS][:1]}, extra={**shown.extra, "index": torch.tensor(index)})
+    return [whole.map(lambda x, rows=rows: x[rows]) for rows in torch.arange(len(index)).split(size)]
+
+
 def test_words_are_clusters_of_cells_before_the_first_pass() -> None:
     encoders, objective = made(iterations=7)
-    batch = shown(5, absent=(1,), mixed=False)
-    torch.manual_seed(0)
-    objective.before_epoch(encoders, epoch(batches=lambda: repeat(batch)))
-    cells = encoders[WORDS](batch.views[WORDS][0]).tokens[[0, 2, 3, 4]].flatten(0, 1)  # type: ignore[index]
-    torch.manual_seed(0)
-    sample = torch.cat([cells[torch.randperm(64)[:2]] for _ in range(30)])  # a fiftieth of those wanted of each batch
+    shown, index = shown_once(5, absent=(1,)), [4, 0, 9, 2, 7]
+    encoders[WORDS].seen.clear()  # type: ignore[operator, union-attr]
+    objective.before_epoch(encoders, epoch(sweep=lambda: iter(swept(shown, index))))
+    assert encoders[WORDS].seen == [(False, False)] * 3, "in eval, without gradient"
+    numbers, chance = torch.tensor([9, 4, 7, 2]), []
+    cells = encoders[WORDS](shown.views[WORDS][0]).tokens[[2, 0, 4, 3]]  # type: ignore[index]
+    for row, drawn in enumerate(draws(numbers, 16)):
+        chance += [(float(one), row, cell) for cell, one in enumerate(drawn)]
+    sample = torch.stack([cells[row, cell] for _, row, cell in sorted(chance)[:60]]).detach()
     torch.testing.assert_close(objective.vocabulary, kmeans(sample, 4, iterations=7))
-    objective.before_epoch(encoders, epoch(number=1))
+    before = objective.vocabulary.clone()
+    objective.before_epoch(encoders, epoch(number=1))  # looks at nothing
+    assert objective.vocabulary.equal(before)
+
+
+def test_too_few_cells_make_no_words() -> None:
+    encoders, objective = made(learn_from=3)
+    with pytest.raises(UserError, match="3 cells do not make 4 words; ask for fewer, or learn from more cells"):
+        objective.before_epoch(encoders, epoch(sweep=lambda: iter(swept(shown_once(3), [0, 1, 2]))))
+
+
+def test_two_processes_find_the_words_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, index = shown_once(7, absent=(2,)), [3, 0, 5, 1, 6, 2, 4]
+    parts = swept(shown, index)
+    given = [parts[:3], parts[3:]]
+
+    def words(of: list[Batch]) -> torch.Tensor:
+        encoders, objective = pairs.pop()
+        objective.before_epoch(encoders, epoch(sweep=lambda: iter(of)))
+        return objective.vocabulary
+
+    pairs = [made() for _ in range(3)]
+    expected = words(parts)
+    for found in side_by_side(lambda rank: words(given[rank]), monkeypatch):
+        torch.testing.assert_close(found, expected)
 
 
 def test_cut_mix_pastes_boxes_of_the_partner_and_says_how_much_is_left() -> None:
