@@ -40,7 +40,11 @@ class Leopart(MultiView):
 
     Clusters are spread evenly (Sinkhorn-Knopp) over the patches of the large crops and a queue. The foreground alone
     counts, by the attention of the teacher's class token. Meant to begin with DINO's weights (train.start). The teacher
-    is saved beside the network as image_teacher. Ziegler & Asano, CVPR 2022.
+    is saved beside the network, which the paper judges, as image_teacher. Ziegler & Asano, CVPR 2022.
+
+    Foreground, loss and gradients are the authors' code's to float32's precision. Two crops that share too little of
+    the image do not count, where the authors draw them anew; and a cell that lies within the foreground counts also
+    where their test of it fails by rounding.
 
     prototypes: how many clusters.
     embed_dim: size of the embedding that prototypes are compared with.

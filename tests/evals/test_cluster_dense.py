@@ -21,6 +21,7 @@ from mmssl.nn.class_attention import ClassAttention, foreground
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Encoder, Features, Trained
 
+
 COLORS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250]])
 
 
@@ -123,10 +124,12 @@ def test_features_are_scaled_and_reduced_to_their_widest_directions() -> None:
 
 
 def test_clusters_that_are_attended_in_the_images_that_show_them_are_foreground() -> None:
-    x = torch.tensor([0.0, 0, 10, 10, 0, 10, 20, 20])[:, None]  # two images of four cells in three clusters
+    directions = torch.tensor([[1.0, 0.1], [0.1, 1], [-1, -1]])
+    x = directions[[0, 0, 1, 1, 0, 1, 2, 2]]  # two images of four cells in three clusters
+    x = x * torch.tensor([1.0, 9, 1, 9, 30, 1, 1, 5])[:, None]  # whose lengths do not count
     attended = torch.tensor([[True, False, True, True], [True, False, False, False]])
-    made = ClusterDense(data={"shards": "pipe:a"}, extract=3, precision=0.5)
-    # cluster 0: 1/2 and 1; cluster 10: 1 and 0; cluster 20: 0
+    made = ClusterDense(data={"shards": "pipe:a"}, extract=3, precision=0.5, seed=5)
+    # the seed begins with one of each. The first: 1/2 and 1; the second: 1 and 0; the third: 0
     assert made._extracted(x, attended).tolist() == [[True] * 4, [True, True, False, False]]
     made.precision = 0.6
     assert made._extracted(x, attended).tolist() == [[True, True, False, False], [True, False, False, False]]
@@ -164,7 +167,7 @@ def test_with_a_class_token_the_foreground_alone_is_clustered() -> None:
     x = torch.stack([torch.from_numpy(each["image"]).permute(2, 0, 1) for each in samples()])
     features, attention = ClassAttention(encoder)(encoder, x)
     torch.testing.assert_close(cells.features, features.tokens.detach())
-    assert cells.front.equal(foreground(attention, (4, 4), mass=0.6))
+    assert cells.front.equal(foreground(attention, (4, 4), mass=0.65))
     assert cells.truth[0].tolist() == samples()[0]["mask"][1::2, 1::2].tolist()
 
 
