@@ -65,8 +65,8 @@ class BoWNet(Objective):
 
     Where the view mixes two images, both bags count by their areas. The words are clusters of a second encoder's cells,
     listed as image_words, which does not learn; train.start.image_words says from which folder its weights are taken,
-    such as one that `rotation`, or `bownet` itself, trained. Gidaris et al., CVPR 2020, whose authors published no code:
-    it is checked against their formulas.
+    such as one that `rotation`, or `bownet` itself, trained. Gidaris et al., CVPR 2020, checked against the paper's
+    formulas; its authors published no code.
 
     words: how many; the paper has 2048 on CIFAR-100.
     level: the map whose cells are words: "tokens", the encoder's last, or the name of a submodule.

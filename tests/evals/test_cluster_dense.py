@@ -21,7 +21,6 @@ from mmssl.nn.class_attention import ClassAttention, foreground
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.types import Encoder, Features, Trained
 
-
 COLORS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250]])
 
 
