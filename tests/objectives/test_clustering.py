@@ -121,6 +121,9 @@ def test_processes_put_their_rows_together_and_agree(monkeypatch: pytest.MonkeyP
     assert agreed((first, second)[rank]).tolist() == [1, 2]
 
 
+FAR = 250_000_000  # between numbers of samples
+
+
 def cells_of(number: int) -> list[tuple[int, int]]:
     """Three cells of each sample, which say whose they are."""
     return [(number, cell) for cell in range(3)]
@@ -130,7 +133,10 @@ def passes(batches: list[list[int]], absent: tuple[int, ...] = ()) -> list[Batch
     made = []
     for numbers in batches:
         views = {"image": [torch.tensor([cells_of(number) for number in numbers])]}
-        extra = {"index": torch.tensor(numbers), "image_present": torch.tensor([n not in absent for n in numbers])}
+        extra = {
+            "index": torch.tensor(numbers) * FAR,
+            "image_present": torch.tensor([n not in absent for n in numbers]),
+        }
         made.append(Batch(views, extra=extra))
     return made
 
@@ -139,7 +145,7 @@ def passes(batches: list[list[int]], absent: tuple[int, ...] = ()) -> list[Batch
 @pytest.mark.parametrize("batches", [[[5, 2, 0], [7, 4], [1, 3, 6]], [[*range(8)]], [[n] for n in range(8)]])
 def test_cells_are_drawn_by_their_samples_numbers(most: int, batches: list[list[int]]) -> None:
     found = sampled_cells(lambda x: x, "image", lambda: iter(passes(batches, absent=(4,))), most)
-    chances = [(float(draws(torch.tensor([n]), 3)[0, c]), n, c) for n in range(8) if n != 4 for c in range(3)]
+    chances = [(float(draws(torch.tensor([n * FAR]), 3)[0, c]), n, c) for n in range(8) if n != 4 for c in range(3)]
     assert found.tolist() == [[n, c] for _, n, c in sorted(chances)[:most]] and found.dtype == torch.float32
 
 
