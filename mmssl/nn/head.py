@@ -125,11 +125,12 @@ class Cells(Projection):
         norm: bool = True,
         bias: bool = False,
         coordinates: bool = False,
+        gelu: bool = False,
     ) -> None:
-        super().__init__(dim + 2 * coordinates, out=out, hidden=hidden, norm=norm, bias=bias)
+        super().__init__(dim + 2 * coordinates, out=out, hidden=hidden, norm=norm, bias=bias, gelu=gelu)
         self.coordinates = coordinates
         self._config |= {"dim": dim, "coordinates": coordinates}
-        for name in ("last_norm", "affine", "gelu", "dropout"):
+        for name in ("last_norm", "affine", "dropout"):
             del self._config[name]
 
     def project_tokens(self, features: Features) -> Tensor:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmssl import dist
 from mmssl.errors import UserError
+from mmssl.numerics.seeded_random import draws
 from mmssl.objectives.bank import SampleRows, counted
 from mmssl.types import Batch
 
 NONE = -1  # the label of a sample that no clustering has seen
+LAST = 2**63 - 1  # beyond every cell's rank
 
 
 class Labels(SampleRows):
@@ -56,6 +59,36 @@ def survey(
         numbers.append(batch.extra["index"][there])
         rows.append(embed(*(batch.views[each][0] for each in (key, *more)))[there].float())
     return torch.cat(numbers), torch.cat(rows)
+
+
+@torch.no_grad()
+def sampled_cells(embed: Callable[[Any], Tensor], key: str, sweep: Callable[[], Iterator[Batch]], most: int) -> Tensor:
+    """Returns at most so many (n, D), float32, of the cells (B, N, D) that embed makes of the training set's samples.
+
+    Which ones, and in which order, says a hash of the sample's number and the cell's: it is the same for any number of
+    processes. key: the encoder's, whose inputs embed takes; samples that lack them are left out.
+    """
+    kept, bound = list[tuple[Tensor, Tensor]](), LAST
+    for batch in sweep():
+        there = batch.present(key)
+        found = embed(batch.views[key][0])[there].float()
+        ranks = _ranks(batch.extra["index"][there], found.shape[1]).flatten()
+        low = ranks < bound
+        kept.append((ranks[low], found.flatten(0, 1)[low]))
+        if sum(len(ranks) for ranks, _ in kept) > 2 * most:  # memory stays bounded
+            ranks, rows = (torch.cat(parts) for parts in zip(*kept, strict=True))
+            order = ranks.argsort()[:most]
+            kept, bound = [(ranks[order], rows[order])], int(ranks[order[-1]])
+    ranks, rows = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    chosen = torch.isin(ranks, dist.gather(ranks).sort().values[:most])
+    order = dist.gather(ranks[chosen]).argsort()
+    return dist.gather(rows[chosen])[order]
+
+
+def _ranks(numbers: Tensor, cells: int) -> Tensor:
+    """Returns a whole number (n, cells) of its own for each cell of the samples (n,): a draw, then which cell it is."""
+    drawn = (draws(numbers, cells) * 2**23).long()
+    return (drawn << 40) + numbers[:, None] * cells + torch.arange(cells, device=numbers.device)
 
 
 def by_number(numbers: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 def plain(keys: tuple[str, ...], rows: int, *, views: int = 1) -> Batch:
     """Makes views of random content, the same at every call."""
     generator = torch.Generator().manual_seed(1)
-    images = ("image", "image_ab", "image_teacher")
+    images = ("image", "image_ab", "image_teacher", "image_words")
     shapes = {"video": (3, 4, 16, 16)} | dict.fromkeys(images, (3, 16, 16))
 
     def one(key: str) -> Tensor | Ragged:
@@ -250,6 +250,13 @@ def placed(keys: tuple[str, ...], rows: int) -> Batch:
 STAGED = ("convnet", {"image_size": 16, "widths": [4, 8, 8], "depths": [1, 1, 1], "stem_stride": 2})
 
 
+def cut_mixed(keys: tuple[str, ...], rows: int) -> Batch:
+    """Two views of each sample for both encoders, and how much of the mixed one is its own."""
+    made = several(2)(keys, rows)
+    made.extra["own"] = torch.linspace(0.2, 1.0, rows)
+    return made
+
+
 CONVNET = ("convnet", {"image_size": 16, "widths": [4, 8], "depths": [1, 1], "stem_stride": 2})
 
 SETTINGS = {
@@ -271,6 +278,7 @@ SETTINGS = {
             "image_tokenizer": ("codes", {"image_size": 8, "codes": 6, "width": 4, "groups": 2, "depth": 1}),
         },
     ),
+    "bownet": Setting(("image", "image_words"), {"words": 5, "learn_from": 60}, cut_mixed, {"image_words": CONVNET}),
     "byol": Setting(("image",), {"embed_dim": 8, "hidden": [16], "momentum": 0.9}, several(2)),
     "clip": Setting(("image", "text"), {"embed_dim": 8}),
     "colorization": Setting(
@@ -306,6 +314,12 @@ SETTINGS = {
         settled=3,
     ),
     "jigsaw": Setting(("image",), {"permutations": 5, "width": 8, "hidden": (16,), "dropout": 0.0}, asked(9, 5)),
+    "leopart": Setting(
+        ("image",),
+        {"prototypes": 5, "embed_dim": 8, "hidden": [16], "queue": 40, "size": 3, "momentum": 0.9},
+        placed,
+        {"image": ("vit", VIT | {"patch_size": 4})},
+    ),
     "mae": Setting(("image",), {"ratio": 0.5, "width": 8, "depth": 1, "heads": 2}, seeded),
     "exemplar": Setting(("image",), {"hidden": [8]}, several(2)),
     "moco": Setting(("image",), {"embed_dim": 8, "queue": 12, "momentum": 0.9}, several(2)),

@@ -57,6 +57,8 @@ VALUES: dict[str, list[Any]] = {
     "deepcluster iterations": [0],
     "moco:v3 freeze": ["patch"],
     "obow levels": [["blocks.0"]],
+    "bownet level": ["blocks.0"],
+    "bownet learn_from": [20],
 }
 """Option, or method and option -> values to try where the type tells none that fits."""
 

@@ -30,6 +30,7 @@ FEW: dict[
 ] = {  # method, or recipe -> options that suit so small a set and encoders, and take no minutes
     "barlow_twins": {"embed_dim": 16, "hidden": [16, 16]},
     "clusterfit": {"clusters": 3},
+    "bownet": {"words": 8, "level": "tokens", "learn_from": 100},
     "deepcluster": {"clusters": 3, "pca": 4},
     "deepcluster:v2": {"clusters": [3, 2]},
     "dino": {"prototypes": 16, "hidden": [16, 16]},

@@ -143,6 +143,7 @@ def test_cells_know_their_places_row_by_row_in_every_frame(frames: int) -> None:
         ({"bias": True}, ["Linear+"]),
         ({"hidden": (5,)}, [*LINEAR, "Linear"]),
         ({"hidden": (5,), "norm": False, "coordinates": True}, ["Linear+", "ReLU", "Linear"]),
+        ({"hidden": (5,), "norm": False, "gelu": True}, ["Linear+", "GELU", "Linear"]),
         ({"coordinates": True}, ["Linear"]),
     ],
 )
@@ -162,7 +163,7 @@ def test_every_cell_is_projected_on_its_own(options: dict[str, Any], expected: l
 
 def test_the_defaults_of_cells_and_what_they_need() -> None:
     given = {p.name: p.default for p in inspect.signature(Cells).parameters.values() if p.name != "dim"}
-    assert given == {"out": 64, "hidden": (), "norm": True, "bias": False, "coordinates": False}
+    assert given == {"out": 64, "hidden": (), "norm": True, "bias": False, "coordinates": False, "gelu": False}
     assert Cells(6).config() == {"dim": 6, **given, "hidden": []}
     packed = Features(torch.zeros(2, 4), torch.randn(5, 4), lengths=torch.tensor([2, 3]))
     head = Cells(4, out=3)

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.numerics.kmeans import most_similar, spherical_kmeans
+from mmssl.numerics.seeded_random import draws
 from mmssl.numerics.whiten import pca_whiten
-from mmssl.objectives.clustering import Labels, agreed, by_number, survey
+from mmssl.objectives import clustering
+from mmssl.objectives.clustering import Labels, agreed, by_number, sampled_cells, survey
 from mmssl.types import Batch
 
 
@@ -117,3 +119,37 @@ def test_processes_put_their_rows_together_and_agree(monkeypatch: pytest.MonkeyP
     first, second = torch.tensor([1, 2]), torch.tensor([3, 4])
     monkeypatch.setattr(dist, "gather", lambda _: torch.cat([first, second]))
     assert agreed((first, second)[rank]).tolist() == [1, 2]
+
+
+FAR = 250_000_000  # between numbers of samples
+
+
+def cells_of(number: int) -> list[tuple[int, int]]:
+    """Three cells of each sample, which say whose they are."""
+    return [(number, cell) for cell in range(3)]
+
+
+def passes(batches: list[list[int]], absent: tuple[int, ...] = ()) -> list[Batch]:
+    made = []
+    for numbers in batches:
+        views = {"image": [torch.tensor([cells_of(number) for number in numbers])]}
+        extra = {
+            "index": torch.tensor(numbers) * FAR,
+            "image_present": torch.tensor([n not in absent for n in numbers]),
+        }
+        made.append(Batch(views, extra=extra))
+    return made
+
+
+@pytest.mark.parametrize("most", [4, 13, 1000])
+@pytest.mark.parametrize("batches", [[[5, 2, 0], [7, 4], [1, 3, 6]], [[*range(8)]], [[n] for n in range(8)]])
+def test_cells_are_drawn_by_their_samples_numbers(most: int, batches: list[list[int]]) -> None:
+    found = sampled_cells(lambda x: x, "image", lambda: iter(passes(batches, absent=(4,))), most)
+    chances = [(float(draws(torch.tensor([n * FAR]), 3)[0, c]), n, c) for n in range(8) if n != 4 for c in range(3)]
+    assert found.tolist() == [[n, c] for _, n, c in sorted(chances)[:most]] and found.dtype == torch.float32
+
+
+def test_equal_draws_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "draws", lambda seeds, count: torch.full((len(seeds), count), 0.5))
+    found = sampled_cells(lambda x: x, "image", lambda: iter(passes([[2], [1, 0]])), 5)
+    assert found.tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1]]

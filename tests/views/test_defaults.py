@@ -168,6 +168,20 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         }
         for name in ("detcon.method", "detcon.s")
     },
+    # Ziegler & Asano, CVPR 2022: two crops and four small ones, SimCLR's colours, no mirror
+    "leopart.method": {
+        "views": 2,
+        "image": crop(0.25) + STRONG[1:],
+        "small": {"views": 4, "image": crop(0.05, high=0.25, size=3 / 7) + STRONG[1:]},
+        "seed": {},
+    },
+    # Gidaris et al., CVPR 2020: the words of the image, from one that is cropped, coloured and mixed
+    "bownet.method": {
+        "views": 1,
+        "image": FLIP,
+        "changed": {"views": 1, "image": crop(0.08) + FLIP + jitter(0.8, 0.4, 0.4, 0.4, 0.1) + gray()},
+        "cut_mix": {"p": 1.0},
+    },
     # Gidaris et al., CVPR 2021: 2 crops of 160 and 5 of 96 of 224 pixels
     "obow.method": {
         "views": 1,

@@ -44,6 +44,7 @@ PREPROCESS: dict[str, Any] = {
     "image": ImagePreprocess(24),
     "image_ab": ImagePreprocess(24),
     "image_tokenizer": ImagePreprocess(12),
+    "image_words": ImagePreprocess(24),
     "video": VideoPreprocess(16, frames=4, fps=FPS),
     "audio": AudioPreprocess(1000, 0.3),
     "points": PointsPreprocess(60, ("color",)),
@@ -51,7 +52,7 @@ PREPROCESS: dict[str, Any] = {
 }
 MODALITIES = [  # what a view is tried on: the first of these that it takes
     ("image",), ("points",), ("video",), ("audio",), ("image", "audio"), ("video", "audio"), ("image", "image_ab"),
-    ("image", "image_tokenizer"), ("image", "text"), ("video", "text"),
+    ("image", "image_tokenizer"), ("image", "image_words"), ("image", "text"), ("video", "text"),
 ]  # fmt: skip
 SMALL = {"side": SIZE, "crop": 48, "search": 1.0, "motion": "differences"}
 EVEN = {"image": {"blur": {"p": 0.5}, "solarize": {"p": 0.5}}}

@@ -72,6 +72,7 @@ SHOWN: dict[str, tuple[str, ...]] = {  # by file; the rest show images
     "split_brain": ("image", "image_ab"),
     "cmc": ("image", "image_ab"),
     "beit": ("image", "image_tokenizer"),
+    "bownet": ("image", "image_words"),
 }
 OWN: dict[str, dict[str, Any]] = {
     "cloud_pair": {"pair": "crops", "crop": (0.7, 0.9), "min_points": 10, "overlap": 0.1},
@@ -121,7 +122,7 @@ def preprocess() -> Mapping[str, Preprocess]:
     }
     encoders["text"].learn_preprocess(["one", "two"])
     made = {key: encoder.preprocess for key, encoder in encoders.items()}
-    return made | dict.fromkeys(("image_ab", "image_tokenizer"), made["image"])
+    return made | dict.fromkeys(("image_ab", "image_tokenizer", "image_words"), made["image"])
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,7 @@ OFF = {"fpfh": False, "ransac": False}
 GOOD: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("knn", "linear", "finetune", "few_shot", "low_shot_svm", "semi_supervised", "cluster"), PROBE),
     **dict.fromkeys(("transfer_dense", "segment", "normals", "detect"), PROBE),
+    "cluster_dense": {"encoder": "image"},
     "zero_shot": {"classes": ["ant", "bee"]},
     "retrieval": {},
     "register": OFF,
@@ -93,6 +94,8 @@ WRONG = [
     ("knn", {"label": "kind"}, "train: no sample of .* has 'kind'"),
     ("transfer_dense", {"encoder": "audio"}, "reads audio; expected image or video"),
     ("transfer_dense", {"mask": "segments"}, "has 'segments'"),
+    ("cluster_dense", {"encoder": "video"}, "reads video; expected image"),
+    ("cluster_dense", {"mask": "segments"}, "has 'segments'"),
     ("segment", {"encoder": "video"}, "reads video; expected image"),
     ("segment", {"mask": "segments"}, "has 'segments'"),
     ("normals", {"normals": "directions"}, "has 'directions'"),
