@@ -257,6 +257,12 @@ SETTINGS = {
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
     "autoencoder:denoising": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(2)),
     "autoencoder:sparse": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8), "sparse": 0.1}, several(1)),
+    "ambient_sound": Setting(
+        ("image", "audio"),
+        {"size": 4},
+        several(1),
+        {"audio": ("sound_texture", {"seconds": 0.1, "bands": 6, "modulations": 2})},
+    ),
     "avc": Setting(("image", "audio"), {"hidden": 8}),
     "ave": Setting(("image", "audio"), {"embed_dim": 8}),
     "avol": Setting(("image", "audio"), {"embed_dim": 8}),

@@ -56,6 +56,7 @@ VALUES: dict[str, list[Any]] = {
     "simmim mask_size": [4],
     "deepcluster iterations": [0],
     "moco:v3 freeze": ["patch"],
+    "ambient_sound iterations": [0],
     "obow levels": [["blocks.0"]],
 }
 """Option, or method and option -> values to try where the type tells none that fits."""

@@ -28,6 +28,7 @@ SAMPLES, SECONDS, RATE = 6, 4, 16_000
 FEW: dict[
     str, dict[str, Any]
 ] = {  # method, or recipe -> options that suit so small a set and encoders, and take no minutes
+    "ambient_sound": {"size": 3},
     "barlow_twins": {"embed_dim": 16, "hidden": [16, 16]},
     "clusterfit": {"clusters": 3},
     "deepcluster": {"clusters": 3, "pca": 4},
