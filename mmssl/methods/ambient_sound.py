@@ -93,9 +93,8 @@ class AmbientSound(Objective):
             losses, right = F.cross_entropy(scores, sought, reduction="none"), (scores.argmax(dim=1) == sought).float()
             sizes = counts(sought, scores.shape[1], present)
             logs = {"assignment_entropy": assignment_entropy(sizes), "chance_loss": torch.tensor(log(scores.shape[1]))}
-            logs["commonest"] = sizes.max() / sizes.sum().clamp(
-                min=1
-            )  # how often naming always that one would be right
+            # how often naming always the commonest cluster would be right
+            logs["commonest"] = sizes.max() / sizes.sum().clamp(min=1)
         else:
             losses = F.binary_cross_entropy_with_logits(scores, sought, reduction="none").mean(dim=1)
             right, logs = ((scores > 0) == (sought > 0)).float().mean(dim=1), {"chance_loss": torch.tensor(log(2))}

@@ -156,6 +156,8 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     "selavi.method": {
         "views": 1, "image": crop(0.37, high=0.57, ratio=(1.0, 1.0)) + FLIP, "audio": [("gain", {"decibels": 1.0})],
     },
+    # Owens et al., ECCV 2016: 227 of 256 pixels, as AlexNet is shown images, of frames of several shapes
+    "ambient_sound.method": {"views": 1, "image": crop(0.7, high=0.9, ratio=(1.0, 1.0)) + FLIP},
     # Henaff et al., ICCV 2021: BYOL's colours; Felzenszwalb & Huttenlocher at scale 1000
     **{
         name: {
