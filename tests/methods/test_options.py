@@ -57,6 +57,8 @@ VALUES: dict[str, list[Any]] = {
     "deepcluster iterations": [0],
     "moco:v3 freeze": ["patch"],
     "ambient_sound iterations": [0],
+    "cross_and_learn dropout": [0.4],
+    "cross_and_learn diversity": [0.2],
     "obow levels": [["blocks.0"]],
 }
 """Option, or method and option -> values to try where the type tells none that fits."""
