@@ -44,7 +44,7 @@ class FrameAndFlow(Composed):
         template: Views,
         *,
         search: Annotated[float, above(0)] = 5.0,
-        motion: Annotated[float, at_least(0)] = 1.0,
+        motion: Annotated[float, at_least(0), at_most(10)] = 1.0,
         time_flip: Annotated[float, at_least(0), at_most(1)] = 0.5,
         split_channels: bool = True,
     ) -> None:
@@ -62,9 +62,8 @@ class FrameAndFlow(Composed):
         pictures = self._window(prepare.film.opened(sample[self.film]))
         frame = Image.fromarray(pictures[prepare.frames // 2])
         shown = super().__call__({**sample, self.film: None, self.frame: frame})
-        part = part_of(shown["places"]["image"][0], pictures, prepare.size)
-        pictures = pictures[::-1] if chance(self.time_flip) else pictures
-        shown["flow"] = [prepare.of_images(framed(pictures, part))]
+        images = framed(pictures, part_of(shown["places"]["image"][0], pictures, prepare.size))
+        shown["flow"] = [prepare.of_images(images.flip(1) if chance(self.time_flip) else images)]
         if self.split_channels:
             shown["image"] = [x[random.randrange(3)].expand(3, -1, -1) for x in shown["image"]]
         return shown

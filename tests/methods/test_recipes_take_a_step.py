@@ -92,7 +92,7 @@ def small(node: dict[str, Any]) -> dict[str, Any]:
     """Returns an encoder's node, what is large in it replaced."""
     kind, _, variant = node["name"].partition(":")
     if kind == "timm":
-        return {**CONVNET, "in_channels": node.get("in_channels", 3)}
+        return {**CONVNET, **{option: node[option] for option in ("in_channels",) if option in node}}
     if kind == "transformers":
         return {"name": "transformer", **TEXT}
     if kind == "vit" and variant:

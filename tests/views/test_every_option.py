@@ -71,7 +71,7 @@ BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others sho
     "opn.method": [{"video": {"shuffled_frames": SMALL}}],
     "color_tracking.method": [{"cell_colors": {"cell": 4}}],
     "synchronised.view": [{"grid": 0.1}],
-    "frame_and_flow.view": [{"search": 1.0}],
+    "frame_and_flow.view": [{"search": 1.0}, {"motion": 0.0}],
     "synchronised.shifted": [{"hard": 0.5, "super_hard": 0.25, "easy_until": 0.5, "apart": 0.2}],
     "jigsaw.method": [{"puzzle": {"permutations": 5, "patch": 4, "gap": 3, "shift": 1}}],
     "relative_position.method": [{"neighbors": {"patch": 8, "gap": 4, "jitter": 2}}],
@@ -184,8 +184,8 @@ def samples() -> list[Sample]:
         rng = np.random.default_rng(number)
         coarse = Image.fromarray(rng.integers(0, 255, (6, 7, 3), dtype=np.uint8))
         film = np.tile(np.asarray(coarse.resize((SIZE, SIZE)), np.uint8) // 2, (100, 1, 1, 1))
-        for time in range(100):
-            left = (time + 10 * number) % 50
+        for time in range(100):  # the second film stands still in its first half
+            left = (max(time, 50 * (number == 1)) + 10 * number) % 50
             film[time, 24:36, left : left + 12] = (250, 200, 20)
         color = rng.integers(0, 255, (300, 3), dtype=np.uint8)
         poses = [np.eye(4), np.eye(4)]
