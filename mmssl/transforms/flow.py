@@ -14,11 +14,10 @@ from torch import Tensor
 
 from mmssl.errors import LackingError, UserError
 from mmssl.schema import Positive, above, at_least, below
-from mmssl.transforms.video import VideoPreprocess, resized, to_tensor
+from mmssl.transforms.video import VideoPreprocess, to_tensor
 from mmssl.types import Preprocess, Span
 
-SIDE, TALL = 64, 240  # motion is measured in images of this height, and said in pixels of those of UCF-101
-LOUDER = 1000.0  # by which the authors multiply motion before its logarithm is taken
+TALL, LOUDER = 240, 1000.0  # the shorter side of the authors' films, and what motion is multiplied by there
 
 
 @dataclass
@@ -80,7 +79,8 @@ class FlowPreprocess(Preprocess):
 
 def dense_flow(images: Tensor) -> Tensor:
     """Returns the flow (2, T, H, W) between images (3, T + 1, H, W) uint8, as FlowPreprocess has it."""
-    search = opencv().DISOpticalFlow_create()  # it keeps buffers, which threads cannot share
+    cv2 = opencv()
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # it keeps buffers that threads cannot share
     grey = [np.ascontiguousarray(x) for x in (images.float().mean(dim=0) + 0.5).to(torch.uint8).numpy()]
     found = np.stack([search.calc(one, other, None) for one, other in pairwise(grey)])
     return torch.from_numpy(found).movedim(3, 0).contiguous()
@@ -99,10 +99,11 @@ def opencv() -> Any:
 def motion(pictures: np.ndarray) -> Tensor:
     """Measures the motion from each image (T + 1, H, W, 3) to the next, (T,): the logarithm of its mean length.
 
-    The mean flow, which is mostly the camera's, does not count. Raises LackingError if nothing moves.
+    It is that of a film of 240 pixels, as the code of Sayed et al., GCPR 2018, measures it. The mean flow, which is mostly the camera's, does not count. Raises LackingError if nothing moves.
     """
-    flow = dense_flow(to_tensor(resized(pictures, SIDE)))
-    length = (flow - flow.mean(dim=(2, 3), keepdim=True)).norm(dim=0).mean(dim=(1, 2))
+    flow = dense_flow(to_tensor(pictures))
+    right, down = flow - flow.mean(dim=(2, 3), keepdim=True)
+    length = torch.hypot(right, down).mean(dim=(1, 2))
     if not length.any():
         raise LackingError("clip without motion")
-    return (LOUDER * TALL / SIDE * length + 1).log()
+    return (LOUDER * TALL / min(pictures.shape[1:3]) * length + 1).log()

@@ -22,11 +22,11 @@ from mmssl.types import Preprocess, Sample
 from mmssl.views.composed import Composed
 from mmssl.views.template import Views
 
-SMALL = 64  # pixels of the shorter side of the images in which a film is looked through
+SMALL = 64  # pixels of the shorter side of the images in which motion is looked for
 
 
 class FrameAndFlow(Composed):
-    """Shows the flow of a window of a film, and as an image the frame in the window's middle, cropped and mirrored alike.
+    """Shows the flow of a window of a film, and as an image the frame in its middle, cropped and mirrored alike.
 
     A window is drawn as often as there is motion in it. Flow is found after cropping and mirroring, so that a mirrored
     film moves the other way. Raises DamagedError for a film shorter than the window, and LackingError where nothing
@@ -84,7 +84,7 @@ class FrameAndFlow(Composed):
 
 
 def part_of(place: Tensor, pictures: np.ndarray, size: int) -> Frame:
-    """Returns the part of images (T, H, W, 3) that a view's place (2, 3) says, to be shown as `size` x `size` pixels."""
+    """Returns the part of images (T, H, W, 3) that a view's place (2, 3) says, to be shown in size x size pixels."""
     height, width = pictures.shape[1:3]
     (across, _, left), (_, down, top) = place.tolist()
     return Frame(width, height, size, (min(left, left + across), top, abs(across), down), mirrored=across < 0)

@@ -60,7 +60,7 @@ def test_frame_and_flow_agree_and_two_films_do_not(diversity: float) -> None:
     for row, other in zip(rows, [1, 3, 4, 5, 0], strict=True):
         agree.append(cosine(fc6["image"][row], fc6["flow"][row]))
         alike += [cosine(fc6[key][row], fc6[key][other]) for key in fc6]
-        # the authors' loss of a pair of films, their weight_pos being 1 - diversity: (1 - w) false - w true, of two each
+        # the authors' loss, whose w is 1 - diversity: (1 - w) false - w true, of two each
         total = total + diversity * (alike[-2] + alike[-1]) - 2 * (1 - diversity) * agree[-1]
     found = objective(encoders, batch)
     same(found.total, total / 5 + 2 * (1 - diversity), objective, encoders["image"], encoders["flow"])

@@ -156,7 +156,7 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     "selavi.method": {
         "views": 1, "image": crop(0.37, high=0.57, ratio=(1.0, 1.0)) + FLIP, "audio": [("gain", {"decibels": 1.0})],
     },
-    # Sayed et al., GCPR 2018: 227 of 341 x 256 pixels, high_motion 1, and half of the films backwards, by the authors' code
+    # Sayed et al., GCPR 2018: 227 of 341 x 256 pixels; high_motion 1, time_flip by the authors' code
     "frame_and_flow.view": {
         "views": 1, "image": crop(0.59, high=0.59, ratio=(1.0, 1.0)) + FLIP,
         "search": 5.0, "motion": 1.0, "time_flip": 0.5, "split_channels": True,
