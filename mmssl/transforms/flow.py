@@ -99,7 +99,8 @@ def opencv() -> Any:
 def motion(pictures: np.ndarray) -> Tensor:
     """Measures the motion from each image (T + 1, H, W, 3) to the next, (T,): the logarithm of its mean length.
 
-    It is that of a film of 240 pixels, as the code of Sayed et al., GCPR 2018, measures it. The mean flow, which is mostly the camera's, does not count. Raises LackingError if nothing moves.
+    Lengths are those of a film of 240 pixels, as in the code of Sayed et al., GCPR 2018. The mean flow, which is mostly
+    the camera's, does not count. Raises LackingError if nothing moves.
     """
     flow = dense_flow(to_tensor(pictures))
     right, down = flow - flow.mean(dim=(2, 3), keepdim=True)
