@@ -419,6 +419,9 @@ class Encoder(nn.Module):
     def load_files(self, folder: Path) -> None:
         """Reads back what `save_files` wrote."""
 
+    def take_fixed(self, trained: Encoder) -> None:
+        """Takes over from one of the same kind what never learns, where random weights are judged beside it."""
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
         for head in self.spaces.values():
             head._apply(fn)

@@ -92,6 +92,25 @@ class Middle(Head):
         return F.normalize(self.layers(features.pooled).float(), dim=-1)
 
 
+class Rectified(Head):
+    """A linear layer behind a ReLU: (B, out) of unit length, none of its numbers below 0.
+
+    dropout: in front of it.
+    """
+
+    def __init__(self, dim: int, *, out: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self._config = {"dim": dim, "out": out, "dropout": dropout}
+        self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, out), nn.ReLU())
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that build this head again."""
+        return dict(self._config)
+
+    def forward(self, features: Features) -> Tensor:
+        return F.normalize(self.layers(features.pooled).float(), dim=-1)
+
+
 class Leading(Head):
     """The first `out` numbers of the pooled features, to unit length: (B, out). Jing et al., ICLR 2022."""
 

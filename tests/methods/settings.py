@@ -28,6 +28,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"backbone": {"name": "vit", "in_channels": 1, **VIT}, "seconds": 0.1, "mels": 16, "hop": 0.00625},
     ),
     "points": ("pointnet", {"widths": [8, 16]}),
+    "flow": ("flow", {"backbone": {"name": "vit", **VIT}, "frames": 2}),
 }
 
 
@@ -43,6 +44,8 @@ def plain(keys: tuple[str, ...], rows: int, *, views: int = 1) -> Batch:
             return Ragged(torch.randint(1, 300, (rows, 6), generator=generator), lengths, padded=True)
         if key == "audio":
             return torch.randn(rows, 1600, generator=generator)
+        if key == "flow":
+            return 3 * torch.randn(rows, 2, 2, 16, 16, generator=generator)
         if key.startswith("points"):
             return Ragged(torch.rand(rows * 6, 3, generator=generator), torch.full((rows,), 6))
         return torch.randint(0, 256, (rows, *shapes[key]), generator=generator, dtype=torch.uint8)
@@ -264,6 +267,12 @@ SETTINGS = {
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
     "autoencoder:denoising": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(2)),
     "autoencoder:sparse": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8), "sparse": 0.1}, several(1)),
+    "ambient_sound": Setting(
+        ("image", "audio"),
+        {"size": 4},
+        several(1),
+        {"audio": ("sound_texture", {"seconds": 0.1, "bands": 6, "modulations": 2})},
+    ),
     "avc": Setting(("image", "audio"), {"hidden": 8}),
     "ave": Setting(("image", "audio"), {"embed_dim": 8}),
     "avol": Setting(("image", "audio"), {"embed_dim": 8}),
@@ -340,6 +349,7 @@ SETTINGS = {
         {"image_teacher": ("convnet", {"image_size": 16, "widths": (8, 8), "depths": (1, 1), "strides": (1, 2)})},
     ),
     "densecl": Setting(("image",), {"embed_dim": 8, "queue": 90, "momentum": 0.9, "weight": 0.4}, several(2), FINE),
+    "cross_and_learn": Setting(("image", "flow"), {"embed_dim": 8, "dropout": 0.0}),
     "deepcluster": Setting(("image",), {"clusters": 4, "pca": 8}, several(1)),
     "deepcluster:v2": Setting(("image",), {"embed_dim": 8, "hidden": [16], "clusters": [4, 3]}, several(3)),
     "dim": Setting(("image",), {"embed_dim": 24}, several(1)),

@@ -28,6 +28,7 @@ SAMPLES, SECONDS, RATE = 6, 4, 16_000
 FEW: dict[
     str, dict[str, Any]
 ] = {  # method, or recipe -> options that suit so small a set and encoders, and take no minutes
+    "ambient_sound": {"size": 3},
     "barlow_twins": {"embed_dim": 16, "hidden": [16, 16]},
     "clusterfit": {"clusters": 3},
     "bownet": {"words": 8, "level": "tokens", "learn_from": 100},
@@ -92,7 +93,7 @@ def small(node: dict[str, Any]) -> dict[str, Any]:
     """Returns an encoder's node, what is large in it replaced."""
     kind, _, variant = node["name"].partition(":")
     if kind == "timm":
-        return {**CONVNET, "in_channels": node.get("in_channels", 3)}
+        return {**CONVNET, **{option: node[option] for option in ("in_channels",) if option in node}}
     if kind == "transformers":
         return {"name": "transformer", **TEXT}
     if kind == "vit" and variant:

@@ -156,6 +156,13 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     "selavi.method": {
         "views": 1, "image": crop(0.37, high=0.57, ratio=(1.0, 1.0)) + FLIP, "audio": [("gain", {"decibels": 1.0})],
     },
+    # Sayed et al., GCPR 2018: 227 of 341 x 256 pixels; high_motion 1, time_flip by the authors' code
+    "frame_and_flow.view": {
+        "views": 1, "image": crop(0.59, high=0.59, ratio=(1.0, 1.0)) + FLIP,
+        "search": 5.0, "motion": 1.0, "time_flip": 0.5, "split_channels": True,
+    },
+    # Owens et al., ECCV 2016: 227 of 256 pixels, as AlexNet is shown images, of frames of several shapes
+    "ambient_sound.method": {"views": 1, "image": crop(0.7, high=0.9, ratio=(1.0, 1.0)) + FLIP},
     # Henaff et al., ICCV 2021: BYOL's colours; Felzenszwalb & Huttenlocher at scale 1000
     **{
         name: {
@@ -271,6 +278,7 @@ SHARED: dict[str, set[str]] = {  # the methods that show what a file of views/ s
     "dino.view": {"dino.method", "esvit.method"},
     "captioned.view": {"virtex.method"},
     "subtitled.view": {"watch_and_learn.method"},
+    "frame_and_flow.view": {"cross_and_learn.method"},
     "synchronised.view": {"avc.method", "ave.method", "avol.method"},
     "synchronised.shifted": {"avts.method"},
     "cloud_pair.view": {"pointcontrast.method"},

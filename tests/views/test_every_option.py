@@ -30,6 +30,7 @@ from mmssl.options import hints_of
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.base import step_name
 from mmssl.transforms.catalog import CATALOG
+from mmssl.transforms.flow import FlowPreprocess
 from mmssl.transforms.image import ImagePreprocess
 from mmssl.transforms.pairs import POSES
 from mmssl.transforms.points import PointsPreprocess
@@ -47,12 +48,13 @@ PREPROCESS: dict[str, Any] = {
     "image_words": ImagePreprocess(24),
     "video": VideoPreprocess(16, frames=4, fps=FPS),
     "audio": AudioPreprocess(1000, 0.3),
+    "flow": FlowPreprocess(16, frames=3, fps=FPS),
     "points": PointsPreprocess(60, ("color",)),
     "text": TextPreprocess(byte_tokenizer()),
 }
 MODALITIES = [  # what a view is tried on: the first of these that it takes
     ("image",), ("points",), ("video",), ("audio",), ("image", "audio"), ("video", "audio"), ("image", "image_ab"),
-    ("image", "image_tokenizer"), ("image", "image_words"), ("image", "text"), ("video", "text"),
+    ("image", "image_tokenizer"), ("image", "image_words"), ("image", "text"), ("video", "text"), ("image", "flow"),
 ]  # fmt: skip
 SMALL = {"side": SIZE, "crop": 48, "search": 1.0, "motion": "differences"}
 EVEN = {"image": {"blur": {"p": 0.5}, "solarize": {"p": 0.5}}}
@@ -70,6 +72,7 @@ BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others sho
     "opn.method": [{"video": {"shuffled_frames": SMALL}}],
     "color_tracking.method": [{"cell_colors": {"cell": 4}}],
     "synchronised.view": [{"grid": 0.1}],
+    "frame_and_flow.view": [{"search": 1.0}, {"motion": 0.0}],
     "synchronised.shifted": [{"hard": 0.5, "super_hard": 0.25, "easy_until": 0.5, "apart": 0.2}],
     "jigsaw.method": [{"puzzle": {"permutations": 5, "patch": 4, "gap": 3, "shift": 1}}],
     "relative_position.method": [{"neighbors": {"patch": 8, "gap": 4, "jitter": 2}}],
@@ -182,8 +185,8 @@ def samples() -> list[Sample]:
         rng = np.random.default_rng(number)
         coarse = Image.fromarray(rng.integers(0, 255, (6, 7, 3), dtype=np.uint8))
         film = np.tile(np.asarray(coarse.resize((SIZE, SIZE)), np.uint8) // 2, (100, 1, 1, 1))
-        for time in range(100):
-            left = (time + 10 * number) % 50
+        for time in range(100):  # the second film stands still in its first half
+            left = (max(time, 50 * (number == 1)) + 10 * number) % 50
             film[time, 24:36, left : left + 12] = (250, 200, 20)
         color = rng.integers(0, 255, (300, 3), dtype=np.uint8)
         poses = [np.eye(4), np.eye(4)]

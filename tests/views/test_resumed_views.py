@@ -69,6 +69,7 @@ SHOWN: dict[str, tuple[str, ...]] = {  # by file; the rest show images
     "single": ALL,
     **dict.fromkeys(("captioned", "icmlm"), ("image", "text")),
     "subtitled": ("video", "text"),
+    "frame_and_flow": ("image", "flow"),
     "split_brain": ("image", "image_ab"),
     "cmc": ("image", "image_ab"),
     "beit": ("image", "image_tokenizer"),
@@ -118,6 +119,7 @@ def preprocess() -> Mapping[str, Preprocess]:
             "spectrogram", seconds=0.4, sample_rate=8000, mels=16, window=0.02, backbone={**picture, "in_channels": 1}
         ),
         "points": create_encoder("pointnet", points=64),
+        "flow": create_encoder("flow", frames=3, fps=5.0, backbone=picture),
         "text": create_encoder("transformer", width=16, depth=1, heads=2, vocab_size=280),
     }
     encoders["text"].learn_preprocess(["one", "two"])

@@ -29,6 +29,7 @@ def untrained(encoder: Encoder, *, spaces: Iterable[str | None] = (), seed: int 
             if space in encoder.spaces:
                 fresh.spaces[space] = type(encoder.spaces[space])(**encoder.spaces[space].config())
     fresh.preprocess = encoder.preprocess  # a tokenizer is learnt before training begins
+    fresh.take_fixed(encoder)
     return fresh.to(encoder.device).eval()
 
 
