@@ -17,7 +17,8 @@ from mmssl.evals.finetune import Finetune, FineTuning
 from mmssl.evals.linear import probe
 from mmssl.evals.parts.labelled import Embedded, Labelled
 from mmssl.evals.parts.solvers import LBFGS
-from mmssl.evals.semi_supervised import SemiSupervised, few, picked
+from mmssl.evals.semi_supervised import SemiSupervised, picked
+from mmssl.objectives.few_labels import few
 from mmssl.types import Trained
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
