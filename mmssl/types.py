@@ -385,10 +385,9 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         object.__setattr__(self, "spaces", {})
-        object.__setattr__(self, "brought", {})
+        self.brought: Mapping[str, Mapping[str, Tensor]] = {}
 
     spaces: Spaces
-    brought: Mapping[str, Mapping[str, Tensor]]
 
     def forward(self, x: Any) -> Features:
         raise NotImplementedError

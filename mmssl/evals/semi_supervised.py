@@ -25,7 +25,7 @@ class SemiSupervised(FineTuning):
     epochs of Chen et al., ICML 2020 (SimCLR).
 
     fractions: of the training set, the same of every class and at least one sample, drawn from the seed.
-    protocols: linear (as the evaluation of that name, on pooled features), finetune (as that one), or both.
+    protocols: linear (as the evaluation of that name), finetune (as that one), or both.
     epochs: of fine-tuning, for each of `fractions`.
     """
 
@@ -50,11 +50,11 @@ class SemiSupervised(FineTuning):
             some = few(labels, fraction, seed=self.seed)
             for way in self.protocols:
                 if way == "finetune":
-                    tuned = finetuned(encoder, self.sets.train, some, self, epochs=epochs)
+                    tuned = finetuned(encoder, self.sets.train, some, self, epochs=epochs, place=places[0])
                     test = self.sets.test_rows(tuned.encoder)
                     ranks = tuned.ranks(test)
                 else:
-                    train, test = self.sets.rows(encoder)
+                    train, test = self.sets.rows(encoder, space=places[0])
                     ranks = probe(picked(train, some), test, LBFGS(DECAYS), classes=classes, device=encoder.device)[0]
                 yield from ((f"{100 * fraction:g}%/{way}/{name}", score) for name, score in tops(ranks, classes, test))
 

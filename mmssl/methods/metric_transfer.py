@@ -101,7 +101,8 @@ class MetricTransfer(Taught):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         pooled = encoders[self.key](batch.views[self.key][0]).pooled
         labels, weights = self.known.of(batch)[:, 0], self.weights.rows[batch.extra["index"], 0]
-        losses, counted, correct = labelled(self.head.scores(pooled), labels, batch.present(self.key) & (weights > 0))
+        present = batch.present(self.key) & batch.present(self.teacher)
+        losses, counted, correct = labelled(self.head.scores(pooled), labels, present & (weights > 0))
         logs = {"correct": correct.nanmean(), "confidence": weights.mean()}
         return Loss(dist.mean(weights * losses, counted), logs, {self.key: pooled.detach()}, {"correct": correct})
 

@@ -51,7 +51,7 @@ class FewLabels(Labels):
 
 
 def begin(head: nn.Module, encoder: Encoder, space: str) -> None:
-    """Gives a head the weights of the one that `train.start` found beside an encoder; UserError where it has no such."""
+    """Gives a head the weights of one that `train.start` found beside an encoder; UserError where that has none."""
     if space not in encoder.brought:
         hint = did_you_mean(space, encoder.brought) if encoder.brought else "it brings none"
         raise UserError(

@@ -29,7 +29,7 @@ from mmssl.options import hints_of
 from mmssl.types import Encoder, Epoch, Objective
 
 sys.path.insert(0, str(Path(__file__).parent))
-from settings import ENCODERS, SAMPLES, SETTINGS, VIT, Setting, seeded, several, sweep
+from settings import ENCODERS, SAMPLES, SETTINGS, VIT, Setting, bring, classes, seeded, several, sweep
 
 KL, HARDEST = {"sparsity": "kl"}, {"loss": "hardest"}
 BESIDE: dict[str, dict[str, Any]] = {
@@ -56,6 +56,10 @@ VALUES: dict[str, list[Any]] = {
     "simmim mask_size": [4],
     "deepcluster iterations": [0],
     "moco:v3 freeze": ["patch"],
+    "finetune space": ["other_middle"],
+    "distill space": ["other"],
+    "label": ["cls"],
+    "classes": [4],
     "obow levels": [["blocks.0"]],
 }
 """Option, or method and option -> values to try where the type tells none that fits."""
@@ -127,6 +131,8 @@ def steps(name: str, options: Mapping[str, Any]) -> Iterator[list[Any]]:
     objective: Objective = kind(encoders, **names.check_options(kind, options))
     reserve(objective, SAMPLES)
     yield [(key, value.shape) for key, value in objective.state_dict().items()]
+    yield [sorted(objective.choose(classes) or ())]
+    bring(encoders)
     own = {id(p): group["final_lr"] for group in objective.parameter_groups() for p in group["params"]}
     yield [(key, own.get(id(p)), p.requires_grad) for key, p in objective.named_parameters()]
     yield [(module.p, type(module)) for module in objective.modules() if isinstance(module, nn.Dropout)]
