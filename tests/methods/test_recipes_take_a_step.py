@@ -73,7 +73,15 @@ def sample(number: int) -> dict[str, Any]:
     scans = dict.fromkeys(("ply", "points_a.ply", "points_b.ply"), cloud)
     mp4 = encode_film(film, fps=25.0, audio=sound, sample_rate=RATE)
     wav = encode_sound(sound, sample_rate=RATE)
-    return {"png": picture.getvalue(), "mp4": mp4, "wav": wav, "txt": "a square", "json": meta, "cls": b"%d" % (number % 3), **scans}
+    return {
+        "png": picture.getvalue(),
+        "mp4": mp4,
+        "wav": wav,
+        "txt": "a square",
+        "json": meta,
+        "cls": b"%d" % (number % 3),
+        **scans,
+    }
 
 
 @pytest.fixture(scope="module")
