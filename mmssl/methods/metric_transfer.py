@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmssl import dist
 from mmssl.errors import UserError
@@ -80,7 +79,7 @@ class MetricTransfer(Taught):
             return
         teacher = encoders[self.teacher]
         numbers, x = by_number(*survey(lambda seen: teacher(seen).pooled, self.teacher, epoch.sweep))
-        labels, confidence = self._spread(F.normalize(x, dim=1), self.known.rows[numbers, 0])
+        labels, confidence = self._spread(x, self.known.rows[numbers, 0])
         self.weights.rows.zero_()
         self.weights.rows[numbers] = agreed(self._picked(confidence, self.known.rows[numbers, 0]))[:, None]
         self.known.write(numbers, agreed(labels)[:, None])

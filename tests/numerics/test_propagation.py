@@ -87,6 +87,12 @@ def test_a_graph_in_two_parts_gives_each_its_label() -> None:
     assert found.tolist() == [1, 0] * 10 and confidence.min() > 0.5
 
 
+def test_a_label_stays_whatever_stands_around_it() -> None:
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.01], [1.0, -0.01], [0.0, 1.0]])
+    found, confidence = by_neighbors(x, torch.tensor([0, 1, 1, -1]), classes=2, neighbors=3)
+    assert found.tolist() == [0, 1, 1, 1] and confidence[:3].tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize("held", [propagation.HELD, 7])
 def test_neighbors_vote_with_their_closeness(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(propagation, "HELD", held)
