@@ -18,8 +18,11 @@ from mmssl.data.mixture import Mixture, open_set
 from mmssl.data.plan import seed_of
 from mmssl.data.seeds import seeded
 from mmssl.data.shards import Source
+from mmssl.data.subset import Subset
 from mmssl.encoders import create_encoder, fetched
 from mmssl.errors import UserError
+from mmssl.evals.parts.labelled import read_labels
+from mmssl.evals.parts.source import open_source
 from mmssl.multitask import MultiTask
 from mmssl.nn.checkpointing import checkpoint_blocks
 from mmssl.objectives.bank import reserve
@@ -105,6 +108,7 @@ def assemble(
     weights = {key: task.weight for key, task in recipe.tasks.items()}
     for key, objective in objectives.items():
         reserve(objective, sources[key].count)
+        sources[key] = _chosen(recipe, key, objective, sources[key])
     _checkpoint(encoders, recipe.train.checkpointing)
     model = MultiTask(encoders, objectives, weights).to(device)
     streams = {}
@@ -176,6 +180,23 @@ def build_encoder(key: str, node: Mapping[str, Any]) -> Encoder:
     if shared.field:
         encoder.preprocess.field = shared.field
     return encoder
+
+
+def _chosen(recipe: Recipe, key: str, objective: Objective, source: Source) -> Source:
+    """Returns the source with those samples alone that an objective wants to be shown."""
+    options = split_data(recipe.tasks[key].data, where=f"tasks.{key}.data")[0]
+
+    def labels(field: str) -> dict[int, int]:
+        parts = options.get("sources", [options])
+        return read_labels(
+            [open_source({k: part[k] for k in part if k in ("shards", "fields")}) for part in parts], field
+        )
+
+    try:
+        numbers = objective.choose(labels)
+    except UserError as error:
+        raise UserError(f"tasks.{key}: {error}") from None
+    return source if numbers is None else Subset(source, numbers)
 
 
 def _checkpoint(encoders: Mapping[str, Encoder], asked: bool | list[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, get_type_hints
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -167,6 +168,18 @@ def load_weights(
     except Exception as error:  # RuntimeError, and what modules raise that look at what they are given
         detail = misfit(module, own) or " ".join(str(error).split())[:300]
         raise UserError(f"{path}: the weights do not fit {fits}: {detail}") from error
+
+
+def read_heads(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Returns the weights of the heads that a safetensors file of an encoder's folder holds, by their spaces."""
+    found: dict[str, dict[str, Tensor]] = {}
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118  # it is no mapping
+            kind, _, rest = key.partition(".")
+            space, _, name = rest.partition(".")
+            if kind == "spaces":
+                found.setdefault(space, {})[name] = file.get_tensor(key)
+    return found
 
 
 def load_encoder(path: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Encoder:

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mmssl import dist
-from mmssl.checkpoint import load_weights, read_config
+from mmssl.checkpoint import load_weights, read_config, read_heads
 from mmssl.encoders.published import load_published
 from mmssl.encoders.transformers import Transformers
 from mmssl.errors import UserError
@@ -84,6 +84,7 @@ def _start_one(encoder: Encoder, path: Path) -> None:
     elif kind == "ours":
         load_weights(encoder, path / "model.safetensors", prefix="encoder.", fits=f"the run's {encoder.name}")
         encoder.load_files(path)
+        encoder.brought = read_heads(path / "model.safetensors")
     else:
         _take_over(encoder, path, kind)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from itertools import islice
@@ -371,6 +371,8 @@ class Encoder(nn.Module):
     spaces: task name -> head from Features to that task's normalised joint embedding. The heads are trained by, and
         belong to, the tasks' objectives; an encoder only knows them.
     joint: what it brings from a trained two-tower model, if it is of one.
+    brought: space -> weights of the head that `train.start` found beside the encoder's own; an objective may begin
+        with them.
     """
 
     modality: str
@@ -383,6 +385,7 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         object.__setattr__(self, "spaces", {})
+        self.brought: Mapping[str, Mapping[str, Tensor]] = {}
 
     spaces: Spaces
 
@@ -769,6 +772,13 @@ class Objective(nn.Module):
 
     def check_view(self, view: View) -> None:
         """Raises UserError for a view that does not show what it needs, when the run is assembled."""
+
+    def choose(self, labels: Callable[[str], Mapping[int, int]]) -> Collection[int] | None:
+        """Returns the numbers of the training samples that it is shown, None for all; asked as a run is assembled.
+
+        labels: a field -> the class of each sample that has it, by the sample's number; for semi-supervised learning.
+        """
+        return None
 
     def before_epoch(self, encoders: Mapping[str, Encoder], epoch: Epoch) -> None:
         """Learns from training data before each pass over it: once (bins of colours), or again (offline clustering).

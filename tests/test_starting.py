@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models
 
 from mmssl import create_encoder, save_encoder
 from mmssl.errors import UserError
+from mmssl.nn.head import Middle, Projection
 from mmssl.starting import start
 from mmssl.types import Encoder
 
@@ -46,6 +47,20 @@ def test_a_run_starts_the_encoders_that_it_has(run: dict[str, Encoder], tmp_path
     assert start(again, {"image": str(tmp_path / "run")}) == {"image"} and same(again["image"], run["image"])
     with pytest.raises(UserError, match=r"^train\.start: .*run has encoders image, text; the run has audio$"):
         start({"audio": vit()}, str(tmp_path / "run"))
+
+
+def test_an_encoder_brings_the_weights_of_its_runs_heads(tmp_path: Path) -> None:
+    trained = vit()
+    trained.spaces |= {"simclr": Projection(16, out=3, hidden=[5]), "simclr_middle": Middle(16, out=5)}
+    save_encoder(trained, tmp_path / "run" / "encoders" / "image")
+    for place in (tmp_path / "run", tmp_path / "run" / "encoders" / "image"):
+        fresh = vit()
+        start({"image": fresh}, {"image": str(place)})
+        assert not fresh.spaces and set(fresh.brought) == {"simclr", "simclr_middle"}
+        for space, head in trained.spaces.items():
+            assert fresh.brought[space].keys() == head.state_dict().keys()
+            assert all(value.equal(fresh.brought[space][name]) for name, value in head.state_dict().items())
+    assert vit().brought == {}
 
 
 def test_an_encoders_folder_starts_the_one_of_its_modality(run: dict[str, Encoder], tmp_path: Path) -> None:

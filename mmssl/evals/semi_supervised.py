@@ -13,6 +13,7 @@ from mmssl.evals.finetune import FineTuning, finetuned
 from mmssl.evals.linear import DECAYS, probe, tops
 from mmssl.evals.parts.labelled import Embedded
 from mmssl.evals.parts.solvers import LBFGS
+from mmssl.objectives.few_labels import few
 from mmssl.types import Encoder, Score
 
 
@@ -24,7 +25,7 @@ class SemiSupervised(FineTuning):
     epochs of Chen et al., ICML 2020 (SimCLR).
 
     fractions: of the training set, the same of every class and at least one sample, drawn from the seed.
-    protocols: linear (as the evaluation of that name, on pooled features), finetune (as that one), or both.
+    protocols: linear (as the evaluation of that name), finetune (as that one), or both.
     epochs: of fine-tuning, for each of `fractions`.
     """
 
@@ -49,24 +50,13 @@ class SemiSupervised(FineTuning):
             some = few(labels, fraction, seed=self.seed)
             for way in self.protocols:
                 if way == "finetune":
-                    tuned = finetuned(encoder, self.sets.train, some, self, epochs=epochs)
+                    tuned = finetuned(encoder, self.sets.train, some, self, epochs=epochs, place=places[0])
                     test = self.sets.test_rows(tuned.encoder)
                     ranks = tuned.ranks(test)
                 else:
-                    train, test = self.sets.rows(encoder)
+                    train, test = self.sets.rows(encoder, space=places[0])
                     ranks = probe(picked(train, some), test, LBFGS(DECAYS), classes=classes, device=encoder.device)[0]
                 yield from ((f"{100 * fraction:g}%/{way}/{name}", score) for name, score in tops(ranks, classes, test))
-
-
-def few(labels: Mapping[int, int], fraction: float, *, seed: int) -> dict[int, int]:
-    """Draws a share of the samples of each class, at least one: number -> class."""
-    generator = torch.Generator().manual_seed(seed)
-    found: dict[int, int] = {}
-    for name in sorted(set(labels.values())):
-        mine = [number for number, other in labels.items() if other == name]
-        order = torch.randperm(len(mine), generator=generator)[: max(1, round(fraction * len(mine)))]
-        found |= {mine[place]: name for place in order.tolist()}
-    return dict(sorted(found.items()))
 
 
 def picked(rows: Embedded, labels: Mapping[int, int]) -> Embedded:

@@ -9,17 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmssl import dist
-from mmssl.errors import UserError
+from mmssl.losses.labels import labelled
 from mmssl.numerics.constants import counts
 from mmssl.numerics.kmeans import kmeans, nearest
 from mmssl.numerics.monitors import assignment_entropy
 from mmssl.objectives.clustering import Labels, agreed, by_number, survey
+from mmssl.objectives.taught import Taught
 from mmssl.transforms.image import Crop, Flip
-from mmssl.types import Batch, Encoder, Epoch, Loss, Method, Objective
+from mmssl.types import Batch, Encoder, Epoch, Loss, Method
 from mmssl.views.template import Views
 
 
-class ClusterFit(Objective):
+class ClusterFit(Taught):
     """The cross-entropy of the cluster of a frozen encoder's features, one set of clusters for all of training.
 
     Yan et al., CVPR 2020. The clusters say less than the features and keep what is common to many samples: what the
@@ -43,15 +44,7 @@ class ClusterFit(Objective):
         normalize: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(encoders)
-        teacher = f"{encoder}_teacher"
-        if not {encoder, teacher} <= encoders.keys():
-            raise UserError(
-                f"clusterfit has {encoder} learn from {teacher}, and the run has only {', '.join(encoders)}; list both "
-                f"among its encoders, and in train.start the folder of a trained one as {teacher}"
-            )
-        self.uses, self.key, self.teacher = (encoder, teacher), encoder, teacher
-        encoders[teacher].requires_grad_(False).eval()
+        super().__init__(encoders, encoder=encoder)
         self.classifier = nn.Linear(encoders[encoder].dim, clusters)
         self.labels = Labels([clusters])
         self.iterations, self.normalize, self.seed = iterations, normalize, seed
@@ -72,14 +65,11 @@ class ClusterFit(Objective):
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         labels = self.labels.of(batch)[:, 0]
         pooled = encoders[self.key](batch.views[self.key][0]).pooled
-        logits = self.classifier(pooled).float()
-        counted = batch.present(self.key) & batch.present(self.teacher) & (labels >= 0)
-        sought = labels.clamp(min=0)
-        total = dist.mean(F.cross_entropy(logits, sought, reduction="none"), counted)
-        correct = (logits.argmax(dim=1) == sought).float().masked_fill(~counted, torch.nan)
-        sizes = counts(sought, logits.shape[1], counted)
+        present = batch.present(self.key) & batch.present(self.teacher)
+        losses, counted, correct = labelled(self.classifier(pooled), labels, present)
+        sizes = counts(labels.clamp(min=0), self.labels.clusters[0], counted)
         logs = {"correct": correct.nanmean(), "assignment_entropy": assignment_entropy(sizes)}
-        return Loss(total, logs, {self.key: pooled.detach()}, {"correct": correct})
+        return Loss(dist.mean(losses, counted), logs, {self.key: pooled.detach()}, {"correct": correct})
 
 
 method = Method(Views(1, image=[Crop(), Flip()]), ClusterFit)

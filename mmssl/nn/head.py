@@ -111,6 +111,35 @@ class Rectified(Head):
         return F.normalize(self.layers(features.pooled).float(), dim=-1)
 
 
+class Classes(Head):
+    """A linear classifier of pooled features, or of what a projection's first hidden layer makes of them, (B, classes).
+
+    classes: how many.
+    hidden: width of that layer, which is `middle`; 0 for none.
+    """
+
+    def __init__(self, dim: int, *, classes: int, hidden: int = 0) -> None:
+        super().__init__()
+        self._config = {"dim": dim, "classes": classes, "hidden": hidden}
+        self.middle = Middle(dim, out=hidden) if hidden else None
+        self.linear = nn.Linear(hidden or dim, classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that build this head again."""
+        return dict(self._config)
+
+    def scores(self, pooled: Tensor) -> Tensor:
+        """Returns the logits (B, classes) of pooled features (B, D), float32."""
+        seen = pooled if self.middle is None else self.middle.layers(pooled)
+        logits: Tensor = self.linear(seen)
+        return logits.float()
+
+    def forward(self, features: Features) -> Tensor:
+        return F.normalize(self.scores(features.pooled), dim=-1)
+
+
 class Leading(Head):
     """The first `out` numbers of the pooled features, to unit length: (B, out). Jing et al., ICLR 2022."""
 

@@ -22,7 +22,7 @@ from mmssl.evals.finetune import Classifier, Finetune, finetuned
 from mmssl.evals.parts.labelled import Embedded, Labelled
 from mmssl.evals.parts.report import reporting
 from mmssl.evals.parts.training import _tell_damaged
-from mmssl.nn.head import Projection
+from mmssl.nn.head import Middle, Projection
 from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Encoder, Features, Preprocess, Trained
 
@@ -192,6 +192,23 @@ def test_the_classifier_starts_from_zero_on_normalised_features() -> None:
     torch.testing.assert_close(model(x), normal @ model.linear.weight.T)
 
 
+def test_the_classifier_stands_on_a_head_that_learns_too(sets: Labelled) -> None:
+    encoder, labels = small(), {number: number % 2 for number in range(20)}
+    head = encoder.spaces["mid"] = Middle(encoder.dim, out=5)
+    before = copy.deepcopy(head.state_dict())
+    tuning = Finetune(**SETS, **STILL, batch=10, space="mid")
+    found = finetuned(encoder, sets.train, labels, tuning, epochs=2, place="mid")
+    assert found.linear.weight.shape == (2, 5) and not found.encoder.spaces
+    moved = {name: not value.equal(before[name]) for name, value in found.head.state_dict().items()}
+    assert all(moved.values()), "weights, and statistics of what was shown"
+    assert all(value.equal(before[name]) for name, value in head.state_dict().items()), "it is a copy"
+    x = torch.rand(6, encoder.dim)
+    with torch.no_grad():
+        seen = F.layer_norm(found.head(Features(x)), (5,))
+        torch.testing.assert_close(found.classify(x), seen @ found.linear.weight.T + found.linear.bias)
+    assert tuning.needs(Trained({"image": encoder})).encoders[None].space == "mid"
+
+
 def test_judging_uses_all_labels_and_the_copy(sets: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = Finetune(**sides(tmp_path, train=20, test=9), epochs=3, baselines=False)
     seen: list[Any] = []
@@ -203,12 +220,14 @@ def test_judging_uses_all_labels_and_the_copy(sets: Labelled, tmp_path: Path, mo
             assert rows.of == "the copy"
             return torch.tensor([0, 1, 5, 4, 0])
 
-    monkeypatch.setattr(finetune, "finetuned", lambda *given, epochs: (seen.append((*given, epochs)), Tuned())[1])
+    monkeypatch.setattr(
+        finetune, "finetuned", lambda *given, epochs, place: (seen.append((*given, epochs, place)), Tuned())[1]
+    )
     rows = SimpleNamespace(of="the copy", per_class=lambda right: {"a": 1.0})
     monkeypatch.setattr(probe.sets, "test_rows", lambda encoder: rows if encoder == "the copy" else None)
     encoder = small()
     found = dict(probe.run(Trained({"image": encoder})))
-    assert seen == [(encoder, probe.sets.train, {number: number % 2 for number in range(20)}, probe, 3)]
+    assert seen == [(encoder, probe.sets.train, {number: number % 2 for number in range(20)}, probe, 3, "pooled")]
     assert list(found) == ["top1"] and found["top1"].value == pytest.approx(2 / 5)
     assert found["top1"].chance == pytest.approx(3 / 5 / 2)  # of two classes ranks 4 and 5 are those of strangers
     monkeypatch.setattr(probe.sets, "labels", lambda: {number: number % 8 for number in range(20)})

@@ -17,7 +17,8 @@ from mmssl.evals.finetune import Finetune, FineTuning
 from mmssl.evals.linear import probe
 from mmssl.evals.parts.labelled import Embedded, Labelled
 from mmssl.evals.parts.solvers import LBFGS
-from mmssl.evals.semi_supervised import SemiSupervised, few, picked
+from mmssl.evals.semi_supervised import SemiSupervised, picked
+from mmssl.objectives.few_labels import few
 from mmssl.types import Trained
 
 SETS: dict[str, Any] = {"train": {"shards": "pipe:a"}, "data": {"shards": "pipe:b"}}  # never opened
@@ -101,15 +102,18 @@ def test_fine_tuning_is_given_the_share_and_its_epochs(monkeypatch: pytest.Monke
             assert rows is asked
             return torch.tensor([0] * 7 + [1] * 3)
 
-    def finetuned(encoder: Any, source: Any, labels: dict[int, int], tuning: FineTuning, *, epochs: int) -> Tuned:
+    def finetuned(
+        encoder: Any, source: Any, labels: dict[int, int], tuning: FineTuning, *, epochs: int, place: str
+    ) -> Tuned:
+        assert place == "mid"
         seen.append((encoder, source, labels, tuning, epochs))
         return Tuned()
 
     monkeypatch.setattr(semi_supervised, "finetuned", finetuned)
-    monkeypatch.setattr(sets, "rows", lambda encoder: (known, asked))
+    monkeypatch.setattr(sets, "rows", lambda encoder, *, space: (known, asked) if space == "mid" else None)
     monkeypatch.setattr(sets, "test_rows", lambda encoder: asked if encoder == "the copy" else None)
     semi = SemiSupervised(
-        **SETS, fractions=(0.1, 0.25), epochs=(6, 3), protocols=("finetune", "linear"), seed=5, lr=0.1
+        **SETS, fractions=(0.1, 0.25), epochs=(6, 3), protocols=("finetune", "linear"), seed=5, lr=0.1, space="mid"
     )
     semi.sets = sets
     encoder: Any = Anything()

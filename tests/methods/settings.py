@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmssl import dist, names
 from mmssl.encoders import create_encoder
 from mmssl.multitask import MultiTask
+from mmssl.nn.head import Classes, Middle
 from mmssl.objectives.bank import reserve
 from mmssl.types import Batch, Encoder, Epoch, Ragged
 
@@ -262,6 +263,10 @@ def cut_mixed(keys: tuple[str, ...], rows: int) -> Batch:
 
 CONVNET = ("convnet", {"image_size": 16, "widths": [4, 8], "depths": [1, 1], "stem_stride": 2})
 
+TAUGHT: dict[str, tuple[str, dict[str, Any]]] = {
+    "image_teacher": ("convnet", {"image_size": 16, "widths": (8, 8), "depths": (1, 1), "strides": (1, 2)})
+}
+
 SETTINGS = {
     "align": Setting(("image", "text"), {"temperature": 0.07}),
     "autoencoder": Setting(("image",), {"code": 8, "start": 4, "widths": (8, 8)}, several(1)),
@@ -346,7 +351,17 @@ SETTINGS = {
         ("image", "image_teacher"),
         {"clusters": 4},
         several(1),
-        {"image_teacher": ("convnet", {"image_size": 16, "widths": (8, 8), "depths": (1, 1), "strides": (1, 2)})},
+        TAUGHT,
+    ),
+    "distill": Setting(
+        ("image", "image_teacher"), {"classes": 3, "hidden": 8, "alpha": 0.6, "fraction": 0.4}, several(1), TAUGHT
+    ),
+    "finetune": Setting(("image",), {"classes": 3, "hidden": 8, "fraction": 0.4}, several(1)),
+    "metric_transfer": Setting(
+        ("image", "image_teacher"),
+        {"classes": 3, "fraction": 0.4, "neighbors": 4, "vectors": 6},
+        several(1),
+        TAUGHT,
     ),
     "densecl": Setting(("image",), {"embed_dim": 8, "queue": 90, "momentum": 0.9, "weight": 0.4}, several(2), FINE),
     "cross_and_learn": Setting(("image", "flow"), {"embed_dim": 8, "dropout": 0.0}),
@@ -453,12 +468,29 @@ def build(name: str) -> MultiTask:
     method, _ = names.resolve("methods", name)
     objective = method.objective(encoders, **setting.options)
     reserve(objective, SAMPLES)
+    objective.choose(classes)
+    bring(encoders)
     model = MultiTask(encoders, {name: objective}, {name: 1.0})
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
     objective.before_epoch(encoders, epoch_of(name))
     return model
+
+
+def classes(field: str) -> dict[int, int]:
+    """Returns the class of every sample of the training set by its number, which depends on the field."""
+    return {number: number // len(field) % 3 for number in range(SAMPLES)}
+
+
+def bring(encoders: Mapping[str, Encoder]) -> None:
+    """Gives encoders the weights of the heads of runs that they begin with."""
+    with torch.random.fork_rng(devices=[]):
+        for key, encoder in encoders.items():
+            torch.manual_seed(len(key))
+            middles = {space: Middle(encoder.dim, out=8) for space in ("simclr_middle", "other_middle")}
+            whole = {space: Classes(encoder.dim, classes=3, hidden=8) for space in ("finetune", "other")}
+            encoder.brought = {space: head.state_dict() for space, head in {**middles, **whole}.items()}
 
 
 def epoch_of(name: str, number: int = 0) -> Epoch:

@@ -29,7 +29,7 @@ from mmssl.options import hints_of
 from mmssl.types import Encoder, Epoch, Objective
 
 sys.path.insert(0, str(Path(__file__).parent))
-from settings import ENCODERS, SAMPLES, SETTINGS, VIT, Setting, seeded, several, sweep
+from settings import ENCODERS, SAMPLES, SETTINGS, VIT, Setting, bring, classes, seeded, several, sweep
 
 KL, HARDEST = {"sparsity": "kl"}, {"loss": "hardest"}
 BESIDE: dict[str, dict[str, Any]] = {
@@ -59,6 +59,10 @@ VALUES: dict[str, list[Any]] = {
     "ambient_sound iterations": [0],
     "cross_and_learn dropout": [0.4],
     "cross_and_learn diversity": [0.2],
+    "finetune space": ["other_middle"],
+    "distill space": ["other"],
+    "label": ["cls"],
+    "classes": [4],
     "obow levels": [["blocks.0"]],
     "bownet level": ["blocks.0"],
     "bownet learn_from": [20],
@@ -132,6 +136,8 @@ def steps(name: str, options: Mapping[str, Any]) -> Iterator[list[Any]]:
     objective: Objective = kind(encoders, **names.check_options(kind, options))
     reserve(objective, SAMPLES)
     yield [(key, value.shape) for key, value in objective.state_dict().items()]
+    yield [sorted(objective.choose(classes) or ())]
+    bring(encoders)
     own = {id(p): group["final_lr"] for group in objective.parameter_groups() for p in group["params"]}
     yield [(key, own.get(id(p)), p.requires_grad) for key, p in objective.named_parameters()]
     yield [(module.p, type(module)) for module in objective.modules() if isinstance(module, nn.Dropout)]

@@ -22,7 +22,9 @@ from mmssl.modalities import points
 from mmssl.modalities.audio import encode as encode_sound
 from mmssl.modalities.points import Cloud
 from mmssl.modalities.video import encode as encode_film
+from mmssl.nn.head import Classes, Middle
 from mmssl.trainer import Trainer
+from mmssl.types import Encoder
 
 SAMPLES, SECONDS, RATE = 6, 4, 16_000
 FEW: dict[
@@ -36,8 +38,11 @@ FEW: dict[
     "deepcluster:v2": {"clusters": [3, 2]},
     "dino": {"prototypes": 16, "hidden": [16, 16]},
     "directclr": {"dims": 8},
+    "distill": {"classes": 3, "fraction": 0.5},
     "dvae": {"width": 4, "first": 8, "depth": 1},
     "esvit": {"prototypes": 16, "hidden": [16, 16]},
+    "finetune": {"classes": 3, "fraction": 1.0},
+    "metric_transfer": {"classes": 3, "fraction": 0.5},
     "image/resim": {"cells": [8, 4], "windows": [24, 16], "steps": [16, 12]},
     "icmlm": {"learn_from": 8},
     "jigsaw": {"permutations": 10, "hidden": [16]},
@@ -70,7 +75,15 @@ def sample(number: int) -> dict[str, Any]:
     scans = dict.fromkeys(("ply", "points_a.ply", "points_b.ply"), cloud)
     mp4 = encode_film(film, fps=25.0, audio=sound, sample_rate=RATE)
     wav = encode_sound(sound, sample_rate=RATE)
-    return {"png": picture.getvalue(), "mp4": mp4, "wav": wav, "txt": "a square", "json": meta, **scans}
+    return {
+        "png": picture.getvalue(),
+        "mp4": mp4,
+        "wav": wav,
+        "txt": "a square",
+        "json": meta,
+        "cls": b"%d" % (number % 3),
+        **scans,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +118,14 @@ def small(node: dict[str, Any]) -> dict[str, Any]:
     return {key: small(value) if isinstance(value, dict) else value for key, value in node.items()}
 
 
+def trained(kind: str, options: dict[str, Any]) -> Encoder:
+    """Returns an encoder with the heads of the runs after which some recipes come."""
+    made = create_encoder(kind, **options)
+    made.spaces["simclr_middle"] = Middle(made.dim, out=made.dim)
+    made.spaces["finetune"] = Classes(made.dim, classes=3, hidden=made.dim)
+    return made
+
+
 def reduced(name: str, world: str, tmp_path: Path) -> dict[str, Any]:
     """Returns a shipped recipe on the tiny world."""
     tree = yaml.safe_load(recipe.load(name).dump())
@@ -112,7 +133,7 @@ def reduced(name: str, world: str, tmp_path: Path) -> dict[str, Any]:
     start = {}
     for key in tree["train"].get("start", {}):
         kind, options = recipe.split(tree["encoders"][key])
-        save_encoder(create_encoder(kind, **options), tmp_path / key)
+        save_encoder(trained(kind, options), tmp_path / key)
         start[key] = str(tmp_path / key)
     tree |= {"train": {"samples": 64, "precision": "fp32", "start": start}, "evals": {}}
     for task in tree["tasks"].values():

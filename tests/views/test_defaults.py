@@ -128,6 +128,11 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         ],
     },
     "clusterfit.method": {"views": 1, "image": crop(0.08) + FLIP},  # Yan et al., CVPR 2020: RandomResizedCrop, flip
+    # Chen et al., NeurIPS 2020 (SimCLR v2), section 3: random crops and flips alone
+    "distill.method": {"views": 1, "image": crop(0.08) + FLIP},
+    "finetune.method": {"views": 1, "image": crop(0.08) + FLIP},
+    # Liu et al., 2018: imagenet-semi.py, RandomResizedCrop and flips
+    "metric_transfer.method": {"views": 1, "image": crop(0.08) + FLIP},
     "deepcluster.method": {"views": 1, "image": crop(0.08) + FLIP},  # Caron et al., ECCV 2018: RandomResizedCrop
     # Zhang et al., ICCV 2021
     "depthcontrast.method": {

@@ -100,17 +100,7 @@ class Labelled:
         return {place: number[name] for place, name in names.items()}
 
     def _classes(self) -> dict[int, Label]:
-        def made() -> dict[int, Label]:
-            counted(self.train)
-            found = {}
-            for sample in self.train.samples({self.label}):
-                with skip_damaged(sample):
-                    found[sample["__number__"]] = class_of(sample.get(self.label))
-            if not found:
-                raise no_samples_error(f"{self.train.shards[0]}, ... have no label")
-            return found
-
-        return recall((self.what, "names"), made)
+        return recall((self.what, "names"), lambda: read_classes(self.train, self.label))
 
     def test_rows(self, encoder: Encoder) -> Embedded:
         """Embeds the test set only; every process gets all rows."""
@@ -141,6 +131,32 @@ class Labelled:
             for x, _ in islice(prepared_batches({key: encoder.preprocess}, self.train), WARM):
                 encoder(x[key].to(encoder.device))
         return encoder
+
+
+def read_classes(source: Source, label: str) -> dict[int, Label]:
+    """Returns the class of each of a set's samples that has one, by its number; label: the key that holds it."""
+    counted(source)
+    found = {}
+    for sample in source.samples({label}):
+        with skip_damaged(sample):
+            found[sample["__number__"]] = class_of(sample.get(label))
+    if not found:
+        raise no_samples_error(f"{source.shards[0]}, ... have no {label}")
+    return found
+
+
+def read_labels(sources: Sequence[Source], label: str) -> dict[int, int]:
+    """Returns the class of each sample of sets one behind the other, numbered as a Labelled numbers its training set's.
+
+    The numbers of the samples go on from set to set.
+    """
+    found: dict[int, Label] = {}
+    first = 0
+    for source in sources:
+        found |= {first + number: name for number, name in read_classes(source, label).items()}
+        first += source.count or 0
+    classes = number_classes(found.values(), where=f"the training set {_spell(sources[0])}")
+    return {number: classes[name] for number, name in found.items()}
 
 
 def _names(y: Tensor, labels: Sequence[Label]) -> dict[int, str]:
