@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmssl.errors import DamagedError, UserError
 from mmssl.schema import above, at_least, at_most
+from mmssl.transforms import flow
 from mmssl.transforms.base import Frame, chance
-from mmssl.transforms.flow import motion
 from mmssl.transforms.image import Crop, Flip
 from mmssl.transforms.motion import draw_window
 from mmssl.transforms.video import framed
@@ -52,6 +52,8 @@ class FrameAndFlow(Composed):
         if set(preprocess) != {"image", "flow"}:
             raise UserError(f"this view shows image and flow, found {', '.join(preprocess)}; list an encoder for each")
         self.search, self.motion, self.time_flip, self.split_channels = search, motion, time_flip, split_channels
+        if motion or self.prepare["flow"].by == "dis":
+            flow.opencv()  # said before a run, not of every film
         self.frame, self.film = self._field("image"), self._field("flow")
         self.reads = (self.film, *(name for name in self.reads if name not in (self.frame, self.film)))
 
@@ -77,7 +79,11 @@ class FrameAndFlow(Composed):
         length = min(clip.duration, max(self.search, needed))
         begin, phase = random.uniform(0, clip.duration - length), random.random()
         times = [begin + (i + phase) / fps for i in range(max(frames + 1, int(length * fps + 1e-3)))]
-        moves = motion(clip.frames(times, min_size=SMALL)) ** self.motion if self.motion else torch.ones(len(times) - 1)
+        moves = (
+            flow.motion(clip.frames(times, min_size=SMALL)) ** self.motion
+            if self.motion
+            else torch.ones(len(times) - 1)
+        )
         start = draw_window(moves[:, None], frames)
         pictures: np.ndarray = clip.frames(times[start : start + frames + 1])
         return pictures

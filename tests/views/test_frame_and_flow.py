@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,15 @@ def test_what_cannot_be_shown_is_left_out_or_refused() -> None:
         view({"image": ImagePreprocess(24)})
     with pytest.raises(UserError, match="found image, video"):
         view({"image": ImagePreprocess(24), "video": VideoPreprocess(24)})
+
+
+def test_without_opencv_it_is_refused_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    raft = {**PREPROCESS, "flow": FlowPreprocess(SIZE, frames=FRAMES, fps=FPS, by="raft")}
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    for preprocess, power in ((PREPROCESS, 0.0), (raft, 1.0)):
+        with pytest.raises(UserError, match="optical flow needs OpenCV"):
+            view(preprocess, motion=power)
+    assert shown(film(range(15)), raft, motion=0.0)["flow"][0].dtype == torch.uint8, "RAFT alone needs none"
 
 
 def test_an_encoder_that_finds_flow_itself_is_shown_the_images() -> None:

@@ -159,6 +159,8 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", kinds())
 def test_a_view_goes_on_where_it_was(name: str, preprocess: Mapping[str, Preprocess], samples: Path) -> None:
     kind, keys = kinds()[name], SHOWN.get(name, ("image",))
+    if "flow" in keys:
+        pytest.importorskip("cv2")
     options = drawing(name, keys)
 
     def stream(resume: dict[str, Any] | None = None) -> TaskStream:
