@@ -22,7 +22,7 @@ from mmssl.evals.parts.score import bootstrap, named
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.untrained import untrained, warming
 from mmssl.transforms.pairs import POSES, Scan, fixed_scans, nearest_features, right_pairs
-from mmssl.transforms.points import local_shape
+from mmssl.transforms.local_shape import local_shape
 from mmssl.types import Encoder, Score, Trained
 
 Ways = dict[str, Callable[[Scan], Tensor]]  # prefix of the figures' names -> features (N, D) of a scan

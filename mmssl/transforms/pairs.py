@@ -67,13 +67,23 @@ def pose_at(meta: Any, path: str) -> Array:
     return rigid(meta)
 
 
+def angle(a: Array, b: Array) -> float:
+    """Returns the degrees of the turn between two poses or rotations (3 or 4, 3 or 4)."""
+    turn = a[:3, :3].T @ b[:3, :3]
+    return float(np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
+
+
 @dataclass(slots=True)
 class Scan:
-    """A thinned cloud as it is shown, the pose (4, 4) that takes it to the common frame, and where its eye is (3,)."""
+    """A thinned cloud as it is shown, the pose (4, 4) that takes it to the common frame, and where its eye is (3,).
+
+    camera: the pose (4, 4) with which it was scanned.
+    """
 
     cloud: Cloud
     pose: Array
     eye: Array
+    camera: Array
 
     @property
     def place(self) -> Array:
@@ -110,7 +120,7 @@ def _scan(cloud: Cloud, pose: Array, rng: np.random.Generator, voxel: float, poi
     kept = grid_index(shown, voxel)
     if len(kept) > points:
         kept = np.sort(rng.choice(kept, points, replace=False))
-    return Scan(shown.pick(kept), pose @ np.linalg.inv(to_shown), to_shown[:3, 3])
+    return Scan(shown.pick(kept), pose @ np.linalg.inv(to_shown), to_shown[:3, 3], pose)
 
 
 def near_pairs(a: Array, b: Array, radius: float) -> NDArray[np.int64]:

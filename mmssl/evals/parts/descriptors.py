@@ -13,6 +13,7 @@ from torch import Tensor
 from mmssl.errors import UserError
 from mmssl.modalities.points import Cloud
 from mmssl.nn.packed import embed_tokens
+from mmssl.transforms.pairs import angle
 from mmssl.types import Encoder
 
 Array = NDArray[np.floating]
@@ -92,6 +93,4 @@ def _cloud(o3d: ModuleType, xyz: Array) -> Any:
 
 def pose_errors(found: Array, true: Array) -> tuple[float, float]:
     """Returns by how many degrees and metres a rigid transform (4, 4) misses the true one."""
-    turn = found[:3, :3].T @ true[:3, :3]
-    angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
-    return float(angle), float(np.linalg.norm(found[:3, 3] - true[:3, 3]))
+    return angle(found, true), float(np.linalg.norm(found[:3, 3] - true[:3, 3]))
