@@ -29,7 +29,7 @@ NOTHING = (0, 65535)  # depths that say that nothing was measured
 STRIDE = 2  # every second pixel across and down is still finer than the voxels
 NEAR = 1.5  # voxels
 NORMAL, NEIGHBOURS = 4, 31  # voxels, and the point itself with 30 others
-# What is judged lies at both ends of a camera's path, so that its pairs are seen from further apart than any in training.
+# What is judged lies at both ends of a camera's path: its pairs are seen from further apart than any in training.
 STRETCHES = ("test=0.1", "validation=0.06", "train=0.68", "validation=0.06", "test=0.1")
 SPLITS = ("train", "validation", "test")
 
