@@ -33,9 +33,9 @@ def by_loops(xyz: Array, normal: Array) -> Array:
                 n @ d.mean(0),
                 float(np.linalg.norm(d.mean(0))),
                 (d @ n).std(),
-                np.mean([a @ b for a, b in zip(d, m)]),
+                np.mean([a @ b for a, b in zip(d, m, strict=True)]),
             ]
-            row += [np.mean([(a @ n) * (b @ n) for a, b in zip(d, m)]), d.mean(0) @ m.mean(0)]
+            row += [np.mean([(a @ n) * (b @ n) for a, b in zip(d, m, strict=True)]), d.mean(0) @ m.mean(0)]
             row += [n @ m.mean(0), float(np.linalg.norm(m.mean(0))), np.sqrt(np.mean((m @ n) ** 2))]
         rows.append(row)
     return np.array(rows)
