@@ -51,11 +51,12 @@ def _means(xyz: np.ndarray, values: np.ndarray) -> Iterator[tuple[float, np.ndar
     from scipy.sparse import coo_matrix
     from scipy.spatial import cKDTree
 
-    tree, own = cKDTree(xyz), np.arange(len(xyz))
+    tree, count = cKDTree(xyz), len(xyz)
     for radius in RADII:
         i, j = tree.query_pairs(radius, output_type="ndarray").T
-        near = coo_matrix((np.ones(2 * len(i) + len(own)), (np.r_[i, j, own], np.r_[j, i, own]))).tocsr()
-        yield radius, (near @ values) / np.diff(near.indptr)[:, None]
+        half = coo_matrix((np.ones(len(i)), (i, j)), shape=(count, count))  # each pair once: nothing is sorted
+        around = 1 + np.bincount(i, minlength=count) + np.bincount(j, minlength=count)
+        yield radius, (values + half @ values + half.T @ values) / around[:, None]
 
 
 def _middle(xyz: np.ndarray) -> np.ndarray:
