@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +15,11 @@ from torch import Tensor
 from mmssl import dist
 from mmssl.data.in_workers import Made, in_workers
 from mmssl.data.subset import limited
-from mmssl.errors import UserError
 from mmssl.evals.parts.descriptors import coordinates, encoded, fpfh, open3d, pose_errors, ransac, surface
 from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
 from mmssl.evals.parts.progress import passing
 from mmssl.evals.parts.report import no_samples_error, usable
-from mmssl.evals.parts.score import bootstrap, named
+from mmssl.evals.parts.score import bootstrap, named, parted, rising
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.untrained import untrained, warming
 from mmssl.transforms.local_shape import local_shape
@@ -96,7 +94,7 @@ class Register(Declared):
         self.shown: dict[str, Any] = {"poses": poses, "voxel": voxel, "points": points, "rotation": rotation}
         self.threshold, self.inliers, self.fpfh, self.ransac = threshold, inliers, fpfh, ransac
         self.baselines, self.room = baselines, room
-        self.bins = {"angle": _rising("angles", angles), "overlap": _rising("overlaps", overlaps)}
+        self.bins = {"angle": rising("angles", angles), "overlap": rising("overlaps", overlaps)}
         self.radii = {
             "radius": fpfh_radius or 5 * voxel,
             "normals": 2 * voxel if fpfh_normals is None else fpfh_normals,
@@ -125,7 +123,7 @@ class Register(Declared):
         yield from self._scores(keys, table)
         hits = {name: values for name, values in table.items() if name.endswith("hit_ratio")}
         for name, values in seen.items():
-            for span, rows in _bins(values, self.bins[name]):
+            for span, rows in parted(values, self.bins[name]):
                 chosen = {f"{figure}_{name}_{span}": of[rows] for figure, of in hits.items()}
                 yield from self._scores([keys[row] for row in rows.tolist()], chosen)
 
@@ -212,21 +210,7 @@ class Register(Declared):
 
 def _shown(sample: Sample, *, room: str | None, **shown: Any) -> tuple[tuple[Scan, Scan], str]:
     """Returns a pair's scans and its room, empty where none is asked for; LackingError for a sample without one."""
-    return fixed_scans(sample, **shown), str(at_path(sample.get("meta"), room, "a room")) if room else ""
-
-
-def _rising(name: str, edges: Sequence[float]) -> tuple[float, ...]:
-    if any(low >= high for low, high in pairwise((0.0, *edges))):
-        raise UserError(f"register: {name} is {list(edges)}; expected edges above 0 that rise")
-    return tuple(edges)
-
-
-def _bins(values: Tensor, edges: tuple[float, ...]) -> Iterator[tuple[str, Tensor]]:
-    """Yields LOW-HIGH and the rows from LOW to below HIGH of each bin that has some, the last without HIGH."""
-    for low, high in pairwise((0.0, *edges, math.inf) if edges else ()):
-        rows = ((values >= low) & (values < high)).nonzero()[:, 0]
-        if len(rows):
-            yield f"{low:g}-{high:g}" if high < math.inf else f"{low:g}-", rows
+    return fixed_scans(sample, **shown), str(at_path(sample.get("meta"), room, "a scan without a room")) if room else ""
 
 
 evaluation = Register

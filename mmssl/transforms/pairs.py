@@ -60,15 +60,15 @@ def posed_pair(sample: Mapping[str, Any], poses: tuple[str, str] | None) -> list
 
 def pose_at(meta: Any, path: str) -> Array:
     """Returns the rigid pose (4, 4) at a dotted path of a sample's meta."""
-    return rigid(at_path(meta, path, "a pose"))
+    return rigid(at_path(meta, path, "a scan without a pose"))
 
 
-def at_path(meta: Any, path: str, what: str) -> Any:
-    """Returns what stands at a dotted path of a sample's meta; LackingError says what is missing."""
+def at_path(meta: Any, path: str, lacking: str) -> Any:
+    """Returns what stands at a dotted path of a sample's meta; LackingError, in these words, where nothing does."""
     for name in path.split("."):
         meta = meta.get(name) if isinstance(meta, Mapping) else None
     if meta is None:
-        raise LackingError(f"a scan without {what}", f"meta has no {path}")
+        raise LackingError(lacking, f"meta has no {path}")
     return meta
 
 

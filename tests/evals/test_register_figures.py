@@ -301,9 +301,9 @@ def test_pairs_are_parted_by_angle_and_overlap_and_figures_kept_of_rooms(monkeyp
     middle = found["hit_ratio_angle_12-40"]
     assert (middle.chance, middle.trivial) == (pytest.approx(0.15), pytest.approx(0.15))
     assert found["fpfh/hit_ratio_angle_12-40"].value == pytest.approx(0.15)
-    for wrong in ((15, 5), (0, 3), (4, 4)):
-        with pytest.raises(UserError, match="angles is .* edges above 0 that rise"):
-            made(monkeypatch, angles=wrong)
+    for name in ("angles", "overlaps"):
+        with pytest.raises(UserError, match=f"{name} is .* edges above 0 that rise"):
+            made(monkeypatch, **{name: (15, 5)})
 
 
 def test_the_room_is_read_from_meta(monkeypatch: pytest.MonkeyPatch) -> None:
