@@ -7,6 +7,7 @@ import json
 import random
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ from mmssl.data.user_files import read_files
 from mmssl.data.writer import build_from
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import image, points
-from mmssl.transforms.pairs import move, near_pairs, overlap, rigid
+from mmssl.transforms.pairs import angle, move, near_pairs, overlap, rigid
 from mmssl.transforms.points import grid_index
 
 Array = NDArray[np.floating]
@@ -28,6 +29,9 @@ NOTHING = (0, 65535)  # depths that say that nothing was measured
 STRIDE = 2  # every second pixel across and down is still finer than the voxels
 NEAR = 1.5  # voxels
 NORMAL, NEIGHBOURS = 4, 31  # voxels, and the point itself with 30 others
+# What is judged lies at both ends of a camera's path: its pairs are seen from further apart than any in training.
+STRETCHES = ("test=0.1", "validation=0.06", "train=0.68", "validation=0.06", "test=0.1")
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass
@@ -46,27 +50,33 @@ class Scan:
 
 @dataclass
 class Pair:
-    """Two frames of a sequence, and how much of either the other sees."""
+    """Two frames of a sequence, how much of either the other sees, and the turn from one camera to the other."""
 
     sequence: str
     a: Scan
     b: Scan
     overlap: float
+    degrees: float
+
+    @property
+    def metres(self) -> float:
+        """How far apart the cameras are."""
+        return float(np.linalg.norm(self.a.pose[:3, 3] - self.b.pose[:3, 3]))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes OUT/train and OUT/test; an interrupted run continues where it stopped."""
+    """Writes OUT/train, OUT/validation and OUT/test; an interrupted run continues where it stopped."""
     options = parser().parse_args(arguments)
     try:
-        if not 0 < options.held_out < 1:
-            raise UserError(f"--held-out {options.held_out:g}: expected a share between 0 and 1")
         splits, skipped = pairs_of(
             read_files(options.source, expected="frame-*.depth.png and frame-*.pose.txt"), options
         )
         for split, found in splits.items():
             if not found:
+                low, high, least, most = *options.overlap, *options.angle
                 raise UserError(
-                    f"no two {split} frames overlap by {options.overlap:.0%}; give more frames, or lower it"
+                    f"no two {split} frames overlap by {low:.0%} to {high:.0%} at {least:g} to {most:g} degrees; give "
+                    "more frames, or wider ranges"
                 )
             about = f"scans {split}: {len(found)} pairs, {options.voxel:g} m, seed {options.seed}"
             build_from(Samples(found), len(found), Path(options.out) / split, workers=1, description=about)
@@ -82,22 +92,19 @@ def parser() -> argparse.ArgumentParser:
     """Returns the command line."""
     command = argparse.ArgumentParser(description="Makes shards of pairs of scans from posed RGB-D frames.")
     add = command.add_argument
-    add("out", metavar="OUT", help="folder for the splits train and test")
+    add("out", metavar="OUT", help="folder for the splits train, validation and test")
     add("--source", required=True, metavar="PATH", help="tar or folder with frame-*.depth.png, .pose.txt, .color.jpg")
     add("--intrinsics", type=float, nargs=4, metavar=("FX", "FY", "CX", "CY"), help="where no file says them, pixels")
     up = "direction in the poses' world that is up; there it becomes z (default 0 0 1, as ScanNet has it)"
     add("--up", type=float, nargs=3, default=(0.0, 0.0, 1.0), metavar=("X", "Y", "Z"), help=up)
     add("--voxel", type=float, default=0.025, metavar="M", help="one point is kept of each voxel (default 0.025 m)")
-    add("--overlap", type=float, default=0.3, metavar="SHARE", help="that either cloud must reach (default 0.3)")
+    span = {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
+    add("--overlap", **span, default=(0.3, 1.0), help="share of either cloud near the other (default 0.3 1)")
+    add("--angle", **span, default=(0.0, 180.0), help="degrees between the cameras of a pair (default 0 180)")
     add("--every", type=int, default=2, metavar="N", help="take every n-th frame (default 2)")
-    add(
-        "--held-out",
-        type=float,
-        default=0.27,
-        metavar="SHARE",
-        help="a sequence's last frames, for test (default 0.27)",
-    )
-    add("--gap", type=int, default=10, metavar="N", help="frames between train and test, used by neither (default 10)")
+    stretches = "of each path, in order, as shares of its frames; pairs are of one split (default %(default)s)"
+    add("--stretches", nargs="+", default=STRETCHES, metavar="SPLIT=SHARE", help=stretches)
+    add("--gap", type=int, default=10, metavar="N", help="frames between stretches, used by none (default 10)")
     add(
         "--pairs",
         type=int,
@@ -120,15 +127,15 @@ def pairs_of(files: Files, options: argparse.Namespace) -> tuple[dict[str, list[
     if not frames:
         raise UserError("the source has no frame-*.depth.png; expected the layout of 7-Scenes or ScanNet's reader")
     level = upright(np.array(options.up))
-    splits: dict[str, list[Pair]] = {"train": [], "test": []}
+    shares = stretches_of(options.stretches)
+    splits: dict[str, list[Pair]] = {name: [] for name in SPLITS if name in dict(shares)}
     skipped: Counter[str] = Counter()
     for sequence, names in frames.items():
         matrix = intrinsics(files, sequence, options.intrinsics)
-        held_out = round(len(names) * options.held_out)
-        parts = names[: max(0, len(names) - held_out - options.gap)], names[len(names) - held_out :]
-        for split, part in zip(splits, parts, strict=True):
+        parts = cut(names, shares, gap=options.gap)
+        for split in splits:
             scans = []
-            for name in part[:: options.every]:
+            for name in (each for part in parts[split] for each in part[:: options.every]):
                 try:
                     found = scan(files, name, matrix, options)
                     scans.append(replace(found, pose=level @ found.pose))
@@ -136,6 +143,31 @@ def pairs_of(files: Files, options: argparse.Namespace) -> tuple[dict[str, list[
                     skipped[error.reason] += 1
             splits[split] += overlapping(scans, sequence, options)
     return splits, skipped
+
+
+def stretches_of(given: Sequence[str]) -> list[tuple[str, float]]:
+    """Reads SPLIT=SHARE in order; UserError for another split, and for shares that are not of one whole."""
+    found = []
+    for text in given:
+        name, _, share = text.partition("=")
+        if name not in SPLITS or not share.replace(".", "", 1).isdecimal() or not float(share):
+            raise UserError(f"--stretches {text}: expected train, validation or test, = and a share above 0: train=0.6")
+        found.append((name, float(share)))
+    if not 0.99 < sum(share for _, share in found) < 1.01:
+        raise UserError(f"--stretches: the shares add up to {sum(share for _, share in found):g}; expected 1")
+    return found
+
+
+def cut(names: list[str], shares: list[tuple[str, float]], *, gap: int) -> dict[str, list[list[str]]]:
+    """Returns split -> its stretches of a path's frames, which share what the gaps between stretches leave."""
+    left = max(0, len(names) - gap * (len(shares) - 1))
+    found: dict[str, list[list[str]]] = defaultdict(list)
+    done = 0.0
+    for number, (split, share) in enumerate(shares):
+        start, stop = round(done * left), round((done + share) * left)
+        found[split].append(names[number * gap + start : number * gap + stop])
+        done += share
+    return found
 
 
 def upright(up: Array) -> Array:
@@ -211,16 +243,19 @@ def colors(files: Files, name: str, shape: tuple[int, ...]) -> Array:
 
 
 def overlapping(scans: list[Scan], sequence: str, options: argparse.Namespace) -> list[Pair]:
-    """Returns the pairs that overlap, in random order until there are as many as wanted."""
+    """Returns the pairs within the ranges of overlap and angle, in random order until there are as many as wanted."""
     candidates = list(combinations(scans, 2))
     random.Random(options.seed).shuffle(candidates)
-    found = []
+    found: list[Pair] = []
     for a, b in candidates:
-        share = overlap(near_pairs(a.place, b.place, NEAR * options.voxel), len(a.cloud), len(b.cloud))
-        if share >= options.overlap:
-            found.append(Pair(sequence, a, b, share))
         if len(found) == options.pairs:
             break
+        degrees = angle(a.pose, b.pose)
+        if not options.angle[0] <= degrees <= options.angle[1]:
+            continue
+        share = overlap(near_pairs(a.place, b.place, NEAR * options.voxel), len(a.cloud), len(b.cloud))
+        if options.overlap[0] <= share <= options.overlap[1]:
+            found.append(Pair(sequence, a, b, share, degrees))
     return found
 
 
@@ -235,6 +270,7 @@ class Samples:
         scans = {"points_a": pair.a, "points_b": pair.b}
         poses = {role: {"frame": s.name, "camera_to_world": s.pose.tolist()} for role, s in scans.items()}
         meta = {**poses, "overlap": round(pair.overlap, 3), "sequence": pair.sequence}
+        meta |= {"angle": round(pair.degrees, 2), "distance": round(pair.metres, 3)}
         clouds = {f"{role}.ply": points.encode(s.cloud) for role, s in scans.items()}
         return {**clouds, "json": json.dumps(meta).encode()}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmssl.encoders.pointnet import cloud_max
 from mmssl.errors import UserError, did_you_mean
-from mmssl.nn.sparse import Backend, RowNorm, SparseConv, choose_backend
+from mmssl.nn.sparse import Backend, RowNorm, SparseConv, choose_backend, make_isotropic
 from mmssl.nn.voxels import Sites
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.types import Encoder, Features, Ragged
@@ -31,9 +31,12 @@ class SparseUNet(Encoder):
     layers: blocks of each stage.
     voxel: size in metres; points of one voxel share its features.
     points: how many of a cloud are kept at most.
-    features: "color", "normal", averaged over a voxel's points; without any, and without coordinates, the feature is 1.
+    features: "color", "normal", "shape", "surface", averaged over a voxel's points; without any, and without
+        coordinates, the feature is 1.
     coordinates: whether x, y, z are features too.
     stem_kernel: side of the first convolution in voxels.
+    isotropic: whether the offsets of a kernel that are equally far from its middle share their weights: with "shape" or
+        "surface" alone quarter turns then change nothing, and other turns little.
     pool: over a cloud's voxels.
     backend: plain PyTorch, or on a GPU spconv, or auto for spconv where it is installed.
     """
@@ -51,6 +54,7 @@ class SparseUNet(Encoder):
         features: tuple[str, ...] = (),
         coordinates: bool = False,
         stem_kernel: Literal[3, 5] = 3,
+        isotropic: bool = False,
         pool: Literal["mean", "max"] = "mean",
         backend: Backend = "torch",
     ) -> None:
@@ -72,6 +76,8 @@ class SparseUNet(Encoder):
         joined = (planes[0], *planes[: half - 1])  # widths of the stem and of the stages down but the last
         self.down = nn.ModuleList(map(Down, joined, planes[:half], layers[:half]))
         self.up = nn.ModuleList(map(Up, planes[half - 1 :], reversed(joined), planes[half:], layers[half:]))
+        if isotropic:
+            make_isotropic(self)
         choose_backend(self, backend)
 
     def forward(self, x: Ragged) -> Features:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from mmssl.data.subset import limited
 from mmssl.evals.parts.needs import EncoderNeed, Needs
-from mmssl.evals.parts.score import bootstrap, named
+from mmssl.evals.parts.score import bootstrap, named, parted, rising
 from mmssl.evals.parts.source import open_source
 from mmssl.evals.parts.stream import embed_stream, show_some
 from mmssl.evals.parts.untrained import WithUntrained
+from mmssl.transforms.pairs import at_path
 from mmssl.types import Encoder, Score, Trained
 
 CHUNK = 1024
@@ -28,6 +29,8 @@ class Retrieval(WithUntrained):
     modalities: the two, query and candidate of the first direction.
     space: the task whose joint embedding is used.
     k: the cut-offs of recall.
+    bins: what numbers of `meta` part the queries, such as {overlap: [0.3, 0.6], angle: [15]} of pairs of scans; recall
+        is then told of each bin too, among all candidates.
     baselines: also judge the encoders with random weights.
     limit: samples at most, drawn from a fixed seed.
     """
@@ -39,32 +42,52 @@ class Retrieval(WithUntrained):
         modalities: tuple[str, str] = ("image", "text"),
         space: str = "clip",
         k: tuple[int, ...] = (1, 5, 10),
+        bins: dict[str, list[float]] | None = None,
         baselines: bool = False,
         limit: int | None = None,
     ) -> None:
         self.source, self.baselines = limited(open_source(data), limit), baselines
         self.modalities, self.space, self.k = modalities, space, k
+        self.bins = {name: rising(f"bins.{name}", edges) for name, edges in (bins or {}).items()}
 
     def needs(self, trained: Trained) -> Needs:
         need = EncoderNeed(space=self.space)
-        return Needs(encoders=dict.fromkeys(self.modalities, need), data={"data": (self.source, self.modalities)})
+        reads = (*self.modalities, *(["meta"] if self.bins else []))
+        return Needs(encoders=dict.fromkeys(self.modalities, need), data={"data": (self.source, reads)})
 
     def warm(self, fresh: Trained) -> None:
         for key in self.modalities:
             show_some(fresh.encoders[key], self.source, space=self.space)
 
     def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
-        """Yields <a>-<b>/R@k and <a>-<b>/median_rank for both directions."""
+        """Yields <a>-<b>/R@k and <a>-<b>/median_rank for both directions, and R@k of each bin."""
         first, second = self.modalities
-        (a, owner_a, names_a), (b, owner_b, names_b) = self._embed(trained.encoders)
-        yield from recalls(f"{first}-{second}", a, owner_a, b, owner_b, k=self.k, names=names_a)
-        yield from recalls(f"{second}-{first}", b, owner_b, a, owner_a, k=self.k, names=names_b)
+        ((a, owner_a, names_a), (b, owner_b, names_b)), metas = self._embed(trained.encoders)
+        ways = {f"{first}-{second}": (a, owner_a, b, owner_b), f"{second}-{first}": (b, owner_b, a, owner_a)}
+        for (way, sides), names in zip(ways.items(), (names_a, names_b), strict=True):
+            yield from recalls(way, *sides, k=self.k, names=names)
+        for name, edges in self.bins.items():
+            values = torch.tensor(
+                [float(at_path(meta, name, "a sample without the number of a bin")) for meta in metas]
+            )
+            for way, (q, own, c, of) in ways.items():
+                for span, rows in parted(values[own], edges):
+                    found = recalls(way, q[rows], own[rows], c, of, k=self.k)
+                    yield from ((f"{figure}_{name}_{span}", score) for figure, score in found if "/R@" in figure)
 
-    def _embed(self, encoders: Mapping[str, Encoder]) -> list[tuple[Tensor, Tensor, list[str]]]:
-        """Returns the items of both modalities (N, D), of each the sample that it belongs to (N,), and its name."""
+    def _embed(
+        self, encoders: Mapping[str, Encoder]
+    ) -> tuple[list[tuple[Tensor, Tensor, list[str]]], list[Mapping[str, Any] | None]]:
+        """Returns the items of both modalities (N, D), of each the sample that it belongs to (N,), and its name; and
+        each sample's meta.
+        """
         media = [name for name in self.modalities if name != "text"]
         embedded, metadata = embed_stream(
-            encoders, self.source, media, space=self.space, keep=["text"][: 2 - len(media)]
+            encoders,
+            self.source,
+            media,
+            space=self.space,
+            keep=[*["text"][: 2 - len(media)], *["meta"][: len(self.bins)]],
         )
         keys = [row["__key__"] for row in metadata]
         sides = []
@@ -76,7 +99,7 @@ class Retrieval(WithUntrained):
                 sides.append((items, owners, [n for pair in zip(keys, texts, strict=True) for n in _names(*pair)]))
             else:
                 sides.append((embedded[name], torch.arange(len(keys)), keys))
-        return sides
+        return sides, [row.get("meta") for row in metadata]
 
 
 def _names(key: str, texts: Sequence[str]) -> list[str]:

@@ -30,6 +30,8 @@ class SparseConv(nn.Module):
     odd kernel is centred, an even one begins at its voxel. weight: (kernel ** 3, inputs, outputs), z fastest.
     """
 
+    shell: Tensor | None  # which matrix each offset takes, of those that share them
+
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 3, *, stride: Literal[1, 2] = 1, transposed: bool = False
     ) -> None:
@@ -37,12 +39,13 @@ class SparseConv(nn.Module):
         if stride == 1 and (kernel % 2 == 0 or transposed):
             raise UserError(f"a sparse convolution with kernel {kernel} needs stride 2; stride 1 takes odd kernels")
         self.kernel, self.stride, self.transposed, self.spconv = kernel, stride, transposed, False
+        self.register_buffer("shell", None, persistent=False)
         self.weight = nn.Parameter(torch.empty(kernel**3, inputs, outputs))
         nn.init.normal_(self.weight, std=(2 / (kernel**3 * outputs)) ** 0.5)  # He et al., ICCV 2015, fan out
 
     def forward(self, x: Tensor, sites: Sites) -> Tensor:
         """Takes features (N, inputs) to (M, outputs). sites: the voxels, with stride 2 those of the finer grid."""
-        weight: Tensor = self.weight
+        weight: Tensor = self.weight if self.shell is None else self.weight[self.shell]
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x = x.to(dtype)
@@ -54,6 +57,25 @@ class SparseConv(nn.Module):
         if has_kernels(x, torch.float32, torch.bfloat16, torch.float16):
             return _Gathered.apply(x, weight, rules)
         return (_Columns if x.is_cuda else _Pairs).apply(x, weight.to(x.dtype), rules)
+
+
+def make_isotropic(network: nn.Module) -> None:
+    """Has the offsets of each kernel that are equally far from its middle share a matrix, in all sparse convolutions.
+
+    Quarter turns of the grid then change nothing but the order of voxels. weight becomes (distances, inputs, outputs),
+    the nearest first.
+    """
+    for part in network.modules():
+        if isinstance(part, SparseConv):
+            part.shell = _shells(part.kernel)
+            part.weight = nn.Parameter(part.weight[: int(part.shell.max()) + 1].detach().clone())
+
+
+def _shells(kernel: int) -> Tensor:
+    """Returns the number of the distance from the middle, by size, of each offset of a kernel (kernel ** 3,)."""
+    away = torch.arange(kernel) * 2 - (kernel - 1)  # in halves of a voxel
+    squared = sum(axis.flatten() ** 2 for axis in torch.meshgrid(away, away, away, indexing="ij"))
+    return torch.as_tensor(squared).unique(return_inverse=True)[1]
 
 
 def choose_backend(network: nn.Module, backend: Backend) -> None:

@@ -60,20 +60,35 @@ def posed_pair(sample: Mapping[str, Any], poses: tuple[str, str] | None) -> list
 
 def pose_at(meta: Any, path: str) -> Array:
     """Returns the rigid pose (4, 4) at a dotted path of a sample's meta."""
+    return rigid(at_path(meta, path, "a scan without a pose"))
+
+
+def at_path(meta: Any, path: str, lacking: str) -> Any:
+    """Returns what stands at a dotted path of a sample's meta; LackingError, in these words, where nothing does."""
     for name in path.split("."):
         meta = meta.get(name) if isinstance(meta, Mapping) else None
     if meta is None:
-        raise LackingError("a scan without a pose", f"meta has no {path}")
-    return rigid(meta)
+        raise LackingError(lacking, f"meta has no {path}")
+    return meta
+
+
+def angle(a: Array, b: Array) -> float:
+    """Returns the degrees of the turn between two poses or rotations (3 or 4, 3 or 4)."""
+    turn = a[:3, :3].T @ b[:3, :3]
+    return float(np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
 
 
 @dataclass(slots=True)
 class Scan:
-    """A thinned cloud as it is shown, the pose (4, 4) that takes it to the common frame, and where its eye is (3,)."""
+    """A thinned cloud as it is shown, the pose (4, 4) that takes it to the common frame, and where its eye is (3,).
+
+    camera: the pose (4, 4) with which it was scanned.
+    """
 
     cloud: Cloud
     pose: Array
     eye: Array
+    camera: Array
 
     @property
     def place(self) -> Array:
@@ -110,7 +125,7 @@ def _scan(cloud: Cloud, pose: Array, rng: np.random.Generator, voxel: float, poi
     kept = grid_index(shown, voxel)
     if len(kept) > points:
         kept = np.sort(rng.choice(kept, points, replace=False))
-    return Scan(shown.pick(kept), pose @ np.linalg.inv(to_shown), to_shown[:3, 3])
+    return Scan(shown.pick(kept), pose @ np.linalg.inv(to_shown), to_shown[:3, 3], pose)
 
 
 def near_pairs(a: Array, b: Array, radius: float) -> NDArray[np.int64]:

@@ -17,17 +17,18 @@ from mmssl.errors import LackingError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import FAR, Cloud
 from mmssl.schema import Positive
+from mmssl.transforms.local_shape import RADII, local_shape, local_surface
 from mmssl.types import Preprocess, Ragged
 
-RADII = (0.1, 0.2, 0.4)  # m, of local shape
-WIDTH = {"color": 3, "normal": 3, "shape": 3 * len(RADII)}
+WIDTH = {"color": 3, "normal": 3, "shape": 3 * len(RADII), "surface": 12 * len(RADII)}
 
 
 @dataclass
 class PointsPreprocess(Preprocess):
     """Thins a cloud to at most `points` and lays it out as float32 (N, C): x, y, z, then the features.
 
-    features: "color" (in [0, 1]), "normal" and "shape" (see local_shape), in the order given, after the coordinates.
+    features: "color" (in [0, 1]), "normal", "shape" and "surface" (see local_shape and local_surface; the latter needs
+        normals), in the order given, after the coordinates.
     centre: moves the mean to the origin.
     A batch is packed, (sum N, C); a sample without a cloud is one point at the origin.
     """
@@ -56,12 +57,7 @@ class PointsPreprocess(Preprocess):
         if cloud.dropped:
             self.notes["points that are not finite"] += cloud.dropped
         parts = [centred(cloud).xyz if self.centre else nearby(cloud)[0].xyz]
-        for name in self.features:
-            part = {"color": clouds.as_float(cloud.color), "normal": cloud.normal}.get(name)
-            part = local_shape(cloud.xyz) if name == "shape" else part
-            if part is None:
-                raise LackingError(f"a cloud without {name}")
-            parts.append(part)
+        parts += [_feature(cloud, name) for name in self.features]
         return torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
 
     def items(self, inputs: Any) -> list[Any]:
@@ -79,6 +75,16 @@ class PointsPreprocess(Preprocess):
 
     def blank(self) -> Tensor:
         return torch.zeros(1, 3 + sum(WIDTH[name] for name in self.features))
+
+
+def _feature(cloud: Cloud, name: str) -> np.ndarray:
+    """Returns what a feature says of each point (N, C); LackingError for a cloud that has not what it takes."""
+    if name == "shape":
+        return local_shape(cloud.xyz)
+    part = clouds.as_float(cloud.color) if name == "color" else cloud.normal
+    if part is None:
+        raise LackingError(f"a cloud without {'normal' if name == 'surface' else name}")
+    return local_surface(cloud.xyz, part) if name == "surface" else part
 
 
 def random_rotation(*, axis: Literal["vertical", "any"] = "vertical") -> np.ndarray:
@@ -168,30 +174,3 @@ def mirror(cloud: Cloud, *, axis: int) -> Cloud:
     """Flips a cloud, coordinates and normals, along one axis."""
     sign = np.where(np.arange(3) == axis, -1, 1).astype(np.float32)
     return replace(cloud, xyz=cloud.xyz * sign, normal=None if cloud.normal is None else cloud.normal * sign)
-
-
-def local_shape(xyz: np.ndarray) -> np.ndarray:
-    """Describes each point (N, 3) by the shape of what lies around it, whichever way it is turned; (N, 9) float32.
-
-    The square roots of the eigenvalues, ascending, of the covariance of the points within 0.1, 0.2 and 0.4 m, in units
-    of that radius. Weinmann et al., ISPRS Journal 2015.
-    """
-    from scipy.sparse import coo_matrix
-    from scipy.spatial import cKDTree
-
-    xyz = xyz.astype(np.float64)
-    xyz -= xyz.mean(axis=0)
-    tree, own, found = cKDTree(xyz), np.arange(len(xyz)), []
-    moments = np.concatenate([np.ones((len(xyz), 1)), xyz, _outer(xyz)], axis=1)  # (N, 1 + 3 + 9)
-    for radius in RADII:
-        i, j = tree.query_pairs(radius, output_type="ndarray").T
-        near = coo_matrix((np.ones(2 * len(i) + len(own)), (np.r_[i, j, own], np.r_[j, i, own])))
-        sums = near.tocsr() @ moments
-        mean = sums[:, 1:] / sums[:, :1]
-        spread = (mean[:, 3:] - _outer(mean[:, :3])).reshape(-1, 3, 3)
-        found.append(np.sqrt(np.linalg.eigvalsh(spread).clip(min=0)) / radius)
-    return np.concatenate(found, axis=1).astype(np.float32)
-
-
-def _outer(xyz: np.ndarray) -> np.ndarray:
-    return (xyz[:, :, None] * xyz[:, None, :]).reshape(len(xyz), 9)

@@ -11,8 +11,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from mmssl.data.shards import Source
+from mmssl.modalities import points
 from mmssl.transforms.pairs import move
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.views import cloud_pair
@@ -53,7 +55,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-ARGUMENTS = ["--up", "0", "-1", "0", "--gap", "4", "--pairs", "20"]
+ENDS = ["--stretches", "train=0.7", "test=0.3"]
+ARGUMENTS = ["--up", "0", "-1", "0", "--gap", "4", "--pairs", "20", *ENDS]
 
 
 def test_pairs(scans: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,12 +79,58 @@ def test_pairs(scans: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.C
             assert sorted(np.ptp(world, axis=0) > 1) == [False, True, True], "a wall"
             assert np.ptp(world[:, 2]) > 1, "z is up"
             assert 0.3 <= sample["meta"]["overlap"] <= 1
+            apart = abs(np.diff([int(sample["meta"][role]["frame"][-6:]) for role in ("points_a", "points_b")])[0])
+            assert sample["meta"]["distance"] == pytest.approx(0.03 * apart, abs=1e-3)
+            assert sample["meta"]["angle"] == 0
             left = sample["points"].xyz[:, 0].min()
             assert left > (15 - 32) / 60 * 2, "where nothing was measured, there is no point"
         view = cloud_pair.view({"points": PointsPreprocess()}, points={"voxels": {"size": 0.05}}, min_points=50)
         assert (view(found[0])["extra"]["matches"] >= 0).any()
     assert len(frames["train"]) > 3
     assert max(frames["train"]) + 4 < min(frames["test"])
+
+
+def test_stretches_share_what_the_gaps_leave(scans: ModuleType) -> None:
+    """Of 24 frames two gaps of 2 leave 20: 5, 10 and 5."""
+    names = [str(n) for n in range(24)]
+    shares = scans.stretches_of(["test=0.25", "train=0.5", "test=0.25"])
+    assert shares == [("test", 0.25), ("train", 0.5), ("test", 0.25)]
+    found = scans.cut(names, shares, gap=2)
+    assert found == {"test": [names[:5], names[19:]], "train": [names[7:17]]}
+    assert scans.cut(names[:3], shares, gap=2) == {"test": [[], []], "train": [[]]}, "a path shorter than its gaps"
+    assert scans.stretches_of(scans.STRETCHES)[2] == ("train", 0.68)
+
+
+@pytest.mark.parametrize(("overlap", "angle"), [((0.3, 0.6), (0, 180)), ((0, 1), (10, 25)), ((0.5, 1), (5, 90))])
+def test_pairs_within_ranges(
+    scans: ModuleType, overlap: tuple[float, float], angle: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cameras at 0, 4, ... 28 degrees about the vertical; the overlap falls by an eighth from each to the next."""
+    row = points.Cloud(np.stack([np.arange(10.0), np.zeros(10), np.ones(10)], axis=1))
+    made = []
+    for n in range(8):
+        pose = np.eye(4)
+        pose[:3, :3] = Rotation.from_euler("z", 4 * n, degrees=True).as_matrix()
+        made.append(scans.Scan(str(n), row, pose))
+    monkeypatch.setattr(scans, "overlap", lambda pairs, a, b: len(pairs) / 10)
+    monkeypatch.setattr(scans, "near_pairs", lambda a, b, radius: range(int(10 * shares[tuple(a[9]), tuple(b[9])])))
+    shares = {
+        (tuple(a.place[9]), tuple(b.place[9])): 1 - (j - i) / 8 for i, a in enumerate(made) for j, b in enumerate(made)
+    }
+    options = scans.parser().parse_args(["out", "--source", "x", "--pairs", "100"])
+    options.overlap, options.angle = overlap, angle
+    found = {(int(p.a.name), int(p.b.name)): p for p in scans.overlapping(made, "s", options)}
+    expected = {
+        (i, j)
+        for i in range(8)
+        for j in range(i + 1, 8)
+        if overlap[0] <= int(10 * (1 - (j - i) / 8)) / 10 <= overlap[1] and angle[0] <= 4 * (j - i) <= angle[1]
+    }
+    assert found.keys() == expected and expected
+    for (i, j), pair in found.items():
+        assert pair.degrees == pytest.approx(4 * (j - i), abs=1e-6)
+    options.pairs = 2
+    assert len(scans.overlapping(made, "s", options)) == 2
 
 
 def test_colour(scans: ModuleType, folder: Path, tmp_path: Path) -> None:
@@ -113,8 +162,11 @@ def test_wrong_sources(scans: ModuleType, folder: Path, tmp_path: Path, capsys: 
         (["--source", str(tmp_path / "empty")], "no frame-*.depth.png"),
         (["--source", str(tmp_path / "none.tar")], "neither a tar nor a folder"),
         (["--source", str(folder), "--up", "0", "0", "0"], "is no direction"),
-        (["--source", str(folder), "--overlap", "1.1"], "no two train frames overlap"),
-        (["--source", str(folder), "--held-out", "1"], "expected a share"),
+        (["--source", str(folder), "--overlap", "1.1", "2"], "no two train frames overlap by 110% to 200%"),
+        (["--source", str(folder), "--angle", "1", "5"], "at 1 to 5 degrees"),
+        (["--source", str(folder), "--stretches", "train=1", "valid=0"], "valid=0: expected train, validation or test"),
+        (["--source", str(folder), "--stretches", "train=x"], "train=x: expected"),
+        (["--source", str(folder), "--stretches", "train=0.5", "test=0.3"], "add up to 0.8; expected 1"),
     ]
     for arguments, message in cases:
         assert scans.main([str(tmp_path / "out"), *arguments]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmssl.checkpoint import load_encoder, save_encoder
 from mmssl.encoders import create_encoder
-from mmssl.encoders.sparse_unet import mean_of
+from mmssl.encoders.sparse_unet import mean_of, voxelize
 from mmssl.errors import UserError
 from mmssl.modalities.points import Cloud
 from mmssl.nn import sparse
@@ -191,3 +193,50 @@ def test_the_way_of_a_gpu_gives_the_same(
 @pytest.mark.parametrize(("precision", "most"), [(None, 1e-2), (torch.bfloat16, 0.2)])
 def test_a_gpu_gives_the_same(precision: torch.dtype | None, most: float) -> None:
     check_alike(outcome("cuda", precision), outcome("cpu", None), most)
+
+
+def shown(xyz: Tensor, features: Tensor) -> Ragged:
+    return packed(torch.cat([xyz, features], dim=1))
+
+
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_quarter_turns_change_nothing_where_kernels_are_isotropic(isotropic: bool) -> None:
+    """A cube of 8 voxels a side, so that coarser voxels turn onto each other as well, with its corners occupied."""
+    encoder = made(features=("shape",), isotropic=isotropic)
+    cells = torch.cat([torch.randint(8, (150, 3)), torch.tensor([[0, 0, 0], [7, 7, 7]])])
+    xyz, features = (cells + 0.5) * 0.2 - 0.8, torch.rand(152, 9)
+    tokens = encoder(shown(xyz, features)).tokens
+    for axes, sign in (((1, 0, 2), (-1, 1, 1)), ((0, 2, 1), (1, 1, -1)), ((2, 1, 0), (-1, 1, 1))):
+        turned = encoder(shown(xyz[:, axes] * torch.tensor(sign), features)).tokens
+        assert torch.allclose(turned, tokens, atol=1e-5) == isotropic
+
+
+def test_isotropic_kernels_share_a_matrix_by_distance() -> None:
+    """3 cubed: the middle, 6 faces, 12 edges, 8 corners; 2 cubed: all 8 equally far; gradients add up."""
+    conv = sparse.SparseConv(2, 3)
+    sparse.make_isotropic(conv)
+    assert conv.weight.shape == (4, 2, 3)
+    own = sparse.SparseConv(2, 3)
+    distance = [abs(x) + abs(y) + abs(z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)]
+    own.weight.data = conv.weight.data[distance].clone()
+    sites, _ = voxelize(torch.rand(60, 3), torch.zeros(60, dtype=torch.long), 1, 0.2)
+    x = torch.rand(len(sites), 2)
+    torch.testing.assert_close(conv(x, sites), own(x, sites))
+    for each in (conv, own):
+        each(x, sites).square().sum().backward()
+    assert own.weight.grad is not None
+    expected = torch.zeros(4, 2, 3).index_add(0, torch.tensor(distance), own.weight.grad)
+    torch.testing.assert_close(conv.weight.grad, expected)
+    down = sparse.SparseConv(2, 3, 2, stride=2)
+    sparse.make_isotropic(down)
+    assert down.weight.shape == (1, 2, 3)
+    wide = sparse.SparseConv(1, 1, 5)
+    sparse.make_isotropic(wide)
+    assert len(wide.weight) == 10, "squared distances 0 1 2 3 4 5 6 8 9 12"
+
+
+def test_isotropic_encoders_are_saved(tmp_path: Path) -> None:
+    encoder = made(features=("shape",), isotropic=True)
+    save_encoder(encoder, tmp_path / "e")
+    again, x = load_encoder(tmp_path / "e").eval(), torch.rand(40, 12)
+    torch.testing.assert_close(again(packed(x)).tokens, encoder(packed(x)).tokens)

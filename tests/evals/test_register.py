@@ -81,9 +81,9 @@ class Sizes(Encoder):
 
 def test_figures_and_baselines(data: dict[str, Any]) -> None:
     trained = Trained({"points": Sizes()})
-    found = dict(Register(data=data, voxel=0.06, ransac=True).run(trained))
-    ways = ("", "random_init/", "coordinates/", "shape/", "fpfh/")
-    figures = ("hit_ratio", "feature_match_recall")
+    found = dict(Register(data=data, voxel=0.06, ransac=True, angles=(179.9,), overlaps=(0.2,)).run(trained))
+    ways = ("", "random_init/", "coordinates/", "shape/", "fpfh/", "ceiling/")
+    figures = ("hit_ratio", "hit_ratio_angle_0-179.9", "hit_ratio_overlap_0.2-", "feature_match_recall")
     recalls = {"registration_recall", "fpfh/registration_recall"}
     assert found.keys() == {f"{way}{figure}" for way in ways for figure in figures} | recalls
     assert all(score.n == 3 for score in found.values()), "the pair whose pose is not rigid is left out"
@@ -94,7 +94,8 @@ def test_figures_and_baselines(data: dict[str, Any]) -> None:
         max(found[f"{way}/hit_ratio"].value for way in ("coordinates", "shape", "fpfh"))
     )
     assert found["fpfh/registration_recall"].value == 1.0
-    again = dict(Register(data=data, voxel=0.06, ransac=False).run(trained))
+    assert found["ceiling/hit_ratio"].value == 1.0 and found["hit_ratio_angle_0-179.9"] == hit, "all are in these bins"
+    again = dict(Register(data=data, voxel=0.06, ransac=False, angles=(), overlaps=()).run(trained))
     assert again == {name: found[name] for name in again}, "nothing is left to chance"
 
 
@@ -126,7 +127,8 @@ def test_fpfh_does_not_turn_and_ransac_finds_the_pose() -> None:
     xyz, motion = scene(), pose()
     moved = move(Cloud(xyz), motion).xyz
     eye = np.array([0.5, 0.5, 2.0])
-    a, b = fpfh(xyz, eye=eye, voxel=0.06), fpfh(moved, eye=motion[:3, :3] @ eye + motion[:3, 3], voxel=0.06)
+    radii = {"radius": 0.3, "normals": 0.12}
+    a, b = fpfh(Cloud(xyz), eye=eye, **radii), fpfh(Cloud(moved), eye=motion[:3, :3] @ eye + motion[:3, 3], **radii)
     assert a.shape == (1600, 33)
     assert torch.cosine_similarity(a, b).median() > 0.99
     pairs = torch.arange(1600)[:, None].repeat(1, 2)

@@ -37,13 +37,18 @@ def test_defaults() -> None:
         "matching": "one_way",
         "threshold": 0.1,
         "inliers": 0.05,
+        "angles": (5, 15, 30),
+        "overlaps": (0.3, 0.6),
+        "room": None,
         "fpfh": True,
+        "fpfh_radius": None,
+        "fpfh_normals": None,
         "ransac": True,
         "rotation_error": 15.0,
         "translation_error": 0.3,
         "baselines": True,
     }
-    assert (UNLEARNT, WARM) == (("coordinates", "shape", "fpfh"), 8)
+    assert (UNLEARNT, WARM) == (("coordinates", "shape", "surface", "fpfh"), 8)
 
 
 def made(monkeypatch: pytest.MonkeyPatch, samples: list[Any] | None = None, **options: Any) -> Register:
@@ -52,7 +57,7 @@ def made(monkeypatch: pytest.MonkeyPatch, samples: list[Any] | None = None, **op
 
 
 def scan(xyz: Any) -> Scan:
-    return Scan(Cloud(np.array(xyz, dtype=float)), np.eye(4), np.zeros(3))
+    return Scan(Cloud(np.array(xyz, dtype=float)), np.eye(4), np.zeros(3), np.eye(4))
 
 
 LINE = [[float(n), 0, 0] for n in range(20)]
@@ -112,7 +117,7 @@ def test_a_pose_is_found_within_both_errors(
     poses = [np.eye(4), np.eye(4)]
     for n, pose in enumerate(poses):
         pose[:3, :3], pose[:3, 3] = Rotation.from_euler("xyz", [n, 0.5, 2]).as_matrix(), (n, 2, 3)
-    a, b = (Scan(Cloud(np.random.uniform(0, 1, (9, 3))), pose, np.zeros(3)) for pose in poses)
+    a, b = (Scan(Cloud(np.random.uniform(0, 1, (9, 3))), pose, np.zeros(3), pose) for pose in poses)
     off = np.linalg.inv(poses[1]) @ poses[0]  # a's points in b's frame
     off[:3, :3] = off[:3, :3] @ Rotation.from_euler("y", degrees, degrees=True).as_matrix()
     off[:3, 3] += (0, metres, 0)
@@ -196,7 +201,10 @@ def test_figures_stand_beside_chance_and_the_best_of_what_is_not_learnt(monkeypa
 def test_each_way_describes_a_scan_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {}
     monkeypatch.setattr(register, "open3d", lambda: None)
-    monkeypatch.setattr(register, "fpfh", lambda xyz, *, eye, voxel: torch.tensor([[voxel, *eye]]))
+    monkeypatch.setattr(
+        register, "fpfh", lambda cloud, *, eye, radius, normals: torch.tensor([[radius, normals, *eye]])
+    )
+    monkeypatch.setattr(register, "surface", lambda scan: scan.eye)
     monkeypatch.setattr(register, "coordinates", lambda xyz, *, rotation: (rotation, xyz))
     monkeypatch.setattr(register, "local_shape", lambda xyz: xyz + 1)
     monkeypatch.setattr(Register, "_unlearnt", lambda self, encoder: encoder)
@@ -205,9 +213,9 @@ def test_each_way_describes_a_scan_as_it_says(monkeypatch: pytest.MonkeyPatch) -
     encoder.spaces["half"] = Halved()
     list(made(monkeypatch, fpfh=True, voxel=0.3, rotation="vertical").run(Trained({"points": encoder})))
     assert list(told) == ["", "random_init/", "coordinates/", "shape/", "fpfh/"]
-    some = Scan(Cloud(np.random.uniform(-1, 1, (5, 3))), np.eye(4), np.array([1.0, 2, 3]))
+    some = Scan(Cloud(np.random.uniform(-1, 1, (5, 3))), np.eye(4), np.array([1.0, 2, 3]), np.eye(4))
     xyz = some.cloud.xyz
-    assert told["fpfh/"](some).tolist() == [pytest.approx([0.3, 1, 2, 3])]
+    assert told["fpfh/"](some).tolist() == [pytest.approx([1.5, 0.6, 1, 2, 3])], "five voxels, and two"
     assert told["coordinates/"](some)[0] == "vertical" and told["coordinates/"](some)[1] is xyz
     assert torch.equal(told["shape/"](some), torch.from_numpy(xyz + 1))
     unit = xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
@@ -217,6 +225,12 @@ def test_each_way_describes_a_scan_as_it_says(monkeypatch: pytest.MonkeyPatch) -
     list(made(monkeypatch, space="half").run(Trained({"points": encoder})))
     two = xyz[:, :2]
     np.testing.assert_allclose(told[""](some), two / np.linalg.norm(two, axis=1, keepdims=True), atol=1e-5)
+    encoder.preprocess.features = ("surface",)
+    for normals in (0.0, 0.7):
+        options = {"fpfh": True, "fpfh_radius": 0.9, "fpfh_normals": normals}
+        list(made(monkeypatch, **options).run(Trained({"points": encoder})))
+        assert told["fpfh/"](some).tolist() == [pytest.approx([0.9, normals, 1, 2, 3])]
+    assert told["surface/"](some) is some.eye
 
 
 def pairs(count: int) -> list[dict[str, Any]]:
@@ -228,9 +242,9 @@ def test_scans_are_taken_as_told_and_shared_out(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(register, "fixed_scans", lambda sample, **o: told.append(o) or sample["__number__"])
     shown: dict[str, Any] = {"poses": None, "voxel": 0.2, "points": 7, "rotation": "none"}
     judge = made(monkeypatch, pairs(6), limit=5, **shown)
-    places = [(one.place, one.value) for one in judge._scans()]
+    places = [(one.place, one.value and one.value[0]) for one in judge._scans()]
     assert places == [(n, number) for n, number in enumerate((0, 1, 2, 3, 5))] and told == [shown] * 5
-    assert [(one.place, one.value) for one in judge._scans(rank=1, world=2)] == [(1, 1), (3, 3)]
+    assert [(one.place, one.value) for one in judge._scans(rank=1, world=2)] == [(1, (1, "")), (3, (3, ""))]
     assert len(list(made(monkeypatch, pairs(6), poses=None)._scans())) == 6
     assert judge._wanted() == {"points", "points_b"}
     assert made(monkeypatch)._wanted() == {"points", "points_b", "meta"}
@@ -238,6 +252,69 @@ def test_scans_are_taken_as_told_and_shared_out(monkeypatch: pytest.MonkeyPatch)
     for wrong, message in (({"poses": POSES}, "has 'meta'"), ({"space": "nope", "poses": None}, "no space 'nope'")):
         with pytest.raises(UserError, match=message):
             made(monkeypatch, pairs(1), **wrong).check(Trained({"points": Places()}))
+
+
+def turned(degrees: float, xyz: Any = LINE) -> Scan:
+    camera = np.eye(4)
+    camera[:3, :3] = Rotation.from_euler("y", degrees, degrees=True).as_matrix()
+    return Scan(Cloud(np.array(xyz, dtype=float)), np.eye(4), np.zeros(3), camera)
+
+
+def test_a_pair_has_a_ceiling_an_overlap_and_an_angle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All five points of the one lie near one of the twenty of the other, of which a quarter lies near them."""
+    judge = made(monkeypatch)
+    one, other = turned(-10, LINE[:5]), turned(25)
+    row = judge._judge(one, other, {})
+    assert (row["ceiling/hit_ratio"], row["overlap"], row["angle"]) == (1.0, 0.25, pytest.approx(35))
+    row = judge._judge(other, one, {})
+    assert (row["ceiling/hit_ratio"], row["overlap"], row["angle"]) == (0.25, 0.25, pytest.approx(35))
+    assert row["ceiling/feature_match_recall"] == 1.0
+    assert "angle" not in made(monkeypatch, poses=None)._judge(one, other, {})
+
+
+def test_pairs_are_parted_by_angle_and_overlap_and_figures_kept_of_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {
+        "chance/hit_ratio": [0.0, 0.2, 0.1, 0.1],
+        "hit_ratio": [0.9, 0.7, 0.5, 0.1],
+        "fpfh/hit_ratio": [0.3, 0.2, 0.1, 0.0],
+        "chance/feature_match_recall": [0.0] * 4,
+        "feature_match_recall": [1.0] * 4,
+        "angle": [3.0, 12.0, 20.0, 90.0],
+        "overlap": [0.9, 0.5, 0.5, 0.1],
+    }
+    table = {name: torch.tensor(row) for name, row in rows.items()}
+    keys = ["kitchen", "hall", "kitchen", "hall"]
+    monkeypatch.setattr(Register, "_table", lambda self, ways: (keys, dict(table)))
+    judge = made(monkeypatch, angles=(12, 40), overlaps=(0.05, 0.3), room="place", poses=None)
+    found = written(dict(judge.run(Trained({"points": Places()}))))
+    values = {name: (score.n, score.value) for name, score in found.items() if "/" not in name}
+    assert values == {
+        "hit_ratio": (4, pytest.approx(0.55)),
+        "feature_match_recall": (4, 1.0),
+        "hit_ratio_angle_0-12": (1, pytest.approx(0.9)),
+        "hit_ratio_angle_12-40": (2, pytest.approx(0.6)),
+        "hit_ratio_angle_40-": (1, pytest.approx(0.1)),
+        "hit_ratio_overlap_0.05-0.3": (1, pytest.approx(0.1)),
+        "hit_ratio_overlap_0.3-": (3, pytest.approx(0.7)),
+    }
+    assert found["hit_ratio"].parts == pytest.approx({"kitchen": 0.7, "hall": 0.4})
+    middle = found["hit_ratio_angle_12-40"]
+    assert (middle.chance, middle.trivial) == (pytest.approx(0.15), pytest.approx(0.15))
+    assert found["fpfh/hit_ratio_angle_12-40"].value == pytest.approx(0.15)
+    for name in ("angles", "overlaps"):
+        with pytest.raises(UserError, match=f"{name} is .* edges above 0 that rise"):
+            made(monkeypatch, **{name: (15, 5)})
+
+
+def test_the_room_is_read_from_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [{**pair, "meta": {"place": {"room": room}}} for pair, room in zip(pairs(3), "aba", strict=True)]
+    given[2]["meta"] = {}
+    judge = made(monkeypatch, given, poses=None, room="place.room")
+    assert judge._wanted() == {"points", "points_b", "meta"}
+    with reporting() as report:
+        keys, table = judge._table({})
+    assert keys == ["a", "b"] and len(table["ceiling/hit_ratio"]) == 2
+    assert any("a scan without a room" in line for line in report.lines())
 
 
 def test_rows_of_all_processes_are_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

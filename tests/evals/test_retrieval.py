@@ -20,7 +20,13 @@ from mmssl.types import Trained
 
 
 def test_defaults() -> None:
-    assert defaults(Retrieval) == {"modalities": ("image", "text"), "space": "clip", "k": (1, 5, 10), **PLAIN}
+    assert defaults(Retrieval) == {
+        "modalities": ("image", "text"),
+        "space": "clip",
+        "k": (1, 5, 10),
+        "bins": None,
+        **PLAIN,
+    }
 
 
 def plain_rank(query: Tensor, own: int, candidates: Tensor, owners: list[int]) -> int:
@@ -77,6 +83,32 @@ def test_two_modalities_without_words(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, (a, b) in {"image-audio": (seen, heard), "audio-image": (heard, seen)}.items():
         ranks = [plain_rank(x, n, b, list(range(6))) for n, x in enumerate(a)]
         assert [found[f"{name}/R@2"].value, found[f"{name}/median_rank"].value] == pytest.approx(figures(ranks, (2,)))
+
+
+def test_queries_are_parted_by_numbers_of_their_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries of a bin are asked among all candidates; text n of a sample stands in the sample's bin."""
+    pictures, shares = torch.randn(5, 5), (0.2, 0.5, 0.7, 0.3, 0.1)
+    given = [
+        {"image": x, "text": t, "meta": {"seen": {"share": n}}} for x, t, n in zip(pictures, TEXTS, shares, strict=True)
+    ]
+    source = give(monkeypatch, "mmssl.evals.retrieval", given)
+    trained: Any = Trained({"image": Rows("image"), "text": Rows("text")})  # type: ignore[dict-item]
+    judge = Retrieval(data={}, space="other", k=(1, 2), bins={"seen.share": [0.3, 0.6]})
+    judge.check(trained)
+    found = written(dict(judge.run(trained)))
+    assert source.asked[-1] == {"image", "text", "meta"}
+    owners, texts = [0, 0, 0, 1, 2, 3, 3, 4], torch.stack([vector(t) for t in "abcdefgh"])
+    by_image = [plain_rank(x, n, texts, owners) for n, x in enumerate(pictures)]
+    by_text = [plain_rank(x, owners[n], pictures, list(range(5))) for n, x in enumerate(texts)]
+    for span, inside in (("0-0.3", {0, 4}), ("0.3-0.6", {1, 3}), ("0.6-", {2})):
+        for way, ranks, own in (("image-text", by_image, list(range(5))), ("text-image", by_text, owners)):
+            chosen = [rank for rank, owner in zip(ranks, own, strict=True) if owner in inside]
+            for cut in (1, 2):
+                score = found[f"{way}/R@{cut}_seen.share_{span}"]
+                assert score.n == len(chosen) and score.value == pytest.approx(np.mean([r < cut for r in chosen]))
+    assert len(found) == 6 + 2 * 2 * 3
+    with pytest.raises(UserError, match="bins.angle is"):
+        Retrieval(data={}, bins={"angle": [2, 1]})
 
 
 def test_ranks_are_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,7 @@ def test_scans_for_judging_are_fixed_and_keep_their_place(rotation: str) -> None
     assert (abs(level[2] - 1) < 1e-6) == (rotation == "vertical")
     assert len(posed_pair(sample, options["poses"])) == 2  # type: ignore[arg-type]
     assert not np.allclose(a.pose[:3, :3], b.pose[:3, :3])
+    assert np.array_equal(a.camera, pose_a) and np.array_equal(b.camera, pose_b), "however it is turned"
 
 
 def test_one_point_of_each_voxel() -> None:

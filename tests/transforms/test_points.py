@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities.points import FAR, Cloud
 from mmssl.transforms import points
+from mmssl.transforms.local_shape import RADII, local_shape, local_surface
 from mmssl.transforms.point_steps import FeatureDrop, FeatureNoise, Placed, Scale, Voxels, thinned
 from mmssl.transforms.points import PointsPreprocess
 
@@ -190,9 +191,10 @@ def test_columns_stand_in_the_order_of_the_features() -> None:
     parts = {
         "color": torch.from_numpy(given.color / np.float32(255)),  # type: ignore[operator]
         "normal": torch.from_numpy(given.normal),
-        "shape": torch.from_numpy(points.local_shape(given.xyz)),
+        "shape": torch.from_numpy(local_shape(given.xyz)),
+        "surface": torch.from_numpy(local_surface(given.xyz, given.normal)),
     }
-    for features in (("color",), ("normal", "color"), ("shape", "normal"), ("color", "normal", "shape")):
+    for features in (("color",), ("normal", "color"), ("shape", "normal"), ("surface", "color", "normal", "shape")):
         prepare = PointsPreprocess(None, list(features))  # type: ignore[arg-type]
         shown = prepare(given)
         assert shown.dtype == torch.float32
@@ -204,7 +206,9 @@ def test_columns_stand_in_the_order_of_the_features() -> None:
     for lacking in ("color", "normal"):
         with pytest.raises(DamagedError, match=f"a cloud without {lacking}"):
             PointsPreprocess(None, (lacking,))(Cloud(given.xyz))
-    with pytest.raises(UserError, match="no feature 'colour'; known: color, normal, shape"):
+    with pytest.raises(DamagedError, match="a cloud without normal"):
+        PointsPreprocess(None, ("surface",))(Cloud(given.xyz))
+    with pytest.raises(UserError, match="no feature 'colour'; known: color, normal, shape, surface"):
         PointsPreprocess(features=("color", "colour"))
 
 
@@ -281,8 +285,8 @@ def by_hand(xyz: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("shift", [0.0, 1000.0])
 def test_local_shape_is_the_covariance_of_the_neighbours(shift: float) -> None:
     xyz = np.random.default_rng(0).uniform(-0.4, 0.4, (150, 3)) * (1, 1, 0.3)
-    found: Any = points.local_shape(xyz + shift)
+    found: Any = local_shape(xyz + shift)
     np.testing.assert_allclose(found, by_hand(xyz), atol=1e-5)
     assert found.dtype == np.float32
-    assert points.RADII == (0.1, 0.2, 0.4)
-    assert points.local_shape(xyz[:1]).tolist() == [[0.0] * 9]
+    assert RADII == (0.1, 0.2, 0.4)
+    assert local_shape(xyz[:1]).tolist() == [[0.0] * 9]

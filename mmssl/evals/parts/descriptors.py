@@ -13,6 +13,8 @@ from torch import Tensor
 from mmssl.errors import UserError
 from mmssl.modalities.points import Cloud
 from mmssl.nn.packed import embed_tokens
+from mmssl.transforms.local_shape import local_surface
+from mmssl.transforms.pairs import Scan, angle
 from mmssl.types import Encoder
 
 Array = NDArray[np.floating]
@@ -55,17 +57,31 @@ def coordinates(xyz: Array, *, rotation: str) -> Tensor:
     return torch.from_numpy(np.stack([xyz[:, 2], np.linalg.norm(xyz[:, :2], axis=1)], axis=1)).float()
 
 
-def fpfh(xyz: Array, *, eye: Array, voxel: float) -> Tensor:
-    """Describes each point (N, 3) by histograms of the angles between normals, which point to the eye (3,); (N, 33).
+def surface(scan: Scan) -> Tensor:
+    """Describes each point of a scan with normals by the surface around it (N, 36), see local_surface."""
+    assert scan.cloud.normal is not None
+    return torch.from_numpy(local_surface(scan.cloud.xyz, scan.cloud.normal))
 
-    Rusu et al., ICRA 2009; normals within 2 voxels, features within 5, as open3d's users have it.
+
+def fpfh(cloud: Cloud, *, eye: Array, radius: float, normals: float) -> Tensor:
+    """Describes each point by histograms of the angles between normals, which point to the eye (3,); (N, 33).
+
+    Rusu et al., ICRA 2009. All points within the radius count. normals: metres within which the points lie that give a
+    normal; 0 takes the cloud's own normals, UserError where it has none.
     """
     o3d = open3d()
-    cloud = _cloud(o3d, xyz)
-    cloud.estimate_normals(o3d.geometry.KDTreeSearchParamHybrid(radius=2 * voxel, max_nn=30))
-    cloud.orient_normals_towards_camera_location(eye)
-    search = o3d.geometry.KDTreeSearchParamHybrid(radius=5 * voxel, max_nn=100)
-    histograms = o3d.pipelines.registration.compute_fpfh_feature(cloud, search).data.T
+    made = _cloud(o3d, cloud.xyz)
+    search = o3d.geometry.KDTreeSearchParamRadius
+    if normals:
+        made.estimate_normals(search(normals))
+        made.orient_normals_towards_camera_location(eye)
+    elif cloud.normal is None:
+        raise UserError(
+            "fpfh_normals is 0, and a cloud has no normals; give metres, or prepare the scans with --normals"
+        )
+    else:
+        made.normals = o3d.utility.Vector3dVector(cloud.normal.astype(np.float64))
+    histograms = o3d.pipelines.registration.compute_fpfh_feature(made, search(radius)).data.T
     return torch.from_numpy(np.array(histograms, dtype=np.float32))
 
 
@@ -92,6 +108,4 @@ def _cloud(o3d: ModuleType, xyz: Array) -> Any:
 
 def pose_errors(found: Array, true: Array) -> tuple[float, float]:
     """Returns by how many degrees and metres a rigid transform (4, 4) misses the true one."""
-    turn = found[:3, :3].T @ true[:3, :3]
-    angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
-    return float(angle), float(np.linalg.norm(found[:3, 3] - true[:3, 3]))
+    return angle(found, true), float(np.linalg.norm(found[:3, 3] - true[:3, 3]))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from mmssl.errors import UserError
 from mmssl.types import Score
 
 RESAMPLES = 1000
@@ -57,6 +60,25 @@ def named(names: Iterable[str], values: Iterable[float]) -> dict[str, float]:
             key = f"{name} ({times[name] + 1})"
         found[key] = value
     return found
+
+
+def rising(name: str, edges: Iterable[float]) -> tuple[float, ...]:
+    """Returns the edges of bins; UserError, by the name of the option, where they do not rise from above 0."""
+    found = tuple(edges)
+    if any(low >= high for low, high in pairwise((0.0, *found))):
+        raise UserError(f"{name} is {list(found)}; expected edges above 0 that rise")
+    return found
+
+
+def parted(values: Tensor, edges: tuple[float, ...]) -> Iterator[tuple[str, Tensor]]:
+    """Yields LOW-HIGH and the rows from LOW to below HIGH of each bin of values (N,) that has some.
+
+    The first begins at 0, the last has no end: LOW-. Without edges there are no bins.
+    """
+    for low, high in pairwise((0.0, *edges, math.inf) if edges else ()):
+        rows = ((values >= low) & (values < high)).nonzero()[:, 0]
+        if len(rows):
+            yield f"{low:g}-{high:g}" if high < math.inf else f"{low:g}-", rows
 
 
 def _of_draws(values: Tensor, *, chance: float, trivial: float | None, seed: int) -> Score:

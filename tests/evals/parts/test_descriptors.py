@@ -15,6 +15,9 @@ from scipy.spatial.transform import Rotation
 from mmssl.errors import UserError
 from mmssl.evals.parts import descriptors
 from mmssl.evals.parts.descriptors import coordinates, fpfh, pose_errors, ransac
+from mmssl.modalities.points import Cloud
+from mmssl.transforms.local_shape import local_surface
+from mmssl.transforms.pairs import Scan
 
 XYZ = np.array([[3.0, 4.0, 12.0], [0.0, -2.0, -1.0]])
 
@@ -45,20 +48,46 @@ def test_rounding_does_not_make_an_angle_nan() -> None:
     assert pose_errors(np.eye(4) * -1.1, np.eye(4))[0] == 180.0
 
 
-def test_fpfh_is_open3ds_with_its_tutorials_radii() -> None:
-    # open3d's tutorial of global registration: normals within 2 voxels and 30 points, features within 5 and 100.
+def searched(o3d: Any, radius: float) -> Any:
+    return o3d.geometry.KDTreeSearchParamRadius(radius)
+
+
+def test_fpfh_is_open3ds() -> None:
     o3d: Any = descriptors.open3d()
-    xyz, eye = np.random.default_rng(0).uniform(0, 1, (400, 3)), np.array([0.2, 0.5, 3.0])
+    xy = np.random.default_rng(0).uniform(0, 1, (400, 2))
+    xyz, eye = np.concatenate([xy, 0.2 * np.sin(5 * xy[:, :1])], axis=1), np.array([0.2, 0.5, 3.0])
     made = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(xyz))
-    made.estimate_normals(o3d.geometry.KDTreeSearchParamHybrid(radius=0.16, max_nn=30))
+    made.estimate_normals(searched(o3d, 0.16))
     normals, points = np.asarray(made.normals), np.asarray(made.points)
     away = ((eye - points) * normals).sum(1) < 0
     made.normals = o3d.utility.Vector3dVector(np.where(away[:, None], -normals, normals))
-    search = o3d.geometry.KDTreeSearchParamHybrid(radius=0.4, max_nn=100)
-    expected = o3d.pipelines.registration.compute_fpfh_feature(made, search).data.T
-    found = fpfh(xyz, eye=eye, voxel=0.08)
+    expected = o3d.pipelines.registration.compute_fpfh_feature(made, searched(o3d, 0.45)).data.T
+    found = fpfh(Cloud(xyz), eye=eye, radius=0.45, normals=0.16)
     assert found.dtype == torch.float32 and found.shape == (400, 33)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+    assert np.isclose(found, expected, rtol=1e-4, atol=1e-3).mean() > 0.97, "angles at a bin's edge fall either way"
+    for wrong in ({"radius": 0.4, "normals": 0.16}, {"radius": 0.45, "normals": 0.12}):
+        assert np.isclose(fpfh(Cloud(xyz), eye=eye, **wrong), expected, rtol=1e-4, atol=1e-3).mean() < 0.9
+
+
+def test_fpfh_takes_the_clouds_own_normals() -> None:
+    o3d: Any = descriptors.open3d()
+    rng = np.random.default_rng(1)
+    xyz, normal = rng.uniform(0, 1, (200, 3)), rng.normal(size=(200, 3))
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    made = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(xyz))
+    made.normals = o3d.utility.Vector3dVector(normal)
+    expected = o3d.pipelines.registration.compute_fpfh_feature(made, searched(o3d, 0.3)).data.T
+    found = fpfh(Cloud(xyz, normal=normal), eye=np.zeros(3), radius=0.3, normals=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)
+    with pytest.raises(UserError, match="a cloud has no normals"):
+        fpfh(Cloud(xyz), eye=np.zeros(3), radius=0.3, normals=0)
+
+
+def test_surface_is_that_of_the_clouds_normals() -> None:
+    rng = np.random.default_rng(2)
+    cloud = Cloud(rng.uniform(0, 1, (50, 3)), normal=rng.normal(size=(50, 3)))
+    found = descriptors.surface(Scan(cloud, np.eye(4), np.zeros(3), np.eye(4)))
+    assert np.array_equal(found, local_surface(cloud.xyz, cloud.normal))
 
 
 def test_ransac_asks_open3d_as_its_tutorial_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from mmssl.evals.parts.score import bootstrap, named
+from mmssl.errors import UserError
+from mmssl.evals.parts.score import bootstrap, named, parted, rising
 
 SEEDS = range(3)  # the ends of an interval over 1,000 resamples jitter; their mean does so less
 
@@ -87,3 +88,17 @@ def test_keys_that_several_shards_have_are_told_apart() -> None:
     assert named(["a (2)", "a", "a"], [0.5, 1, 0]) == {"a (2)": 0.5, "a": 1, "a (3)": 0}
     with pytest.raises(ValueError, match="shorter"):
         named(["a", "b"], [0.5])
+
+
+def test_values_are_parted_at_edges_and_empty_bins_are_left_out() -> None:
+    values = torch.tensor([0.0, 4.9, 5.0, 30.0, 99.0, 12.0])
+    found = {span: rows.tolist() for span, rows in parted(values, (5, 7.5, 10, 30))}
+    assert found == {"0-5": [0, 1], "5-7.5": [2], "10-30": [5], "30-": [3, 4]}
+    assert not list(parted(values, ()))
+
+
+@pytest.mark.parametrize("wrong", [(15, 5), (0, 3), (-1, 3), (4, 4)])
+def test_edges_rise_from_above_nothing(wrong: tuple[float, ...]) -> None:
+    assert rising("angles", [1, 2.5]) == (1, 2.5)
+    with pytest.raises(UserError, match="angles is .* edges above 0 that rise"):
+        rising("angles", wrong)
