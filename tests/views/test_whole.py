@@ -61,7 +61,9 @@ def test_each_view_shows_the_place_that_it_says() -> None:
 def test_without_a_crop_it_is_shown_as_it_is_judged_at_the_place_that_a_worker_says() -> None:
     prepare = ImagePreprocess(16, crop_ratio=0.8, interpolation="bilinear")
     view = Views(2, image=[Flip(p=(0.0, 1.0)), Solarize()])({"image": prepare})
-    shown, picture = view.cut(whole(3)), Image.fromarray(ramp().permute(1, 2, 0).numpy())
+    pixels = torch.randint(0, 256, (3, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    shown = view.cut(Batch({"image": [pixels.expand(3, -1, -1, -1)]}))
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     sample = view({"image": picture})
     for number, expected in enumerate(sample["image"]):
         assert (shown.views["image"][number].int() - expected.int()).abs().max() <= 1
