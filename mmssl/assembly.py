@@ -60,12 +60,12 @@ class TaskStream:
 
         What the View draws there depends on the batch's place in the run alone, so that a resumed run draws the same.
         """
-        batch = next(self.batches)
+        batch = next(self.batches).to(device)
         place = self.loader.place
         self.begins |= place[0] > 0 and place[1:] == (0, 1)
         self.view.progress = progress
         with seeded(seed_of(self.loader.seed, *place, "on device", self.loader.rank), device):
-            return self.view.on_device(batch.to(device))
+            return self.view.on_device(self.view.cut(batch) if self.loader.in_memory else batch)
 
     def sweep(self, device: torch.device) -> Iterator[Batch]:
         """Yields this process's share of the training set once, in order, as the preprocessing shows it."""

@@ -32,6 +32,7 @@ LIMITS = {
     "shard_samples": 1e7,  # that index.json promises of one shard
     "lost_samples": 1e6,  # that index.json promises of a set and its shards lack; they are counted one by one
     "shard_names": 2**30,  # of the names of one shard's samples, which are held to tell those that are torn apart
+    "held_bytes": 2**35,  # of the opened images that a set with in_memory keeps
     "shards": 1e6,  # that patterns with braces and globs stand for
     "manifest_cells": 1e8,  # of a Parquet manifest
     # documents: index.json, config.json, recipe.yaml, ...

@@ -713,6 +713,20 @@ class View:
         """Returns the same for what moves with its views, by name."""
         return {}
 
+    def holds(self) -> tuple[str, str]:
+        """Returns the one key that is shown, and the field of its images, for a loader that keeps them in memory.
+
+        UserError where more than a whole image is needed to make the views on the accelerator.
+        """
+        raise UserError(f"in_memory: {type(self).__name__} makes its views in data workers alone; leave it out")
+
+    def cut(self, batch: Batch) -> Batch:
+        """Returns the views, with their places, of a batch that shows whole images uint8 (B, 3, H, W), on its device.
+
+        So are views made of images held in memory, in place of `__call__`.
+        """
+        raise NotImplementedError
+
     def on_device(self, batch: Batch) -> Batch:
         """Changes a whole batch on the accelerator; by default nothing."""
         return batch

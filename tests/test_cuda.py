@@ -16,6 +16,7 @@ from mmssl.losses.cosine import negative_cosine
 from mmssl.recipe import check
 from mmssl.trainer import Trainer
 from mmssl.transforms.image import ImagePreprocess
+from mmssl.transforms.resample import resampled
 from mmssl.types import Batch
 from mmssl.views.byol import view as byol_view
 
@@ -85,6 +86,21 @@ def test_a_training_step_never_waits_for_the_device(color_recipe: dict[str, Any]
         torch.cuda.set_sync_debug_mode("default")
         trainer.close()
     assert trainer.bad_steps.item() == 0
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_views_of_images_held_in_memory_are_made_without_waiting_for_the_device() -> None:
+    view = byol_view({"image": ImagePreprocess(24)})
+    pixels = torch.randint(0, 256, (8, 3, 30, 40), dtype=torch.uint8).pin_memory()
+    view.cut(Batch({"image": [pixels]}).to("cuda"))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = view.cut(Batch({"image": [pixels]}).to("cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    place = found.places["image"][1]
+    expected = resampled(pixels, place.cpu(), 24, interpolation="bicubic", within=True)
+    assert (found.views["image"][1].cpu().int() - expected.int()).abs().max() <= 1
 
 
 def test_a_step_with_gradients_that_are_not_finite_leaves_weights_and_optimizer(

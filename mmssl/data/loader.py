@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 import torch
 
 from mmssl.data.crew import Crew
+from mmssl.data.held import Held
 from mmssl.data.mixture import Mixture
 from mmssl.data.plan import Plan
 from mmssl.data.report import Counts, Report
@@ -20,6 +21,7 @@ from mmssl.schema import Count, Positive, at_least, at_most
 from mmssl.types import Batch, View
 
 ORDER = 3  # of what comes out of the shuffle buffer: another number is another order, of which draws are no place
+ORDER_IN_MEMORY = 1  # likewise of images held in memory
 LAYOUT = ("batch", "world", "workers", "order")  # under which a state continues bit-exactly
 
 _WorkerBatches = Crew[WorkerBatch] | Generator[WorkerBatch, None, None]
@@ -55,6 +57,9 @@ class Loader:
     max_damaged: ratio of damaged samples above which training stops; whole ones that lack what the task needs, such as
         sound, are skipped and counted apart.
     strict: whether the first damaged sample stops it.
+    in_memory: whether all images are opened once, by `workers`, and kept by each rank as uint8; crops and flips are
+        then drawn and made on the accelerator too. For images of one size; whoever takes the batches gives them to
+        `View.cut`. Each epoch is a permutation of the whole set.
     rank: of this process.
     world: how many processes there are.
     """
@@ -71,6 +76,7 @@ class Loader:
         shuffle_mb: Annotated[float, at_least(0)] = 64,
         max_damaged: Annotated[float, at_least(0), at_most(1)] = 0.05,
         strict: bool = False,
+        in_memory: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -79,6 +85,8 @@ class Loader:
         self.shuffle_bytes, self.max_damaged, self.strict = shuffle_mb * 2**20, max_damaged, strict
         source.check_whole(max_damaged)
         source.check(view.reads)
+        self.in_memory = view.holds() if in_memory else None  # the key and the field of the images
+        self._held: Held | None = None
         self.epoch_samples = self._epoch_samples(epoch_samples)
         self._tally = Report()
         self._lost = Lost()
@@ -109,7 +117,7 @@ class Loader:
             epoch=epoch,
             base=base,
             world=self.world,
-            workers=max(1, self.workers),
+            workers=1 if self.in_memory else max(1, self.workers),
             batch=self.batch,
             batches=(self.epoch_samples - base) // (self.batch * self.world),
             shards=len(self.source.shards),
@@ -118,7 +126,8 @@ class Loader:
         )
 
     def _fresh(self, plan: Plan) -> dict[str, Any]:
-        layout = {"batch": self.batch, "world": self.world, "workers": plan.workers, "order": ORDER}
+        order = ORDER_IN_MEMORY if self.in_memory else ORDER
+        layout = {"batch": self.batch, "world": self.world, "workers": plan.workers, "order": order}
         return {"epoch": plan.epoch, "base": plan.base, "batches": 0, "draws": [0] * plan.workers, **layout}
 
     def epoch(self, number: int, resume: dict[str, Any] | None = None) -> Iterator[Batch]:
@@ -153,11 +162,26 @@ class Loader:
         return plan, self._fresh(plan)
 
     def _start(self, plan: Plan, state: dict[str, Any]) -> _WorkerBatches:
-        stream = self._stream(plan, state)
-        if self.workers:
-            return Crew([partial(stream.run, place) for place in range(self.workers)], pin=True)
+        if self.in_memory:
+            held = self._hold(*self.in_memory)
+            made = held.batches(plan, rank=self.rank, done=state["batches"], full=len(self))
+        else:
+            stream = self._stream(plan, state)
+            if self.workers:
+                return Crew([partial(stream.run, place) for place in range(self.workers)], pin=True)
+            made = stream.run(0, Watch())
         pin = torch.cuda.is_available()
-        return (worker_batch.pin_memory() if pin else worker_batch for worker_batch in stream.run(0, Watch()))
+        return (worker_batch.pin_memory() if pin else worker_batch for worker_batch in made)
+
+    def _hold(self, key: str, field: str) -> Held:
+        """Returns the images, opened when they are first needed; a run that is resumed counted them before."""
+        if self._held is None:
+            self._held = Held(self.source, key, field, workers=self.workers, strict=self.strict)
+            counted = self._held.report
+            counted.check(most=self.max_damaged, of=counted.drawn, known=self.source.broken, complete=True)
+            if self.rank == 0 and not self._tally.drawn:
+                self._tally.add(counted)
+        return self._held
 
     def _stream(self, plan: Plan, state: dict[str, Any]) -> Stream:
         return Stream(

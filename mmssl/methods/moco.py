@@ -30,15 +30,42 @@ class MoCo(MomentumContrast):
     temperature: of the softmax.
     queue: how many keys of earlier samples are the negatives.
     momentum: of the teacher's moving average.
+    symmetric: whether the second view is compared with the teacher's of the first as well, for the mean of both and
+        two keys of each sample in the queue, as the authors have it for CIFAR-10.
     """
 
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        embed_dim: int = 128,
+        hidden: Sequence[int] | None = None,
+        temperature: float = 0.07,
+        queue: int = 65536,
+        momentum: float = 0.999,
+        symmetric: bool = False,
+        encoder: str | None = None,
+    ) -> None:
+        super().__init__(
+            encoders,
+            embed_dim=embed_dim,
+            hidden=hidden,
+            temperature=temperature,
+            queue=queue,
+            momentum=momentum,
+            encoder=encoder,
+        )
+        self.symmetric = symmetric
+
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
-        contrast, present = self.contrast(encoders, batch), self.present(batch)
-        correct = contrast.correct().float().masked_fill(~present, torch.nan)
+        contrasts = [self.contrast(encoders, batch, query=view) for view in range(1 + self.symmetric)]
+        present = self.present(batch)
+        correct = torch.stack([contrast.correct().float() for contrast in contrasts]).mean(dim=0)
+        correct = correct.masked_fill(~present, torch.nan)
         return Loss(
-            dist.mean(info_nce(contrast), present),
+            dist.mean(torch.stack([info_nce(contrast) for contrast in contrasts]).mean(dim=0), present),
             {"accuracy": correct.nanmean()},
-            {self.key: contrast.queries.detach()},
+            {self.key: contrasts[0].queries.detach()},
             {"correct": correct},
         )
 
@@ -57,6 +84,7 @@ class MoCoV2(MoCo):
         temperature: float = 0.2,
         queue: int = 65536,
         momentum: float = 0.999,
+        symmetric: bool = False,
         encoder: str | None = None,
     ) -> None:
         super().__init__(
@@ -66,6 +94,7 @@ class MoCoV2(MoCo):
             temperature=temperature,
             queue=queue,
             momentum=momentum,
+            symmetric=symmetric,
             encoder=encoder,
         )
 

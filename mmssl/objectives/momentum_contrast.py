@@ -50,14 +50,14 @@ class MomentumContrast(MultiView):
         self.queue = Queue(queue, embed_dim)
         self.temperature, self.momentum = temperature, momentum
 
-    def contrast(self, encoders: Mapping[str, Encoder], batch: Batch) -> Contrast:
-        """Returns the first view's embeddings as queries against the queue, the teacher's of the second as own keys.
+    def contrast(self, encoders: Mapping[str, Encoder], batch: Batch, *, query: int = 0) -> Contrast:
+        """Returns one view's embeddings as queries against the queue, the teacher's of the other as own keys.
 
-        Those of samples that are present are noted for the queue.
+        Those of samples that are present are noted for the queue. query: which of the first two views asks.
         """
-        query_view, present = self.views(batch)[0], self.present(batch)
-        (pooled,) = pooled_views(encoders[self.key], [query_view], len(present))
-        return self.against_queue(pooled, self.taught(self.views(batch)[1], len(present)), present)
+        views, present = self.views(batch), self.present(batch)
+        (pooled,) = pooled_views(encoders[self.key], [views[query]], len(present))
+        return self.against_queue(pooled, self.taught(views[1 - query], len(present)), present)
 
     def against_queue(self, pooled: Tensor, keys: Tensor, present: Tensor) -> Contrast:
         """Returns embeddings of pooled features as queries against the queue; notes their own keys (B, D) for it."""

@@ -9,10 +9,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from mmssl.errors import UserError
+from mmssl.numerics.constants import constant
 from mmssl.numerics.geometry import Affine
 from mmssl.types import Batch, Preprocess, Transform
 
@@ -117,6 +119,41 @@ class Frame:
         return np.array([[width, 0, left], [0, height, top]], dtype=np.float32)
 
 
+@dataclass(slots=True)
+class Frames:
+    """Which parts of a batch of images are shown, all of width x height pixels: a Frame of each, on the device.
+
+    box: (B, 4) left, top, width, height. mirrored: (B,) bool.
+    """
+
+    width: int
+    height: int
+    size: int
+    box: Tensor
+    mirrored: Tensor
+
+    @classmethod
+    def like(cls, frame: Frame, count: int, device: torch.device) -> Frames:
+        """Returns the same frame for so many images."""
+        box = constant(tuple(map(float, frame.box)), device).expand(count, -1)
+        mirrored = torch.full((count,), frame.mirrored, device=device)
+        return cls(frame.width, frame.height, frame.size, box, mirrored)
+
+    def cut(self, box: Tensor) -> None:
+        """Takes a box (B, 4) of what is shown of each now."""
+        left, top, width, height = box.unbind(1)
+        left = torch.where(self.mirrored, self.box[:, 2] - left - width, left)
+        self.box = torch.stack([self.box[:, 0] + left, self.box[:, 1] + top, width, height], dim=1)
+
+    @property
+    def place(self) -> Tensor:
+        """The maps (B, 2, 3) from x and y in 0 to 1 to pixels of the source."""
+        left, top, width, height = self.box.unbind(1)
+        left, none = torch.where(self.mirrored, left + width, left), torch.zeros_like(left)
+        width = torch.where(self.mirrored, -width, width)
+        return torch.stack([width, none, left, none, height, top], dim=1).view(-1, 2, 3)
+
+
 class Geometric(Step):
     """A step that decides which part of an image or video is shown."""
 
@@ -125,6 +162,16 @@ class Geometric(Step):
     def draw(self, frame: Frame) -> None:
         """Changes the frame."""
         raise NotImplementedError
+
+    def draw_each(self, frames: Frames) -> None:
+        """Changes each frame by a draw of its own, as `draw` does, on the device; for images held in memory."""
+        raise NotImplementedError
+
+    @classmethod
+    def draws_batches(cls) -> bool:
+        """Tells whether the class that says how one frame is drawn says it of a batch too."""
+        said = [next(kind for kind in cls.__mro__ if name in vars(kind)) for name in ("draw", "draw_each")]
+        return said[0] is said[1] is not Geometric
 
 
 class OnSource(Step):

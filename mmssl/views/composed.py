@@ -23,6 +23,7 @@ from mmssl.types import Batch, Preprocess, Sample, View
 from mmssl.views.checks import Steps, check_fields, check_keys, check_sample, check_steps, check_views, window
 from mmssl.views.device import DeviceSteps, followers
 from mmssl.views.template import Views
+from mmssl.views.whole import check_whole, cut, first_frame, is_cropped
 
 VISUAL = ("image", "video")
 
@@ -229,9 +230,8 @@ class Composed(View):
         shown["target"], shown["extra"] = torch.tensor(question.target), {"order": question.order}
 
     def _framed(self, key: str, width: int, height: int, steps: Steps) -> Frame:
-        """Draws which part of a source is shown; of all of it where there is a crop, of what is judged where not."""
-        frame = Frame(width, height, 0) if is_cropped(steps) else self.prepare[key].frame(width, height)
-        frame.size = self.side(key, steps)
+        """Draws which part of a source is shown."""
+        frame = first_frame(self.prepare[key], steps, self.side(key, steps), width, height)
         for step in steps:
             if isinstance(step, Geometric):
                 step.draw(frame)
@@ -336,13 +336,20 @@ class Composed(View):
         sides = [self.side(modality, view) if flat else 0 for view in self.steps[modality]]
         return {name: [fields.blank(kind, side) for side in sides] for name, kind in moving.items()}
 
+    def holds(self) -> tuple[str, str]:
+        if type(self).__call__ is not Composed.__call__:
+            return super().holds()
+        key = next(iter(self.preprocess))
+        check_whole([*self.preprocess], self.prepare[key].modality, [*self.aligned], self.steps[key])
+        return key, self._field(key)
+
+    def cut(self, batch: Batch) -> Batch:
+        (key,) = batch.views
+        steps = self.steps[key]
+        return cut(batch, key, self.prepare[key], steps, [self.side(key, each) for each in steps])
+
     def on_device(self, batch: Batch) -> Batch:
         return self.on_batch(batch)
-
-
-def is_cropped(steps: Steps) -> bool:
-    """Tells whether a random part of an image or video is cut out."""
-    return any(isinstance(step, Crop) for step in steps)
 
 
 def given(sample: Sample, name: str) -> Any:

@@ -38,11 +38,11 @@ from two_views import (
 )
 
 
-def started(kind: type[moco.MoCo]) -> tuple[moco.MoCo, dict[str, Encoder]]:
+def started(kind: type[moco.MoCo], **more: bool) -> tuple[moco.MoCo, dict[str, Encoder]]:
     """A run whose teacher lags behind."""
     encoders = two_encoders()
     options = {"hidden": (9,), "temperature": 0.5, "queue": 9, "momentum": 0.75, "encoder": "pulse"}
-    objective = kind(encoders, embed_dim=4, **options)
+    objective = kind(encoders, embed_dim=4, **options, **more)
     stir(objective.head, encoders["pulse"])
     return objective, encoders
 
@@ -67,6 +67,25 @@ def test_a_query_finds_its_key_among_it_and_the_queue(kind: type[moco.MoCo]) -> 
     torch.testing.assert_close(loss.logs["accuracy"], right[HERE].mean())
     torch.testing.assert_close(loss.answers["correct"], right.masked_fill(~HERE, torch.nan), equal_nan=True)
     assert not loss.answers["correct"].requires_grad
+
+
+@pytest.mark.parametrize("kind", [moco.MoCo, moco.MoCoV2])
+def test_both_views_may_ask_for_each_other(kind: type[moco.MoCo]) -> None:
+    """The mean of both ways, and behind the step the second views' keys stand in the queue before the first views'."""
+    (objective, encoders), batch = started(kind, symmetric=True), shown()
+    losses, right, queue = [], [], objective.queue.rows.clone()
+    keys = [taught(objective, batch.views["pulse"][1 - view]) for view in range(2)]
+    for view in range(2):
+        queries = unit(objective.head.layers(encoders["pulse"](batch.views["pulse"][view]).pooled))
+        logits = torch.cat([(queries * keys[view]).sum(dim=1, keepdim=True), queries @ queue.T], dim=1) / 0.5
+        losses.append(F.cross_entropy(logits[HERE], torch.zeros(4).long()))
+        right.append((logits.argmax(dim=1) == 0).float())
+    loss = objective(encoders, batch)
+    same(loss.total, torch.stack(losses).mean(), objective, encoders["pulse"])
+    assert not right[0][HERE].equal(right[1][HERE]), "the case tells them apart"
+    torch.testing.assert_close(loss.answers["correct"][HERE], torch.stack(right).mean(dim=0)[HERE])
+    objective.after_step(encoders, 0.5)
+    torch.testing.assert_close(objective.queue.rows, torch.cat([keys[0][HERE], keys[1][HERE], queue[8:]]))
 
 
 def test_a_key_among_others_like_it_is_not_found() -> None:
@@ -172,6 +191,7 @@ def test_views_are_the_papers() -> None:
 def test_the_defaults_are_the_papers() -> None:
     """As each paper trains on ImageNet; the second version differs in its temperature, the third is that for a ViT."""
     paper = {"embed_dim": 128, "hidden": None, "temperature": 0.07, "queue": 65536, "momentum": 0.999, "encoder": None}
+    paper |= {"symmetric": False}
     assert defaults(moco.MoCo) == paper
     assert defaults(moco.MoCoV2) == paper | {"temperature": 0.2}
     assert moco.MoCoV2(two_encoders(), queue=3, encoder="pulse").temperature == 0.2

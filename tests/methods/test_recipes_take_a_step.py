@@ -111,6 +111,8 @@ def small(node: dict[str, Any]) -> dict[str, Any]:
         return {"name": "transformer", **TEXT}
     if kind == "vit" and variant:
         return {**node, **VIT}
+    if kind == "convnet" and max(node.get("widths", [0])) > 256:
+        return {**node, "widths": [8, 16], "depths": [1, 1]}
     if kind == "codes" and "width" not in node:
         return CODES
     if node.get("width", 0) > 128:
@@ -137,7 +139,8 @@ def reduced(name: str, world: str, tmp_path: Path) -> dict[str, Any]:
         start[key] = str(tmp_path / key)
     tree |= {"train": {"samples": 64, "precision": "fp32", "start": start}, "evals": {}}
     for task in tree["tasks"].values():
-        task |= {"data": {"fields": task["data"].get("fields", {}), "shards": world, "workers": 0}, "batch": 4}
+        kept = {key: task["data"][key] for key in ("fields", "in_memory") if key in task["data"]}
+        task |= {"data": {**kept, "shards": world, "workers": 0}, "batch": 4}
         few = FEW.get(name, FEW.get(task["method"]["name"], {}))
         task["method"]["objective"] = {**task["method"].get("objective", {}), **few}
     return tree
