@@ -86,6 +86,16 @@ def check_views(steps: Mapping[str, Sequence[Steps]], prepare: Mapping[str, Any]
         start += count
 
 
+def check_moments(steps: Mapping[str, Sequence[Steps]], prepare: Mapping[str, Any]) -> None:
+    """Raises UserError where motion would choose the moment of a video while a sound keeps its own."""
+    moving = [key for key, views in steps.items() for step in views[0] if getattr(step, "motion", None)] if steps else []
+    heard = [key for key in steps if prepare[key].modality == "audio"]
+    if moving and heard:
+        raise UserError(
+            f"view.{moving[0]}.window.motion chooses another moment than that of {heard[0]}; leave it out where both are shown"
+        )
+
+
 def check_sample(key: str, raw: Any, moments: Sequence[float], views: Sequence[Steps], prepare: Any) -> None:
     """Raises LackingError for a sample of which several views are alike: one caption, or a window as long as it is."""
     choices = texts.load(raw) if prepare.modality == "text" else ()
