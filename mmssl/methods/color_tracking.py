@@ -170,8 +170,9 @@ def _shares(correct: Tensor, majority: Tensor, still: Tensor, answerable: Tensor
     margin: by how much more are right than by copying the same cell of the frame before (still). changed: right ones
     of those whose colour that copy lacks and an earlier frame has; NaN where there are none.
     """
+    kinds = {"correct": correct, "majority": majority, "still": still}
+    found = {name: kind.float().mean(dim=1) for name, kind in kinds.items()}
     changed = ~still & answerable
-    found = {name: x.float().mean(dim=1) for name, x in (("correct", correct), ("majority", majority), ("still", still))}
     found["margin"] = found["correct"] - found["still"]
     return found | {"changed": (correct & changed).sum(dim=1) / changed.sum(dim=1)}
 

@@ -78,7 +78,7 @@ class Window(Step):
         pictures = clip.frames([begin + (i + 0.5) / self.fps for i in range(count)], min_size=min_size)
         first, gap, motion = draw_paced(pictures, self.frames, gaps, measure=self.motion or "differences")
         start, span = begin + (first + 0.5 - gap / 2) / self.fps, gap * self.frames / self.fps
-        return Shown(pictures[first :: gap][: self.frames], start, span, motion)
+        return Shown(pictures[first::gap][: self.frames], start, span, motion)
 
     def _start(self, clip: Clip, moment: float, length: float) -> float:
         """Returns when so many seconds around a moment begin, within the clip."""

@@ -66,7 +66,7 @@ def draw_window(maps: Tensor, steps: int) -> int:
 def draw_paced(
     pictures: np.ndarray, frames: int, gaps: Sequence[int], *, measure: Motion = "differences"
 ) -> tuple[int, int, Tensor]:
-    """Draws so many of the images (T, H, W, 3) at even gaps, as often as there is motion between the first and the last.
+    """Draws so many of the images (T, H, W, 3) at even gaps, as often as there is motion from the first to the last.
 
     Returns the number of the first, the gap, and the map (h, w) of the motion between them. Frames of different shots,
     which correlate by less than 0.5, are never drawn together. Raises LackingError if nothing moves, or every shot is

@@ -10,6 +10,7 @@ from mmssl.modalities import text as texts
 from mmssl.transforms.base import Step, step_name
 from mmssl.transforms.catalog import CATALOG
 from mmssl.transforms.fields import Kind
+from mmssl.transforms.frames import Window
 from mmssl.types import Transform
 
 Steps = Sequence[Transform]
@@ -88,11 +89,11 @@ def check_views(steps: Mapping[str, Sequence[Steps]], prepare: Mapping[str, Any]
 
 def check_moments(steps: Mapping[str, Sequence[Steps]], prepare: Mapping[str, Any]) -> None:
     """Raises UserError where motion would choose the moment of a video while a sound keeps its own."""
-    moving = [key for key, views in steps.items() for step in views[0] if getattr(step, "motion", None)] if steps else []
+    moving = [key for key, views in steps.items() for step in views[0] if isinstance(step, Window) and step.motion]
     heard = [key for key in steps if prepare[key].modality == "audio"]
     if moving and heard:
         raise UserError(
-            f"view.{moving[0]}.window.motion chooses another moment than that of {heard[0]}; leave it out where both are shown"
+            f"view.{moving[0]}.window.motion chooses another moment than that of {heard[0]}; set it to null"
         )
 
 

@@ -20,7 +20,16 @@ from mmssl.transforms.image import Crop
 from mmssl.transforms.ordered import OrderedFrames, windowed
 from mmssl.transforms.point_steps import OnCloud, OnFeatures, Placed, thinned
 from mmssl.types import Batch, Preprocess, Sample, View
-from mmssl.views.checks import Steps, check_fields, check_keys, check_moments, check_sample, check_steps, check_views, window
+from mmssl.views.checks import (
+    Steps,
+    check_fields,
+    check_keys,
+    check_moments,
+    check_sample,
+    check_steps,
+    check_views,
+    window,
+)
 from mmssl.views.device import DeviceSteps, followers
 from mmssl.views.template import Views
 
