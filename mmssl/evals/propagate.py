@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from mmssl.errors import UserError
 from mmssl.evals.parts.annotated import VOID, Annotated, annotated
 from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
 from mmssl.evals.parts.progress import passing
-from mmssl.evals.parts.propagation import carried, cells_of, moved
+from mmssl.evals.parts.propagation import carried, ceiling, cells_of, moved
 from mmssl.evals.parts.regions import boundary, jaccard
 from mmssl.evals.parts.report import no_samples_error, usable
 from mmssl.evals.parts.score import bootstrap, named
@@ -40,12 +40,13 @@ class Propagate(Declared):
     Protocol of Jabri et al., NeurIPS 2020, and Caron et al., ICCV 2021: cells copy the labels of the `topk` most
     similar ones of the first and `context` previous frames, within `radius` cells, by softmax(q.k / temperature).
     As the DAVIS evaluation has it, the first and the last frame do not count. Trivial is the first mask copied to
-    every frame; chance are labels drawn at random with the frequencies of the first mask.
+    every frame; chance are labels drawn at random with the frequencies of the first mask. `ceiling/` are the true masks
+    of every frame, averaged over the cells of the grid and scaled up again: what the grid leaves possible.
 
     data: clips with masks or tracks.
     encoder: key of the one to judge, of videos or images.
     space: the task whose head the cells go through; without it they are the encoder's own.
-    size: pixels of the frames' shorter side, the encoder's own by default.
+    size: pixels of the frames' shorter side, the encoder's own by default; `film` leaves frames as they are.
     square: whether `size` is that of both sides, for encoders that take no other.
     window: frames that a video encoder sees at a time.
     grayscale: hide the colour, which tasks such as colour tracking never saw.
@@ -64,7 +65,7 @@ class Propagate(Declared):
         data: dict[str, Any],
         encoder: str = "video",
         space: str | None = None,
-        size: int | None = None,
+        size: int | Literal["film"] | None = None,
         square: bool = False,
         window: int = 1,
         grayscale: bool = False,
@@ -94,7 +95,7 @@ class Propagate(Declared):
         rows = self._rows(rivals)
         if not rows:
             raise no_samples_error("no clip of the evaluation data has masks or tracks that fit it")
-        for prefix in rivals:
+        for prefix in (*rivals, "ceiling/"):
             yield from _scores(prefix, rows)
 
     def _rows(self, rivals: dict[str, Encoder]) -> list[Named]:
@@ -120,6 +121,7 @@ class Propagate(Declared):
             return {}
         masks = clip.masks.where(clip.masks != VOID, 0)
         answers = {prefix: carried(found, masks[0], **self.copies)[1:-1] for prefix, found in cells.items()}
+        answers["ceiling/"] = ceiling(masks, cells[""].shape[1:3])[1:-1]
         answers["trivial/"] = masks[:1].expand_as(masks)[1:-1]
         drawn = torch.randint(masks[0].numel(), masks.shape, generator=torch.Generator().manual_seed(self.seed))
         answers["chance/"] = masks[0].flatten()[drawn][1:-1]
@@ -159,8 +161,10 @@ class Propagate(Declared):
         }
 
 
-def side(encoder: Encoder, size: int | None) -> int:
-    """Returns the size of frames, by default the encoder's own; UserError where it has none."""
+def side(encoder: Encoder, size: int | Literal["film"] | None) -> int | None:
+    """Returns the size of frames, by default the encoder's own, None for the film's; UserError where it has none."""
+    if size == "film":
+        return None
     found = size or encoder.preprocess.config().get("size")
     if not isinstance(found, int):
         raise UserError(f"this {encoder.modality} encoder names no size of its images; say size")
@@ -175,7 +179,7 @@ def agreement(mine: Tensor, truth: Tensor) -> Row:
 
 def _scores(prefix: str, rows: list[Named]) -> Iterator[tuple[str, Score]]:
     for figure in ("J&F", "J", "F", *(f"PCK@{a}" for a in PCK)):
-        found = [(name, row) for name, row in rows if figure in row]
+        found = [(name, row) for name, row in rows if f"{prefix}{figure}" in row]
         if found:
             value, trivial, chance = (
                 torch.tensor([row[f"{way}{figure}"] for _, row in found]) for way in (prefix, "trivial/", "chance/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,9 +16,10 @@ from mmssl.errors import UserError
 from mmssl.losses.pointer import pointed, pointer_nll
 from mmssl.nn.head import Cells, Dilated
 from mmssl.nn.temperature import LogitScale
+from mmssl.numerics.bins import rarity
 from mmssl.numerics.color import gray, lab
 from mmssl.numerics.kmeans import kmeans, nearest
-from mmssl.schema import Positive
+from mmssl.schema import Positive, above, at_least, at_most
 from mmssl.transforms.base import OnBatch
 from mmssl.transforms.frames import Colorful, Window
 from mmssl.transforms.image import Crop, Flip
@@ -65,14 +66,20 @@ class ColorTracking(Objective):
 
     clusters: of colour, by k-means on cells of the training stream.
     head: the paper's dilated 3D convolutions, or `cells`, a linear layer on each cell.
+    coordinates: `cells` sees where each cell lies as well, as the dilated convolutions do.
     embed_dim: size of a cell's embedding.
     width: channels of the dilated convolutions.
     temperature: of the softmax over cells, where the learnt one starts.
+    still: weight in the loss of cells of the same cluster as the same cell of the frame before, which copying answers;
+        0 asks about the others only.
+    uniform: between 0, where clusters count by how rare they are, and 1, where all count alike (lambda of Zhang et al.,
+        ECCV 2016).
     learn_from: cells that k-means takes.
     """
 
     modalities = ("video",)
     centers: Tensor
+    weights: Tensor
 
     def __init__(
         self,
@@ -80,22 +87,26 @@ class ColorTracking(Objective):
         *,
         clusters: int = 16,
         head: Literal["dilated", "cells"] = "dilated",
+        coordinates: bool = True,
         embed_dim: int = 64,
         width: int = 256,
         temperature: float = 0.1,
+        still: Annotated[float, at_least(0)] = 1.0,
+        uniform: Annotated[float, above(0), at_most(1)] = 1.0,
         learn_from: int = 50_000,
     ) -> None:
         super().__init__(encoders)
-        dim, self.learn_from = encoders["video"].dim, learn_from
+        dim, self.still, self.uniform, self.learn_from = encoders["video"].dim, still, uniform, learn_from
         dilated = head == "dilated"
         self.head: Head = (
-            Dilated(dim, out=embed_dim, width=width) if dilated else Cells(dim, out=embed_dim, coordinates=True)
+            Dilated(dim, out=embed_dim, width=width) if dilated else Cells(dim, out=embed_dim, coordinates=coordinates)
         )
         self.scale = LogitScale(start=1 / temperature)
         self.register_buffer("centers", torch.zeros(clusters, 2))
+        self.register_buffer("weights", torch.ones(clusters))
 
     def before_epoch(self, encoders: Mapping[str, Encoder], epoch: Epoch) -> None:
-        """Finds the clusters of colour, before the first, on a bounded sample of cells."""
+        """Finds the clusters of colour, before the first, and how much each counts, on a bounded sample of cells."""
         if epoch.number:
             return
         colors, wanted = [], -(-self.learn_from // dist.world())
@@ -105,7 +116,10 @@ class ColorTracking(Objective):
             if sum(map(len, colors)) >= wanted:
                 break
         mine = torch.cat(colors)[:wanted].to(self.centers.device)
-        self.centers.copy_(kmeans(dist.gather(mine).cpu(), len(self.centers)))
+        seen = dist.gather(mine).cpu()
+        self.centers.copy_(kmeans(seen, len(self.centers)))
+        shares = nearest(seen, self.centers.cpu())[0].bincount(minlength=len(self.centers)) / len(seen)
+        self.weights.copy_(rarity(shares, self.uniform))
 
     def forward(self, encoders: Mapping[str, Encoder], batch: Batch) -> Loss:
         (clip,) = batch.views["video"]
@@ -118,14 +132,12 @@ class ColorTracking(Objective):
         losses = pointer_nll(targets, references, known, truth, scale=scale)  # (B, N)
         colored = F.one_hot(known, len(self.centers)).float()  # (B, M, K)
         present, counts = batch.present("video")[:, None], colored.sum(dim=1)  # (B, 1), (B, K)
+        still, answerable = clusters[:, -2] == truth, counts.gather(1, truth) > 0
+        weights = self.weights[truth] * torch.where(still, self.still, 1.0) * (present & answerable)  # (B, N)
         guessed = pointed(targets, references, colored, scale=scale.detach()).argmax(dim=2)
-        correct = {
-            "correct": guessed == truth,
-            "majority": counts.argmax(dim=1, keepdim=True) == truth,
-            "still": clusters[:, -2] == truth,
-        }
-        answers = {name: found.float().mean(dim=1).where(present[:, 0], torch.nan) for name, found in correct.items()}
-        total = dist.mean(losses.flatten(), (present & (counts.gather(1, truth) > 0)).flatten())
+        answers = _shares(guessed == truth, counts.argmax(dim=1, keepdim=True) == truth, still, answerable)
+        answers = {name: found.where(present[:, 0], torch.nan) for name, found in answers.items()}
+        total = dist.mean(losses.flatten(), weights.flatten())
         logs = {name: found.nanmean() for name, found in answers.items()} | {"temperature": 1 / scale.detach()}
         return Loss(total, logs, {"video": targets[:, targets.shape[1] // 2].detach()}, answers)
 
@@ -150,6 +162,19 @@ class ColorTracking(Objective):
 
     def spaces(self) -> Spaces:
         return {"video": self.head}
+
+
+def _shares(correct: Tensor, majority: Tensor, still: Tensor, answerable: Tensor) -> dict[str, Tensor]:
+    """Returns shares (B,) of cells (B, N): how many are right, and how many of those that copying does not answer.
+
+    margin: by how much more are right than by copying the same cell of the frame before (still). changed: right ones
+    of those whose colour that copy lacks and an earlier frame has; NaN where there are none.
+    """
+    kinds = {"correct": correct, "majority": majority, "still": still}
+    found = {name: kind.float().mean(dim=1) for name, kind in kinds.items()}
+    changed = ~still & answerable
+    found["margin"] = found["correct"] - found["still"]
+    return found | {"changed": (correct & changed).sum(dim=1) / changed.sum(dim=1)}
 
 
 STEPS = [Window(frames=4, fps=6.0), Crop(scale=(0.5, 1.0), ratio=(1.0, 1.0)), Flip(), Colorful()]

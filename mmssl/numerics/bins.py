@@ -43,8 +43,7 @@ class Bins(nn.Module):
         shares = torch.bincount(self.nearest(values), minlength=len(self.centers)).double() / len(values)
         spread = (-torch.cdist(self.centers, self.centers).double().square() / (2 * self.sigma**2)).exp()
         smooth = (spread / spread.sum(dim=0)) @ shares.to(spread.device)
-        weights = 1 / ((1 - uniform) * smooth + uniform / len(smooth))
-        self.weights.copy_(weights / (smooth * weights).sum())
+        self.weights.copy_(rarity(smooth, uniform))
 
     @torch.no_grad()
     def soften(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,6 +73,12 @@ class Bins(nn.Module):
     def annealed_mean(self, logits: Tensor, *, temperature: float = 0.38) -> Tensor:
         """Decodes logits (B, K, H, W): the mean of the centres by their probabilities, sharpened: (B, C, H, W)."""
         return torch.einsum("bkhw,kc->bchw", (logits.float() / temperature).softmax(dim=1), self.centers)
+
+
+def rarity(shares: Tensor, uniform: float) -> Tensor:
+    """Returns what each of K classes counts by its share (K,): 1 / ((1 - uniform) share + uniform / K), of mean 1."""
+    weights = 1 / ((1 - uniform) * shares + uniform / len(shares))
+    return weights / (shares * weights).sum()
 
 
 def _rows(x: Tensor) -> Tensor:

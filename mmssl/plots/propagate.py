@@ -65,7 +65,7 @@ def plot(
         raise no_samples_error("the data has no video with masks")
 
 
-def _clip(sample: Sample, *, size: int) -> Annotated:
+def _clip(sample: Sample, *, size: int | None) -> Annotated:
     require(sample, "video")
     return annotated(sample, size=size)
 

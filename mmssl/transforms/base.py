@@ -85,6 +85,7 @@ class Frame:
     """Which part of a source of width x height pixels is shown: a box (left, top, width, height), mirrored or not.
 
     size: side of the result in pixels. It is drawn first, and then applied to the image and to all that moves with it.
+    motion: how much moves in each cell (h, w) of the source, in proportion to which boxes are placed; None: anywhere.
     """
 
     width: int
@@ -92,6 +93,7 @@ class Frame:
     size: int
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     mirrored: bool = False
+    motion: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.box[2]:

@@ -19,6 +19,7 @@ from mmssl.modalities import image as pictures
 from mmssl.modalities import video as clips
 from mmssl.schema import Positive, above, at_most
 from mmssl.transforms.base import Chance, Frame, Frames, Geometric, chance, check_range, one
+from mmssl.transforms.motion import draw_place
 from mmssl.types import Preprocess, Span
 
 FILTERS = {
@@ -136,6 +137,8 @@ def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
 class Crop(Geometric):
     """Cuts a random box and scales it to a square. Szegedy et al., CVPR 2015.
 
+    In videos whose `window` has `motion`, a box lies somewhere as often as there is motion in it.
+
     scale: the box's share of the area.
     ratio: its width over its height.
     size: side of the result in pixels, or below 1 as a share of what the encoder reads; by default just that.
@@ -153,7 +156,10 @@ class Crop(Geometric):
 
     def draw(self, frame: Frame) -> None:
         width, height = round(frame.box[2]), round(frame.box[3])
-        frame.cut(*random_box(width, height, scale=self.scale, ratio=self.ratio))
+        left, top, w, h = random_box(width, height, scale=self.scale, ratio=self.ratio)
+        if frame.motion is not None:
+            left, top = map(round, draw_place(frame.motion, width, height, (w, h)))
+        frame.cut(left, top, w, h)
 
     def draw_each(self, frames: Frames) -> None:
         frames.cut(random_boxes(*frames.box[:, 2:].round().unbind(1), scale=self.scale, ratio=self.ratio))

@@ -10,6 +10,7 @@ from mmssl.modalities import text as texts
 from mmssl.transforms.base import Step, step_name
 from mmssl.transforms.catalog import CATALOG
 from mmssl.transforms.fields import Kind
+from mmssl.transforms.frames import Window
 from mmssl.types import Transform
 
 Steps = Sequence[Transform]
@@ -84,6 +85,16 @@ def check_views(steps: Mapping[str, Sequence[Steps]], prepare: Mapping[str, Any]
                 those = f"{name}'s {len(views)}" if name else f"{len(views)}"
                 raise UserError(f"nothing sets {those} views of {key} apart, they would be all alike; {way}")
         start += count
+
+
+def check_moments(steps: Mapping[str, Sequence[Steps]], prepare: Mapping[str, Any]) -> None:
+    """Raises UserError where motion would choose the moment of a video while a sound keeps its own."""
+    moving = [key for key, views in steps.items() for step in views[0] if isinstance(step, Window) and step.motion]
+    heard = [key for key in steps if prepare[key].modality == "audio"]
+    if moving and heard:
+        raise UserError(
+            f"view.{moving[0]}.window.motion chooses another moment than that of {heard[0]}; set it to null"
+        )
 
 
 def check_sample(key: str, raw: Any, moments: Sequence[float], views: Sequence[Steps], prepare: Any) -> None:

@@ -15,12 +15,21 @@ from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
 from mmssl.transforms import fields, image, text, video
 from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice, OnSource, Step
-from mmssl.transforms.frames import Window, filmed
+from mmssl.transforms.frames import filmed, windowed_frames
 from mmssl.transforms.image import Crop
 from mmssl.transforms.ordered import OrderedFrames, windowed
 from mmssl.transforms.point_steps import OnCloud, OnFeatures, Placed, thinned
 from mmssl.types import Batch, Preprocess, Sample, View
-from mmssl.views.checks import Steps, check_fields, check_keys, check_sample, check_steps, check_views, window
+from mmssl.views.checks import (
+    Steps,
+    check_fields,
+    check_keys,
+    check_moments,
+    check_sample,
+    check_steps,
+    check_views,
+    window,
+)
 from mmssl.views.device import DeviceSteps, followers
 from mmssl.views.template import Views
 from mmssl.views.whole import check_whole, cut, first_frame, is_cropped
@@ -131,6 +140,7 @@ class Composed(View):
     def check(self) -> None:
         own = {key: steps for key, steps in self.steps.items() if key not in self.aligned}
         check_views(own, self.prepare, self.groups)
+        check_moments(own, self.prepare)
 
     def __call__(self, sample: Sample) -> Sample:
         opened = {key: self._opened(key, sample[self._field(key)]) for key in self._keys(sample)}
@@ -204,21 +214,16 @@ class Composed(View):
         self._add(key, x, torch.from_numpy(frame.place), frame, sample, shown)
 
     def _video(self, key: str, clip: Any, moment: float, steps: Steps, sample: Sample, shown: Sample) -> None:
-        prepare, size = self.prepare[key], self.side(key, steps)
-        span = clip.duration if prepare.span is None else prepare.span
-        start = max(0.0, moment - span / 2) if prepare.span else 0.0
-        crop = next((step for step in steps if isinstance(step, Crop)), None)
-        for step in steps:
-            if isinstance(step, Window):
-                step.check(clip)
-        pictures = clip.frames(prepare.times(clip, start), min_size=video.needed_side(crop, size) if crop else size)
-        height, width = pictures.shape[1:3]
-        frame = self._framed(key, width, height, steps)
+        crop, size = next((step for step in steps if isinstance(step, Crop)), None), self.side(key, steps)
+        min_size = video.needed_side(crop, size) if crop else size
+        seen = windowed_frames(clip, moment, self.prepare[key], steps, min_size=min_size)
+        height, width = seen.pictures.shape[1:3]
+        frame = self._framed(key, width, height, steps, seen.motion)
         source = frame.at(*clip.size)  # images are decoded no larger than needed
         place = torch.zeros(3, 4)
         place[:2, [0, 1, 3]] = torch.from_numpy(source.place)
-        place[2, 2:] = torch.tensor([span, start])
-        self._add(key, filmed(pictures, frame, steps), place, source, sample, shown)
+        place[2, 2:] = torch.tensor([seen.span, seen.start])
+        self._add(key, filmed(seen.pictures, frame, steps), place, source, sample, shown)
 
     def _asked(self, key: str, clip: Any, shown: Sample) -> None:
         """Adds the views in which a task shows frames, the right answer, and when each frame comes."""
@@ -229,9 +234,10 @@ class Composed(View):
         shown[key] = [frames[:, list(view)] for view in question.views]
         shown["target"], shown["extra"] = torch.tensor(question.target), {"order": question.order}
 
-    def _framed(self, key: str, width: int, height: int, steps: Steps) -> Frame:
+    def _framed(self, key: str, width: int, height: int, steps: Steps, motion: Tensor | None = None) -> Frame:
         """Draws which part of a source is shown."""
         frame = first_frame(self.prepare[key], steps, self.side(key, steps), width, height)
+        frame.motion = motion
         for step in steps:
             if isinstance(step, Geometric):
                 step.draw(frame)

@@ -87,6 +87,25 @@ def test_films_are_copied_with_what_lies_beside_them(
     assert shards[0] == shards[1], "from a tar or a folder, the shards are the same"
 
 
+def test_small_silent_copies(
+    films: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 40 x 58 pixels at 24 a second: shorter side 20, every second image; the longer side is cut to be even."""
+    source = tmp_path / "in"
+    source.mkdir()
+    pictures = np.repeat(np.arange(24, dtype=np.uint8) * 10, 40 * 58 * 3).reshape(24, 40, 58, 3)
+    (source / "mute.mp4").write_bytes(video.encode(pictures, fps=24, quality=4))
+    (source / "garbled.mp4").write_bytes(b"no video")
+    assert films.main([str(tmp_path / "a"), "--source", str(source), "--side", "20", "--test", "1"]) == 0
+    assert "left out 1: not a media file" in capsys.readouterr().out
+    (clip,) = [s["video"] for s in Source(shards=str(tmp_path / "a" / "test")).samples({"video"})]
+    assert (clip.size, clip.fps, clip.duration) == ((28, 20), 12.0, 1.0)
+    seen = clip.frames([(i + 0.5) / 12 for i in range(12)]).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(seen, np.arange(1, 24, 2) * 10, atol=4)
+    assert films.main([str(tmp_path / "b"), "--source", str(source), "--side", "15"]) == 2
+    assert "--side 15: expected at least 16 pixels" in capsys.readouterr().err
+
+
 def test_who_is_held_out(films: ModuleType, folder: Path, tmp_path: Path) -> None:
     ways = {
         "hash": ["--test", "0.3"],

@@ -153,17 +153,22 @@ def test_an_encoder_that_merges_frames_is_refused() -> None:
         ColorTracking(encoders, width=8)(encoders, batch("color_tracking"))
 
 
-@pytest.mark.parametrize("head", ["cells", "dilated"])
-def test_every_option_and_an_absent_sample_by_a_loop_over_cells(head: Any) -> None:
+@pytest.mark.parametrize(
+    ("head", "coordinates", "copied"), [("cells", True, 1.0), ("cells", False, 0.25), ("dilated", True, 0.0)]
+)
+def test_every_option_and_an_absent_sample_by_a_loop_over_cells(head: Any, coordinates: bool, copied: float) -> None:
     """Four frames of 2 x 3 cells, whose colours are known at twice that resolution."""
     encoders: dict[str, Any] = {"video": Table("video", 5, grid=(4, 2, 3))}
-    made = ColorTracking(encoders, clusters=3, head=head, embed_dim=4, width=6, temperature=0.4)
+    options: dict[str, Any] = {"clusters": 3, "embed_dim": 4, "width": 6, "temperature": 0.4, "still": copied}
+    made = ColorTracking(encoders, head=head, coordinates=coordinates, **options)
     kinds = {"cells": Cells, "dilated": Dilated}
     assert isinstance(made.head, kinds[head])
-    expected_config = {"out": 4, "coordinates": True} if head == "cells" else {"out": 4, "width": 6}
+    expected_config = {"out": 4, "coordinates": coordinates} if head == "cells" else {"out": 4, "width": 6}
     assert expected_config.items() <= made.head.config().items()
     assert made.centers.tolist() == [[0.0, 0.0]] * 3 and "centers" in made.state_dict()
     made.centers.copy_(torch.tensor([[-40.0, 10.0], [0.0, 0.0], [30.0, 30.0]]))
+    assert made.weights.tolist() == [1.0] * 3 and "weights" in made.state_dict()
+    made.weights.copy_(torch.tensor([0.5, 1.0, 3.0]))
     drawn = torch.randint(3, (4, 4, 2, 3))
     drawn[0, :3] = drawn[0, :3].clamp(max=1)
     drawn[0, 3, 0] = 2  # a colour that no earlier cell has
@@ -175,27 +180,35 @@ def test_every_option_and_an_absent_sample_by_a_loop_over_cells(head: Any) -> No
     cells = made.head(encoders["video"](shown.views["video"][0])).view(4, 4, 6, 4)  # (B, T, N, D)
     labels = drawn.flatten(2)
     terms: list[torch.Tensor] = []
-    right, majority, still = [], [], []
+    counts: list[float] = []
+    right, majority, still, changed = [], [], [], []
     for b in have.nonzero()[:, 0].tolist():
         earlier, known = cells[b, :3].reshape(18, 4), labels[b, :3].flatten()
-        said = []
+        said, moved = [], []
         for n in range(6):
             attention = (made.scale() * earlier @ cells[b, 3, n]).softmax(dim=0)
             chances = torch.stack([attention[known == k].sum() for k in range(3)])
             said.append(int(chances.argmax()))
             if (known == labels[b, 3, n]).any():
-                terms.append(-chances[labels[b, 3, n]].log())
+                same_place = bool(labels[b, 2, n] == labels[b, 3, n])
+                counts.append([0.5, 1.0, 3.0][int(labels[b, 3, n])] * (copied if same_place else 1.0))
+                terms.append(-chances[labels[b, 3, n]].log() * counts[-1])
+                moved += [] if same_place else [said[-1] == int(labels[b, 3, n])]
         truth = labels[b, 3]
         right.append((torch.tensor(said) == truth).float().mean())
         majority.append((known.bincount(minlength=3).argmax() == truth).float().mean())
         still.append((labels[b, 2] == truth).float().mean())
+        changed.append(torch.tensor(moved).float().mean())
     assert len(terms) < 18, "some have no answer"
     found = made(encoders, shown)
-    same(found.total, torch.stack(terms).mean(), [*encoders.values(), made])
-    for name, values in {"correct": right, "majority": majority, "still": still}.items():
-        torch.testing.assert_close(found.answers[name][have], torch.stack(values))
+    same(found.total, torch.stack(terms).sum() / sum(counts), [*encoders.values(), made])
+    margin = [a - b for a, b in zip(right, still, strict=True)]
+    kinds = {"correct": right, "majority": majority, "still": still, "margin": margin, "changed": changed}
+    assert found.answers.keys() == kinds.keys()
+    for name, values in kinds.items():
+        torch.testing.assert_close(found.answers[name][have], torch.stack(values), equal_nan=True)
         assert found.answers[name][2].isnan()
-        torch.testing.assert_close(found.logs[name], torch.stack(values).mean())
+        torch.testing.assert_close(found.logs[name], torch.stack(values).nanmean())
     torch.testing.assert_close(found.logs["temperature"], torch.tensor(0.4))
     assert not found.logs["temperature"].requires_grad and not found.embeddings["video"].requires_grad
     torch.testing.assert_close(found.embeddings["video"], cells[:, 3, 3].detach())
@@ -229,6 +242,32 @@ def learnt(monkeypatch: pytest.MonkeyPatch, *, learn_from: int, clusters: int = 
     return sought[0], len(taken)
 
 
+def test_where_copying_answers_all_there_is_nothing_to_ask() -> None:
+    """With `still` 0 such a batch has a loss of 0 that carries a gradient, and no accuracy of changed cells."""
+    encoders: dict[str, Any] = {"video": Table("video", 5, grid=(4, 2, 3))}
+    made = ColorTracking(encoders, clusters=2, head="cells", embed_dim=4, still=0.0)
+    made.centers.copy_(torch.tensor([[-40.0, 10.0], [30.0, 30.0]]))
+    colors = made.centers[torch.randint(2, (2, 1, 2, 3))].expand(2, 4, 2, 3, 2).movedim(-1, 2)
+    found = made(encoders, Batch({"video": [films(*[[i] * 4 for i in range(2)])]}, extra={"colors": colors}))
+    assert found.total.item() == 0.0 and found.total.requires_grad
+    assert found.answers["changed"].isnan().all() and found.answers["still"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("uniform", [1.0, 0.5, 0.1])
+def test_rare_clusters_count_more(uniform: float) -> None:
+    """lambda of Zhang et al., ECCV 2016: 1 / ((1 - lambda) share + lambda / K), of mean 1 over what is seen."""
+    made = ColorTracking({"video": Table("video", grid=(2, 2, 2))}, clusters=2, width=4, uniform=uniform)
+    colors = torch.zeros(4, 1, 2, 2, 2)
+    colors[0] = 50.0  # a quarter
+    shown = Batch({"video": [films([0], [1], [2], [3])]}, extra={"colors": colors})
+    made.before_epoch({}, epoch(batches=lambda: iter([shown] * 4)))
+    shares = np.array([0.25, 0.75])
+    raw = 1 / ((1 - uniform) * shares + uniform / 2)
+    expected = raw / (raw * shares).sum()
+    rare = int(made.centers[:, 0].argmax())
+    assert made.weights[[rare, 1 - rare]].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+
+
 def test_clusters_are_sought_in_so_many_cells_a_few_of_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     found, taken = learnt(monkeypatch, learn_from=20, clusters=3)
     assert found[:, 0].tolist() == [*np.repeat(range(6), 3), 6, 6] and taken == 7
@@ -251,7 +290,8 @@ def test_defaults() -> None:
     256. Temperature, crops, flips and the bound on colour are this project's own.
     """
     assert defaults(ColorTracking) == {
-        "clusters": 16, "head": "dilated", "embed_dim": 64, "width": 256, "temperature": 0.1, "learn_from": 50_000
+        "clusters": 16, "head": "dilated", "coordinates": True, "embed_dim": 64, "width": 256, "temperature": 0.1,
+        "still": 1.0, "uniform": 1.0, "learn_from": 50_000,
     }  # fmt: skip
     steps = [Window(frames=4, fps=6.0), Crop(scale=(0.5, 1.0), ratio=(1.0, 1.0)), Flip(p=0.5), Colorful(chroma=12.0)]
     guards = {"grey": {"cell_colors": {"gray": False}}}

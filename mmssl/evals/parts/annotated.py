@@ -32,11 +32,11 @@ class Annotated:
     visible: Tensor | None = None
 
 
-def annotated(sample: Sample, *, size: int, square: bool = False) -> Annotated:
+def annotated(sample: Sample, *, size: int | None, square: bool = False) -> Annotated:
     """Opens `video` with `masks` (T, h, w), `tracks` (T, K, 2) in pixels and `visible` (T, K), those that are there.
 
-    size: of the frames' shorter side; square: of both. `meta` may tell the fps of the annotations, else it is the
-    video's. Raises DamagedError for annotations that do not fit the clip.
+    size: of the frames' shorter side, None as they are; square: of both. `meta` may tell the fps of the annotations,
+    else it is the video's. Raises DamagedError for annotations that do not fit the clip.
     """
     clip = video.load(sample["video"])
     given = {name: np.asarray(array) for key in ("masks", "tracks") for name, array in sample.get(key, {}).items()}
@@ -78,9 +78,10 @@ def _count(given: dict[str, Any]) -> int:
     return lengths.pop()
 
 
-def _scaled(frames: Tensor, size: int, square: bool) -> Tensor:
+def _scaled(frames: Tensor, size: int | None, square: bool) -> Tensor:
     """Scales uint8 frames (T, 3, H, W) until their shorter side, or both, is `size`."""
     height, width = frames.shape[2:]
+    size = min(height, width) if size is None else size
     factor = size / min(height, width)
     shape = (size, size) if square else (round(height * factor), round(width * factor))
     if shape == (height, width):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,13 +66,35 @@ def carried(cells: Tensor, mask: Tensor, **protocol: Any) -> Tensor:
     Masks travel soft; in each frame a label's map is divided by its largest value, as Caron et al. (ICCV 2021) do,
     so that an object smaller than a cell is not outvoted. protocol: options of `propagate`.
     """
-    names = torch.cat([mask.new_zeros(1), mask.unique()]).unique()
-    soft = F.adaptive_avg_pool2d((mask == names[:, None, None]).float(), (cells.shape[1], cells.shape[2]))
-    frames = [mask]
-    for maps in propagate(cells[None], soft[None], **protocol)[0, 1:]:
-        fine = F.interpolate(maps[None], size=mask.shape, mode="bilinear")[0]  # (C, H, W)
-        frames.append(names[(fine / fine.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)).argmax(dim=0)])
-    return torch.stack(frames)
+    names = _names(mask)
+    soft = _on_grid(mask, names, cells.shape[1:3])
+    maps = propagate(cells[None], soft[None], **protocol)[0, 1:]
+    return torch.stack([mask, *(_as_mask(each, names, mask.shape) for each in maps)])
+
+
+def ceiling(masks: Tensor, grid: Sequence[int]) -> Tensor:
+    """Returns what `carried` would make of masks (T, H, W) if every cell of the grid (h, w) had the right labels.
+
+    Only labels of the first frame are carried.
+    """
+    names = _names(masks[0])
+    return torch.stack([_as_mask(_on_grid(mask, names, grid), names, mask.shape) for mask in masks])
+
+
+def _names(mask: Tensor) -> Tensor:
+    """Returns the labels of a mask, and 0, ascending."""
+    return torch.cat([mask.new_zeros(1), mask.unique()]).unique()
+
+
+def _on_grid(mask: Tensor, names: Tensor, grid: Sequence[int]) -> Tensor:
+    """Returns the share of each label in each cell: (C, h, w)."""
+    return F.adaptive_avg_pool2d((mask == names[:, None, None]).float(), tuple(grid))
+
+
+def _as_mask(maps: Tensor, names: Tensor, size: Sequence[int]) -> Tensor:
+    """Returns the label (H, W) that is highest at each pixel of soft labels (C, h, w), each by its largest value."""
+    fine = F.interpolate(maps[None], size=tuple(size), mode="bilinear")[0]  # (C, H, W)
+    return names[(fine / fine.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)).argmax(dim=0)]
 
 
 def moved(cells: Tensor, points: Tensor, **protocol: Any) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mmssl import dist
 from mmssl.errors import UserError
 from mmssl.evals.parts import propagation
-from mmssl.evals.parts.propagation import carried, cells_of, moved, propagate
+from mmssl.evals.parts.propagation import carried, ceiling, cells_of, moved, propagate
 from mmssl.evals.propagate import PCK, Propagate, agreement, side
 from mmssl.modalities.video import Frames
 from mmssl.types import Features, Head, Score, Trained
@@ -55,6 +55,26 @@ def plain_carried(cells: Tensor, mask: Tensor) -> Tensor:
         fine = torch.stack([label / max(float(label.max()), 1e-6) for label in fine])
         found.append(torch.tensor(names)[fine.argmax(dim=0)])
     return torch.stack(found)
+
+
+def plain_ceiling(mask: Tensor, first: Tensor) -> Tensor:
+    """The true mask of a frame through cells of two by two pixels, of the labels that the first frame has."""
+    names = sorted({0, *first.flatten().tolist()})
+    soft = torch.stack([F.avg_pool2d((mask == name).float()[None], 2)[0] for name in names])
+    fine = F.interpolate(soft[None], size=mask.shape, mode="bilinear")[0]
+    fine = torch.stack([label / max(float(label.max()), 1e-6) for label in fine])
+    return torch.tensor(names)[fine.argmax(dim=0)]
+
+
+def test_the_ceiling_is_what_the_grid_leaves_of_true_masks() -> None:
+    """Squares that fill cells come back whole, but for what is between the centres of two cells; a line does not."""
+    masks = torch.zeros(3, 8, 12, dtype=torch.long)
+    masks[0, 2:6, 2:8], masks[1, 2:6, 4:10], masks[2, 3, 1:11], masks[2, 7, 0] = 5, 5, 5, 9
+    found = ceiling(masks, (4, 6))
+    assert torch.equal(found, torch.stack([plain_ceiling(mask, masks[0]) for mask in masks]))
+    assert torch.equal(found[0], masks[0]) and torch.equal(found[1], masks[1]) and not torch.equal(found[2], masks[2])
+    assert set(found.unique().tolist()) == {0, 5}, "what the first frame lacks cannot be carried"
+    assert torch.equal(ceiling(masks[:2], (8, 12)), masks[:2]), "cells of a pixel lose nothing"
 
 
 def plain_moved(cells: Tensor, points: Tensor) -> Tensor:
@@ -283,7 +303,9 @@ def objects(sample: dict[str, Any]) -> list[dict[str, float]]:
     answer = plain_carried(plain_cells(frames), masks[0])
     for name in (3, 7):
         row: dict[str, float] = {}
-        for way, mine in (("", answer), ("trivial/", masks[:1].expand_as(masks))):
+        best = torch.stack([plain_ceiling(mask, masks[0]) for mask in masks])
+        ways = {"": answer, "trivial/": masks[:1].expand_as(masks), "ceiling/": best}
+        for way, mine in ways.items():
             j, f = [], []
             for t in range(1, len(masks) - 1):  # neither the first nor the last frame counts
                 a, b = mine[t] == name, masks[t] == name
@@ -326,7 +348,15 @@ def test_every_figure_is_that_of_plain_loops(monkeypatch: pytest.MonkeyPatch) ->
     films = [masked(n, frames) for n, frames in ((0, 5), (1, 4))]
     give(monkeypatch, "mmssl.evals.propagate", films)
     found = judged(Trained({"video": Small("video")}))
-    assert list(found) == ["J&F", "J", "F", *(f"PCK@{a}" for a in PCK)]
+    assert list(found) == ["J&F", "J", "F", *(f"PCK@{a}" for a in PCK), "ceiling/J&F", "ceiling/J", "ceiling/F"]
+    for figure in ("J&F", "J", "F"):
+        rows = [row for film in films for row in objects(film)]
+        best = found[f"ceiling/{figure}"]
+        assert best.value == pytest.approx(np.mean([row[f"ceiling/{figure}"] for row in rows]), abs=1e-5)
+        assert best.parts is not None and list(best.parts.values()) == pytest.approx(
+            [r[f"ceiling/{figure}"] for r in rows]
+        )
+        assert best.trivial == found[figure].trivial
     for figure, rows in (
         *((name, [row for film in films for row in objects(film)]) for name in ("J&F", "J", "F")),
         *((f"PCK@{a}", [row for film in films for row in points(film)]) for a in PCK),
@@ -354,7 +384,8 @@ def test_chance_draws_labels_with_the_frequencies_of_the_first_mask(monkeypatch:
 
 
 def test_masks_alone_and_tracks_alone_are_judged_and_meta_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, figures in (("masks", {"J&F", "J", "F"}), ("tracks", {f"PCK@{a}" for a in PCK})):
+    masks = {f"{way}{figure}" for way in ("", "ceiling/") for figure in ("J&F", "J", "F")}
+    for key, figures in (("masks", masks), ("tracks", {f"PCK@{a}" for a in PCK})):
         source = give(monkeypatch, "mmssl.evals.propagate", [{k: masked(1)[k] for k in ("video", key)}])
         assert judged(Trained({"video": Small("video")})).keys() == figures
         assert source.asked == [{"video", key}]
