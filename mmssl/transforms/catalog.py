@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmssl.transforms import audio, color, frames, geometry, image, point_steps, proposals, rand_augment, segments
+from mmssl.transforms import audio, color, frames, geometry, image, point_steps, proposals, rand_augment, segments, style
 from mmssl.transforms.base import Step, step_name
 
 COLORS: list[type[Step]] = [color.ColorJitter, color.Grayscale, color.Blur, color.Solarize]
@@ -10,6 +10,7 @@ STEPS: dict[str, list[type[Step]]] = {
     "image": [
         *(segments.Felzenszwalb, segments.Grid, proposals.Proposals, image.Crop, image.Flip),
         *(*COLORS, geometry.Rotate, rand_augment.RandAugment),
+        *(style.RandomAffine, style.ToneCurves, style.FewTones, style.Shading, style.Contour),
     ],
     "video": [
         frames.Window,
