@@ -21,7 +21,10 @@ STEPS: dict[str, list[type[Step]]] = {
         frames.SplitChannels,
         frames.Level,
     ],
-    "audio": [audio.Speed, audio.Gain, audio.Noise, audio.TimeMask],
+    "audio": [
+        *(audio.Excerpt, audio.Speed, audio.Gain, audio.Noise, audio.TimeMask, audio.FrequencyMask),
+        audio.Mix,
+    ],
     "points": [
         *(point_steps.Crop, point_steps.Hole, point_steps.Voxels),
         *(point_steps.Centre, point_steps.Rotate, point_steps.Mirror, point_steps.Scale, point_steps.Jitter),

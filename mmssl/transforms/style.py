@@ -5,6 +5,7 @@ What a picture shows stays, how it is drawn changes; each image by amounts of it
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,9 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmssl.errors import UserError
-from mmssl.numerics.color import LUMA, as_unit
-from mmssl.numerics.constants import constant
+from mmssl.numerics.color import as_unit
 from mmssl.schema import Positive, above, at_least, at_most, below
 from mmssl.transforms.base import Chance, OnDevice, check_range, one
 from mmssl.transforms.geometry import rotation, unit_map, warp
@@ -176,7 +175,7 @@ class RandomAffine(OnDevice):
         """Draws the maps (B, 2, 3) of `warp`, from what is shown to what was given."""
         turn = rotation(spread_over(x, -self.degrees, self.degrees, 1)[:, 0])
         size = spread_over(x, *self.scale, 1)[:, 0]
-        stretch = spread_over(x, -1, 1, 1)[:, 0].mul(torch.tensor(self.stretch).log() / 2).exp()
+        stretch = spread_over(x, -1, 1, 1)[:, 0].mul(math.log(self.stretch) / 2).exp()
         shear = spread_over(x, -self.shear, self.shear, 1)[:, 0]
         none = torch.zeros_like(size)
         shape = torch.stack([1 / (size * stretch), shear, none, stretch / size], dim=1).view(-1, 2, 2)

@@ -297,6 +297,8 @@ def others(hint: Any, value: Any) -> Iterator[Any]:
     elif origin is tuple and args[0] is float and Ellipsis not in args:
         yield from (tuple(x * factor for x in value) for factor in (0.5, 0.8, 1.5))
         yield from ((0.35, 0.45), (1.3, 1.6)) if len(args) == 2 else ()
+    elif origin is tuple and args == (int, int):
+        yield (2 * value[0], 2 * value[1])
 
 
 @cache
