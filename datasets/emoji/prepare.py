@@ -95,7 +95,10 @@ def splits(rows: list[Row], options: argparse.Namespace) -> dict[str, tuple[list
     found: dict[str, tuple[list[Row], str | None]] = {"train": (train, None)}
     for split, held_out in (("test", test), ("val", val)):
         found[split] = (held_out, None)
-        found[f"{split}_unseen"] = ([row for row in held_out if not known & set(WORD.findall(row["name"].lower()))], None)
+        found[f"{split}_unseen"] = (
+            [row for row in held_out if not known & set(WORD.findall(row["name"].lower()))],
+            None,
+        )
         found |= {f"{split}_{style}": (held_out, style) for style in STYLES}
     return {split: (chosen, style) for split, (chosen, style) in found.items() if chosen}
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from mmssl.transforms import audio, color, frames, geometry, image, point_steps, proposals, rand_augment, segments, style
+from mmssl.transforms import (
+    audio,
+    color,
+    frames,
+    geometry,
+    image,
+    point_steps,
+    proposals,
+    rand_augment,
+    segments,
+    style,
+)
 from mmssl.transforms.base import Step, step_name
 
 COLORS: list[type[Step]] = [color.ColorJitter, color.Grayscale, color.Blur, color.Solarize]

@@ -210,7 +210,11 @@ def test_bands_are_drawn_by_octaves() -> None:
     assert 1.5 < max(wide) <= 2.0
     assert min(low for low, _ in edges) < 0.02 and max(high for _, high in edges) > 0.9
     assert audio.FrequencyMask(p=0.0)(sound).equal(sound)
-    assert [audio.FrequencyMask(p=p, octaves=o).varies() for p, o in ((0.5, 1.0), (0, 1), (1, 0))] == [True, False, False]
+    assert [audio.FrequencyMask(p=p, octaves=o).varies() for p, o in ((0.5, 1.0), (0, 1), (1, 0))] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_a_background_is_mixed_by_power() -> None:

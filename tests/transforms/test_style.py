@@ -90,7 +90,9 @@ def test_an_affine_map_by_hand() -> None:
     shown, place = same.on_device(x)
     torch.testing.assert_close(shown, x)
     torch.testing.assert_close(place[0], torch.eye(2, 3))
-    smaller, place = RandomAffine(p=1.0, degrees=0, scale=(0.5, 0.5), stretch=1, shear=0, shift=0, fill=0.25).on_device(x)
+    smaller, place = RandomAffine(p=1.0, degrees=0, scale=(0.5, 0.5), stretch=1, shear=0, shift=0, fill=0.25).on_device(
+        x
+    )
     assert (smaller[..., :2] == 0.25).all() and (smaller[:, :, -2:] == 0.25).all(), "a margin of a quarter on each side"
     torch.testing.assert_close(smaller[..., 4, 4], x[..., 4, 4])
     torch.testing.assert_close(place[0], torch.tensor([[2.0, 0, -0.5], [0, 2.0, -0.5]]))

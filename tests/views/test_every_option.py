@@ -78,7 +78,12 @@ BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others sho
     "dino.view": [{}, EVEN],
     "dino.method": [{}, EVEN],
     "soco.method": [{}, merged(SMALLER, dict.fromkeys(("part", "small"), EVEN))],
-    "catalog.image": [{}, {"image": {"solarize": {"p": 1.0}}}, {"image": SEGMENTS["image"] | {"grid": None}}, SMALLER],
+    "catalog.image": [
+        {},
+        {"image": {"solarize": {"p": 1.0}, "few_tones": {"p": 1.0}}},
+        {"image": SEGMENTS["image"] | {"grid": None}},
+        SMALLER,
+    ],
     "catalog.video": [{}, {"video": {"solarize": {"p": 1.0}}}],
 }
 SIDES_OF_STEPS = {  # where the steps behind it say how large a crop is

@@ -33,7 +33,8 @@ IMAGE: dict[str, Any] = {
     "solarize": {"p": 0.3},
 }
 STEPS: dict[str, dict[str, Any]] = {  # by modality; those that a view has not are added
-    "image": IMAGE | {
+    "image": IMAGE
+    | {
         "rotate": {"degrees": 20.0},
         "rand_augment": {},
         "random_affine": {"degrees": 9.0},
