@@ -12,30 +12,34 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from styles import STYLES, styled
+
 from mmssl.data.user_files import read_files
 from mmssl.data.writer import build_from, summary
 from mmssl.errors import DamagedError, UserError
 from mmssl.modalities import image
 
 Row = dict[str, str]
+WORD = re.compile(r"[^\W_]+")
 PEOPLE = re.compile(r"\b(man|woman|men|women|person|people|boy|girl)\b")
 LARGEST = 10  # variants; a larger family stays in train, or it alone would decide what test measures
 TONES = re.compile(r"\b(medium-light|medium-dark|medium|light|dark) skin tone\b")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes OUT/train and OUT/test; an interrupted run continues where it stopped."""
+    """Writes a folder for each split; an interrupted run continues where it stopped."""
     options = parser().parse_args(arguments)
     try:
-        if not 0 < options.held_out < 1:
-            raise UserError(f"--held-out {options.held_out:g}: expected a share between 0 and 1")
+        for name in ("held_out", "validation"):
+            if not 0 <= getattr(options, name) < 1 or options.held_out == 0:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(options, name):g}: expected a share below 1")
         rows, pictures = read(Path(options.source))
-        held_out = choose(rows, share=options.held_out, seed=options.seed)
-        for split in ("train", "test"):
-            chosen = [row for row in rows if (base(row["name"]) in held_out) == (split == "test")]
+        for split, (chosen, style) in splits(rows, options).items():
             about = f"emoji {split}: {options.held_out:g} held out by seed {options.seed}"
             out = Path(options.out) / split
-            index = build_from(Samples(chosen, pictures), len(chosen), out, workers=1, description=about)
+            samples = Samples(chosen, pictures, style)
+            index = build_from(samples, len(chosen), out, workers=1, description=about)
             print(f"{split}: {summary(index)}")
     except UserError as error:
         print(f"emoji: {error}", file=sys.stderr)
@@ -46,9 +50,16 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Returns the command line."""
     command = argparse.ArgumentParser(description="Makes shards of emoji and their names.")
-    command.add_argument("out", metavar="OUT", help="folder for the splits train and test")
+    command.add_argument("out", metavar="OUT", help="folder for the splits")
     command.add_argument("--source", required=True, metavar="PATH", help="tar or folder with pairs.csv and its PNGs")
     command.add_argument("--held-out", type=float, default=0.2, metavar="SHARE", help="for test (default 0.2)")
+    command.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the rest, kept out of train to choose settings on, as the splits val and val_STYLE (default 0)",
+    )
     command.add_argument("--seed", type=int, default=0, metavar="S", help="chooses what is held out (default 0)")
     return command
 
@@ -74,6 +85,36 @@ def base(name: str) -> str:
     return PEOPLE.sub("person", stem).strip()
 
 
+def splits(rows: list[Row], options: argparse.Namespace) -> dict[str, tuple[list[Row], str | None]]:
+    """Returns the rows of each split and the style of its pictures, None for their own."""
+    test = chosen_of(rows, share=options.held_out, seed=options.seed)
+    rest = [row for row in rows if row not in test]
+    val = chosen_of(rest, share=options.validation, seed=options.seed + 1)
+    train = [row for row in rest if row not in val]
+    known = {word for row in train for word in words(row)}
+    found: dict[str, tuple[list[Row], str | None]] = {"train": (train, None)}
+    for split, held_out in (("test", test), ("val", val)):
+        found[split] = (held_out, None)
+        found[f"{split}_unseen"] = (
+            [row for row in held_out if not known & set(WORD.findall(row["name"].lower()))],
+            None,
+        )
+        found |= {f"{split}_{style}": (held_out, style) for style in STYLES}
+    return {split: (chosen, style) for split, (chosen, style) in found.items() if chosen}
+
+
+def chosen_of(rows: list[Row], *, share: float, seed: int) -> list[Row]:
+    """Returns the rows that are held out."""
+    held_out = choose(rows, share=share, seed=seed)
+    return [row for row in rows if base(row["name"]) in held_out]
+
+
+def words(row: Row) -> list[str]:
+    """Returns every word of a row's captions."""
+    keywords = [word for word in row["keywords"].split("|") if word]
+    return WORD.findall(" ".join(captions(row["name"], keywords, row["subgroup"])).lower())
+
+
 def choose(rows: list[Row], *, share: float, seed: int) -> set[str]:
     """Returns the base names to hold out: in the order of a seeded hash, as many as keep within the share."""
     sizes = Counter(base(row["name"]) for row in rows)
@@ -88,16 +129,19 @@ def choose(rows: list[Row], *, share: float, seed: int) -> set[str]:
 
 @dataclass
 class Samples:
-    """Makes the sample of a number: the image over white, its name, and the rest as JSON."""
+    """Makes the sample of a number: the image over white, in a style or its own, its name, and the rest as JSON."""
 
     rows: list[Row]
     pictures: dict[str, bytes] = field(repr=False)
+    style: str | None = None
 
     def __call__(self, number: int) -> dict[str, bytes]:
         row = self.rows[number]
         if row["file"] not in self.pictures:
             raise DamagedError("an image that is not there", row["file"])
         white = image.pixels(image.decode(self.pictures[row["file"]], "png"))
+        if self.style:
+            white = styled(white, self.style, np.random.default_rng(list(f"{self.style} {row['name']}".encode())))
         keywords = [word for word in row["keywords"].split("|") if word]
         meta = {
             "file": row["file"],

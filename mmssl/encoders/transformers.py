@@ -22,12 +22,13 @@ from mmssl.encoders.pretrained import (
     read_processor,
     read_tokenizer,
 )
+from mmssl.encoders.remembered import Remembered
 from mmssl.encoders.transformer import pool_words
 from mmssl.encoders.two_tower import TOWERS, hearing_of_clap, joint_of, tower_of
 from mmssl.errors import UserError, as_user_error
 from mmssl.nn.bounded import bounded
 from mmssl.nn.normalize import Normalize
-from mmssl.schema import shortened
+from mmssl.schema import Count, shortened
 from mmssl.transforms.audio import AudioPreprocess
 from mmssl.transforms.image import ImagePreprocess, Interpolation
 from mmssl.transforms.text import TextPreprocess
@@ -57,6 +58,8 @@ class Transformers(WordEncoder):
     context_length: tokens of a text at most, in place of what the folder says.
     seconds: length of a sound, in place of what the folder says.
     extractor: values of the feature extractor of sounds, in place of what the folder says.
+    remember: while a text tower is frozen (`train.freeze: [text]`), keep the pooled features of this many texts in
+        place of encoding them again each epoch; tokens are then left out.
     """
 
     preprocess: Any  # of the modality that the model reads
@@ -73,6 +76,7 @@ class Transformers(WordEncoder):
         context_length: int | None = None,
         seconds: float | None = None,
         extractor: Processor | None = None,
+        remember: Count = 0,
     ) -> None:
         super().__init__()
         if bool(variant) == bool(architecture):
@@ -80,6 +84,9 @@ class Transformers(WordEncoder):
         whole = make_model(architecture) if architecture else load_model(variant)
         with as_user_error(f"transformers:{variant} describes no encoder" if variant else "transformers: architecture"):
             self._read(variant, whole, modality, pool, mean, std, context_length, seconds, extractor or {})
+        if remember and self.modality != "text":
+            raise UserError(f"transformers: remember keeps features of texts, and this reads {self.modality}")
+        self.remembered = Remembered(remember)
 
     def _read(
         self,
@@ -132,7 +139,10 @@ class Transformers(WordEncoder):
     def forward(self, x: Any) -> Features:
         """Takes what preprocessing collates; of token ids also a plain tensor (B, L), see TextPreprocess.words."""
         if self.modality == "text":
-            return self._words(self.preprocess.words(x))
+            words = self.preprocess.words(x)
+            if self.remembered.serves(self):
+                return Features(self.remembered.pooled(words, self, lambda one: self._words(one).pooled))
+            return self._words(words)
         x = self.front(x)
         if self.family == "clap":  # a fused one takes the whole, and three parts of what is longer: here nothing is
             parts = 4 if self.model.config.enable_fusion else 1
@@ -198,6 +208,8 @@ class Transformers(WordEncoder):
                 options[name] = getattr(self.preprocess, name)
         if self.modality == "audio":
             options["extractor"] = self.extractor
+        if self.remembered.most:
+            options["remember"] = self.remembered.most
         return {"name": "transformers", "options": options}
 
     @property

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from mmssl.modalities import audio as sounds
 from mmssl.schema import Positive, above, at_least, at_most, below
-from mmssl.transforms.base import OnWaveform, check_range
+from mmssl.transforms.base import Chance, OnDevice, OnWaveform, chance, check_range, one
 from mmssl.types import Preprocess, Span
 
+OCTAVES = 7  # that a silenced band may lie in
 AT_ONCE = 600.0  # s of sound that several windows are cut from, decoded once
 
 
@@ -113,6 +114,37 @@ def time_mask(samples: Tensor, *, share: float) -> Tensor:
     return torch.cat([samples[:start], torch.zeros(length), samples[start + length :]])
 
 
+def frequency_mask(samples: Tensor, *, low: float, high: float) -> Tensor:
+    """Silences frequencies from `low` to `high`, as shares of half the sampling rate."""
+    waves = torch.fft.rfft(samples)
+    place = torch.linspace(0, 1, len(waves))
+    return torch.fft.irfft(waves.masked_fill((place >= low) & (place <= high), 0), n=len(samples))
+
+
+@dataclass(kw_only=True)
+class Excerpt(OnWaveform):
+    """Takes a part of what the encoder hears, from a random moment on, so that views are shorter and of other moments.
+
+    The encoder must take sounds of any length, as one of convolutions does.
+
+    share: of its length.
+    """
+
+    share: Annotated[float, above(0), at_most(1)] = 0.4
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        length = self.length(len(samples))
+        start = random.randint(0, len(samples) - length)
+        return samples[start : start + length]
+
+    def length(self, samples: int) -> int:
+        """Returns how many samples of a sound are taken."""
+        return max(1, round(self.share * samples))
+
+    def varies(self) -> bool:
+        return self.share < 1
+
+
 @dataclass(kw_only=True)
 class Speed(OnWaveform):
     """Plays the sound faster or slower, its pitch with it.
@@ -178,3 +210,52 @@ class TimeMask(OnWaveform):
 
     def varies(self) -> bool:
         return self.share > 0
+
+
+@dataclass(kw_only=True)
+class FrequencyMask(OnWaveform):
+    """Silences a band of frequencies. Park et al., Interspeech 2019 (SpecAugment), there of bands of a spectrogram.
+
+    p: the probability.
+    octaves: the widest band, anywhere in the seven octaves below half the sampling rate.
+    """
+
+    p: Chance = 0.5
+    octaves: Annotated[float, at_least(0), at_most(OCTAVES)] = 1.5
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        if not chance(one(self.p)):
+            return samples
+        width = random.uniform(0, self.octaves)
+        top = random.uniform(width - OCTAVES, 0)  # octaves from half the sampling rate
+        return frequency_mask(samples, low=2 ** (top - width), high=2**top)
+
+    def varies(self) -> bool:
+        return one(self.p) > 0 and self.octaves > 0
+
+
+@dataclass(kw_only=True)
+class Mix(OnDevice):
+    """Adds another sound of the batch as background. Niizumi et al., IJCNN 2021 (BYOL for Audio).
+
+    What is heard has a share 1 - w of the sound's power and w of the other's, so that their powers mix as the paper's
+    do.
+
+    p: the probability.
+    most: the largest w, which is drawn evenly from 0 on.
+    """
+
+    modalities = ("audio",)
+    p: Chance = 1.0
+    most: Annotated[float, at_least(0), at_most(1)] = 0.4
+
+    def on_device(self, x: Tensor) -> Tensor:
+        if len(x) < 2:
+            return x
+        other = x.roll(int(torch.randint(1, len(x), ())), dims=0)
+        share = torch.rand(len(x), 1, device=x.device) * self.most
+        mixed = (1 - share).sqrt() * x + share.sqrt() * other
+        return torch.where(torch.rand(len(x), 1, device=x.device) < one(self.p), mixed, x)
+
+    def active(self) -> bool:
+        return one(self.p) > 0 and self.most > 0

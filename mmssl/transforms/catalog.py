@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from mmssl.transforms import audio, color, frames, geometry, image, point_steps, proposals, rand_augment, segments
+from mmssl.transforms import (
+    audio,
+    color,
+    frames,
+    geometry,
+    image,
+    point_steps,
+    proposals,
+    rand_augment,
+    segments,
+    style,
+)
 from mmssl.transforms.base import Step, step_name
 
 COLORS: list[type[Step]] = [color.ColorJitter, color.Grayscale, color.Blur, color.Solarize]
@@ -10,6 +21,7 @@ STEPS: dict[str, list[type[Step]]] = {
     "image": [
         *(segments.Felzenszwalb, segments.Grid, proposals.Proposals, image.Crop, image.Flip),
         *(*COLORS, geometry.Rotate, rand_augment.RandAugment),
+        *(style.RandomAffine, style.ToneCurves, style.FewTones, style.Shading, style.Contour),
     ],
     "video": [
         frames.Window,
@@ -20,7 +32,10 @@ STEPS: dict[str, list[type[Step]]] = {
         frames.SplitChannels,
         frames.Level,
     ],
-    "audio": [audio.Speed, audio.Gain, audio.Noise, audio.TimeMask],
+    "audio": [
+        *(audio.Excerpt, audio.Speed, audio.Gain, audio.Noise, audio.TimeMask, audio.FrequencyMask),
+        audio.Mix,
+    ],
     "points": [
         *(point_steps.Crop, point_steps.Hole, point_steps.Voxels),
         *(point_steps.Centre, point_steps.Rotate, point_steps.Mirror, point_steps.Scale, point_steps.Jitter),

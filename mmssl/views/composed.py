@@ -14,6 +14,7 @@ from mmssl.errors import LackingError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities import text as texts
 from mmssl.transforms import fields, image, text, video
+from mmssl.transforms.audio import Excerpt
 from mmssl.transforms.base import Frame, Geometric, OnBatch, OnDevice, OnSource, Step
 from mmssl.transforms.frames import filmed, windowed_frames
 from mmssl.transforms.image import Crop
@@ -119,7 +120,7 @@ class Composed(View):
 
     def _on_batch(self) -> DeviceSteps:
         """Returns what a batch goes through on the accelerator."""
-        keys = [key for key in self.preprocess if self.prepare[key].modality in VISUAL]
+        keys = [key for key in self.preprocess if self.prepare[key].modality in (*VISUAL, "audio")]
         return DeviceSteps(
             {
                 key: [[each for each in steps if isinstance(each, OnDevice)] for steps in self.steps[key]]
@@ -283,7 +284,7 @@ class Composed(View):
         prepare = self.prepare[key]
         samples: Tensor = prepare.window(sound, moment - prepare.seconds / 2)
         for step in steps:
-            samples = step(samples)
+            samples = samples if isinstance(step, OnDevice) else step(samples)
         return samples
 
     def _points(self, key: str, raw: Any, _moment: float, steps: Steps, sample: Sample, shown: Sample) -> None:
@@ -325,6 +326,8 @@ class Composed(View):
     def blanks(self, modality: str) -> list[Any]:
         """Returns what stands in for a modality's views in a sample that lacks it, images of their own sizes."""
         blank, steps = self.prepare[modality].blank(), self.steps[modality]
+        if self.prepare[modality].modality == "audio":
+            return [blank[: heard_length(view, len(blank))] for view in steps]
         if self.prepare[modality].modality not in VISUAL:
             return [blank] * self.shows[modality]
         return [blank.new_zeros(*blank.shape[:-2], *(self.side(modality, view),) * 2) for view in steps]
@@ -356,6 +359,13 @@ class Composed(View):
 
     def on_device(self, batch: Batch) -> Batch:
         return self.on_batch(batch)
+
+
+def heard_length(steps: Steps, samples: int) -> int:
+    """Returns how many samples of a sound steps leave."""
+    for step in steps:
+        samples = step.length(samples) if isinstance(step, Excerpt) else samples
+    return samples
 
 
 def given(sample: Sample, name: str) -> Any:

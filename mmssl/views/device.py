@@ -24,7 +24,7 @@ from mmssl.types import Batch
 class DeviceSteps:
     """Changes each view by its steps, gives other encoders what they share, and then changes the batch as a whole.
 
-    steps: key -> the steps of each view, of images and videos.
+    steps: key -> the steps of each view, of images, videos and sounds.
     moving: key -> what moves with its views, and its kind.
     inputs: those of what moves that an encoder reads, so that they stand among the views.
     followers: key -> the key whose views it is given, and the side in pixels that its encoder reads.
@@ -58,8 +58,8 @@ class DeviceSteps:
         return batch
 
     def _change_all(self, steps: Sequence[OnDevice], batch: Batch) -> None:
-        """Changes every view of every key by the same steps."""
-        for key in self.steps.keys() & batch.views.keys():
+        """Changes every view of every key of images and videos by the same steps."""
+        for key in [key for key in self.steps if key in batch.views and batch.views[key][0].ndim > 2]:
             count = len(batch.views[key])
             self._change(key, [[step.of_view(n, count) for step in steps] for n in range(count)], batch)
 

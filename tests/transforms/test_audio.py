@@ -169,3 +169,64 @@ def test_one_or_several_sounds() -> None:
     assert prepare.items(torch.arange(6.0).view(2, 3))[1].tolist() == [3, 4, 5]
     batch = prepare.collate([prepare(x) for x in torch.ones(2, 50)] + [prepare.blank()])
     assert batch.shape == (3, 20)
+
+
+def tones(*hertz: float, rate: int = 8000) -> torch.Tensor:
+    """Returns a second of several tones."""
+    time = torch.arange(rate) / rate
+    return torch.stack([(2 * math.pi * pitch * time).sin() for pitch in hertz]).sum(0)
+
+
+def test_an_excerpt_is_a_part_of_its_sound() -> None:
+    sound = torch.arange(100.0)
+    starts = []
+    for _ in range(400):
+        found = audio.Excerpt(share=0.255)(sound)
+        assert found.tolist() == list(range(int(found[0]), int(found[0]) + 26))
+        starts.append(int(found[0]))
+    assert (min(starts), max(starts)) == (0, 74)
+    assert audio.Excerpt(share=1.0)(sound).equal(sound)
+    assert [audio.Excerpt(share=share).varies() for share in (0.5, 1.0)] == [True, False]
+
+
+def test_a_band_is_silenced_and_the_rest_stays() -> None:
+    found = audio.frequency_mask(tones(500, 1000, 3000), low=0.2, high=0.3)  # 800 to 1200 Hz
+    torch.testing.assert_close(found, tones(500, 3000), atol=1e-3, rtol=0)
+    assert len(audio.frequency_mask(torch.rand(9), low=0.2, high=0.3)) == 9
+
+
+def test_bands_are_drawn_by_octaves() -> None:
+    """White noise loses a band of at most two octaves below half the rate, wherever it lies."""
+    sound, edges = torch.zeros(4096), []
+    sound[0] = 1.0  # all frequencies alike
+    step = audio.FrequencyMask(p=0.5, octaves=2.0)
+    for _ in range(300):
+        silent = torch.fft.rfft(step(sound)).abs() < 1e-3
+        if silent.any():
+            places = silent.nonzero()[:, 0]
+            edges.append((int(places[0]) / 2048, int(places[-1]) / 2048))
+    assert 100 < len(edges) < 200, "half of them"
+    wide = [math.log2(high / low) for low, high in edges if low > 0.05]
+    assert 1.5 < max(wide) <= 2.0
+    assert min(low for low, _ in edges) < 0.02 and max(high for _, high in edges) > 0.9
+    assert audio.FrequencyMask(p=0.0)(sound).equal(sound)
+    assert [audio.FrequencyMask(p=p, octaves=o).varies() for p, o in ((0.5, 1.0), (0, 1), (1, 0))] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_background_is_mixed_by_power() -> None:
+    """Of sounds that share no frequency: 1 - w of one's power and w of another's, w from 0 to 0.4."""
+    x = torch.stack([tones(100 * (n + 1)) for n in range(20)])
+    found = torch.fft.rfft(audio.Mix(p=1.0, most=0.4).on_device(x)).abs().square()
+    power = found[:, 100:2001:100] / (4000**2)  # of each tone in each sound
+    own = power.diagonal()
+    torch.testing.assert_close(power.sum(1), torch.ones(20), atol=1e-3, rtol=0)
+    assert ((power > 1e-6).sum(1) <= 2).all(), "its own tone and one other"
+    assert ((1 - own) <= 0.4 + 1e-4).all() and (1 - own).max() > 0.25 and (1 - own).min() < 0.15
+    some = audio.Mix(p=0.3, most=1.0).on_device(x.repeat(20, 1))
+    assert 0.6 < (some == x.repeat(20, 1)).all(1).float().mean() < 0.8
+    assert audio.Mix().on_device(x[:1]).equal(x[:1]), "alone there is no other"
+    assert [audio.Mix(p=p, most=m).active() for p, m in ((0.5, 0.4), (0.0, 0.4), (0.5, 0.0))] == [True, False, False]

@@ -82,7 +82,12 @@ BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others sho
     "dino.view": [{}, EVEN],
     "dino.method": [{}, EVEN],
     "soco.method": [{}, merged(SMALLER, dict.fromkeys(("part", "small"), EVEN))],
-    "catalog.image": [{}, {"image": {"solarize": {"p": 1.0}}}, {"image": SEGMENTS["image"] | {"grid": None}}, SMALLER],
+    "catalog.image": [
+        {},
+        {"image": {"solarize": {"p": 1.0}, "few_tones": {"p": 1.0}}},
+        {"image": SEGMENTS["image"] | {"grid": None}},
+        SMALLER,
+    ],
     "catalog.video": [{}, {"video": {"solarize": {"p": 1.0}}}],
 }
 SIDES_OF_STEPS = {  # where the steps behind it say how large a crop is
@@ -301,6 +306,8 @@ def others(hint: Any, value: Any) -> Iterator[Any]:
     elif origin is tuple and args[0] is float and Ellipsis not in args:
         yield from (tuple(x * factor for x in value) for factor in (0.5, 0.8, 1.5))
         yield from ((0.35, 0.45), (1.3, 1.6)) if len(args) == 2 else ()
+    elif origin is tuple and args == (int, int):
+        yield (2 * value[0], 2 * value[1])
 
 
 @cache

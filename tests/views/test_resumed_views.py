@@ -33,13 +33,24 @@ IMAGE: dict[str, Any] = {
     "solarize": {"p": 0.3},
 }
 STEPS: dict[str, dict[str, Any]] = {  # by modality; those that a view has not are added
-    "image": IMAGE | {"rotate": {"degrees": 20.0}, "rand_augment": {}},
+    "image": IMAGE
+    | {
+        "rotate": {"degrees": 20.0},
+        "rand_augment": {},
+        "random_affine": {"degrees": 9.0},
+        "tone_curves": {"knots": 3},
+        "few_tones": {"levels": (2, 4)},
+        "shading": {"cells": 3},
+        "contour": {"width": 2},
+    },
     "video": IMAGE,
     "audio": {
         "speed": {"factor": (0.8, 1.2)},
         "gain": {"decibels": 6.0},
         "noise": {"power": 0.5},
         "time_mask": {"share": 0.3},
+        "frequency_mask": {"octaves": 3.0},
+        "mix": {"most": 0.5},
     },
     "points": {
         "crop": {"share": (0.5, 0.9)},
