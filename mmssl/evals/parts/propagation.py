@@ -88,7 +88,7 @@ def _names(mask: Tensor) -> Tensor:
 
 def _on_grid(mask: Tensor, names: Tensor, grid: Sequence[int]) -> Tensor:
     """Returns the share of each label in each cell: (C, h, w)."""
-    return F.adaptive_avg_pool2d((mask == names[:, None, None]).float(), tuple(grid))
+    return F.adaptive_avg_pool2d((mask == names[:, None, None]).float(), [*grid])
 
 
 def _as_mask(maps: Tensor, names: Tensor, size: Sequence[int]) -> Tensor:
