@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from mmssl.errors import UserError
 from mmssl.transforms.points import PointsPreprocess
 from mmssl.types import Encoder, Features, Ragged
 
@@ -16,7 +17,8 @@ class PointNet(Encoder):
 
     widths: of the layers; the last is D.
     points: how many of a cloud are kept at most.
-    features: "color", "normal" beside x, y, z.
+    features: "color", "normal", "shape", "surface" beside x, y, z.
+    coordinates: whether x, y, z are read; without them features that no turn changes make tokens that none changes.
     centre: whether each cloud's mean is moved to the origin.
     align: whether a small network first turns each cloud (the T-Net of the paper).
     """
@@ -29,18 +31,21 @@ class PointNet(Encoder):
         widths: tuple[int, ...] = (64, 128, 512),
         points: int | None = 2048,
         features: tuple[str, ...] = (),
+        coordinates: bool = True,
         centre: bool = False,
         align: bool = False,
     ) -> None:
         super().__init__()
-        self.dim = widths[-1]
+        if not coordinates and (align or not features):
+            raise UserError("pointnet: without coordinates there must be features, and nothing is there to align")
+        self.dim, self.coordinates = widths[-1], coordinates
         self.preprocess = PointsPreprocess(points=points, features=features, centre=centre)
         self.align = TNet() if align else None
-        self.layers = _shared(self.preprocess.blank().shape[1], *widths)
+        self.layers = _shared(self.preprocess.blank().shape[1] - (0 if coordinates else 3), *widths)
 
     def forward(self, x: Ragged) -> Features:
         """Encodes packed clouds (sum N, C): x, y, z, then features."""
-        cloud, values = x.sample, x.values
+        cloud, values = x.sample, x.values if self.coordinates else x.values[:, 3:]
         if self.align is not None:
             turn = self.align(values[:, :3], cloud, len(x))  # (B, 3, 3)
             turned = torch.einsum("ni,nij->nj", values[:, :3], turn[cloud].to(values.dtype))

@@ -17,10 +17,10 @@ from mmssl.errors import LackingError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import FAR, Cloud
 from mmssl.schema import Positive
-from mmssl.transforms.local_shape import RADII, local_shape, local_surface
+from mmssl.transforms.local_shape import RADII, WIDE, cell_keys, local_shape, local_surface
 from mmssl.types import Preprocess, Ragged
 
-WIDTH = {"color": 3, "normal": 3, "shape": 3 * len(RADII), "surface": 12 * len(RADII)}
+WIDTH = {"color": 3, "normal": 3, "shape": 3 * len(RADII), "surface": 12 * len(RADII + WIDE)}
 
 
 @dataclass
@@ -127,17 +127,6 @@ def grid_index(cloud: Cloud, voxel: float) -> np.ndarray:
     ascending = keys[order]
     starts = np.flatnonzero(np.r_[True, ascending[1:] != ascending[:-1]])
     return np.sort(np.minimum.reduceat(order, starts))
-
-
-def cell_keys(cells: np.ndarray) -> np.ndarray:
-    """Returns an int64 for each row of whole numbers (N, 3), equal for equal rows: one sorts faster than three."""
-    columns = np.ascontiguousarray(cells.T, dtype=np.int64)
-    sides = [int(column.max()) - int(column.min()) + 1 for column in columns]
-    if math.prod(sides) >= 2**63:  # a point in the wild, kilometres away: cells by rank need less room
-        columns = np.stack([np.unique(column, return_inverse=True)[1] for column in columns])
-        sides = [int(column.max()) + 1 for column in columns]
-    x, y, z = columns - columns.min(axis=1, keepdims=True)
-    return (x * sides[1] + y) * sides[2] + z
 
 
 def crop_index(cloud: Cloud, share: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from mmssl.encoders import create_encoder, mel
 from mmssl.encoders.mel import LogMel
+from mmssl.errors import UserError
 from mmssl.types import Ragged
 
 CONVNET = {"name": "convnet", "image_size": 16, "widths": [8], "depths": [1], "stem_stride": 1}
@@ -67,6 +68,17 @@ def test_pointnet_turns_each_cloud_by_its_matrix_none_at_first() -> None:
     turns = encoder.align(xyz, cloud, 2)
     assert not torch.allclose(turns[0], turns[1])
     torch.testing.assert_close(encoder(x).tokens, encoder.layers(torch.cat([xyz[:4] @ turns[0], xyz[4:] @ turns[1]])))
+
+
+def test_pointnet_without_coordinates_reads_the_features_alone() -> None:
+    encoder = create_encoder("pointnet", widths=[8, 12], features=["shape"], coordinates=False).eval()
+    xyz, shape = torch.randn(9, 3), torch.rand(9, 9)
+    found = encoder(Ragged(torch.cat([xyz, shape], dim=1), torch.tensor([4, 5]))).tokens
+    torch.testing.assert_close(found, encoder.layers(shape))
+    assert encoder.layers[0].in_features == 9
+    for wrong in ({}, {"features": ["shape"], "align": True}):
+        with pytest.raises(UserError, match="without coordinates there must be features"):
+            create_encoder("pointnet", coordinates=False, **wrong)
 
 
 @pytest.mark.parametrize("held", [2**18, 1, 30_000])
