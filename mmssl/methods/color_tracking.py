@@ -72,6 +72,8 @@ class ColorTracking(Objective):
     temperature: of the softmax over cells, where the learnt one starts.
     still: weight in the loss of cells of the same cluster as the same cell of the frame before, which copying answers;
         0 asks about the others only.
+    tolerance: cells whose a and b are at most this far from those of that cell are still as well: near the border of
+        two clusters noise alone moves cells from one to the other.
     uniform: between 0, where clusters count by how rare they are, and 1, where all count alike (lambda of Zhang et al.,
         ECCV 2016).
     learn_from: cells that k-means takes.
@@ -92,11 +94,13 @@ class ColorTracking(Objective):
         width: int = 256,
         temperature: float = 0.1,
         still: Annotated[float, at_least(0)] = 1.0,
+        tolerance: Annotated[float, at_least(0)] = 0.0,
         uniform: Annotated[float, above(0), at_most(1)] = 1.0,
         learn_from: int = 50_000,
     ) -> None:
         super().__init__(encoders)
-        dim, self.still, self.uniform, self.learn_from = encoders["video"].dim, still, uniform, learn_from
+        dim, self.uniform, self.learn_from = encoders["video"].dim, uniform, learn_from
+        self.still, self.tolerance = still, tolerance
         dilated = head == "dilated"
         self.head: Head = (
             Dilated(dim, out=embed_dim, width=width) if dilated else Cells(dim, out=embed_dim, coordinates=coordinates)
@@ -125,7 +129,8 @@ class ColorTracking(Objective):
         (clip,) = batch.views["video"]
         features = encoders["video"](clip)
         cells = self.head(features).unflatten(1, (self._frames(features, clip), -1))  # (B, T, N, D)
-        clusters = self._clusters(batch.extra["colors"], features)  # (B, T, N)
+        colors = self._colors(batch.extra["colors"], features)  # (B, T, N, 2)
+        clusters = nearest(colors.flatten(0, -2), self.centers)[0].view(colors.shape[:-1])  # (B, T, N)
         targets, references = cells[:, -1], cells[:, :-1].flatten(1, 2)
         truth, known = clusters[:, -1], clusters[:, :-1].flatten(1)
         scale = self.scale()
@@ -133,9 +138,10 @@ class ColorTracking(Objective):
         colored = F.one_hot(known, len(self.centers)).float()  # (B, M, K)
         present, counts = batch.present("video")[:, None], colored.sum(dim=1)  # (B, 1), (B, K)
         still, answerable = clusters[:, -2] == truth, counts.gather(1, truth) > 0
-        weights = self.weights[truth] * torch.where(still, self.still, 1.0) * (present & answerable)  # (B, N)
+        changed = ~still & ((colors[:, -1] - colors[:, -2]).norm(dim=-1) > self.tolerance)
+        weights = self.weights[truth] * torch.where(changed, 1.0, self.still) * (present & answerable)  # (B, N)
         guessed = pointed(targets, references, colored, scale=scale.detach()).argmax(dim=2)
-        answers = _shares(guessed == truth, counts.argmax(dim=1, keepdim=True) == truth, still, answerable)
+        answers = _shares(guessed == truth, counts.argmax(dim=1, keepdim=True) == truth, still, changed & answerable)
         answers = {name: found.where(present[:, 0], torch.nan) for name, found in answers.items()}
         total = dist.mean(losses.flatten(), weights.flatten())
         logs = {name: found.nanmean() for name, found in answers.items()} | {"temperature": 1 / scale.detach()}
@@ -150,12 +156,11 @@ class ColorTracking(Objective):
             )
         return clip.shape[2]
 
-    def _clusters(self, colors: Tensor, features: Features) -> Tensor:
-        """Returns the cluster of each cell of the encoder's grid, (B, T, N), of colours (B, T, 2, h, w)."""
+    def _colors(self, colors: Tensor, features: Features) -> Tensor:
+        """Returns the mean of colours (B, T, 2, h, w) in each cell of the encoder's grid: (B, T, N, 2)."""
         assert features.grid is not None
         means = F.adaptive_avg_pool2d(colors.flatten(0, 1), (features.grid[-2], features.grid[-1]))  # (B T, 2, H, W)
-        labels, _ = nearest(means.movedim(1, -1).flatten(0, -2), self.centers)
-        return labels.view(len(colors), colors.shape[1], -1)
+        return means.flatten(2).mT.unflatten(0, colors.shape[:2])
 
     def after_step(self, encoders: Mapping[str, Encoder], progress: float) -> None:
         self.scale.clamp()
@@ -164,15 +169,14 @@ class ColorTracking(Objective):
         return {"video": self.head}
 
 
-def _shares(correct: Tensor, majority: Tensor, still: Tensor, answerable: Tensor) -> dict[str, Tensor]:
+def _shares(correct: Tensor, majority: Tensor, still: Tensor, changed: Tensor) -> dict[str, Tensor]:
     """Returns shares (B,) of cells (B, N): how many are right, and how many of those that copying does not answer.
 
-    margin: by how much more are right than by copying the same cell of the frame before (still). changed: right ones
-    of those whose colour that copy lacks and an earlier frame has; NaN where there are none.
+    margin: by how much more are right than by copying the same cell of the frame before, which is right where `still`.
+    changed: how many of the cells that are not still are right; NaN where there are none.
     """
     kinds = {"correct": correct, "majority": majority, "still": still}
     found = {name: kind.float().mean(dim=1) for name, kind in kinds.items()}
-    changed = ~still & answerable
     found["margin"] = found["correct"] - found["still"]
     return found | {"changed": (correct & changed).sum(dim=1) / changed.sum(dim=1)}
 

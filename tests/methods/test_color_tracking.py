@@ -154,12 +154,16 @@ def test_an_encoder_that_merges_frames_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "coordinates", "copied"), [("cells", True, 1.0), ("cells", False, 0.25), ("dilated", True, 0.0)]
+    ("head", "coordinates", "copied", "tolerance"),
+    [("cells", True, 1.0, 0.0), ("cells", False, 0.25, 42.0), ("dilated", True, 0.0, 0.0)],
 )
-def test_every_option_and_an_absent_sample_by_a_loop_over_cells(head: Any, coordinates: bool, copied: float) -> None:
+def test_every_option_and_an_absent_sample_by_a_loop_over_cells(
+    head: Any, coordinates: bool, copied: float, tolerance: float
+) -> None:
     """Four frames of 2 x 3 cells, whose colours are known at twice that resolution."""
     encoders: dict[str, Any] = {"video": Table("video", 5, grid=(4, 2, 3))}
     options: dict[str, Any] = {"clusters": 3, "embed_dim": 4, "width": 6, "temperature": 0.4, "still": copied}
+    options["tolerance"] = tolerance  # the centres lie 41.2, 42.4 and 72.8 from each other
     made = ColorTracking(encoders, head=head, coordinates=coordinates, **options)
     kinds = {"cells": Cells, "dilated": Dilated}
     assert isinstance(made.head, kinds[head])
@@ -190,10 +194,11 @@ def test_every_option_and_an_absent_sample_by_a_loop_over_cells(head: Any, coord
             chances = torch.stack([attention[known == k].sum() for k in range(3)])
             said.append(int(chances.argmax()))
             if (known == labels[b, 3, n]).any():
-                same_place = bool(labels[b, 2, n] == labels[b, 3, n])
-                counts.append([0.5, 1.0, 3.0][int(labels[b, 3, n])] * (copied if same_place else 1.0))
-                terms.append(-chances[labels[b, 3, n]].log() * counts[-1])
-                moved += [] if same_place else [said[-1] == int(labels[b, 3, n])]
+                old, new = int(labels[b, 2, n]), int(labels[b, 3, n])
+                changes = old != new and math.dist(made.centers[old].tolist(), made.centers[new].tolist()) > tolerance
+                counts.append([0.5, 1.0, 3.0][new] * (1.0 if changes else copied))
+                terms.append(-chances[new].log() * counts[-1])
+                moved += [said[-1] == new] if changes else []
         truth = labels[b, 3]
         right.append((torch.tensor(said) == truth).float().mean())
         majority.append((known.bincount(minlength=3).argmax() == truth).float().mean())
@@ -291,7 +296,7 @@ def test_defaults() -> None:
     """
     assert defaults(ColorTracking) == {
         "clusters": 16, "head": "dilated", "coordinates": True, "embed_dim": 64, "width": 256, "temperature": 0.1,
-        "still": 1.0, "uniform": 1.0, "learn_from": 50_000,
+        "still": 1.0, "tolerance": 0.0, "uniform": 1.0, "learn_from": 50_000,
     }  # fmt: skip
     steps = [Window(frames=4, fps=6.0), Crop(scale=(0.5, 1.0), ratio=(1.0, 1.0)), Flip(p=0.5), Colorful(chroma=12.0)]
     guards = {"grey": {"cell_colors": {"gray": False}}}

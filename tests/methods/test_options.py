@@ -35,6 +35,8 @@ KL, HARDEST = {"sparsity": "kl"}, {"loss": "hardest"}
 BESIDE: dict[str, dict[str, Any]] = {
     "sparse": KL,
     "rate": KL,
+    "color_tracking coordinates": {"head": "cells"},
+    "color_tracking tolerance": {"still": 0.5},
     **{
         f"pointcontrast {option}": HARDEST
         for option in ("positives", "candidates", "positive_margin", "negative_margin")
@@ -46,6 +48,9 @@ VALUES: dict[str, list[Any]] = {
     "max_scale": [5.0],
     "learn_from": [2],
     "icmlm learn_from": [5],
+    "color_tracking still": [0.0],
+    "color_tracking uniform": [0.3],
+    "color_tracking tolerance": [50.0],
     "iterations": [1],
     "pcl negatives": [1],
     "pirl patches": [9],

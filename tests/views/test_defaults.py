@@ -65,6 +65,7 @@ def ordered(name: str, **options: Any) -> dict[str, Any]:
     return {"views": 1, "video": [(name, TAKEN | options), *FLIP, ("split_channels", {}), ("level", {})]}
 
 
+WINDOW = {"gap": (1, 1), "motion": None, "search": 2.0}
 DAMAGE = {"masked": 0.0, "noise": 0.0, "salt": 0.0}
 TEMPLATES: dict[str, dict[str, Any]] = {
     "single.view": {"views": 1, "image": square(0.9)},  # our own: captions name sides and colours
@@ -115,7 +116,7 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     # Vondrick et al., ECCV 2018: three references and a target at 6 frames a second; crops and the rest are our own
     "color_tracking.method": {
         "views": 1,
-        "video": [("window", {"frames": 4, "fps": 6.0}), *square(0.5), *FLIP, ("colorful", {"chroma": 12.0})],
+        "video": [("window", WINDOW | {"frames": 4, "fps": 6.0}), *square(0.5), *FLIP, ("colorful", {"chroma": 12.0})],
         "cell_colors": {"cell": 8, "gray": True},
     },
     "colorization.method": PLAIN | {"lightness": {"cell": 4, "gray": True}},  # Zhang et al., ECCV 2016: 56 of 224

@@ -57,6 +57,8 @@ MODALITIES = [  # what a view is tried on: the first of these that it takes
     ("image", "image_tokenizer"), ("image", "image_words"), ("image", "text"), ("video", "text"), ("image", "flow"),
 ]  # fmt: skip
 SMALL = {"side": SIZE, "crop": 48, "search": 1.0, "motion": "differences"}
+COLORS: dict[str, Any] = {"cell_colors": {"cell": 4}}
+MOVING = {"frames": 3, "motion": "differences", "search": 0.7}
 EVEN = {"image": {"blur": {"p": 0.5}, "solarize": {"p": 0.5}}}
 SEGMENTS = {"image": {"felzenszwalb": {"scale": 50.0, "min_size": 20}}}
 SMALLER = {"image": {"proposals": {"min_side": 4.0}}}
@@ -70,7 +72,7 @@ BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others sho
     ],
     "odd_one_out.method": [{"video": {"odd_sequence": SMALL | {"window": (0.4, 0.5), "sequences": 3, "frames": 3}}}],
     "opn.method": [{"video": {"shuffled_frames": SMALL}}],
-    "color_tracking.method": [{"cell_colors": {"cell": 4}}],
+    "color_tracking.method": [COLORS, COLORS | {"video": {"window": MOVING}}],
     "synchronised.view": [{"grid": 0.1}],
     "frame_and_flow.view": [{"search": 1.0}, {"motion": 0.0}],
     "synchronised.shifted": [{"hard": 0.5, "super_hard": 0.25, "easy_until": 0.5, "apart": 0.2}],
@@ -88,7 +90,7 @@ BASES: dict[Any, list[dict[str, Any]]] = {  # options under which the others sho
         {"image": SEGMENTS["image"] | {"grid": None}},
         SMALLER,
     ],
-    "catalog.video": [{}, {"video": {"solarize": {"p": 1.0}}}],
+    "catalog.video": [{}, {"video": {"solarize": {"p": 1.0}}}, {"video": {"window": MOVING}}],
 }
 SIDES_OF_STEPS = {  # where the steps behind it say how large a crop is
     ("jigsaw.method", "image.crop.size"),
@@ -303,6 +305,8 @@ def others(hint: Any, value: Any) -> Iterator[Any]:
             *((value / 2, 2 * value, value + 250) if isinstance(value, float) else ()),
             0.0,
         )
+    elif origin is tuple and value and all(isinstance(x, int) for x in value):
+        yield from (tuple(x + more for x in value) for more in (1, 4))
     elif origin is tuple and args[0] is float and Ellipsis not in args:
         yield from (tuple(x * factor for x in value) for factor in (0.5, 0.8, 1.5))
         yield from ((0.35, 0.45), (1.3, 1.6)) if len(args) == 2 else ()
