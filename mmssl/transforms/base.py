@@ -200,7 +200,7 @@ class OnSource(Step):
 
 
 class OnDevice(Step):
-    """A step on batches of images or videos (B, 3, ..., H, W) on the accelerator."""
+    """A step on batches of images or videos (B, 3, ..., H, W), or of sounds (B, samples), on the accelerator."""
 
     modalities: ClassVar[tuple[str, ...]] = ("image", "video")
 

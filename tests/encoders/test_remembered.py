@@ -19,7 +19,7 @@ BERT = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 48,
-    "vocab_size": 60,
+    "vocab_size": 300,
     "max_position_embeddings": 20,
 }
 TEXTS = [torch.tensor(ids) for ids in ([5, 6, 7], [8, 9], [5, 6, 7], [10, 11, 12, 13], [9, 8])]

@@ -302,6 +302,9 @@ def test_films_are_changed_too_and_nothing_else() -> None:
     assert batch.views["image"][0].eq(0).all()
     assert batch.views["video"][0].eq(0).all()
     assert batch.views["audio"][0].eq(1).all()
+    last = Views(1, after=[color.Solarize(p=1.0)])(preprocess)
+    batch = last.on_device(Batch({"image": [white], "audio": [torch.ones(2, 5)]}))
+    assert batch.views["image"][0].eq(0).all() and batch.views["audio"][0].eq(1).all()
     still = single(preprocess).on_device(Batch({"image": [white]})).views["image"][0]
     assert still is white
 
@@ -453,3 +456,22 @@ def test_texts_of_any_key_differ_by_caption() -> None:
     text = create_encoder("transformer", width=8, depth=1, heads=2, vocab_size=270)
     text.learn_preprocess(["one", "two"])
     single({"text_b": text.preprocess}, views=2).check()
+
+
+def test_excerpts_are_shorter_also_where_a_sound_is_lacking() -> None:
+    made = single(AUDIO, views=2, audio={"excerpt": {"share": 0.25}, "gain": {"decibels": 0.0}})
+    length = round(0.5 * RATE * 0.25)
+    shown = [made({"audio": track(2.0)}), {}]
+    batch = collate(shown, made)
+    assert [tuple(view.shape) for view in batch.views["audio"]] == [(2, length)] * 2
+    assert batch.extra["audio_present"].tolist() == [True, False]
+
+
+def test_sounds_are_mixed_on_the_device() -> None:
+    made = single(AUDIO, audio={"mix": {"p": 1.0, "most": 1.0}, "gain": {"decibels": 0.0}})
+    plain = torch.eye(3, round(0.5 * RATE))
+    batch = collate([{"audio": [row]} for row in plain], made)
+    assert batch.views["audio"][0].equal(plain), "not yet in the data worker"
+    mixed = made.on_device(batch).views["audio"][0]
+    assert ((mixed > 0).sum(dim=1) == 2).all(), "each has its own click and another's"
+    torch.testing.assert_close(mixed.square().sum(dim=1), torch.ones(3))
