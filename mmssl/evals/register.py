@@ -51,7 +51,7 @@ class Register(Declared):
     inliers: share of right matches above which a pair counts for feature-match recall.
     angles: degrees between the two cameras that part the pairs into bins, each with a hit ratio of its own.
     overlaps: likewise of the ceiling, in the cloud where it is less.
-    room: where in `meta` the name of the room, film or path stands whose figures are kept in place of each pair's.
+    rooms: where in `meta` the name of the room, film or path stands whose figures are kept in place of each pair's.
     fpfh: compare with Rusu et al., ICRA 2009; needs open3d.
     fpfh_radius: metres around a point that FPFH counts, none for 5 voxels.
     fpfh_normals: metres for the normals that FPFH takes, none for 2 voxels; 0 for those of the cloud.
@@ -78,7 +78,7 @@ class Register(Declared):
         inliers: float = 0.05,
         angles: tuple[float, ...] = (5, 15, 30),
         overlaps: tuple[float, ...] = (0.3, 0.6),
-        room: str | None = None,
+        rooms: str | None = None,
         fpfh: bool = True,
         fpfh_radius: float | None = None,
         fpfh_normals: float | None = None,
@@ -93,7 +93,7 @@ class Register(Declared):
         self.encoder, self.space, self.mutual = encoder, space, matching == "mutual"
         self.shown: dict[str, Any] = {"poses": poses, "voxel": voxel, "points": points, "rotation": rotation}
         self.threshold, self.inliers, self.fpfh, self.ransac = threshold, inliers, fpfh, ransac
-        self.baselines, self.room = baselines, room
+        self.baselines, self.rooms = baselines, rooms
         self.bins = {"angle": rising("angles", angles), "overlap": rising("overlaps", overlaps)}
         self.radii = {
             "radius": fpfh_radius or 5 * voxel,
@@ -140,7 +140,7 @@ class Register(Declared):
 
     def _parts(self, keys: list[str], values: list[float]) -> dict[str, float]:
         """Returns the value of each pair by its key, or the mean of each room."""
-        if self.room is None:
+        if self.rooms is None:
             return named(keys, values)
         found: dict[str, list[float]] = defaultdict(list)
         for key, value in zip(keys, values, strict=True):
@@ -162,12 +162,12 @@ class Register(Declared):
 
     def _scans(self, *, rank: int = 0, world: int = 1) -> Iterator[Made[tuple[tuple[Scan, Scan], str]]]:
         """Yields the scans and the room of this process's pairs; damaged ones are left out."""
-        make = partial(_shown, room=self.room, **self.shown)
+        make = partial(_shown, room=self.rooms, **self.shown)
         scans = in_workers(self.source, self._wanted(), make, rank=rank, world=world)
         return usable(passing(self.source, scans, world=world))
 
     def _wanted(self) -> set[str]:
-        return {"points", "points_b", *(["meta"] if self.shown["poses"] or self.room else [])}
+        return {"points", "points_b", *(["meta"] if self.shown["poses"] or self.rooms else [])}
 
     def _table(self, ways: Ways) -> tuple[list[str], dict[str, Tensor]]:
         """Returns the keys or rooms of the pairs of every process, and figure -> its values over them (N,)."""

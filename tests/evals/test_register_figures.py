@@ -39,7 +39,7 @@ def test_defaults() -> None:
         "inliers": 0.05,
         "angles": (5, 15, 30),
         "overlaps": (0.3, 0.6),
-        "room": None,
+        "rooms": None,
         "fpfh": True,
         "fpfh_radius": None,
         "fpfh_normals": None,
@@ -285,7 +285,7 @@ def test_pairs_are_parted_by_angle_and_overlap_and_figures_kept_of_rooms(monkeyp
     table = {name: torch.tensor(row) for name, row in rows.items()}
     keys = ["kitchen", "hall", "kitchen", "hall"]
     monkeypatch.setattr(Register, "_table", lambda self, ways: (keys, dict(table)))
-    judge = made(monkeypatch, angles=(12, 40), overlaps=(0.05, 0.3), room="place", poses=None)
+    judge = made(monkeypatch, angles=(12, 40), overlaps=(0.05, 0.3), rooms="place", poses=None)
     found = written(dict(judge.run(Trained({"points": Places()}))))
     values = {name: (score.n, score.value) for name, score in found.items() if "/" not in name}
     assert values == {
@@ -309,7 +309,7 @@ def test_pairs_are_parted_by_angle_and_overlap_and_figures_kept_of_rooms(monkeyp
 def test_the_room_is_read_from_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     given = [{**pair, "meta": {"place": {"room": room}}} for pair, room in zip(pairs(3), "aba", strict=True)]
     given[2]["meta"] = {}
-    judge = made(monkeypatch, given, poses=None, room="place.room")
+    judge = made(monkeypatch, given, poses=None, rooms="place.room")
     assert judge._wanted() == {"points", "points_b", "meta"}
     with reporting() as report:
         keys, table = judge._table({})
