@@ -80,6 +80,7 @@ def test_every_answer_is_averaged_by_sample(monkeypatch: pytest.MonkeyPatch) -> 
 def test_seed_and_rounds_decide_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [judged(monkeypatch, **o)[0]["drawn"].value for o in ({}, {}, {"seed": 1}, {"rounds": 1})]
     assert values[0] == values[1] != values[2] and values[3] != values[0]
+    monkeypatch.setattr(PretextTask, "_untrained", lambda _, trained: trained)
     names = [f"{way}{name}" for way in ("random_init/", "") for name in ("correct", "drawn")]
     assert list(judged(monkeypatch, baselines=True)[0]) == names
 
