@@ -88,12 +88,12 @@ def _names(mask: Tensor) -> Tensor:
 
 def _on_grid(mask: Tensor, names: Tensor, grid: Sequence[int]) -> Tensor:
     """Returns the share of each label in each cell: (C, h, w)."""
-    return F.adaptive_avg_pool2d((mask == names[:, None, None]).float(), [*grid])
+    return F.adaptive_avg_pool2d((mask == names[:, None, None]).float(), (grid[0], grid[1]))
 
 
 def _as_mask(maps: Tensor, names: Tensor, size: Sequence[int]) -> Tensor:
     """Returns the label (H, W) that is highest at each pixel of soft labels (C, h, w), each by its largest value."""
-    fine = F.interpolate(maps[None], size=tuple(size), mode="bilinear")[0]  # (C, H, W)
+    fine = F.interpolate(maps[None], size=(size[0], size[1]), mode="bilinear")[0]  # (C, H, W)
     return names[(fine / fine.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)).argmax(dim=0)]
 
 

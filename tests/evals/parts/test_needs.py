@@ -85,6 +85,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "localize": {"task": "clip", "truth": "masks"},
     "audio_visual": {"task": "clip"},
     "shortcut": {"task": "single"},
+    "pretext": {"task": "single"},
 }
 WRONG = [
     *((name, {"encoder": "images"}, "'images'; did you mean 'image'") for name in GOOD if GOOD[name] is PROBE),
@@ -117,6 +118,7 @@ WRONG = [
     ("audio_visual", {"task": "avc"}, "'avc' compares no image or video with sound"),
     ("audio_visual", {"label": "kind"}, "has 'kind'"),
     ("shortcut", {"task": "simgle"}, "no task 'simgle' to judge; did you mean 'single'"),
+    ("pretext", {"task": "simgle"}, "no task 'simgle' to judge; did you mean 'single'"),
     ("order", {"task": "opn"}, "no task 'opn' to judge"),
     ("order", {"task": "single"}, "'single' is not about the order of frames"),
 ]
@@ -143,7 +145,7 @@ def test_what_is_missing_is_told(name: str, options: dict[str, Any], told: str, 
         judge(name, full, **options).check(trained())
 
 
-@pytest.mark.parametrize("name", [name for name in GOOD if name != "shortcut"])
+@pytest.mark.parametrize("name", [name for name in GOOD if name not in ("shortcut", "pretext")])
 def test_fields_that_the_data_lacks_are_told(name: str, data: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"evals\.{name}: .*0\.tar has "):
         judge(name, data).check(trained())
