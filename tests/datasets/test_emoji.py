@@ -132,7 +132,9 @@ def test_styles_by_hand(styles: ModuleType) -> None:
     lines = drawn(styles, "outline", half)
     assert lines[:, 12:16].max() == 0 and lines[:, :10].min() == 1 and lines[:, 18:].min() == 1
     grey = drawn(styles, "grey", half)
-    np.testing.assert_allclose(grey[0, [0, 20]], [[0.299 * 0.8 + 0.701 * 0.2] * 3, [0.114 * 0.8 + 0.886 * 0.2] * 3], atol=1e-6)
+    np.testing.assert_allclose(
+        grey[0, [0, 20]], [[0.299 * 0.8 + 0.701 * 0.2] * 3, [0.114 * 0.8 + 0.886 * 0.2] * 3], atol=1e-6
+    )
     large = drawn(styles, "coarse", np.random.default_rng(0).random((28, 28, 3)))
     assert (large.reshape(14, 2, 14, 2, 3) == large[::2, ::2].reshape(14, 1, 14, 1, 3)).all()
     turned = drawn(styles, "hue", half)

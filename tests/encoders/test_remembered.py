@@ -69,7 +69,7 @@ def test_features_do_not_depend_on_the_batch() -> None:
 
 def test_what_trains_or_is_judged_is_encoded_anew(counted: list[int]) -> None:
     encoder = tower(remember=10).eval()
-    trained = [*encoder.parameters()][0]
+    trained = next(iter(encoder.parameters()))
     assert encoder(Ragged.pad(TEXTS)).tokens is not None, "its weights train"
     frozen(encoder)
     encoder(Ragged.pad(TEXTS))
