@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
             samples = Samples(chosen, pictures, style)
             index = build_from(samples, len(chosen), out, workers=1, description=about)
             print(f"{split}: {summary(index)}")
+            if "_" not in split:
+                names = "".join(f"{row['name']}\n" for row in chosen)
+                (Path(options.out) / f"{split}_names.txt").write_text(names, encoding="utf-8")
     except UserError as error:
         print(f"emoji: {error}", file=sys.stderr)
         return 2

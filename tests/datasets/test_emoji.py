@@ -113,13 +113,15 @@ def test_validation_and_unseen_names(emoji: ModuleType, folder: Path, tmp_path: 
     table.write_text("\n".join(lines))
     out = tmp_path / "a"
     assert emoji.main([str(out), "--source", str(folder), "--validation", "0.25"]) == 0
-    kept = {path.name: [s["text"] for s in Source(shards=str(path)).samples({"text"})] for path in out.iterdir()}
+    kept = {path.name: [s["text"] for s in Source(shards=str(path)).samples({"text"})] for path in out.iterdir() if path.is_dir()}
     assert {split: len(names) for split, names in kept.items() if "_" not in split} == {
         "train": 60,
         "val": 20,
         "test": 20,
     }
     assert not {emoji.base(name) for name in kept["train"]} & {emoji.base(n) for n in kept["val"] + kept["test"]}
+    for split in ("train", "val", "test"):
+        assert (out / f"{split}_names.txt").read_text().splitlines() == kept[split]
     for split in ("val", "test"):
         assert kept[f"{split}_unseen"] == [name for name in kept[split] if name.startswith("new")]
         assert all(kept[f"{split}_{style}"] == kept[split] for style in emoji.STYLES)
