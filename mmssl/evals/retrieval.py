@@ -52,7 +52,8 @@ class Retrieval(WithUntrained):
 
     def needs(self, trained: Trained) -> Needs:
         need = EncoderNeed(space=self.space)
-        reads = (*self.modalities, *(["meta"] if self.bins else []))
+        read = [trained.encoders[key].preprocess.field if key in trained.encoders else key for key in self.modalities]
+        reads = tuple(dict.fromkeys([*read, *["meta"][: len(self.bins)]]))
         return Needs(encoders=dict.fromkeys(self.modalities, need), data={"data": (self.source, reads)})
 
     def warm(self, fresh: Trained) -> None:

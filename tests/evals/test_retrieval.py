@@ -151,6 +151,13 @@ def test_it_needs_both_sides_and_the_space(monkeypatch: pytest.MonkeyPatch) -> N
     for options, told in (({"space": "nope"}, "no space 'nope'"), ({"modalities": ("image", "audio")}, "'audio'")):
         with pytest.raises(UserError, match=told):
             Retrieval(data={}, **options).check(trained)  # type: ignore[arg-type]
+    both: Any = Trained({"image": Rows("image"), "image_b": Rows("image")})  # type: ignore[dict-item]
+    for field in ("image", "later"):
+        both.encoders["image_b"].field = field
+        give(monkeypatch, "mmssl.evals.retrieval", [dict.fromkeys(("image", field), 0)])
+        judge = Retrieval(data={}, modalities=("image", "image_b"))
+        judge.check(both)
+        assert set(judge.needs(both).data["data"][1]) == {"image", field}, "the fields that the encoders read"
     give(monkeypatch, "mmssl.evals.retrieval", [{"image": 0}])
     with pytest.raises(UserError, match="has 'text'"):
         Retrieval(data={}).check(trained)
