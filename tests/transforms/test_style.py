@@ -41,7 +41,7 @@ def test_few_tones_are_even_levels() -> None:
         fits = [n for n in (3, 4, 5) if np.allclose(np.round(before * (n - 1)) / (n - 1), after, atol=1e-6)]
         assert fits
         many.append(fits[0])
-    assert min(np.bincount(many)[3:]) > 60, "each number of levels is as likely"
+    assert min(np.bincount(many, minlength=6)[3:]) > 60, "each number of levels is as likely"
 
 
 def test_curves_against_numpy() -> None:
