@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmssl.modalities import audio as sounds
+from mmssl.modalities.sped import stretched
 from mmssl.schema import Positive, above, at_least, at_most, below
 from mmssl.transforms.base import Chance, OnDevice, OnWaveform, chance, check_range, one
 from mmssl.types import Preprocess, Span
@@ -97,7 +98,7 @@ def gain(samples: Tensor, *, decibels: tuple[float, float] = (-6.0, 6.0)) -> Ten
 def speed(samples: Tensor, *, factor: float) -> Tensor:
     """Plays a sound (samples,) this many times as fast, its pitch with it; its middle, or silence around it, stays."""
     length = samples.shape[-1]
-    played = F.interpolate(samples[None, None], size=max(1, round(length / factor)), mode="linear")[0, 0]
+    played = stretched(samples, max(1, round(length / factor)))
     room = length - len(played)
     return F.pad(played, (room // 2, room - room // 2))
 

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from mmssl.errors import DamagedError, LackingError, UserError
 from mmssl.modalities.audio import Waveform
+from mmssl.modalities.sped import Sped
 from mmssl.transforms.audio import Gain
+from mmssl.transforms.base import check_range
 from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Batch, Preprocess, Sample
 from mmssl.views.checks import window
@@ -56,6 +58,9 @@ class Synchronised(Composed):
         for another, so wrong sounds lie on the grid as well.
     negatives_on_grid: false shows a second sound of each clip, at any moment, to be the wrong one: the shortcut that
         Arandjelovic & Zisserman (ECCV 2018) found.
+    speed: range of the factor by which a clip is shown faster or slower, image and sound by the same, so that they stay
+        in sync while the voice changes its pitch; as far as the clip is long enough. Another clip's sound has a factor
+        of its own, which may tell that it is the wrong one; a second sound of the clip (`hard`) has the same.
     """
 
     def __init__(
@@ -65,16 +70,18 @@ class Synchronised(Composed):
         *,
         grid: float = 0.04,
         negatives_on_grid: bool = True,
+        speed: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         super().__init__(preprocess, template)
         if grid <= 0:
             raise UserError(f"grid is {grid}; expected seconds above 0, such as 0.04")
+        check_range("speed", speed, 0.1, 10.0)
         self.visual = next((key for key in preprocess if key != "audio"), "")
         if set(preprocess) not in ({"image", "audio"}, {"video", "audio"}):
             raise UserError(f"this view shows image or video with audio, found {', '.join(preprocess)}")
         if self.visual == "video" and self.prepare["video"].span is None:
             raise UserError("the video encoder spans whole clips; give it fps, so that its window has a moment")
-        self.grid, self.negatives_on_grid = grid, negatives_on_grid
+        self.grid, self.negatives_on_grid, self.speed = grid, negatives_on_grid, speed
         self.second = not negatives_on_grid
         self.shows = {self.visual: 1, "audio": 1 + self.second}
 
@@ -89,10 +96,14 @@ class Synchronised(Composed):
         if getattr(seen, "duration", math.inf) <= SHORT:
             rate = self.prepare["audio"].sample_rate
             sound = Waveform(sound.read(sample_rate=rate), rate)
+        factor = self._factor(seen, sound)
+        seen, sound = Sped(seen, factor) if hasattr(seen, "duration") else seen, Sped(sound, factor)
         places = self._places(seen, sound)
         place = random.randint(0, places.last)
         shown: Sample = {"places": {}, "fields": {}}
         self._show_all(self.visual, seen, [places.time(place)], sample, shown)
+        for where in shown["places"].get("video", ()):
+            where[2, 2:] *= factor  # in seconds of the clip as it is
         shown["audio"] = [self._heard(sound, places.time(place))]
         if self.second:
             kind, moment = self._second(places, place)
@@ -100,13 +111,26 @@ class Synchronised(Composed):
             shown["extra"] = {"kind": torch.tensor(kind)}
         return shown
 
-    def _places(self, seen: Any, sound: Any) -> Places:
-        """Returns where the windows' middle may lie."""
+    def _factor(self, seen: Any, sound: Any) -> float:
+        """Draws how many times as fast a clip is shown."""
+        low, high = self.speed
+        if hasattr(seen, "duration"):
+            span, end = self._lasting(seen, sound)
+            high = max(low, min(high, end / span))
+        return random.uniform(low, high) if low < high else low
+
+    def _lasting(self, seen: Any, sound: Any) -> tuple[float, float]:
+        """Returns how many seconds are shown of how many."""
         span, end = window(self.prepare["audio"]), sound.duration
         if hasattr(seen, "duration"):
             span, end = max(span, window(self.prepare[self.visual])), min(end, seen.duration)
-            if end < span - SHORTFALL:
-                raise DamagedError("a clip shorter than the window", f"{end:.2f} s of {span:.2f} s")
+        return span, end
+
+    def _places(self, seen: Any, sound: Any) -> Places:
+        """Returns where the windows' middle may lie."""
+        span, end = self._lasting(seen, sound)
+        if hasattr(seen, "duration") and end < span - SHORTFALL:
+            raise DamagedError("a clip shorter than the window", f"{end:.2f} s of {span:.2f} s")
         room = max(0.0, end - span)
         return Places(span / 2, self.grid, math.floor(room / self.grid + 1e-6))
 
@@ -134,8 +158,10 @@ class Shifted(Synchronised):
     super_hard: share of clips whose second sound is nearer but noticeably off.
     apart: seconds between a hard pair's moments.
     easy_until: how far into training, from 0 to 1, other clips' sound is all there is.
+    rise: the part of training, from 0 to 1, in which the shares then rise evenly from none to what they are.
     grid: seconds between the moments that are shown.
     negatives_on_grid: whether a second sound's moment lies on the grid too.
+    speed: range of the factor by which a clip is shown faster or slower, image and both sounds by the same.
     """
 
     def __init__(
@@ -147,15 +173,20 @@ class Shifted(Synchronised):
         super_hard: float = 0.0,
         apart: float = 0.5,
         easy_until: float = 0.55,
+        rise: float = 0.0,
         grid: float = 0.04,
         negatives_on_grid: bool = True,
+        speed: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        super().__init__(preprocess, template, grid=grid, negatives_on_grid=negatives_on_grid)
+        super().__init__(preprocess, template, grid=grid, negatives_on_grid=negatives_on_grid, speed=speed)
         if min(hard, super_hard) < 0 or hard + super_hard > 1:
             raise UserError(f"hard is {hard} and super_hard {super_hard}; expected shares of at most 1 together")
         if apart <= NOTICED:
             raise UserError(f"apart is {apart}; expected more seconds than the {NOTICED} from which shifts are noticed")
-        self.hard, self.super_hard, self.apart, self.easy_until = hard, super_hard, apart, easy_until
+        if not 0 <= rise <= 1:
+            raise UserError(f"rise is {rise}; expected a part of training, from 0 to 1")
+        self.hard, self.super_hard, self.apart = hard, super_hard, apart
+        self.easy_until, self.rise = easy_until, rise
         self.second, self.shows = True, {self.visual: 1, "audio": 2}
 
     def _second(self, places: Places, place: int) -> tuple[int, float | None]:
@@ -172,8 +203,12 @@ class Shifted(Synchronised):
 
     def on_device(self, batch: Batch) -> Batch:
         batch = super().on_device(batch)
-        if self.progress < self.easy_until:
-            batch.extra["kind"] = batch.extra["kind"].clamp(max=EASY)
+        kind, since = batch.extra["kind"], self.progress - self.easy_until
+        if since < 0:
+            batch.extra["kind"] = kind.clamp(max=EASY)
+        elif since < self.rise:
+            kept = torch.rand(kind.shape, device=kind.device) < since / self.rise
+            batch.extra["kind"] = kind.where(kept, kind.clamp(max=EASY))
         return batch
 
 

@@ -56,6 +56,7 @@ SYNCHRONISED = {
     "audio": [("gain", {"decibels": 1.0})],
     "grid": 0.04,  # Arandjelovic & Zisserman, ECCV 2018, section 3.2: frames of 25 a second
     "negatives_on_grid": True,
+    "speed": (1.0, 1.0),
 }
 TAKEN = {"fps": 25.0, "side": 256, "jitter": 5, "random_times": True, "motion": "differences"}
 
@@ -90,7 +91,8 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     },
     "synchronised.view": SYNCHRONISED,
     # Korbar et al., NeurIPS 2018, section 4: 50 of 90 epochs, then 25% hard; half a second apart
-    "synchronised.shifted": SYNCHRONISED | {"hard": 0.25, "super_hard": 0.0, "apart": 0.5, "easy_until": 0.55},
+    "synchronised.shifted": SYNCHRONISED
+    | {"hard": 0.25, "super_hard": 0.0, "apart": 0.5, "easy_until": 0.55, "rise": 0.0},
     # Xie et al., ECCV 2020: voxels of 2.5 cm, pairs of frames that overlap by 30%, matches within 1.5 voxels
     "cloud_pair.view": {
         "views": 2,

@@ -89,7 +89,8 @@ SHOWN: dict[str, tuple[str, ...]] = {  # by file; the rest show images
 OWN: dict[str, dict[str, Any]] = {
     "cloud_pair": {"pair": "crops", "crop": (0.7, 0.9), "min_points": 10, "overlap": 0.1},
     "single": {"views": 2},
-    "avts": {"hard": 1.0, "easy_until": 0.6},
+    "avts": {"hard": 1.0, "easy_until": 0.4, "rise": 0.5, "speed": (0.7, 1.3)},
+    "synchronised": {"speed": (0.7, 1.3)},
     "shuffle_and_learn": {"video": {"order_verification": {"span": (0.4, 1.0), "outside": (0.2, 0.6)}}},
 }
 

@@ -151,6 +151,81 @@ def test_the_curriculum_begins_with_easy_ones():
         assert made.on_device(batch).extra["kind"].tolist() == [kind] * 3
 
 
+def test_shifted_sounds_become_more_from_the_end_of_the_easy_part_on():
+    made = plain(shifted, VIDEO, easy_until=0.2, rise=0.4)
+    for progress, share in ((0.1, 0.0), (0.2, 0.0), (0.3, 0.25), (0.5, 0.75), (0.6, 1.0), (1.0, 1.0)):
+        kind = torch.tensor([HARD, SUPER_HARD, EASY, OFF_GRID]).repeat(1000)
+        made.progress = progress
+        found = made.on_device(Batch({"audio": [torch.zeros(4000, 9)] * 2}, extra={"kind": kind})).extra["kind"]
+        hard, super_hard, *others = found.view(-1, 4).T
+        assert set(hard.tolist()) <= {EASY, HARD} and set(super_hard.tolist()) <= {EASY, SUPER_HARD}
+        assert [(x > 0).float().mean().item() for x in (hard, super_hard)] == pytest.approx([share] * 2, abs=0.06)
+        assert [x.unique().tolist() for x in others] == [[EASY], [OFF_GRID]]
+        if share == 0.25:  # each is drawn by itself
+            assert ((hard > 0) & (super_hard > 0)).float().mean().item() == pytest.approx(share**2, abs=0.03)
+
+
+def speed_of(samples, seconds=0.8):
+    """How many times as fast the ramp is heard, by its level's rise."""
+    return (samples[-100] - samples[100]).item() / (seconds - 200 / RATE)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.6])
+def test_a_clip_is_seen_and_heard_at_one_speed(factor):
+    """Of another length, about the same moment, on a grid of the time in which it is shown, and within the clip."""
+    made = plain(view, VIDEO, speed=(factor, factor), grid=0.1)
+    places = []
+    for _ in range(150):
+        shown = made(clip("video"))
+        times = shown["video"][0][0, :, 0, 0].float() / 2 / FPS  # when its frames begin, in the clip as it is
+        moment = heard(shown["audio"][0])
+        assert len(shown["audio"][0]) == 0.8 * RATE and speed_of(shown["audio"][0]) == pytest.approx(factor, abs=1e-3)
+        middle = torch.arange(10) * 0.08 + 0.04 - 0.4
+        assert (moment + middle * factor - times).tolist() == pytest.approx([0.5 / FPS] * 10, abs=0.5 / FPS + 1e-4)
+        span, start = shown["places"]["video"][0][2, 2:].tolist()
+        assert (span, start + span / 2) == pytest.approx((0.8 * factor, moment), abs=1e-3)
+        places.append((moment / factor - 0.4) / 0.1)
+    assert places == pytest.approx(list(map(round, places)), abs=0.01)
+    assert (min(places), max(places)) == pytest.approx((0, (SECONDS / factor - 0.8) // 0.1), abs=3)
+
+
+def test_both_sounds_of_a_clip_have_the_speed_that_is_drawn_for_it():
+    for options, kind in (({"hard": 1.0}, HARD), ({"hard": 0.0, "super_hard": 1.0}, SUPER_HARD)):
+        made, factors = plain(shifted, VIDEO, speed=(0.6, 1.5), **options), []
+        for _ in range(60):
+            shown = made(clip("video"))
+            own, second = map(speed_of, shown["audio"])
+            times = shown["video"][0][0, :, 0, 0].float() / 2 / FPS
+            assert own == pytest.approx(second, abs=2e-3) and shown["extra"]["kind"] == kind
+            assert (times[-1] - times[0]).item() / 0.72 == pytest.approx(own, abs=0.04 / 0.72 + 1e-3)
+            shift = abs(heard(shown["audio"][1]) - heard(shown["audio"][0])) / own
+            assert (shift >= 0.5 - 1e-3) if kind == HARD else (0.12 - 1e-3 <= shift < 0.5)
+            factors.append(own)
+        assert 0.6 <= min(factors) + 1e-3 < 0.7 and 1.4 < max(factors) <= 1.501
+
+
+def test_a_clip_is_no_faster_than_it_is_long():
+    made = plain(view, VIDEO, speed=(0.5, 2.0))
+    factors = [speed_of(made(clip("video", 1.0))["audio"][0]) for _ in range(60)]
+    assert min(factors) < 0.65 and 1.1 < max(factors) <= 1.251
+    with pytest.raises(DamagedError, match="0.67 s of 0.80 s"):
+        plain(view, VIDEO, speed=(1.5, 2.0))(clip("video", 1.0))
+
+
+def test_one_frame_and_its_sound_are_of_one_moment_at_any_speed():
+    made = plain(view, IMAGE, speed=(0.5, 2.0))
+    for _ in range(20):
+        shown = made(clip("image"))
+        moment = heard(shown["audio"][0])
+        assert shown["image"][0].float().mean().item() / 2 / FPS == pytest.approx(moment, abs=1 / FPS)
+    still = Image.fromarray(np.full((28, 28), 200, np.uint8))
+    shown = [made({"image": still, "audio": ramp()[1]}) for _ in range(30)]
+    factors = [speed_of(each["audio"][0], 0.5) for each in shown]
+    assert min(factors) < 0.7 and max(factors) > 1.7 and all(each["image"][0].eq(200).all() for each in shown)
+    short = plain(view, IMAGE, speed=(2.0, 2.0))({"image": still, "audio": Waveform(torch.ones(RATE // 2), RATE)})
+    assert short["audio"][0].mean().item() == pytest.approx(0.5)
+
+
 def test_a_still_picture_takes_its_sound_at_any_moment_and_a_short_one_ends_in_silence():
     made = plain(view, IMAGE)
     digit = Image.fromarray(np.full((28, 28), 200, np.uint8))
@@ -198,6 +273,9 @@ def test_a_track_may_end_a_little_early():
         ({**VIDEO, "video": VideoPreprocess(8)}, {}, "give it fps"),
         (VIDEO, {"hard": 0.8, "super_hard": 0.4}, "hard is 0.8 and super_hard 0.4"),
         (VIDEO, {"apart": 0.1}, "apart is 0.1"),
+        (VIDEO, {"speed": (1.2, 0.8)}, r"speed is \(1.2, 0.8\)"),
+        (VIDEO, {"rise": 1.1}, "rise is 1.1"),
+        (VIDEO, {"rise": -0.1}, "rise is -0.1"),
     ],
 )
 def test_mistakes(preprocess, options, message):
