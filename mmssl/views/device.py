@@ -40,7 +40,8 @@ class DeviceSteps:
     def __call__(self, batch: Batch) -> Batch:
         for key, steps in self.steps.items():
             if key in batch.views:
-                self._change(key, steps, batch)
+                shown = batch.views[key]  # second sounds go through the steps of the first
+                self._change(key, [*steps, *steps[-1:] * (len(shown) - len(steps))], batch)
         for key, (leader, side) in self.followers.items():
             follow(key, leader, side, batch)
         for on_images, group in groupby(self.after, key=lambda step: isinstance(step, OnDevice)):
