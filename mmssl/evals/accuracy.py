@@ -11,12 +11,14 @@ from mmssl.errors import UserError
 from mmssl.evals.linear import ranked, tops
 from mmssl.evals.parts.labelled import Labelled
 from mmssl.evals.parts.layers import Tapped
-from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
+from mmssl.evals.parts.needs import EncoderNeed, Needs, require_encoder
 from mmssl.evals.parts.source import warn_of_overlap
+from mmssl.evals.parts.stream import show_some
+from mmssl.evals.parts.untrained import WithUntrained
 from mmssl.types import Score, Trained
 
 
-class Accuracy(Declared):
+class Accuracy(WithUntrained):
     """Top-1 and top-5 accuracy of a task's classifier: the class whose score is the highest in the task's space.
 
     space: the task's name.
@@ -24,6 +26,7 @@ class Accuracy(Declared):
     data: shards with labels to judge on; classes meet as evals/parts/classes.py says.
     label: the sample's key that holds the class, a name or a number.
     encoder: its key, by default the only one's.
+    baselines: also judge the encoder and the classifier with random weights.
     limit: samples to judge on at most, drawn from a fixed seed.
     """
 
@@ -35,9 +38,10 @@ class Accuracy(Declared):
         data: dict[str, Any],
         label: str = "label",
         encoder: str | None = None,
+        baselines: bool = False,
         limit: int | None = None,
     ) -> None:
-        self.space, self.encoder = space, encoder
+        self.space, self.encoder, self.baselines = space, encoder, baselines
         self.sets = Labelled(train, data, label=label)
         self.sets.test = limited(self.sets.test, limit)
 
@@ -46,7 +50,10 @@ class Accuracy(Declared):
         needed = self.sets.needs(encoder.preprocess.field)
         return replace(needed, encoders={self.encoder: EncoderNeed(space=self.space)}, counted=("train",))
 
-    def run(self, trained: Trained) -> Iterator[tuple[str, Score]]:
+    def warm(self, fresh: Trained) -> None:
+        show_some(require_encoder(fresh, self.encoder, space=self.space), self.sets.train, space=self.space)
+
+    def judge(self, trained: Trained) -> Iterator[tuple[str, Score]]:
         """Yields top1, and top5 where there are more classes than five."""
         warn_of_overlap(self.sets.train, self.sets.test)
         test = self.sets.test_rows(Tapped(require_encoder(trained, self.encoder, space=self.space), (self.space,)))

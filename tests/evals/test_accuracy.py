@@ -41,6 +41,13 @@ def test_it_is_the_share_of_samples_whose_class_scores_highest(tmp_path: Path, l
     assert found["top1"].n == len(samples) and found["top1"].chance == 0.5
 
 
+def test_random_weights_stand_before_it(tmp_path: Path) -> None:
+    sets = sides(tmp_path, train=20, test=13)
+    found = dict(Accuracy(**sets, space="finetune", baselines=True).run(Trained({"image": encoder()})))
+    assert list(found) == ["random_init/top1", "top1"]
+    assert found["top1"] == dict(Accuracy(**sets, space="finetune").run(Trained({"image": encoder()})))["top1"]
+
+
 def test_what_is_no_classifier_of_these_classes_is_refused(tmp_path: Path) -> None:
     sets: dict[str, Any] = sides(tmp_path, train=20, test=4)
     with pytest.raises(UserError, match="has 3 numbers, and train has 2 classes"):

@@ -99,10 +99,10 @@ FINETUNE = {  # He et al., CVPR 2022, table 9: decay 0.05, layer decay 0.75
     "workers": 1,
     "seed": 0,
 }
-DEFAULTS[Finetune] = {**SETTING, "epochs": 5, **FINETUNE}
+DEFAULTS[Finetune] = {**PROBE, "epochs": 5, **FINETUNE}
 # Chen et al., ICML 2020, appendix B.5: 60 epochs for 1%, 30 for 10%
 DEFAULTS[SemiSupervised] = {
-    **SETTING,
+    **PROBE,
     "fractions": (0.01, 0.1),
     "protocols": ("linear", "finetune"),
     "epochs": (60, 30),

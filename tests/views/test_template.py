@@ -142,7 +142,7 @@ UNKNOWN: list[tuple[dict[str, Any], str]] = [
     ({"image": {"solarise": {}}}, "image: there is no step 'solarise' for image; did you mean 'solarize'?"),
     (
         {"image": {"gain": {}}},
-        "image: there is no step 'gain' for image; known: blur, color_jitter, crop, felzenszwalb, flip",
+        "image: there is no step 'gain' for image; known: blur, color_jitter, contour, crop, felzenszwalb",
     ),
     ({"text": {"crop": {}}}, "text: there is no step 'crop' for text; none is known"),
     ({"image": {"crop": {"scal": 1}}}, "image.crop: Crop has no option 'scal'; did you mean 'scale'?"),
