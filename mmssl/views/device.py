@@ -41,7 +41,7 @@ class DeviceSteps:
         for key, steps in self.steps.items():
             if key in batch.views:
                 shown = batch.views[key]  # second sounds go through the steps of the first
-                self._change(key, [*steps, *steps[-1:] * (len(shown) - len(steps))], batch)
+                self._change(key, [*steps, *list(steps[-1:]) * (len(shown) - len(steps))], batch)
         for key, (leader, side) in self.followers.items():
             follow(key, leader, side, batch)
         for on_images, group in groupby(self.after, key=lambda step: isinstance(step, OnDevice)):
