@@ -113,7 +113,11 @@ def test_validation_and_unseen_names(emoji: ModuleType, folder: Path, tmp_path: 
     table.write_text("\n".join(lines))
     out = tmp_path / "a"
     assert emoji.main([str(out), "--source", str(folder), "--validation", "0.25"]) == 0
-    kept = {path.name: [s["text"] for s in Source(shards=str(path)).samples({"text"})] for path in out.iterdir() if path.is_dir()}
+    kept = {
+        path.name: [s["text"] for s in Source(shards=str(path)).samples({"text"})]
+        for path in out.iterdir()
+        if path.is_dir()
+    }
     assert {split: len(names) for split, names in kept.items() if "_" not in split} == {
         "train": 60,
         "val": 20,
