@@ -1,7 +1,7 @@
 """Other styles of a picture, for judging only: each is redrawn in other proportions, then rendered otherwise.
 
-No step of mmssl's views makes any of them: lines alone, bent shapes, large pixels, hue turned by a third of a circle or
-more; of grey and of false colours the recipes for emoji make no use.
+The recipes for emoji show none of them: no lines alone, bent shapes, large pixels or grey, and no hue turned by more
+than a tenth of a circle. Their tone curves, one for each channel, come nearest to false colours.
 """
 
 from __future__ import annotations
