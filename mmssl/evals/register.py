@@ -15,6 +15,7 @@ from torch import Tensor
 from mmssl import dist
 from mmssl.data.in_workers import Made, in_workers
 from mmssl.data.subset import limited
+from mmssl.errors import UserError
 from mmssl.evals.parts.descriptors import coordinates, encoded, fpfh, open3d, pose_errors, ransac, surface
 from mmssl.evals.parts.needs import Declared, EncoderNeed, Needs, require_encoder
 from mmssl.evals.parts.progress import passing
@@ -46,6 +47,7 @@ class Register(Declared):
     voxel: metres, of which one point is kept.
     points: of a cloud at most.
     rotation: by which each cloud is turned: none, about the vertical, or any.
+    cut: share of each cloud's points that is left on one side of a random plane, so that less is seen by both.
     matching: each point to the nearest in feature space, or only those that are so both ways (mutual).
     threshold: metres within which a match is right.
     inliers: share of right matches above which a pair counts for feature-match recall.
@@ -73,6 +75,7 @@ class Register(Declared):
         voxel: float = 0.05,
         points: int = 5000,
         rotation: Literal["none", "vertical", "any"] = "any",
+        cut: float = 1.0,
         matching: Literal["one_way", "mutual"] = "one_way",
         threshold: float = 0.1,
         inliers: float = 0.05,
@@ -91,7 +94,15 @@ class Register(Declared):
         if fpfh or ransac:
             open3d()
         self.encoder, self.space, self.mutual = encoder, space, matching == "mutual"
-        self.shown: dict[str, Any] = {"poses": poses, "voxel": voxel, "points": points, "rotation": rotation}
+        if not 0 < cut <= 1:
+            raise UserError(f"register: cut is {cut:g}; expected a share above 0, up to 1")
+        self.shown: dict[str, Any] = {
+            "poses": poses,
+            "voxel": voxel,
+            "points": points,
+            "rotation": rotation,
+            "cut": cut,
+        }
         self.threshold, self.inliers, self.fpfh, self.ransac = threshold, inliers, fpfh, ransac
         self.baselines, self.rooms = baselines, rooms
         self.bins = {"angle": rising("angles", angles), "overlap": rising("overlaps", overlaps)}

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 RADII = (0.1, 0.2, 0.4)  # m
-WIDE = (0.8, 1.6)  # m
-CELLS = 4  # sides of cells to a wide radius
+WIDE = 0.8  # m
+CELLS = 4  # sides of cells to the wide radius
 
 
 def local_shape(xyz: np.ndarray) -> np.ndarray:
@@ -26,10 +26,10 @@ def local_shape(xyz: np.ndarray) -> np.ndarray:
 
 
 def local_surface(xyz: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Describes each point (N, 3) by the surface around it, with unit normals n (N, 3); (N, 60) float32.
+    """Describes each point (N, 3) by the surface around it, with unit normals n (N, 3); (N, 48) float32.
 
-    For 0.1, 0.2, 0.4, 0.8 and 1.6 m, twelve each, lengths in units of that radius. With d from the point to a
-    neighbour, m its normal, and means over the neighbours and the point itself (of the last two radii over the points
+    For 0.1, 0.2, 0.4 and 0.8 m, twelve each, lengths in units of that radius. With d from the point to a
+    neighbour, m its normal, and means over the neighbours and the point itself (of 0.8 m over the points
     of all cells, a quarter of the radius wide, whose mean is within it): the three of local_shape; n.mean(d), how far
     the surroundings lie above the tangent plane; |mean(d)|; the deviation of n.d; mean(d.m), which is above 0 where the
     surface bulges; the mean of (n.d)(n.m); mean(d).mean(m); n.mean(m); |mean(m)|; the root of the mean of (n.m)^2.
@@ -53,7 +53,7 @@ def local_surface(xyz: np.ndarray, normal: np.ndarray) -> np.ndarray:
 def _means(xyz: np.ndarray, values: np.ndarray, *, wide: bool = False) -> Iterator[tuple[float, np.ndarray]]:
     """Yields each radius, and the mean of the values (N, C) of the points within it around each point.
 
-    wide: go on with wide radii, within which a point has thousands of neighbours: cells stand for them.
+    wide: go on with the wide radius, within which a point has too many neighbours: cells stand for them.
     """
     from scipy.sparse import coo_matrix
     from scipy.spatial import cKDTree
@@ -64,14 +64,14 @@ def _means(xyz: np.ndarray, values: np.ndarray, *, wide: bool = False) -> Iterat
         half = coo_matrix((np.ones(len(i)), (i, j)), shape=(count, count))  # each pair once: nothing is sorted
         around = 1 + np.bincount(i, minlength=count) + np.bincount(j, minlength=count)
         yield radius, (values + half @ values + half.T @ values) / around[:, None]
-    for radius in WIDE if wide else ():
-        cells = np.unique(cell_keys(np.floor(xyz / radius * CELLS)), return_inverse=True)[1]
+    if wide:
+        cells = np.unique(cell_keys(np.floor(xyz / WIDE * CELLS)), return_inverse=True)[1]
         within = coo_matrix((np.ones(count), (cells, np.arange(count))), shape=(cells.max() + 1, count))
         sizes = np.bincount(cells)
         middles = cKDTree(within @ xyz / sizes[:, None])
-        found = tree.sparse_distance_matrix(middles, radius, output_type="coo_matrix")
+        found = tree.sparse_distance_matrix(middles, WIDE, output_type="coo_matrix")
         near = coo_matrix((np.ones(found.nnz), (found.row, found.col)), shape=found.shape)
-        yield radius, (near @ (within @ values)) / (near @ sizes)[:, None]
+        yield WIDE, (near @ (within @ values)) / (near @ sizes)[:, None]
 
 
 def _middle(xyz: np.ndarray) -> np.ndarray:

@@ -103,19 +103,26 @@ def fixed_scans(
     voxel: float,
     points: int,
     rotation: Literal["none", "vertical", "any"],
+    cut: float = 1.0,
 ) -> tuple[Scan, Scan]:
     """Returns a sample's two scans for judging, each moved to its mean and thinned, always alike for its key.
 
     rotation: "any", "vertical" (about z of the common frame), or "none": as each was scanned.
+    cut: share of either cloud's points that are left on one side of a random plane.
     """
     rng = np.random.default_rng(zlib.crc32(str(sample.get("__key__")).encode()))
-    first, second = (_scan(*scan, rng, voxel, points, rotation) for scan in posed_pair(sample, poses))
+    first, second = (_scan(*scan, rng, voxel, points, rotation, cut) for scan in posed_pair(sample, poses))
     return first, second
 
 
-def _scan(cloud: Cloud, pose: Array, rng: np.random.Generator, voxel: float, points: int, rotation: str) -> Scan:
+def _scan(
+    cloud: Cloud, pose: Array, rng: np.random.Generator, voxel: float, points: int, rotation: str, cut: float
+) -> Scan:
     from scipy.spatial.transform import Rotation
 
+    if cut < 1:
+        along = np.argsort(cloud.xyz @ rng.normal(size=3))
+        cloud = cloud.pick(np.sort(along[: max(1, round(cut * len(cloud)))]))
     turn = {"none": np.eye(3), "any": Rotation.random(random_state=rng).as_matrix()}
     vertical = Rotation.from_euler("z", rng.uniform(0, 2 * np.pi)).as_matrix() @ pose[:3, :3]
     to_shown = np.eye(4)

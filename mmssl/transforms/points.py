@@ -17,10 +17,10 @@ from mmssl.errors import LackingError, UserError
 from mmssl.modalities import points as clouds
 from mmssl.modalities.points import FAR, Cloud
 from mmssl.schema import Positive
-from mmssl.transforms.local_shape import RADII, WIDE, cell_keys, local_shape, local_surface
+from mmssl.transforms.local_shape import RADII, cell_keys, local_shape, local_surface
 from mmssl.types import Preprocess, Ragged
 
-WIDTH = {"color": 3, "normal": 3, "shape": 3 * len(RADII), "surface": 12 * len(RADII + WIDE)}
+WIDTH = {"color": 3, "normal": 3, "shape": 3 * len(RADII), "surface": 12 * (len(RADII) + 1)}
 
 
 @dataclass

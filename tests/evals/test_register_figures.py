@@ -34,6 +34,7 @@ def test_defaults() -> None:
         "voxel": 0.05,
         "points": 5000,
         "rotation": "any",
+        "cut": 1.0,
         "matching": "one_way",
         "threshold": 0.1,
         "inliers": 0.05,
@@ -240,7 +241,7 @@ def pairs(count: int) -> list[dict[str, Any]]:
 def test_scans_are_taken_as_told_and_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     monkeypatch.setattr(register, "fixed_scans", lambda sample, **o: told.append(o) or sample["__number__"])
-    shown: dict[str, Any] = {"poses": None, "voxel": 0.2, "points": 7, "rotation": "none"}
+    shown: dict[str, Any] = {"poses": None, "voxel": 0.2, "points": 7, "rotation": "none", "cut": 0.6}
     judge = made(monkeypatch, pairs(6), limit=5, **shown)
     places = [(one.place, one.value and one.value[0]) for one in judge._scans()]
     assert places == [(n, number) for n, number in enumerate((0, 1, 2, 3, 5))] and told == [shown] * 5
@@ -301,6 +302,9 @@ def test_pairs_are_parted_by_angle_and_overlap_and_figures_kept_of_rooms(monkeyp
     middle = found["hit_ratio_angle_12-40"]
     assert (middle.chance, middle.trivial) == (pytest.approx(0.15), pytest.approx(0.15))
     assert found["fpfh/hit_ratio_angle_12-40"].value == pytest.approx(0.15)
+    for share in (0, 1.1):
+        with pytest.raises(UserError, match=f"cut is {share}; expected a share"):
+            made(monkeypatch, cut=share)
     for name in ("angles", "overlaps"):
         with pytest.raises(UserError, match=f"{name} is .* edges above 0 that rise"):
             made(monkeypatch, **{name: (15, 5)})

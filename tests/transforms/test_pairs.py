@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 from scipy.spatial.transform import Rotation
 
 from mmssl.errors import DamagedError
@@ -251,6 +252,26 @@ def test_scans_are_thinned_by_voxels_first_and_then_to_a_number() -> None:
     assert np.array_equal(same.cloud.xyz, few.cloud.xyz)
     (exact, _) = fixed_scans(sample, voxel=0.5, points=len(kept), **options)
     assert np.array_equal(exact.cloud.xyz, whole.cloud.xyz)
+
+
+def test_scans_are_cut_by_planes() -> None:
+    """What is left of either scan, and what is not, lie on two sides of a plane; each is cut by one of its own."""
+    sample = {"points": cloud(400), "points_b": cloud(400), "__key__": "k"}
+    options: dict[str, Any] = {"poses": None, "rotation": "none", "voxel": 1e-4, "points": 1000}
+    whole, sides = cloud(400).xyz, []
+    for scan in fixed_scans(sample, cut=0.65, **options):
+        place = scan.place
+        kept = (np.abs(whole[:, None] - place[None]).max(axis=2) < 1e-5).any(axis=1)
+        assert len(place) == kept.sum() == 260
+        beyond = (
+            np.where(kept, -1.0, 1.0)[:, None] * np.c_[whole, np.ones(len(whole))]
+        )  # w.x + b, at least 1 where cut off
+        assert linprog(np.zeros(4), A_ub=-beyond, b_ub=-np.ones(len(whole)), bounds=(None, None)).status == 0
+        sides.append(kept)
+    assert (sides[0] != sides[1]).any()
+    assert np.array_equal(
+        fixed_scans(sample, cut=1.0, **options)[0].cloud.xyz, fixed_scans(sample, **options)[0].cloud.xyz
+    )
 
 
 def test_what_the_vertical_of_a_scan_is() -> None:
