@@ -35,7 +35,7 @@ PREFIXES = (
 )
 # What pretraining puts behind and beside a backbone.
 BESIDE = re.compile(
-    r"(model\.)?((fc|head|projection_head|projector|prototypes|predictor|instance_classifier)\b|decoder_\w+"
+    r"(model\.)?((fc|classifier|head|projection_head|projector|prototypes|predictor|instance_classifier)\b|decoder_\w+"
     r"|mask_token$|masked_embed$|queue$|queue_ptr$)"
 )
 # of a ResNet, in their order

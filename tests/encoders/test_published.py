@@ -185,14 +185,18 @@ def test_places_of_another_grid_are_interpolated(tmp_path: Path) -> None:
 def test_a_video_network_of_torchvision(name: str, stem: str, tmp_path: Path) -> None:
     own = torchvision.models.get_model(name)
     encoder = create_encoder(f"torchvision:{name}")
-    load_published(encoder, saved(tmp_path / "a.pth", {"state_dict": without_classifier(own.state_dict())}))
+    load_published(encoder, saved(tmp_path / "a.pth", {"state_dict": own.state_dict()}))
     values = [*own.state_dict().values()][: len(encoder.state_dict())]
     assert all(torch.equal(a, b) for a, b in zip(encoder.state_dict().values(), values, strict=True))
     assert torch.equal(next(iter(encoder.state_dict().values())), own.state_dict()[stem])
 
 
-def without_classifier(state: State) -> State:
-    return {key: value for key, value in state.items() if not key.startswith("classifier")}
+def test_a_classifier_of_timm_is_left_out(tmp_path: Path) -> None:
+    own = timm.create_model("test_efficientnet")
+    assert any(key.startswith("classifier.") for key in own.state_dict())
+    encoder = create_encoder("timm:test_efficientnet")
+    load_published(encoder, saved(tmp_path / "a.pth", own.state_dict()))
+    assert all(torch.equal(value, own.state_dict()[key]) for key, value in encoder.model.state_dict().items())
 
 
 @pytest.mark.parametrize("positions, side", [("learned", 32), ("learned", 48), ("sincos", 32)])
