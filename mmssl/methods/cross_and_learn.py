@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Annotated
 
 import torch
 
 from mmssl import dist
 from mmssl.nn.head import Rectified
+from mmssl.nn.inside import TOKENS, map_sizes
 from mmssl.objectives.matching import next_present
 from mmssl.schema import at_least, at_most
 from mmssl.types import Batch, Encoder, Loss, Method, Objective, Spaces
@@ -23,6 +25,7 @@ class CrossAndLearn(Objective):
     1 - diversity, apart from a constant.
 
     embed_dim: size of the layer whose outputs are compared, the authors' fc6.
+    cells: whether that layer reads all cells of the encoders' maps, each in its place, as fc6 does; or pooled features.
     dropout: of what that layer reads.
     diversity: weight of the similarity of different films; the distance has the rest.
     """
@@ -34,12 +37,14 @@ class CrossAndLearn(Objective):
         encoders: Mapping[str, Encoder],
         *,
         embed_dim: int = 4096,
+        cells: bool = True,
         dropout: Annotated[float, at_least(0), at_most(1)] = 0.5,
         diversity: Annotated[float, at_least(0), at_most(1)] = 0.5,
     ) -> None:
         super().__init__(encoders)
         self.image, self.flow = (
-            Rectified(encoders[key].dim, out=embed_dim, dropout=dropout) for key in self.modalities
+            Rectified(read_of(encoders[key], cells), out=embed_dim, dropout=dropout, cells=cells)
+            for key in self.modalities
         )
         self.diversity = diversity
 
@@ -58,6 +63,11 @@ class CrossAndLearn(Objective):
 
     def spaces(self) -> Spaces:
         return {"image": self.image, "flow": self.flow}
+
+
+def read_of(encoder: Encoder, cells: bool) -> int:
+    """Returns how many numbers of an encoder's features the layer reads."""
+    return prod(map_sizes(encoder, (TOKENS,))[0]) if cells else encoder.dim
 
 
 method = Method(frame_and_flow.view, CrossAndLearn)

@@ -95,20 +95,24 @@ class Middle(Head):
 class Rectified(Head):
     """A linear layer behind a ReLU: (B, out) of unit length, none of its numbers below 0.
 
+    dim: numbers that it reads.
     dropout: in front of it.
+    cells: it reads all cells of a map, each in its place, and not pooled features.
     """
 
-    def __init__(self, dim: int, *, out: int, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, *, out: int, dropout: float = 0.0, cells: bool = False) -> None:
         super().__init__()
-        self._config = {"dim": dim, "out": out, "dropout": dropout}
+        self._config = {"dim": dim, "out": out, "dropout": dropout, "cells": cells}
         self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, out), nn.ReLU())
+        self.cells = cells
 
     def config(self) -> dict[str, Any]:
         """Returns the arguments that build this head again."""
         return dict(self._config)
 
     def forward(self, features: Features) -> Tensor:
-        return F.normalize(self.layers(features.pooled).float(), dim=-1)
+        seen = tokens_of(features).flatten(1) if self.cells else features.pooled
+        return F.normalize(self.layers(seen).float(), dim=-1)
 
 
 class Classes(Head):
