@@ -63,6 +63,7 @@ TASKS = {
         {
             "image to name, R@5": "retrieval/image-text/R@5",
             "name to image, R@5": "retrieval/text-image/R@5",
+            "name of which no word was in training": "unseen/top1",
             **{f"name in style {style}, R@5": f"{style}/image-text/R@5" for style in STYLES},
             **{f"nearest picture in style {style}": f"nearest_{style}/k1" for style in STYLES},
         },
