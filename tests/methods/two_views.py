@@ -70,7 +70,8 @@ def same(ours: Tensor, formula: Tensor, *modules: nn.Module) -> None:
         for x in (ours, formula)
     )
     for (name, _), mine, theirs in zip(weights, found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        noise = max(1e-5, 3e-4 * float(theirs.abs().max()))  # of sums in another order, which processors choose
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=noise, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def outline(layers: Iterable[nn.Module]) -> list[str]:
