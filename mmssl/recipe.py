@@ -374,7 +374,7 @@ def _encoder(node: dict[str, Any], where: str, trust_code: bool) -> None:
 def _optim(node: Any, encoders: Mapping[str, Any], trust_code: bool) -> tuple[dict[str, Any], dict[str, GroupOptions]]:
     """Checks the optimizer's node and returns it without its groups, and those."""
     groups = fit(node.get("groups") or {}, dict[str, Any], "optim.groups") if isinstance(node, dict) else {}
-    rest = {key: value for key, value in node.items() if key != "groups"} if groups else node
+    rest = {key: value for key, value in node.items() if key != "groups"} if isinstance(node, dict) else node
     _checked("optim", rest, "optim", default="adamw", trust_code=trust_code)
     if groups and HEADS in encoders:
         raise UserError(f"optim.groups.{HEADS} are the objectives' weights; give the encoder {HEADS!r} another name")

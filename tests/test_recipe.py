@@ -176,6 +176,8 @@ def test_options_of_parts_and_when_they_train() -> None:
         assert recipe.check({**TINY, "train": {"samples": 1, "freeze": freeze}}).train.frozen == frozen
     alone = recipe.check({**TINY, "encoders": {"heads": {"name": "convnet", "modality": "image"}}, "optim": {"lr": 1}})
     assert alone.groups == {}
+    emptied = recipe.check({**TINY, "optim": {"name": "sgd", "lr": 1, "groups": {}}})  # as optim.groups={} does
+    assert (emptied.optim, emptied.groups) == ({"name": "sgd", "lr": 1}, {})
     with pytest.raises(
         UserError, match=r"^optim\.groups\.heads are the objectives' weights; give the encoder 'heads' "
     ):

@@ -35,8 +35,8 @@ PREFIXES = (
 )
 # What pretraining puts behind and beside a backbone.
 BESIDE = re.compile(
-    r"(model\.)?((fc|classifier|head|projection_head|projector|prototypes|predictor|instance_classifier)\b|decoder_\w+"
-    r"|mask_token$|masked_embed$|queue$|queue_ptr$)"
+    r"(model\.)?((fc|last_linear|classif|classifier|instance_classifier|(aux_)?heads?(_dist)?|projection_head|projector"
+    r"|prototypes|predictor)\b|decoder_\w+|mask_token$|masked_embed$|queue$|queue_ptr$)"
 )
 # of a ResNet, in their order
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}

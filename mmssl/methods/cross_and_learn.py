@@ -43,7 +43,7 @@ class CrossAndLearn(Objective):
     ) -> None:
         super().__init__(encoders)
         self.image, self.flow = (
-            Rectified(read_of(encoders[key], cells), out=embed_dim, dropout=dropout, cells=cells)
+            Rectified(inputs(encoders[key], cells), out=embed_dim, dropout=dropout, cells=cells)
             for key in self.modalities
         )
         self.diversity = diversity
@@ -65,7 +65,7 @@ class CrossAndLearn(Objective):
         return {"image": self.image, "flow": self.flow}
 
 
-def read_of(encoder: Encoder, cells: bool) -> int:
+def inputs(encoder: Encoder, cells: bool) -> int:
     """Returns how many numbers of an encoder's features the layer reads."""
     return prod(map_sizes(encoder, (TOKENS,))[0]) if cells else encoder.dim
 

@@ -191,6 +191,13 @@ def test_a_video_network_of_torchvision(name: str, stem: str, tmp_path: Path) ->
     assert torch.equal(next(iter(encoder.state_dict().values())), own.state_dict()[stem])
 
 
+def test_whatever_timm_calls_a_classifier_is_beside_the_backbone() -> None:
+    told = [getattr(timm.get_pretrained_cfg(name), "classifier", None) for name in timm.list_models()]
+    every = {name for one in told for name in ((one,) if isinstance(one, str) else one or ())}
+    assert len(every) > 9
+    assert not [name for name in every if not BESIDE.match(f"{name}.weight")]
+
+
 def test_a_classifier_of_timm_is_left_out(tmp_path: Path) -> None:
     own = timm.create_model("test_efficientnet")
     assert any(key.startswith("classifier.") for key in own.state_dict())
