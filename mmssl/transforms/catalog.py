@@ -22,6 +22,7 @@ STEPS: dict[str, list[type[Step]]] = {
         *(segments.Felzenszwalb, segments.Grid, proposals.Proposals, image.Crop, image.Flip),
         *(*COLORS, geometry.Rotate, rand_augment.RandAugment),
         *(style.RandomAffine, style.ToneCurves, style.FewTones, style.Shading, style.Contour),
+        style.Pixelate,
     ],
     "video": [
         frames.Window,

@@ -1,4 +1,5 @@
-"""Batches of pictures drawn in other styles on the device: contours, fewer tones, other colours, shading, other frames.
+"""Batches of pictures drawn in other styles on the device: contours, fewer tones, other colours, shading,
+large pixels, other frames.
 
 What a picture shows stays, how it is drawn changes; each image by amounts of its own.
 """
@@ -140,6 +141,33 @@ class Shading(Style):
     def styled(self, x: Tensor) -> Tensor:
         pattern = spread_over(x, -self.strength, self.strength, 1, self.cells, self.cells)
         return x * (1 + F.interpolate(pattern, x.shape[-2:], mode="bilinear", align_corners=False))
+
+
+@dataclass(kw_only=True)
+class Pixelate(Style):
+    """Shows images as large pixels, each the mean of what lies in it; those at the right and below may be narrower.
+
+    p: the probability.
+    size: range of the side of a large pixel, in pixels; it need not be whole.
+    """
+
+    p: Chance = 0.5
+    size: tuple[float, float] = (2.0, 6.0)
+
+    def __post_init__(self) -> None:
+        check_range("pixelate.size", self.size, 1.0, 4096.0)
+
+    def styled(self, x: Tensor) -> Tensor:
+        sizes = spread_over(x, *self.size, 1)
+        down, across = (means_within(sizes, side) for side in x.shape[2:])
+        return down[:, None] @ x @ across[:, None]
+
+
+def means_within(sizes: Tensor, side: int) -> Tensor:
+    """Returns the symmetric maps (B, side, side) that give each place the mean of its part; parts have sizes (B, 1)."""
+    part = ((torch.arange(side, device=sizes.device) + 0.5) / sizes).floor()
+    same = (part[:, :, None] == part[:, None]).float()
+    return same / same.sum(dim=2, keepdim=True)
 
 
 @dataclass(kw_only=True)

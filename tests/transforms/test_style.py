@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 
 from mmssl.errors import UserError
 from mmssl.transforms import style
 from mmssl.transforms.geometry import warp
-from mmssl.transforms.style import Contour, FewTones, RandomAffine, Shading, Style, ToneCurves
+from mmssl.transforms.style import Contour, FewTones, Pixelate, RandomAffine, Shading, Style, ToneCurves
 
 
 def test_lines_stand_where_colours_meet() -> None:
@@ -71,7 +72,29 @@ def test_shading_changes_brightness_and_not_hue() -> None:
     assert (Shading(p=1.0, cells=1).on_device(x).std(dim=(2, 3)) < 1e-6).all(), "one cell is the whole picture"
 
 
-@pytest.mark.parametrize("step", [Contour, FewTones, ToneCurves, Shading])
+@pytest.mark.parametrize("size", [1, 2, 3, 6, 12])
+def test_large_pixels_against_pillow(size: int) -> None:
+    """Of a height and a width that the size divides."""
+    x = torch.rand(2, 3, 12, 24)
+    found = Pixelate(p=1.0, size=(size, size)).on_device(x)
+    for channel, shown in zip(x.flatten(0, 1), found.flatten(0, 1), strict=True):
+        small = Image.fromarray(channel.numpy()).resize((24 // size, 12 // size), Image.Resampling.BOX)
+        expected = small.resize((24, 12), Image.Resampling.NEAREST)
+        np.testing.assert_allclose(shown.numpy(), np.asarray(expected), atol=1e-5)
+
+
+def test_large_pixels_are_as_large_as_drawn() -> None:
+    """Places 0.5, 1.5, ... are shared out among parts of 2.5: two or three to each, and what is left to the last."""
+    means = style.means_within(torch.tensor([[2.5]]), 9)[0]
+    assert [row.nonzero().flatten().tolist() for row in means[[0, 2, 5, 8]]] == [[0, 1], [2, 3, 4], [5, 6], [7, 8]]
+    torch.testing.assert_close(means.sum(1), torch.ones(9))
+    found = Pixelate(p=1.0, size=(2.0, 4.0)).on_device(torch.rand(600, 3, 40, 80))[:, 0]
+    down, across = (1 + (found.diff(dim=axis).abs() > 1e-6).any(3 - axis).sum(1).numpy() for axis in (1, 2))
+    assert stats.kstest(80 / (across - 0.5), "uniform", (2.0, 2.0)).pvalue > 1e-3
+    assert np.abs(across / 2 - down).max() <= 1, "as large down as across"
+
+
+@pytest.mark.parametrize("step", [Contour, FewTones, ToneCurves, Shading, Pixelate])
 def test_a_share_is_changed_and_the_rest_stays(step: type[Style]) -> None:
     x = (torch.rand(300, 3, 8, 8) * 255).byte()
     found = step(p=0.3).on_device(x)
@@ -136,6 +159,7 @@ def test_wrong_options() -> None:
     for make in (
         lambda: Contour(strength=(0.5, 1.5)),
         lambda: FewTones(levels=(1, 4)),
+        lambda: Pixelate(size=(0.5, 2.0)),
         lambda: RandomAffine(scale=(0.0, 1.0)),
     ):
         with pytest.raises(UserError, match="expected two ascending numbers"):

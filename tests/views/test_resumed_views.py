@@ -42,6 +42,7 @@ STEPS: dict[str, dict[str, Any]] = {  # by modality; those that a view has not a
         "few_tones": {"levels": (2, 4)},
         "shading": {"cells": 3},
         "contour": {"width": 2},
+        "pixelate": {"size": (1.5, 3.0)},
     },
     "video": IMAGE,
     "audio": {
