@@ -9,7 +9,6 @@ from torch import Tensor
 from mmssl.errors import UserError
 from mmssl.losses.contrast import Contrast
 from mmssl.losses.infonce import info_nce_both_ways
-from mmssl.nn.head import Projection
 from mmssl.objectives.joint_space import JointSpace, inverse_of
 from mmssl.transforms.image import Crop, Flip
 from mmssl.types import Encoder, Method
@@ -43,9 +42,8 @@ class ALIGN(JointSpace):
             raise UserError(f"smoothing is {smoothing}; expected a share from 0 to below 1")
         joint = encoders["image"].joint if "image" in encoders else None
         size = encoders["image"].dim if "image" in encoders and joint is None else None
-        super().__init__(encoders, embed_dim=size, hidden=(), pairs=[self.modalities], bf16=bf16)
-        if self.brought is None:
-            self.heads["image"] = Projection(encoders["image"].dim, out=None)
+        headless = ("image",) if joint is None else ()
+        super().__init__(encoders, embed_dim=size, hidden=(), pairs=[self.modalities], headless=headless, bf16=bf16)
         self.smoothing = smoothing
         self.scale = self.begin_scale(inverse_of(temperature), default=1.0, ceiling=max_scale)
 

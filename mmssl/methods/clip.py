@@ -29,13 +29,22 @@ class CLIP(JointSpace):
         embed_dim: int | None = None,
         hidden: tuple[int, ...] = (),
         pairs: list[tuple[str, str]] | None = None,
+        headless: tuple[str, ...] = (),
         temperature: float | None = None,
         learn_temperature: bool = True,
         max_scale: float | None = None,
         intra_modal: float = 0.0,
         bf16: bool = False,
     ) -> None:
-        super().__init__(encoders, embed_dim=embed_dim, hidden=hidden, pairs=pairs, intra_modal=intra_modal, bf16=bf16)
+        super().__init__(
+            encoders,
+            embed_dim=embed_dim,
+            hidden=hidden,
+            pairs=pairs,
+            headless=headless,
+            intra_modal=intra_modal,
+            bf16=bf16,
+        )
         self.scale = self.begin_scale(
             inverse_of(temperature), default=1 / 0.07, ceiling=max_scale, learn=learn_temperature
         )

@@ -30,12 +30,13 @@ class SigLIP(JointSpace):
         embed_dim: int | None = None,
         hidden: tuple[int, ...] = (),
         pairs: list[tuple[str, str]] | None = None,
+        headless: tuple[str, ...] = (),
         scale: float | None = None,
         bias: float | None = None,
         max_scale: float | None = None,
         bf16: bool = False,
     ) -> None:
-        super().__init__(encoders, embed_dim=embed_dim, hidden=hidden, pairs=pairs, bf16=bf16)
+        super().__init__(encoders, embed_dim=embed_dim, hidden=hidden, pairs=pairs, headless=headless, bf16=bf16)
         self.scale = self.begin_scale(scale, default=10.0, ceiling=max_scale)
         if bias is None:
             bias = self.brought.bias if self.brought else None

@@ -16,7 +16,7 @@ from mmssl.errors import UserError, did_you_mean
 from mmssl.losses.contrast import Contrast, gathered
 from mmssl.nn.head import Projection
 from mmssl.nn.temperature import LogitScale
-from mmssl.types import Batch, Encoder, Joint, Loss, Objective, Spaces, View
+from mmssl.types import Batch, Encoder, Head, Joint, Loss, Objective, Spaces, View
 
 AGAIN = "_again"  # marks a modality's second view
 EMBED_DIM, MAX_SCALE = 512, 100.0  # where neither options nor a pretrained model say so
@@ -41,8 +41,11 @@ class JointSpace(Objective):
     A sample that lacks one side of a pair does not count in it. Encoders of one trained two-tower model bring its
     projections, which are trained on; a method begins with its scale and bias (`self.brought`) as well.
 
-    embed_dim: size of the joint embedding; by default that of the encoders' own two-tower model, else 512.
+    embed_dim: size of the joint embedding; by default that of the encoders' own two-tower model or of `headless`, else
+        512.
     hidden: widths of the heads' hidden layers, none for linear heads.
+    headless: modalities whose pooled features are compared as they are, so that the joint space is theirs, such as a
+        locked text tower's (Zhai et al., CVPR 2022: LiT).
     pairs: which modalities to match, by default every two of the run's encoders.
     intra_modal: weight of matching each modality's first view with its second as well, which the View must then show
         (Morgado et al., CVPR 2021: AVID's joint form); 0 matches across modalities only.
@@ -58,6 +61,7 @@ class JointSpace(Objective):
         embed_dim: int | None,
         hidden: Sequence[int],
         pairs: Sequence[tuple[str, str]] | None,
+        headless: Sequence[str] = (),
         intra_modal: float = 0.0,
         bf16: bool = False,
     ) -> None:
@@ -69,15 +73,28 @@ class JointSpace(Objective):
         for name in self.uses:
             if name not in encoders:
                 raise UserError(f"pairs names {name!r}, but there is no such encoder; {did_you_mean(name, encoders)}")
+        for name in headless:
+            if name not in self.uses:
+                raise UserError(f"headless names {name!r}, which is not matched; {did_you_mean(name, self.uses)}")
         joints = _brought({name: encoders[name].joint for name in self.uses}, embed_dim, hidden)
         self.brought = next(iter(joints.values()), None)
-        size = embed_dim or (self.brought.dim if self.brought else EMBED_DIM)
-        self.heads = nn.ModuleDict(
-            {
-                name: joints[name].head if name in joints else Projection(encoders[name].dim, out=size, hidden=hidden)
-                for name in self.uses
-            }
-        )
+        sizes = [embed_dim, self.brought and self.brought.dim, *(encoders[name].dim for name in headless), EMBED_DIM]
+        size = next(size for size in sizes if size)
+        for name in headless:
+            if encoders[name].dim != size:
+                raise UserError(
+                    f"headless: features of {name} have {encoders[name].dim} numbers, the joint space has {size}; "
+                    f"leave {name} out of headless, or embed_dim out"
+                )
+        heads: dict[str, Head] = {}
+        for name in self.uses:
+            if name in headless:
+                heads[name] = Projection(encoders[name].dim, out=None)
+            elif name in joints:
+                heads[name] = joints[name].head
+            else:
+                heads[name] = Projection(encoders[name].dim, out=size, hidden=hidden)
+        self.heads = nn.ModuleDict(heads)
         self.intra_modal, self.bf16 = intra_modal, bf16
 
     def begin_scale(

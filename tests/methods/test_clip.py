@@ -68,7 +68,7 @@ def test_defaults_are_the_papers() -> None:
     """Radford et al., sections 2.4, 2.5: linear heads; the temperature starts at 0.07, its inverse ends at 100."""
     assert method == Method(single_view, CLIP)
     assert defaults(CLIP) == {
-        "embed_dim": None, "hidden": (), "pairs": None, "temperature": None, "learn_temperature": True,
+        "embed_dim": None, "hidden": (), "pairs": None, "headless": (), "temperature": None, "learn_temperature": True,
         "max_scale": None, "intra_modal": 0.0, "bf16": False,
     }  # fmt: skip
     made = CLIP({key: Table(key) for key in ("image", "text")})

@@ -35,6 +35,8 @@ KL, HARDEST = {"sparsity": "kl"}, {"loss": "hardest"}
 BESIDE: dict[str, dict[str, Any]] = {
     "sparse": KL,
     "rate": KL,
+    "clip headless": {"embed_dim": None},
+    "siglip headless": {"embed_dim": None},
     "color_tracking coordinates": {"head": "cells"},
     "color_tracking tolerance": {"still": 0.5},
     **{
@@ -66,6 +68,7 @@ VALUES: dict[str, list[Any]] = {
     "cross_and_learn diversity": [0.2],
     "finetune space": ["other_middle"],
     "distill space": ["other"],
+    "headless": [("text",)],
     "label": ["cls"],
     "classes": [4],
     "obow levels": [["blocks.0"]],

@@ -49,7 +49,8 @@ def test_defaults_are_the_papers() -> None:
     """Zhai et al., section 3.2: t' = log 10 and b = -10; the ceiling is CLIP's."""
     assert method == Method(single_view, SigLIP)
     assert defaults(SigLIP) == {
-        "embed_dim": None, "hidden": (), "pairs": None, "scale": None, "bias": None, "max_scale": None, "bf16": False,
+        "embed_dim": None, "hidden": (), "pairs": None, "headless": (), "scale": None, "bias": None, "max_scale": None,
+        "bf16": False,
     }  # fmt: skip
     made = SigLIP({key: Table(key) for key in ("image", "text")})
     assert made.scale().item() == pytest.approx(10.0) and made.bias.item() == -10

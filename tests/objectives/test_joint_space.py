@@ -94,6 +94,32 @@ def test_the_mean_over_pairs_of_the_mean_over_samples(pairs: Any, both_ways: boo
         torch.testing.assert_close(found.embeddings[key], first[key].detach())
 
 
+def test_a_modality_without_a_head_is_compared_as_it_is() -> None:
+    """Its features of unit length are the joint space, whose size follows them; the others' heads lead there."""
+    of = encoders()
+    objective = made(of, embed_dim=None, headless=("text",), hidden=(7,))
+    assert not [*objective.heads["text"].parameters()] and objective.heads["image"].embed_dim == of["text"].dim == 4
+    batch = shown(1)
+    objective.both_ways = False
+    found = objective(of, batch)
+    rows = {key: objective.heads[key](of[key](batch.views[key][0])) for key in ("image", "audio")}
+    features = of["text"](batch.views["text"][0]).pooled
+    rows["text"] = features / features.square().sum(1, keepdim=True).sqrt()
+    pairs = [("image", "text"), ("image", "audio"), ("text", "audio")]
+    costs = [between(objective.scale(), rows[a], rows[b], HAVE[a] & HAVE[b]) for a, b in pairs]
+    same(found.total, torch.stack(costs).mean(), [*of.values(), objective])
+
+
+def test_headless_names_what_is_matched_and_fits() -> None:
+    with pytest.raises(UserError, match=r"headless names 'txet', which is not matched; .*text"):
+        made(encoders(), headless=("txet",))
+    with pytest.raises(UserError, match="headless names 'text', which is not matched"):
+        made(encoders(), headless=("text",), pairs=[("image", "audio")])
+    for given in ({"headless": ("text",)}, {"embed_dim": None, "headless": ("text", "audio")}):
+        with pytest.raises(UserError, match="features of (text|audio) have [45] numbers, the joint space has [34]"):
+            made(encoders(), **given)
+
+
 def test_what_a_method_is_given_of_a_pair() -> None:
     of = encoders(("image", "text"))
     objective, batch = made(of), shown(1)
