@@ -30,31 +30,46 @@ def propagate(
     found = [labels.movedim(1, -1)]  # (B, h, w, C) each
     for now in range(1, cells.shape[1]):
         seen = [0, *range(max(1, now - context), now)]
-        memory = torch.stack([found[then] for then in seen], dim=1)
-        step = max(1, HELD // (len(cells) * cells[0, 0, ..., 0].numel() * cells.shape[3] * len(seen)))
-        rows = [
-            _copied(cells[:, now], cells[:, seen], memory, (top, top + step), radius, topk, temperature)
-            for top in range(0, cells.shape[2], step)
-        ]
-        found.append(torch.cat(rows, dim=1))
+        keys, memory = cells[:, seen], torch.stack([found[then] for then in seen], dim=1)
+        copied = torch.empty_like(found[0])
+        side = _side(cells.shape[2:4], radius, HELD // (len(cells) * len(seen)))
+        for top in range(0, cells.shape[2], side):
+            for left in range(0, cells.shape[3], side):
+                square = slice(top, top + side), slice(left, left + side)
+                copied[:, square[0], square[1]] = _copied(
+                    cells[:, now], keys, memory, square, radius, topk, temperature
+                )
+        found.append(copied)
     return torch.stack(found, dim=1).movedim(-1, 2)
 
 
+def _side(grid: Sequence[int], radius: float, held: int) -> int:
+    """Returns the side of the largest square of cells whose similarities to all that is near them may be held.
+
+    It is the radius, or 8, at most: the larger the square, the more of what is near it is far from most of its cells.
+    """
+    for side in range(min(max(8, int(radius)), *grid), 1, -1):
+        near = [min(size, side + 2 * int(radius)) for size in grid]
+        if side * side * near[0] * near[1] <= held:
+            return side
+    return 1
+
+
 def _copied(
-    now: Tensor, keys: Tensor, memory: Tensor, rows: tuple[int, int], radius: float, topk: int, temperature: float
+    now: Tensor, keys: Tensor, memory: Tensor, own: tuple[slice, slice], radius: float, topk: int, temperature: float
 ) -> Tensor:
-    """Labels some rows of one frame: now (B, h, w, D), keys (B, L, h, w, D), memory (B, L, h, w, C); (B, n, w, C)."""
-    batch, frames, height, width, _ = keys.shape
-    first, last = max(0, int(rows[0] - radius)), min(height, int(rows[1] + radius))
-    queries = now[:, rows[0] : rows[1]]
-    similar = queries.flatten(1, 2) @ keys[:, :, first:last].flatten(1, 3).mT  # (B, n w, L m w)
-    y, x = (torch.arange(n, device=now.device) for n in (height, width))
-    down = (y[rows[0] : rows[1], None] - y[first:last]).square()  # (n, m)
-    far = down[:, None, :, None] + (x[:, None] - x).square()[None, :, None] > radius**2  # (n, w, m, w)
+    """Labels a square of one frame: now (B, h, w, D), keys (B, L, h, w, D), memory (B, L, h, w, C); (B, n, m, C)."""
+    batch, frames, *grid, _ = keys.shape
+    near = [slice(max(0, part.start - int(radius)), part.stop + int(radius)) for part in own]
+    queries = now[:, own[0], own[1]]
+    similar = queries.flatten(1, 2) @ keys[:, :, near[0], near[1]].flatten(1, 3).mT  # (B, n m, L n' m')
+    places = [torch.arange(size, device=now.device) for size in grid]
+    down, across = ((place[a, None] - place[b]).square() for place, a, b in zip(places, own, near, strict=True))
+    far = down[:, None, :, None] + across[None, :, None] > radius**2  # (n, m, n', m')
     far = far.flatten(0, 1).flatten(1).repeat(1, frames)
     best = similar.masked_fill_(far, -torch.inf).topk(min(topk, similar.shape[2]), dim=2)
     weights = (best.values / temperature).softmax(dim=2)[..., None]  # (B, n w, k, 1)
-    values = memory[:, :, first:last].flatten(1, 3)  # (B, L m w, C)
+    values = memory[:, :, near[0], near[1]].flatten(1, 3)  # (B, L n' m', C)
     index = best.indices.flatten(1)[..., None].expand(-1, -1, values.shape[2])
     copied = values.gather(1, index).view(batch, -1, best.indices.shape[2], values.shape[2])
     return (weights * copied).sum(dim=2).view(*queries.shape[:3], -1)

@@ -133,16 +133,19 @@ def test_a_point_with_nothing_carried_has_no_place_and_no_nan() -> None:
     assert moved(cells, torch.tensor([[0.95, 0.5]]), topk=1, radius=2)[1].tolist() == [[0.0, 0.0]]
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_frames_are_labelled_in_rows_that_fit(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells, labels = some_cells(4, 7, 3), torch.rand(2, 7, 3)
-    seen: list[tuple[int, int]] = []
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_frames_are_labelled_in_squares_that_fit(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three frames that are seen, within two cells: 3 x (side + 4) x 5 keys at most where the frame is 7 x 5."""
+    cells, labels = some_cells(4, 7, 5), torch.rand(2, 7, 5)
+    seen: list[tuple[slice, slice]] = []
     real = propagation._copied
-    monkeypatch.setattr(propagation, "HELD", rows * 21 * 3 * 3)  # of the frames 0, 1, 2 before the last
+    monkeypatch.setattr(propagation, "HELD", side**2 * 3 * min(7, side + 4) * 5)
     monkeypatch.setattr(propagation, "_copied", lambda *a: (seen.append(a[3]), real(*a))[1])
     found = propagate(cells[None], labels[None], **WAY)[0]
     torch.testing.assert_close(found, plain_propagate(cells, labels, *WAY.values()))
-    assert seen[-1] == (6, 6 + rows) and len([r for r in seen if r[1] - r[0] == rows]) >= math.ceil(7 / rows)
+    last = seen[-math.ceil(7 / side) * math.ceil(5 / side) :]
+    assert {(part.start, part.stop) for part, _ in last} == {(top, top + side) for top in range(0, 7, side)}
+    assert {(part.start, part.stop) for _, part in last} == {(left, left + side) for left in range(0, 5, side)}
 
 
 @pytest.mark.parametrize("radius", [1.0, 2.0])
@@ -154,11 +157,12 @@ def test_cells_at_just_the_radius_count_in_every_clip_of_a_batch(
     seen: list[Any] = []
     real = propagation._copied
     monkeypatch.setattr(propagation, "_copied", lambda *a: (seen.append(a[3]), real(*a))[1])
-    monkeypatch.setattr(propagation, "HELD", 2 * 2 * 12 * 4)  # two rows of two clips, of one frame before
+    monkeypatch.setattr(propagation, "HELD", 2 * 4 * 12)  # of two clips, four cells against one frame before
     found = propagate(cells, labels, **way)
     for clip in range(2):
         torch.testing.assert_close(found[clip], plain_propagate(cells[clip], labels[clip], *way.values()))
-    assert seen == [(0, 2), (2, 4), (0, 1), (1, 2), (2, 3)]
+    corners = [(rows.start, columns.start) for rows, columns in seen]
+    assert corners == [(y, x) for y in (0, 2) for x in (0, 2)] + [(y, x) for y in range(3) for x in range(4)]
 
 
 class Doubled(Head):
