@@ -36,7 +36,7 @@ from mmssl.transforms.base import OnBatch, OnDevice
 from mmssl.transforms.color import Blur, ColorJitter, Grayscale, Solarize
 from mmssl.transforms.geometry import Rotate
 from mmssl.transforms.rand_augment import RandAugment
-from mmssl.transforms.style import Contour, FewTones, RandomAffine, Shading, ToneCurves
+from mmssl.transforms.style import Contour, FewTones, Pixelate, RandomAffine, Shading, ToneCurves
 from mmssl.types import Batch, Ragged
 from mmssl.views.mae import Seed
 
@@ -167,7 +167,7 @@ def test_a_runs_step_waits_for_nothing(name: str, pictures: str, tmp_path: Path)
 
 STEPS: list[OnDevice | OnBatch] = [
     *(ColorJitter(p=0.7), Grayscale(p=0.5), Blur(p=0.5), Solarize(p=0.5), Rotate(), RandAugment(operations=3)),
-    *(RandomAffine(), ToneCurves(), FewTones(), Shading(), Contour()),
+    *(RandomAffine(), ToneCurves(), FewTones(), Shading(), Contour(), Pixelate()),
     *(
         ShuffledPatches(),
         Patches(grid=2, cell=12, stride=12, patch=9),
