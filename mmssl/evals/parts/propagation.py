@@ -66,8 +66,8 @@ def _copied(
     places = [torch.arange(size, device=now.device) for size in grid]
     down, across = ((place[a, None] - place[b]).square() for place, a, b in zip(places, own, near, strict=True))
     far = down[:, None, :, None] + across[None, :, None] > radius**2  # (n, m, n', m')
-    far = far.flatten(0, 1).flatten(1).repeat(1, frames)
-    best = similar.masked_fill_(far, -torch.inf).topk(min(topk, similar.shape[2]), dim=2)
+    similar.unflatten(2, (frames, -1)).masked_fill_(far.flatten(0, 1).flatten(1)[:, None], -torch.inf)
+    best = similar.topk(min(topk, similar.shape[2]), dim=2)
     weights = (best.values / temperature).softmax(dim=2)[..., None]  # (B, n w, k, 1)
     values = memory[:, :, near[0], near[1]].flatten(1, 3)  # (B, L n' m', C)
     index = best.indices.flatten(1)[..., None].expand(-1, -1, values.shape[2])
