@@ -110,7 +110,7 @@ def fill(whole: Any, towers: Mapping[str, nn.Module], heads: Mapping[str, nn.Mod
         if not isinstance(head, Projection) or head.config() != own.config():
             raise UserError(
                 f"the {modality} head is {_described(head)}, but {whole.config.model_type} projects by "
-                f"{_described(own)}; train with its own projections: leave objective.hidden and embed_dim out"
+                f"{_described(own)}; train with its own projections: leave objective.hidden, embed_dim and headless out"
             )
         for mine, theirs in zip(_linears(head), _linears(_projection(whole, modality)), strict=True):
             theirs.load_state_dict(mine.state_dict())
