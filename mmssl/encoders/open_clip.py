@@ -194,7 +194,7 @@ def _projected(encoder: OpenClip, head: nn.Module, config: dict[str, Any]) -> di
         kind = "one linear layer" if encoder.projection else "none"
         raise UserError(
             f"the {encoder.modality} head is not such as the tower's own projection, {kind}; train with that one: "
-            "leave objective.hidden and embed_dim out"
+            "leave objective.hidden, embed_dim and headless out"
         )
     config["embed_dim"] = head.embed_dim
     if not encoder.projection:
