@@ -1,8 +1,8 @@
 """Other styles of a picture, for judging only: each is redrawn in other proportions, then rendered otherwise.
 
-The recipes for emoji show none of them: no lines alone, bent shapes or grey, and no hue turned by more than a tenth of a
-circle. Nearest come their tone curves, one for each channel, to false colours, and the large pixels of lit_emoji, which
-are never fewer than 16 to a side, to those of `coarse`.
+The recipes for emoji show none of them: no lines alone, bent shapes or grey, and no hue turned by more than a tenth of
+a circle. Nearest come their tone curves, one for each channel, to false colours, and the large pixels of lit_emoji,
+which are never fewer than 16 to a side, to those of `coarse`.
 """
 
 from __future__ import annotations
