@@ -94,10 +94,11 @@ def test_the_mean_over_pairs_of_the_mean_over_samples(pairs: Any, both_ways: boo
         torch.testing.assert_close(found.embeddings[key], first[key].detach())
 
 
-def test_a_modality_without_a_head_is_compared_as_it_is() -> None:
+@pytest.mark.parametrize("hidden", [(), (7,)])
+def test_a_modality_without_a_head_is_compared_as_it_is(hidden: tuple[int, ...]) -> None:
     """Its features of unit length are the joint space, whose size follows them; the others' heads lead there."""
     of = encoders()
-    objective = made(of, embed_dim=None, headless=("text",), hidden=(7,))
+    objective = made(of, embed_dim=None, headless=("text",), hidden=hidden)
     assert not [*objective.heads["text"].parameters()] and objective.heads["image"].embed_dim == of["text"].dim == 4
     batch = shown(1)
     objective.both_ways = False
@@ -115,9 +116,12 @@ def test_headless_names_what_is_matched_and_fits() -> None:
         made(encoders(), headless=("txet",))
     with pytest.raises(UserError, match="headless names 'text', which is not matched"):
         made(encoders(), headless=("text",), pairs=[("image", "audio")])
-    for given in ({"headless": ("text",)}, {"embed_dim": None, "headless": ("text", "audio")}):
-        with pytest.raises(UserError, match="features of (text|audio) have [45] numbers, the joint space has [34]"):
-            made(encoders(), **given)
+    with pytest.raises(UserError, match="features of text have 4 numbers, the joint space has 3; leave text out"):
+        made(encoders(), headless=("text",))
+    with pytest.raises(UserError, match="features of text have 4 numbers, the joint space has 9"):
+        made(encoders(), embed_dim=9, headless=("text",))
+    with pytest.raises(UserError, match="features of audio have 5 numbers, the joint space has 4"):
+        made(encoders(), embed_dim=None, headless=("text", "audio"))
 
 
 def test_what_a_method_is_given_of_a_pair() -> None:
