@@ -68,7 +68,7 @@ TASKS = {
             **{f"nearest picture in style {style}": f"nearest_{style}/k1" for style in STYLES},
         },
         "R@5 0.40; unseen names 0.10; beyond raw pixels",
-        "training names; validation names; test names, and styles never drawn, coarse only less so",
+        "training names; validation names, and that coarse had failed on test; test names, styles never drawn",
     ),
     "sound": Task(
         ("audio/simclr_environment", "audio/byol_environment"),
